@@ -1,0 +1,121 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from vla.datasets.sources import QuestionSource, RobotSource
+from vla.errors import UserError
+from vla.transforms import Augmentation
+
+RNG = np.random.default_rng(0)
+
+
+def test_making_a_source_touches_no_file():
+    RobotSource("/nowhere", weight=2.0)
+    with pytest.raises(UserError, match="no dataset card"):
+        len(RobotSource("/nowhere"))
+
+
+def test_chunks_stay_inside_their_episode(robot):
+    source = RobotSource(robot, chunk=4)
+    assert len(source) == 45
+    for i in range(len(source)):
+        item = source.item(i, RNG)
+        length = [3, 5, 4, 6, 2, 7, 3, 5, 4, 6][item.episode]
+        steps = item.step + np.arange(4)
+        assert np.array_equal(item.mask, steps < length)
+        # Past the end the episode's last action is repeated.
+        assert np.array_equal(item.actions[:, 0], np.minimum(steps, length - 1))
+        assert np.allclose(item.actions[:, 1], item.episode / 10)
+        assert np.array_equal(item.terminate, np.minimum(steps, length - 1) == length - 1)
+        assert item.state.tolist() == [item.episode, item.step] and item.instruction == f"lift {item.episode}"
+        assert list(item.images) == ["front", "wrist"] and item.point == (0.25, 0.75) and item.embodiment == "arm"
+        assert abs(item.images["front"].mean() - (item.episode * 20 + item.step)) < 2
+
+
+def test_splits_are_by_episode_and_do_not_overlap(robot):
+    parts = {s: RobotSource(robot, chunk=1, split=s, holdout=0.3) for s in ("train", "val", "all")}
+    episodes = {s: {p.item(i, RNG).episode for i in range(len(p))} for s, p in parts.items()}
+    assert episodes["val"] == {7, 8, 9} and episodes["train"] == set(range(7))
+    assert len(parts["train"]) + len(parts["val"]) == len(parts["all"]) and len(parts["val"].actions) == len(parts["val"])
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_cached_pictures_are_the_same_and_read_only(robot, cache):
+    source, plain = RobotSource(robot, chunk=1, split="val", cache=cache), RobotSource(robot, chunk=1, split="val")
+    again = pickle.loads(pickle.dumps(source))
+    for i in (0, len(source) - 1):
+        for name in ("front", "wrist"):
+            assert np.array_equal(source.item(i, RNG).images[name], plain.item(i, RNG).images[name])
+            assert np.array_equal(again.item(i, RNG).images[name], plain.item(i, RNG).images[name])
+    if cache:
+        with pytest.raises(ValueError, match="read-only"):
+            source.item(0, RNG).images["front"][0] = 0
+
+
+def test_order_of_shards_and_samples_does_not_matter(robot, make, tmp_path):
+    other = make(tmp_path / "x", per_shard=7)
+    paths = sorted(other.glob("*.tar"))
+    for i, path in enumerate(paths):
+        path.rename(other / f"shard-1{len(paths) - i:05d}.tar")
+    a, b = RobotSource(robot, chunk=3), RobotSource(other, chunk=3)
+    assert all(np.array_equal(a.item(i, RNG).actions, b.item(i, RNG).actions) for i in range(45))
+
+
+def test_an_episode_with_a_hole_is_named(make, tmp_path):
+    with pytest.raises(UserError, match=r"episode 3 has 5 samples, not the steps 0 to 5"):
+        len(RobotSource(make(tmp_path, keep=lambda key: key != "e000003_s0002"), chunk=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"action.npy": np.array([np.nan, 0], np.float32)}, r"e000000_s0000\.action\.npy: it holds NaN or infinity in dx"),
+        ({"state.npy": np.zeros(3, np.float32)}, r"state\.npy: it has shape"),
+        ({"json": {"episode": 0}}, r"json: it lacks step"),
+        ({"action.npy": b"rubbish"}, "not an array"),
+    ],
+)
+def test_bad_members_are_named(make, tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        len(RobotSource(make(tmp_path, change=lambda members: {**members, **change}), chunk=1))
+
+
+def test_bad_pictures_are_named(make, tmp_path):
+    small = make(tmp_path, change=lambda members: {**members, "wrist.jpg": np.zeros((8, 8, 3), np.uint8)})
+    with pytest.raises(UserError, match=r"e000000_s0000\.wrist\.jpg: the picture has shape \(8, 8, 3\), camera wrist"):
+        RobotSource(small, chunk=1).item(0, RNG)
+
+
+def test_misuse_is_refused(robot, asked):
+    with pytest.raises(UserError, match="robot data set, not questions"):
+        len(QuestionSource(robot))
+    with pytest.raises(UserError, match="chunk length is None"):
+        RobotSource(robot).item(0, RNG)
+    with pytest.raises(UserError, match="holdout"):
+        RobotSource(robot, split="test")  # type: ignore[arg-type]
+
+
+def test_questions_are_drawn_by_the_generator(asked):
+    source = QuestionSource(asked)
+    assert len(source) == 19  # the picture without questions is no sample
+    drawn = [source.item(4, np.random.default_rng(seed)) for seed in range(40)]
+    assert {item.type for item in drawn} == {"where", "colour"}
+    for item in drawn:
+        assert item.question.endswith(" 5") and (item.answer is None) == (item.point is not None)
+        assert abs(item.images["front"].mean() - 5) < 2
+    assert source.item(4, RNG, which=1).answer == "red" and len(source.questions(4)) == 2
+
+
+def test_types_weigh_the_draw_but_not_the_split(asked):
+    only = QuestionSource(asked, types={"colour": 0.0}, split="val", holdout=0.25)
+    assert all(only.item(i % len(only), np.random.default_rng(i)).type == "where" for i in range(30))
+    assert len(only) == len(QuestionSource(asked, split="val", holdout=0.25)) == 5
+
+
+def test_augmentation_is_applied_and_follows_the_generator(asked):
+    source = QuestionSource(asked, types={"colour": 0.0}, augment=[Augmentation({"front": 4}, brightness=0.3)])
+    points = {source.item(3, np.random.default_rng(seed)).point for seed in range(20)}
+    assert len(points) > 3
+    a, b = (source.item(3, np.random.default_rng(5)) for _ in range(2))
+    assert np.array_equal(a.images["front"], b.images["front"]) and a.point == b.point

@@ -1,0 +1,17 @@
+import pytest
+
+from vla.models.load import new_tiny
+from vla.models.text import train_tokenizer
+
+SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_tokenizer(["pick up the red cube", "where is the blue ball", "what colour is it"] * 5, vocab_size=300)
+
+
+@pytest.fixture(scope="session")
+def small(tokenizer):
+    """A small model (two cameras of 64 and 16 tokens) and its processor; tests must not change it."""
+    return new_tiny(tokenizer, text_config=SMALL)

@@ -1,0 +1,40 @@
+import pytest
+import torch
+
+from vla.models.attention import additive, attend, visible
+
+
+def test_prefix_is_bidirectional_and_answers_are_causal():
+    attention = torch.tensor([[1, 1, 1, 1, 1, 0]], dtype=torch.bool)
+    prefix = torch.tensor([[1, 1, 1, 0, 0, 0]], dtype=torch.bool)
+    expected = torch.tensor(
+        [
+            [1, 1, 1, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0],
+            [1, 1, 1, 1, 0, 0],
+            [1, 1, 1, 1, 1, 0],
+            [1, 1, 1, 1, 1, 1],  # padding sees itself: no blank row
+        ],
+        dtype=torch.bool,
+    )
+    assert torch.equal(visible(attention, prefix)[0, 0], expected)
+    assert torch.equal(visible(attention, prefix, first=4)[0, 0], expected[4:])
+
+
+def test_blank_rows_give_finite_numbers():
+    mask = visible(torch.zeros(2, 5, dtype=torch.bool), torch.zeros(2, 5, dtype=torch.bool))
+    assert mask.any(-1).all()
+    out, _ = attend(torch.nn.Identity().eval(), *torch.randn(3, 2, 2, 5, 8), additive(mask, torch.float32))
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("keys", [4, 2])
+def test_the_bf16_product_path_agrees_with_the_fused_kernel(keys):
+    torch.manual_seed(0)
+    query, key, value = torch.randn(2, 4, 9, 16), torch.randn(2, keys, 9, 16), torch.randn(2, keys, 9, 16)
+    mask = visible(torch.ones(2, 9, dtype=torch.bool), torch.arange(9).expand(2, 9) < 4)
+    module = torch.nn.Identity().eval()
+    exact, _ = attend(module, query, key, value, additive(mask, torch.float32))
+    rough, _ = attend(module, query.bfloat16(), key.bfloat16(), value.bfloat16(), additive(mask, torch.bfloat16))
+    assert rough.dtype == torch.bfloat16 and torch.allclose(exact, rough.float(), atol=0.03)

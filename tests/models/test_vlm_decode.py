@@ -1,0 +1,89 @@
+import math
+
+import pytest
+import torch
+
+from vla.models.decode import generate
+
+WORDS = list(range(300, 340))
+ALLOWED = [WORDS, [345], WORDS, [346], [347], WORDS, WORDS]
+
+
+@pytest.fixture
+def prompts(small):
+    """Three prompts of unequal length, padded on the right: ids, prefix, attention, pixels."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.tensor([84, 90, 87])
+    ids = torch.randint(300, 500, (3, 90), generator=generator)
+    ids[:, :80] = small[1].image_token_id
+    attention = torch.arange(90) < lengths[:, None]
+    return ids, attention.clone(), attention, torch.rand(3, 2, 3, 64, 64, generator=generator)
+
+
+def row(prompts, index):
+    ids, prefix, attention, pixels = (p[index : index + 1] for p in prompts)
+    n = int(attention.sum())
+    return ids[:, :n], prefix[:, :n], attention[:, :n], pixels
+
+
+def naive(model, ids, prefix, pixels, allowed):
+    """The definition: the whole sequence through the model for every token."""
+    tokens, logprobs, masses = [], [], []
+    for words in allowed:
+        with torch.inference_mode():
+            logits = model(ids, pixels, prefix_mask=prefix).logits[0, -1]
+        words = torch.tensor(words)
+        best = logits[words].argmax()
+        tokens.append(int(words[best]))
+        logprobs.append(float(logits[words].log_softmax(-1)[best]))
+        masses.append(float(logits.softmax(-1)[words].sum()))
+        ids = torch.cat([ids, words[best].view(1, 1)], 1)
+        prefix = torch.cat([prefix, torch.zeros(1, 1, dtype=torch.bool)], 1)
+    return tokens, logprobs, masses
+
+
+def test_unequal_prompts_in_company_answer_as_alone_without_cache(small, prompts):
+    together = generate(small[0], *prompts, ALLOWED)
+    with_mass = generate(small[0], *prompts, ALLOWED, valid_mass=True)
+    assert torch.equal(together.ids, with_mass.ids) and torch.allclose(together.logprobs, with_mass.logprobs, atol=1e-4)
+    for i in range(3):
+        ids, prefix, _, pixels = row(prompts, i)
+        tokens, logprobs, masses = naive(small[0], ids, prefix, pixels, ALLOWED)
+        assert together.ids[i].tolist() == tokens
+        assert torch.allclose(together.logprobs[i], torch.tensor(logprobs), atol=1e-4)
+        assert torch.allclose(with_mass.valid_mass[i], torch.tensor(masses), atol=1e-4)
+
+
+def test_only_allowed_words_are_written_and_forced_ones_are_free(small, prompts):
+    calls = []
+    hook = small[0].language.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        out = generate(small[0], *prompts, ALLOWED)
+    finally:
+        hook.remove()
+    assert all(set(out.ids[:, k].tolist()) <= set(words) for k, words in enumerate(ALLOWED))
+    assert len(calls) == 4 and (out.logprobs[:, [1, 3, 4]] == 0).all() and (out.logprobs[:, [0, 2, 5, 6]] < 0).all()
+
+
+def test_an_answer_ends(small, prompts):
+    free = generate(small[0], *prompts, max_new_tokens=6)
+    end = int(free.ids[0, 2])
+    out = generate(small[0], *prompts, max_new_tokens=6, eos_id=end)
+    first = free.ids[0].tolist().index(end)
+    assert out.ids[0, : first + 1].tolist() == free.ids[0, : first + 1].tolist()
+    assert (out.ids[0, first:] == end).all() and (out.logprobs[0, first + 1 :] == 0).all()
+    alone = generate(small[0], *row(prompts, 0), max_new_tokens=6, eos_id=end)
+    assert alone.ids.shape[1] == first + 1
+
+
+def test_sampling_follows_the_generator_and_the_distribution(small, prompts):
+    draw = [generate(small[0], *prompts, ALLOWED, temperature=1.0, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    assert torch.equal(draw[0].ids, draw[1].ids) and not torch.equal(draw[0].ids, draw[2].ids)
+    assert (draw[0].logprobs[:, 0] > -2 * math.log(len(WORDS))).all()
+
+
+def test_transformers_own_generate_agrees(small, prompts):
+    ids, _, _, pixels = row(prompts, 1)
+    ours = generate(small[0], *row(prompts, 1), max_new_tokens=5)
+    theirs = small[0].generate(input_ids=ids, pixel_values=pixels, max_new_tokens=5, do_sample=False, eos_token_id=None)
+    assert theirs[0, ids.shape[1] :].tolist() == ours.ids[0].tolist()

@@ -1,0 +1,145 @@
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from vla.errors import UserError
+from vla.models.config import TinyVLMConfig
+from vla.models.load import new_tiny
+from vla.models.model import TinyVLM
+
+IMAGE, PROMPT, ANSWER = 80, 6, 5
+LENGTH = IMAGE + PROMPT + ANSWER
+
+
+@pytest.fixture
+def batch(small):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(300, 500, (2, LENGTH), generator=generator)
+    ids[:, :IMAGE] = small[1].image_token_id
+    prefix = torch.arange(LENGTH).expand(2, -1) < IMAGE + PROMPT
+    return {
+        "input_ids": ids,
+        "pixel_values": torch.rand(2, 2, 3, 64, 64, generator=generator) * 2 - 1,
+        "attention_mask": torch.ones(2, LENGTH, dtype=torch.bool),
+        "prefix_mask": prefix,
+    }
+
+
+def hidden(model, batch):
+    with torch.inference_mode():
+        return model.hidden(**batch).last_hidden_state
+
+
+def changed(batch, place):
+    ids = batch["input_ids"].clone()
+    ids[:, place] += 1
+    return {**batch, "input_ids": ids}
+
+
+def test_a_later_prefix_token_changes_earlier_states(small, batch):
+    before, after = hidden(small[0], batch), hidden(small[0], changed(batch, IMAGE + PROMPT - 1))
+    assert (before != after).any(-1).all()  # every position, image tokens too
+
+
+def test_a_later_answer_token_changes_nothing_before_it(small, batch):
+    place = IMAGE + PROMPT + 2
+    before, after = hidden(small[0], batch), hidden(small[0], changed(batch, place))
+    assert torch.equal(before[:, :place], after[:, :place])
+    assert (before[:, place:] != after[:, place:]).any(-1).all()
+
+
+def test_a_causal_prefix_sees_only_backwards(tokenizer, small, batch):
+    model = TinyVLM(TinyVLMConfig.from_dict({**small[0].config.to_dict(), "prefix": "causal"})).eval()
+    place = IMAGE + 2
+    before, after = hidden(model, batch), hidden(model, changed(batch, place))
+    assert torch.equal(before[:, :place], after[:, :place]) and not torch.equal(before[:, place:], after[:, place:])
+
+
+def test_padding_and_company_have_no_influence(small, batch):
+    alone = hidden(small[0], {k: v[:1] for k, v in batch.items()})
+    padded = {
+        "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 7), value=5),
+        "pixel_values": batch["pixel_values"],
+        "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 7)),
+        "prefix_mask": torch.nn.functional.pad(batch["prefix_mask"], (0, 7)),
+    }
+    assert torch.allclose(alone[0], hidden(small[0], padded)[0, :LENGTH], atol=1e-5)
+    small[0].train()  # no batch statistics: training mode says the same
+    try:
+        assert torch.allclose(alone[0], hidden(small[0], batch)[0], atol=1e-5)
+    finally:
+        small[0].eval()
+
+
+def test_each_camera_matters(small, batch):
+    for camera in range(2):
+        pixels = batch["pixel_values"].clone()
+        pixels[:, camera] = 0
+        assert not torch.allclose(hidden(small[0], batch), hidden(small[0], {**batch, "pixel_values": pixels}), atol=1e-3)
+
+
+def test_logits_only_where_they_are_wanted(small, batch):
+    labels = batch["input_ids"].masked_fill(batch["prefix_mask"], -100)
+    labels[0, -1] = -100
+    with torch.inference_mode():
+        out, full = small[0](**batch, labels=labels), small[0](**batch).logits
+    wanted = labels[:, 1:] != -100
+    assert out.logits.shape[0] == int(wanted.sum()) == 2 * ANSWER - 1
+    assert torch.allclose(out.logits, full[:, :-1][wanted], atol=1e-5)
+    reference = torch.nn.functional.cross_entropy(full[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+    assert torch.allclose(out.loss, reference, atol=1e-5)
+
+
+def test_the_prefix_is_what_stands_before_the_first_label(small, batch):
+    labels = batch["input_ids"].masked_fill(batch["prefix_mask"], -100)
+    without = {k: v for k, v in batch.items() if k != "prefix_mask"}
+    with torch.inference_mode():
+        assert torch.equal(small[0](**batch, labels=labels).loss, small[0](**without, labels=labels).loss)
+
+
+def test_every_weight_has_a_gradient(small, batch):
+    labels = batch["input_ids"].masked_fill(batch["prefix_mask"], -100)
+    with torch.autocast("cpu", torch.bfloat16):
+        small[0](**batch, labels=labels).loss.backward()
+    missing = [
+        name for name, p in small[0].named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()
+    ]
+    small[0].zero_grad()
+    assert not missing
+
+
+def test_wrong_input_is_refused(small, batch):
+    with pytest.raises(UserError, match="<image> tokens"):
+        small[0](**{**batch, "input_ids": batch["input_ids"].fill_(301)})
+    with pytest.raises(UserError, match="1 pictures of 64 x 64"):
+        small[0](**{**batch, "pixel_values": batch["pixel_values"][:, :1]})
+    with pytest.raises(UserError, match="do not divide"):
+        TinyVLMConfig(image_size=60)
+    with pytest.raises(UserError, match="prefix"):
+        TinyVLMConfig(prefix="both")
+
+
+def test_save_and_load_through_auto_classes(small, batch, tmp_path):
+    small[0].save_pretrained(tmp_path)
+    small[1].save_pretrained(tmp_path)
+    model, processor = AutoModelForImageTextToText.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
+    assert type(model) is TinyVLM and processor.image_tokens == [64, 16]
+    assert not any(path.suffix in (".bin", ".pt", ".py") for path in tmp_path.iterdir())
+    for (name, a), (_, b) in zip(small[0].state_dict().items(), model.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    assert torch.equal(hidden(small[0], batch), hidden(model.eval(), batch))
+
+
+def test_another_language_model_and_vision_network(tokenizer, batch):
+    model, processor = new_tiny(
+        tokenizer,
+        text_config={"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+                     "num_key_value_heads": 2, "intermediate_size": 64},
+        vision_name="convnext_atto", vision_args={"depths": [1, 1, 1, 1], "dims": [16, 32, 32, 32]},
+    )  # fmt: skip
+    assert hidden(model, batch).shape == (2, LENGTH, 32) and sum(processor.image_tokens) == IMAGE
+
+
+def test_the_default_is_small_enough_to_ship(tokenizer):
+    model, _ = new_tiny(tokenizer)
+    assert 1.5e6 < sum(p.numel() for p in model.parameters()) < 2.4e6

@@ -1,0 +1,100 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from vla.report.bars import check
+from vla.report.html import write_report
+from vla.report.intervals import wilson
+
+GOOD = {
+    "success": wilson(38, 40).to_dict(),
+    "execution": wilson(39, 40).to_dict(),
+    "recognition": wilson(38, 39).to_dict(),
+    "wrong_object": wilson(1, 40).to_dict(),
+    "swapped_instruction": wilson(18, 20).to_dict(),
+    "empty_instruction": wilson(4, 10).to_dict(),
+    "vqa": {"accuracy": 0.95, "blank_accuracy": 0.4, "types": {"where": 0.9}},
+    "valid_mass": 0.998,
+    "seconds": {"collect": 100.0, "train": 500.0, "rollout": 90.0, "total": 800.0},
+    "peak_pss_mib": 5000.0,
+    "versions": {"torch": "2.15"},
+    "commit": "abc1234",
+}
+
+
+class Outside(HTMLParser):
+    """Addresses that a page loads, and its text."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.loaded, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.loaded += [value for name, value in attrs if name in ("src", "href", "poster")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_bars_are_checked_on_the_names_of_report_json():
+    assert all(bar["holds"] for bar in check(GOOD).values()) and len(check(GOOD)) == 8
+    worse = {**GOOD, "success": wilson(20, 40).to_dict(), "vqa": {"accuracy": 0.95, "blank_accuracy": 0.7}}
+    failed = {key for key, bar in check(worse).items() if not bar["holds"]}
+    assert failed == {"success.rate", "vqa.accuracy - vqa.blank_accuracy"}
+    recorded = {**GOOD, "success": wilson(114, 120).to_dict(), "seconds": {"total": 2000.0}}
+    assert (
+        check(recorded)["seconds.total"]["holds"] and not check({**GOOD, "seconds": {"total": 2000.0}})["seconds.total"]["holds"]
+    )
+    assert check({}) == {} and json.dumps(check(GOOD))
+    assert check({"success": {"rate": float("nan"), "n": 0}}) == {}
+
+
+def test_the_page_says_the_result_and_loads_only_its_own_videos(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    video = tmp_path / "elsewhere" / "a.mp4"
+    video.write_bytes(b"film")
+    picture = np.zeros((64, 64, 3), np.uint8)
+    path = write_report(
+        tmp_path / "run" / "report.html",
+        GOOD,
+        videos=[{"path": video, "title": "lift <b>it</b>", "outcome": "success"}],
+        samples=[
+            {"image": picture, "question": "where is it", "answer": "0.1, 0.2", "truth": "0.5, 0.5", "point": (0.1, 0.2)},
+            {"image": picture, "question": "what colour is it", "answer": "red", "truth": "red"},
+        ],
+        metrics={"train/robot_loss": ([0, 1, 2], [3.0, 2.0, 1.0])},
+    )
+    page = Outside(path.read_text())
+    for address in page.loaded:
+        assert address.startswith("data:") or (path.parent / address).is_file(), address
+    assert (path.parent / "videos" / "a.mp4").read_bytes() == b"film"
+    text = re.sub(r"\s+", " ", page.text)
+    for words in (
+        "in 38 of 40 unseen scenes",
+        "All 8 bars hold",
+        "lift <b>it</b>",
+        "truth: 0.5, 0.5",
+        "abc1234",
+        "Robot loss",
+        "83 to 99 %, n = 40",
+    ):
+        assert words in text, words
+    assert "other 1.8 min" in text, "time that no stage accounts for is shown"
+
+
+def test_a_rate_below_its_bar_is_said_plainly(tmp_path):
+    data = {**GOOD, "success": wilson(20, 40).to_dict(), "notes": ["A smoke run."]}
+    text = re.sub(r"\s+", " ", Outside(write_report(tmp_path / "report.html", data).read_text()).text)
+    assert "1 of 8 bars missed." in text and "Success: 50 %, at least 80 % was wanted" in text and "A smoke run." in text
+
+
+@pytest.mark.parametrize("name", [None, *GOOD])
+def test_what_is_missing_is_left_out(tmp_path, name):
+    data = {} if name is None else {name: GOOD[name]}
+    page = write_report(tmp_path / "report.html", data).read_text()
+    for word in ("None", "nan", "Undefined", "{{", "{%"):
+        assert word not in Outside(page).text.replace("querySelectorAll", ""), word

@@ -1,0 +1,35 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla.report.intervals import wilson
+
+
+def test_published_values():
+    # Newcombe 1998, Statistics in Medicine 17, table I, method 3.
+    for successes, n, low, high in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:
+        rate = wilson(successes, n)
+        assert (rate.low, rate.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_rate_lies_in_its_interval_and_failures_mirror_successes(case):
+    successes, n = case
+    rate, mirror = wilson(successes, n), wilson(n - successes, n)
+    assert 0 <= rate.low <= rate.rate <= rate.high <= 1 and rate.low < rate.high
+    assert mirror.low == pytest.approx(1 - rate.high) and wilson(successes, n, 0.99).high >= rate.high
+    assert rate.to_dict().keys() == {"rate", "n", "low", "high"}
+
+
+def test_no_trials_and_nonsense():
+    assert math.isnan(wilson(0, 0).rate) and wilson(0, 0).n == 0 and str(wilson(0, 0)) == "no trials"
+    for bad in [(3, 2), (-1, 2), (1, 2, 1.0)]:
+        with pytest.raises(ValueError):
+            wilson(*bad)

@@ -1,0 +1,52 @@
+import av
+import numpy as np
+import pytest
+
+from vla.report import video
+
+
+def frames(n=12, height=64, width=64):
+    ramp = np.linspace(0, 200, width, dtype=np.uint8)
+    return [np.broadcast_to((ramp + 4 * t)[None, :, None], (height, width, 3)).copy() for t in range(n)]
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 71)])
+def test_a_video_reads_back_with_its_frames_rate_and_browser_format(tmp_path, height, width):
+    written = frames(height=height, width=width)
+    path = video.write_video(tmp_path / "deep" / "a.mp4", written, fps=10)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 10)
+        back = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    assert len(back) == len(written) and back[0].shape[0] % 2 == back[0].shape[1] % 2 == 0
+    for a, b in zip(written, back, strict=True):
+        assert np.abs(a.astype(int) - b[:height, :width].astype(int)).mean() < 6
+    content = path.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat"), "plays while it loads"
+    assert content == video.write_video(tmp_path / "b.mp4", written).read_bytes()
+
+
+def test_a_failed_write_leaves_no_file(tmp_path):
+    for bad in ([], [frames(1)[0], frames(1, 32)[0]], [np.zeros((8, 8, 3))], [np.zeros((8, 8), np.uint8)]):
+        with pytest.raises(ValueError):
+            video.write_video(tmp_path / "a.mp4", bad)
+    assert not list(tmp_path.iterdir())
+
+
+def test_caption_keeps_the_picture_and_wraps_within_the_width():
+    frame = frames(1)[0]
+    short, long = video.caption(frame, ["lift"]), video.caption(frame, ["lift the red cube " * 4, "wrong object"], "failure")
+    assert short.shape[1] == long.shape[1] == 256 and long.shape[0] > short.shape[0] > 256
+    assert np.array_equal(long[-256:], video.enlarge(frame)), "the picture itself is untouched"
+    band = long[:-256]
+    assert (band == video.OUTCOMES["failure"]).all(-1).any() and (band[:, -4:][:8] == 255).all()
+    assert video.enlarge(np.zeros((256, 256, 3), np.uint8)).shape == (256, 256, 3)
+
+
+def test_grid_keeps_every_video_and_holds_the_last_frame_of_a_short_one():
+    videos = [frames(3), frames(5), frames(4, 32, 48)]
+    joined = video.grid(videos, gap=4)
+    assert len(joined) == 5 and joined[0].shape == (2 * 64 + 4, 2 * 64 + 4, 3)
+    assert np.array_equal(joined[4][:64, :64], videos[0][-1]) and np.array_equal(joined[4][:64, 68:], videos[1][4])
+    assert np.array_equal(joined[1][100:, :48], videos[2][1])
+    assert video.side_by_side(videos[0], videos[1])[0].shape == (64, 64 * 2 + 8, 3)

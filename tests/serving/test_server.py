@@ -1,0 +1,209 @@
+import base64
+import dataclasses
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from vla.errors import ContractMismatch, UserError
+from vla.policies.base import Policy
+from vla.policies.remote import RemotePolicy
+from vla.serving.server import running, serve
+from vla.serving.wire import MAX_BYTES, encode_array
+
+
+def picture(width=64, height=64, mode="RGB", kind="PNG", colour=(200, 100, 30)) -> str:
+    file = io.BytesIO()
+    Image.new(mode, (width, height), colour if mode in ("RGB",) else 7).save(file, kind)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def request(**changes) -> dict:
+    good = {"id": "a", "images": {"front": picture(), "wrist": picture()}, "state": [0.0] * 5, "instruction": "go"}
+    return {**good, **changes}
+
+
+def test_remote_answers_what_local_answers(url, policy_class, observed):
+    local, remote = policy_class(), RemotePolicy(url)
+    assert isinstance(remote, Policy) and remote.contract == local.contract
+    seen = [observed(i, id=str(i)) for i in range(3)]
+    for a, b in zip(local.act(seen), remote.act(seen), strict=True):
+        assert np.array_equal(a.actions, b.actions) and np.array_equal(a.terminate, b.terminate)
+        assert b.info["array"] == 1.5 and b.info["nan"] is None
+    assert remote.act(seen[:1])[0].info["calls"] == 2
+    remote.reset(["0"])
+    assert remote.act(seen[:1])[0].info["calls"] == 1
+    assert RemotePolicy(url).act(seen[:1])[0].info["calls"] == 1, "two clients' streams of one name are two streams"
+
+
+def test_many_clients_get_their_own_answers_from_one_policy_thread(url, policy, observed):
+    def client(seed):
+        remote = RemotePolicy(url)
+        for k in range(8):
+            seen = observed(100 * seed + k)
+            (chunk,) = remote.act([seen])
+            assert chunk.actions[0, 0] == pytest.approx(seen.images["front"].mean()) and chunk.info["calls"] == k + 1
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(client, range(8)))
+    assert policy.most_inside == 1 and len(policy.threads) == 1
+
+
+def test_pages(url, contract):
+    assert httpx.get(f"{url}/healthz").text == "OK\n"
+    shown = httpx.get(f"{url}/contract").json()
+    assert shown["hash"] == contract.hash and shown["contract"]["chunk"] == contract.chunk
+    page = httpx.get(url).text
+    assert shown["hash"] in page and "front (64 x 64)" in page and "{{" not in page
+    assert not re.search(r'(src|href)="?http', page), "the page loads nothing from elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "says"),
+    [
+        ({"images": {"front": picture()}}, 422, "'wrist' is missing"),
+        ({"images": {"front": picture(), "wrist": picture(), "side": picture()}}, 422, "'side'"),
+        ({"images": []}, 400, "list"),
+        ({"images": {"front": "AAAA", "wrist": picture()}}, 400, "cannot be read"),
+        ({"images": {"front": picture()[:120], "wrist": picture()}}, 400, "picture"),
+        ({"images": {"front": picture(63, 64), "wrist": picture()}}, 422, "63 x 64"),
+        ({"images": {"front": picture(32, 32), "wrist": picture()}}, 422, "32 x 32"),
+        ({"images": {"front": picture(128, 100), "wrist": picture()}}, 422, "128 x 100"),
+        ({"images": {"front": picture(5000, 5000, "P"), "wrist": picture()}}, 400, "5000"),
+        ({"images": {"front": picture(mode="L"), "wrist": picture()}}, 422, "mode L"),
+        ({"images": {"front": picture(kind="GIF", mode="P"), "wrist": picture()}}, 400, "cannot be read"),
+        ({"images": {"front": encode_array(np.zeros((64, 64, 3), np.float32)), "wrist": picture()}}, 422, "float32"),
+        ({"images": {"front": encode_array(np.zeros((64, 64), np.uint8)), "wrist": picture()}}, 422, "[64, 64]"),
+        ({"images": {"front": encode_array(np.zeros((0, 0, 3), np.uint8)), "wrist": picture()}}, 422, "0 x 0"),
+        ({"images": {"front": 3, "wrist": picture()}}, 400, "int"),
+        ({"state": [0.0] * 4}, 422, "expected 5 values"),
+        ({"state": [0, 0, float("nan"), 0, 0]}, 422, "NaN or infinity in z"),
+        ({"state": [0, 0, 10**400, 0, 0]}, 422, "number"),
+        ({"state": ["0"] * 5}, 422, "['0'"),
+        ({"state": [True] * 5}, 422, "True"),
+        ({"state": None}, 422, "None"),
+        ({"embodiment": "ur5"}, 422, "ur5"),
+        ({"embodiment": 5}, 400, "int"),
+        ({"instruction": None}, 400, "missing"),
+        ({"instruction": "x" * 5000}, 400, "5000"),
+        ({"id": {}}, 400, "dict"),
+        ({"imagse": {}}, 400, "imagse"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_came(url, changes, status, says):
+    answer = httpx.post(f"{url}/act", content=json.dumps(request(**changes)))
+    error = answer.json()["error"]
+    assert answer.status_code == status and says in error["what"], answer.text
+    assert "Traceback" not in answer.text and (error["fix"] or status == 400)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe{}", b"[" * 100_000, b'{"state": ' + b"9" * 5000 + b"}"]
+)
+def test_bodies_that_are_no_request(url, content):
+    for path in ("/act", "/reset"):
+        answer = httpx.post(url + path, content=content)
+        assert answer.status_code == 400 and answer.json()["error"]["what"]
+    assert httpx.post(f"{url}/act", json=request()).status_code == 200
+
+
+def test_other_errors_are_json_without_a_traceback(url):
+    for instruction in ("break", "nan"):
+        answer = httpx.post(f"{url}/act", json=request(instruction=instruction))
+        assert answer.status_code == 500 and "failed" in answer.json()["error"]["what"]
+        assert "secret" not in answer.text and "Traceback" not in answer.text
+    assert httpx.get(f"{url}/nowhere").status_code == 404 and "error" in httpx.get(f"{url}/nowhere").json()
+    assert httpx.get(f"{url}/act").status_code == 405
+    assert httpx.post(f"{url}/act", content=iter([b"x" * 2**20] * 33)).status_code == 413, "a body that does not say its length"
+    assert httpx.post(f"{url}/act", content=b"x" * (MAX_BYTES + 1)).status_code == 413
+    assert httpx.post(f"{url}/reset", json={"ids": [3]}).status_code == 400
+
+
+def test_larger_pictures_of_the_same_shape_are_scaled(url):
+    answer = httpx.post(f"{url}/act", json=request(images={"front": picture(256, 256), "wrist": picture(256, 256, kind="JPEG")}))
+    actions = answer.json()["actions"]
+    assert answer.status_code == 200 and actions[0][:2] == pytest.approx([110, 110], abs=1)
+
+
+def test_another_contract_is_refused_naming_both(url, contract):
+    held = contract.hash
+    answer = httpx.post(f"{url}/act", json=request(), headers={"X-Contract": "f" * 64})
+    assert answer.status_code == 409 and held in answer.json()["error"]["what"] and "f" * 64 in answer.json()["error"]["what"]
+    with pytest.raises(ContractMismatch, match=held):
+        RemotePolicy(url, contract_hash="0" * 64)
+
+
+def test_a_client_notices_that_the_server_changed(policy_class, contract, observed):
+    with running(policy_class()) as url:
+        remote = RemotePolicy(url)
+    other = policy_class(dataclasses.replace(contract, chunk=2))
+    with running(other, port=int(url.rsplit(":", 1)[1])), pytest.raises(ContractMismatch, match="409"):
+        remote.act([observed()])
+    with pytest.raises(UserError, match="cannot be reached"):
+        remote.act([observed()])
+
+
+def test_a_client_says_what_is_wrong_with_the_address():
+    with pytest.raises(UserError, match="cannot be reached"):
+        RemotePolicy("http://127.0.0.1:1")
+    with pytest.raises(UserError, match="cannot be reached"):
+        RemotePolicy("nonsense")
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(UserError, match="no answer within"):
+        RemotePolicy(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.2)
+
+
+def test_a_port_in_use_is_the_users_to_mend(url, policy_class):
+    with pytest.raises(UserError, match="cannot listen"):
+        serve(policy_class(), port=int(url.rsplit(":", 1)[1]))
+
+
+PROGRAM = """
+import sys, time
+sys.path.insert(0, {folder!r})
+from conftest import MeanPixelPolicy
+from vla.serving.server import serve
+class Slow(MeanPixelPolicy):
+    def act(self, observations):
+        time.sleep(0.7)
+        return super().act(observations)
+serve(Slow(), port=0)
+assert False, "SIGTERM ends the program"
+"""
+
+
+def test_sigterm_lets_a_request_finish_and_exits_with_0():
+    program = PROGRAM.format(folder=os.path.dirname(__file__))
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    url = re.search(r"http://\S+", process.stdout.readline())
+    assert url
+    address = url.group()
+    for _ in range(100):
+        try:
+            assert httpx.get(f"{address}/healthz").status_code == 200
+            break
+        except httpx.TransportError:
+            time.sleep(0.05)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, f"{address}/act", json=request())
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        assert answer.result().status_code == 200
+    _, errors = process.communicate(timeout=15)
+    assert process.returncode == 0 and "Traceback" not in errors, errors
+
+
+def test_a_server_and_its_client_import_no_torch():
+    code = "import sys, vla.serving.server, vla.policies.remote; sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,85 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from vla.contract import Camera, Embodiment, PolicyContract, Space
+from vla.errors import ContractMismatch, UserError
+
+STATE = Space(("x", "y"), ("m", "m"), (-1.0, -1.0), (1.0, 1.0))
+ACTION = Space(("dx", "grip"), ("m", ""), (-0.1, -1.0), (0.1, 1.0), (None, 0.0), {"mean": (0.0, 0.5)})
+
+
+def contract(**changes) -> PolicyContract:
+    robot = Embodiment((Camera("front", 64, 64), Camera("wrist", 64, 64)), STATE, ACTION, keys={"dialect": {"image": "front"}})
+    return PolicyContract({"arm": robot}, **changes)
+
+
+def test_json_round_trip_keeps_contract_and_hash(tmp_path):
+    mine = contract(chunk=6)
+    mine.save(tmp_path)
+    assert PolicyContract.load(tmp_path) == mine and PolicyContract.load(tmp_path / "contract.json").hash == mine.hash
+
+
+def test_hash_is_over_what_changes_behaviour():
+    mine = contract()
+    renamed = dataclasses.replace(mine.embodiment(), keys={})
+    assert contract(title="another").hash == mine.hash == PolicyContract({"arm": renamed}).hash
+    higher = dataclasses.replace(ACTION, high=(0.2, 1.0))
+    moved = PolicyContract({"arm": dataclasses.replace(mine.embodiment(), action=higher)})
+    assert len({c.hash for c in (mine, moved, contract(chunk=8), contract(bins=128), contract(plan="none"))}) == 5
+
+
+def test_hash_does_not_depend_on_the_order_of_json_keys():
+    mine = contract()
+    shuffled = dict(reversed(list(json.loads(mine.to_json()).items())))
+    assert PolicyContract.from_dict(shuffled).hash == mine.hash
+
+
+def test_mismatch_names_fields_and_both_values():
+    mine, other = contract(), contract(chunk=8, title="x")
+    mine.require(contract(title="x"), "the checkpoint", "the data")
+    with pytest.raises(ContractMismatch, match=r"the checkpoint .*the data .*chunk: 4 against 8") as caught:
+        mine.require(other, "the checkpoint", "the data")
+    assert mine.hash[:12] in str(caught.value) and other.hash[:12] in str(caught.value) and "title" not in str(caught.value)
+
+
+def test_check_names_the_dimension_that_is_not_finite():
+    with pytest.raises(ContractMismatch, match="NaN or infinity in y"):
+        STATE.check(np.array([[0.0, np.nan]]), "state")
+    with pytest.raises(ContractMismatch, match="expected 2 values: x, y"):
+        STATE.check(np.zeros(3), "state")
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema": 99}, {"schema": None}, {"nonsense": 1}, {"embodiments": {"arm": {"cameras": []}}}, {"embodiments": 3}]
+)
+def test_what_is_no_contract_is_refused_with_its_place(change):
+    with pytest.raises(UserError, match="here.json"):
+        PolicyContract.from_dict({**contract().to_dict(), **change}, "here.json")
+
+
+def test_missing_or_broken_file(tmp_path):
+    with pytest.raises(UserError, match="no contract found"):
+        PolicyContract.load(tmp_path)
+    (tmp_path / "contract.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        PolicyContract.load(tmp_path)
+
+
+@pytest.mark.parametrize("limits", [((1.0,), (1.0,)), ((0.0,), (np.inf,)), ((0.0, 0.0), (1.0,))])
+def test_impossible_limits_are_refused(limits):
+    with pytest.raises(UserError):
+        Space(("x",), ("m",), *limits)
+
+
+def test_unknown_embodiment_lists_the_known_ones():
+    with pytest.raises(ContractMismatch, match="arm"):
+        contract().embodiment("leg")
+    assert contract().embodiment() is contract().embodiment("arm") or contract().embodiment() == contract().embodiment("arm")
+
+
+def test_instructions_are_normalised():
+    assert contract().instruction("  Pick UP the\n cube. ") == "pick up the cube"
+    assert contract(normalise="none").instruction(" A ") == " A "

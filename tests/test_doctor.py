@@ -1,0 +1,58 @@
+"""The doctor with render processes that fail in the ways that real ones do."""
+
+import pytest
+
+from vla import doctor
+
+
+def lines(monkeypatch, probe: str) -> list[doctor.Check]:
+    monkeypatch.setattr(doctor, "_PROBE", probe)
+    return list(doctor.rendering())
+
+
+@pytest.mark.parametrize(
+    ("probe", "said"),
+    [
+        ("import time; time.sleep(60)", "hangs"),
+        ("raise RuntimeError('no such device')", "no such device"),
+        ("import os; os.abort()", "ended with code"),
+        ('print(\'{"name": "x", "milliseconds": 1, "blank": true}\')', "blank"),
+    ],
+)
+def test_a_machine_that_cannot_render_is_told_so(monkeypatch, probe, said):
+    monkeypatch.setattr(doctor, "SECONDS", 0.5)
+    found = lines(monkeypatch, probe)
+    assert not any(check.ok for check in found)
+    assert said in found[0].detail and found[0].fix
+    assert found[-1].fatal
+
+
+def test_two_renderers_that_block_each_other_are_ended(monkeypatch):
+    monkeypatch.setattr(doctor, "SECONDS", 1.0)
+    hangs_with_fifty_frames = (
+        "import sys, time\n"
+        "time.sleep(60 if sys.argv[1] == '50' else 0)\n"
+        'print(\'{"name": "x", "milliseconds": 1, "blank": false}\')'
+    )
+    alone, together = lines(monkeypatch, hangs_with_fifty_frames)
+    assert alone.ok
+    assert not together.ok and "hangs" in together.detail and not together.fatal
+
+
+def test_osmesa_is_found_where_egl_fails(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    only_osmesa = (
+        "import os, sys\n"
+        "if os.environ['MUJOCO_GL'] == 'egl': sys.exit('no display')\n"
+        'print(\'{"name": "x", "milliseconds": 1, "blank": false}\')'
+    )
+    first, second, advice, _ = lines(monkeypatch, only_osmesa)
+    assert not first.ok and second.ok and "MUJOCO_GL=osmesa" in advice.fix
+
+
+def test_exit_code_is_that_of_the_fatal_checks(monkeypatch, capsys):
+    good, slight, grave = (doctor.Check("x", *rest) for rest in ((True, ""), (False, "", "f"), (False, "", "f", True)))
+    for checks, code in (([good, slight], 0), ([good, grave], 1)):
+        monkeypatch.setattr(doctor, "checks", lambda checks=checks: iter(checks))
+        assert doctor.doctor() == code
+    assert "to mend it: f" in capsys.readouterr().out

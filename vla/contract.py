@@ -1,0 +1,241 @@
+"""PolicyContract: everything that training, evaluation and serving must agree on.
+
+It is part of every checkpoint and export, shown by the server on connect, and checked by whatever loads a policy. Numpy only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vla.errors import ContractMismatch, UserError
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    """A camera: its name and the size (pixels) of the pictures the policy was trained on; pictures are upright RGB."""
+
+    name: str
+    height: int
+    width: int
+    orientation: Literal["upright"] = "upright"
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """A vector space: names, units and limits per dimension, all of the same length, in order.
+
+    Attributes:
+        constant: a dimension that never varied in the data holds its value here and decodes to exactly that; else None.
+        statistics: mean, std, min, max, q01, q99 over the training data, each of the same length; for people and converters,
+            the codec uses low and high.
+    """
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    constant: tuple[float | None, ...] = ()
+    statistics: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.constant:
+            object.__setattr__(self, "constant", (None,) * len(self.names))
+        for field in ("units", "low", "high", "constant"):
+            if len(getattr(self, field)) != len(self.names):
+                raise UserError(f"{field} has {len(getattr(self, field))} entries for {len(self.names)} names", "contract space")
+        for name, low, high in zip(self.names, self.low, self.high, strict=True):
+            if not (np.isfinite(low) and np.isfinite(high) and low < high):
+                raise UserError(f"{name} has limits {low} to {high}", "contract space", "give finite limits, low below high")
+
+    @property
+    def size(self) -> int:
+        return len(self.names)
+
+    def check(self, value: np.ndarray, what: str) -> np.ndarray:
+        """The value as float64 of shape [..., size]; ContractMismatch for a wrong length or a value that is not finite."""
+        value = np.asarray(value, np.float64)
+        if value.ndim == 0 or value.shape[-1] != self.size:
+            raise ContractMismatch(f"{what} has shape {value.shape}, expected {self.size} values: {', '.join(self.names)}")
+        if not np.isfinite(value).all():
+            bad = [n for n, ok in zip(self.names, np.isfinite(value).reshape(-1, self.size).all(0), strict=True) if not ok]
+            raise ContractMismatch(f"{what} holds NaN or infinity in {', '.join(bad)}")
+        return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Embodiment:
+    """One robot as the policy knows it: what it sees, its state and its actions.
+
+    Attributes:
+        cameras: in the order in which the model is given the pictures.
+        frame: in which frame position and rotation actions are said.
+        mode: whether actions are differences to the current pose or poses.
+        rotation: how the rotation dimensions are to be read.
+        gripper: what the ends of the gripper dimension mean.
+        control_hz: actions per second.
+        keys: a client dialect (e.g. "openpi-libero") -> {its observation key: camera name, "state" or "instruction"}.
+    """
+
+    cameras: tuple[Camera, ...]
+    state: Space
+    action: Space
+    frame: str = "base"
+    mode: Literal["delta", "absolute"] = "delta"
+    rotation: str = "axis_angle"
+    gripper: str = "-1 open, +1 closed"
+    control_hz: float = 10.0
+    keys: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyContract:
+    """What a policy was trained on and what it therefore expects and answers.
+
+    Attributes:
+        embodiments: by name; the first is the default.
+        codec: name of the action codec (`vla.tokenization.codecs`).
+        bins: bins per action dimension.
+        prompt: template of an action prompt, with {instruction} and, where the model reads it, {state}.
+        question: template of a question prompt, with {question}.
+        normalise: what is done to an instruction before it enters the prompt.
+        plan: what the model writes before its actions: "where" is two coordinate tokens, the named object's place in the
+            first camera's picture; "none" is nothing.
+        chunk: actions the model writes per call.
+        execute: actions of a chunk that are carried out before the model is asked again.
+        terminate: whether each action is preceded by a terminate token.
+        history: pictures per camera, oldest first.
+        crop: side factor of the centre crop applied before resizing, 1.0 is none.
+        title: for people; not part of the hash.
+    """
+
+    embodiments: dict[str, Embodiment]
+    codec: str = "uniform"
+    bins: int = 256
+    prompt: str = "Q: what action should the robot take to {instruction}? state: {state} A:"
+    question: str = "Q: {question}? A:"
+    normalise: Literal["lower-strip", "none"] = "lower-strip"
+    plan: Literal["where", "none"] = "where"
+    chunk: int = 4
+    execute: int = 2
+    terminate: bool = True
+    history: int = 1
+    crop: float = 1.0
+    title: str = ""
+    schema: int = SCHEMA
+
+    def embodiment(self, name: str = "") -> Embodiment:
+        """The embodiment of that name, or the first; UserError for an unknown name."""
+        if not name:
+            return next(iter(self.embodiments.values()))
+        if name not in self.embodiments:
+            raise ContractMismatch(f"unknown embodiment {name!r}", fix=f"one of {', '.join(self.embodiments)}")
+        return self.embodiments[name]
+
+    def instruction(self, text: str) -> str:
+        """The instruction as it enters the prompt: lower case, single spaces, no closing full stop."""
+        if self.normalise == "none":
+            return text
+        return " ".join(text.lower().split()).rstrip(".?! ")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the canonical form of what changes behaviour (not the title, not the key maps' spelling of clients)."""
+        body = self.to_dict()
+        body.pop("title")
+        for embodiment in body["embodiments"].values():
+            embodiment.pop("keys")
+        canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], where: str = "contract") -> PolicyContract:
+        """Reads what `to_dict` wrote, migrating older schemas.
+
+        Raises:
+            UserError: an unknown schema, a missing or an unknown field.
+        """
+        data = _migrate(dict(data), where)
+        try:
+            embodiments = {
+                name: Embodiment(
+                    **{
+                        **e,
+                        "cameras": tuple(Camera(**c) for c in e["cameras"]),
+                        "state": _space(e["state"]),
+                        "action": _space(e["action"]),
+                    }
+                )
+                for name, e in data.pop("embodiments").items()
+            }
+            return cls(embodiments=embodiments, **data)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"not a contract: {error}", where, "it must be what `contract.json` of an export holds") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> PolicyContract:
+        """Reads contract.json at `path`, or in the folder `path`."""
+        path = Path(path)
+        file = path / "contract.json" if path.is_dir() else path
+        if not file.is_file():
+            raise UserError("no contract found", str(file), "a policy folder written by `vla export` has one")
+        try:
+            return cls.from_dict(json.loads(file.read_text()), str(file))
+        except json.JSONDecodeError as error:
+            raise UserError(f"not JSON: {error}", str(file)) from error
+
+    def save(self, folder: str | Path) -> None:
+        """Writes contract.json into the folder."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "contract.json").write_text(self.to_json() + "\n")
+
+    def require(self, other: PolicyContract, mine: str, theirs: str) -> None:
+        """Refuses another contract, naming both hashes and the first fields that differ.
+
+        Raises:
+            ContractMismatch: the hashes differ.
+        """
+        if self.hash == other.hash:
+            return
+        differences = list(_differences(self.to_dict(), other.to_dict()))[:5]
+        lines = "; ".join(f"{path}: {a!r} against {b!r}" for path, a, b in differences)
+        raise ContractMismatch(
+            f"the contract of {mine} ({self.hash[:12]}) is not that of {theirs} ({other.hash[:12]}): {lines}",
+            fix="use the data and configuration the policy was trained with, or start a new run",
+        )
+
+
+def _space(data: dict[str, Any]) -> Space:
+    data = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    data["statistics"] = {k: tuple(v) for k, v in data.get("statistics", {}).items()}
+    return Space(**data)
+
+
+def _migrate(data: dict[str, Any], where: str) -> dict[str, Any]:
+    schema = data.get("schema")
+    if schema == SCHEMA:
+        return data
+    raise UserError(f"contract schema {schema!r} is not known (this version writes {SCHEMA})", where, "upgrade vla")
+
+
+def _differences(a: Any, b: Any, path: str = ""):
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            if path == "" and key == "title":
+                continue
+            yield from _differences(a.get(key), b.get(key), f"{path}.{key}" if path else key)
+    elif a != b:
+        yield path, a, b

@@ -1,0 +1,146 @@
+"""Writing shards: webdataset tar files whose bytes depend on nothing but the samples.
+
+Torch is imported (by webdataset) only when a writer is opened: simulation workers use the encoders alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vla.errors import UserError
+
+PATTERN = "shard-*.tar"
+Member = bytes | np.ndarray | dict
+
+
+def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
+    """uint8 RGB [H, W, 3] -> JPEG without chroma subsampling: at 64 pixels a side, colour is what tells objects apart."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
+def decode_jpeg(data: bytes, where: str) -> np.ndarray:
+    """JPEG (or any picture Pillow reads) -> uint8 RGB [H, W, 3]; UserError naming `where` if it is damaged."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise UserError(f"the picture cannot be decoded: {error}", where, "write the shard again") from error
+
+
+def decode_array(data: bytes, where: str) -> np.ndarray:
+    """NumPy's .npy format -> array, never unpickling; UserError naming `where` if it is damaged."""
+    try:
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError, SyntaxError) as error:
+        raise UserError(f"not an array: {error}", where, "write the shard again") from error
+
+
+def decode_json(data: bytes, where: str) -> dict[str, Any]:
+    """JSON object -> dict; UserError naming `where` if it is damaged."""
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise UserError(f"not JSON: {error}", where, "write the shard again") from error
+    if not isinstance(value, dict):
+        raise UserError("not a JSON object", where, "write the shard again")
+    return value
+
+
+def encode_member(name: str, value: Member) -> bytes:
+    """A member's bytes: pictures (`.jpg`) as JPEG, other arrays as .npy, dicts as JSON with sorted keys; bytes stay."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    if name.endswith("jpg"):
+        return encode_jpeg(value)
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(value), allow_pickle=False)
+    return buffer.getvalue()
+
+
+class ShardWriter:
+    """Writes samples to `shard-000000.tar`, `shard-000001.tar` … of a folder; a context manager.
+
+    A shard has a temporary name until it is whole; if the block ends with an error the unfinished one is removed. Time, user and
+    group are fixed, so equal samples in equal order give equal bytes.
+
+    Args:
+        folder: made if it is not there.
+        per_shard: samples per file.
+        overwrite: whether shards (and their indices) that are already there are removed first.
+
+    Raises:
+        UserError: the folder has shards and `overwrite` is not set.
+    """
+
+    def __init__(self, folder: str | Path, per_shard: int = 2000, overwrite: bool = False):
+        self.folder, self.per_shard, self.overwrite = Path(folder), per_shard, overwrite
+        self.count = 0
+        self.shards: list[Path] = []
+        self._keys: set[str] = set()
+        self._file = self._tar = None
+
+    def __enter__(self) -> ShardWriter:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        old = sorted(self.folder.glob(PATTERN))
+        if old and not self.overwrite:
+            raise UserError(f"the folder already holds {len(old)} shards", str(self.folder), "choose another or overwrite it")
+        for path in [*old, *self.folder.glob("shard-*.idx"), *self.folder.glob("shard-*.tmp")]:
+            path.unlink()
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            self._finish()
+        elif self._file is not None and self._tar is not None:
+            self._tar.close()
+            self._file.close()
+            self._path.with_suffix(".tmp").unlink()
+            self._file = self._tar = None
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"shard-{len(self.shards):06d}.tar"
+
+    def write(self, key: str, members: dict[str, Member]) -> None:
+        """Appends one sample; `members` maps an extension ("front.jpg", "json") to bytes or to what `encode_member` takes.
+
+        Raises:
+            UserError: the key was used before or has characters that a reader would take for an extension or a folder.
+        """
+        if not key or "." in key or "/" in key or key.startswith("_") or key in self._keys:
+            raise UserError(f"the key {key!r} is empty, used twice, or has '.', '/' or a leading '_'", str(self.folder))
+        data = {name: encode_member(name, value) for name, value in members.items()}
+        if self._file is None:
+            from webdataset.writer import TarWriter
+
+            self._file = self._path.with_suffix(".tmp").open("wb")
+            self._tar = TarWriter(self._file, user="vla", group="vla", encoder=False, mtime=0)
+        assert self._tar is not None
+        self._tar.write({"__key__": key, **data})
+        self._keys.add(key)
+        self.count += 1
+        if self.count % self.per_shard == 0:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._file is None or self._tar is None:
+            return
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        path = self._path
+        os.replace(path.with_suffix(".tmp"), path)
+        self.shards.append(path)
+        self._file = self._tar = None

@@ -1,0 +1,253 @@
+"""Sources: what one draw from a data set is. Chunks are assembled when read, from the following steps of the episode."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+
+from vla.datasets.card import DatasetCard
+from vla.datasets.index import ShardIndex
+from vla.datasets.pictures import Pictures
+from vla.datasets.shards import decode_json
+from vla.datasets.steps import Steps, read_steps
+from vla.errors import UserError
+from vla.transforms import Point
+
+Images = dict[str, np.ndarray]
+Augment = Callable[[Images, Point | None, np.random.Generator], tuple[Images, Point | None]]
+T = TypeVar("T")
+
+
+@dataclasses.dataclass
+class RobotItem:
+    """One step of an episode and the K actions from there on.
+
+    Attributes:
+        images: camera name -> upright RGB, uint8 [H, W, 3].
+        state: float32 [S].
+        actions: float32 [K, A], in the card's units; past the end of the episode the last one is repeated.
+        mask: bool [K], False past the end.
+        terminate: bool [K], True where the task is done.
+        point: where the named object is in the first camera's picture, or None.
+    """
+
+    images: Images
+    state: np.ndarray
+    actions: np.ndarray
+    mask: np.ndarray
+    terminate: np.ndarray
+    instruction: str
+    target: str
+    point: Point | None
+    episode: int
+    step: int
+    embodiment: str
+
+
+@dataclasses.dataclass
+class QuestionItem:
+    """A picture pair and one question on it, answered by words or by a point of the first camera's picture."""
+
+    images: Images
+    question: str
+    answer: str | None
+    point: Point | None
+    type: str
+
+
+class Source(Generic[T]):
+    """A data set as a mixture draws from it. Making one touches no file; it is opened at its first use.
+
+    Args:
+        folder: holds `card.yaml` and `shard-*.tar`.
+        weight: share of the draws, relative to the other sources of a mixture.
+        loss_weight: what the loss of its tokens is multiplied by.
+        split: "val" is the last `holdout` share (at least one), "train" the rest, "all" both.
+        holdout: share of the episodes, or pictures, that is kept back.
+        cache: whether decoded pictures are kept in memory (12 KiB per 64-pixel picture).
+        augment: applied in order: (images, point, rng) -> (images, point).
+    """
+
+    kind = ""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        weight: float = 1.0,
+        loss_weight: float = 1.0,
+        split: Literal["train", "val", "all"] = "all",
+        holdout: float = 0.1,
+        cache: bool = False,
+        augment: Sequence[Augment] = (),
+    ):
+        if split not in ("train", "val", "all") or not 0 < holdout < 1:
+            raise UserError(f"split {split!r}, holdout {holdout}", str(folder), "train, val or all; a share between 0 and 1")
+        self.folder, self.weight, self.loss_weight = Path(folder), weight, loss_weight
+        self.split, self.holdout, self.cache, self.augment = split, holdout, cache, list(augment)
+
+    def __getstate__(self) -> dict:
+        # A spawned worker opens the data set itself: cheaper than sending it the pictures.
+        opened = ("card", "index", "_rows", "_pictures", "_table")
+        return {name: value for name, value in self.__dict__.items() if name not in opened}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def item(self, i: int, rng: np.random.Generator) -> T:
+        """Sample i of the split; whatever is drawn in it comes from `rng`."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def card(self) -> DatasetCard:
+        """The data set's card; UserError where it is of another kind of data."""
+        card = DatasetCard.load(self.folder)
+        if card.kind != self.kind:
+            raise UserError(f"a {card.kind} data set, not {self.kind}", str(self.folder), "use RobotSource or QuestionSource")
+        return card
+
+    @functools.cached_property
+    def index(self) -> ShardIndex:
+        # The card first: its message about a wrong folder or kind is the clearer one.
+        _ = self.card
+        return ShardIndex(self.folder)
+
+    @property
+    def _rows(self) -> np.ndarray:
+        """Which rows of the data set are in the split."""
+        raise NotImplementedError
+
+    def _part(self, count: int) -> slice:
+        """Which of `count` episodes or pictures are in the split."""
+        middle = count - max(round(count * self.holdout), 1)
+        if self.split != "all" and middle < 1:
+            raise UserError(f"{count} episodes or pictures are too few to hold some back", str(self.folder), "use split: all")
+        return {"train": slice(0, middle), "val": slice(middle, count), "all": slice(0, count)}[self.split]
+
+    def _change(self, images: Images, point: Point | None, rng: np.random.Generator) -> tuple[Images, Point | None]:
+        for augment in self.augment:
+            images, point = augment(images, point, rng)
+        return images, point
+
+
+class RobotSource(Source[RobotItem]):
+    """Robot episodes: one sample per step, with the actions from there on. Splits are by episode.
+
+    Args:
+        chunk: K, the actions per sample; None: to be set before the first draw, to the contract's.
+    """
+
+    kind = "robot"
+
+    def __init__(self, folder: str | Path, weight: float = 1.0, loss_weight: float = 1.0, chunk: int | None = None, **kwargs):
+        super().__init__(folder, weight, loss_weight, **kwargs)
+        self.chunk = chunk
+
+    @functools.cached_property
+    def _table(self) -> Steps:
+        return read_steps(self.index, self.card.spec)
+
+    @functools.cached_property
+    def _rows(self) -> np.ndarray:
+        episodes = np.unique(self._table.episode)
+        return np.flatnonzero(np.isin(self._table.episode, episodes[self._part(len(episodes))]))
+
+    @functools.cached_property
+    def _pictures(self) -> Pictures:
+        return Pictures(self.index, self.card.spec.cameras, self._table.record[self._rows] if self.cache else ())
+
+    @property
+    def actions(self) -> np.ndarray:
+        """All actions of the split, float32 [N, A]."""
+        return self._table.action[self._rows]
+
+    @property
+    def states(self) -> np.ndarray:
+        """All states of the split, float32 [N, S]."""
+        return self._table.state[self._rows]
+
+    def item(self, i: int, rng: np.random.Generator) -> RobotItem:
+        if not self.chunk or self.chunk < 1:
+            raise UserError(f"the chunk length is {self.chunk}", str(self.folder), "set `chunk` to the contract's")
+        table, row = self._table, self._rows[i]
+        ahead = row + np.arange(self.chunk)
+        inside = np.minimum(ahead, table.end[row] - 1)
+        said = table.said[row]
+        images, point = self._change(self._pictures(int(table.record[row])), said.point, rng)
+        return RobotItem(
+            images=images,
+            state=table.state[row],
+            actions=table.action[inside],
+            mask=ahead < table.end[row],
+            terminate=table.terminate[inside],
+            instruction=said.instruction,
+            target=said.target,
+            point=point,
+            episode=int(table.episode[row]),
+            step=int(table.step[row]),
+            embodiment=said.embodiment,
+        )
+
+
+class QuestionSource(Source[QuestionItem]):
+    """Pictures with questions: one sample per picture, one of its questions drawn each time. Splits are by picture.
+
+    A picture without questions is no sample.
+
+    Args:
+        types: question type -> how often it is drawn, relative to the others; those not named count 1.
+    """
+
+    kind = "questions"
+
+    def __init__(
+        self, folder: str | Path, weight: float = 1.0, loss_weight: float = 1.0, types: dict[str, float] | None = None, **kwargs
+    ):
+        super().__init__(folder, weight, loss_weight, **kwargs)
+        self.types = types or {}
+
+    @functools.cached_property
+    def _table(self) -> list[list[dict]]:
+        return [_read_questions(self.index, record) for record in range(len(self.index))]
+
+    @functools.cached_property
+    def _rows(self) -> np.ndarray:
+        # The split comes first: it must not depend on which types are drawn.
+        asked = np.flatnonzero([bool(questions) for questions in self._table])
+        part = asked[self._part(len(asked))]
+        return np.array([i for i in part if any(self.types.get(q["type"], 1) > 0 for q in self._table[i])], np.int64)
+
+    @functools.cached_property
+    def _pictures(self) -> Pictures:
+        return Pictures(self.index, self.card.spec.cameras, self._rows.tolist() if self.cache else ())
+
+    def questions(self, i: int) -> list[dict]:
+        """All questions on picture i of the split: {"type", "question", and "answer" or "point"}."""
+        return self._table[self._rows[i]]
+
+    def item(self, i: int, rng: np.random.Generator, which: int | None = None) -> QuestionItem:
+        """Picture i of the split with one question: the drawn one, or `which` of `questions(i)`."""
+        asked = self.questions(i)
+        if which is None:
+            weights = np.array([self.types.get(q["type"], 1.0) for q in asked], np.float64)
+            which = int(rng.choice(len(asked), p=weights / weights.sum()))
+        chosen = asked[which]
+        point = tuple(chosen["point"]) if "point" in chosen else None
+        images, point = self._change(self._pictures(int(self._rows[i])), point, rng)
+        return QuestionItem(images, chosen["question"], chosen.get("answer"), point, chosen["type"])
+
+
+def _read_questions(index: ShardIndex, record: int) -> list[dict]:
+    where = index.where(record, "json")
+    questions = decode_json(index.read(record, ("json",))["json"], where).get("questions")
+    if not isinstance(questions, list):
+        raise UserError("it holds no list of questions", where)
+    for q in questions:
+        complete = isinstance(q, dict) and isinstance(q.get("type"), str) and isinstance(q.get("question"), str)
+        if not complete or ("answer" in q) == ("point" in q):
+            raise UserError(f"not a question: {q}", where, "it has type, question, and either answer or point")
+    return questions

@@ -1,0 +1,27 @@
+"""The one exception that a user's mistake raises."""
+
+
+class UserError(Exception):
+    """Something the user can mend: what went wrong, where, and what to do about it.
+
+    The command line prints the message without a traceback and exits with code 2.
+
+    Args:
+        what: what went wrong, with the offending value.
+        where: the file, record or key it happened at ("" where it is nowhere in particular).
+        fix: what to do about it ("" where nothing sensible can be said).
+    """
+
+    def __init__(self, what: str, where: str = "", fix: str = ""):
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        parts = [f"{self.where}: {self.what}" if self.where else self.what]
+        if self.fix:
+            parts.append(f"To mend it: {self.fix}")
+        return "\n".join(parts)
+
+
+class ContractMismatch(UserError):
+    """Two sides hold different contracts, or an observation does not fit the contract."""

@@ -1,0 +1,84 @@
+"""The configuration of the small vision-language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from vla.errors import UserError
+
+# A residual network that stops at stride 8; one normalisation group instead of batch statistics, so that training
+# equals evaluation and the company a picture is in has no influence on it.
+VISION = {
+    "layers": [1, 1, 1, 1],
+    "channels": [32, 96, 96, 96],
+    "stem_width": 8,
+    "norm_layer": "groupnorm1",
+    "zero_init_last": False,
+}
+TEXT = {
+    "model_type": "gpt_neox",
+    "hidden_size": 192,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+    "hidden_act": "gelu",
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5},
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 1024,
+}
+
+
+class TinyVLMConfig(PreTrainedConfig):
+    """A timm vision network, a projector and a causal language model of transformers.
+
+    Attributes:
+        text_config: configuration of any causal language model that takes `inputs_embeds` and a 4-D mask; a dict with
+            `model_type`, or a config object. Missing entries of the default model come from `TEXT`.
+        vision_name: a network of `timm.create_model` that has `features_only`.
+        vision_args: its further arguments (plain JSON types).
+        stride: picture pixels per side of one cell of the feature map; the network must have a feature of that stride.
+        image_size: side of the square pictures, in pixels.
+        pools: one per camera: the map is averaged over pools x pools cells, so a camera has
+            (image_size / stride / pool)^2 tokens.
+        image_token_id: the placeholder in `input_ids`, once per image token.
+        prefix: whether tokens of the prefix see the whole prefix or only what stands before them.
+    """
+
+    model_type = "vla-tiny"
+    sub_configs = {"text_config": AutoConfig}  # type: ignore[assignment]
+
+    text_config: Any = None
+    vision_name: str = "resnet10t"
+    vision_args: dict = None  # type: ignore[assignment]  # None is VISION
+    stride: int = 8
+    image_size: int = 64
+    pools: list = None  # type: ignore[assignment]  # None is [1, 2]
+    image_token_id: int = 3
+    prefix: str = "bidirectional"
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        if self.text_config is None or isinstance(self.text_config, dict):
+            text = dict(self.text_config or {})
+            if text.get("model_type", TEXT["model_type"]) == TEXT["model_type"]:
+                text = {**TEXT, **text}
+            self.text_config = AutoConfig.for_model(text.pop("model_type"), **text)
+        self.vision_args = dict(VISION) if self.vision_args is None else self.vision_args
+        self.pools = list(self.pools or (1, 2))
+        if self.prefix not in ("bidirectional", "causal"):
+            raise UserError(f"prefix {self.prefix!r}", "model configuration", "one of bidirectional, causal")
+        for pool in self.pools:
+            if self.image_size % (self.stride * pool):
+                raise UserError(
+                    f"pictures of {self.image_size} px do not divide into cells of {self.stride} x {pool} px",
+                    "model configuration",
+                    "choose image_size, stride and pools so that they divide",
+                )
+        super().__post_init__(**kwargs)
+
+    @property
+    def image_tokens(self) -> list[int]:
+        """Tokens per camera."""
+        return [(self.image_size // self.stride // pool) ** 2 for pool in self.pools]

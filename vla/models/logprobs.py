@@ -1,0 +1,32 @@
+"""The one log-probability function: supervised loss, decoding, scoring and policy gradients all use it."""
+
+from __future__ import annotations
+
+import torch
+
+
+def token_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """log softmax(logits)[ids] in float32: logits [..., V], ids [...] -> [...].
+
+    It is the gathered logit minus the log-sum-exp, which spares the table of log-probabilities.
+    """
+    logits = logits.float()
+    return logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(-1)
+
+
+def masked_sum(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Sum of each row's values where the mask holds: [..., L] -> [...], the log-probability of a whole answer."""
+    return values.masked_fill(~mask, 0.0).sum(-1)
+
+
+def scored(labels: torch.Tensor) -> torch.Tensor:
+    """Positions whose logits are needed: [B, L] bool, True at p where token p + 1 has a label (-100 is none)."""
+    needed = torch.zeros_like(labels, dtype=torch.bool)
+    needed[:, :-1] = labels[:, 1:] != -100
+    return needed
+
+
+def allowed_mass(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Share of the probability that falls on `ids` [K]: logits [..., V] -> [...]."""
+    logits = logits.float()
+    return (logits[..., ids].logsumexp(-1) - logits.logsumexp(-1)).exp()

@@ -1,0 +1,148 @@
+"""The small vision-language model: a timm network, a projector and a causal language model as one PreTrainedModel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from vla.errors import UserError
+from vla.models.attention import NAME, additive, visible
+from vla.models.config import TinyVLMConfig
+from vla.models.logprobs import scored, token_logprobs
+from vla.models.vision import Vision
+
+
+class TinyVLM(PreTrainedModel, GenerationMixin):
+    """Image tokens stand in the places of `<image>`; the prefix sees itself whole, an answer what stands before it.
+
+    Logits are products with the embedding (tied), computed only where they are asked for.
+    """
+
+    config_class = TinyVLMConfig
+    main_input_name = "input_ids"
+    base_model_prefix = ""
+    input_modalities = ["image", "text"]
+
+    def __init__(self, config: TinyVLMConfig):
+        super().__init__(config)
+        self.vision = Vision(config)
+        # timm's and torch's initialisation by fan-in is wanted there: 0.02 would drown the picture in its positions.
+        for module in self.vision.modules():
+            module._is_hf_initialized = True  # type: ignore[assignment]
+        self.language = AutoModel.from_config(config.text_config, attn_implementation=NAME)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language.set_input_embeddings(value)
+
+    def hidden(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        prefix_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = False,
+    ) -> BaseModelOutputWithPast:
+        """The language model's last states [B, L, D]; arguments as in `forward`."""
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if attention_mask is None:
+            attention_mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1])
+        attention = attention_mask.bool()
+        if self.config.prefix == "causal":
+            prefix = torch.zeros_like(attention)
+        elif prefix_mask is not None:
+            prefix = prefix_mask.bool() & attention
+        else:  # a prompt alone is all prefix; what follows a cached one is not
+            prefix = attention if past == 0 else torch.zeros_like(attention)
+        embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is not None:
+            embeds = self._place(embeds, input_ids, self.vision(pixel_values))
+        device = input_ids.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeds.dtype
+        embeds = embeds.to(dtype)  # else the residual stream stays float32 under autocast, and every block casts it to and fro
+        if position_ids is None:  # padding takes no place, so a prompt's positions are the same alone and in company
+            position_ids = (attention.long().cumsum(1) - 1).clamp_min(0)[:, past:]
+        return self.language(
+            inputs_embeds=embeds,
+            attention_mask=additive(visible(attention, prefix, past), dtype),
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+        )
+
+    def _place(self, embeds: torch.Tensor, ids: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        places = (ids == self.config.image_token_id).nonzero(as_tuple=True)
+        if len(places[0]) != image.shape[0] * image.shape[1]:
+            raise UserError(
+                f"{len(places[0])} <image> tokens for {image.shape[0]} samples with {image.shape[1]} image tokens each",
+                "model input",
+                "put as many placeholders into the prompt as the processor's image_tokens say",
+            )
+        return embeds.index_put(places, image.flatten(0, 1).to(embeds.dtype))
+
+    def logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Scores of the words (or of the words `rows` alone): [..., D] -> [..., V or len(rows)]."""
+        weight: Any = self.get_input_embeddings().weight
+        return nn.functional.linear(hidden, weight if rows is None else weight[rows])
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        prefix_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        logits_positions: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = False,
+        **_,
+    ) -> CausalLMOutputWithPast:
+        """Scores the next words.
+
+        Args:
+            input_ids: [B, L]; `<image>` once per image token.
+            pixel_values: [B, C, 3, H, W] in [-1, 1], cameras in the contract's order; None once the pictures are in the cache.
+            attention_mask: [B, past + L], 0 is padding; None is no padding.
+            prefix_mask: [B, past + L], 1 where a token belongs to the bidirectional prefix. None: all of a first call without
+                labels, what stands before the first label with them, nothing of what follows a cached prompt.
+            labels: [B, L] aligned with `input_ids`, -100 is not scored.
+            logits_positions: [B, L] bool, where logits are wanted (of the token after). None: where labels need them, else all.
+            past_key_values, use_cache, position_ids: as in transformers.
+
+        Returns:
+            `logits` [N, V] of the N wanted positions, row by row ([B, L, V] if all); `loss` is the mean over the labels.
+        """
+        if labels is not None:
+            logits_positions = scored(labels)
+            prefix_mask = (labels != -100).cumsum(1) == 0 if prefix_mask is None else prefix_mask
+        out = self.hidden(input_ids, pixel_values, attention_mask, prefix_mask, position_ids, past_key_values, use_cache)
+        hidden: Any = out.last_hidden_state
+        logits = self.logits(hidden if logits_positions is None else hidden[logits_positions])
+        loss = None if labels is None else -token_logprobs(logits, labels[:, 1:][scored(labels)[:, :-1]]).mean()
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values)
+
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, pixel_values=None, attention_mask=None, **kwargs):
+        """What `GenerationMixin.generate` feeds: the pictures and the prefix with the prompt only."""
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        return {
+            "input_ids": input_ids[:, past:],
+            "pixel_values": pixel_values if past == 0 else None,
+            "prefix_mask": kwargs.get("prefix_mask") if past == 0 else None,
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+            "use_cache": True,
+        }
+
+
+AutoConfig.register(TinyVLMConfig.model_type, TinyVLMConfig, exist_ok=True)
+AutoModelForImageTextToText.register(TinyVLMConfig, TinyVLM, exist_ok=True)

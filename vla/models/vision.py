@@ -1,0 +1,75 @@
+"""Pictures to tokens of the language model's width."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import timm
+import torch
+from einops import rearrange
+from torch import nn
+
+from vla.errors import UserError
+from vla.models.config import TinyVLMConfig
+
+
+class Vision(nn.Module):
+    """A convolutional map per camera, pooled, projected and told where it is.
+
+    Two-dimensional sine-cosine positions and the camera's embedding are added after the projection: a token's place is then a
+    linear read-out for the language model, without which *where* questions stay long on a plateau.
+    """
+
+    def __init__(self, config: TinyVLMConfig):
+        super().__init__()
+        self.config, width = config, config.text_config.hidden_size
+        self.network, channels = _network(config)
+        self.project = nn.Sequential(nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width))
+        self.camera = nn.Parameter(0.02 * torch.randn(len(config.pools), width))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels [B, C, 3, H, W] in [-1, 1] -> tokens [B, N, D], camera after camera, row by row."""
+        batch, cameras, _, height, width = pixels.shape
+        size = self.config.image_size
+        if (cameras, height, width) != (len(self.config.pools), size, size):
+            raise UserError(
+                f"{cameras} pictures of {height} x {width}", "vision input", f"give {len(self.config.pools)} of {size} x {size}"
+            )
+        flat = rearrange(pixels, "b c rgb h w -> (b c) rgb h w").contiguous(memory_format=torch.channels_last)
+        maps = rearrange(self.network(flat)[0], "(b c) d h w -> c b d h w", b=batch)
+        tokens = []
+        for pool, map_, camera in zip(self.config.pools, maps, self.camera, strict=True):
+            pooled = rearrange(nn.functional.avg_pool2d(map_, pool) if pool > 1 else map_, "b d h w -> b (h w) d")
+            place = positions(size // self.config.stride // pool, len(camera)).to(camera)
+            tokens.append(self.project(pooled) + (place + camera))
+        return self.norm(torch.cat(tokens, 1))
+
+
+def _network(config: TinyVLMConfig) -> tuple[nn.Module, int]:
+    """The timm network cut at the feature of the wanted stride, and that feature's channels."""
+    args = config.vision_args or {}
+    info: Any = timm.create_model(config.vision_name, pretrained=False, features_only=True, **args).feature_info
+    reductions = info.reduction()
+    if config.stride not in reductions:
+        raise UserError(
+            f"{config.vision_name} has no feature of stride {config.stride}", "model configuration", f"one of {reductions}"
+        )
+    index = reductions.index(config.stride)
+    network = timm.create_model(config.vision_name, pretrained=False, features_only=True, out_indices=(index,), **args)
+    return network.to(memory_format=torch.channels_last), info.channels()[index]
+
+
+def positions(side: int, width: int) -> torch.Tensor:
+    """Sine-cosine code [side * side, width] of the cells' centres, row by row; half the width says the row, half the column.
+
+    Wavelengths run geometrically from four pictures down to two cells of an 8 x 8 grid, so that equal places have equal codes
+    in grids of different pooling.
+    """
+    centres = (torch.arange(side) + 0.5) / side
+    quarter = -(-width // 4)
+    angles = 2 * math.pi * centres[:, None] * torch.logspace(math.log10(0.25), math.log10(4.0), quarter)
+    code = torch.cat([angles.sin(), angles.cos()], 1)
+    rows, columns = code[:, None].expand(-1, side, -1), code[None].expand(side, -1, -1)
+    return torch.cat([rows, columns], -1).reshape(side * side, -1)[:, :width]

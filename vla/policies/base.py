@@ -1,0 +1,135 @@
+"""What a policy is: observations in, action chunks out, and the wrappers that execute chunks step by step.
+
+Numpy only: simulation workers and robot clients import this module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from vla.contract import PolicyContract
+
+
+@dataclasses.dataclass
+class Observation:
+    """What one stream (an environment slot or a client) sees at one control step.
+
+    Attributes:
+        id: names the stream; a policy keeps its state per id.
+        images: camera name -> upright RGB picture, uint8 [H, W, 3].
+        state: proprioception in the contract's order and units, float [S].
+        instruction: what the robot is told, free text.
+        embodiment: which of the contract's embodiments this is; "" is the contract's default.
+    """
+
+    id: str
+    images: dict[str, np.ndarray]
+    state: np.ndarray
+    instruction: str
+    embodiment: str = ""
+
+
+@dataclasses.dataclass
+class ActionChunk:
+    """The next actions of one stream.
+
+    Attributes:
+        actions: [T, A], in the contract's order and physical units.
+        terminate: [T] bool, True where the policy says that the task is done.
+        info: whatever the policy adds (its plan, valid mass, status, timings).
+    """
+
+    actions: np.ndarray
+    terminate: np.ndarray
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything that acts: a local model, a server, a scripted expert."""
+
+    contract: PolicyContract
+
+    def reset(self, ids: Sequence[str]) -> None:
+        """Forgets what is kept for these streams."""
+        ...
+
+    def act(self, observations: list[Observation]) -> list[ActionChunk]:
+        """One chunk per observation, in the same order."""
+        ...
+
+
+class RecedingHorizon:
+    """Executes the first `execute` actions of each chunk, then asks the policy again.
+
+    `act` returns chunks of one action. Streams that still hold actions cost no policy call.
+
+    Args:
+        policy: the policy to wrap.
+        execute: actions taken of each chunk; 0 takes the contract's `execute`.
+    """
+
+    def __init__(self, policy: Policy, execute: int = 0):
+        self.policy, self.contract = policy, policy.contract
+        self.execute = execute or policy.contract.execute
+        self._queues: dict[str, list[ActionChunk]] = {}
+
+    def reset(self, ids: Sequence[str]) -> None:
+        for stream in ids:
+            self._queues.pop(stream, None)
+        self.policy.reset(ids)
+
+    def needs(self, stream: str) -> bool:
+        """Whether the next step of this stream will look at its picture (else it need not be rendered)."""
+        return not self._queues.get(stream)
+
+    def act(self, observations: list[Observation]) -> list[ActionChunk]:
+        hungry = [o for o in observations if self.needs(o.id)]
+        for observation, chunk in zip(hungry, self.policy.act(hungry) if hungry else [], strict=True):
+            self._queues[observation.id] = [
+                ActionChunk(chunk.actions[i : i + 1], chunk.terminate[i : i + 1], chunk.info)
+                for i in range(min(self.execute, len(chunk.actions)))
+            ]
+        return [self._queues[o.id].pop(0) for o in observations]
+
+
+class TemporalEnsemble:
+    """Asks the policy at every step and averages what the overlapping chunks say of this step.
+
+    Weights are exp(-decay * age), the newest chunk having age 0 (ACT, Zhao et al. 2023, section IV, with the order turned
+    round: there the oldest weighs most). Dimensions in `last` (a gripper) are taken from the newest chunk instead.
+
+    Args:
+        policy: the policy to wrap.
+        decay: how fast older chunks lose weight.
+        last: indices of action dimensions that are never averaged.
+    """
+
+    def __init__(self, policy: Policy, decay: float = 0.5, last: Sequence[int] = (-1,)):
+        self.policy, self.contract = policy, policy.contract
+        self.decay, self.last = decay, list(last)
+        self._chunks: dict[str, list[np.ndarray]] = {}
+
+    def reset(self, ids: Sequence[str]) -> None:
+        for stream in ids:
+            self._chunks.pop(stream, None)
+        self.policy.reset(ids)
+
+    def needs(self, stream: str) -> bool:
+        return True
+
+    def act(self, observations: list[Observation]) -> list[ActionChunk]:
+        answers = []
+        for observation, chunk in zip(observations, self.policy.act(observations), strict=True):
+            kept = [c[1:] for c in self._chunks.get(observation.id, []) if len(c) > 1] + [chunk.actions]
+            self._chunks[observation.id] = kept
+            ages = np.arange(len(kept))[::-1]
+            weights = np.exp(-self.decay * ages)
+            action = np.average([c[0] for c in kept], axis=0, weights=weights)
+            action[self.last] = chunk.actions[0, self.last]
+            answers.append(ActionChunk(action[None], chunk.terminate[:1], chunk.info))
+        return answers

@@ -1,0 +1,87 @@
+"""A vision-language model in this process as a policy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vla.contract import PolicyContract
+from vla.examples import Example, Examples
+from vla.models.decode import Decoded, generate
+from vla.models.load import load_vlm
+from vla.policies.base import ActionChunk, Observation
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the model says to a question: words, and a point (right, down; 0 to 1) if it answers with a place."""
+
+    text: str
+    point: tuple[float, float] | None
+
+
+class LocalPolicy:
+    """Acts by writing action tokens, restricted to the legal ids of each position, greedily.
+
+    Every call has one declared batch shape: it is padded to `batch` rows and the prompts to a bucket, so that an answer does not
+    depend on which other observations came with it.
+
+    Args:
+        model, processor: as `load_vlm` gives them.
+        contract: what the model was trained on.
+        batch: rows per call of the model.
+        valid_mass: whether chunks report the unrestricted probability of legal tokens.
+    """
+
+    def __init__(self, model: Any, processor: Any, contract: PolicyContract, batch: int = 1, valid_mass: bool = False):
+        self.model, self.contract, self.batch, self.valid_mass = model.eval(), contract, batch, valid_mass
+        self.examples = Examples(contract, processor)
+
+    @classmethod
+    def from_export(cls, folder: str | Path, batch: int = 1) -> LocalPolicy:
+        """Reads a folder that `vla export` wrote."""
+        contract = PolicyContract.load(folder)
+        model, processor = load_vlm(folder)
+        return cls(model, processor, contract, batch)
+
+    def reset(self, ids: Sequence[str]) -> None:
+        """Nothing is kept between calls."""
+
+    def act(self, observations: list[Observation]) -> list[ActionChunk]:
+        # One embodiment has one list of legal ids.
+        by_name: dict[str, list[int]] = {}
+        for place, observation in enumerate(observations):
+            by_name.setdefault(observation.embodiment, []).append(place)
+        answers: dict[int, ActionChunk] = {}
+        for name, places in by_name.items():
+            allowed = self.examples.allowed(name)
+            for start in range(0, len(places), self.batch):
+                rows = places[start : start + self.batch]
+                out = self._write([self.examples.act(observations[p]) for p in rows], allowed=allowed, valid_mass=self.valid_mass)
+                for row, place in enumerate(rows):
+                    answers[place] = self.examples.chunk(out.ids[row].numpy(), name)
+                    if out.valid_mass is not None:
+                        answers[place].info["valid_mass"] = float(out.valid_mass[row].mean())
+        return [answers[place] for place in range(len(observations))]
+
+    def ask(self, images: list[dict[str, np.ndarray]], questions: list[str], limit: int = 8) -> list[Answer]:
+        """Answers questions on pictures (camera name -> uint8 [H, W, 3]) with the whole vocabulary open."""
+        answers = []
+        for start in range(0, len(questions), self.batch):
+            pairs = zip(images[start : start + self.batch], questions[start : start + self.batch], strict=True)
+            examples = [self.examples.ask(i, q) for i, q in pairs]
+            out = self._write(examples, max_new_tokens=limit, eos_id=self.examples.vocabulary.eos_id)
+            answers += [Answer(*self.examples.answer(row.numpy())) for row in out.ids[: len(examples)]]
+        return answers
+
+    def _write(self, examples: list[Example], **how: Any) -> Decoded:
+        padded = examples + [examples[0]] * (self.batch - len(examples))
+        batch = self.examples.batch(padded)
+        return generate(
+            self.model, batch["input_ids"], batch["prefix_mask"], batch["attention_mask"], batch["pixel_values"], **how
+        )

@@ -1,0 +1,201 @@
+"""report.html: one page that says what came out, plainly, and shows it. Nothing on it is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vla.report.bars import Bar, bars, lookup
+from vla.report.plots import Logged, curves
+
+# Name in report.json -> what a reader is told it is. Shares of all episodes except where the words say otherwise.
+RATES = {
+    "success": ("Success", "the named object lifted, no other before it"),
+    "wrong_object": ("Wrong object", "another object lifted and held"),
+    "execution": ("Execution", "some object held up"),
+    "recognition": ("Recognition", "the named one first, of the executed"),
+    "swapped_instruction": ("Swapped instruction", "same scenes, the other object named and lifted"),
+    "empty_instruction": ("Empty instruction", "the once-named object lifted without being told"),
+    "vqa": ("Questions", "answered rightly on held-out scenes, mean over types"),
+    "vqa.blank": ("Questions, blank picture", "the same model without seeing"),
+    "vqa.lead": ("Lead over blank", "what the picture is worth"),
+    "valid_mass": ("Valid mass", "probability on valid action words, unconstrained"),
+    "expert": ("Scripted expert", "the ceiling: what wrote the demonstrations"),
+}
+KEYS = {
+    "vqa": "vqa.accuracy",
+    "vqa.blank": "vqa.blank_accuracy",
+    "vqa.lead": "vqa.accuracy - vqa.blank_accuracy",
+    "valid_mass": "valid_mass",
+}
+
+
+def write_report(
+    path: str | Path,
+    data: Mapping[str, Any],
+    *,
+    videos: Sequence[Mapping[str, Any]] = (),
+    samples: Sequence[Mapping[str, Any]] = (),
+    metrics: Logged | None = None,
+) -> Path:
+    """Writes report.html; what is missing is left out. Videos not yet beside it are copied to `videos/`.
+
+    Args:
+        path: the file to write.
+        data: what report.json holds; also `notes` (sentences shown on top), `starting_points` ({"tiny": {...}, "scratch": {...}},
+            numbers by name), `command`, `hardware`, `title`.
+        videos: each {"path", "title", "note"?, "outcome"? ("success" | "failure")}, in the order of showing.
+        samples: each {"image" (uint8 [H, W, 3] or a file), "question", "answer", "truth", "correct"?, "point"? and "truth_point"?
+            ((u, v) in [0, 1], drawn on the picture)}.
+        metrics: metric name -> (steps, values), as `read_metrics` gives it.
+    """
+    import jinja2
+
+    path, data = Path(path), dict(data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = bars(data)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vla.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("template.html").render(
+        title=data.get("title", "Evaluation of a vision-language-action policy"),
+        headline=_headline(data),
+        verdict=_verdict(data, kept),
+        notes=data.get("notes", ()),
+        rates=[row for key in RATES if (row := _rate_row(data, key, kept))],
+        costs=[_cost(data, bar) for bar in kept if bar.unit in ("s", "MiB") and lookup(data, bar.key) is not None],
+        types=_types(data),
+        videos=[{**video, "path": _beside(path.parent, video["path"])} for video in videos],
+        charts={title: _data("image/svg+xml", svg.encode()) for title, svg in curves(metrics or {}).items()},
+        samples=[_sample(sample) for sample in samples],
+        times=_times(data.get("seconds", {})),
+        starts=_starts(data.get("starting_points", {})),
+        facts=_facts(data),
+    )
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(page, encoding="utf-8")
+    unfinished.replace(path)
+    return path
+
+
+def _headline(data: Mapping[str, Any]) -> str:
+    rate, n = lookup(data, "success.rate"), lookup(data, "success.n")
+    if rate is None or not n:
+        return "No rollouts were made"
+    return f"The robot lifted the object it was told to in {round(rate * n)} of {int(n)} unseen scenes"
+
+
+def _verdict(data: Mapping[str, Any], kept: Sequence[Bar]) -> dict[str, Any]:
+    values = {bar: value for bar in kept if (value := lookup(data, bar.key)) is not None}
+    missed = [
+        f"{bar.name}: {bar.show(value)}, {'at most' if bar.most else 'at least'} {bar.show(bar.limit)} was wanted"
+        for bar, value in values.items()
+        if not bar.holds(value)
+    ]
+    return {"count": len(values), "missed": missed}
+
+
+def _rate_row(data: Mapping[str, Any], key: str, kept: Sequence[Bar]) -> dict[str, Any] | None:
+    value = lookup(data, KEYS.get(key, f"{key}.rate"))
+    if value is None:
+        return None
+    bar = next((bar for bar in kept if bar.key == KEYS.get(key, f"{key}.rate")), None)
+    name, meaning = RATES[key]
+    low, high = lookup(data, f"{key}.low"), lookup(data, f"{key}.high")
+    row = {"name": name, "meaning": meaning, "at": _place(value), "value": (bar or kept[0]).show(value)}
+    if low is not None and high is not None:
+        row |= {"low": _place(low), "high": _place(high), "interval": f"{100 * low:.0f} to {100 * high:.0f} %"}
+    if n := lookup(data, f"{key}.n"):
+        row["n"] = int(n)
+    if bar:
+        row |= {"bar": _place(bar.limit), "most": bar.most, "limit": bar.show(bar.limit), "holds": bar.holds(value)}
+    return row
+
+
+def _place(share: float) -> float:
+    return round(100 * min(1.0, max(0.0, share)), 2)
+
+
+def _cost(data: Mapping[str, Any], bar: Bar) -> dict[str, Any]:
+    value = lookup(data, bar.key) or 0.0
+    return {"name": bar.name, "value": bar.show(value), "limit": bar.show(bar.limit), "holds": bar.holds(value)}
+
+
+def _types(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    by_type = data.get("vqa", {}).get("types", {})
+    return [
+        {"name": name, "value": f"{100 * value:.0f} %", "at": _place(value)}
+        for name, one in sorted(by_type.items())
+        if (value := lookup({"x": one}, "x.accuracy" if isinstance(one, dict) else "x")) is not None
+    ]
+
+
+def _beside(folder: Path, video: str | Path) -> str:
+    """The video's address relative to the page; one that lies elsewhere is copied to videos/."""
+    video = Path(video)
+    if not video.resolve().is_relative_to(folder.resolve()):
+        (folder / "videos").mkdir(exist_ok=True)
+        video = Path(shutil.copy2(video, folder / "videos" / video.name))
+    return video.resolve().relative_to(folder.resolve()).as_posix()
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+    image = sample["image"]
+    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(image).convert("RGB")
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    points = {k: [_place(x) for x in sample[k]] for k in ("point", "truth_point") if sample.get(k) is not None}
+    correct = sample.get("correct", sample["answer"] == sample["truth"])
+    return {**sample, **points, "correct": correct, "image": _data("image/png", file.getvalue())}
+
+
+def _times(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    stages = {name: value for name, value in seconds.items() if name != "total"}
+    total = max(seconds.get("total", 0.0), sum(stages.values()))
+    # What no stage accounts for is shown as well.
+    rest = total - sum(stages.values())
+    if stages and rest > 0.01 * total:
+        stages["other"] = rest
+    return [
+        {
+            "name": name,
+            "share": round(100 * value / total, 2),
+            "time": f"{value / 60:.1f} min" if value >= 60 else f"{value:.0f} s",
+        }
+        for name, value in stages.items()
+        if value > 0
+    ]
+
+
+def _starts(starts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    names = list(dict.fromkeys(name for numbers in starts.values() for name in numbers))
+    rows = [[name.replace("_", " "), *(_number(numbers.get(name)) for numbers in starts.values())] for name in names]
+    return {"names": list(starts), "rows": rows}
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _facts(data: Mapping[str, Any]) -> dict[str, str]:
+    facts = {"Command": data.get("command"), "Commit": data.get("commit"), "Hardware": data.get("hardware")}
+    versions = data.get("versions")
+    facts["Versions"] = ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, Mapping) else versions
+    hardware = facts["Hardware"]
+    if isinstance(hardware, Mapping):
+        facts["Hardware"] = ", ".join(f"{k} {v}" for k, v in hardware.items())
+    return {name: str(value) for name, value in facts.items() if value}

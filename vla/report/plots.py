@@ -1,0 +1,163 @@
+"""Learning curves as small SVG charts, read from a run's logs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from vla.errors import UserError
+
+Metrics = dict[str, tuple[list[float], list[float]]]
+"""Metric name -> (steps, values), in the order of the steps."""
+
+Logged = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+CHARTS: dict[str, tuple[str, ...]] = {
+    "Robot loss": ("*robot*loss*", "*loss*robot*"),
+    "Question loss": ("*question*loss*", "*loss*question*", "*vqa*loss*", "*loss*vqa*"),
+    "Action-token accuracy": ("*token_acc*", "*action*acc*"),
+    "Question accuracy": ("*question*acc*", "*vqa*acc*"),
+    "Decoded action error": ("*l1*",),
+    "Mean bin error": ("*bin_error*",),
+    "Probability on valid actions": ("*valid_mass*",),
+    "Rollout success": ("*rollout*success*", "success", "*/success"),
+}
+"""Chart title -> patterns of the metrics it draws, lower case; a metric goes to the first chart that wants it."""
+
+COLOURS = ("#0f766e", "#b4531f", "#4453a8", "#8a3b74")
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "font.size": 9,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "vla",
+    "axes.edgecolor": "#c4ccd4",
+    "axes.labelcolor": "#5a6875",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e6eaee",
+    "xtick.color": "#5a6875",
+    "ytick.color": "#5a6875",
+    "ytick.major.size": 0,
+    "xtick.major.size": 3,
+}
+
+
+def read_metrics(folder: str | Path) -> Metrics:
+    """What a run logged: every metrics.csv (Lightning's CSVLogger) or TensorBoard event file below the folder.
+
+    Raises:
+        UserError: nothing logged there.
+    """
+    folder, metrics = Path(folder), {}
+    for file in sorted(folder.rglob("metrics.csv")):
+        _add(metrics, _read_csv(file))
+    if not metrics:
+        for place in sorted({file.parent for file in folder.rglob("events.out.tfevents.*")}):
+            _add(metrics, _read_events(place))
+    if not metrics:
+        raise UserError("no metrics.csv and no TensorBoard events found", str(folder), "give the folder the logger wrote")
+    for name, points in metrics.items():
+        pairs = sorted(zip(*points, strict=True), key=lambda pair: pair[0])
+        metrics[name] = ([s for s, _ in pairs], [v for _, v in pairs])
+    return metrics
+
+
+def _add(metrics: Metrics, more: Metrics) -> None:
+    for name, (steps, values) in more.items():
+        kept = metrics.setdefault(name, ([], []))
+        kept[0].extend(steps)
+        kept[1].extend(values)
+
+
+def _read_csv(file: Path) -> Metrics:
+    metrics: Metrics = {}
+    with file.open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            for name, value in row.items():
+                if name not in ("step", "epoch") and value and row.get("step"):
+                    steps, values = metrics.setdefault(name, ([], []))
+                    steps.append(float(row["step"]))
+                    values.append(float(value))
+    return metrics
+
+
+def _read_events(folder: Path) -> Metrics:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {
+        name: ([float(e.step) for e in events.Scalars(name)], [float(e.value) for e in events.Scalars(name)])
+        for name in events.Tags()["scalars"]
+    }
+
+
+def curves(
+    metrics: Mapping[str, tuple[Sequence[float], Sequence[float]]], charts: Mapping[str, tuple[str, ...]] = CHARTS
+) -> dict[str, str]:
+    """One SVG per chart for which there is a metric with at least two finite points: chart title -> SVG text."""
+    drawn, answer = set(), {}
+    for title, patterns in charts.items():
+        names = [n for n in metrics if n not in drawn and any(fnmatch(n.lower(), p) for p in patterns)]
+        lines = {name: _finite(*metrics[name]) for name in names}
+        lines = {name: points for name, points in lines.items() if len(points[0]) > 1}
+        drawn.update(lines)
+        if lines:
+            answer[title] = _chart(lines)
+    return answer
+
+
+def _finite(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    pairs = [(s, v) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
+    return [s for s, _ in pairs], [v for _, v in pairs]
+
+
+def smooth(values: Sequence[float], span: int) -> list[float]:
+    """Exponential mean with the weight of `span` values, without the bias of its first value."""
+    keep, level, weight, answer = 1 - 2 / (span + 1), 0.0, 0.0, []
+    for value in values:
+        level, weight = keep * level + (1 - keep) * value, keep * weight + (1 - keep)
+        answer.append(level / weight)
+    return answer
+
+
+def _chart(lines: Mapping[str, tuple[list[float], list[float]]]) -> str:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.6, 2.1), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        for (name, (steps, values)), colour in zip(lines.items(), COLOURS * len(lines), strict=False):
+            # A long noisy line is shown pale, with its mean on top; a short one is its points.
+            if len(values) > 40:
+                axes.plot(steps, values, color=colour, alpha=0.22, linewidth=0.8)
+                values = smooth(values, max(3, len(values) // 12))
+                axes.plot(steps, values, color=colour, linewidth=1.7, label=name)
+            else:
+                axes.plot(steps, values, color=colour, linewidth=1.7, marker="o", markersize=3.2, label=name)
+        top = max(max(values) for _, values in lines.values())
+        low = min(min(values) for _, values in lines.values())
+        # From zero, so that heights can be compared; shares to one.
+        axes.set_ylim(min(0, low), 1.02 if 0.5 < top <= 1 and low >= 0 else None)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.set_xlabel("step", loc="right")
+        if len(lines) > 1:
+            axes.legend(frameon=False, fontsize=8, handlelength=1.2, labelcolor="#16202b")
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return file.getvalue()

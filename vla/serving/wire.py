@@ -1,0 +1,121 @@
+"""What travels between a policy server and its clients, both ways: arrays in JSON and in msgpack, never a pickle.
+
+JSON arrays have the form of json_numpy, which OpenVLA's clients speak: {"__numpy__": base64, "dtype", "shape"}. msgpack arrays
+have openpi's form: a map with the byte keys __ndarray__, data, dtype, shape.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from typing import Any
+
+import numpy as np
+
+from vla.errors import UserError
+
+MAX_BYTES = 32 * 2**20
+"""The longest request that a server reads."""
+
+
+def encode_array(array: np.ndarray) -> dict[str, Any]:
+    """The array as a JSON object."""
+    return {"__numpy__": base64.b64encode(array.tobytes()).decode(), "dtype": array.dtype.str, "shape": list(array.shape)}
+
+
+def decode_array(data: dict[str, Any], where: str) -> np.ndarray:
+    """Reads what `encode_array` wrote; the array is its own and writable.
+
+    Raises:
+        UserError: a missing field, a dtype that is not a number's, bytes that do not fill the shape.
+    """
+    try:
+        content, dtype, shape = data["__numpy__"], data["dtype"], data["shape"]
+    except KeyError as error:
+        raise UserError(
+            f"array without {error}", where, 'send {"__numpy__": base64, "dtype": "|u1", "shape": [64, 64, 3]}'
+        ) from None
+    return _array(decode_base64(content, where), dtype, shape, where)
+
+
+def decode_base64(text: Any, where: str) -> bytes:
+    """Bytes of standard base64; UserError for anything else."""
+    if not isinstance(text, str):
+        raise UserError(f"expected base64 text, got {type(text).__name__}", where)
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UserError(f"not base64: {error}", where, "send standard base64 without a data: prefix or line breaks") from None
+
+
+def _array(content: bytes, dtype: Any, shape: Any, where: str) -> np.ndarray:
+    """The array, checked before anything is allocated: a huge shape with little data costs nothing."""
+    try:
+        kind = np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError):
+        raise UserError(f"unknown dtype {str(dtype)[:40]!r}", where, "uint8 for pictures, float32 for states") from None
+    if kind.kind not in "biuf" or kind.shape:
+        raise UserError(f"dtype {str(dtype)[:40]!r} is refused", where, "send plain numbers or booleans")
+    if not isinstance(shape, list | tuple) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
+        raise UserError(f"not a shape: {str(shape)[:60]}", where, "a list of at most eight whole numbers")
+    if math.prod(shape) * kind.itemsize != len(content):
+        raise UserError(f"{len(content)} bytes do not fill shape {list(shape)} of {kind.name}", where)
+    return np.frombuffer(content, kind).reshape(shape).copy()
+
+
+def plain(value: Any) -> Any:
+    """The value with arrays and numpy scalars as lists and numbers, NaN and infinity as null: strict JSON can hold it."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def pack(message: Any) -> bytes:
+    """msgpack bytes, arrays in openpi's form. Raises ValueError for object, void and complex arrays."""
+    import msgpack
+
+    return msgpack.packb(message, default=_pack_numpy)  # pyright: ignore[reportReturnType]
+
+
+def unpack(content: bytes) -> Any:
+    """Reads what `pack` or openpi's client wrote.
+
+    Raises:
+        UserError: bytes that are not msgpack, or an array that is not whole.
+    """
+    import msgpack
+
+    try:
+        return msgpack.unpackb(content, object_hook=_unpack_numpy)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise UserError(f"not msgpack: {str(error)[:200]}", "message", "send one msgpack map per message") from None
+
+
+def _pack_numpy(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "VOc":
+        raise ValueError(f"dtype {value.dtype} is not sent")
+    if isinstance(value, np.ndarray):
+        return {b"__ndarray__": True, b"data": value.tobytes(), b"dtype": value.dtype.str, b"shape": value.shape}
+    if isinstance(value, np.generic):
+        return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
+    raise TypeError(f"{type(value).__name__} is not sent")
+
+
+def _unpack_numpy(value: dict[Any, Any]) -> Any:
+    if b"__ndarray__" in value:
+        content = value.get(b"data")
+        if not isinstance(content, bytes):
+            raise UserError("array without bytes in data", "message")
+        return _array(content, value.get(b"dtype"), value.get(b"shape"), "message")
+    if b"__npgeneric__" in value:
+        return value.get(b"data")
+    return value

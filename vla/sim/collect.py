@@ -1,0 +1,229 @@
+"""Collecting demonstrations and questions in worker processes; the parent writes shards and the dataset card.
+
+What is written depends on the seed and the amounts alone, not on the number of workers.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import multiprocessing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vla.datasets.card import DatasetCard
+from vla.datasets.shards import ShardWriter, encode_member
+from vla.datasets.statistics import space_with_statistics
+from vla.errors import UserError
+from vla.sim import questions as asking
+from vla.sim.expert import expert_action
+from vla.sim.scene import sample_scene
+from vla.sim.tabletop import EMBODIMENT, EMBODIMENT_NAME, Tabletop
+from vla.sim.tasks import INSTRUCTIONS, Outcome, check_task, instruct
+
+CONVENTIONS = {
+    "pictures": "upright RGB, taken before the action",
+    "state": "gripper relative to the middle of the table top, yaw from the first pose, gap between the fingers",
+    "actions": "differences to the present pose for one control period, robot base frame; the expert's clean label",
+    "point": "middle of the named object in the front picture, (right, down), 0 to 1",
+}
+BLOCK = 50
+Report = Callable[[int, int, str], None]
+"""Called with (done, of how many, a word on how it goes)."""
+
+
+@dataclasses.dataclass
+class Collect:
+    """What to collect, and how.
+
+    Attributes:
+        out: the folder that gets the shards and card.yaml.
+        task: "lift" writes demonstrations, "questions" pictures with questions.
+        episodes: demonstrations to write.
+        pictures: pictures with questions to write.
+        poses: expert episodes from which the robot's poses in question pictures are taken.
+        noise: standard deviation (m) of the disturbance of the expert's actions.
+        clean: share of the episodes without disturbance.
+        seed: of everything drawn.
+        workers: processes; 0 is one per core.
+        overwrite: whether data that is already there is replaced.
+    """
+
+    out: str
+    task: Literal["lift", "questions"] = "lift"
+    episodes: int = 200
+    pictures: int = 4000
+    poses: int = 24
+    noise: float = 0.012
+    clean: float = 0.25
+    seed: int = 0
+    workers: int = 0
+    overwrite: bool = False
+
+
+def collect(options: Collect, report: Report | None = None) -> dict[str, int]:
+    """Collects what the options say and writes it.
+
+    Returns:
+        counts: episodes, steps and discarded attempts, or pictures.
+
+    Raises:
+        UserError: an amount below one, or data in the folder that is not to be replaced.
+    """
+    if min(options.episodes, options.pictures, options.poses) < 1:
+        raise UserError("nothing to collect", "collect", "ask for at least one episode, picture and pose")
+    return (_collect_questions if options.task == "questions" else _collect_episodes)(options, report or (lambda *_: None))
+
+
+def map_in_processes(function: Callable, items: range, initializer: Callable, arguments: tuple, workers: int) -> Iterator[Any]:
+    """The function's results in order, computed in spawned processes (0: one per core) that each ran the initializer."""
+    workers = min(workers or multiprocessing.cpu_count(), len(items))
+    with multiprocessing.get_context("spawn").Pool(workers, initializer, arguments) as pool:
+        yield from pool.imap(function, items)
+
+
+_table: Tabletop
+_poses: list[asking.Pose]
+_options: Collect
+
+
+def _start(options: Collect) -> None:
+    global _table, _poses, _options
+    _table, _options = Tabletop(), options
+    if options.task == "questions":
+        _poses = asking.collect_poses(_table, np.random.default_rng((options.seed, 1)), options.poses)
+
+
+def _encode(members: dict[str, Any]) -> dict[str, bytes]:
+    return {name: encode_member(name, value) for name, value in members.items()}
+
+
+def _pictures() -> dict[str, Any]:
+    return {f"{name}.jpg": image for name, image in _table.images().items()}
+
+
+def _scene_episodes(index: int) -> list[tuple[str, list[dict[str, bytes]], np.ndarray, np.ndarray]]:
+    """Scene `index`, demonstrated once for each of two of its objects: the same start under two instructions.
+
+    Returns:
+        per attempt: the failure ("" for success), encoded steps without their episode number, actions and states.
+    """
+    attempts = []
+    scene = sample_scene(np.random.default_rng((_options.seed, 2, index)), 2 + index % 2)
+    for target in (0, 1):
+        rng = np.random.default_rng((_options.seed, 3, index, target))
+        _table.reset(scene, np.random.default_rng((_options.seed, 4, index)))
+        attempts.append(_demonstrate(target, rng))
+    return attempts
+
+
+def _demonstrate(target: int, rng: np.random.Generator) -> tuple[str, list[dict[str, bytes]], np.ndarray, np.ndarray]:
+    outcome, noisy = Outcome(target), rng.random() >= _options.clean
+    instruction = instruct(_table.scene[target].name, rng)
+    steps, actions, states = [], [], []
+    push, left = np.zeros(3), 0
+    while not outcome.over:
+        action, state = expert_action(_table, target), _table.state()
+        steps.append((_pictures(), [round(c, 4) for c in _table.project(target)]))
+        actions.append(action.astype(np.float32))
+        states.append(state.astype(np.float32))
+        done = action.copy()
+        if noisy:
+            # Small jitter at every step, and now and then a push in one direction from which the expert has to recover.
+            if left == 0 and rng.random() < 0.07:
+                push, left = rng.normal(0, 0.04, 3), int(rng.integers(2, 5))
+            done[:3] += rng.normal(0, _options.noise, 3) + (push if left else 0.0)
+            done[5] += rng.normal(0, 0.08)
+            left = max(left - 1, 0)
+        _table.step(done)
+        outcome.update(_table)
+    encoded = []
+    for step, ((pictures, point), action, state) in enumerate(zip(steps, actions, states, strict=True)):
+        description = {
+            "step": step,
+            "length": len(steps),
+            "instruction": instruction,
+            "terminate": int(step == len(steps) - 1),
+            "embodiment": EMBODIMENT_NAME,
+            "target": _table.scene[target].name,
+            "point": point,
+        }
+        encoded.append({**_encode({**pictures, "action.npy": action, "state.npy": state}), "json": description})
+    return outcome.failure or "", encoded, np.array(actions), np.array(states)
+
+
+def _collect_episodes(options: Collect, report: Report) -> dict[str, int]:
+    check_task(options.task)
+    failures: collections.Counter[str] = collections.Counter()
+    all_actions, all_states, written = [], [], 0
+    limit = 4 * options.episodes + 8
+    with ShardWriter(options.out, overwrite=options.overwrite) as writer:
+        for attempts in map_in_processes(_scene_episodes, range(limit), _start, (options,), options.workers):
+            for failure, steps, actions, states in attempts:
+                if written == options.episodes:
+                    break
+                failures[failure] += 1
+                if failure:
+                    continue
+                for members in steps:
+                    description = {"episode": written, **members.pop("json")}  # type: ignore[dict-item]
+                    writer.write(f"e{written:06d}_s{description['step']:04d}", {**members, "json": description})
+                all_actions.append(actions)
+                all_states.append(states)
+                written += 1
+            report(written, options.episodes, f"{sum(failures.values()) - failures['']} failed attempts discarded")
+            if written == options.episodes:
+                break
+    if written < options.episodes:
+        raise UserError(f"only {written} of {options.episodes} episodes succeeded: {dict(failures)}", options.out, "lower the noise")
+    actions, states = np.concatenate(all_actions), np.concatenate(all_states)
+    counts = {"episodes": written, "steps": len(actions), "discarded": sum(failures.values()) - written}
+    spec = dataclasses.replace(
+        EMBODIMENT,
+        action=space_with_statistics(EMBODIMENT.action, actions),
+        state=space_with_statistics(EMBODIMENT.state, states),
+    )
+    _card(options, "robot", spec, counts, wordings=list(INSTRUCTIONS)).save(options.out)
+    return counts
+
+
+def _ask_block(block: int) -> list[dict[str, Any]]:
+    samples = []
+    for picture in range(block * BLOCK, min((block + 1) * BLOCK, _options.pictures)):
+        rng = np.random.default_rng((_options.seed, 5, picture))
+        asked = asking.draw_picture(_table, _poses, rng)
+        samples.append({**_encode(_pictures()), "json": {"questions": asked}})
+    return samples
+
+
+def _collect_questions(options: Collect, report: Report) -> dict[str, int]:
+    kinds: collections.Counter[str] = collections.Counter()
+    blocks = range(-(-options.pictures // BLOCK))
+    with ShardWriter(options.out, per_shard=4000, overwrite=options.overwrite) as writer:
+        for samples in map_in_processes(_ask_block, blocks, _start, (options,), options.workers):
+            for members in samples:
+                writer.write(f"q{writer.count:07d}", members)
+                kinds.update(q["type"] for q in members["json"]["questions"])
+            report(writer.count, options.pictures, f"{sum(kinds.values())} questions")
+    counts = {"pictures": options.pictures}
+    wordings = [w for kind in asking.TYPES for w in asking.WORDINGS[kind]]
+    _card(options, "questions", EMBODIMENT, counts, wordings, dict(kinds)).save(options.out)
+    return counts
+
+
+def _card(options: Collect, kind: Any, spec: Any, counts: dict, wordings: list[str], kinds: dict | None = None) -> DatasetCard:
+    made = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("out", "workers", "overwrite")}
+    return DatasetCard(
+        name=f"tabletop-{options.task}",
+        kind=kind,
+        embodiment=EMBODIMENT_NAME,
+        spec=spec,
+        counts=counts,
+        questions=kinds or {},
+        conventions=CONVENTIONS,
+        wordings=wordings,
+        generator={"command": f"vla collect --task {options.task}", **made},
+    )

@@ -1,0 +1,154 @@
+"""The simulator as questioner: pictures of fresh scenes, and questions that it answers from its own state.
+
+Nouns are those of the instructions. Answers are balanced within each type and cannot be told from the wording. An object is asked
+after only where the front camera sees its middle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import mujoco
+import numpy as np
+
+from vla.sim.expert import expert_action
+from vla.sim.scene import COLOURS, SHAPES, SPACING, Object, sample_scene
+from vla.sim.tabletop import HALF, TABLE_HEIGHT, Tabletop
+
+TYPES = ("where", "colour", "shape", "count", "relation", "holding")
+COUNTS = ("zero", "one", "two", "three", "four")
+WORDINGS = {
+    "where": ("where is the {name}", "point at the {name}", "locate the {name}", "where can you see the {name}"),
+    "colour": ("what colour is the {shape}", "which colour has the {shape}", "tell the colour of the {shape}"),
+    "shape": ("what shape is the {colour} object", "which shape has the {colour} object", "what is the {colour} object"),
+    "count": ("how many objects are there", "how many objects are on the table", "count the objects"),
+    "relation": ("is the {a} {side} of the {b}", "is the {a} to the {side} of the {b}"),
+    "holding": ("is the gripper holding anything", "does the gripper hold an object", "is anything held"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pose:
+    """The robot at one moment of an episode: its joints, whether it holds the object, and that object's pose [7] and shape."""
+
+    joints: np.ndarray
+    held: bool
+    item: np.ndarray
+    shape: str
+
+
+def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24) -> list[Pose]:
+    """Robot poses as they occur while lifting, from short expert episodes on one object each."""
+    poses = []
+    for _ in range(episodes):
+        table.reset(sample_scene(rng, 1), rng)
+        for _ in range(26):
+            action = expert_action(table, 0)
+            action[:3] += rng.normal(0, 0.015, 3)
+            action[5] += rng.normal(0, 0.08)
+            table.step(action)
+            start = table.object_qpos(0)
+            # Holding is a matter of the picture: just touched is neither yes nor no, such poses are left out.
+            held = table.grasped(0)
+            if held == (table.lift(0) > 0.02):
+                poses.append(Pose(table.joints().copy(), held, start.copy(), table.scene[0].shape))
+    return poses
+
+
+def draw_picture(table: Tabletop, poses: list[Pose], rng: np.random.Generator) -> list[dict]:
+    """Sets up a fresh scene around one of the poses, without simulating, and returns its questions.
+
+    Returns:
+        [{"type", "question", and "answer" (a word) or "point" ([u, v], each 0 to 1)}]; render the table for the picture.
+    """
+    wanted = bool(rng.random() < 0.35)
+    pose = poses[rng.integers(len(poses))]
+    while pose.held != wanted:
+        pose = poses[rng.integers(len(poses))]
+    count = int(rng.integers(1, 5))
+    while True:
+        scene = list(sample_scene(rng, count, distinct_colours=bool(rng.random() < 0.7)))
+        names = [o.name for o in scene]
+        colour = names[0].split()[0]
+        first = Object(colour, pose.shape, pose.item[0], pose.item[1], 0.0)
+        if first.name in names[1:]:
+            continue
+        hand = table.set_joints(pose.joints)
+        near = np.hypot(hand[0] - pose.item[0], hand[1] - pose.item[1]) < 0.07
+        if pose.held or near:
+            scene[0] = first
+        others = scene[1:] if pose.held or near else scene
+        clear = hand[2] > 0.12 or all(np.hypot(o.x - hand[0], o.y - hand[1]) > 0.1 for o in others)
+        if clear and all(np.hypot(o.x - scene[0].x, o.y - scene[0].y) > SPACING for o in scene[1:]):
+            break
+    table.place(tuple(scene))
+    table.set_joints(pose.joints)
+    if pose.held or near:
+        table.object_qpos(0)[:] = pose.item
+    table.forward()
+    return ask(table, rng, held=pose.held)
+
+
+def ask(table: Tabletop, rng: np.random.Generator, held: bool) -> list[dict]:
+    """The questions that can be asked of what the table shows now; the order and the wording are drawn."""
+    scene = table.scene
+    seen = [i for i in range(len(scene)) if visible(table, i)]
+    place = {i: table.project(i) for i in seen}
+    inside = [i for i in seen if all(0.02 < c < 0.98 for c in place[i])]
+    questions = []
+
+    def say(kind: str, answer: str | None = None, point: tuple[float, float] | None = None, **words: str) -> None:
+        entry: dict = {"type": kind, "question": str(rng.choice(WORDINGS[kind])).format(**words)}
+        if point is None:
+            entry["answer"] = answer
+        else:
+            entry["point"] = [round(c, 4) for c in point]
+        questions.append(entry)
+
+    for i in rng.permutation(inside)[:2]:
+        say("where", point=place[i], name=scene[i].name)
+    for i in rng.permutation(seen):
+        if sum(o.shape == scene[i].shape for o in scene) == 1:
+            say("colour", scene[i].colour, shape=scene[i].shape)
+            break
+    for i in rng.permutation(seen):
+        if sum(o.colour == scene[i].colour for o in scene) == 1:
+            say("shape", scene[i].shape, colour=scene[i].colour)
+            break
+    if len(seen) == len(scene):
+        say("count", COUNTS[len(scene)])
+    pairs = [(i, j) for i in inside for j in inside if i != j and abs(place[i][0] - place[j][0]) > 0.08]
+    if pairs:
+        a, b = pairs[rng.integers(len(pairs))]
+        side = str(rng.choice(["left", "right"]))
+        yes = (place[a][0] < place[b][0]) == (side == "left")
+        say("relation", "yes" if yes else "no", a=scene[a].name, b=scene[b].name, side=side)
+    # Fewer pictures show a held object than not; asking after it in a share of the others keeps yes and no even.
+    if held or rng.random() < 0.35 / 0.65:
+        say("holding", "yes" if held else "no")
+    return questions
+
+
+def visible(table: Tabletop, index: int) -> bool:
+    """Whether the front camera sees the upper middle of object `index`: the first thing on the line of sight is the object."""
+    model, data = table.model, table.data
+    cam = model.camera("front").id
+    target = table.position(index) + (0, 0, TABLE_HEIGHT + HALF * 0.5)
+    start = data.cam_xpos[cam]
+    hit = np.zeros(1, np.int32)
+    shown = np.array([0, 1, 0, 0, 0, 0], np.uint8)
+    mujoco.mj_ray(model, data, start, target - start, shown, 1, -1, hit)
+    return bool(hit[0] >= 0 and model.geom_bodyid[hit[0]] == table.body(index))
+
+
+def vocabulary_corpus() -> list[str]:
+    """Every wording with every noun: what a tokenizer of this world's language has to know."""
+    from vla.sim.tasks import INSTRUCTIONS
+
+    names = [f"{c} {s}" for c in COLOURS for s in SHAPES]
+    lines = [w.format(name=n) for w in INSTRUCTIONS + WORDINGS["where"] for n in names]
+    lines += [w.format(shape=s) for w in WORDINGS["colour"] for s in SHAPES]
+    lines += [w.format(colour=c) for w in WORDINGS["shape"] for c in COLOURS]
+    lines += [w.format(a=a, b=b, side=s) for w in WORDINGS["relation"] for a, b in zip(names, names[1:], strict=False) for s in ("left", "right")]
+    lines += [*WORDINGS["count"], *WORDINGS["holding"], *COUNTS, *COLOURS, *SHAPES, "yes", "no"]
+    return lines

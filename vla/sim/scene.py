@@ -1,0 +1,63 @@
+"""What stands on the table: objects by colour and shape, drawn by seed. Plain data, no simulator."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.85, 0.08, 0.08),
+    "green": (0.10, 0.65, 0.15),
+    "blue": (0.10, 0.20, 0.85),
+    "yellow": (0.95, 0.85, 0.10),
+    "purple": (0.55, 0.10, 0.65),
+    "white": (0.97, 0.97, 0.97),
+}
+SHAPES = ("cube", "cylinder")
+REACH_X, REACH_Y = (-0.11, 0.13), (-0.16, 0.16)
+"""Where objects may stand, in metres from the middle of the table."""
+SPACING = 0.095
+"""Least distance between two objects' middles: an open gripper fits between them."""
+SLOTS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Object:
+    """One object: a colour and a shape by name, its place (metres from the table's middle) and yaw (radians)."""
+
+    colour: str
+    shape: str
+    x: float
+    y: float
+    yaw: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.colour} {self.shape}"
+
+
+Scene = tuple[Object, ...]
+
+
+def sample_scene(rng: np.random.Generator, count: int, distinct_colours: bool = True) -> Scene:
+    """Draws a scene of `count` objects with pairwise different names (and colours, if so asked), none in another's way.
+
+    Args:
+        rng: where the randomness comes from; the same generator state gives the same scene.
+        count: 1 to SLOTS objects.
+        distinct_colours: whether a colour alone tells an object.
+    """
+    if distinct_colours:
+        names = [(str(c), str(rng.choice(SHAPES))) for c in rng.permutation(list(COLOURS))[:count]]
+    else:
+        pairs = list(itertools.product(COLOURS, SHAPES))
+        names = [pairs[i] for i in rng.permutation(len(pairs))[:count]]
+    while True:
+        places = np.stack([rng.uniform(*REACH_X, count), rng.uniform(*REACH_Y, count)], 1)
+        gaps = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(count)
+        if gaps.min() >= SPACING:
+            break
+    yaws = rng.uniform(-np.pi / 4, np.pi / 4, count)
+    return tuple(Object(c, s, float(x), float(y), float(yaw)) for (c, s), (x, y), yaw in zip(names, places, yaws, strict=True))

@@ -1,0 +1,283 @@
+"""The language tabletop: a Panda under operational space control in front of coloured objects, on robosuite and MuJoCo.
+
+One compiled model serves every scene: each of the object slots holds a box and a cylinder of which one is switched on, and
+colours are painted, so that a new scene costs no compilation.
+"""
+
+from __future__ import annotations
+
+import logging
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+
+import numpy as np
+
+from vla.contract import Camera, Embodiment, Space
+from vla.sim import gl
+from vla.sim.scene import COLOURS, SLOTS, Scene
+
+gl.choose()
+import mujoco  # noqa: E402  (after the renderer was chosen)
+
+TABLE_HEIGHT = 0.8
+HALF = 0.021
+"""Half the edge of a cube, the radius of a cylinder and half its height, in metres."""
+CONTROL_HZ = 10.0
+POSITION_STEP, ROTATION_STEP = 0.06, 0.35
+"""The largest position (m) and rotation (rad) difference of one action."""
+SIZE = 64
+"""Edge of the policy's pictures in pixels."""
+
+EMBODIMENT_NAME = "panda-tabletop"
+EMBODIMENT = Embodiment(
+    cameras=(Camera("front", SIZE, SIZE), Camera("wrist", SIZE, SIZE)),
+    state=Space(
+        names=("x", "y", "z", "yaw", "gap"),
+        units=("m", "m", "m", "rad", "m"),
+        low=(-0.25, -0.3, 0.0, -1.2, 0.0),
+        high=(0.25, 0.3, 0.3, 1.2, 0.08),
+    ),
+    action=Space(
+        names=("dx", "dy", "dz", "drx", "dry", "drz", "gripper"),
+        units=("m", "m", "m", "rad", "rad", "rad", ""),
+        low=(-POSITION_STEP,) * 3 + (-ROTATION_STEP,) * 3 + (-1.0,),
+        high=(POSITION_STEP,) * 3 + (ROTATION_STEP,) * 3 + (1.0,),
+        constant=(None, None, None, 0.0, 0.0, None, None),
+    ),
+    control_hz=CONTROL_HZ,
+    keys={
+        "openpi-libero": {
+            "observation/image": "front",
+            "observation/wrist_image": "wrist",
+            "observation/state": "state",
+            "prompt": "instruction",
+        }
+    },
+)
+
+
+def _slot(index: int) -> ElementTree.Element:
+    friction = 'friction="1.5 0.01 0.0005" solref="0.01 1" condim="4"'
+    return ElementTree.fromstring(
+        f'<body name="slot{index}" pos="0 {2 + index} 0" gravcomp="1"><freejoint name="slot{index}_joint"/>'
+        f'<inertial pos="0 0 0" mass="0.06" diaginertia="2.5e-5 2.5e-5 2.5e-5"/>'
+        f'<geom name="slot{index}_cube" type="box" size="{HALF} {HALF} {HALF}" group="1" {friction}/>'
+        f'<geom name="slot{index}_cylinder" type="cylinder" size="{HALF} {HALF}" group="1" {friction}/></body>'
+    )
+
+
+def _make_robosuite():
+    """A robosuite environment of our own: Panda, table, slots and the front camera."""
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    from robosuite.controllers import load_composite_controller_config
+    from robosuite.environments.manipulation.manipulation_env import ManipulationEnv
+    from robosuite.models.arenas import TableArena
+    from robosuite.models.tasks import ManipulationTask
+
+    class LanguageTabletop(ManipulationEnv):
+        def _load_model(self):
+            super()._load_model()
+            model = self.robots[0].robot_model
+            model.set_base_xpos(model.base_xpos_offset["table"](0.8))
+            arena = TableArena(table_full_size=(0.8, 0.8, 0.05), table_offset=np.array((0, 0, TABLE_HEIGHT)))
+            arena.set_origin([0, 0, 0])
+            # In front of the table, looking back at the robot and steeply down: the arm comes from behind the objects.
+            arena.set_camera(
+                "front",
+                pos=[0.50, 0, TABLE_HEIGHT + 0.58],
+                quat=_look(np.array([-0.50, 0, -0.50])),
+                camera_attribs={"fovy": "36"},
+            )
+            # A dark table: every colour, white included, stands out against it.
+            arena.table_visual.set("material", "")
+            arena.table_visual.attrib.pop("material")
+            arena.table_visual.set("rgba", "0.24 0.22 0.21 1")
+            self.model = ManipulationTask(mujoco_arena=arena, mujoco_robots=[model], mujoco_objects=[])
+            for index in range(SLOTS):
+                self.model.worldbody.append(_slot(index))
+
+        def reward(self, action=None):
+            return 0.0
+
+        def _check_success(self):
+            return False
+
+    config: Any = load_composite_controller_config(robot="Panda")
+    arm = config["body_parts"]["right"]
+    arm["output_max"] = [POSITION_STEP] * 3 + [ROTATION_STEP] * 3
+    arm["output_min"] = [-v for v in arm["output_max"]]
+    return LanguageTabletop(
+        robots="Panda",
+        controller_configs=config,
+        gripper_types="default",
+        initialization_noise=None,
+        use_camera_obs=False,
+        has_renderer=False,
+        has_offscreen_renderer=False,
+        control_freq=CONTROL_HZ,
+        horizon=100_000,
+        ignore_done=True,
+        hard_reset=False,
+    )
+
+
+def _look(direction: np.ndarray) -> list[float]:
+    """Quaternion (wxyz) of a camera that looks along `direction`, upright."""
+    back = -direction / np.linalg.norm(direction)
+    right = np.cross([0, 0, 1.0], back)
+    right /= np.linalg.norm(right)
+    matrix = np.stack([right, np.cross(back, right), back], 1)
+    quat = np.zeros(4)
+    mujoco.mju_mat2Quat(quat, matrix.flatten())
+    return quat.tolist()
+
+
+class Tabletop:
+    """The simulated robot: scenes in, pictures and states out, actions in the contract's units.
+
+    Raises:
+        UserError: no OpenGL renderer works on this machine (only when a picture is asked for).
+    """
+
+    cameras = ("front", "wrist")
+
+    def __init__(self):
+        self._env = _make_robosuite()
+        self.robot = self._env.robots[0]
+        self.model, self.data = self._env.sim.model._model, self._env.sim.data._data
+        self._scale = np.array([POSITION_STEP] * 3 + [ROTATION_STEP] * 3 + [1.0])
+        self._body = [self.model.body(f"slot{i}").id for i in range(SLOTS)]
+        self._geoms = [{s: self.model.geom(f"slot{i}_{s}").id for s in ("cube", "cylinder")} for i in range(SLOTS)]
+        self._qpos = [self.model.joint(f"slot{i}_joint").qposadr[0] for i in range(SLOTS)]
+        self._site = self.model.site("gripper0_right_grip_site").id
+        self._fingers = [self.model.joint(f"gripper0_right_finger_joint{i}").qposadr[0] for i in (1, 2)]
+        self._joint_positions = [*self.robot._ref_joint_pos_indexes, *self._fingers]
+        self._pads = [self.model.geom(f"gripper0_right_finger{i}_pad_collision").id for i in (1, 2)]
+        self._camera_names = {"front": "front", "wrist": "robot0_eye_in_hand"}
+        self._renderers: dict[int, Any] = {}
+        self.scene: Scene = ()
+
+    def reset(self, scene: Scene, rng: np.random.Generator | None = None) -> None:
+        """Puts the robot in its first pose (with some joint noise, if rng is given) and the scene on the table."""
+        env = self._env
+        env.sim.reset()
+        env._reset_internal()
+        if rng is not None:
+            noise = np.clip(rng.normal(0, 0.02, 7), -0.04, 0.04)
+            self.data.qpos[self.robot._ref_joint_pos_indexes] += noise
+        self.place(scene)
+        env.sim.forward()
+        for part in self.robot.composite_controller.part_controllers.values():
+            if hasattr(part, "update_initial_joints"):
+                part.update_initial_joints(self.data.qpos[self.robot._ref_joint_pos_indexes].copy())
+        self.robot.composite_controller.reset()
+
+    def place(self, scene: Scene) -> None:
+        """Puts the objects of a scene where it says and paints them; nothing else moves. Call `forward` before looking."""
+        self.scene = scene
+        for index in range(SLOTS):
+            start, body = self._qpos[index], self._body[index]
+            dof = self.model.body_dofadr[body]
+            self.data.qvel[dof : dof + 6] = 0
+            self.data.qpos[start : start + 7] = (0, 2 + index, 0, 1, 0, 0, 0)
+            self.model.body_gravcomp[body] = 1.0
+            for geom in self._geoms[index].values():
+                self.model.geom_rgba[geom] = 0
+                self.model.geom_contype[geom] = self.model.geom_conaffinity[geom] = 0
+            if index < len(scene):
+                item = scene[index]
+                half = item.yaw / 2
+                self.data.qpos[start : start + 7] = (item.x, item.y, TABLE_HEIGHT + HALF, np.cos(half), 0, 0, np.sin(half))
+                self.model.body_gravcomp[body] = 0.0
+                geom = self._geoms[index][item.shape]
+                self.model.geom_rgba[geom] = (*COLOURS[item.colour], 1.0)
+                self.model.geom_contype[geom] = self.model.geom_conaffinity[geom] = 1
+
+    def forward(self) -> None:
+        """Brings positions, cameras and contacts in line with a changed state."""
+        self._env.sim.forward()
+
+    def step(self, action: np.ndarray) -> None:
+        """Carries out one action [7] (metres, radians, gripper) for one control period."""
+        command = np.clip(np.asarray(action, np.float64) / self._scale, -1, 1)
+        sim, first = self._env.sim, True
+        for _ in range(round(1 / CONTROL_HZ / self._env.model_timestep)):
+            sim.step1()
+            self._env._pre_action(command, first)
+            sim.step2()
+            first = False
+
+    def state(self) -> np.ndarray:
+        """Proprioception [5]: gripper x, y, z in metres from the middle of the table top, yaw in radians, gap in metres."""
+        x, y, z = self.data.site_xpos[self._site]
+        gap = abs(self.data.qpos[self._fingers[0]]) + abs(self.data.qpos[self._fingers[1]])
+        return np.array([x, y, z - TABLE_HEIGHT, self._yaw(self.data.site_xmat[self._site]), gap])
+
+    @staticmethod
+    def _yaw(flat: np.ndarray) -> float:
+        """Angle of the fingers' closing direction to the table's y axis, in (-pi/2, pi/2]."""
+        matrix = flat.reshape(3, 3)
+        angle = np.arctan2(-matrix[0, 0], matrix[1, 0])
+        return float((angle + np.pi / 2) % np.pi - np.pi / 2)
+
+    def position(self, index: int) -> np.ndarray:
+        """Where object `index` is: x, y and the height of its middle over the table top, in metres."""
+        return self.data.xpos[self._body[index]] - (0, 0, TABLE_HEIGHT)
+
+    def body(self, index: int) -> int:
+        """MuJoCo's id of the body of object `index`."""
+        return self._body[index]
+
+    def object_qpos(self, index: int) -> np.ndarray:
+        """A view of the pose of object `index`: position (world) and quaternion (wxyz), [7]."""
+        return self.data.qpos[self._qpos[index] : self._qpos[index] + 7]
+
+    def joints(self) -> np.ndarray:
+        """A copy of the positions of the arm's seven joints and the two fingers [9]."""
+        return self.data.qpos[self._joint_positions]
+
+    def set_joints(self, joints: np.ndarray) -> np.ndarray:
+        """Puts the robot into a pose without simulating; returns the gripper's place [3] as `state` gives it."""
+        self.data.qpos[self._joint_positions] = joints
+        mujoco.mj_kinematics(self.model, self.data)
+        return self.data.site_xpos[self._site] - (0, 0, TABLE_HEIGHT)
+
+    def yaw(self, index: int) -> float:
+        """The object's yaw in radians, in [-pi/4, pi/4) (a cube looks the same after a quarter turn)."""
+        matrix = self.data.xmat[self._body[index]].reshape(3, 3)
+        return float((np.arctan2(matrix[1, 0], matrix[0, 0]) + np.pi / 4) % (np.pi / 2) - np.pi / 4)
+
+    def lift(self, index: int) -> float:
+        """How far the underside of object `index` is over the table top, in metres."""
+        return float(self.position(index)[2] - HALF)
+
+    def grasped(self, index: int) -> bool:
+        """Whether both finger pads touch object `index`."""
+        geom = self._geoms[index][self.scene[index].shape]
+        pairs = self.data.contact.geom
+        touching = {int(a + b - geom) for a, b in pairs if geom in (a, b)}
+        return all(pad in touching for pad in self._pads)
+
+    def project(self, index: int, camera: str = "front") -> tuple[float, float]:
+        """Where the middle of object `index` is in the picture: (to the right, down), each 0 to 1 inside it."""
+        cam = self.model.camera(self._camera_names[camera]).id
+        offset = self.data.cam_xmat[cam].reshape(3, 3).T @ (self.data.xpos[self._body[index]] - self.data.cam_xpos[cam])
+        focal = 0.5 / np.tan(np.deg2rad(self.model.cam_fovy[cam]) / 2)
+        return float(0.5 - focal * offset[0] / offset[2]), float(0.5 + focal * offset[1] / offset[2])
+
+    def render(self, camera: str = "front", size: int = SIZE) -> np.ndarray:
+        """The picture of one camera, upright RGB uint8 [size, size, 3]."""
+        if size not in self._renderers:
+            self._renderers[size] = gl.renderer(self.model, size, size)
+        renderer = self._renderers[size]
+        renderer.update_scene(self.data, camera=self._camera_names[camera])
+        return renderer.render()
+
+    def images(self) -> dict[str, np.ndarray]:
+        """What the policy sees: camera name -> picture."""
+        return {camera: self.render(camera) for camera in self.cameras}
+
+    def close(self) -> None:
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()

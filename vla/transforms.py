@@ -1,0 +1,183 @@
+"""Pictures: orient, crop, resize, normalise. Each transform carries its inverse, and says where a point of the picture goes.
+
+Pictures are uint8 [H, W, 3] RGB; points are (u to the right, v down), each 0 to 1 over the picture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, Protocol
+
+import numpy as np
+from PIL import Image
+
+from vla.errors import UserError
+
+Point = tuple[float, float]
+
+
+class Transform(Protocol):
+    """A change of the picture's geometry."""
+
+    def __call__(self, image: np.ndarray) -> np.ndarray: ...
+
+    def point(self, point: Point) -> Point:
+        """Where a point of the given picture is in the transformed one."""
+        ...
+
+    def inverse_point(self, point: Point) -> Point:
+        """Where a point of the transformed picture was in the given one."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Orient:
+    """Turns a picture upright.
+
+    Attributes:
+        source: how pictures come: "upright"; "raw_opengl", rows bottom to top, as robosuite gives them; "rot180", by half a turn
+            round. (`[::-1, ::-1]` of a raw OpenGL picture, as in OpenVLA's LIBERO data, is none of these: it is a mirror image.)
+    """
+
+    source: Literal["upright", "raw_opengl", "rot180"] = "upright"
+
+    def __post_init__(self):
+        if self.source not in ("upright", "raw_opengl", "rot180"):
+            raise UserError(f"unknown orientation {self.source!r}", "transform", "upright, raw_opengl or rot180")
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        flips = {"upright": image, "raw_opengl": image[::-1], "rot180": image[::-1, ::-1]}
+        return np.ascontiguousarray(flips[self.source])
+
+    def inverse(self, image: np.ndarray) -> np.ndarray:
+        return self(image)
+
+    def point(self, point: Point) -> Point:
+        u, v = point
+        return {"upright": (u, v), "raw_opengl": (u, 1 - v), "rot180": (1 - u, 1 - v)}[self.source]
+
+    def inverse_point(self, point: Point) -> Point:
+        return self.point(point)
+
+
+@dataclasses.dataclass(frozen=True)
+class CentreCrop:
+    """The middle of the picture, `factor` of each side, rounded to whole pixels (points are exact up to that rounding).
+
+    What is cut off is gone: only points go back.
+    """
+
+    factor: float = 1.0
+
+    def __post_init__(self):
+        if not 0 < self.factor <= 1:
+            raise UserError(f"crop factor {self.factor}", "transform", "give more than 0 and at most 1")
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        height, width = (max(round(side * self.factor), 1) for side in image.shape[:2])
+        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        return image[top : top + height, left : left + width]
+
+    def point(self, point: Point) -> Point:
+        return (point[0] - 0.5) / self.factor + 0.5, (point[1] - 0.5) / self.factor + 0.5
+
+    def inverse_point(self, point: Point) -> Point:
+        return (point[0] - 0.5) * self.factor + 0.5, (point[1] - 0.5) * self.factor + 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Resize:
+    """Bilinear with antialiasing, to height x width pixels; a picture of that size is returned as it is. Points stay."""
+
+    height: int
+    width: int
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        if image.shape[:2] == (self.height, self.width):
+            return image
+        return np.asarray(Image.fromarray(image).resize((self.width, self.height), Image.Resampling.BILINEAR))
+
+    def point(self, point: Point) -> Point:
+        return point
+
+    def inverse_point(self, point: Point) -> Point:
+        return point
+
+
+class Normalise:
+    """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] from -1 to 1, and exactly back."""
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        if image.dtype != np.uint8 or image.shape[-1] != 3:
+            raise UserError(f"a picture of type {image.dtype} and shape {image.shape}", "transform", "give uint8 [H, W, 3]")
+        return np.ascontiguousarray(np.moveaxis(image, -1, -3), np.float32) / np.float32(127.5) - np.float32(1)
+
+    def inverse(self, pixels: np.ndarray) -> np.ndarray:
+        return np.moveaxis(np.rint((np.clip(pixels, -1, 1) + 1) * 127.5), -3, -1).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """Transforms one after the other; points go back through them in reverse order."""
+
+    steps: tuple[Transform, ...]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        for step in self.steps:
+            image = step(image)
+        return image
+
+    def point(self, point: Point) -> Point:
+        for step in self.steps:
+            point = step.point(point)
+        return point
+
+    def inverse_point(self, point: Point) -> Point:
+        for step in reversed(self.steps):
+            point = step.inverse_point(point)
+        return point
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random shifts of named cameras, and random brightness and contrast of all, for training only.
+
+    Attributes:
+        shift: camera name -> the largest shift in pixels along either axis; the uncovered rim repeats the picture's edge.
+        brightness: the largest change of brightness, as a share of the full range.
+        contrast: the largest change of contrast around the middle grey, as a factor's distance from one.
+    """
+
+    shift: dict[str, int] = dataclasses.field(default_factory=dict)
+    brightness: float = 0.0
+    contrast: float = 0.0
+
+    def __call__(
+        self, images: dict[str, np.ndarray], point: Point | None, rng: np.random.Generator
+    ) -> tuple[dict[str, np.ndarray], Point | None]:
+        """Changed copies of the pictures, and the point moved with the first, in which it is said (clipped to 0..1)."""
+        unknown = self.shift.keys() - images.keys()
+        if unknown:
+            raise UserError(f"unknown cameras {sorted(unknown)}", "augmentation", f"the data has {', '.join(images)}")
+        first = next(iter(images))
+        changed = {}
+        for name, image in images.items():
+            most = self.shift.get(name, 0)
+            if most:
+                dx, dy = rng.integers(-most, most + 1, 2)
+                height, width = image.shape[:2]
+                rows, columns = np.arange(height) - dy, np.arange(width) - dx
+                image = image[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)]
+                if name == first and point is not None:
+                    u, v = np.clip((point[0] + dx / width, point[1] + dy / height), 0.0, 1.0)
+                    point = float(u), float(v)
+            changed[name] = self._light(image, rng)
+        return changed, point
+
+    def _light(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if not (self.brightness or self.contrast):
+            return image
+        factor, offset = 1 + rng.uniform(-self.contrast, self.contrast), 255 * rng.uniform(-self.brightness, self.brightness)
+        # A table of the 256 levels is several times cheaper than arithmetic on the picture.
+        table = np.clip((np.arange(256) - 127.5) * factor + 127.5 + offset, 0, 255).astype(np.uint8)
+        return table[image]
