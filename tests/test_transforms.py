@@ -53,7 +53,7 @@ def test_augmentation_moves_the_point_with_the_first_camera(seed):
     front, wrist = np.zeros((2, 16, 16, 3), np.uint8)
     front[8, 8] = 255
     augment = Augmentation({"front": 3})
-    images, point = augment({"front": front, "wrist": wrist}, (8.5 / 16, 8.5 / 16), np.random.default_rng(seed))
+    images, (point,) = augment({"front": front, "wrist": wrist}, [(8.5 / 16, 8.5 / 16)], np.random.default_rng(seed))
     row, column = np.argwhere(images["front"][..., 0])[0]
     assert point == pytest.approx(((column + 0.5) / 16, (row + 0.5) / 16))
     assert np.array_equal(images["wrist"], wrist) and front[8, 8, 0] == 255
@@ -64,7 +64,7 @@ def test_augmentation_is_a_function_of_its_generator_and_keeps_the_size():
     augment = Augmentation({"wrist": 2}, brightness=0.1, contrast=0.2)
 
     def draw(seed):
-        return augment({"front": image, "wrist": image}, None, np.random.default_rng(seed))[0]
+        return augment({"front": image, "wrist": image}, [], np.random.default_rng(seed))[0]
 
     for name in ("front", "wrist"):
         assert np.array_equal(draw(1)[name], draw(1)[name]) and not np.array_equal(draw(1)[name], draw(2)[name])
@@ -73,7 +73,7 @@ def test_augmentation_is_a_function_of_its_generator_and_keeps_the_size():
 
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="side"):
-        Augmentation({"side": 1})({"front": np.zeros((4, 4, 3), np.uint8)}, None, np.random.default_rng(0))
+        Augmentation({"side": 1})({"front": np.zeros((4, 4, 3), np.uint8)}, [], np.random.default_rng(0))
     with pytest.raises(UserError, match="orientation"):
         Orient("sideways")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="crop"):

@@ -47,10 +47,12 @@ class Examples:
         self.vocabulary = Vocabulary.from_tokenizer(self.tokenizer)
         self._places = piece(processor.image_ids(), Role.IMAGE)
         self._crop = CentreCrop(contract.crop) if contract.crop < 1 else None
-        self._words = functools.lru_cache(4096)(lambda text: self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        self._codecs = {
-            name: (action_codec(contract, e), state_codec(contract, e)) for name, e in contract.embodiments.items()
-        }
+        self._words = functools.lru_cache(4096)(self._encode)
+        self._codecs = {name: (action_codec(contract, e), state_codec(contract, e)) for name, e in contract.embodiments.items()}
+
+    def _encode(self, text: str) -> list[int]:
+        # A user who types "<image>" or "<eos>" writes letters.
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     def _codec(self, embodiment: str):
         self.contract.embodiment(embodiment)
@@ -82,7 +84,8 @@ class Examples:
     def question(self, item: QuestionItem) -> Example:
         """A training sequence for a question; the answer and the end token are scored."""
         prompt = self.ask(item.images, item.question)
-        answer = self.vocabulary.point_to_ids(*item.point) if item.point else self._words(" " + (item.answer or ""))
+        parts = [self._words(" " + p) if isinstance(p, str) else self.vocabulary.point_to_ids(*p) for p in item.answer]
+        answer = [token for part in parts for token in part]
         return Example(concat([prompt.sequence, piece([*answer, self.vocabulary.eos_id], Role.MODEL)]), prompt.images)
 
     def build(self, item: RobotItem | QuestionItem) -> Example:
@@ -103,7 +106,9 @@ class Examples:
 
     def allowed(self, embodiment: str = "") -> list[list[int]]:
         """The ids that each token of an action answer may have, in order."""
-        step = [self.vocabulary.bins_to_ids(bins).tolist() for bins in self._codec(embodiment)[0].allowed(self.contract.terminate)]
+        step = [
+            self.vocabulary.bins_to_ids(bins).tolist() for bins in self._codec(embodiment)[0].allowed(self.contract.terminate)
+        ]
         plan = [list(self.vocabulary.loc_ids)] * 2 if self.contract.plan == "where" else []
         return plan + step * self.contract.chunk
 

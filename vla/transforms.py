@@ -153,9 +153,9 @@ class Augmentation:
     contrast: float = 0.0
 
     def __call__(
-        self, images: dict[str, np.ndarray], point: Point | None, rng: np.random.Generator
-    ) -> tuple[dict[str, np.ndarray], Point | None]:
-        """Changed copies of the pictures, and the point moved with the first, in which it is said (clipped to 0..1)."""
+        self, images: dict[str, np.ndarray], points: list[Point], rng: np.random.Generator
+    ) -> tuple[dict[str, np.ndarray], list[Point]]:
+        """Changed copies of the pictures, and the points moved with the first, in which they are said (clipped to 0..1)."""
         unknown = self.shift.keys() - images.keys()
         if unknown:
             raise UserError(f"unknown cameras {sorted(unknown)}", "augmentation", f"the data has {', '.join(images)}")
@@ -168,11 +168,11 @@ class Augmentation:
                 height, width = image.shape[:2]
                 rows, columns = np.arange(height) - dy, np.arange(width) - dx
                 image = image[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)]
-                if name == first and point is not None:
-                    u, v = np.clip((point[0] + dx / width, point[1] + dy / height), 0.0, 1.0)
-                    point = float(u), float(v)
+                if name == first and points:
+                    moved = np.clip(np.array(points) + (dx / width, dy / height), 0.0, 1.0)
+                    points = [(float(u), float(v)) for u, v in moved]
             changed[name] = self._light(image, rng)
-        return changed, point
+        return changed, points
 
     def _light(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if not (self.brightness or self.contrast):

@@ -47,7 +47,7 @@ def robot_samples():
 def question_samples(count=20):
     for i in range(count):
         questions = [
-            {"type": "where", "question": f"where is {i}", "point": [0.5, 0.5]},
+            {"type": "where", "question": f"where is {i}", "answer": [[0.5, 0.5]]},
             {"type": "colour", "question": f"what colour is {i}", "answer": "red"},
         ]
         members = {"front.jpg": picture(i), "wrist.jpg": picture(i + 100), "json": {"questions": questions if i else []}}

@@ -35,6 +35,8 @@ class Mixture:
     place n % N of a permutation of its epoch n // N. Which of several questions is drawn, and augmentation, come from a generator
     seeded with (seed, t).
 
+    Sources with a `lead` come first, one after the other, each alone for so many samples.
+
     Args:
         sources: by name; weights are theirs.
         seed: not negative.
@@ -73,6 +75,11 @@ class Mixture:
         """Which sample t is: source, its epoch, and the sample's place in the source. Reads nothing."""
         if t < 0:
             raise IndexError(f"sample {t}")
+        for name, source in self.sources.items():
+            if t < source.lead:
+                epoch, place = divmod(t, len(source))
+                return name, epoch, int(self._permutation(f"{name} leading", epoch)[place])
+            t -= source.lead
         period, slot = divmod(t, PERIOD)
         source = int(self._pattern[slot])
         name = self._names[source]
@@ -86,10 +93,15 @@ class Mixture:
 
     def shares(self, t: int) -> dict[str, Share]:
         """What the first t samples were, by source."""
+        first = t
+        leads = []
+        for source in self.sources.values():
+            leads.append(min(t, source.lead))
+            t -= leads[-1]
         periods, rest = divmod(t, PERIOD)
-        counts = periods * self._counts + np.bincount(self._pattern[:rest], minlength=len(self._names))
+        counts = np.array(leads) + periods * self._counts + np.bincount(self._pattern[:rest], minlength=len(self._names))
         return {
-            name: Share(int(count) / max(t, 1), int(count), int(count) / len(self.sources[name]))
+            name: Share(int(count) / max(first, 1), int(count), int(count) / len(self.sources[name]))
             for name, count in zip(self._names, counts, strict=True)
         }
 
@@ -100,7 +112,7 @@ class Mixture:
         def permutation(name: str, epoch: int) -> np.ndarray:
             # The name, not its place: adding a source does not change the order of the others.
             rng = np.random.default_rng((self.seed, zlib.crc32(name.encode()), epoch))
-            return rng.permutation(len(self.sources[name]))
+            return rng.permutation(len(self.sources[name.removesuffix(" leading")]))
 
         return permutation
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
@@ -16,10 +16,9 @@ from vla.datasets.pictures import Pictures
 from vla.datasets.shards import decode_json
 from vla.datasets.steps import Steps, read_steps
 from vla.errors import UserError
-from vla.transforms import Point
+from vla.transforms import Augmentation, Point
 
 Images = dict[str, np.ndarray]
-Augment = Callable[[Images, Point | None, np.random.Generator], tuple[Images, Point | None]]
 T = TypeVar("T")
 
 
@@ -51,13 +50,21 @@ class RobotItem:
 
 @dataclasses.dataclass
 class QuestionItem:
-    """A picture pair and one question on it, answered by words or by a point of the first camera's picture."""
+    """A picture pair and one question on it.
+
+    Attributes:
+        answer: what is to be written, in order: words, and points of the first camera's picture.
+    """
 
     images: Images
     question: str
-    answer: str | None
-    point: Point | None
+    answer: list[str | Point]
     type: str
+
+    @property
+    def point(self) -> Point | None:
+        """The place that is asked for, if the answer is one."""
+        return self.answer[0] if len(self.answer) == 1 and not isinstance(self.answer[0], str) else None
 
 
 class Source(Generic[T]):
@@ -66,6 +73,7 @@ class Source(Generic[T]):
     Args:
         folder: holds `card.yaml` and `shard-*.tar`.
         weight: share of the draws, relative to the other sources of a mixture.
+        lead: so many first samples of a run are of this source alone: what is easy, before what needs it.
         loss_weight: what the loss of its tokens is multiplied by.
         split: "val" is the last `holdout` share (at least one), "train" the rest, "all" both.
         holdout: share of the episodes, or pictures, that is kept back.
@@ -83,12 +91,13 @@ class Source(Generic[T]):
         split: Literal["train", "val", "all"] = "all",
         holdout: float = 0.1,
         cache: bool = False,
-        augment: Sequence[Augment] = (),
+        augment: Sequence[Augmentation] = (),
+        lead: int = 0,
     ):
         if split not in ("train", "val", "all") or not 0 < holdout < 1:
             raise UserError(f"split {split!r}, holdout {holdout}", str(folder), "train, val or all; a share between 0 and 1")
         self.folder, self.weight, self.loss_weight = Path(folder), weight, loss_weight
-        self.split, self.holdout, self.cache, self.augment = split, holdout, cache, list(augment)
+        self.split, self.holdout, self.cache, self.augment, self.lead = split, holdout, cache, list(augment), lead
 
     def __getstate__(self) -> dict:
         # A spawned worker opens the data set itself: cheaper than sending it the pictures.
@@ -128,10 +137,10 @@ class Source(Generic[T]):
             raise UserError(f"{count} episodes or pictures are too few to hold some back", str(self.folder), "use split: all")
         return {"train": slice(0, middle), "val": slice(middle, count), "all": slice(0, count)}[self.split]
 
-    def _change(self, images: Images, point: Point | None, rng: np.random.Generator) -> tuple[Images, Point | None]:
+    def _change(self, images: Images, points: list[Point], rng: np.random.Generator) -> tuple[Images, list[Point]]:
         for augment in self.augment:
-            images, point = augment(images, point, rng)
-        return images, point
+            images, points = augment(images, points, rng)
+        return images, points
 
 
 class RobotSource(Source[RobotItem]):
@@ -177,7 +186,7 @@ class RobotSource(Source[RobotItem]):
         ahead = row + np.arange(self.chunk)
         inside = np.minimum(ahead, table.end[row] - 1)
         said = table.said[row]
-        images, point = self._change(self._pictures(int(table.record[row])), said.point, rng)
+        images, points = self._change(self._pictures(int(table.record[row])), [said.point] if said.point else [], rng)
         return RobotItem(
             images=images,
             state=table.state[row],
@@ -186,7 +195,7 @@ class RobotSource(Source[RobotItem]):
             terminate=table.terminate[inside],
             instruction=said.instruction,
             target=said.target,
-            point=point,
+            point=points[0] if points else None,
             episode=int(table.episode[row]),
             step=int(table.step[row]),
             embodiment=said.embodiment,
@@ -226,7 +235,7 @@ class QuestionSource(Source[QuestionItem]):
         return Pictures(self.index, self.card.spec.cameras, self._rows.tolist() if self.cache else ())
 
     def questions(self, i: int) -> list[dict]:
-        """All questions on picture i of the split: {"type", "question", and "answer" or "point"}."""
+        """All questions on picture i of the split: {"type", "question", "answer"}."""
         return self._table[self._rows[i]]
 
     def item(self, i: int, rng: np.random.Generator, which: int | None = None) -> QuestionItem:
@@ -236,9 +245,11 @@ class QuestionSource(Source[QuestionItem]):
             weights = np.array([self.types.get(q["type"], 1.0) for q in asked], np.float64)
             which = int(rng.choice(len(asked), p=weights / weights.sum()))
         chosen = asked[which]
-        point = tuple(chosen["point"]) if "point" in chosen else None
-        images, point = self._change(self._pictures(int(self._rows[i])), point, rng)
-        return QuestionItem(images, chosen["question"], chosen.get("answer"), point, chosen["type"])
+        parts = chosen["answer"] if isinstance(chosen["answer"], list) else [chosen["answer"]]
+        images, moved = self._change(self._pictures(int(self._rows[i])), [tuple(p) for p in parts if not isinstance(p, str)], rng)
+        points = iter(moved)
+        answer = [p if isinstance(p, str) else next(points) for p in parts]
+        return QuestionItem(images, chosen["question"], answer, chosen["type"])
 
 
 def _read_questions(index: ShardIndex, record: int) -> list[dict]:
@@ -248,6 +259,14 @@ def _read_questions(index: ShardIndex, record: int) -> list[dict]:
         raise UserError("it holds no list of questions", where)
     for q in questions:
         complete = isinstance(q, dict) and isinstance(q.get("type"), str) and isinstance(q.get("question"), str)
-        if not complete or ("answer" in q) == ("point" in q):
-            raise UserError(f"not a question: {q}", where, "it has type, question, and either answer or point")
+        if not complete or not _is_answer(q.get("answer")):
+            raise UserError(f"not a question: {q}", where, "it has type, question and answer: a word, or a list of words and points")
     return questions
+
+
+def _is_answer(value: object) -> bool:
+    def is_part(part: object) -> bool:
+        place = isinstance(part, list) and len(part) == 2 and all(isinstance(c, int | float) for c in part)
+        return isinstance(part, str) or place
+
+    return isinstance(value, str) or (isinstance(value, list) and bool(value) and all(map(is_part, value)))

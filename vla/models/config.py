@@ -13,7 +13,7 @@ from vla.errors import UserError
 VISION = {
     "layers": [1, 1, 1, 1],
     "channels": [32, 96, 96, 96],
-    "stem_width": 8,
+    "stem_width": 16,
     "norm_layer": "groupnorm1",
     "zero_init_last": False,
 }
@@ -25,6 +25,8 @@ TEXT = {
     "intermediate_size": 512,
     "hidden_act": "gelu",
     "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5},
+    # transformers' 0.02 suits widths of thousands; here it starts attention flat and keeps it so for long.
+    "initializer_range": 0.05,
     "tie_word_embeddings": True,
     "max_position_embeddings": 1024,
 }

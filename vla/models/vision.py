@@ -25,7 +25,8 @@ class Vision(nn.Module):
         super().__init__()
         self.config, width = config, config.text_config.hidden_size
         self.network, channels = _network(config)
-        self.project = nn.Sequential(nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width))
+        # Normalised before the position is added: content that starts faint beside its place is learned late.
+        self.project = nn.Sequential(nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
         self.camera = nn.Parameter(0.02 * torch.randn(len(config.pools), width))
         self.norm = nn.LayerNorm(width)
 

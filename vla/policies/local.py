@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from vla.contract import PolicyContract
 from vla.examples import Example, Examples

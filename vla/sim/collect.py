@@ -10,7 +10,7 @@ import dataclasses
 import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,10 +19,13 @@ from vla.datasets.shards import ShardWriter, encode_member
 from vla.datasets.statistics import space_with_statistics
 from vla.errors import UserError
 from vla.sim import questions as asking
+from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.expert import expert_action
 from vla.sim.scene import sample_scene
-from vla.sim.tabletop import EMBODIMENT, EMBODIMENT_NAME, Tabletop
 from vla.sim.tasks import INSTRUCTIONS, Outcome, check_task, instruct
+
+if TYPE_CHECKING:
+    from vla.sim.tabletop import Tabletop
 
 CONVENTIONS = {
     "pictures": "upright RGB, taken before the action",
@@ -44,6 +47,7 @@ class Collect:
         task: "lift" writes demonstrations, "questions" pictures with questions.
         episodes: demonstrations to write.
         pictures: pictures with questions to write.
+        objects: on the table of a question picture; 0 draws one to four.
         poses: expert episodes from which the robot's poses in question pictures are taken.
         noise: standard deviation (m) of the disturbance of the expert's actions.
         clean: share of the episodes without disturbance.
@@ -56,6 +60,7 @@ class Collect:
     task: Literal["lift", "questions"] = "lift"
     episodes: int = 200
     pictures: int = 4000
+    objects: int = 0
     poses: int = 24
     noise: float = 0.012
     clean: float = 0.25
@@ -91,6 +96,8 @@ _options: Collect
 
 
 def _start(options: Collect) -> None:
+    from vla.sim.tabletop import Tabletop
+
     global _table, _poses, _options
     _table, _options = Tabletop(), options
     if options.task == "questions":
@@ -194,7 +201,7 @@ def _ask_block(block: int) -> list[dict[str, Any]]:
     samples = []
     for picture in range(block * BLOCK, min((block + 1) * BLOCK, _options.pictures)):
         rng = np.random.default_rng((_options.seed, 5, picture))
-        asked = asking.draw_picture(_table, _poses, rng)
+        asked = asking.draw_picture(_table, _poses, rng, _options.objects)
         samples.append({**_encode(_pictures()), "json": {"questions": asked}})
     return samples
 

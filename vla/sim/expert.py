@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from vla.sim.tabletop import POSITION_STEP, ROTATION_STEP, Tabletop
+from vla.sim.embodiment import POSITION_STEP, ROTATION_STEP
+
+if TYPE_CHECKING:
+    from vla.sim.tabletop import Tabletop
 
 HOVER, GRASP, CARRY = 0.11, 0.018, 0.16
 """Heights of the gripper over the table (m): on the way to an object, around it, and holding it up."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
+import importlib.util
 import os
 import sys
 from typing import Any
@@ -19,6 +21,9 @@ def choose() -> str:
         the value of MUJOCO_GL, "" where MuJoCo chooses.
     """
     if sys.platform == "linux":
+        if "torch" in sys.modules and importlib.util.find_spec("triton"):
+            # Mesa's software renderer and torch's triton each bring LLVM; loaded after Mesa's, triton's crashes the process.
+            importlib.import_module("triton")
         if "MUJOCO_GL" not in os.environ:
             os.environ["MUJOCO_GL"] = "osmesa" if not _egl_opens() and _loads("libOSMesa.so.8", "libOSMesa.so.6") else "egl"
         # PyOpenGL binds to one platform when it is imported, and must bind to MuJoCo's.

@@ -1,21 +1,25 @@
 """The simulator as questioner: pictures of fresh scenes, and questions that it answers from its own state.
 
 Nouns are those of the instructions. Answers are balanced within each type and cannot be told from the wording. An object is asked
-after only where the front camera sees its middle.
+after only where the front camera sees its middle. The answer to *list* is all of them: it is for learning, not for testing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-import mujoco
 import numpy as np
 
+from vla.sim.embodiment import HALF, TABLE_HEIGHT
 from vla.sim.expert import expert_action
-from vla.sim.scene import COLOURS, SHAPES, SPACING, Object, sample_scene
-from vla.sim.tabletop import HALF, TABLE_HEIGHT, Tabletop
+from vla.sim.scene import COLOURS, SHAPES, SLOTS, SPACING, Object, sample_scene
+from vla.sim.tasks import INSTRUCTIONS
 
-TYPES = ("where", "colour", "shape", "count", "relation", "holding")
+if TYPE_CHECKING:
+    from vla.sim.tabletop import Tabletop
+
+TYPES = ("where", "colour", "shape", "count", "relation", "holding", "list")
 COUNTS = ("zero", "one", "two", "three", "four")
 WORDINGS = {
     "where": ("where is the {name}", "point at the {name}", "locate the {name}", "where can you see the {name}"),
@@ -23,6 +27,7 @@ WORDINGS = {
     "shape": ("what shape is the {colour} object", "which shape has the {colour} object", "what is the {colour} object"),
     "count": ("how many objects are there", "how many objects are on the table", "count the objects"),
     "relation": ("is the {a} {side} of the {b}", "is the {a} to the {side} of the {b}"),
+    "list": ("what is on the table", "list the objects", "name the objects from left to right"),
     "holding": ("is the gripper holding anything", "does the gripper hold an object", "is anything held"),
 }
 
@@ -55,17 +60,17 @@ def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24)
     return poses
 
 
-def draw_picture(table: Tabletop, poses: list[Pose], rng: np.random.Generator) -> list[dict]:
-    """Sets up a fresh scene around one of the poses, without simulating, and returns its questions.
+def draw_picture(table: Tabletop, poses: list[Pose], rng: np.random.Generator, objects: int = 0) -> list[dict]:
+    """Sets up a fresh scene of so many objects (0: one to four) around one of the poses, without simulating; returns its questions.
 
     Returns:
-        [{"type", "question", and "answer" (a word) or "point" ([u, v], each 0 to 1)}]; render the table for the picture.
+        [{"type", "question", "answer"}]: a word, or a list of words and places [u, v] (each 0 to 1); render the table for the picture.
     """
     wanted = bool(rng.random() < 0.35)
     pose = poses[rng.integers(len(poses))]
     while pose.held != wanted:
         pose = poses[rng.integers(len(poses))]
-    count = int(rng.integers(1, 5))
+    count = objects or int(rng.integers(1, SLOTS + 1))
     while True:
         scene = list(sample_scene(rng, count, distinct_colours=bool(rng.random() < 0.7)))
         names = [o.name for o in scene]
@@ -97,16 +102,18 @@ def ask(table: Tabletop, rng: np.random.Generator, held: bool) -> list[dict]:
     inside = [i for i in seen if all(0.02 < c < 0.98 for c in place[i])]
     questions = []
 
-    def say(kind: str, answer: str | None = None, point: tuple[float, float] | None = None, **words: str) -> None:
-        entry: dict = {"type": kind, "question": str(rng.choice(WORDINGS[kind])).format(**words)}
-        if point is None:
-            entry["answer"] = answer
-        else:
-            entry["point"] = [round(c, 4) for c in point]
-        questions.append(entry)
+    def spot(i: int) -> list[float]:
+        return [round(c, 4) for c in place[i]]
+
+    def say(kind: str, answer: str | list, **words: str) -> None:
+        questions.append({"type": kind, "question": str(rng.choice(WORDINGS[kind])).format(**words), "answer": answer})
 
     for i in rng.permutation(inside)[:2]:
-        say("where", point=place[i], name=scene[i].name)
+        say("where", [spot(i)], name=scene[i].name)
+    if inside and len(inside) == len(scene):
+        # All objects from left to right, each with its place: many scored words per picture, so colours and shapes are learned
+        # long before any one question would teach them.
+        say("list", [part for i in sorted(inside, key=lambda i: place[i][0]) for part in (scene[i].name, spot(i))])
     for i in rng.permutation(seen):
         if sum(o.shape == scene[i].shape for o in scene) == 1:
             say("colour", scene[i].colour, shape=scene[i].shape)
@@ -131,6 +138,8 @@ def ask(table: Tabletop, rng: np.random.Generator, held: bool) -> list[dict]:
 
 def visible(table: Tabletop, index: int) -> bool:
     """Whether the front camera sees the upper middle of object `index`: the first thing on the line of sight is the object."""
+    import mujoco
+
     model, data = table.model, table.data
     cam = model.camera("front").id
     target = table.position(index) + (0, 0, TABLE_HEIGHT + HALF * 0.5)
@@ -143,12 +152,10 @@ def visible(table: Tabletop, index: int) -> bool:
 
 def vocabulary_corpus() -> list[str]:
     """Every wording with every noun: what a tokenizer of this world's language has to know."""
-    from vla.sim.tasks import INSTRUCTIONS
-
     names = [f"{c} {s}" for c in COLOURS for s in SHAPES]
     lines = [w.format(name=n) for w in INSTRUCTIONS + WORDINGS["where"] for n in names]
     lines += [w.format(shape=s) for w in WORDINGS["colour"] for s in SHAPES]
     lines += [w.format(colour=c) for w in WORDINGS["shape"] for c in COLOURS]
     lines += [w.format(a=a, b=b, side=s) for w in WORDINGS["relation"] for a, b in zip(names, names[1:], strict=False) for s in ("left", "right")]
-    lines += [*WORDINGS["count"], *WORDINGS["holding"], *COUNTS, *COLOURS, *SHAPES, "yes", "no"]
+    lines += [*WORDINGS["count"], *WORDINGS["holding"], *WORDINGS["list"], *COUNTS, *COLOURS, *SHAPES, "yes", "no"]
     return lines

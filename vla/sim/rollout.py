@@ -17,9 +17,9 @@ import numpy as np
 
 from vla.errors import UserError
 from vla.policies.base import Observation, Policy, RecedingHorizon
+from vla.sim.embodiment import EMBODIMENT_NAME
 from vla.sim.expert import expert_action
 from vla.sim.scene import COLOURS, SHAPES, Object, Scene, sample_scene
-from vla.sim.tabletop import EMBODIMENT_NAME, Tabletop
 from vla.sim.tasks import HORIZON, Outcome, instruct, named_object
 
 EVALUATION = 7_000_000
@@ -102,6 +102,9 @@ class Simulation:
     """One environment slot: runs one episode at a time, step by step."""
 
     def __init__(self):
+        # Only worker processes load the simulator: a software renderer brings a compiler that torch's does not get on with.
+        from vla.sim.tabletop import Tabletop
+
         self.table = Tabletop()
 
     def start(self, episode: Episode) -> Observation:

@@ -12,49 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from vla.contract import Camera, Embodiment, Space
 from vla.sim import gl
+from vla.sim.embodiment import CONTROL_HZ, HALF, POSITION_STEP, ROTATION_STEP, SIZE, TABLE_HEIGHT
 from vla.sim.scene import COLOURS, SLOTS, Scene
 
 gl.choose()
 import mujoco  # noqa: E402  (after the renderer was chosen)
-
-TABLE_HEIGHT = 0.8
-HALF = 0.021
-"""Half the edge of a cube, the radius of a cylinder and half its height, in metres."""
-CONTROL_HZ = 10.0
-POSITION_STEP, ROTATION_STEP = 0.06, 0.35
-"""The largest position (m) and rotation (rad) difference of one action."""
-SIZE = 64
-"""Edge of the policy's pictures in pixels."""
-
-EMBODIMENT_NAME = "panda-tabletop"
-EMBODIMENT = Embodiment(
-    cameras=(Camera("front", SIZE, SIZE), Camera("wrist", SIZE, SIZE)),
-    state=Space(
-        names=("x", "y", "z", "yaw", "gap"),
-        units=("m", "m", "m", "rad", "m"),
-        low=(-0.25, -0.3, 0.0, -1.2, 0.0),
-        high=(0.25, 0.3, 0.3, 1.2, 0.08),
-    ),
-    action=Space(
-        names=("dx", "dy", "dz", "drx", "dry", "drz", "gripper"),
-        units=("m", "m", "m", "rad", "rad", "rad", ""),
-        low=(-POSITION_STEP,) * 3 + (-ROTATION_STEP,) * 3 + (-1.0,),
-        high=(POSITION_STEP,) * 3 + (ROTATION_STEP,) * 3 + (1.0,),
-        constant=(None, None, None, 0.0, 0.0, None, None),
-    ),
-    control_hz=CONTROL_HZ,
-    keys={
-        "openpi-libero": {
-            "observation/image": "front",
-            "observation/wrist_image": "wrist",
-            "observation/state": "state",
-            "prompt": "instruction",
-        }
-    },
-)
-
 
 def _slot(index: int) -> ElementTree.Element:
     friction = 'friction="1.5 0.01 0.0005" solref="0.01 1" condim="4"'
@@ -66,9 +29,10 @@ def _slot(index: int) -> ElementTree.Element:
     )
 
 
-def _make_robosuite():
+def _make_robosuite() -> Any:
     """A robosuite environment of our own: Panda, table, slots and the front camera."""
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    # A level would not last: importing robosuite sets its own.
+    logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
     from robosuite.controllers import load_composite_controller_config
     from robosuite.environments.manipulation.manipulation_env import ManipulationEnv
     from robosuite.models.arenas import TableArena
@@ -79,7 +43,7 @@ def _make_robosuite():
             super()._load_model()
             model = self.robots[0].robot_model
             model.set_base_xpos(model.base_xpos_offset["table"](0.8))
-            arena = TableArena(table_full_size=(0.8, 0.8, 0.05), table_offset=np.array((0, 0, TABLE_HEIGHT)))
+            arena: Any = TableArena(table_full_size=(0.8, 0.8, 0.05), table_offset=np.array((0, 0, TABLE_HEIGHT)))
             arena.set_origin([0, 0, 0])
             # In front of the table, looking back at the robot and steeply down: the arm comes from behind the objects.
             arena.set_camera(
@@ -114,7 +78,7 @@ def _make_robosuite():
         use_camera_obs=False,
         has_renderer=False,
         has_offscreen_renderer=False,
-        control_freq=CONTROL_HZ,
+        control_freq=int(CONTROL_HZ),
         horizon=100_000,
         ignore_done=True,
         hard_reset=False,

@@ -49,18 +49,24 @@ class Fixed(Dataset):
 
 
 class Cursor(Sampler[list[int]]):
-    """Batches of consecutive t from `start` on; rank r of `ranks` gets rows r, r + ranks, … of each batch."""
+    """Batches of consecutive t, epoch after epoch; rank r of `ranks` gets rows r, r + ranks, … of each batch.
+
+    Args:
+        batch: samples per batch over all ranks.
+        steps: batches per epoch; the first epoch ends where one begun at t = 0 would have ended.
+        start: the first t.
+    """
 
     def __init__(self, batch: int, steps: int, start: int = 0, rank: int = 0, ranks: int = 1):
         self.batch, self.steps, self.start, self.rank, self.ranks = batch, steps, start, rank, ranks
 
     def __iter__(self):
-        first = self.start
-        for step in range(self.steps):
-            t = first + step * self.batch
+        for _ in range(self.steps - (self.start // self.batch) % self.steps):
+            t, self.start = self.start, self.start + self.batch
             yield list(range(t + self.rank, t + self.batch, self.ranks))
 
     def __len__(self) -> int:
+        # The whole epoch's: Lightning counts the batches before an interruption itself.
         return self.steps
 
 
@@ -111,11 +117,9 @@ class VLAData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         mixture = Mixture(self.split("train"), self.seed, self.epoch_steps * self.batch_size)  # type: ignore[arg-type]
-        # An epoch that was begun is finished, so that its end falls on the same step.
-        steps = self.epoch_steps - (self.consumed // self.batch_size) % self.epoch_steps
         return DataLoader(
             Draws(mixture, self.examples),
-            batch_sampler=Cursor(self.batch_size, steps, self.consumed, rank, ranks),
+            batch_sampler=Cursor(self.batch_size, self.epoch_steps, self.consumed, rank, ranks),
             num_workers=self.workers,
             collate_fn=self.collate,
             multiprocessing_context="spawn" if self.workers else None,
@@ -128,7 +132,7 @@ class VLAData(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         """One empty batch: testing is rolling out."""
-        return DataLoader([0], collate_fn=lambda _: {})
+        return DataLoader(torch.zeros(1), collate_fn=lambda _: {})  # type: ignore[arg-type]
 
     def predict_dataloader(self) -> DataLoader:
         """The robot sources' held-out samples in order."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import torch
 
-from vla.contract import ContractMismatch, PolicyContract
+from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.examples import Examples
 from vla.models.load import load_vlm, new_tiny
 from vla.models.logprobs import allowed_mass, scored, token_logprobs
+from vla.training.callbacks import Evaluate, roll_out
+from vla.training.checkpoint import describe_model
 
 
 class VLAModule(L.LightningModule):
@@ -23,17 +26,23 @@ class VLAModule(L.LightningModule):
     samples, divided by the mean weight.
 
     Args:
-        vlm: "tiny", "scratch" (random weights for the tokenizer of `tiny`), a folder, or a public model's name.
+        vlm: "tiny", "scratch" (its structure and tokenizer, random weights), "new" (the same with a tokenizer of its own), a
+            folder, or a public model's name.
         learning_rate: the highest; linear warm-up, then cosine to 2 % of it.
         warmup: optimizer steps.
         weight_decay: of matrices; vectors and embeddings have none.
         bin_smoothing: width (in bins) of the bell over neighbouring integers that integer targets are given; 0 is none.
+        test_episodes: episodes that `vla test` rolls out.
         trust_remote_code: whether code that comes with a model's weights may run.
     """
+
+    evaluate: Evaluate | None = None
 
     contract: PolicyContract
     examples: Examples
     source_names: list[str]
+    _integers: torch.Tensor
+    _bins: torch.Tensor
 
     def __init__(
         self,
@@ -42,19 +51,26 @@ class VLAModule(L.LightningModule):
         warmup: int = 100,
         weight_decay: float = 0.05,
         bin_smoothing: float = 0.0,
+        test_episodes: int = 40,
         trust_remote_code: bool = False,
     ):
         super().__init__()
         self.vlm, self.learning_rate, self.warmup, self.weight_decay = vlm, learning_rate, warmup, weight_decay
-        self.bin_smoothing, self.trust_remote_code = bin_smoothing, trust_remote_code
+        self.bin_smoothing, self.test_episodes, self.trust_remote_code = bin_smoothing, test_episodes, trust_remote_code
         self.model: Any = None
         self.processor: Any = None
         self._waiting, self._working, self._left = 0.0, 0.0, 0.0
 
-    def build(self, tokenizer: Any = None) -> None:
-        """Loads the model and its processor; `tokenizer` starts a new small model instead of `vlm: scratch`'s."""
-        if tokenizer is not None:
-            self.model, self.processor = new_tiny(tokenizer)
+    def build(self, tokenizer: Callable[[], Any] | None = None) -> None:
+        """Loads the model and its processor, or makes new ones.
+
+        Args:
+            tokenizer: makes the tokenizer of `vlm: new`.
+        """
+        if self.vlm == "new":
+            if tokenizer is None:
+                raise UserError("there is no corpus for a new tokenizer", "model.vlm", "name a model")
+            self.model, self.processor = new_tiny(tokenizer())
         elif self.vlm == "scratch":
             processor = load_vlm("tiny")[1]
             self.model, self.processor = new_tiny(processor.tokenizer)
@@ -104,6 +120,8 @@ class VLAModule(L.LightningModule):
         loss = (per_sample * batch["weight"]).sum() / batch["weight"].sum()
         if not torch.isfinite(loss):
             raise UserError(f"the loss is {loss.item()} at step {self.global_step}", "training", "lower the learning rate")
+        # Counted here, before any callback saves: what is saved is what was consumed.
+        self.trainer.datamodule.consumed += self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         self.log("loss", loss.detach(), prog_bar=True)
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._describe("train", batch, logits.detach(), ids, rows, per_sample.detach())
@@ -128,19 +146,28 @@ class VLAModule(L.LightningModule):
             said = self._integers[logits[action][:, self._integers].argmax(-1)]
             values["action_token_accuracy"] = right[action].float().mean()
             values["action_bin_error"] = (self._bins[said] - bins[action]).abs().float().mean()
+            # In units of half an action's range, so that dimensions can be averaged.
+            values["action_l1"] = values["action_bin_error"] * 2 / len(self._integers)
             if stage == "val":
                 values["valid_mass"] = allowed_mass(logits[action], self._integers).mean()
         plan = robot[rows] & (bins < 0)
         if plan.any():
             values["plan_token_accuracy"] = right[plan].float().mean()
         train = stage == "train"
-        self.log_dict({f"{stage}/{k}": v for k, v in values.items()}, on_step=train, on_epoch=not train, batch_size=len(per_sample))
+        self.log_dict(
+            {f"{stage}/{k}": v for k, v in values.items()}, on_step=train, on_epoch=not train, batch_size=len(per_sample)
+        )
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         logits, ids, rows = self._score(batch)
         losses = self._loss(logits, ids)
         sums = torch.zeros(len(batch["source"])).index_add_(0, rows, losses)
         self._describe("val", batch, logits, ids, rows, sums / torch.bincount(rows, minlength=len(sums)).clamp_min(1))
+
+    def test_step(self, batch: dict[str, Any], _: int) -> None:
+        """Rolls out in the simulator."""
+        rates = roll_out(self.evaluate, self, self.test_episodes, batch=2)
+        self.log_dict({f"test/{name}": value for name, value in rates.items()}, batch_size=self.test_episodes)
 
     def predict_step(self, batch: dict[str, Any], _: int) -> list[dict[str, Any]]:
         """Writes actions for the batch's robot samples: decoded chunk and truth, physical units."""
@@ -175,7 +202,6 @@ class VLAModule(L.LightningModule):
         self._left = now
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.trainer.datamodule.consumed += self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         now = time.perf_counter()
         self._working += now - self._left
         self._left = now
@@ -214,15 +240,13 @@ class VLAModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["contract"] = self.contract.to_dict()
+        checkpoint["vlm"] = describe_model(self.model, self.processor)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "contract" not in checkpoint:
             raise UserError("the checkpoint holds no contract", "checkpoint", "only checkpoints of `vla fit` can be used")
         saved = PolicyContract.from_dict(checkpoint["contract"], "checkpoint")
-        try:
-            saved.require(self.contract, "the checkpoint", "this configuration")
-        except ContractMismatch:
-            raise
+        saved.require(self.contract, "the checkpoint", "this configuration")
 
 
 def _prompt(example):

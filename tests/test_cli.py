@@ -1,0 +1,77 @@
+"""The command line: help, mistakes without tracebacks, configurations."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vla import cli
+from vla.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = [*cli.COMMANDS, *cli.LIGHTNING]
+
+
+def vla(*arguments: str, timeout: int = 120):
+    return subprocess.run([sys.executable, "-m", "vla", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+def test_help_lists_every_command():
+    done = vla("--help")
+    assert done.returncode == 0 and all(name in done.stdout for name in NAMES)
+
+
+@pytest.mark.parametrize("name", [*cli.COMMANDS, "fit"])
+def test_command_has_its_own_help(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert end.value.code == 0 and "--" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fly"], "unknown command 'fly'"),
+        (["collect", "--out", "{tmp}/x", "--task", "fly"], "unknown task 'fly'"),
+        (["rollout", "--policy", "{tmp}/nothing"], "no such policy"),
+        (["export", "--ckpt", "{tmp}/nothing.ckpt", "--out", "{tmp}/e"], "no such checkpoint"),
+        (["serve", "{tmp}/nothing"], "no such policy"),
+        (["fit", "-c", "configs/nothing.yaml"], "no such configuration"),
+        (["demo", "--out", "{tmp}/d", "--episodes", "0"], "0 episodes"),
+    ],
+)
+def test_mistake_is_explained_without_a_traceback(arguments, said, tmp_path, capsys):
+    code = cli.main([a.format(tmp=tmp_path) for a in arguments])
+    shown = capsys.readouterr().err
+    assert code == 2 and said in shown and "Traceback" not in shown
+
+
+def test_unknown_configuration_key_is_named(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["fit", "-c", "configs/demo.yaml", "--model.colour=blue"])
+    assert end.value.code == 2 and "colour" in capsys.readouterr().err
+
+
+def test_configuration_is_found_on_disk_first_then_in_the_package(tmp_path, monkeypatch):
+    assert Path(cli.find_config("configs/demo.yaml")).is_file()
+    monkeypatch.chdir(tmp_path)
+    assert Path(cli.find_config("configs/demo.yaml")) == ROOT / "vla/configs/demo.yaml"
+    (tmp_path / "mine.yaml").write_text("{}")
+    assert cli.find_config("mine.yaml") == "mine.yaml"
+    with pytest.raises(UserError, match="no such configuration"):
+        cli.find_config("configs/other.yaml")
+
+
+@pytest.mark.parametrize("config", sorted(p.name for p in (ROOT / "vla/configs").glob("*.yaml")))
+def test_every_configuration_can_be_printed(config, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["fit", "-c", f"configs/{config}", "--print_config"])
+    assert end.value.code == 0 and "max_steps" in capsys.readouterr().out
+
+
+def test_switches_need_no_value_and_hyphens_are_fine():
+    def command(smoke: bool = False, from_scratch: bool = False, out: str = ""): ...
+
+    given = ["--smoke", "--out", "x", "--from-scratch", "false", "--out=y-z"]
+    assert cli._flags(command, given) == ["--smoke=true", "--out", "x", "--from_scratch", "false", "--out=y-z"]

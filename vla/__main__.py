@@ -1,0 +1,5 @@
+"""`python -m vla` is `vla`."""
+
+from vla.cli import entry
+
+entry()

@@ -1,0 +1,178 @@
+"""The command line: one table, command -> function. What must not know each other (simulator and training) is wired here."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vla.errors import UserError
+
+LIGHTNING = {
+    "fit": "trains a policy",
+    "validate": "reports held-out loss, action errors and question accuracy",
+    "test": "rolls the policy out in the simulator",
+    "predict": "writes actions for the held-out steps of the data",
+}
+
+
+def _demo() -> Callable:
+    from vla.demo import demo
+
+    return demo
+
+
+def _doctor() -> Callable:
+    from vla.doctor import doctor
+
+    return doctor
+
+
+def _collect() -> Callable:
+    from vla.commands import collect
+
+    return collect
+
+
+def _rollout() -> Callable:
+    from vla.commands import rollout
+
+    return rollout
+
+
+def _export() -> Callable:
+    from vla.training.export import export
+
+    return export
+
+
+def _serve() -> Callable:
+    from vla.commands import serve
+
+    return serve
+
+
+COMMANDS: dict[str, tuple[Callable[[], Callable], str]] = {
+    "demo": (_demo, "the whole main job: collect, train, roll out, export, serve, report"),
+    "doctor": (_doctor, "checks this machine"),
+    "collect": (_collect, "records demonstrations, or pictures with questions"),
+    "rollout": (_rollout, "drives the simulated robot with a policy"),
+    "export": (_export, "writes a checkpoint as a self-contained folder"),
+    "serve": (_serve, "answers clients with an export's actions"),
+}
+
+
+def _usage() -> str:
+    rows = {**{name: text for name, (_, text) in COMMANDS.items()}, **LIGHTNING}
+    lines = [f"  {name:<10}{text}" for name, text in rows.items()]
+    return "\n".join(["usage: vla COMMAND [options]", "", *lines, "", "`vla COMMAND --help` tells more."])
+
+
+def find_config(name: str) -> str:
+    """A configuration's path: on disk as it stands, else in the package (`configs/demo.yaml`, `demo.yaml`).
+
+    Raises:
+        UserError: neither; the package's own are named.
+    """
+    if Path(name).is_file():
+        return name
+    folder = resources.files("vla.configs")
+    packaged = folder / Path(name).name
+    if Path(name).parent.name in ("", "configs") and packaged.is_file():
+        return str(packaged)
+    own = sorted(f"configs/{f.name}" for f in folder.iterdir() if f.name.endswith(".yaml"))
+    raise UserError("no such configuration", name, f"give a file, or one of the package's: {', '.join(own)}")
+
+
+def _find_configs(argv: list[str]) -> list[str]:
+    """Arguments with every configuration's path put in."""
+    done = list(argv)
+    for place, argument in enumerate(argv):
+        if argument in ("-c", "--config") and place + 1 < len(argv):
+            done[place + 1] = find_config(argv[place + 1])
+        elif argument.startswith("--config="):
+            done[place] = "--config=" + find_config(argument.removeprefix("--config="))
+    return done
+
+
+def _train(argv: list[str]) -> int:
+    from vla.commands import Evaluator, collect_with_progress, new_tokenizer
+    from vla.sim.collect import Collect
+    from vla.training.cli import main as lightning
+
+    evaluator = Evaluator()
+    try:
+        lightning(
+            _find_configs(argv), evaluate=evaluator, tokenizer=new_tokenizer, collect=collect_with_progress, options=Collect
+        )
+    finally:
+        evaluator.close()
+    return 0
+
+
+def _flags(function: Callable, argv: list[str]) -> list[str]:
+    """Arguments with `--from-scratch` as `--from_scratch=true`: bare switches, and hyphens as everybody types them."""
+    parameters = inspect.signature(function).parameters
+    done = []
+    for place, argument in enumerate(argv):
+        option, equals, value = argument.partition("=")
+        spelled = "--" + option[2:].replace("-", "_")
+        if option.startswith("--") and spelled[2:] in parameters:
+            following = argv[place + 1].lower() if place + 1 < len(argv) else ""
+            bare = isinstance(parameters[spelled[2:]].default, bool) and not equals and following not in ("true", "false")
+            argument = f"{spelled}=true" if bare else f"{spelled}{equals}{value}"
+        done.append(argument)
+    return done
+
+
+def _run(name: str, argv: list[str]) -> int:
+    from jsonargparse import auto_cli
+
+    function = COMMANDS[name][0]()
+    # What is served is the one thing that goes without saying its name.
+    result = auto_cli(function, args=_flags(function, argv), prog=f"vla {name}", as_positional=name == "serve")
+    if isinstance(result, int):
+        return result
+    if result is not None:
+        print(result)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; the exit code is 0, 1 for what a check found wanting, 2 for a user's mistake."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # Tokenizers and webdataset start nothing in parallel that we need, and warn when a process forks.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if argv[0] == "--version":
+        import vla
+
+        print(vla.__version__)
+        return 0
+    try:
+        if argv[0] in LIGHTNING:
+            return _train(argv)
+        if argv[0] in COMMANDS:
+            return _run(argv[0], argv[1:])
+        raise UserError(f"unknown command {argv[0]!r}", "vla", f"one of {', '.join([*COMMANDS, *LIGHTNING])}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def entry() -> Any:
+    """The console script."""
+    raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    entry()

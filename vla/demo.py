@@ -1,0 +1,461 @@
+"""`vla demo`: the whole main job, stage by stage, resumable, with a report at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vla.commands import collect_with_progress, film, rate_text, rates
+from vla.errors import UserError
+from vla.report.bars import check
+from vla.report.html import write_report
+from vla.report.intervals import wilson
+from vla.report.plots import read_metrics
+from vla.report.video import side_by_side, write_video
+from vla.sim.collect import Collect
+from vla.sim.rollout import Episode, Result, Workers, rollout
+
+CONFIG = "configs/demo.yaml"
+EXPERT_SCENES = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Amounts:
+    """How much of everything a run does."""
+
+    demonstrations: int = 360
+    pictures: int = 4000
+    held_out: int = 600
+    poses: int = 24
+    steps: int = 900
+    episodes: int = 40
+    per_type: int = 100
+    horizon: int = 80
+    rollout_every: int = 450
+
+
+SMOKE = Amounts(demonstrations=4, pictures=50, held_out=50, poses=2, steps=4, episodes=2, per_type=4, horizon=12, rollout_every=4)
+
+
+class Memory(threading.Thread):
+    """Watches the summed PSS of this process and all its children."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak_mib, self._stop_now = 0.0, threading.Event()
+
+    def run(self) -> None:
+        import psutil
+
+        me = psutil.Process()
+        while not self._stop_now.wait(2.0):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    info = process.memory_full_info()
+                except psutil.Error:
+                    continue
+                total += getattr(info, "pss", getattr(info, "uss", 0))
+            self.peak_mib = max(self.peak_mib, total / 2**20)
+
+    def stop(self) -> float:
+        self._stop_now.set()
+        return self.peak_mib
+
+
+class Stages:
+    """Which stages are done, with what they found; kept in stages.json so that a repeated run goes on."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any]):
+        self.path, self.identity = folder / "stages.json", identity
+        saved = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.done: dict[str, Any] = saved.get("done", {}) if saved.get("identity") == identity else {}
+        self.changed = bool(saved) and saved.get("identity") != identity
+
+    def run(self, name: str, text: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Does a stage unless it is done; what it returns must be JSON."""
+        if name in self.done:
+            print(f"[{name}] done before: {self.done[name]['said']}", flush=True)
+            return self.done[name]
+        print(f"[{name}] {text}", flush=True)
+        began = time.perf_counter()
+        found = work()
+        found = {"said": "", **found, "seconds": round(time.perf_counter() - began, 1)}
+        self.done[name] = found
+        unfinished = self.path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps({"identity": self.identity, "done": self.done}, indent=1))
+        unfinished.replace(self.path)
+        print(f"[{name}] {found['said']} ({found['seconds']:.0f} s)", flush=True)
+        return found
+
+
+def expected_minutes(amounts: Amounts, recorded: bool) -> float:
+    """Minutes that this machine will need, from the rate of its matrix products against the one the shares were measured on."""
+    import torch
+
+    a = torch.randn(768, 768)
+    torch.mm(a, a)
+    began = time.perf_counter()
+    for _ in range(20):
+        torch.mm(a, a)
+    gflops = 20 * 2 * 768**3 / (time.perf_counter() - began) / 1e9
+    cores = os.cpu_count() or 1
+    training = amounts.steps * 0.85 * max(150.0 / gflops, 0.1)
+    simulation = (
+        (amounts.demonstrations * 0.7 + amounts.pictures * 0.014 + amounts.episodes * 1.75 * 1.6 + recorded * 60) * 2 / cores
+    )
+    return (training + simulation + 90) / 60
+
+
+def demo(out: str = "runs/demo", episodes: int = 40, smoke: bool = False, fresh: bool = False, from_scratch: bool = False) -> int:
+    """Collects, trains, rolls out, exports, serves and reports. Interrupted or repeated, it goes on from the last whole stage.
+
+    Args:
+        out: folder of the run; report.html and report.json end up there.
+        episodes: evaluation episodes with the right instruction; half as many with the other object's, a quarter with none.
+        smoke: all the same stages in little, to see that they work.
+        fresh: start over.
+        from_scratch: start training from random weights instead of the pre-trained `tiny`.
+    """
+    if episodes < 1:
+        raise UserError(f"{episodes} episodes", "demo", "ask for at least 1")
+    folder = Path(out)
+    amounts = SMOKE if smoke else Amounts(episodes=episodes)
+    recorded = not smoke and episodes >= 120
+    if fresh and folder.exists():
+        if any(folder.iterdir()) and not (folder / "stages.json").is_file():
+            raise UserError("the folder holds something else than a demo", str(folder), "choose another")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < 2:
+        raise UserError(f"only {free:.1f} GiB of disk are free", str(folder), "the demo needs about 1 GiB")
+    print(f"About {expected_minutes(amounts, recorded):.0f} minutes and 0.3 GiB of disk on this machine.", flush=True)
+    # The number of evaluation episodes does not touch what was collected and trained.
+    identity = {**dataclasses.asdict(dataclasses.replace(amounts, episodes=0)), "from_scratch": from_scratch, "smoke": smoke}
+    stages = Stages(folder, identity)
+    if stages.changed:
+        raise UserError(
+            "the folder holds a demo of another kind", str(folder), "add --fresh to start over, or choose another --out"
+        )
+    memory, began = Memory(), time.perf_counter()
+    memory.start()
+    report = _Demo(folder, amounts, stages, from_scratch, recorded).run()
+    seconds = report["seconds"]
+    seconds["total"] = round(sum(s["seconds"] for s in stages.done.values()), 1)
+    seconds["this_run"] = round(time.perf_counter() - began, 1)
+    report["peak_pss_mib"] = round(max(memory.stop(), _earlier_peak(folder)), 1)
+    _finish(folder, report)
+    return 0
+
+
+def _earlier_peak(folder: Path) -> float:
+    """The peak of the interrupted or earlier run, whose stages this one took over."""
+    path = folder / "report.json"
+    return float(json.loads(path.read_text()).get("peak_pss_mib", 0.0)) if path.is_file() else 0.0
+
+
+class _Demo:
+    """The stages, in order."""
+
+    def __init__(self, folder: Path, amounts: Amounts, stages: Stages, from_scratch: bool, recorded: bool):
+        self.folder, self.amounts, self.stages = folder, amounts, stages
+        self.from_scratch, self.recorded = from_scratch, recorded
+        self.export, self.checkpoint = folder / "export", folder / "train" / "checkpoints" / "last.ckpt"
+
+    def run(self) -> dict[str, Any]:
+        run, a = self.stages.run, self.amounts
+        run("collect", f"{a.demonstrations} demonstrations, {a.pictures} pictures with questions", self.collect)
+        run("train", f"co-fine-tuning for {a.steps} steps: vla fit -c {CONFIG}", self.train)
+        run("export", "a self-contained folder", self.write_export)
+        found = run("questions", "held-out scenes, with the picture and with a blank one", self.questions)
+        key = f"rollout-{a.episodes}"
+        rolled = run(
+            key, f"{a.episodes} episodes, {a.episodes // 2} with the other object named, {a.episodes // 4} unsaid", self.rollout
+        )
+        served = run("serve", "one action through the server", self.serve)
+        expert = run("expert", f"{EXPERT_SCENES} scenes with the scripted expert", self.expert) if self.recorded else None
+        done = self.stages.done
+        report: dict[str, Any] = {
+            **{k: v for k, v in rolled.items() if k not in ("said", "seconds", "videos")},
+            "vqa": {k: v for k, v in found.items() if k in ("accuracy", "blank_accuracy", "types")},
+            "valid_mass": done["train"]["metrics"].get("val/valid_mass"),
+            "training": done["train"]["metrics"],
+            "collected": done["collect"]["counts"],
+            "served": served["same"],
+            "seconds": {
+                name: done[stage]["seconds"] for name, stage in (("collect", "collect"), ("train", "train"), ("rollout", key))
+            }
+            | {name: done[name]["seconds"] for name in ("export", "questions", "serve", "expert") if name in done},
+            "start": "scratch" if self.from_scratch else "tiny",
+            **_provenance(),
+        }
+        if expert:
+            report["expert"] = expert["rate"]
+        self.videos, self.samples = rolled["videos"], found["samples"]
+        report["_show"] = {"videos": self.videos, "samples": self.samples}
+        return report
+
+    def collect(self) -> dict[str, Any]:
+        a, data = self.amounts, self.folder / "data"
+        counts = {}
+        for name, options in {
+            "robot": Collect(str(data / "robot"), "lift", episodes=a.demonstrations, seed=1),
+            "questions": Collect(str(data / "questions"), "questions", pictures=a.pictures, poses=a.poses, seed=2),
+            "held_out": Collect(str(data / "held-out"), "questions", pictures=a.held_out, poses=max(a.poses // 2, 1), seed=3),
+        }.items():
+            counts[name] = collect_with_progress(dataclasses.replace(options, overwrite=True))
+        robot = counts["robot"]
+        said = f"{robot['episodes']} episodes, {robot['steps']} steps, {robot['discarded']} failed attempts discarded"
+        return {"said": said, "counts": counts}
+
+    def train(self) -> dict[str, Any]:
+        a, train = self.amounts, self.folder / "train"
+        command = [sys.executable, "-m", "vla", "fit", "-c", CONFIG]
+        settings = {
+            "collect": "null",
+            "data.sources.robot.init_args.folder": self.folder / "data" / "robot",
+            "data.sources.questions.init_args.folder": self.folder / "data" / "questions",
+            "trainer.max_steps": a.steps,
+            "trainer.default_root_dir": train,
+            "trainer.logger.init_args.save_dir": train,
+        }
+        if self.from_scratch:
+            settings["model.vlm"] = "scratch"
+        overrides = [f"--{name}={value}" for name, value in settings.items()]
+        callbacks = [
+            {
+                "class_path": "vla.training.callbacks.RolloutCallback",
+                "init_args": {"every": a.rollout_every, "episodes": min(10, a.episodes)},
+            },
+            {
+                "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                "init_args": {
+                    "dirpath": str(train / "checkpoints"),
+                    "every_n_train_steps": min(150, a.steps),
+                    "save_last": True,
+                    "enable_version_counter": False,
+                },
+            },
+        ]
+        overrides += [f"--trainer.callbacks={json.dumps(callbacks)}"]
+        if a.steps < 300:
+            overrides += [
+                f"--trainer.val_check_interval={a.steps}",
+                "--data.epoch_steps=4",
+                "--data.batch_size=16",
+                "--data.val_samples=16",
+            ]
+            overrides += ["--trainer.log_every_n_steps=2"]
+        if self.checkpoint.is_file():
+            overrides += [f"--ckpt_path={self.checkpoint}"]
+        done = subprocess.run(command + overrides, env=_environment())
+        if done.returncode:
+            raise UserError(f"training ended with exit code {done.returncode}", "demo", "run the same command again to go on")
+        metrics = read_metrics(train / "logs")
+        last = {name: values[-1] for name, (_, values) in metrics.items() if values}
+        keep = {k: round(float(v), 5) for k, v in last.items() if k.startswith(("val/", "rollout/", "train/"))}
+        return {"said": f"held-out robot loss {keep.get('val/robot_loss', float('nan')):.2f}", "metrics": keep}
+
+    def write_export(self) -> dict[str, Any]:
+        from vla.training.export import export
+
+        return {"said": export(str(self.checkpoint), str(self.export))}
+
+    def questions(self) -> dict[str, Any]:
+        from PIL import Image
+
+        from vla.datasets.sources import QuestionSource
+        from vla.policies.local import LocalPolicy
+        from vla.policies.quiz import accuracy, balanced, quiz
+
+        policy = LocalPolicy.from_export(self.export, batch=16)
+        items = balanced(QuestionSource(self.folder / "data" / "held-out"), self.amounts.per_type)
+        asked = quiz(policy, items)
+        (share, types), (blank, _) = accuracy(asked), accuracy(quiz(policy, items, blank=True))
+        shown = self.folder / "questions"
+        shown.mkdir(exist_ok=True)
+        samples = []
+        for kind in types:
+            for one in [q for q in asked if q.item.type == kind][:2]:
+                path = shown / f"{len(samples)}.png"
+                Image.fromarray(np.concatenate(list(one.item.images.values()), 1)).save(path)
+                place = one.item.point is not None
+                samples.append(
+                    {
+                        "image": str(path.relative_to(self.folder)),
+                        "question": one.item.question + "?",
+                        "answer": _place(one.answer.point) if place else one.answer.text,
+                        "truth": _place(one.item.point) if place else one.item.answer[0],
+                        "correct": one.correct,
+                    }
+                )
+        said = f"{100 * share:.1f} % right, {100 * blank:.1f} % with a blank picture"
+        return {"said": said, "accuracy": share, "blank_accuracy": blank, "types": types, "samples": samples}
+
+    def rollout(self) -> dict[str, Any]:
+        from vla.policies.local import LocalPolicy
+
+        n, horizon = self.amounts.episodes, self.amounts.horizon
+        filmed = 8
+        todo = [Episode(i, "correct", video=i < filmed, horizon=horizon) for i in range(n)]
+        todo += [Episode(i, "swapped", video=i < 2, horizon=horizon) for i in range(max(n // 2, 1))]
+        todo += [Episode(i, "empty", horizon=horizon) for i in range(max(n // 4, 1))]
+        count = os.cpu_count() or 1
+        with Workers(count) as workers, tqdm(total=len(todo), desc="rollout", unit="episode") as bar:
+            results = rollout(LocalPolicy.from_export(self.export, batch=count), todo, workers, lambda _: _tick(bar))
+        correct, swapped, empty = ([r for r in results if r.kind == k] for k in ("correct", "swapped", "empty"))
+        (self.folder / "episodes.jsonl").write_text("".join(json.dumps(r.to_dict()) + "\n" for r in results))
+        # Unsaid: how often the object is lifted that would have been named.
+        unsaid = wilson(sum(r.first == r.objects[0] for r in empty), len(empty)).to_dict()
+        found = {
+            **rates(correct),
+            "swapped_instruction": wilson(sum(r.success for r in swapped), len(swapped)).to_dict(),
+            "empty_instruction": unsaid,
+        }
+        said = f"success {rate_text(found['success'])}, wrong object {rate_text(found['wrong_object'])}"
+        return {"said": said, **found, "videos": self._videos(correct, swapped)}
+
+    def _videos(self, correct: list[Result], swapped: list[Result]) -> list[dict[str, Any]]:
+        folder = self.folder / "videos"
+        folder.mkdir(exist_ok=True)
+        filmed = [r for r in correct if r.frames]
+        chosen = [r for r in filmed if r.success][:3] + [r for r in filmed if not r.success][:2]
+        videos = []
+        for result in chosen:
+            path = film(result, folder / f"{'success' if result.success else 'failure'}-{result.seed}.mp4")
+            outcome = "success" if result.success else "failure"
+            videos.append(
+                {"path": f"videos/{path.name}", "title": result.instruction, "note": result.failure, "outcome": outcome}
+            )
+        both = [(a, b) for a in filmed for b in swapped if b.frames and a.seed == b.seed]
+        if both:
+            one, other = max(both, key=lambda pair: pair[0].success + pair[1].success)
+            from vla.report.video import caption
+
+            left, right = ([caption(f, [r.instruction], "", f.shape[0]) for f in r.frames] for r in (one, other))
+            path = write_video(folder / "both-instructions.mp4", side_by_side(left, right), fps=10)
+            title = f"One scene, two instructions: {one.instruction} / {other.instruction}"
+            videos.insert(0, {"path": f"videos/{path.name}", "title": title, "wide": True})
+        return videos
+
+    def serve(self) -> dict[str, Any]:
+        """A server in a process of its own answers what the local policy answers."""
+        from vla.datasets.sources import RobotSource
+        from vla.policies.base import Observation
+        from vla.policies.local import LocalPolicy
+        from vla.policies.remote import RemotePolicy
+
+        source = RobotSource(self.folder / "data" / "robot", chunk=1)
+        item = source.item(0, np.random.default_rng(0))
+        observation = Observation("demo", item.images, item.state, item.instruction, item.embodiment)
+        local = LocalPolicy.from_export(self.export)
+        port = _free_port()
+        server = subprocess.Popen(
+            [sys.executable, "-m", "vla", "serve", str(self.export), "--port", str(port)],
+            env=_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            remote = _connect(RemotePolicy, f"http://127.0.0.1:{port}", server)
+            same = bool(np.array_equal(remote.act([observation])[0].actions, local.act([observation])[0].actions))
+            agreed = remote.contract.hash == local.contract.hash
+        finally:
+            server.terminate()
+            server.wait(20)
+        if not (same and agreed):
+            raise UserError("the server answers something else than the local policy", "demo", "please report this")
+        return {"said": f"the server answers what the local policy answers, contract {local.contract.hash[:12]}", "same": same}
+
+    def expert(self) -> dict[str, Any]:
+        with Workers() as workers, tqdm(total=EXPERT_SCENES, desc="expert", unit="episode") as bar:
+            results = rollout(None, [Episode(i) for i in range(EXPERT_SCENES)], workers, lambda _: _tick(bar))
+        rate = wilson(sum(r.success for r in results), len(results)).to_dict()
+        return {"said": rate_text(rate), "rate": rate}
+
+
+def _tick(bar: tqdm) -> None:
+    bar.update()
+
+
+def _place(point: tuple[float, float] | None) -> str:
+    return "no place" if point is None else f"({point[0]:.2f}, {point[1]:.2f})"
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONUNBUFFERED": "1"}
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _connect(remote: Callable[[str], Any], url: str, server: subprocess.Popen) -> Any:
+    """Waits until the server answers."""
+    for _ in range(240):
+        if server.poll() is not None:
+            raise UserError(f"the server ended with exit code {server.returncode}", "demo", "`vla serve` says why")
+        try:
+            return remote(url)
+        except UserError:
+            time.sleep(0.25)
+    raise UserError("the server did not answer within a minute", url)
+
+
+def _provenance() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    names = ("torch", "transformers", "lightning", "mujoco", "robosuite", "numpy", "webdataset", "timm")
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    import vla
+
+    return {
+        "versions": {"python": platform.python_version(), "vla": vla.__version__, **{name: version(name) for name in names}},
+        "commit": commit or "unknown",
+        "hardware": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "command": "vla " + " ".join(sys.argv[1:]),
+    }
+
+
+def _finish(folder: Path, report: dict[str, Any]) -> None:
+    """Writes report.json and report.html and says how it ended."""
+    shown = report.pop("_show")
+    report["bars"] = check(report)
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    samples = [{**s, "image": folder / s["image"]} for s in shown["samples"]]
+    videos = [{**v, "path": folder / v["path"]} for v in shown["videos"]]
+    page = write_report(
+        folder / "report.html", report, videos=videos, samples=samples, metrics=read_metrics(folder / "train" / "logs")
+    )
+    for name, bar in report["bars"].items():
+        if not bar["holds"]:
+            print(f"below its bar: {name} is {bar['value']:.3g}, the bar is {bar['bar']}")
+    print(f"\nResult: success {rate_text(report['success'])}, questions {100 * report['vqa']['accuracy']:.0f} %")
+    print(f"Report: {page}")
+    print("Next:")
+    print(f'  vla rollout --policy {folder}/export --instruction "lift the green cube" --video out.mp4')
+    print(f"  vla serve {folder}/export")
+    print(f"  vla validate -c {CONFIG} --ckpt_path {folder}/train/checkpoints/last.ckpt")

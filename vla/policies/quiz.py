@@ -1,0 +1,62 @@
+"""Question accuracy by type on held-out pictures, also with the pictures blanked out."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+import numpy as np
+
+from vla.datasets.sources import QuestionItem, QuestionSource
+from vla.policies.local import Answer, LocalPolicy
+
+NEAR = 0.05
+"""A place is right within this share of the picture on both axes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A question, what was answered and whether that is right."""
+
+    item: QuestionItem
+    answer: Answer
+    correct: bool
+
+
+def right(item: QuestionItem, answer: Answer) -> bool:
+    """Whether an answer is right: the same word, or a place within NEAR of the truth."""
+    if item.point is None:
+        return [answer.text] == item.answer
+    return answer.point is not None and all(abs(a - b) <= NEAR for a, b in zip(answer.point, item.point, strict=True))
+
+
+def balanced(source: QuestionSource, per_type: int, seed: int = 0) -> list[QuestionItem]:
+    """Up to `per_type` questions of each type, every answer of a type as often as the rarest allows; lists are left out."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, dict[str, list[tuple[int, int]]]] = collections.defaultdict(lambda: collections.defaultdict(list))
+    for i in rng.permutation(len(source)):
+        for which, question in enumerate(source.questions(int(i))):
+            answer = question["answer"]
+            if isinstance(answer, str) or len(answer) == 1:
+                found[question["type"]][answer if isinstance(answer, str) else ""].append((int(i), which))
+    chosen = []
+    for answers in found.values():
+        each = min(min(map(len, answers.values())), max(per_type // len(answers), 1))
+        chosen += [place for places in answers.values() for place in places[:each]]
+    return [source.item(i, rng, which) for i, which in chosen]
+
+
+def quiz(policy: LocalPolicy, items: list[QuestionItem], blank: bool = False) -> list[Asked]:
+    """Asks the model; `blank` shows it an even grey instead of the pictures."""
+    pictures = [{k: np.full_like(v, 128) for k, v in item.images.items()} if blank else item.images for item in items]
+    answers = policy.ask(pictures, [item.question for item in items])
+    return [Asked(item, answer, right(item, answer)) for item, answer in zip(items, answers, strict=True)]
+
+
+def accuracy(asked: list[Asked]) -> tuple[float, dict[str, dict[str, float]]]:
+    """The mean over question types, and accuracy and number by type."""
+    by_type: dict[str, list[bool]] = collections.defaultdict(list)
+    for one in asked:
+        by_type[one.item.type].append(one.correct)
+    types = {name: {"accuracy": float(np.mean(hits)), "n": len(hits)} for name, hits in sorted(by_type.items())}
+    return float(np.mean([t["accuracy"] for t in types.values()])), types
