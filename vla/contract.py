@@ -65,9 +65,8 @@ class Space:
         if value.ndim == 0 or value.shape[-1] != self.size:
             raise ContractMismatch(f"{what} has shape {value.shape}, expected {self.size} values: {', '.join(self.names)}")
         if not np.isfinite(value).all():
-            bad = [
-                n for n, ok in zip(self.names, np.isfinite(value).reshape(-1, self.size).all(0).tolist(), strict=True) if not ok
-            ]
+            finite = np.isfinite(value).reshape(-1, self.size)
+            bad = [name for i, name in enumerate(self.names) if not finite[:, i].all()]
             raise ContractMismatch(f"{what} holds NaN or infinity in {', '.join(bad)}")
         return value
 
