@@ -13,8 +13,8 @@ from vla.errors import UserError
 class Numbers:
     """A source of N numbers, of the interface that a mixture uses."""
 
-    def __init__(self, count, weight=1.0):
-        self.count, self.weight, self.loss_weight = count, weight, 1.0
+    def __init__(self, count, weight=1.0, lead=0):
+        self.count, self.weight, self.loss_weight, self.lead = count, weight, 1.0, lead
 
     def __len__(self):
         return self.count
@@ -95,3 +95,15 @@ def test_real_sources(robot, asked):
     assert kinds == {"robot", "questions"}
     a, b = mixture[11][1], pickle.loads(pickle.dumps(mixture))[11][1]
     assert all(np.array_equal(a.images[c], b.images[c]) for c in ("front", "wrist"))
+
+
+def test_a_leading_source_comes_first_and_alone():
+    mixture = mix(robot=(100, 3), easy=(10, 1, 25))
+    names = [mixture.draw(t)[0] for t in range(2000)]
+    assert set(names[:25]) == {"easy"} and set(names[25:]) == {"robot", "easy"}
+    assert sorted(mixture.draw(t)[2] for t in range(10)) == list(range(10))
+    drawn = mixture.shares(2000)
+    assert {name: drawn[name].count for name in drawn} == {name: names.count(name) for name in drawn}
+    # What follows is the mixture without the lead.
+    plain = mix(robot=(100, 3), easy=(10, 1))
+    assert [mixture.draw(t + 25) for t in range(50)] == [plain.draw(t) for t in range(50)]

@@ -67,9 +67,9 @@ def draw_picture(table: Tabletop, poses: list[Pose], rng: np.random.Generator, o
         [{"type", "question", "answer"}]: a word, or a list of words and places [u, v] (each 0 to 1); render the table for the picture.
     """
     wanted = bool(rng.random() < 0.35)
-    pose = poses[rng.integers(len(poses))]
-    while pose.held != wanted:
-        pose = poses[rng.integers(len(poses))]
+    # Few episodes may have no pose of the wanted kind; then any will do.
+    fitting = [p for p in poses if p.held == wanted] or poses
+    pose = fitting[rng.integers(len(fitting))]
     count = objects or int(rng.integers(1, SLOTS + 1))
     while True:
         scene = list(sample_scene(rng, count, distinct_colours=bool(rng.random() < 0.7)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,16 @@ from vla.training.callbacks import Evaluate, RolloutCallback
 from vla.training.contract import ContractOptions, resolve
 from vla.training.data import VLAData
 from vla.training.module import VLAModule
+
+NOISE = (
+    "LightningCLI's args parameter",  # ours are the command line's
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*your dataloader is not resumable",  # the cursor travels with the data module
+    ".*does not have many workers",
+    ".*exists and is not empty",
+    "The number of training batches",
+)
+"""Warnings that tell a user nothing."""
 
 
 def fast_bf16() -> bool:
@@ -96,6 +107,9 @@ def main(argv: list[str], **hooks: Any) -> None:
         UserError: what a user can mend, of ours or of Lightning's making.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    for noise in NOISE:
+        warnings.filterwarnings("ignore", message=noise)
 
     try:
         VLACLI(
