@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from vla.errors import UserError
@@ -41,7 +42,11 @@ class RolloutCallback(L.Callback):
             return
         self._last = step
         rates = roll_out(self.evaluate, pl_module, self.episodes, self.batch)
-        pl_module.log_dict({f"rollout/{name}": value for name, value in rates.items()})
+        named = {f"rollout/{name}": float(value) for name, value in rates.items()}
+        # Once, at this step: `log` would repeat the value at every logged step until the epoch's end.
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(named, step)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in named.items()})
         pl_module._left = 0.0  # rolling out is no waiting for data
 
 
