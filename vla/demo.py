@@ -290,16 +290,16 @@ class _Demo:
         shown.mkdir(exist_ok=True)
         samples = []
         for kind in types:
-            for one in [q for q in asked if q.item.type == kind][:2]:
+            for one in [q for q in asked if q.question.type == kind][:2]:
                 path = shown / f"{len(samples)}.png"
-                Image.fromarray(np.concatenate(list(one.item.images.values()), 1)).save(path)
-                place = one.item.point is not None
+                Image.fromarray(np.concatenate(list(one.images.values()), 1)).save(path)
+                place = one.question.point is not None
                 samples.append(
                     {
                         "image": str(path.relative_to(self.folder)),
-                        "question": one.item.question + "?",
+                        "question": one.question.text + "?",
                         "answer": _place(one.answer.point) if place else one.answer.text,
-                        "truth": _place(one.item.point) if place else one.item.answer[0],
+                        "truth": _place(one.question.point) if place else one.question.answer[0],
                         "correct": one.correct,
                     }
                 )

@@ -15,7 +15,7 @@ from vla.errors import UserError
 from vla.policies.base import ActionChunk, Observation
 from vla.tokenization.codecs import action_codec, state_codec
 from vla.tokenization.prompts import action_prompt, question_prompt, tokenize_prompt
-from vla.tokenization.sequence import Role, Sequence, collate, concat, piece
+from vla.tokenization.sequence import Role, Sequence, collate, concat, fork, piece
 from vla.tokenization.vocabulary import Vocabulary
 from vla.transforms import CentreCrop
 
@@ -35,7 +35,8 @@ class Examples:
     """Builds sequences for one contract and one model's processor.
 
     A robot sample is: pictures, prompt with the state's integers, [the named object's two location tokens,] then per step
-    terminate and the action's integers. A question is: pictures, prompt, the answer's words or two location tokens, end.
+    terminate and the action's integers. Questions are: pictures, and off them for each its prompt, the answer's words or two
+    location tokens, and the end.
 
     Args:
         contract: what was agreed.
@@ -68,7 +69,6 @@ class Examples:
     def robot(self, item: RobotItem) -> Example:
         """A training sequence; steps past the end of the episode are not scored."""
         observation = Observation("", item.images, item.state, item.instruction, item.embodiment)
-        prompt = self.act(observation)
         actions, _ = self._codec(item.embodiment)
         bins = np.concatenate([item.terminate[:, None].astype(np.int64), actions.encode(item.actions)], 1)
         if not self.contract.terminate:
@@ -79,30 +79,38 @@ class Examples:
             # Without a known place the tokens stand there unscored: what follows keeps its position.
             known = item.point is not None
             plan = [piece(self.vocabulary.point_to_ids(*(item.point or (0.5, 0.5))), Role.MODEL, known)]
-        return Example(concat([prompt.sequence, *plan, written]), prompt.images)
+        answer = concat([self._action_words(observation), *plan, written])
+        images = self._images(item.images, self.contract.embodiment(item.embodiment))
+        return Example(fork(self._places, answer), images)
 
     def question(self, item: QuestionItem) -> Example:
-        """A training sequence for a question; the answer and the end token are scored."""
-        prompt = self.ask(item.images, item.question)
-        parts = [self._words(" " + p) if isinstance(p, str) else self.vocabulary.point_to_ids(*p) for p in item.answer]
-        answer = [token for part in parts for token in part]
-        return Example(concat([prompt.sequence, piece([*answer, self.vocabulary.eos_id], Role.MODEL)]), prompt.images)
+        """A training sequence for all questions on the pictures; the answers and their end tokens are scored."""
+        branches = []
+        for question in item.questions:
+            parts = [self._words(" " + p) if isinstance(p, str) else self.vocabulary.point_to_ids(*p) for p in question.answer]
+            answer = [token for part in parts for token in part]
+            branches.append(concat([self._question_words(question.text), piece([*answer, self.vocabulary.eos_id], Role.MODEL)]))
+        return Example(fork(self._places, *branches), self._images(item.images, self.contract.embodiment()))
 
     def build(self, item: RobotItem | QuestionItem) -> Example:
         return self.robot(item) if isinstance(item, RobotItem) else self.question(item)
 
     def act(self, observation: Observation) -> Example:
         """The prompt for an action."""
-        embodiment = self.contract.embodiment(observation.embodiment)
-        state = embodiment.state.check(observation.state, "the state")
-        ids = self.vocabulary.bins_to_ids(self._codec(observation.embodiment)[1].encode(state))
-        words = tokenize_prompt(action_prompt(self.contract, observation.instruction), self._words, ids)
-        return Example(concat([self._places, words]), self._images(observation.images, embodiment))
+        images = self._images(observation.images, self.contract.embodiment(observation.embodiment))
+        return Example(fork(self._places, self._action_words(observation)), images)
 
     def ask(self, images: dict[str, np.ndarray], question: str) -> Example:
         """The prompt for a question."""
-        words = tokenize_prompt(question_prompt(self.contract, question), self._words, None)
-        return Example(concat([self._places, words]), self._images(images, self.contract.embodiment()))
+        return Example(fork(self._places, self._question_words(question)), self._images(images, self.contract.embodiment()))
+
+    def _action_words(self, observation: Observation) -> Sequence:
+        state = self.contract.embodiment(observation.embodiment).state.check(observation.state, "the state")
+        ids = self.vocabulary.bins_to_ids(self._codec(observation.embodiment)[1].encode(state))
+        return tokenize_prompt(action_prompt(self.contract, observation.instruction), self._words, ids)
+
+    def _question_words(self, question: str) -> Sequence:
+        return tokenize_prompt(question_prompt(self.contract, question), self._words, None)
 
     def allowed(self, embodiment: str = "") -> list[list[int]]:
         """The ids that each token of an action answer may have, in order."""
@@ -135,8 +143,8 @@ class Examples:
         """Pads on the right to a multiple of `bucket`.
 
         Returns:
-            input_ids [B, L], attention_mask and prefix_mask bool [B, L], labels [B, L] (-100 where nothing is scored) and
-            pixel_values float [B, C, 3, S, S] in [-1, 1].
+            input_ids [B, L], attention_mask and prefix_mask bool [B, L], branch_ids [B, L], labels [B, L] (-100 where nothing
+            is scored) and pixel_values float [B, C, 3, S, S] in [-1, 1].
         """
         longest = max(len(e.sequence) for e in examples)
         arrays = collate([e.sequence for e in examples], self.tokenizer.pad_token_id, -(-longest // bucket) * bucket)
@@ -145,6 +153,7 @@ class Examples:
             "input_ids": ids,
             "attention_mask": torch.from_numpy(arrays["attention"]),
             "prefix_mask": torch.from_numpy(arrays["prefix"]),
+            "branch_ids": torch.from_numpy(arrays["branch"]).long(),
             "labels": ids.masked_fill(~torch.from_numpy(arrays["loss"]), -100),
             "pixel_values": torch.stack([self.processor.pixels(e.images) for e in examples]),
         }

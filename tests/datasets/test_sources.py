@@ -100,22 +100,32 @@ def test_questions_are_drawn_by_the_generator(asked):
     source = QuestionSource(asked)
     assert len(source) == 19  # the picture without questions is no sample
     drawn = [source.item(4, np.random.default_rng(seed)) for seed in range(40)]
-    assert {item.type for item in drawn} == {"where", "colour"}
+    assert {item.questions[0].type for item in drawn} == {"where", "colour"}
     for item in drawn:
-        assert item.question.endswith(" 5") and item.answer in (["red"], [(0.5, 0.5)])
+        (question,) = item.questions
+        assert question.text.endswith(" 5") and question.answer in (["red"], [(0.5, 0.5)])
         assert abs(item.images["front"].mean() - 5) < 2
-    assert source.item(4, RNG, which=1).answer == ["red"] and len(source.questions(4)) == 2
+    assert source.item(4, RNG, which=1).questions[0].answer == ["red"] and len(source.questions(4)) == 2
+
+
+def test_several_questions_of_a_picture_are_different_ones(asked):
+    source = QuestionSource(asked, asked=7, augment=[Augmentation({"front": 4})])
+    item = source.item(4, np.random.default_rng(1))
+    assert sorted(q.type for q in item.questions) == ["colour", "where"]
+    assert [q.type for q in QuestionSource(asked, asked=7, types={"where": 0.0}).item(4, RNG).questions] == ["colour"]
+    with pytest.raises(UserError, match="0 questions"):
+        QuestionSource(asked, asked=0)
 
 
 def test_types_weigh_the_draw_but_not_the_split(asked):
     only = QuestionSource(asked, types={"colour": 0.0}, split="val", holdout=0.25)
-    assert all(only.item(i % len(only), np.random.default_rng(i)).type == "where" for i in range(30))
+    assert all(only.item(i % len(only), np.random.default_rng(i)).questions[0].type == "where" for i in range(30))
     assert len(only) == len(QuestionSource(asked, split="val", holdout=0.25)) == 5
 
 
 def test_augmentation_is_applied_and_follows_the_generator(asked):
     source = QuestionSource(asked, types={"colour": 0.0}, augment=[Augmentation({"front": 4}, brightness=0.3)])
-    points = {source.item(3, np.random.default_rng(seed)).point for seed in range(20)}
+    points = {source.item(3, np.random.default_rng(seed)).questions[0].point for seed in range(20)}
     assert len(points) > 3
     a, b = (source.item(3, np.random.default_rng(5)) for _ in range(2))
-    assert np.array_equal(a.images["front"], b.images["front"]) and a.point == b.point
+    assert np.array_equal(a.images["front"], b.images["front"]) and a.questions[0].point == b.questions[0].point

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vla.models.attention import additive, attend, visible
+from vla.models.attention import additive, attend, positions, visible
 
 
 def test_prefix_is_bidirectional_and_answers_are_causal():
@@ -20,6 +20,25 @@ def test_prefix_is_bidirectional_and_answers_are_causal():
     )
     assert torch.equal(visible(attention, prefix)[0, 0], expected)
     assert torch.equal(visible(attention, prefix, first=4)[0, 0], expected[4:])
+
+
+def test_branches_see_the_trunk_and_themselves():
+    attention = torch.tensor([[1, 1, 1, 1, 1, 1, 0]], dtype=torch.bool)
+    branch = torch.tensor([[0, 0, 1, 1, 2, 2, 0]])
+    prefix = torch.tensor([[1, 1, 1, 0, 1, 0, 0]], dtype=torch.bool)
+    expected = torch.tensor(
+        [
+            [1, 1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0, 0],
+            [1, 1, 1, 1, 0, 0, 0],
+            [1, 1, 0, 0, 1, 0, 0],
+            [1, 1, 0, 0, 1, 1, 0],
+        ],
+        dtype=torch.bool,
+    )
+    assert torch.equal(visible(attention, prefix, branch)[0, 0, :6], expected)
+    assert positions(attention, branch)[0, :6].tolist() == [0, 1, 2, 3, 2, 3]
 
 
 def test_blank_rows_give_finite_numbers():

@@ -36,9 +36,41 @@ def changed(batch, place):
     return {**batch, "input_ids": ids}
 
 
-def test_a_later_prefix_token_changes_earlier_states(small, batch):
+def test_a_later_prompt_token_changes_the_prompt_and_not_the_pictures(small, batch):
     before, after = hidden(small[0], batch), hidden(small[0], changed(batch, IMAGE + PROMPT - 1))
-    assert (before != after).any(-1).all()  # every position, image tokens too
+    assert torch.equal(before[:, :IMAGE], after[:, :IMAGE])
+    assert (before[:, IMAGE:] != after[:, IMAGE:]).any(-1).all()
+
+
+def test_every_image_token_sees_all_pictures(small, batch):
+    pixels = batch["pixel_values"].clone()
+    pixels[:, 1] *= 0.5  # the second camera
+    before, after = hidden(small[0], batch), hidden(small[0], {**batch, "pixel_values": pixels})
+    assert (before[:, :IMAGE] != after[:, :IMAGE]).any(-1).all()
+
+
+def test_branches_off_one_picture_say_what_they_say_alone(small, batch):
+    generator = torch.Generator().manual_seed(2)
+    texts = [torch.randint(300, 500, (n,), generator=generator) for n in (7, 4, 9)]
+    prompts = (3, 2, 5)
+    image, pixels = batch["input_ids"][0, :IMAGE], batch["pixel_values"][:1]
+
+    def run(chosen):
+        ids = torch.cat([image, *(texts[i] for i in chosen)])[None]
+        branch = torch.cat([torch.zeros(IMAGE).long(), *(torch.full((len(texts[i]),), n) for n, i in enumerate(chosen, 1))])[None]
+        prefix = torch.cat([torch.ones(IMAGE), *((torch.arange(len(texts[i])) < prompts[i]) for i in chosen)])[None].bool()
+        with torch.inference_mode():
+            states = small[0].hidden(ids, pixels, None, prefix, branch_ids=branch).last_hidden_state[0, IMAGE:]
+            plain = small[0].hidden(ids, pixels, None, prefix).last_hidden_state[0, IMAGE:] if len(chosen) == 1 else None
+        return states, plain
+
+    together, _ = run((0, 1, 2))
+    start = 0
+    for i, text in enumerate(texts):
+        alone, plain = run((i,))
+        assert torch.allclose(together[start : start + len(text)], alone, atol=1e-5)
+        assert torch.allclose(plain, alone, atol=1e-5)  # one branch is what all that is no picture is without numbers
+        start += len(text)
 
 
 def test_a_later_answer_token_changes_nothing_before_it(small, batch):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla.errors import UserError
-from vla.tokenization.sequence import Role, collate, concat, piece
+from vla.tokenization.sequence import Role, collate, concat, fork, piece
 
 PARTS = st.lists(st.tuples(st.lists(st.integers(0, 999), max_size=5), st.sampled_from(list(Role))), max_size=6)
 
@@ -29,6 +29,17 @@ def test_collate_pads_on_the_right(lengths, extra):
         assert batch["prefix"][i].sum() == n and batch["loss"][i].sum() == n
         assert (batch["ids"][i, 2 * n :] == 0).all()
     assert not (batch["loss"] & ~batch["attention"]).any() and not (batch["loss"] & batch["prefix"]).any()
+
+
+def test_each_branch_has_a_prefix_of_its_own():
+    trunk = piece([9, 9], Role.IMAGE)
+    first = concat([piece([1, 2], Role.PROMPT), piece([3], Role.MODEL)])
+    second = concat([piece([4], Role.PROMPT), piece([5, 6], Role.MODEL)])
+    batch = collate([fork(trunk, first, second), fork(trunk, first)], pad_id=0)
+    assert batch["ids"][0].tolist() == [9, 9, 1, 2, 3, 4, 5, 6]
+    assert batch["branch"].tolist() == [[0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 1, 1, 1, 0, 0, 0]]
+    assert batch["prefix"].astype(int).tolist() == [[1, 1, 1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]]
+    assert batch["loss"].astype(int).tolist() == [[0, 0, 0, 0, 1, 0, 1, 1], [0, 0, 0, 0, 1, 0, 0, 0]]
 
 
 def test_too_long_for_the_bucket_is_refused():

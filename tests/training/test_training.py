@@ -252,6 +252,17 @@ def test_question_answer_comes_back_from_its_ids(examples, data):
     assert where.loss.sum() == 3 and colour.loss.sum() == 2
 
 
+def test_answers_and_not_tokens_share_a_sample():
+    from vla.training.module import Answers
+
+    # Row 0 has two answers, of one and of three tokens; row 1 has one; row 2 none.
+    places = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 0], [0, 0, 0, 0]], dtype=torch.bool)
+    branches = torch.tensor([[1, 2, 2, 2], [0, 1, 1, 1], [0, 1, 1, 1]])
+    answers = Answers(places, branches)
+    losses = torch.tensor([4.0, 1.0, 2.0, 3.0, 5.0, 7.0])
+    assert answers.mean(losses).tolist() == [4, 2, 6] and answers.mean_by_row(losses).tolist() == [3, 6, 0]
+
+
 def test_instruction_cannot_smuggle_in_a_picture(examples):
     images = {c.name: np.zeros((64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
     plain = examples.ask(images, "where is it").sequence.ids

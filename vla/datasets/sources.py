@@ -49,15 +49,16 @@ class RobotItem:
 
 
 @dataclasses.dataclass
-class QuestionItem:
-    """A picture pair and one question on it.
+class Question:
+    """A question on a picture.
 
     Attributes:
+        text: the question.
         answer: what is to be written, in order: words, and points of the first camera's picture.
+        type: of the question, by which accuracies are told apart.
     """
 
-    images: Images
-    question: str
+    text: str
     answer: list[str | Point]
     type: str
 
@@ -65,6 +66,14 @@ class QuestionItem:
     def point(self) -> Point | None:
         """The place that is asked for, if the answer is one."""
         return self.answer[0] if len(self.answer) == 1 and not isinstance(self.answer[0], str) else None
+
+
+@dataclasses.dataclass
+class QuestionItem:
+    """Pictures and questions on them."""
+
+    images: Images
+    questions: list[Question]
 
 
 class Source(Generic[T]):
@@ -203,21 +212,31 @@ class RobotSource(Source[RobotItem]):
 
 
 class QuestionSource(Source[QuestionItem]):
-    """Pictures with questions: one sample per picture, one of its questions drawn each time. Splits are by picture.
+    """Pictures with questions: one sample per picture, some of its questions drawn each time. Splits are by picture.
 
     A picture without questions is no sample.
 
     Args:
         types: question type -> how often it is drawn, relative to the others; those not named count 1.
+        asked: how many questions of a picture are drawn, all different (fewer where it has fewer): the pictures pass through the
+            model once for all of them.
     """
 
     kind = "questions"
 
     def __init__(
-        self, folder: str | Path, weight: float = 1.0, loss_weight: float = 1.0, types: dict[str, float] | None = None, **kwargs
+        self,
+        folder: str | Path,
+        weight: float = 1.0,
+        loss_weight: float = 1.0,
+        types: dict[str, float] | None = None,
+        asked: int = 1,
+        **kwargs,
     ):
         super().__init__(folder, weight, loss_weight, **kwargs)
-        self.types = types or {}
+        if asked < 1:
+            raise UserError(f"{asked} questions asked of a picture", str(folder), "ask at least 1")
+        self.types, self.asked = types or {}, asked
 
     @functools.cached_property
     def _table(self) -> list[list[dict]]:
@@ -239,17 +258,20 @@ class QuestionSource(Source[QuestionItem]):
         return self._table[self._rows[i]]
 
     def item(self, i: int, rng: np.random.Generator, which: int | None = None) -> QuestionItem:
-        """Picture i of the split with one question: the drawn one, or `which` of `questions(i)`."""
-        asked = self.questions(i)
+        """Picture i of the split with the drawn questions, or with question `which` of `questions(i)` alone."""
+        known = self.questions(i)
         if which is None:
-            weights = np.array([self.types.get(q["type"], 1.0) for q in asked], np.float64)
-            which = int(rng.choice(len(asked), p=weights / weights.sum()))
-        chosen = asked[which]
-        parts = chosen["answer"] if isinstance(chosen["answer"], list) else [chosen["answer"]]
-        images, moved = self._change(self._pictures(int(self._rows[i])), [tuple(p) for p in parts if not isinstance(p, str)], rng)
+            weights = np.array([self.types.get(q["type"], 1.0) for q in known], np.float64)
+            count = min(self.asked, int((weights > 0).sum()))
+            chosen = [known[k] for k in rng.choice(len(known), count, replace=False, p=weights / weights.sum())]
+        else:
+            chosen = [known[which]]
+        answers = [q["answer"] if isinstance(q["answer"], list) else [q["answer"]] for q in chosen]
+        places = [tuple(part) for parts in answers for part in parts if not isinstance(part, str)]
+        images, moved = self._change(self._pictures(int(self._rows[i])), places, rng)
         points = iter(moved)
-        answer = [p if isinstance(p, str) else next(points) for p in parts]
-        return QuestionItem(images, chosen["question"], answer, chosen["type"])
+        said = [[part if isinstance(part, str) else next(points) for part in parts] for parts in answers]
+        return QuestionItem(images, [Question(q["question"], a, q["type"]) for q, a in zip(chosen, said, strict=True)])
 
 
 def _read_questions(index: ShardIndex, record: int) -> list[dict]:

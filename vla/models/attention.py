@@ -9,12 +9,13 @@ from transformers import AttentionInterface
 NAME = "vla_prefix"
 
 
-def visible(attention: torch.Tensor, prefix: torch.Tensor, first: int = 0) -> torch.Tensor:
-    """Which keys a query sees: what stands before it and, within the prefix, all of the prefix.
+def visible(attention: torch.Tensor, prefix: torch.Tensor, branch: torch.Tensor | None = None, first: int = 0) -> torch.Tensor:
+    """Which keys a query sees: what stands before it and, within the prefix, all of the prefix; of other branches nothing.
 
     Args:
         attention: [B, K] bool, False is padding: seen by nobody.
         prefix: [B, K] bool, True where a token belongs to the bidirectional prefix.
+        branch: [B, K], 0 in the trunk, the same number within a branch; None: all are one.
         first: the queries are the positions from `first` on.
 
     Returns:
@@ -23,7 +24,25 @@ def visible(attention: torch.Tensor, prefix: torch.Tensor, first: int = 0) -> to
     place = torch.arange(attention.shape[1], device=attention.device)
     query = place[first:, None]
     seen = (place <= query) | (prefix[:, first:, None] & prefix[:, None, :])
+    if branch is not None:
+        seen = seen & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, first:, None]))
     return ((seen & attention[:, None, :]) | (place == query))[:, None]
+
+
+def positions(attention: torch.Tensor, branch: torch.Tensor | None = None) -> torch.Tensor:
+    """The place [B, L] of each token in its text: padding takes none, and every branch goes on where the trunk ends.
+
+    Args:
+        attention: [B, L] bool, False is padding.
+        branch: [B, L], 0 in the trunk, which comes first, then branch after branch; None: all are one.
+    """
+    order = (attention.long().cumsum(1) - 1).clamp_min(0)
+    if branch is None:
+        return order
+    begins = branch != torch.nn.functional.pad(branch, (1, 0))[:, :-1]
+    start = torch.where(begins, order, 0).cummax(1).values
+    trunk = ((branch == 0) & attention).sum(1, keepdim=True)
+    return torch.where((branch > 0) & attention, order - start + trunk, order)
 
 
 def additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

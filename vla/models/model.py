@@ -10,14 +10,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Gen
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from vla.errors import UserError
-from vla.models.attention import NAME, additive, visible
+from vla.models.attention import NAME, additive, positions, visible
 from vla.models.config import TinyVLMConfig
 from vla.models.logprobs import scored, token_logprobs
 from vla.models.vision import Vision
 
 
 class TinyVLM(PreTrainedModel, GenerationMixin):
-    """Image tokens stand in the places of `<image>`; the prefix sees itself whole, an answer what stands before it.
+    """Image tokens stand in the places of `<image>` and see one another; a prompt sees them and itself whole, an answer what
+    stands before it. Several prompts with their answers may branch off the same pictures.
 
     Logits are products with the embedding (tied), computed only where they are asked for.
     """
@@ -51,6 +52,7 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
         position_ids: torch.Tensor | None = None,
         past_key_values: Any = None,
         use_cache: bool | None = False,
+        branch_ids: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPast:
         """The language model's last states [B, L, D]; arguments as in `forward`."""
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
@@ -63,17 +65,19 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
             prefix = prefix_mask.bool() & attention
         else:  # a prompt alone is all prefix; what follows a cached one is not
             prefix = attention if past == 0 else torch.zeros_like(attention)
+        if position_ids is None:  # padding takes no place, so a prompt's positions are the same alone and in company
+            position_ids = positions(attention, branch_ids)[:, past:]
+        if branch_ids is None and past == 0:
+            branch_ids = (input_ids != self.config.image_token_id).long()
         embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
             embeds = self._place(embeds, input_ids, self.vision(pixel_values))
         device = input_ids.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeds.dtype
         embeds = embeds.to(dtype)  # else the residual stream stays float32 under autocast, and every block casts it to and fro
-        if position_ids is None:  # padding takes no place, so a prompt's positions are the same alone and in company
-            position_ids = (attention.long().cumsum(1) - 1).clamp_min(0)[:, past:]
         return self.language(
             inputs_embeds=embeds,
-            attention_mask=additive(visible(attention, prefix, past), dtype),
+            attention_mask=additive(visible(attention, prefix, branch_ids, past), dtype),
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
@@ -105,6 +109,7 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
         position_ids: torch.Tensor | None = None,
         past_key_values: Any = None,
         use_cache: bool | None = False,
+        branch_ids: torch.Tensor | None = None,
         **_,
     ) -> CausalLMOutputWithPast:
         """Scores the next words.
@@ -118,6 +123,8 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
             labels: [B, L] aligned with `input_ids`, -100 is not scored.
             logits_positions: [B, L] bool, where logits are wanted (of the token after). None: where labels need them, else all.
             past_key_values, use_cache, position_ids: as in transformers.
+            branch_ids: [B, L], 0 for the pictures, then 1, 2, … for each prompt with its answer, which see the pictures and
+                themselves; not with a cache, and with a `prefix_mask`. None: all that is no picture is one.
 
         Returns:
             `logits` [N, V] of the N wanted positions, row by row ([B, L, V] if all); `loss` is the mean over the labels.
@@ -125,7 +132,9 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
         if labels is not None:
             logits_positions = scored(labels)
             prefix_mask = (labels != -100).cumsum(1) == 0 if prefix_mask is None else prefix_mask
-        out = self.hidden(input_ids, pixel_values, attention_mask, prefix_mask, position_ids, past_key_values, use_cache)
+        out = self.hidden(
+            input_ids, pixel_values, attention_mask, prefix_mask, position_ids, past_key_values, use_cache, branch_ids
+        )
         hidden: Any = out.last_hidden_state
         logits = self.logits(hidden if logits_positions is None else hidden[logits_positions])
         loss = None if labels is None else -token_logprobs(logits, labels[:, 1:][scored(labels)[:, :-1]]).mean()

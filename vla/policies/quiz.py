@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from vla.datasets.sources import QuestionItem, QuestionSource
+from vla.datasets.sources import Question, QuestionItem, QuestionSource
 from vla.policies.local import Answer, LocalPolicy
 
 NEAR = 0.05
@@ -18,20 +18,24 @@ NEAR = 0.05
 class Asked:
     """A question, what was answered and whether that is right."""
 
-    item: QuestionItem
+    images: dict[str, np.ndarray]
+    question: Question
     answer: Answer
     correct: bool
 
 
-def right(item: QuestionItem, answer: Answer) -> bool:
+def right(question: Question, answer: Answer) -> bool:
     """Whether an answer is right: the same word, or a place within NEAR of the truth."""
-    if item.point is None:
-        return [answer.text] == item.answer
-    return answer.point is not None and all(abs(a - b) <= NEAR for a, b in zip(answer.point, item.point, strict=True))
+    if question.point is None:
+        return [answer.text] == question.answer
+    return answer.point is not None and all(abs(a - b) <= NEAR for a, b in zip(answer.point, question.point, strict=True))
 
 
 def balanced(source: QuestionSource, per_type: int, seed: int = 0) -> list[QuestionItem]:
-    """Up to `per_type` questions of each type, every answer of a type as often as the rarest allows; lists are left out."""
+    """Pictures with one question each, up to `per_type` of each type but lists.
+
+    Every answer of a type comes as often as the rarest one allows.
+    """
     rng = np.random.default_rng(seed)
     found: dict[str, dict[str, list[tuple[int, int]]]] = collections.defaultdict(lambda: collections.defaultdict(list))
     for i in rng.permutation(len(source)):
@@ -47,16 +51,20 @@ def balanced(source: QuestionSource, per_type: int, seed: int = 0) -> list[Quest
 
 
 def quiz(policy: LocalPolicy, items: list[QuestionItem], blank: bool = False) -> list[Asked]:
-    """Asks the model; `blank` shows it an even grey instead of the pictures."""
+    """Asks the model each item's first question; `blank` shows it an even grey instead of the pictures."""
     pictures = [{k: np.full_like(v, 128) for k, v in item.images.items()} if blank else item.images for item in items]
-    answers = policy.ask(pictures, [item.question for item in items])
-    return [Asked(item, answer, right(item, answer)) for item, answer in zip(items, answers, strict=True)]
+    questions = [item.questions[0] for item in items]
+    answers = policy.ask(pictures, [question.text for question in questions])
+    return [
+        Asked(item.images, question, answer, right(question, answer))
+        for item, question, answer in zip(items, questions, answers, strict=True)
+    ]
 
 
 def accuracy(asked: list[Asked]) -> tuple[float, dict[str, dict[str, float]]]:
     """The mean over question types, and accuracy and number by type."""
     by_type: dict[str, list[bool]] = collections.defaultdict(list)
     for one in asked:
-        by_type[one.item.type].append(one.correct)
+        by_type[one.question.type].append(one.correct)
     types = {name: {"accuracy": float(np.mean(hits)), "n": len(hits)} for name, hits in sorted(by_type.items())}
     return float(np.mean([t["accuracy"] for t in types.values()])), types

@@ -20,7 +20,7 @@ from vla.datasets.statistics import space_with_statistics
 from vla.errors import UserError
 from vla.sim import questions as asking
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
-from vla.sim.expert import expert_action
+from vla.sim.expert import done, expert_action
 from vla.sim.scene import sample_scene
 from vla.sim.tasks import INSTRUCTIONS, Outcome, check_task, instruct
 
@@ -130,22 +130,24 @@ def _scene_episodes(index: int) -> list[tuple[str, list[dict[str, bytes]], np.nd
 def _demonstrate(target: int, rng: np.random.Generator) -> tuple[str, list[dict[str, bytes]], np.ndarray, np.ndarray]:
     outcome, noisy = Outcome(target), rng.random() >= _options.clean
     instruction = instruct(_table.scene[target].name, rng)
-    steps, actions, states = [], [], []
+    steps, actions, states, terminate = [], [], [], []
     push, left = np.zeros(3), 0
-    while not outcome.over:
+    # Some steps after the end show what it looks like.
+    while not outcome.failure and sum(terminate) < 3 and len(steps) < outcome.horizon:
         action, state = expert_action(_table, target), _table.state()
+        terminate.append(int(done(_table, target)))
         steps.append((_pictures(), [round(c, 4) for c in _table.project(target)]))
         actions.append(action.astype(np.float32))
         states.append(state.astype(np.float32))
-        done = action.copy()
+        disturbed = action.copy()
         if noisy:
             # Small jitter at every step, and now and then a push in one direction from which the expert has to recover.
             if left == 0 and rng.random() < 0.07:
                 push, left = rng.normal(0, 0.04, 3), int(rng.integers(2, 5))
-            done[:3] += rng.normal(0, _options.noise, 3) + (push if left else 0.0)
-            done[5] += rng.normal(0, 0.08)
+            disturbed[:3] += rng.normal(0, _options.noise, 3) + (push if left else 0.0)
+            disturbed[5] += rng.normal(0, 0.08)
             left = max(left - 1, 0)
-        _table.step(done)
+        _table.step(disturbed)
         outcome.update(_table)
     encoded = []
     for step, ((pictures, point), action, state) in enumerate(zip(steps, actions, states, strict=True)):
@@ -153,13 +155,14 @@ def _demonstrate(target: int, rng: np.random.Generator) -> tuple[str, list[dict[
             "step": step,
             "length": len(steps),
             "instruction": instruction,
-            "terminate": int(step == len(steps) - 1),
+            "terminate": terminate[step],
             "embodiment": EMBODIMENT_NAME,
             "target": _table.scene[target].name,
             "point": point,
         }
         encoded.append({**_encode({**pictures, "action.npy": action, "state.npy": state}), "json": description})
-    return outcome.failure or "", encoded, np.array(actions), np.array(states)
+    failure = outcome.failure or ("" if terminate[-1] else "timeout")
+    return failure, encoded, np.array(actions), np.array(states)
 
 
 def _collect_episodes(options: Collect, report: Report) -> dict[str, int]:

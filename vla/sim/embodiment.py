@@ -5,8 +5,6 @@ from __future__ import annotations
 from vla.contract import Camera, Embodiment, Space
 
 TABLE_HEIGHT = 0.8
-HALF = 0.021
-"""Half the edge of a cube, the radius of a cylinder and half its height, in metres."""
 CONTROL_HZ = 10.0
 POSITION_STEP, ROTATION_STEP = 0.06, 0.35
 """The largest position (m) and rotation (rad) difference of one action."""

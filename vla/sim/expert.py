@@ -7,14 +7,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vla.sim.embodiment import POSITION_STEP, ROTATION_STEP
+from vla.sim.tasks import LIFTED
 
 if TYPE_CHECKING:
     from vla.sim.tabletop import Tabletop
 
-HOVER, GRASP, CARRY = 0.11, 0.018, 0.16
-"""Heights of the gripper over the table (m): on the way to an object, around it, and holding it up."""
+HOVER, DEPTH = 0.09, 0.028
+"""Heights of the gripper (m): over where it grasps on the way to an object, and of an object's top over it once around it."""
+RAISED = 0.16
+"""Height of an object's underside (m) at which the work is done. It is reached only after an object that is up has been held long
+enough to count: so a glance at the present state says whether to terminate."""
 NEAR = 0.012
 """Horizontal distance (m) below which the gripper goes all the way down."""
+
+
+def done(table: Tabletop, target: int) -> bool:
+    """Whether object `target` is raised, so that the expert would terminate."""
+    return table.grasped(target) and table.lift(target) >= RAISED
 
 
 def expert_action(table: Tabletop, target: int) -> np.ndarray:
@@ -29,13 +38,13 @@ def expert_action(table: Tabletop, target: int) -> np.ndarray:
     action = np.zeros(7)
     action[5], action[6] = turn, -1.0
     if table.grasped(target):
-        # Held: straight up, a little slower at first.
-        action[2], action[5], action[6] = 1.2 * (CARRY - z), 0.0, 1.0
+        # Held: straight up, and slowly once it is up.
+        action[2], action[5], action[6] = (0.03 if table.lift(target) < LIFTED else 0.014), 0.0, 1.0
     else:
         action[:2] = 1.5 * offset
-        down = max(GRASP, float(goal[2]) - 0.003)
+        down = float(goal[2]) + table.scene[target].half_height - DEPTH
         # A funnel: the nearer above the object, the lower the gripper may be.
-        height = down + np.clip((distance - NEAR) * 3 + max(abs(turn) - 0.15, 0) * 0.25, 0, HOVER - GRASP)
+        height = down + np.clip((distance - NEAR) * 3 + max(abs(turn) - 0.15, 0) * 0.25, 0, HOVER)
         action[2] = 1.5 * (height - z)
         if distance < NEAR and z - down < 0.010 and abs(turn) < 0.2:
             action[:2], action[5], action[6] = 0.0, 0.0, 1.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vla.sim.embodiment import HALF, TABLE_HEIGHT
+from vla.sim.embodiment import TABLE_HEIGHT
 from vla.sim.expert import expert_action
 from vla.sim.scene import COLOURS, SHAPES, SLOTS, SPACING, Object, sample_scene
 from vla.sim.tasks import INSTRUCTIONS
@@ -47,7 +47,7 @@ def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24)
     poses = []
     for _ in range(episodes):
         table.reset(sample_scene(rng, 1), rng)
-        for _ in range(26):
+        for _ in range(36):
             action = expert_action(table, 0)
             action[:3] += rng.normal(0, 0.015, 3)
             action[5] += rng.normal(0, 0.08)
@@ -142,7 +142,7 @@ def visible(table: Tabletop, index: int) -> bool:
 
     model, data = table.model, table.data
     cam = model.camera("front").id
-    target = table.position(index) + (0, 0, TABLE_HEIGHT + HALF * 0.5)
+    target = table.position(index) + (0, 0, TABLE_HEIGHT + table.scene[index].half_height * 0.5)
     start = data.cam_xpos[cam]
     hit = np.zeros(1, np.int32)
     shown = np.array([0, 1, 0, 0, 0, 0], np.uint8)

@@ -15,10 +15,11 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "purple": (0.55, 0.10, 0.65),
     "white": (0.97, 0.97, 0.97),
 }
-SHAPES = ("cube", "cylinder")
+SHAPES: dict[str, tuple[float, float]] = {"cube": (0.023, 0.023), "cylinder": (0.021, 0.036)}
+"""Half the width (edge or radius) and half the height in metres. Cylinders are tall: at the policy's few pixels a shape is its outline."""
 REACH_X, REACH_Y = (-0.11, 0.13), (-0.16, 0.16)
 """Where objects may stand, in metres from the middle of the table."""
-SPACING = 0.095
+SPACING = 0.1
 """Least distance between two objects' middles: an open gripper fits between them."""
 SLOTS = 4
 
@@ -37,6 +38,10 @@ class Object:
     def name(self) -> str:
         return f"{self.colour} {self.shape}"
 
+    @property
+    def half_height(self) -> float:
+        return SHAPES[self.shape][1]
+
 
 Scene = tuple[Object, ...]
 
@@ -50,7 +55,7 @@ def sample_scene(rng: np.random.Generator, count: int, distinct_colours: bool = 
         distinct_colours: whether a colour alone tells an object.
     """
     if distinct_colours:
-        names = [(str(c), str(rng.choice(SHAPES))) for c in rng.permutation(list(COLOURS))[:count]]
+        names = [(str(c), str(rng.choice(list(SHAPES)))) for c in rng.permutation(list(COLOURS))[:count]]
     else:
         pairs = list(itertools.product(COLOURS, SHAPES))
         names = [pairs[i] for i in rng.permutation(len(pairs))[:count]]

@@ -13,19 +13,20 @@ from typing import Any
 import numpy as np
 
 from vla.sim import gl
-from vla.sim.embodiment import CONTROL_HZ, HALF, POSITION_STEP, ROTATION_STEP, SIZE, TABLE_HEIGHT
-from vla.sim.scene import COLOURS, SLOTS, Scene
+from vla.sim.embodiment import CONTROL_HZ, POSITION_STEP, ROTATION_STEP, SIZE, TABLE_HEIGHT
+from vla.sim.scene import COLOURS, SHAPES, SLOTS, Scene
 
 gl.choose()
 import mujoco  # noqa: E402  (after the renderer was chosen)
 
 def _slot(index: int) -> ElementTree.Element:
     friction = 'friction="1.5 0.01 0.0005" solref="0.01 1" condim="4"'
+    (edge, _), (radius, height) = SHAPES["cube"], SHAPES["cylinder"]
     return ElementTree.fromstring(
         f'<body name="slot{index}" pos="0 {2 + index} 0" gravcomp="1"><freejoint name="slot{index}_joint"/>'
         f'<inertial pos="0 0 0" mass="0.06" diaginertia="2.5e-5 2.5e-5 2.5e-5"/>'
-        f'<geom name="slot{index}_cube" type="box" size="{HALF} {HALF} {HALF}" group="1" {friction}/>'
-        f'<geom name="slot{index}_cylinder" type="cylinder" size="{HALF} {HALF}" group="1" {friction}/></body>'
+        f'<geom name="slot{index}_cube" type="box" size="{edge} {edge} {edge}" group="1" {friction}/>'
+        f'<geom name="slot{index}_cylinder" type="cylinder" size="{radius} {height}" group="1" {friction}/></body>'
     )
 
 
@@ -50,7 +51,7 @@ def _make_robosuite() -> Any:
                 "front",
                 pos=[0.50, 0, TABLE_HEIGHT + 0.58],
                 quat=_look(np.array([-0.50, 0, -0.50])),
-                camera_attribs={"fovy": "36"},
+                camera_attribs={"fovy": "33"},
             )
             # A dark table: every colour, white included, stands out against it.
             arena.table_visual.set("material", "")
@@ -109,9 +110,11 @@ class Tabletop:
         self._env = _make_robosuite()
         self.robot = self._env.robots[0]
         self.model, self.data = self._env.sim.model._model, self._env.sim.data._data
+        # Enough even light that the sides of dark colours tell themselves from the table.
+        self.model.vis.headlight.ambient[:] = 0.3
         self._scale = np.array([POSITION_STEP] * 3 + [ROTATION_STEP] * 3 + [1.0])
         self._body = [self.model.body(f"slot{i}").id for i in range(SLOTS)]
-        self._geoms = [{s: self.model.geom(f"slot{i}_{s}").id for s in ("cube", "cylinder")} for i in range(SLOTS)]
+        self._geoms = [{s: self.model.geom(f"slot{i}_{s}").id for s in SHAPES} for i in range(SLOTS)]
         self._qpos = [self.model.joint(f"slot{i}_joint").qposadr[0] for i in range(SLOTS)]
         self._site = self.model.site("gripper0_right_grip_site").id
         self._fingers = [self.model.joint(f"gripper0_right_finger_joint{i}").qposadr[0] for i in (1, 2)]
@@ -151,7 +154,7 @@ class Tabletop:
             if index < len(scene):
                 item = scene[index]
                 half = item.yaw / 2
-                self.data.qpos[start : start + 7] = (item.x, item.y, TABLE_HEIGHT + HALF, np.cos(half), 0, 0, np.sin(half))
+                self.data.qpos[start : start + 7] = (item.x, item.y, TABLE_HEIGHT + item.half_height, np.cos(half), 0, 0, np.sin(half))
                 self.model.body_gravcomp[body] = 0.0
                 geom = self._geoms[index][item.shape]
                 self.model.geom_rgba[geom] = (*COLOURS[item.colour], 1.0)
@@ -213,7 +216,7 @@ class Tabletop:
 
     def lift(self, index: int) -> float:
         """How far the underside of object `index` is over the table top, in metres."""
-        return float(self.position(index)[2] - HALF)
+        return float(self.position(index)[2] - self.scene[index].half_height)
 
     def grasped(self, index: int) -> bool:
         """Whether both finger pads touch object `index`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -19,11 +20,39 @@ from vla.training.callbacks import Evaluate, roll_out
 from vla.training.checkpoint import describe_model
 
 
+class Answers:
+    """Which answer each scored token of a batch belongs to; a row may have several, each in its branch.
+
+    Attributes:
+        of: [N] the answer of each token.
+        row: [A] the row of each answer.
+    """
+
+    def __init__(self, places: torch.Tensor, branches: torch.Tensor):
+        rows, columns = places.nonzero(as_tuple=True)
+        most = int(branches.max()) + 1
+        found, self.of = torch.unique(rows * most + branches[rows, columns], return_inverse=True)
+        self.row, self.rows = found // most, len(places)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean of values [N] by answer, [A]."""
+        return _mean_by(values, self.of, len(self.row))
+
+    def mean_by_row(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean over a row's answers of their means, [B]; 0 where nothing is scored."""
+        return _mean_by(self.mean(values), self.row, self.rows)
+
+
+def _mean_by(values: torch.Tensor, group: torch.Tensor, groups: int) -> torch.Tensor:
+    sums = torch.zeros(groups, dtype=values.dtype, device=values.device).index_add_(0, group, values)
+    return sums / torch.bincount(group, minlength=groups).clamp_min(1)
+
+
 class VLAModule(L.LightningModule):
     """Co-fine-tunes a vision-language model.
 
-    A sample's loss is the mean cross-entropy of its scored tokens times its source's loss weight; a batch's is the mean over its
-    samples, divided by the mean weight.
+    An answer's loss is the mean cross-entropy of its scored tokens, a sample's the mean over its answers times its source's loss
+    weight; a batch's is the mean over its samples, divided by the mean weight.
 
     Args:
         vlm: "tiny", "scratch" (its structure and tokenizer, random weights), "new" (the same with a tokenizer of its own), a
@@ -88,13 +117,15 @@ class VLAModule(L.LightningModule):
         lookup[ids] = torch.arange(len(ids))
         self.register_buffer("_bins", lookup, persistent=False)
 
-    def _score(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits [N, V] of the scored tokens, their ids [N] and the rows [N] they belong to."""
-        labels = batch["labels"]
+    def _score(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, Answers]:
+        """Logits [N, V] of the scored tokens, their ids [N] and which answer each belongs to."""
+        labels, branches = batch["labels"], batch["branch_ids"]
         inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "prefix_mask", "pixel_values")}
-        logits = self.model(**inputs, logits_positions=scored(labels)).logits
+        if branches.max() > 1:  # most models of the world know no branches, and need none without
+            inputs["branch_ids"] = branches
         places = scored(labels)
-        return logits, labels[:, 1:][places[:, :-1]], places.nonzero()[:, 0]
+        logits = self.model(**inputs, logits_positions=places).logits
+        return logits, labels[:, 1:][places[:, :-1]], Answers(places, branches)
 
     def _loss(self, logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         losses = -token_logprobs(logits, ids)
@@ -112,11 +143,9 @@ class VLAModule(L.LightningModule):
         return losses.index_put((rows,), -(torch.where(flag, exact, bell) * logs).sum(-1))
 
     def training_step(self, batch: dict[str, Any], _: int) -> torch.Tensor:
-        logits, ids, rows = self._score(batch)
+        logits, ids, answers = self._score(batch)
         losses = self._loss(logits, ids)
-        count = len(batch["source"])
-        tokens = torch.zeros(count, device=losses.device).index_add_(0, rows, torch.ones_like(losses)).clamp_min(1)
-        per_sample = torch.zeros(count, device=losses.device).index_add_(0, rows, losses) / tokens
+        per_sample = answers.mean_by_row(losses)
         loss = (per_sample * batch["weight"]).sum() / batch["weight"].sum()
         if not torch.isfinite(loss):
             raise UserError(f"the loss is {loss.item()} at step {self.global_step}", "training", "lower the learning rate")
@@ -124,21 +153,22 @@ class VLAModule(L.LightningModule):
         self.trainer.datamodule.consumed += self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         self.log("loss", loss.detach(), prog_bar=True)
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._describe("train", batch, logits.detach(), ids, rows, per_sample.detach())
+            self._describe("train", batch, logits.detach(), ids, answers, per_sample.detach())
         return loss
 
-    def _describe(self, stage: str, batch, logits, ids, rows, per_sample) -> None:
+    def _describe(self, stage: str, batch, logits, ids, answers: Answers, per_sample) -> None:
         """Logs per-source losses, counts and accuracies, and what the action tokens are off by."""
         values: dict[str, Any] = {}
         right = logits.argmax(-1) == ids
-        wrong_rows = torch.zeros(len(per_sample), dtype=torch.long).index_add_(0, rows, (~right).long())
+        rows = answers.row[answers.of]
+        whole = answers.mean(right.float()) == 1
         for number, name in enumerate(self.source_names):
             mine = batch["source"] == number
             if mine.any():
                 values[f"{name}_loss"] = per_sample[mine].mean()
                 values[f"{name}_count"] = mine.sum().float()
-                if any(hasattr(batch["items"][i], "question") for i in mine.nonzero()[:1, 0]):
-                    values[f"{name}_question_accuracy"] = (wrong_rows[mine] == 0).float().mean()
+                if any(hasattr(batch["items"][i], "questions") for i in mine.nonzero()[:1, 0]):
+                    values[f"{name}_question_accuracy"] = whole[mine[answers.row]].float().mean()
         robot = torch.tensor([hasattr(item, "instruction") for item in batch["items"]], device=ids.device)
         bins = self._bins[ids]
         action = robot[rows] & (bins >= 0)
@@ -159,10 +189,8 @@ class VLAModule(L.LightningModule):
         )
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
-        logits, ids, rows = self._score(batch)
-        losses = self._loss(logits, ids)
-        sums = torch.zeros(len(batch["source"])).index_add_(0, rows, losses)
-        self._describe("val", batch, logits, ids, rows, sums / torch.bincount(rows, minlength=len(sums)).clamp_min(1))
+        logits, ids, answers = self._score(batch)
+        self._describe("val", batch, logits, ids, answers, answers.mean_by_row(self._loss(logits, ids)))
 
     def test_step(self, batch: dict[str, Any], _: int) -> None:
         """Rolls out in the simulator."""
@@ -251,9 +279,4 @@ class VLAModule(L.LightningModule):
 
 def _prompt(example):
     """The part of a training example before the answer."""
-    import dataclasses
-
-    from vla.tokenization.sequence import Sequence
-
-    s, n = example.sequence, example.sequence.prefix
-    return dataclasses.replace(example, sequence=Sequence(s.ids[:n], s.loss[:n], s.roles[:n]))
+    return dataclasses.replace(example, sequence=example.sequence[: example.sequence.prefix])
