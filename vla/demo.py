@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from tqdm import tqdm
 
 from vla.commands import collect_with_progress, film, rate_text, rates
@@ -24,6 +24,7 @@ from vla.report.bars import check
 from vla.report.html import write_report
 from vla.report.intervals import wilson
 from vla.report.plots import read_metrics
+from vla.report.provenance import Memory, provenance
 from vla.report.video import side_by_side, write_video
 from vla.sim.collect import Collect
 from vla.sim.rollout import Episode, Result, Workers, rollout
@@ -34,46 +35,40 @@ EXPERT_SCENES = 200
 
 @dataclasses.dataclass(frozen=True)
 class Amounts:
-    """How much of everything a run does."""
+    """How much is tested; how much is collected and trained, the configuration says."""
 
-    demonstrations: int = 360
-    pictures: int = 4000
-    held_out: int = 600
-    poses: int = 24
-    steps: int = 900
     episodes: int = 40
-    per_type: int = 100
     horizon: int = 80
-    rollout_every: int = 450
+    pictures: int = 600
+    poses: int = 12
+    per_type: int = 100
 
 
-SMOKE = Amounts(demonstrations=4, pictures=50, held_out=50, poses=2, steps=4, episodes=2, per_type=4, horizon=12, rollout_every=4)
+SMOKE = Amounts(episodes=2, horizon=12, pictures=50, poses=1, per_type=4)
 
 
-class Memory(threading.Thread):
-    """Watches the summed PSS of this process and all its children."""
+def configuration(folder: Path, smoke: bool = False, from_scratch: bool = False) -> dict[str, Any]:
+    """configs/demo.yaml with its folders under `folder`; with `smoke`, a little of everything."""
 
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak_mib, self._stop_now = 0.0, threading.Event()
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: moved(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [moved(inner) for inner in value]
+        return value.replace("runs/demo", str(folder)) if isinstance(value, str) else value
 
-    def run(self) -> None:
-        import psutil
-
-        me = psutil.Process()
-        while not self._stop_now.wait(2.0):
-            total = 0
-            for process in [me, *me.children(recursive=True)]:
-                try:
-                    info = process.memory_full_info()
-                except psutil.Error:
-                    continue
-                total += getattr(info, "pss", getattr(info, "uss", 0))
-            self.peak_mib = max(self.peak_mib, total / 2**20)
-
-    def stop(self) -> float:
-        self._stop_now.set()
-        return self.peak_mib
+    config = moved(yaml.safe_load(resources.files("vla.configs").joinpath(Path(CONFIG).name).read_text()))
+    if from_scratch:
+        config["model"]["vlm"] = "scratch"
+    if smoke:
+        config["collect"]["robot"]["episodes"] = 4
+        config["collect"]["questions"] |= {"pictures": 50, "poses": 2}
+        config["data"] |= {"batch_size": 16, "val_samples": 16, "epoch_steps": 4}
+        config["trainer"] |= {"max_steps": 4, "accumulate_grad_batches": 1, "val_check_interval": 4, "log_every_n_steps": 2}
+        few = {"RolloutCallback": {"every": 4, "episodes": 2}, "ModelCheckpoint": {"every_n_train_steps": 4}}
+        for callback in config["trainer"]["callbacks"]:
+            callback.setdefault("init_args", {}).update(few.get(callback["class_path"].rsplit(".", 1)[1], {}))
+    return config
 
 
 class Stages:
@@ -102,7 +97,7 @@ class Stages:
         return found
 
 
-def expected_minutes(amounts: Amounts, recorded: bool) -> float:
+def expected_minutes(config: dict[str, Any], episodes: int, recorded: bool) -> float:
     """Minutes that this machine will need, from the rate of its matrix products against the one the shares were measured on."""
     import torch
 
@@ -113,10 +108,11 @@ def expected_minutes(amounts: Amounts, recorded: bool) -> float:
         torch.mm(a, a)
     gflops = 20 * 2 * 768**3 / (time.perf_counter() - began) / 1e9
     cores = os.cpu_count() or 1
-    training = amounts.steps * 0.85 * max(150.0 / gflops, 0.1)
-    simulation = (
-        (amounts.demonstrations * 0.7 + amounts.pictures * 0.014 + amounts.episodes * 1.75 * 1.6 + recorded * 60) * 2 / cores
-    )
+    trainer, collected = config["trainer"], config["collect"]
+    samples = trainer["max_steps"] * trainer["accumulate_grad_batches"] * config["data"]["batch_size"]
+    training = samples * 0.0105 * max(150.0 / gflops, 0.1)
+    recording = collected["robot"]["episodes"] * 0.7 + collected["questions"]["pictures"] * 0.016
+    simulation = (recording + episodes * 1.75 * 1.6 + recorded * 120) * 2 / cores
     return (training + simulation + 90) / 60
 
 
@@ -134,6 +130,7 @@ def demo(out: str = "runs/demo", episodes: int = 40, smoke: bool = False, fresh:
         raise UserError(f"{episodes} episodes", "demo", "ask for at least 1")
     folder = Path(out)
     amounts = SMOKE if smoke else Amounts(episodes=episodes)
+    config = configuration(folder, smoke, from_scratch)
     recorded = not smoke and episodes >= 120
     if fresh and folder.exists():
         if any(folder.iterdir()) and not (folder / "stages.json").is_file():
@@ -143,17 +140,19 @@ def demo(out: str = "runs/demo", episodes: int = 40, smoke: bool = False, fresh:
     free = shutil.disk_usage(folder).free / 2**30
     if free < 2:
         raise UserError(f"only {free:.1f} GiB of disk are free", str(folder), "the demo needs about 1 GiB")
-    print(f"About {expected_minutes(amounts, recorded):.0f} minutes and 0.3 GiB of disk on this machine.", flush=True)
+    print(
+        f"About {expected_minutes(config, amounts.episodes, recorded):.0f} minutes and 0.3 GiB of disk on this machine.",
+        flush=True,
+    )
     # The number of evaluation episodes does not touch what was collected and trained.
-    identity = {**dataclasses.asdict(dataclasses.replace(amounts, episodes=0)), "from_scratch": from_scratch, "smoke": smoke}
-    stages = Stages(folder, identity)
+    stages = Stages(folder, {"config": config, **dataclasses.asdict(dataclasses.replace(amounts, episodes=0))})
     if stages.changed:
         raise UserError(
             "the folder holds a demo of another kind", str(folder), "add --fresh to start over, or choose another --out"
         )
     memory, began = Memory(), time.perf_counter()
     memory.start()
-    report = _Demo(folder, amounts, stages, from_scratch, recorded).run()
+    report = _Demo(folder, config, amounts, stages, recorded).run()
     seconds = report["seconds"]
     seconds["total"] = round(sum(s["seconds"] for s in stages.done.values()), 1)
     seconds["this_run"] = round(time.perf_counter() - began, 1)
@@ -171,15 +170,16 @@ def _earlier_peak(folder: Path) -> float:
 class _Demo:
     """The stages, in order."""
 
-    def __init__(self, folder: Path, amounts: Amounts, stages: Stages, from_scratch: bool, recorded: bool):
-        self.folder, self.amounts, self.stages = folder, amounts, stages
-        self.from_scratch, self.recorded = from_scratch, recorded
+    def __init__(self, folder: Path, config: dict[str, Any], amounts: Amounts, stages: Stages, recorded: bool):
+        self.folder, self.config, self.amounts, self.stages, self.recorded = folder, config, amounts, stages, recorded
         self.export, self.checkpoint = folder / "export", folder / "train" / "checkpoints" / "last.ckpt"
 
     def run(self) -> dict[str, Any]:
         run, a = self.stages.run, self.amounts
-        run("collect", f"{a.demonstrations} demonstrations, {a.pictures} pictures with questions", self.collect)
-        run("train", f"co-fine-tuning for {a.steps} steps: vla fit -c {CONFIG}", self.train)
+        amounts = self.config["collect"]
+        demonstrations, pictures = amounts["robot"]["episodes"], amounts["questions"]["pictures"]
+        run("collect", f"{demonstrations} demonstrations, {pictures} pictures with questions", self.collect)
+        run("train", f"co-fine-tuning for {self.config['trainer']['max_steps']} steps: vla fit -c {CONFIG}", self.train)
         run("export", "a self-contained folder", self.write_export)
         found = run("questions", "held-out scenes, with the picture and with a blank one", self.questions)
         key = f"rollout-{a.episodes}"
@@ -200,8 +200,8 @@ class _Demo:
                 name: done[stage]["seconds"] for name, stage in (("collect", "collect"), ("train", "train"), ("rollout", key))
             }
             | {name: done[name]["seconds"] for name in ("export", "questions", "serve", "expert") if name in done},
-            "start": "scratch" if self.from_scratch else "tiny",
-            **_provenance(),
+            "start": self.config["model"]["vlm"],
+            **provenance(),
         }
         if expert:
             report["expert"] = expert["rate"]
@@ -210,62 +210,26 @@ class _Demo:
         return report
 
     def collect(self) -> dict[str, Any]:
-        a, data = self.amounts, self.folder / "data"
-        counts = {}
-        for name, options in {
-            "robot": Collect(str(data / "robot"), "lift", episodes=a.demonstrations, seed=1),
-            "questions": Collect(str(data / "questions"), "questions", pictures=a.pictures, poses=a.poses, seed=2),
-            "held_out": Collect(str(data / "held-out"), "questions", pictures=a.held_out, poses=max(a.poses // 2, 1), seed=3),
-        }.items():
-            counts[name] = collect_with_progress(dataclasses.replace(options, overwrite=True))
+        held_out = {"out": str(self.folder / "data" / "held-out"), "task": "questions", "seed": 3}
+        wanted = {
+            **self.config["collect"],
+            "held_out": {**held_out, "pictures": self.amounts.pictures, "poses": self.amounts.poses},
+        }
+        counts = {name: collect_with_progress(Collect(**options, overwrite=True)) for name, options in wanted.items()}
         robot = counts["robot"]
         said = f"{robot['episodes']} episodes, {robot['steps']} steps, {robot['discarded']} failed attempts discarded"
         return {"said": said, "counts": counts}
 
     def train(self) -> dict[str, Any]:
-        a, train = self.amounts, self.folder / "train"
-        command = [sys.executable, "-m", "vla", "fit", "-c", CONFIG]
-        settings = {
-            "collect": "null",
-            "data.sources.robot.init_args.folder": self.folder / "data" / "robot",
-            "data.sources.questions.init_args.folder": self.folder / "data" / "questions",
-            "trainer.max_steps": a.steps,
-            "trainer.default_root_dir": train,
-            "trainer.logger.init_args.save_dir": train,
-        }
-        if self.from_scratch:
-            settings["model.vlm"] = "scratch"
-        overrides = [f"--{name}={value}" for name, value in settings.items()]
-        callbacks = [
-            {
-                "class_path": "vla.training.callbacks.RolloutCallback",
-                "init_args": {"every": a.rollout_every, "episodes": min(10, a.episodes)},
-            },
-            {
-                "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                "init_args": {
-                    "dirpath": str(train / "checkpoints"),
-                    "every_n_train_steps": min(150, a.steps),
-                    "save_last": True,
-                    "enable_version_counter": False,
-                },
-            },
-        ]
-        overrides += [f"--trainer.callbacks={json.dumps(callbacks)}"]
-        if a.steps < 300:
-            overrides += [
-                f"--trainer.val_check_interval={a.steps}",
-                "--data.epoch_steps=4",
-                "--data.batch_size=16",
-                "--data.val_samples=16",
-            ]
-            overrides += ["--trainer.log_every_n_steps=2"]
+        path = self.folder / "demo.yaml"
+        path.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        command = [sys.executable, "-m", "vla", "fit", "-c", str(path)]
         if self.checkpoint.is_file():
-            overrides += [f"--ckpt_path={self.checkpoint}"]
-        done = subprocess.run(command + overrides, env=_environment())
+            command += [f"--ckpt_path={self.checkpoint}"]
+        done = subprocess.run(command, env=_environment())
         if done.returncode:
             raise UserError(f"training ended with exit code {done.returncode}", "demo", "run the same command again to go on")
-        metrics = read_metrics(train / "logs")
+        metrics = read_metrics(self.folder / "train" / "logs")
         last = {name: values[-1] for name, (_, values) in metrics.items() if values}
         keep = {k: round(float(v), 5) for k, v in last.items() if k.startswith(("val/", "rollout/", "train/"))}
         return {"said": f"held-out robot loss {keep.get('val/robot_loss', float('nan')):.2f}", "metrics": keep}
@@ -420,26 +384,6 @@ def _connect(remote: Callable[[str], Any], url: str, server: subprocess.Popen) -
     raise UserError("the server did not answer within a minute", url)
 
 
-def _provenance() -> dict[str, Any]:
-    from importlib.metadata import version
-
-    names = ("torch", "transformers", "lightning", "mujoco", "robosuite", "numpy", "webdataset", "timm")
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
-        ).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
-    import vla
-
-    return {
-        "versions": {"python": platform.python_version(), "vla": vla.__version__, **{name: version(name) for name in names}},
-        "commit": commit or "unknown",
-        "hardware": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
-        "command": "vla " + " ".join(sys.argv[1:]),
-    }
-
-
 def _finish(folder: Path, report: dict[str, Any]) -> None:
     """Writes report.json and report.html and says how it ended."""
     shown = report.pop("_show")
@@ -458,4 +402,4 @@ def _finish(folder: Path, report: dict[str, Any]) -> None:
     print("Next:")
     print(f'  vla rollout --policy {folder}/export --instruction "lift the green cube" --video out.mp4')
     print(f"  vla serve {folder}/export")
-    print(f"  vla validate -c {CONFIG} --ckpt_path {folder}/train/checkpoints/last.ckpt")
+    print(f"  vla validate -c {folder}/demo.yaml --ckpt_path {folder}/train/checkpoints/last.ckpt")

@@ -32,8 +32,9 @@ class Bar:
     def show(self, value: float) -> str:
         """The value or the limit in words."""
         scale, unit = {"%": (100, "%"), "points": (100, "points"), "s": (1 / 60, "min"), "MiB": (1 / 1024, "GiB")}[self.unit]
-        # One decimal: 0.9961 must not read as 100 % beside a bar of 99 %.
-        return f"{scale * value:.1f}".removesuffix(".0") + f" {unit}"
+        # One decimal, or two where one would round to all of it: 0.9998 must not read as 100 %.
+        digits = 2 if unit == "%" and 0.9995 <= value < 1 else 1
+        return f"{scale * value:.{digits}f}".removesuffix(".0") + f" {unit}"
 
 
 RATES = (

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar
+from tqdm import tqdm
 
 from vla.errors import UserError
 from vla.policies.local import LocalPolicy
@@ -58,6 +59,28 @@ def roll_out(evaluate: Evaluate | None, module: Any, episodes: int, batch: int) 
     rates = evaluate(LocalPolicy(module.model, module.processor, module.contract, batch), episodes)
     module.model.train(training)
     return rates
+
+
+class StepProgress(ProgressBar):
+    """A bar over optimizer steps, whatever the batches accumulated for one, with the loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: tqdm | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        steps, shown = int(trainer.estimated_stepping_batches), trainer.is_global_zero
+        self._bar = tqdm(total=steps, initial=trainer.global_step, desc="train", unit="step", disable=not shown)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self._bar is not None and trainer.global_step > self._bar.n:
+            loss = trainer.progress_bar_metrics.get("loss")
+            self._bar.set_postfix_str(f"loss {loss:.3f}" if loss is not None else "", refresh=False)
+            self._bar.update(trainer.global_step - self._bar.n)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 class WritePredictions(BasePredictionWriter):

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vla.errors import UserError
-from vla.training.callbacks import Evaluate, RolloutCallback
+from vla.training.callbacks import Evaluate, RolloutCallback, StepProgress
 from vla.training.contract import ContractOptions, resolve
 from vla.training.data import VLAData
 from vla.training.module import VLAModule
@@ -70,6 +70,8 @@ class VLACLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.trainer.precision is None and fast_bf16():
             config.trainer.precision = "bf16-mixed"
+        if config.trainer.enable_progress_bar is not False and self.subcommand == "fit":
+            self.trainer_defaults["callbacks"] = [StepProgress()]
         torch.set_float32_matmul_precision("high")
 
     def instantiate_classes(self) -> None:

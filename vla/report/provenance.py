@@ -1,0 +1,69 @@
+"""Where a result comes from: versions, commit, machine and command, and how much memory it took."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import threading
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PACKAGES = ("torch", "transformers", "lightning", "mujoco", "robosuite", "numpy", "webdataset", "timm")
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit ("unknown" outside a checkout), hardware and command line of this process."""
+    import vla
+
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    return {
+        "versions": {"python": platform.python_version(), "vla": vla.__version__, **{name: version(name) for name in PACKAGES}},
+        "commit": commit or "unknown",
+        "hardware": f"{os.cpu_count()} cores, {_processor()}, {platform.system()}",
+        "command": "vla " + " ".join(sys.argv[1:]),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    vectors = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in found.get("flags", "").split()]
+    return " ".join([found.get("model name", platform.machine()), *vectors])
+
+
+class Memory(threading.Thread):
+    """Watches the summed PSS of this process and all its children, in MiB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak_mib, self._stop_now = 0.0, threading.Event()
+
+    def run(self) -> None:
+        me = psutil.Process()
+        while not self._stop_now.wait(2.0):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    info = process.memory_full_info()
+                except psutil.Error:
+                    continue
+                total += getattr(info, "pss", getattr(info, "uss", 0))
+            self.peak_mib = max(self.peak_mib, total / 2**20)
+
+    def stop(self) -> float:
+        """Ends the watch; the peak."""
+        self._stop_now.set()
+        return self.peak_mib
