@@ -28,7 +28,13 @@ def test_hash_is_over_what_changes_behaviour():
     assert contract(title="another").hash == mine.hash == PolicyContract({"arm": renamed}).hash
     higher = dataclasses.replace(ACTION, high=(0.2, 1.0))
     moved = PolicyContract({"arm": dataclasses.replace(mine.embodiment(), action=higher)})
-    assert len({c.hash for c in (mine, moved, contract(chunk=8), contract(bins=128), contract(plan="none"))}) == 5
+    assert len({c.hash for c in (mine, moved, contract(chunk=8), contract(bins=128), contract(plan=()))}) == 5
+
+
+def test_plan_of_unknown_parts_is_refused():
+    with pytest.raises(UserError, match="where, reach"):
+        contract(plan=("why",))
+    assert contract(plan=("where", "reach")) == PolicyContract.from_dict(contract(plan=("where", "reach")).to_dict())
 
 
 def test_hash_does_not_depend_on_the_order_of_json_keys():

@@ -16,6 +16,7 @@ import numpy as np
 from vla.errors import ContractMismatch, UserError
 
 SCHEMA = 1
+PLANS = ("where", "reach")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +108,9 @@ class PolicyContract:
         prompt: template of an action prompt, with {instruction} and, where the model reads it, {state}.
         question: template of a question prompt, with {question}.
         normalise: what is done to an instruction before it enters the prompt.
-        plan: what the model writes before its actions: "where" is two coordinate tokens, the named object's place in the
-            first camera's picture; "none" is nothing.
+        plan: what the model writes before its actions (embodied chain of thought, Zawalski et al. 2024), in this order: "where"
+            is two coordinate tokens, the named object's place in the first camera's picture; "reach" is four integers, how far it
+            is from the gripper and how far to turn.
         chunk: actions the model writes per call.
         execute: actions of a chunk that are carried out before the model is asked again.
         terminate: whether each action is preceded by a terminate token.
@@ -123,7 +125,7 @@ class PolicyContract:
     prompt: str = "Q: what action should the robot take to {instruction}? state: {state} A:"
     question: str = "Q: {question}? A:"
     normalise: Literal["lower-strip", "none"] = "lower-strip"
-    plan: Literal["where", "none"] = "where"
+    plan: tuple[Literal["where", "reach"], ...] = ("where",)
     chunk: int = 4
     execute: int = 2
     terminate: bool = True
@@ -131,6 +133,10 @@ class PolicyContract:
     crop: float = 1.0
     title: str = ""
     schema: int = SCHEMA
+
+    def __post_init__(self):
+        if not isinstance(self.plan, tuple) or set(self.plan) - set(PLANS) or len(set(self.plan)) < len(self.plan):
+            raise UserError(f"the plan is {self.plan}", "contract", f"each of {', '.join(PLANS)} at most once")
 
     def embodiment(self, name: str = "") -> Embodiment:
         """The embodiment of that name, or the first; UserError for an unknown name."""
@@ -182,6 +188,8 @@ class PolicyContract:
                 )
                 for name, e in data.pop("embodiments").items()
             }
+            if isinstance(data.get("plan"), list):
+                data["plan"] = tuple(data["plan"])
             return cls(embodiments=embodiments, **data)
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(f"not a contract: {error}", where, "it must be what `contract.json` of an export holds") from error

@@ -110,8 +110,8 @@ def expected_minutes(config: dict[str, Any], episodes: int, recorded: bool) -> f
     cores = os.cpu_count() or 1
     trainer, collected = config["trainer"], config["collect"]
     samples = trainer["max_steps"] * trainer["accumulate_grad_batches"] * config["data"]["batch_size"]
-    training = samples * 0.0105 * max(150.0 / gflops, 0.1)
-    recording = collected["robot"]["episodes"] * 0.7 + collected["questions"]["pictures"] * 0.016
+    training = samples * 0.024 * max(177.0 / gflops, 0.1)
+    recording = collected["robot"]["episodes"] * 0.75 + collected["questions"]["pictures"] * 0.01
     simulation = (recording + episodes * 1.75 * 1.6 + recorded * 120) * 2 / cores
     return (training + simulation + 90) / 60
 

@@ -17,9 +17,11 @@ from vla.tokenization.codecs import action_codec, state_codec
 from vla.tokenization.prompts import action_prompt, question_prompt, tokenize_prompt
 from vla.tokenization.sequence import Role, Sequence, collate, concat, fork, piece
 from vla.tokenization.vocabulary import Vocabulary
-from vla.transforms import CentreCrop
+from vla.transforms import CentreCrop, Point
 
-BUCKET = 16
+REACH = (128, 128, 128, 128)
+"""An unknown reach: nowhere, and no turn."""
+BUCKET = 8
 """Prompts are padded to multiples of this, so that few shapes occur."""
 
 
@@ -34,7 +36,8 @@ class Example:
 class Examples:
     """Builds sequences for one contract and one model's processor.
 
-    A robot sample is: pictures, prompt with the state's integers, [the named object's two location tokens,] then per step
+    A robot sample is: pictures, prompt with the state's integers, the plan (the named object's two location tokens, its four
+    integers from the gripper), then per step
     terminate and the action's integers. Questions are: pictures, and off them for each its prompt, the answer's words or two
     location tokens, and the end.
 
@@ -74,12 +77,12 @@ class Examples:
         if not self.contract.terminate:
             bins = bins[:, 1:]
         written = piece(self.vocabulary.bins_to_ids(bins), Role.MODEL, np.repeat(item.mask, bins.shape[1]))
-        plan = []
-        if self.contract.plan == "where":
-            # Without a known place the tokens stand there unscored: what follows keeps its position.
-            known = item.point is not None
-            plan = [piece(self.vocabulary.point_to_ids(*(item.point or (0.5, 0.5))), Role.MODEL, known)]
-        answer = concat([self._action_words(observation), *plan, written])
+        # What is not known stands there unscored: what follows keeps its position.
+        plan = {
+            "where": piece(self.vocabulary.point_to_ids(*(item.point or (0.5, 0.5))), Role.MODEL, item.point is not None),
+            "reach": piece(self.vocabulary.bins_to_ids(np.array(item.reach or REACH)), Role.MODEL, item.reach is not None),
+        }
+        answer = concat([self._action_words(observation), *(plan[part] for part in self.contract.plan), written])
         images = self._images(item.images, self.contract.embodiment(item.embodiment))
         return Example(fork(self._places, answer), images)
 
@@ -87,10 +90,16 @@ class Examples:
         """A training sequence for all questions on the pictures; the answers and their end tokens are scored."""
         branches = []
         for question in item.questions:
-            parts = [self._words(" " + p) if isinstance(p, str) else self.vocabulary.point_to_ids(*p) for p in question.answer]
-            answer = [token for part in parts for token in part]
+            answer = [token for part in question.answer for token in self._written(part)]
             branches.append(concat([self._question_words(question.text), piece([*answer, self.vocabulary.eos_id], Role.MODEL)]))
         return Example(fork(self._places, *branches), self._images(item.images, self.contract.embodiment()))
+
+    def _written(self, part: str | int | Point) -> list[int]:
+        if isinstance(part, str):
+            return self._words(" " + part)
+        if isinstance(part, int):
+            return self.vocabulary.bins_to_ids(np.array([part])).tolist()
+        return self.vocabulary.point_to_ids(*part)
 
     def build(self, item: RobotItem | QuestionItem) -> Example:
         return self.robot(item) if isinstance(item, RobotItem) else self.question(item)
@@ -117,18 +126,22 @@ class Examples:
         step = [
             self.vocabulary.bins_to_ids(bins).tolist() for bins in self._codec(embodiment)[0].allowed(self.contract.terminate)
         ]
-        plan = [list(self.vocabulary.loc_ids)] * 2 if self.contract.plan == "where" else []
-        return plan + step * self.contract.chunk
+        plan = {"where": [list(self.vocabulary.loc_ids)] * 2, "reach": [list(self.vocabulary.integer_ids)] * len(REACH)}
+        return [ids for part in self.contract.plan for ids in plan[part]] + step * self.contract.chunk
 
     def chunk(self, ids: np.ndarray, embodiment: str = "") -> ActionChunk:
-        """Written ids [T] back to actions in physical units; info holds the plan's point.
+        """Written ids [T] back to actions in physical units; info holds the plan: `point`, `reach`.
 
         Raises:
             UserError: an id is not an action token.
         """
-        plan = 2 if self.contract.plan == "where" else 0
-        info = {"point": list(self.vocabulary.ids_to_point(ids[:2]))} if plan else {}
-        bins = self.vocabulary.ids_to_bins(ids[plan:]).reshape(self.contract.chunk, -1)
+        info = {}
+        for part in self.contract.plan:
+            if part == "where":
+                info["point"], ids = list(self.vocabulary.ids_to_point(ids[:2])), ids[2:]
+            else:
+                info["reach"], ids = self.vocabulary.ids_to_bins(ids[: len(REACH)]).tolist(), ids[len(REACH) :]
+        bins = self.vocabulary.ids_to_bins(ids).reshape(self.contract.chunk, -1)
         terminate = bins[:, 0] == 1 if self.contract.terminate else np.zeros(len(bins), bool)
         return ActionChunk(self._codec(embodiment)[0].decode(bins[:, int(self.contract.terminate) :]), terminate, info)
 

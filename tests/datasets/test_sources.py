@@ -33,6 +33,18 @@ def test_chunks_stay_inside_their_episode(robot):
         assert abs(item.images["front"].mean() - (item.episode * 20 + item.step)) < 2
 
 
+def test_chunks_do_not_reach_over_steps_that_were_left_out(make, tmp_path):
+    """Episode 3 has six steps; its third opens a new segment."""
+
+    def cut(members):
+        info = members["json"]
+        return {**members, "json": {**info, "segment": int(info["step"] >= 2)}}
+
+    source = RobotSource(make(tmp_path / "cut", keep=lambda key: key.startswith("e000003"), change=cut), chunk=4)
+    assert [source.item(i, RNG).mask.sum() for i in range(6)] == [2, 1, 4, 3, 2, 1]
+    assert source.item(1, RNG).actions[:, 0].tolist() == [1, 1, 1, 1]
+
+
 def test_splits_are_by_episode_and_do_not_overlap(robot):
     parts = {s: RobotSource(robot, chunk=1, split=s, holdout=0.3) for s in ("train", "val", "all")}
     episodes = {s: {p.item(i, RNG).episode for i in range(len(p))} for s, p in parts.items()}

@@ -68,6 +68,53 @@ def test_state_follows_the_robot(table):
     assert all(low <= value <= high for low, value, high in zip(space.low, table.state(), space.high, strict=True))
 
 
+def test_gripper_stays_in_its_workspace(table):
+    """No row of actions leads where the state has no words for it."""
+    table.reset(sample_scene(np.random.default_rng(0), 2))
+    low, high = np.array(EMBODIMENT.state.low), np.array(EMBODIMENT.state.high)
+    for action in ([0.06, 0.06, 0.06, 0, 0, 0.35, -1], [-0.06, -0.06, 0.06, 0, 0, -0.35, -1]):
+        for _ in range(25):
+            table.step(np.array(action))
+        assert np.all(table.state()[:4] > low[:4] - 0.03) and np.all(table.state()[:4] < high[:4] + 0.03)
+
+
+def test_what_is_not_drawn_is_not_seen(table):
+    """Pictures are the same with the meshes that are left out for speed."""
+    rng = np.random.default_rng(0)
+    groups = table.model.geom_group.copy()
+    links = [g for g in range(table.model.ngeom) if "link" in table.model.body(table.model.geom_bodyid[g]).name and groups[g] in (2, 5)]
+    assert len(links) > 10
+    for _ in range(6):
+        table.reset(sample_scene(rng, 3), rng)
+        for _ in range(10):
+            table.step(np.append(rng.choice([-0.06, 0.06], 3), [0, 0, rng.uniform(-0.3, 0.3), 1]))
+        plain = table.images()
+        table.model.geom_group[links] = 1
+        whole = table.images()
+        table.model.geom_group[:] = groups
+        assert all(np.abs(plain[c].astype(int) - whole[c]).max() < 8 for c in plain)
+
+
+def test_reach_is_what_is_left_to_go(table):
+    table.reset((Object("red", "cube", 0.05, -0.1, 0.4),))
+    place, state = table.position(0), table.state()
+    told = (np.array(questions.reach(table, 0)) + 0.5) / 128 - 1
+    assert np.allclose(told[:3] * questions.REACH, np.clip(place - state[:3], -0.2, 0.2), atol=0.002)
+    assert abs(told[3] * np.pi / 4 - expert_action(table, 0)[5]) < 0.4
+    assert told[3] * np.pi / 4 == pytest.approx(0.4, abs=0.1)
+
+
+def test_arm_in_front_of_an_object_hides_it(table):
+    table.reset((Object("red", "cube", -0.08, 0.0, 0.0),))
+    assert questions.visible(table, 0)
+    for _ in range(20):
+        state = table.state()
+        table.step(np.array([*np.clip((0.05 - state[0], -state[1], 0.08 - state[2]), -0.06, 0.06), 0, 0, 0, -1]))
+    picture = table.render("front").astype(int)
+    red = (picture[..., 0] - picture[..., 1:].max(-1) > 60).sum()
+    assert questions.visible(table, 0) == (red > 8)
+
+
 def test_reset_repeats_exactly(table):
     def run():
         table.reset(sample_scene(np.random.default_rng(3), 3), np.random.default_rng(4))

@@ -1,5 +1,6 @@
 """Training: the sequence that is scored, the contract in the checkpoint, resume, mistakes."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -57,6 +58,7 @@ def data(tmp_path_factory):
                     "embodiment": EMBODIMENT_NAME,
                     "target": "red cube",
                     "point": [0.5, 0.25],
+                    "reach": [10, 20, 30, 40],
                 }
                 state = np.array([0, 0, 0.1, 0, 0.04], np.float32)
                 members = {**pictures(), "action.npy": action, "state.npy": state, "json": description}
@@ -67,6 +69,7 @@ def data(tmp_path_factory):
                 {"type": "where", "question": "where is the red cube", "answer": [[0.5, 0.25]]},
                 {"type": "colour", "question": "what colour is the cube", "answer": "red"},
                 {"type": "list", "question": "list the objects", "answer": ["red cube", [0.5, 0.25]]},
+                {"type": "reach", "question": "where is the red cube from the gripper", "answer": [10, 20, 30, 40]},
             ]
             writer.write(f"q{i:06d}", {**pictures(), "json": {"questions": asked}})
     for kind in ("robot", "questions"):
@@ -94,7 +97,7 @@ def config(tmp_path, vlm, data):
                 },
             },
         },
-        "contract": {"chunk": 2, "execute": 1},
+        "contract": {"chunk": 2, "execute": 1, "plan": ["where", "reach"]},
         "model": {"vlm": str(vlm), "warmup": 2},
         "trainer": {
             "accelerator": "cpu",
@@ -238,13 +241,29 @@ def test_robot_sequence_scores_what_is_to_be_written_and_no_padding(examples, da
     assert all(i in legal for i, legal in zip(written.tolist(), examples.allowed(), strict=True))
 
 
+def test_plan_stands_before_the_actions_and_comes_back(examples, data):
+    from vla.datasets.sources import RobotSource
+
+    planning = Examples(dataclasses.replace(examples.contract, plan=("where", "reach")), examples.processor)
+    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
+    sequence = planning.robot(item).sequence
+    written = sequence.ids[sequence.prefix :]
+    chunk = planning.chunk(written)
+    assert len(written) == 2 + 4 + 3 * 8 and chunk.info["reach"] == [10, 20, 30, 40]
+    assert np.array_equal(chunk.actions, examples.chunk(examples.robot(item).sequence.ids[-26:]).actions)
+    assert all(i in legal for i, legal in zip(written.tolist(), planning.allowed(), strict=True))
+    unknown = planning.robot(dataclasses.replace(item, reach=None)).sequence
+    assert len(unknown) == len(sequence) and unknown.loss.sum() == sequence.loss.sum() - 4
+
+
 def test_question_answer_comes_back_from_its_ids(examples, data):
     from vla.datasets.sources import QuestionSource
 
     source = QuestionSource(data / "questions")
-    where, colour, everything = (
-        examples.question(source.item(0, np.random.default_rng(0), which)).sequence for which in range(3)
+    where, colour, everything, reach = (
+        examples.question(source.item(0, np.random.default_rng(0), which)).sequence for which in range(4)
     )
+    assert examples.vocabulary.ids_to_bins(reach.ids[reach.prefix : -1]).tolist() == [10, 20, 30, 40]
     assert examples.answer(colour.ids[colour.prefix :]) == ("red", None)
     text, point = examples.answer(where.ids[where.prefix :])
     assert point is not None and np.allclose(point, (0.5, 0.25), atol=1 / 64)

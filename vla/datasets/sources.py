@@ -33,6 +33,7 @@ class RobotItem:
         mask: bool [K], False past the end.
         terminate: bool [K], True where the task is done.
         point: where the named object is in the first camera's picture, or None.
+        reach: how far it is from the gripper and how far to turn: four integers of 256 even steps, or None.
     """
 
     images: Images
@@ -43,6 +44,7 @@ class RobotItem:
     instruction: str
     target: str
     point: Point | None
+    reach: tuple[int, ...] | None
     episode: int
     step: int
     embodiment: str
@@ -54,18 +56,18 @@ class Question:
 
     Attributes:
         text: the question.
-        answer: what is to be written, in order: words, and points of the first camera's picture.
+        answer: what is to be written, in order: words, points of the first camera's picture, and integers as actions have them.
         type: of the question, by which accuracies are told apart.
     """
 
     text: str
-    answer: list[str | Point]
+    answer: list[str | int | Point]
     type: str
 
     @property
     def point(self) -> Point | None:
         """The place that is asked for, if the answer is one."""
-        return self.answer[0] if len(self.answer) == 1 and not isinstance(self.answer[0], str) else None
+        return self.answer[0] if len(self.answer) == 1 and isinstance(self.answer[0], tuple) else None
 
 
 @dataclasses.dataclass
@@ -205,6 +207,7 @@ class RobotSource(Source[RobotItem]):
             instruction=said.instruction,
             target=said.target,
             point=points[0] if points else None,
+            reach=said.reach,
             episode=int(table.episode[row]),
             step=int(table.step[row]),
             embodiment=said.embodiment,
@@ -267,10 +270,10 @@ class QuestionSource(Source[QuestionItem]):
         else:
             chosen = [known[which]]
         answers = [q["answer"] if isinstance(q["answer"], list) else [q["answer"]] for q in chosen]
-        places = [tuple(part) for parts in answers for part in parts if not isinstance(part, str)]
+        places = [tuple(part) for parts in answers for part in parts if isinstance(part, list)]
         images, moved = self._change(self._pictures(int(self._rows[i])), places, rng)
         points = iter(moved)
-        said = [[part if isinstance(part, str) else next(points) for part in parts] for parts in answers]
+        said = [[next(points) if isinstance(part, list) else part for part in parts] for parts in answers]
         return QuestionItem(images, [Question(q["question"], a, q["type"]) for q, a in zip(chosen, said, strict=True)])
 
 
@@ -282,13 +285,13 @@ def _read_questions(index: ShardIndex, record: int) -> list[dict]:
     for q in questions:
         complete = isinstance(q, dict) and isinstance(q.get("type"), str) and isinstance(q.get("question"), str)
         if not complete or not _is_answer(q.get("answer")):
-            raise UserError(f"not a question: {q}", where, "it has type, question and answer: a word, or a list of words and points")
+            raise UserError(f"not a question: {q}", where, "it has type, question and answer: a word, or a list of words, points and integers")
     return questions
 
 
 def _is_answer(value: object) -> bool:
     def is_part(part: object) -> bool:
         place = isinstance(part, list) and len(part) == 2 and all(isinstance(c, int | float) for c in part)
-        return isinstance(part, str) or place
+        return isinstance(part, str | int) or place
 
     return isinstance(value, str) or (isinstance(value, list) and bool(value) and all(map(is_part, value)))

@@ -17,12 +17,13 @@ FIELDS = ("episode", "step", "length", "instruction", "terminate", "embodiment",
 
 @dataclasses.dataclass(frozen=True)
 class Said:
-    """What is said in words about a step, and where the named object is in the first camera's picture."""
+    """What is said in words about a step, where the named object is in the first camera's picture and how far from the gripper."""
 
     instruction: str
     target: str
     embodiment: str
     point: Point | None
+    reach: tuple[int, ...] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Steps:
     Attributes:
         record: int [N], position in the index.
         episode, step: int [N].
-        end: int [N], the row after the last one of the step's episode.
+        end: int [N], the row after the last one of the step's episode, or of its uninterrupted segment.
         action: float32 [N, A].
         state: float32 [N, S].
         terminate: bool [N].
@@ -80,6 +81,10 @@ def read_steps(index: ShardIndex, spec: Embodiment) -> Steps:
             "a shard is missing, or two data sets were mixed: write the folder again",
         )
     ordered = [infos[i] for i in order]
+    # An episode may leave out steps between its segments: no chunk of actions reaches over such a gap.
+    part = np.array([int(info.get("segment", 0)) for info in ordered])
+    last = np.flatnonzero(np.append((episode[1:] != episode[:-1]) | (part[1:] != part[:-1]), True))
+    ends = last[np.searchsorted(last, np.arange(len(part)))] + 1
     return Steps(
         record=order,
         episode=episode,
@@ -88,12 +93,16 @@ def read_steps(index: ShardIndex, spec: Embodiment) -> Steps:
         action=np.stack(actions)[order],
         state=np.stack(states)[order],
         terminate=np.array([bool(info["terminate"]) for info in ordered]),
-        said=[Said(i["instruction"], i["target"], i["embodiment"], _point(i.get("point"))) for i in ordered],
+        said=[Said(i["instruction"], i["target"], i["embodiment"], _point(i.get("point")), _reach(i.get("reach"))) for i in ordered],
     )
 
 
 def _point(value: list[float] | None) -> Point | None:
     return (float(value[0]), float(value[1])) if value else None
+
+
+def _reach(value: list[int] | None) -> tuple[int, ...] | None:
+    return tuple(int(v) for v in value) if value else None
 
 
 def _vector(data: bytes, space: Space, where: str) -> np.ndarray:

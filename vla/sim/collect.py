@@ -22,7 +22,7 @@ from vla.sim import questions as asking
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.expert import done, expert_action
 from vla.sim.scene import sample_scene
-from vla.sim.tasks import INSTRUCTIONS, Outcome, check_task, instruct
+from vla.sim.tasks import HORIZON, INSTRUCTIONS, LIFTED, Outcome, check_task, instruct
 
 if TYPE_CHECKING:
     from vla.sim.tabletop import Tabletop
@@ -32,6 +32,7 @@ CONVENTIONS = {
     "state": "gripper relative to the middle of the table top, yaw from the first pose, gap between the fingers",
     "actions": "differences to the present pose for one control period, robot base frame; the expert's clean label",
     "point": "middle of the named object in the front picture, (right, down), 0 to 1",
+    "reach": "the named object from the gripper along x, y, z, then the turn to its faces: 256 even steps over +-0.2 m and +-pi/4 rad",
 }
 BLOCK = 50
 Report = Callable[[int, int, str], None]
@@ -51,6 +52,7 @@ class Collect:
         poses: expert episodes from which the robot's poses in question pictures are taken.
         noise: standard deviation (m) of the disturbance of the expert's actions.
         clean: share of the episodes without disturbance.
+        excursions: how often, per step, a disturbed episode goes astray for a while, unrecorded, before it goes on.
         seed: of everything drawn.
         workers: processes; 0 is one per core.
         overwrite: whether data that is already there is replaced.
@@ -64,6 +66,7 @@ class Collect:
     poses: int = 24
     noise: float = 0.012
     clean: float = 0.25
+    excursions: float = 0.06
     seed: int = 0
     workers: int = 0
     overwrite: bool = False
@@ -128,41 +131,64 @@ def _scene_episodes(index: int) -> list[tuple[str, list[dict[str, bytes]], np.nd
 
 
 def _demonstrate(target: int, rng: np.random.Generator) -> tuple[str, list[dict[str, bytes]], np.ndarray, np.ndarray]:
-    outcome, noisy = Outcome(target), rng.random() >= _options.clean
+    outcome, noisy = Outcome(target, horizon=10 * HORIZON), rng.random() >= _options.clean
     instruction = instruct(_table.scene[target].name, rng)
-    steps, actions, states, terminate = [], [], [], []
-    push, left = np.zeros(3), 0
+    steps, actions, states, terminate, segment = [], [], [], [], 0
     # Some steps after the end show what it looks like.
-    while not outcome.failure and sum(terminate) < 3 and len(steps) < outcome.horizon:
+    while not outcome.failure and sum(terminate) < 3 and len(steps) < 2 * HORIZON:
+        if noisy and not _table.grasped(target) and rng.random() < _options.excursions:
+            _wander(target, rng, outcome)
+            segment += bool(steps)
+            continue
         action, state = expert_action(_table, target), _table.state()
         terminate.append(int(done(_table, target)))
-        steps.append((_pictures(), [round(c, 4) for c in _table.project(target)]))
+        steps.append((_pictures(), [round(c, 4) for c in _table.project(target)], asking.reach(_table, target), segment))
         actions.append(action.astype(np.float32))
         states.append(state.astype(np.float32))
         disturbed = action.copy()
         if noisy:
-            # Small jitter at every step, and now and then a push in one direction from which the expert has to recover.
-            if left == 0 and rng.random() < 0.07:
-                push, left = rng.normal(0, 0.04, 3), int(rng.integers(2, 5))
-            disturbed[:3] += rng.normal(0, _options.noise, 3) + (push if left else 0.0)
+            disturbed[:3] += rng.normal(0, _options.noise, 3)
             disturbed[5] += rng.normal(0, 0.08)
-            left = max(left - 1, 0)
         _table.step(disturbed)
         outcome.update(_table)
     encoded = []
-    for step, ((pictures, point), action, state) in enumerate(zip(steps, actions, states, strict=True)):
+    for step, ((pictures, point, reach, segment), action, state) in enumerate(zip(steps, actions, states, strict=True)):
         description = {
             "step": step,
             "length": len(steps),
+            "segment": segment,
             "instruction": instruction,
             "terminate": terminate[step],
             "embodiment": EMBODIMENT_NAME,
             "target": _table.scene[target].name,
             "point": point,
+            "reach": reach,
         }
         encoded.append({**_encode({**pictures, "action.npy": action, "state.npy": state}), "json": description})
     failure = outcome.failure or ("" if terminate[-1] else "timeout")
     return failure, encoded, np.array(actions), np.array(states)
+
+
+def _wander(target: int, rng: np.random.Generator, outcome: Outcome) -> None:
+    """Does something else for a while, unrecorded; what follows shows the way back from where a policy's mistakes lead.
+
+    It goes anywhere, at another object, or closes the gripper where it is and rises as if it held something.
+    """
+    kind = rng.choice(["anywhere", "other", "close"], p=[0.4, 0.35, 0.25])
+    somewhere = np.concatenate([rng.uniform(-0.05, 0.05, 2), rng.uniform(-0.02, 0.05, 1), np.zeros(2), rng.uniform(-0.25, 0.25, 1)])
+    other = int(rng.choice([i for i in range(len(_table.scene)) if i != target]))
+    rising, closed = int(rng.integers(0, 6)), rng.choice([-1.0, 1.0], p=[0.7, 0.3])
+    for step in range(int(rng.integers(*{"anywhere": (2, 9), "other": (4, 18), "close": (2, 4)}[kind])) + rising * (kind == "close")):
+        if kind == "other":
+            action = expert_action(_table, other)
+        elif kind == "anywhere":
+            action = np.append(somewhere, closed)
+        else:
+            action = np.array([0, 0, 0.03 if step > 2 else 0.0, 0, 0, 0, 1.0])
+        _table.step(action)
+        outcome.update(_table)
+        if outcome.over or _table.lift(other) > 0.5 * LIFTED:
+            break
 
 
 def _collect_episodes(options: Collect, report: Report) -> dict[str, int]:

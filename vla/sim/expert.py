@@ -26,17 +26,22 @@ def done(table: Tabletop, target: int) -> bool:
     return table.grasped(target) and table.lift(target) >= RAISED
 
 
+def turn(table: Tabletop, target: int) -> float:
+    """How far (rad) the gripper has to turn to grip object `target` by its faces, or to be straight for one that is round."""
+    yaw = table.state()[3]
+    if table.scene[target].shape != "cube":
+        return -yaw
+    return (table.yaw(target) - yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4
+
+
 def expert_action(table: Tabletop, target: int) -> np.ndarray:
     """The action [7] that the expert would take now to lift object `target`: metres, radians, gripper -1 open, +1 closed."""
-    x, y, z, yaw, gap = table.state()
-    goal = table.position(target)
-    turn = 0.0 - yaw
-    if table.scene[target].shape == "cube":
-        turn = (table.yaw(target) - yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4
+    x, y, z, *_ = table.state()
+    goal, angle = table.position(target), turn(table, target)
     offset = goal[:2] - (x, y)
     distance = float(np.hypot(*offset))
     action = np.zeros(7)
-    action[5], action[6] = turn, -1.0
+    action[5], action[6] = angle, -1.0
     if table.grasped(target):
         # Held: straight up, and slowly once it is up.
         action[2], action[5], action[6] = (0.03 if table.lift(target) < LIFTED else 0.014), 0.0, 1.0
@@ -44,9 +49,9 @@ def expert_action(table: Tabletop, target: int) -> np.ndarray:
         action[:2] = 1.5 * offset
         down = float(goal[2]) + table.scene[target].half_height - DEPTH
         # A funnel: the nearer above the object, the lower the gripper may be.
-        height = down + np.clip((distance - NEAR) * 3 + max(abs(turn) - 0.15, 0) * 0.25, 0, HOVER)
+        height = down + np.clip((distance - NEAR) * 3 + max(abs(angle) - 0.15, 0) * 0.25, 0, HOVER)
         action[2] = 1.5 * (height - z)
-        if distance < NEAR and z - down < 0.010 and abs(turn) < 0.2:
+        if distance < NEAR and z - down < 0.010 and abs(angle) < 0.2:
             action[:2], action[5], action[6] = 0.0, 0.0, 1.0
     limit = np.array([POSITION_STEP] * 3 + [ROTATION_STEP] * 3 + [1.0])
     return np.clip(action, -limit, limit)

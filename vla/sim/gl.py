@@ -70,17 +70,11 @@ def _egl_opens() -> bool:
 
 
 def renderer(model: Any, height: int, width: int) -> Any:
-    """A `mujoco.Renderer` for pictures of one size without shadows and multisampling, and without collision meshes.
-
-    The robot's pedestal (33,000 faces behind everything else) is left out as well.
-    """
+    """A `mujoco.Renderer` for pictures of one size without shadows and multisampling, and without collision meshes."""
     import mujoco
 
     model.vis.quality.shadowsize = 0
     model.vis.quality.offsamples = 0
-    for geom in range(model.ngeom):
-        if "pedestal" in model.body(model.geom_bodyid[geom]).name or "mount" in model.body(model.geom_bodyid[geom]).name:
-            model.geom_group[geom] = 5
     made = mujoco.Renderer(model, height, width)
     made._scene_option.geomgroup[:] = [0, 1, 0, 0, 0, 0]
     made._scene_option.sitegroup[:] = 0

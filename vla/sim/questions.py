@@ -1,7 +1,8 @@
 """The simulator as questioner: pictures of fresh scenes, and questions that it answers from its own state.
 
 Nouns are those of the instructions. Answers are balanced within each type and cannot be told from the wording. An object is asked
-after only where the front camera sees its middle. The answer to *list* is all of them: it is for learning, not for testing.
+after only where the front camera sees its middle. *list* (all of them) and *reach* (how far the gripper is away) are for learning,
+not for testing.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vla.sim.embodiment import TABLE_HEIGHT
-from vla.sim.expert import expert_action
+from vla.sim.expert import expert_action, turn
 from vla.sim.scene import COLOURS, SHAPES, SLOTS, SPACING, Object, sample_scene
 from vla.sim.tasks import INSTRUCTIONS
 
 if TYPE_CHECKING:
     from vla.sim.tabletop import Tabletop
 
-TYPES = ("where", "colour", "shape", "count", "relation", "holding", "list")
+TYPES = ("where", "colour", "shape", "count", "relation", "holding", "list", "reach")
+REACH = 0.2
+"""Metres to which *reach* tells distances along each axis."""
 COUNTS = ("zero", "one", "two", "three", "four")
 WORDINGS = {
     "where": ("where is the {name}", "point at the {name}", "locate the {name}", "where can you see the {name}"),
@@ -28,6 +31,7 @@ WORDINGS = {
     "count": ("how many objects are there", "how many objects are on the table", "count the objects"),
     "relation": ("is the {a} {side} of the {b}", "is the {a} to the {side} of the {b}"),
     "list": ("what is on the table", "list the objects", "name the objects from left to right"),
+    "reach": ("where is the {name} from the gripper", "locate the {name} from the gripper"),
     "holding": ("is the gripper holding anything", "does the gripper hold an object", "is anything held"),
 }
 
@@ -47,10 +51,12 @@ def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24)
     poses = []
     for _ in range(episodes):
         table.reset(sample_scene(rng, 1), rng)
-        for _ in range(36):
-            action = expert_action(table, 0)
+        astray, somewhere = int(rng.integers(0, 7)), np.append(rng.uniform(-0.06, 0.06, 3), np.zeros(4))
+        for step in range(36 + astray):
+            action = somewhere if step < astray else expert_action(table, 0)
             action[:3] += rng.normal(0, 0.015, 3)
             action[5] += rng.normal(0, 0.08)
+            action[6] = -1.0 if step < astray else action[6]
             table.step(action)
             start = table.object_qpos(0)
             # Holding is a matter of the picture: just touched is neither yes nor no, such poses are left out.
@@ -114,6 +120,8 @@ def ask(table: Tabletop, rng: np.random.Generator, held: bool) -> list[dict]:
         # All objects from left to right, each with its place: many scored words per picture, so colours and shapes are learned
         # long before any one question would teach them.
         say("list", [part for i in sorted(inside, key=lambda i: place[i][0]) for part in (scene[i].name, spot(i))])
+    for i in rng.permutation(seen)[:2]:
+        say("reach", reach(table, int(i)), name=scene[i].name)
     for i in rng.permutation(seen):
         if sum(o.shape == scene[i].shape for o in scene) == 1:
             say("colour", scene[i].colour, shape=scene[i].shape)
@@ -136,6 +144,13 @@ def ask(table: Tabletop, rng: np.random.Generator, held: bool) -> list[dict]:
     return questions
 
 
+def reach(table: Tabletop, index: int) -> list[int]:
+    """From the gripper to object `index`: right, ahead and up by REACH at most, and the turn to a cube's faces; of 256 even steps."""
+    state = table.state()
+    offset = np.append((table.position(index) - state[:3]) / REACH, turn(table, index) / (np.pi / 4))
+    return np.clip((offset + 1) * 128, 0, 255).astype(int).tolist()
+
+
 def visible(table: Tabletop, index: int) -> bool:
     """Whether the front camera sees the upper middle of object `index`: the first thing on the line of sight is the object."""
     import mujoco
@@ -145,7 +160,7 @@ def visible(table: Tabletop, index: int) -> bool:
     target = table.position(index) + (0, 0, TABLE_HEIGHT + table.scene[index].half_height * 0.5)
     start = data.cam_xpos[cam]
     hit = np.zeros(1, np.int32)
-    shown = np.array([0, 1, 0, 0, 0, 0], np.uint8)
+    shown = np.array([0, 1, 1, 0, 0, 0], np.uint8)
     mujoco.mj_ray(model, data, start, target - start, shown, 1, -1, hit)
     return bool(hit[0] >= 0 and model.geom_bodyid[hit[0]] == table.body(index))
 
@@ -153,7 +168,7 @@ def visible(table: Tabletop, index: int) -> bool:
 def vocabulary_corpus() -> list[str]:
     """Every wording with every noun: what a tokenizer of this world's language has to know."""
     names = [f"{c} {s}" for c in COLOURS for s in SHAPES]
-    lines = [w.format(name=n) for w in INSTRUCTIONS + WORDINGS["where"] for n in names]
+    lines = [w.format(name=n) for w in INSTRUCTIONS + WORDINGS["where"] + WORDINGS["reach"] for n in names]
     lines += [w.format(shape=s) for w in WORDINGS["colour"] for s in SHAPES]
     lines += [w.format(colour=c) for w in WORDINGS["shape"] for c in COLOURS]
     lines += [w.format(a=a, b=b, side=s) for w in WORDINGS["relation"] for a, b in zip(names, names[1:], strict=False) for s in ("left", "right")]

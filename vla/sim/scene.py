@@ -21,6 +21,8 @@ REACH_X, REACH_Y = (-0.11, 0.13), (-0.16, 0.16)
 """Where objects may stand, in metres from the middle of the table."""
 SPACING = 0.1
 """Least distance between two objects' middles: an open gripper fits between them."""
+TURN = 0.55
+"""Largest yaw (rad). A cube turned by an eighth can be gripped by either pair of faces, and demonstrations would disagree."""
 SLOTS = 4
 
 
@@ -64,5 +66,5 @@ def sample_scene(rng: np.random.Generator, count: int, distinct_colours: bool = 
         gaps = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(count)
         if gaps.min() >= SPACING:
             break
-    yaws = rng.uniform(-np.pi / 4, np.pi / 4, count)
+    yaws = rng.uniform(-TURN, TURN, count)
     return tuple(Object(c, s, float(x), float(y), float(yaw)) for (c, s), (x, y), yaw in zip(names, places, yaws, strict=True))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vla.sim import gl
-from vla.sim.embodiment import CONTROL_HZ, POSITION_STEP, ROTATION_STEP, SIZE, TABLE_HEIGHT
+from vla.sim.embodiment import CONTROL_HZ, EMBODIMENT, POSITION_STEP, ROTATION_STEP, SIZE, TABLE_HEIGHT
 from vla.sim.scene import COLOURS, SHAPES, SLOTS, Scene
 
 gl.choose()
@@ -21,6 +21,13 @@ import mujoco  # noqa: E402  (after the renderer was chosen)
 
 TIMESTEP = 0.004
 """Seconds of one physics step."""
+TORQUE_EVERY = 2
+"""Physics steps for which the controller's torques hold: they cost three times what the physics does."""
+UNSEEN = ("fixed_mount", "pedestal", "link0", "link1", "link2", "link3", "link4")
+UPPER = ("link5", "link6", "link7")
+"""Parts of the robot that no camera sees anywhere in the workspace, and those that only the front camera sees. Their meshes have
+four fifths of all faces, and faces are what a picture costs."""
+UPPER_GROUP, UNSEEN_GROUP = 2, 5
 
 
 def _slot(index: int) -> ElementTree.Element:
@@ -116,6 +123,13 @@ class Tabletop:
         self.model, self.data = self._env.sim.model._model, self._env.sim.data._data
         # Half as many physics steps as robosuite takes: the expert is as good and a control period costs half (11 ms, not 22).
         self._env.model_timestep = self.model.opt.timestep = TIMESTEP
+        self._limits = np.array([EMBODIMENT.state.low[:4], EMBODIMENT.state.high[:4]])
+        for geom in np.flatnonzero(self.model.geom_group == 1):
+            body = self.model.body(self.model.geom_bodyid[geom]).name
+            if any(part in body for part in UNSEEN):
+                self.model.geom_group[geom] = UNSEEN_GROUP
+            elif any(part in body for part in UPPER):
+                self.model.geom_group[geom] = UPPER_GROUP
         # Enough even light that the sides of dark colours tell themselves from the table.
         self.model.vis.headlight.ambient[:] = 0.3
         self._scale = np.array([POSITION_STEP] * 3 + [ROTATION_STEP] * 3 + [1.0])
@@ -171,14 +185,17 @@ class Tabletop:
         self._env.sim.forward()
 
     def step(self, action: np.ndarray) -> None:
-        """Carries out one action [7] (metres, radians, gripper) for one control period."""
-        command = np.clip(np.asarray(action, np.float64) / self._scale, -1, 1)
-        sim, first = self._env.sim, True
-        for _ in range(round(1 / CONTROL_HZ / self._env.model_timestep)):
+        """Carries out one action [7] (metres, radians, gripper) for one control period; it stays within the state's limits."""
+        action, now = np.array(action, np.float64), self.state()[:4]
+        moved = [0, 1, 2, 5]
+        action[moved] = np.clip(now + action[moved], *self._limits) - now
+        command = np.clip(action / self._scale, -1, 1)
+        sim = self._env.sim
+        for step in range(round(1 / CONTROL_HZ / TIMESTEP)):
             sim.step1()
-            self._env._pre_action(command, first)
+            if step % TORQUE_EVERY == 0:
+                self._env._pre_action(command, step == 0)
             sim.step2()
-            first = False
 
     def state(self) -> np.ndarray:
         """Proprioception [5]: gripper x, y, z in metres from the middle of the table top, yaw in radians, gap in metres."""
@@ -243,6 +260,7 @@ class Tabletop:
         if size not in self._renderers:
             self._renderers[size] = gl.renderer(self.model, size, size)
         renderer = self._renderers[size]
+        renderer._scene_option.geomgroup[UPPER_GROUP] = camera == "front"
         renderer.update_scene(self.data, camera=self._camera_names[camera])
         return renderer.render()
 

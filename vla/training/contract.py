@@ -30,7 +30,7 @@ class ContractOptions:
     source: str = ""
     prompt: str = PolicyContract.prompt
     question: str = PolicyContract.question
-    plan: Literal["where", "none"] = "where"
+    plan: tuple[Literal["where", "reach"], ...] = ("where",)
     chunk: int = 4
     execute: int = 2
     crop: float = 1.0

@@ -171,7 +171,11 @@ class VLAModule(L.LightningModule):
                     values[f"{name}_question_accuracy"] = whole[mine[answers.row]].float().mean()
         robot = torch.tensor([hasattr(item, "instruction") for item in batch["items"]], device=ids.device)
         bins = self._bins[ids]
-        action = robot[rows] & (bins >= 0)
+        # The actions are the last tokens of a robot's answer, the plan stands before them.
+        left = torch.bincount(answers.of).cumsum(0)[answers.of] - torch.arange(len(ids), device=ids.device)
+        width = self.contract.embodiment().action.size + self.contract.terminate
+        acting = [int(item.mask.sum()) * width if hasattr(item, "mask") else 0 for item in batch["items"]]
+        action = left <= torch.tensor(acting, device=ids.device)[rows]
         if action.any():
             said = self._integers[logits[action][:, self._integers].argmax(-1)]
             values["action_token_accuracy"] = right[action].float().mean()
@@ -180,7 +184,7 @@ class VLAModule(L.LightningModule):
             values["action_l1"] = values["action_bin_error"] * 2 / len(self._integers)
             if stage == "val":
                 values["valid_mass"] = allowed_mass(logits[action], self._integers).mean()
-        plan = robot[rows] & (bins < 0)
+        plan = robot[rows] & ~action
         if plan.any():
             values["plan_token_accuracy"] = right[plan].float().mean()
         train = stage == "train"
