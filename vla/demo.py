@@ -323,10 +323,6 @@ class _Demo:
         from vla.policies.local import LocalPolicy
         from vla.policies.remote import RemotePolicy
 
-        source = RobotSource(self.folder / "data" / "robot", chunk=1)
-        item = source.item(0, np.random.default_rng(0))
-        observation = Observation("demo", item.images, item.state, item.instruction, item.embodiment)
-        local = LocalPolicy.from_export(self.export)
         port = _free_port()
         server = subprocess.Popen(
             [sys.executable, "-m", "vla", "serve", str(self.export), "--port", str(port)],
@@ -335,6 +331,10 @@ class _Demo:
             stderr=subprocess.DEVNULL,
         )
         try:
+            source = RobotSource(self.folder / "data" / "robot", chunk=1)
+            item = source.item(0, np.random.default_rng(0))
+            observation = Observation("demo", item.images, item.state, item.instruction, item.embodiment)
+            local = LocalPolicy.from_export(self.export)
             remote = _connect(RemotePolicy, f"http://127.0.0.1:{port}", server)
             same = bool(np.array_equal(remote.act([observation])[0].actions, local.act([observation])[0].actions))
             agreed = remote.contract.hash == local.contract.hash

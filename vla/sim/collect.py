@@ -174,17 +174,17 @@ def _wander(target: int, rng: np.random.Generator, outcome: Outcome) -> None:
 
     It goes anywhere, at another object, or closes the gripper where it is and rises as if it held something.
     """
-    kind = rng.choice(["anywhere", "other", "close"], p=[0.4, 0.35, 0.25])
+    kind = rng.choice(["anywhere", "other", "close"], p=[0.3, 0.3, 0.4])
     somewhere = np.concatenate([rng.uniform(-0.05, 0.05, 2), rng.uniform(-0.02, 0.05, 1), np.zeros(2), rng.uniform(-0.25, 0.25, 1)])
     other = int(rng.choice([i for i in range(len(_table.scene)) if i != target]))
-    rising, closed = int(rng.integers(0, 6)), rng.choice([-1.0, 1.0], p=[0.7, 0.3])
-    for step in range(int(rng.integers(*{"anywhere": (2, 9), "other": (4, 18), "close": (2, 4)}[kind])) + rising * (kind == "close")):
+    shut, closed = int(rng.integers(1, 9)), rng.choice([-1.0, 1.0], p=[0.7, 0.3])
+    for step in range(int(rng.integers(*{"anywhere": (2, 9), "other": (4, 18), "close": (2, 14)}[kind]))):
         if kind == "other":
             action = expert_action(_table, other)
         elif kind == "anywhere":
             action = np.append(somewhere, closed)
         else:
-            action = np.array([0, 0, 0.03 if step > 2 else 0.0, 0, 0, 0, 1.0])
+            action = np.array([0, 0, 0.03 if step > shut else 0.0, 0, 0, 0, 1.0])
         _table.step(action)
         outcome.update(_table)
         if outcome.over or _table.lift(other) > 0.5 * LIFTED:

@@ -19,6 +19,8 @@ RAISED = 0.16
 enough to count: so a glance at the present state says whether to terminate."""
 NEAR = 0.012
 """Horizontal distance (m) below which the gripper goes all the way down."""
+CLOSING, EMPTY = 0.074, 0.038
+"""Gaps (m) between the fingers below which they are closing, and have closed on nothing: every object is wider."""
 
 
 def done(table: Tabletop, target: int) -> bool:
@@ -27,16 +29,18 @@ def done(table: Tabletop, target: int) -> bool:
 
 
 def turn(table: Tabletop, target: int) -> float:
-    """How far (rad) the gripper has to turn to grip object `target` by its faces, or to be straight for one that is round."""
-    yaw = table.state()[3]
-    if table.scene[target].shape != "cube":
-        return -yaw
-    return (table.yaw(target) - yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4
+    """How far (rad) the gripper has to turn to grip object `target` by its faces, or to be straight for one that is round.
+
+    Of a cube's pairs of faces it is always the one nearer to the table's axes: which one is nearer to the gripper would change
+    while it turns, and a policy that has begun wrongly would stall between the two.
+    """
+    straight = table.yaw(target) if table.scene[target].shape == "cube" else 0.0
+    return straight - float(table.state()[3])
 
 
 def expert_action(table: Tabletop, target: int) -> np.ndarray:
     """The action [7] that the expert would take now to lift object `target`: metres, radians, gripper -1 open, +1 closed."""
-    x, y, z, *_ = table.state()
+    x, y, z, _, gap = table.state()
     goal, angle = table.position(target), turn(table, target)
     offset = goal[:2] - (x, y)
     distance = float(np.hypot(*offset))
@@ -51,7 +55,9 @@ def expert_action(table: Tabletop, target: int) -> np.ndarray:
         # A funnel: the nearer above the object, the lower the gripper may be.
         height = down + np.clip((distance - NEAR) * 3 + max(abs(angle) - 0.15, 0) * 0.25, 0, HOVER)
         action[2] = 1.5 * (height - z)
-        if distance < NEAR and z - down < 0.010 and abs(angle) < 0.2:
-            action[:2], action[5], action[6] = 0.0, 0.0, 1.0
+        # Closing takes several steps, in which it goes on aligning; what it has begun it does not leave for a trifle.
+        slack = 1.6 if EMPTY < gap < CLOSING else 1.0
+        if distance < NEAR * slack and z - down < 0.010 * slack and abs(angle) < 0.2 * slack:
+            action[6] = 1.0
     limit = np.array([POSITION_STEP] * 3 + [ROTATION_STEP] * 3 + [1.0])
     return np.clip(action, -limit, limit)
