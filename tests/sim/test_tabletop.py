@@ -100,7 +100,7 @@ def test_reach_is_what_is_left_to_go(table):
     place, state = table.position(0), table.state()
     told = (np.array(questions.reach(table, 0)) + 0.5) / 128 - 1
     assert np.allclose(told[:3] * questions.REACH, np.clip(place - state[:3], -0.2, 0.2), atol=0.002)
-    assert abs(told[3] * np.pi / 4 - expert_action(table, 0)[5]) < 0.4
+    assert expert_action(table, 0)[5] == 0  # too far for a camera to tell
     assert told[3] * np.pi / 4 == pytest.approx(0.4, abs=0.1)
 
 
@@ -137,10 +137,12 @@ def test_expert_lifts_the_named_object_and_no_other(table, seed):
 
 
 def test_expert_turns_with_a_cube(table):
-    """Its yaw is live: another yaw of the cube gives another rotation."""
+    """Its yaw is live: over the cube, another yaw of the cube gives another rotation."""
+    table.reset(())
+    x, y = table.state()[:2]
     turns = []
     for yaw in (-0.5, 0.0, 0.5):
-        table.reset((Object("red", "cube", 0.0, 0.0, yaw),))
+        table.reset((Object("red", "cube", x + 0.05, y, yaw),))
         turns.append(expert_action(table, 0)[5])
     assert turns[0] < turns[1] - 0.2 and turns[1] < turns[2] - 0.2
 
@@ -186,9 +188,13 @@ def test_outcome_failures():
 def test_questions_are_answered_from_the_state(table):
     rng = np.random.default_rng(0)
     poses = questions.collect_poses(table, rng, 2)
-    seen = set()
+    seen, near = set(), 0
     for _ in range(40):
-        for question in questions.draw_picture(table, poses, rng):
+        asked = questions.draw_picture(table, poses, rng)
+        held = [table.grasped(i) for i in range(len(table.scene))]
+        assert not any(table.touched(i) for i in range(1, len(held))) and table.touched(0) == held[0]
+        near += not held[0] and np.hypot(*(table.position(0) - table.state()[:3])[:2]) < 0.05
+        for question in asked:
             seen.add(question["type"])
             names = [o.name for o in table.scene]
             if question["type"] == "where":
@@ -199,7 +205,7 @@ def test_questions_are_answered_from_the_state(table):
             if question["type"] == "list":
                 assert sorted(question["answer"][::2]) == sorted(names)
                 assert question["answer"][1::2] == sorted(question["answer"][1::2])
-    assert seen == set(questions.TYPES)
+    assert seen == set(questions.TYPES) and near > 5
 
 
 def test_swapped_and_correct_episodes_share_the_scene():

@@ -19,6 +19,8 @@ RAISED = 0.16
 enough to count: so a glance at the present state says whether to terminate."""
 NEAR = 0.012
 """Horizontal distance (m) below which the gripper goes all the way down."""
+TURNING = 0.1
+"""Horizontal distance (m) below which the gripper turns to an object's faces."""
 CLOSING, EMPTY = 0.074, 0.038
 """Gaps (m) between the fingers below which they are closing, and have closed on nothing: every object is wider."""
 
@@ -45,12 +47,14 @@ def expert_action(table: Tabletop, target: int) -> np.ndarray:
     offset = goal[:2] - (x, y)
     distance = float(np.hypot(*offset))
     action = np.zeros(7)
-    action[5], action[6] = angle, -1.0
+    action[6] = -1.0
     if table.grasped(target):
         # Held: straight up, and slowly once it is up.
-        action[2], action[5], action[6] = (0.03 if table.lift(target) < LIFTED else 0.014), 0.0, 1.0
+        action[2], action[6] = (0.03 if table.lift(target) < LIFTED else 0.014), 1.0
     else:
         action[:2] = 1.5 * offset
+        # From afar no camera tells how an object is turned.
+        action[5] = angle if distance < TURNING else 0.0
         down = float(goal[2]) + table.scene[target].half_height - DEPTH
         # A funnel: the nearer above the object, the lower the gripper may be.
         height = down + np.clip((distance - NEAR) * 3 + max(abs(angle) - 0.15, 0) * 0.25, 0, HOVER)

@@ -14,7 +14,7 @@ import numpy as np
 
 from vla.sim.embodiment import TABLE_HEIGHT
 from vla.sim.expert import expert_action, turn
-from vla.sim.scene import COLOURS, SHAPES, SLOTS, SPACING, Object, sample_scene
+from vla.sim.scene import COLOURS, REACH_X, REACH_Y, SHAPES, SLOTS, SPACING, sample_scene
 from vla.sim.tasks import INSTRUCTIONS
 
 if TYPE_CHECKING:
@@ -38,66 +38,74 @@ WORDINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    """The robot at one moment of an episode: its joints, whether it holds the object, and that object's pose [7] and shape."""
+    """The robot at one moment: its joints and, if it holds an object, that object's pose [7] and shape."""
 
     joints: np.ndarray
-    held: bool
-    item: np.ndarray
-    shape: str
+    held: np.ndarray | None = None
+    shape: str = ""
 
 
 def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24) -> list[Pose]:
-    """Robot poses as they occur while lifting, from short expert episodes on one object each."""
+    """Robot poses: as they occur while the expert lifts an object, and from moving about over an empty table.
+
+    The latter show the gripper at any height and turn, open and shut: where a policy's mistakes lead, and an expert never is.
+    """
     poses = []
     for _ in range(episodes):
         table.reset(sample_scene(rng, 1), rng)
-        astray, somewhere = int(rng.integers(0, 7)), np.append(rng.uniform(-0.06, 0.06, 3), np.zeros(4))
-        for step in range(36 + astray):
-            action = somewhere if step < astray else expert_action(table, 0)
+        for _ in range(36):
+            action = expert_action(table, 0)
             action[:3] += rng.normal(0, 0.015, 3)
             action[5] += rng.normal(0, 0.08)
-            action[6] = -1.0 if step < astray else action[6]
             table.step(action)
-            start = table.object_qpos(0)
             # Holding is a matter of the picture: just touched is neither yes nor no, such poses are left out.
-            held = table.grasped(0)
-            if held == (table.lift(0) > 0.02):
-                poses.append(Pose(table.joints().copy(), held, start.copy(), table.scene[0].shape))
+            if not table.touched(0):
+                poses.append(Pose(table.joints()))
+            elif table.grasped(0) and table.lift(0) > 0.02:
+                poses.append(Pose(table.joints(), table.object_qpos(0).copy(), table.scene[0].shape))
+        table.reset((), rng)
+        for step in range(36):
+            if step % 6 == 0:
+                goal = rng.uniform((-0.2, -0.25, 0, -0.6), (0.2, 0.25, 1, 0.6))
+                goal[2] = 0.01 + 0.19 * goal[2] ** 2
+                grip = float(rng.choice([-1.0, 1.0]))
+            offset = goal - table.state()[:4]
+            table.step(np.concatenate([offset[:3], (0, 0), offset[3:], [grip]]))
+            poses.append(Pose(table.joints()))
     return poses
 
 
 def draw_picture(table: Tabletop, poses: list[Pose], rng: np.random.Generator, objects: int = 0) -> list[dict]:
     """Sets up a fresh scene of so many objects (0: one to four) around one of the poses, without simulating; returns its questions.
 
+    Nothing touches the robot but what it holds; more often than not one of the objects is near the gripper.
+
     Returns:
-        [{"type", "question", "answer"}]: a word, or a list of words and places [u, v] (each 0 to 1); render the table for the picture.
+        [{"type", "question", "answer"}]: a word, or a list of words, integers and places [u, v] (each 0 to 1); render the table
+        for the picture.
     """
-    wanted = bool(rng.random() < 0.35)
+    holding = bool(rng.random() < 0.35)
     # Few episodes may have no pose of the wanted kind; then any will do.
-    fitting = [p for p in poses if p.held == wanted] or poses
+    fitting = [p for p in poses if (p.held is not None) == holding] or poses
     pose = fitting[rng.integers(len(fitting))]
+    hand = table.set_joints(pose.joints)[:2]
     count = objects or int(rng.integers(1, SLOTS + 1))
     while True:
-        scene = list(sample_scene(rng, count, distinct_colours=bool(rng.random() < 0.7)))
-        names = [o.name for o in scene]
-        colour = names[0].split()[0]
-        first = Object(colour, pose.shape, pose.item[0], pose.item[1], 0.0)
-        if first.name in names[1:]:
+        first, *others = sample_scene(rng, count, distinct_colours=bool(rng.random() < 0.7))
+        if pose.held is not None:
+            first = dataclasses.replace(first, shape=pose.shape, x=pose.held[0], y=pose.held[1])
+        elif rng.random() < 0.6:
+            x, y = np.clip(hand + rng.normal(0, 0.03, 2), *zip(REACH_X, REACH_Y, strict=True))
+            first = dataclasses.replace(first, x=x, y=y)
+        if any(o.name == first.name or np.hypot(o.x - first.x, o.y - first.y) < SPACING for o in others):
             continue
-        hand = table.set_joints(pose.joints)
-        near = np.hypot(hand[0] - pose.item[0], hand[1] - pose.item[1]) < 0.07
-        if pose.held or near:
-            scene[0] = first
-        others = scene[1:] if pose.held or near else scene
-        clear = hand[2] > 0.12 or all(np.hypot(o.x - hand[0], o.y - hand[1]) > 0.1 for o in others)
-        if clear and all(np.hypot(o.x - scene[0].x, o.y - scene[0].y) > SPACING for o in scene[1:]):
-            break
-    table.place(tuple(scene))
-    table.set_joints(pose.joints)
-    if pose.held or near:
-        table.object_qpos(0)[:] = pose.item
-    table.forward()
-    return ask(table, rng, held=pose.held)
+        table.place((first, *others))
+        if pose.held is not None:
+            table.object_qpos(0)[:] = pose.held
+        table.set_joints(pose.joints)
+        table.forward()
+        if not any(table.touched(i) for i in range(pose.held is not None, count)):
+            return ask(table, rng, held=pose.held is not None)
 
 
 def ask(table: Tabletop, rng: np.random.Generator, held: bool) -> list[dict]:

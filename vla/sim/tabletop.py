@@ -140,6 +140,7 @@ class Tabletop:
         self._fingers = [self.model.joint(f"gripper0_right_finger_joint{i}").qposadr[0] for i in (1, 2)]
         self._joint_positions = [*self.robot._ref_joint_pos_indexes, *self._fingers]
         self._pads = [self.model.geom(f"gripper0_right_finger{i}_pad_collision").id for i in (1, 2)]
+        self._robot_root = self.model.body_rootid[self.model.geom_bodyid[self._pads[0]]]
         self._camera_names = {"front": "front", "wrist": "robot0_eye_in_hand"}
         self._renderers: dict[int, Any] = {}
         self.scene: Scene = ()
@@ -247,6 +248,12 @@ class Tabletop:
         pairs = self.data.contact.geom
         touching = {int(a + b - geom) for a, b in pairs if geom in (a, b)}
         return all(pad in touching for pad in self._pads)
+
+    def touched(self, index: int) -> bool:
+        """Whether any part of the robot touches object `index`."""
+        geom = self._geoms[index][self.scene[index].shape]
+        others = [int(a + b - geom) for a, b in self.data.contact.geom if geom in (a, b)]
+        return any(self.model.body_rootid[self.model.geom_bodyid[g]] == self._robot_root for g in others)
 
     def project(self, index: int, camera: str = "front") -> tuple[float, float]:
         """Where the middle of object `index` is in the picture: (to the right, down), each 0 to 1 inside it."""
