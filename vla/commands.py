@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from vla.errors import UserError
 from vla.policies.base import Policy
-from vla.report.intervals import wilson
+from vla.report.intervals import Rate, wilson
 from vla.report.video import caption, write_video
 from vla.sim.collect import Collect
 from vla.sim.collect import collect as run_collect
@@ -43,6 +43,9 @@ def collect(
     pictures: int = 4000,
     noise: float = Collect.noise,
     clean: float = Collect.clean,
+    excursions: float = Collect.excursions,
+    objects: int = Collect.objects,
+    poses: int = Collect.poses,
     seed: int = 0,
     workers: int = 0,
     overwrite: bool = False,
@@ -56,6 +59,9 @@ def collect(
         pictures: pictures, for questions.
         noise: standard deviation (m) of the disturbance of the expert's actions.
         clean: share of the episodes without disturbance.
+        excursions: how often, per step, a disturbed episode goes astray for a while before it goes on.
+        objects: on the table of a question picture; 0 draws one to four.
+        poses: expert episodes from which the robot's poses in question pictures are taken.
         seed: of everything drawn.
         workers: processes; 0 is one per core.
         overwrite: replace data that is already there.
@@ -70,6 +76,9 @@ def collect(
             pictures=pictures,
             noise=noise,
             clean=clean,
+            excursions=excursions,
+            objects=objects,
+            poses=poses,
             seed=seed,
             workers=workers,
             overwrite=overwrite,
@@ -190,11 +199,7 @@ def rollout(
         (Path(out) / "results.json").write_text(json.dumps(record, indent=1) + "\n")
         lines = [json.dumps(r.to_dict()) + "\n" for r in results]
         (Path(out) / "episodes.jsonl").write_text("".join(lines))
-    return "\n".join(f"{name.replace('_', ' ')}: {rate_text(rate)}" for name, rate in summary.items() if rate["n"])
-
-
-def rate_text(rate: dict[str, float]) -> str:
-    return f"{100 * rate['rate']:.0f} % of {rate['n']} ({100 * rate['low']:.0f} to {100 * rate['high']:.0f} %)"
+    return "\n".join(f"{name.replace('_', ' ')}: {Rate(**rate)}" for name, rate in summary.items() if rate["n"])
 
 
 def serve(policy: str, host: str = "127.0.0.1", port: int = 8000) -> None:

@@ -18,11 +18,11 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from vla.commands import collect_with_progress, film, rate_text, rates
+from vla.commands import collect_with_progress, film, rates
 from vla.errors import UserError
 from vla.report.bars import check
 from vla.report.html import write_report
-from vla.report.intervals import wilson
+from vla.report.intervals import Rate, wilson
 from vla.report.plots import read_metrics
 from vla.report.provenance import Memory, provenance
 from vla.report.video import side_by_side, write_video
@@ -72,13 +72,15 @@ def configuration(folder: Path, smoke: bool = False, from_scratch: bool = False)
 
 
 class Stages:
-    """Which stages are done, with what they found; kept in stages.json so that a repeated run goes on."""
+    """Which stages are done, with what they found, took and needed; kept in stages.json so that a repeated run goes on."""
 
-    def __init__(self, folder: Path, identity: dict[str, Any]):
-        self.path, self.identity = folder / "stages.json", identity
+    def __init__(self, folder: Path, identity: dict[str, Any], memory: Memory):
+        self.path, self.identity, self.memory = folder / "stages.json", identity, memory
         saved = json.loads(self.path.read_text()) if self.path.is_file() else {}
-        self.done: dict[str, Any] = saved.get("done", {}) if saved.get("identity") == identity else {}
-        self.changed = bool(saved) and saved.get("identity") != identity
+        ours = saved.get("identity") == identity
+        self.changed = bool(saved) and not ours
+        self.done: dict[str, Any] = saved.get("done", {}) if ours else {}
+        self.begun: list[str] = saved.get("begun", []) if ours else []
 
     def run(self, name: str, text: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Does a stage unless it is done; what it returns must be JSON."""
@@ -86,15 +88,23 @@ class Stages:
             print(f"[{name}] done before: {self.done[name]['said']}", flush=True)
             return self.done[name]
         print(f"[{name}] {text}", flush=True)
+        again = name in self.begun
+        self.begun = sorted({*self.begun, name})
+        self._save()
+        self.memory.take()
         began = time.perf_counter()
         found = work()
-        found = {"said": "", **found, "seconds": round(time.perf_counter() - began, 1)}
+        seconds = round(time.perf_counter() - began, 1)
+        found = {"said": "", **found, "seconds": seconds, "peak_pss_mib": round(self.memory.take(), 1), "interrupted": again}
         self.done[name] = found
-        unfinished = self.path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps({"identity": self.identity, "done": self.done}, indent=1))
-        unfinished.replace(self.path)
-        print(f"[{name}] {found['said']} ({found['seconds']:.0f} s)", flush=True)
+        self._save()
+        print(f"[{name}] {found['said']} ({seconds:.0f} s)", flush=True)
         return found
+
+    def _save(self) -> None:
+        unfinished = self.path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps({"identity": self.identity, "begun": self.begun, "done": self.done}, indent=1))
+        unfinished.replace(self.path)
 
 
 def expected_minutes(config: dict[str, Any], episodes: int, recorded: bool) -> float:
@@ -144,27 +154,18 @@ def demo(out: str = "runs/demo", episodes: int = 40, smoke: bool = False, fresh:
         f"About {expected_minutes(config, amounts.episodes, recorded):.0f} minutes and 0.3 GiB of disk on this machine.",
         flush=True,
     )
+    memory = Memory()
     # The number of evaluation episodes does not touch what was collected and trained.
-    stages = Stages(folder, {"config": config, **dataclasses.asdict(dataclasses.replace(amounts, episodes=0))})
+    stages = Stages(folder, {"config": config, **dataclasses.asdict(dataclasses.replace(amounts, episodes=0))}, memory)
     if stages.changed:
         raise UserError(
             "the folder holds a demo of another kind", str(folder), "add --fresh to start over, or choose another --out"
         )
-    memory, began = Memory(), time.perf_counter()
     memory.start()
     report = _Demo(folder, config, amounts, stages, recorded).run()
-    seconds = report["seconds"]
-    seconds["total"] = round(sum(s["seconds"] for s in stages.done.values()), 1)
-    seconds["this_run"] = round(time.perf_counter() - began, 1)
-    report["peak_pss_mib"] = round(max(memory.stop(), _earlier_peak(folder)), 1)
+    memory.stop()
     _finish(folder, report)
     return 0
-
-
-def _earlier_peak(folder: Path) -> float:
-    """The peak of the interrupted or earlier run, whose stages this one took over."""
-    path = folder / "report.json"
-    return float(json.loads(path.read_text()).get("peak_pss_mib", 0.0)) if path.is_file() else 0.0
 
 
 class _Demo:
@@ -189,6 +190,9 @@ class _Demo:
         served = run("serve", "one action through the server", self.serve)
         expert = run("expert", f"{EXPERT_SCENES} scenes with the scripted expert", self.expert) if self.recorded else None
         done = self.stages.done
+        part = {name.split("-")[0]: stage for name, stage in done.items() if name == key or not name.startswith("rollout")}
+        if not self.recorded:
+            part.pop("expert", None)
         report: dict[str, Any] = {
             **{k: v for k, v in rolled.items() if k not in ("said", "seconds", "videos")},
             "vqa": {k: v for k, v in found.items() if k in ("accuracy", "blank_accuracy", "types")},
@@ -196,10 +200,11 @@ class _Demo:
             "training": done["train"]["metrics"],
             "collected": done["collect"]["counts"],
             "served": served["same"],
-            "seconds": {
-                name: done[stage]["seconds"] for name, stage in (("collect", "collect"), ("train", "train"), ("rollout", key))
-            }
-            | {name: done[name]["seconds"] for name in ("export", "questions", "serve", "expert") if name in done},
+            "seconds": {name: stage["seconds"] for name, stage in part.items()}
+            | {"total": round(sum(stage["seconds"] for stage in part.values()), 1)},
+            "peak_pss_mib": max(stage["peak_pss_mib"] for stage in part.values()),
+            # Their seconds and memory are those of the last attempt only.
+            "interrupted": [name for name, stage in part.items() if stage["interrupted"]],
             "start": self.config["model"]["vlm"],
             **provenance(),
         }
@@ -290,7 +295,7 @@ class _Demo:
             "swapped_instruction": wilson(sum(r.success for r in swapped), len(swapped)).to_dict(),
             "empty_instruction": unsaid,
         }
-        said = f"success {rate_text(found['success'])}, wrong object {rate_text(found['wrong_object'])}"
+        said = f"success {Rate(**found['success'])}, wrong object {Rate(**found['wrong_object'])}"
         return {"said": said, **found, "videos": self._videos(correct, swapped)}
 
     def _videos(self, correct: list[Result], swapped: list[Result]) -> list[dict[str, Any]]:
@@ -348,8 +353,8 @@ class _Demo:
     def expert(self) -> dict[str, Any]:
         with Workers() as workers, tqdm(total=EXPERT_SCENES, desc="expert", unit="episode") as bar:
             results = rollout(None, [Episode(i) for i in range(EXPERT_SCENES)], workers, lambda _: _tick(bar))
-        rate = wilson(sum(r.success for r in results), len(results)).to_dict()
-        return {"said": rate_text(rate), "rate": rate}
+        rate = wilson(sum(r.success for r in results), len(results))
+        return {"said": str(rate), "rate": rate.to_dict()}
 
 
 def _tick(bar: tqdm) -> None:
@@ -388,6 +393,9 @@ def _finish(folder: Path, report: dict[str, Any]) -> None:
     """Writes report.json and report.html and says how it ended."""
     shown = report.pop("_show")
     report["bars"] = check(report)
+    if report["interrupted"]:
+        stages = ", ".join(report["interrupted"])
+        report["notes"] = [f"Interrupted in {stages}: time and memory are those of the last attempt."]
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     samples = [{**s, "image": folder / s["image"]} for s in shown["samples"]]
     videos = [{**v, "path": folder / v["path"]} for v in shown["videos"]]
@@ -397,7 +405,8 @@ def _finish(folder: Path, report: dict[str, Any]) -> None:
     for name, bar in report["bars"].items():
         if not bar["holds"]:
             print(f"below its bar: {name} is {bar['value']:.3g}, the bar is {bar['bar']}")
-    print(f"\nResult: success {rate_text(report['success'])}, questions {100 * report['vqa']['accuracy']:.0f} %")
+    print("\n".join(report.get("notes", [])))
+    print(f"Result: success {Rate(**report['success'])}, questions {100 * report['vqa']['accuracy']:.0f} %")
     print(f"Report: {page}")
     print("Next:")
     print(f'  vla rollout --policy {folder}/export --instruction "lift the green cube" --video out.mp4')

@@ -33,3 +33,8 @@ def test_no_trials_and_nonsense():
     for bad in [(3, 2), (-1, 2), (1, 2, 1.0)]:
         with pytest.raises(ValueError):
             wilson(*bad)
+
+
+def test_words_never_round_to_all_or_nothing():
+    assert str(wilson(199, 200)).startswith("99.5 % of 200 (97 to 99.9 %)")
+    assert str(wilson(0, 40)).startswith("0 % of 40 (0 to 9 %)")

@@ -21,7 +21,15 @@ class Rate:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        return f"{self.rate:.0%} ({self.low:.0%} to {self.high:.0%}, n = {self.n})" if self.n else "no trials"
+        if not self.n:
+            return "no trials"
+        return f"{percent(self.rate)} % of {self.n} ({percent(self.low)} to {percent(self.high)} %)"
+
+
+def percent(share: float) -> str:
+    """A share in whole per cent; with a decimal where 0 or 100 would not be true."""
+    whole = f"{100 * share:.0f}"
+    return f"{100 * share:.1f}" if whole in ("0", "100") and f"{share:.3f}" not in ("0.000", "1.000") else whole
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Rate:

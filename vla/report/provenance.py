@@ -49,7 +49,7 @@ class Memory(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.peak_mib, self._stop_now = 0.0, threading.Event()
+        self._peak, self._stop_now = 0.0, threading.Event()
 
     def run(self) -> None:
         me = psutil.Process()
@@ -61,9 +61,13 @@ class Memory(threading.Thread):
                 except psutil.Error:
                     continue
                 total += getattr(info, "pss", getattr(info, "uss", 0))
-            self.peak_mib = max(self.peak_mib, total / 2**20)
+            self._peak = max(self._peak, total / 2**20)
 
-    def stop(self) -> float:
-        """Ends the watch; the peak."""
+    def take(self) -> float:
+        """The peak since this was last called."""
+        peak, self._peak = self._peak, 0.0
+        return peak
+
+    def stop(self) -> None:
+        """Ends the watch."""
         self._stop_now.set()
-        return self.peak_mib
