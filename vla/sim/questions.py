@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from vla.sim.tabletop import Tabletop
 
 TYPES = ("where", "colour", "shape", "count", "relation", "holding", "list", "reach")
+TURN = 0.55
+"""Largest yaw (rad) of an object that is asked about: more than a task has, and less than an eighth of a turn, from where on either
+pair of a cube's faces is as near."""
 REACH = 0.2
 """Metres to which *reach* tells distances along each axis."""
 COUNTS = ("zero", "one", "two", "three", "four")
@@ -52,7 +55,7 @@ def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24)
     """
     poses = []
     for _ in range(episodes):
-        table.reset(sample_scene(rng, 1), rng)
+        table.reset(sample_scene(rng, 1, turn=TURN), rng)
         for _ in range(36):
             action = expert_action(table, 0)
             action[:3] += rng.normal(0, 0.015, 3)
@@ -91,7 +94,7 @@ def draw_picture(table: Tabletop, poses: list[Pose], rng: np.random.Generator, o
     hand = table.set_joints(pose.joints)[:2]
     count = objects or int(rng.integers(1, SLOTS + 1))
     while True:
-        first, *others = sample_scene(rng, count, distinct_colours=bool(rng.random() < 0.7))
+        first, *others = sample_scene(rng, count, distinct_colours=bool(rng.random() < 0.7), turn=TURN)
         if pose.held is not None:
             first = dataclasses.replace(first, shape=pose.shape, x=pose.held[0], y=pose.held[1])
         elif rng.random() < 0.6:

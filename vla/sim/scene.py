@@ -21,8 +21,8 @@ REACH_X, REACH_Y = (-0.11, 0.13), (-0.16, 0.16)
 """Where objects may stand, in metres from the middle of the table."""
 SPACING = 0.1
 """Least distance between two objects' middles: an open gripper fits between them."""
-TURN = 0.55
-"""Largest yaw (rad). A cube turned by an eighth can be gripped by either pair of faces, and demonstrations would disagree."""
+TURN = 0.3
+"""Largest yaw (rad) of an object in a task."""
 SLOTS = 4
 
 
@@ -48,13 +48,14 @@ class Object:
 Scene = tuple[Object, ...]
 
 
-def sample_scene(rng: np.random.Generator, count: int, distinct_colours: bool = True) -> Scene:
+def sample_scene(rng: np.random.Generator, count: int, distinct_colours: bool = True, turn: float = TURN) -> Scene:
     """Draws a scene of `count` objects with pairwise different names (and colours, if so asked), none in another's way.
 
     Args:
         rng: where the randomness comes from; the same generator state gives the same scene.
         count: 1 to SLOTS objects.
         distinct_colours: whether a colour alone tells an object.
+        turn: largest yaw (rad).
     """
     if distinct_colours:
         names = [(str(c), str(rng.choice(list(SHAPES)))) for c in rng.permutation(list(COLOURS))[:count]]
@@ -66,5 +67,5 @@ def sample_scene(rng: np.random.Generator, count: int, distinct_colours: bool = 
         gaps = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(count)
         if gaps.min() >= SPACING:
             break
-    yaws = rng.uniform(-TURN, TURN, count)
+    yaws = rng.uniform(-turn, turn, count)
     return tuple(Object(c, s, float(x), float(y), float(yaw)) for (c, s), (x, y), yaw in zip(names, places, yaws, strict=True))
