@@ -98,7 +98,7 @@ def new_tokenizer() -> Any:
     return train_tokenizer(prompts + [PolicyContract.question.format(question=w) for w in words] + [f" {w}" for w in words])
 
 
-def rates(results: list[Result]) -> dict[str, dict[str, float]]:
+def rates(results: list[Result]) -> dict[str, dict[str, Any]]:
     """Success, wrong object, execution and recognition with their 95 % Wilson intervals."""
     n, executed = len(results), [r for r in results if r.executed]
     return {

@@ -98,7 +98,8 @@ def draw_picture(table: Tabletop, poses: list[Pose], rng: np.random.Generator, o
         if pose.held is not None:
             first = dataclasses.replace(first, shape=pose.shape, x=pose.held[0], y=pose.held[1])
         elif rng.random() < 0.6:
-            x, y = np.clip(hand + rng.normal(0, 0.03, 2), *zip(REACH_X, REACH_Y, strict=True))
+            low, high = zip(REACH_X, REACH_Y, strict=True)
+            x, y = np.clip(hand + rng.normal(0, 0.03, 2), low, high)
             first = dataclasses.replace(first, x=x, y=y)
         if any(o.name == first.name or np.hypot(o.x - first.x, o.y - first.y) < SPACING for o in others):
             continue
