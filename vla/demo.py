@@ -31,6 +31,7 @@ from vla.sim.rollout import Episode, Result, Workers, rollout
 
 CONFIG = "configs/demo.yaml"
 EXPERT_SCENES = 200
+FAILURES_FILMED = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,9 +285,14 @@ class _Demo:
         todo += [Episode(i, "swapped", video=i < 2, horizon=horizon) for i in range(max(n // 2, 1))]
         todo += [Episode(i, "empty", horizon=horizon) for i in range(max(n // 4, 1))]
         count = os.cpu_count() or 1
+        policy = LocalPolicy.from_export(self.export, batch=count)
         with Workers(count) as workers, tqdm(total=len(todo), desc="rollout", unit="episode") as bar:
-            results = rollout(LocalPolicy.from_export(self.export, batch=count), todo, workers, lambda _: _tick(bar))
-        correct, swapped, empty = ([r for r in results if r.kind == k] for k in ("correct", "swapped", "empty"))
+            results = rollout(policy, todo, workers, lambda _: _tick(bar))
+            correct, swapped, empty = ([r for r in results if r.kind == k] for k in ("correct", "swapped", "empty"))
+            # Failures are known afterwards only; an episode goes the same way again.
+            missed = [r.seed for r in correct if not r.success and not r.frames]
+            missed = missed[: FAILURES_FILMED - sum(not r.success for r in correct[:filmed])]
+            again = rollout(policy, [Episode(i, "correct", video=True, horizon=horizon) for i in missed], workers)
         (self.folder / "episodes.jsonl").write_text("".join(json.dumps(r.to_dict()) + "\n" for r in results))
         # Unsaid: how often the object is lifted that would have been named.
         unsaid = wilson(sum(r.first == r.objects[0] for r in empty), len(empty)).to_dict()
@@ -296,13 +302,13 @@ class _Demo:
             "empty_instruction": unsaid,
         }
         said = f"success {Rate(**found['success'])}, wrong object {Rate(**found['wrong_object'])}"
-        return {"said": said, **found, "videos": self._videos(correct, swapped)}
+        return {"said": said, **found, "videos": self._videos(correct + again, swapped)}
 
     def _videos(self, correct: list[Result], swapped: list[Result]) -> list[dict[str, Any]]:
         folder = self.folder / "videos"
         folder.mkdir(exist_ok=True)
         filmed = [r for r in correct if r.frames]
-        chosen = [r for r in filmed if r.success][:3] + [r for r in filmed if not r.success][:2]
+        chosen = [r for r in filmed if r.success][:3] + [r for r in filmed if not r.success][:FAILURES_FILMED]
         videos = []
         for result in chosen:
             path = film(result, folder / f"{'success' if result.success else 'failure'}-{result.seed}.mp4")
