@@ -28,6 +28,7 @@ from vla.report.provenance import Memory, provenance
 from vla.report.video import side_by_side, write_video
 from vla.sim.collect import Collect
 from vla.sim.rollout import Episode, Result, Workers, rollout
+from vla.stages import Stages
 
 CONFIG = "configs/demo.yaml"
 EXPERT_SCENES = 200
@@ -70,42 +71,6 @@ def configuration(folder: Path, smoke: bool = False, from_scratch: bool = False)
         for callback in config["trainer"]["callbacks"]:
             callback.setdefault("init_args", {}).update(few.get(callback["class_path"].rsplit(".", 1)[1], {}))
     return config
-
-
-class Stages:
-    """Which stages are done, with what they found, took and needed; kept in stages.json so that a repeated run goes on."""
-
-    def __init__(self, folder: Path, identity: dict[str, Any], memory: Memory):
-        self.path, self.identity, self.memory = folder / "stages.json", identity, memory
-        saved = json.loads(self.path.read_text()) if self.path.is_file() else {}
-        ours = saved.get("identity") == identity
-        self.changed = bool(saved) and not ours
-        self.done: dict[str, Any] = saved.get("done", {}) if ours else {}
-        self.begun: list[str] = saved.get("begun", []) if ours else []
-
-    def run(self, name: str, text: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Does a stage unless it is done; what it returns must be JSON."""
-        if name in self.done:
-            print(f"[{name}] done before: {self.done[name]['said']}", flush=True)
-            return self.done[name]
-        print(f"[{name}] {text}", flush=True)
-        again = name in self.begun
-        self.begun = sorted({*self.begun, name})
-        self._save()
-        self.memory.take()
-        began = time.perf_counter()
-        found = work()
-        seconds = round(time.perf_counter() - began, 1)
-        found = {"said": "", **found, "seconds": seconds, "peak_pss_mib": round(self.memory.take(), 1), "interrupted": again}
-        self.done[name] = found
-        self._save()
-        print(f"[{name}] {found['said']} ({seconds:.0f} s)", flush=True)
-        return found
-
-    def _save(self) -> None:
-        unfinished = self.path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps({"identity": self.identity, "begun": self.begun, "done": self.done}, indent=1))
-        unfinished.replace(self.path)
 
 
 def expected_minutes(config: dict[str, Any], episodes: int, recorded: bool) -> float:

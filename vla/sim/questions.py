@@ -106,7 +106,6 @@ def draw_picture(table: Tabletop, poses: list[Pose], rng: np.random.Generator, o
         table.place((first, *others))
         if pose.held is not None:
             table.object_qpos(0)[:] = pose.held
-        table.set_joints(pose.joints)
         table.forward()
         if not any(table.touched(i) for i in range(pose.held is not None, count)):
             return ask(table, rng, held=pose.held is not None)

@@ -1,0 +1,47 @@
+"""Work in stages that are done once: a repeated run goes on from the last whole one."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vla.report.provenance import Memory
+
+
+class Stages:
+    """Which stages are done, with what they found, took and needed; kept in stages.json so that a repeated run goes on."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any], memory: Memory):
+        self.path, self.identity, self.memory = folder / "stages.json", identity, memory
+        saved = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        ours = saved.get("identity") == identity
+        self.changed = bool(saved) and not ours
+        self.done: dict[str, Any] = saved.get("done", {}) if ours else {}
+        self.begun: list[str] = saved.get("begun", []) if ours else []
+
+    def run(self, name: str, text: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Does a stage unless it is done; what it returns must be JSON."""
+        if name in self.done:
+            print(f"[{name}] done before: {self.done[name]['said']}", flush=True)
+            return self.done[name]
+        print(f"[{name}] {text}", flush=True)
+        again = name in self.begun
+        self.begun = sorted({*self.begun, name})
+        self._save()
+        self.memory.take()
+        began = time.perf_counter()
+        found = work()
+        seconds = round(time.perf_counter() - began, 1)
+        found = {"said": "", **found, "seconds": seconds, "peak_pss_mib": round(self.memory.take(), 1), "interrupted": again}
+        self.done[name] = found
+        self._save()
+        print(f"[{name}] {found['said']} ({seconds:.0f} s)", flush=True)
+        return found
+
+    def _save(self) -> None:
+        unfinished = self.path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps({"identity": self.identity, "begun": self.begun, "done": self.done}, indent=1))
+        unfinished.replace(self.path)
