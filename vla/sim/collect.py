@@ -222,7 +222,7 @@ def _collect_episodes(options: Collect, report: Report) -> dict[str, int]:
         action=space_with_statistics(EMBODIMENT.action, actions),
         state=space_with_statistics(EMBODIMENT.state, states),
     )
-    _card(options, "robot", spec, counts, wordings=list(INSTRUCTIONS)).save(options.out)
+    _card(options, "robot", spec, counts, writer.shards, wordings=list(INSTRUCTIONS)).save(options.out)
     return counts
 
 
@@ -238,7 +238,7 @@ def _ask_block(block: int) -> list[dict[str, Any]]:
 def _collect_questions(options: Collect, report: Report) -> dict[str, int]:
     kinds: collections.Counter[str] = collections.Counter()
     blocks = range(-(-options.pictures // BLOCK))
-    with ShardWriter(options.out, per_shard=4000, overwrite=options.overwrite) as writer:
+    with ShardWriter(options.out, per_shard=1000, overwrite=options.overwrite) as writer:
         for samples in map_in_processes(_ask_block, blocks, _start, (options,), options.workers):
             for members in samples:
                 writer.write(f"q{writer.count:07d}", members)
@@ -246,11 +246,13 @@ def _collect_questions(options: Collect, report: Report) -> dict[str, int]:
             report(writer.count, options.pictures, f"{sum(kinds.values())} questions")
     counts = {"pictures": options.pictures}
     wordings = [w for kind in asking.TYPES for w in asking.WORDINGS[kind]]
-    _card(options, "questions", EMBODIMENT, counts, wordings, dict(kinds)).save(options.out)
+    _card(options, "questions", EMBODIMENT, counts, writer.shards, wordings, dict(kinds)).save(options.out)
     return counts
 
 
-def _card(options: Collect, kind: Any, spec: Any, counts: dict, wordings: list[str], kinds: dict | None = None) -> DatasetCard:
+def _card(
+    options: Collect, kind: Any, spec: Any, counts: dict, shards: dict, wordings: list[str], kinds: dict | None = None
+) -> DatasetCard:
     made = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("out", "workers", "overwrite")}
     return DatasetCard(
         name=f"tabletop-{options.task}",
@@ -258,6 +260,7 @@ def _card(options: Collect, kind: Any, spec: Any, counts: dict, wordings: list[s
         embodiment=EMBODIMENT_NAME,
         spec=spec,
         counts=counts,
+        shards=shards,
         questions=kinds or {},
         conventions=CONVENTIONS,
         wordings=wordings,
