@@ -59,7 +59,7 @@ def test_samples_are_those_of_the_folder(served, tmp_path, kind):
 def test_the_cache_stays_within_its_limit_and_the_order_within_a_few_shards(served, tmp_path):
     folder, url, _ = served
     size = (folder / "shard-000000.tar").stat().st_size
-    source = RobotSource(url, chunk=1, fetched=str(tmp_path / "here"), fetched_gib=4.5 * size / 2**30)
+    source = RobotSource(url, chunk=1, fetched=str(tmp_path / "here"), fetched_gib=4.5 * size / 2**30, together=2)
     mixture = Mixture({"robot": source}, 3)
     shards = []
     for t in range(45):
@@ -74,13 +74,27 @@ def test_the_cache_stays_within_its_limit_and_the_order_within_a_few_shards(serv
     assert all(last - first < 20 for first, last in zip(firsts, lasts, strict=True))
 
 
+def test_the_order_does_not_depend_on_what_was_fetched(served, tmp_path):
+    _, url, _ = served
+    fresh, used = (RobotSource(url, chunk=1, fetched=str(tmp_path / name), together=2) for name in "ab")
+    for i in range(45):
+        used.item(i, np.random.default_rng(0))
+    one, other = Mixture({"robot": fresh}, 3), Mixture({"robot": used}, 3)
+    assert [one.draw(t) for t in range(90)] == [other.draw(t) for t in range(90)]
+    # What was found in a shard is kept, however often that is used.
+    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("*.idx")}
+    again = RobotSource(url, chunk=1, fetched=str(tmp_path / "b"), together=2)
+    again.item(0, np.random.default_rng(0))
+    assert len(kept) == 5 and kept == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("*.idx")}
+
+
 def test_a_connection_that_breaks_off_leaves_nothing_behind(served, tmp_path):
     _, url, handler = served
     handler.cut = True
     folder = RemoteFolder(url, tmp_path / "here")
     with pytest.raises(UserError, match=r"shard-000001.tar: cannot be read: .*broke off"):
         folder.path("shard-000001.tar")
-    assert not [p for p in (tmp_path / "here").iterdir() if p.suffix != ".lock"]
+    assert not [p for p in (tmp_path / "here").iterdir() if p.name != "source" and p.suffix != ".lock"]
     handler.cut = False
     assert folder.path("shard-000001.tar").stat().st_size > 1000
 
@@ -89,4 +103,9 @@ def test_what_cannot_be_fetched_is_named(tmp_path):
     with pytest.raises(UserError, match="card.yaml: cannot be read"):
         len(RobotSource("http://127.0.0.1:9", chunk=1, fetched=str(tmp_path)))
     with pytest.raises(UserError, match="card.yaml: cannot be read"):
-        len(RobotSource("pipe:cat /nowhere/{}", chunk=1, fetched=str(tmp_path)))
+        len(RobotSource("pipe:cat /nowhere/{}", chunk=1, fetched=str(tmp_path / "other")))
+    with pytest.raises(UserError, match="what was fetched from elsewhere"):
+        len(RobotSource("pipe:cat /somewhere/{}", chunk=1, fetched=str(tmp_path / "other")))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file: cannot be used"):
+        len(RobotSource("pipe:cat /nowhere/{}", chunk=1, fetched=str(tmp_path / "file")))

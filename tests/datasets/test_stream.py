@@ -100,7 +100,7 @@ def test_the_next_picture_stands_in_for_one_without_questions(asked, tmp_path):
 def test_mistakes_are_named(captions, tmp_path):
     with pytest.raises(UserError, match="leave them out"):
         stream(captions, tmp_path, cache=True)
-    with pytest.raises(UserError, match="name a camera's member"):
+    with pytest.raises(UserError, match="no pictures"):
         QuestionStream("x.tar", {})
     with pytest.raises(UserError, match=r"/nowhere.*cannot be read"):
         Mixture({"web": stream("/nowhere", tmp_path / "here")}, 0).sample(0)

@@ -271,3 +271,64 @@ def test_a_run_on_a_stream_goes_on_exactly(config, data, tmp_path, lost):
         shutil.rmtree(tmp_path / "fetched")
     assert cli.main(command(config, *chosen, "--ckpt_path", "last")) == 0
     assert_same(straight, states(tmp_path))
+
+
+def test_saves_fall_on_every_nth_and_the_last_step(config, tmp_path):
+    """Also on the last batch of an epoch, and where no folder is named."""
+    body = yaml.safe_load(config.read_text())
+    (saving,) = (c for c in body["trainer"]["callbacks"] if c["class_path"].endswith("Checkpoints"))
+    del saving["init_args"]["dirpath"]
+    config.write_text(yaml.safe_dump(body))
+    more = ["--trainer.max_steps=7", "--data.epoch_steps=4", "--trainer.val_check_interval=3"]
+    assert cli.main(command(config, *more)) == 0
+    folder = tmp_path / "run/checkpoints"
+    assert [p.name for p in sorted(folder.glob("step*"))] == [f"step={n:07d}.ckpt" for n in (2, 4, 6, 7)]
+    straight = states(tmp_path, 7)
+    for n in (6, 7):
+        (folder / f"step={n:07d}.ckpt").unlink()
+    assert cli.main(command(config, *more, "--ckpt_path", "last")) == 0
+    assert_same(straight, states(tmp_path, 7))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ("--data.epoch_steps=5", "epoch_steps: 4, now 5"),
+        ("--data.sources.robot.init_args.weight=0.7", "sources.robot.weight: 0.5, now 0.7"),
+        ("--data.robot_share=0.7", "robot_share: None, now 0.7"),
+        ("--trainer.accumulate_grad_batches=2", "accumulate_grad_batches: 1, now 2"),
+        ("--data.seed=1", "seed 0, now it is 1"),
+        ("--model.freeze=[vision]", "learned with"),
+        ("--contract.chunk=3", "chunk: 2 against 3"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(stopped, change, match, capsys):
+    config, run = stopped
+    before = (run / "contract.json").read_text()
+    code = cli.main(command(config, "--trainer.max_steps=4", change, "--ckpt_path", "last"))
+    assert code == 2 and match in capsys.readouterr().err
+    assert (run / "contract.json").read_text() == before
+
+
+@pytest.fixture
+def stopped(config, tmp_path):
+    """A run of two steps and its configuration."""
+    assert cli.main(command(config, "--trainer.max_steps=2")) == 0
+    return config, tmp_path / "run"
+
+
+def test_validating_the_last_of_no_checkpoints_is_refused(config, capsys):
+    assert cli.main(["validate", "-c", str(config), "--ckpt_path", "last"]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_a_sample_that_cannot_be_made_is_named_from_a_loader_process_too(config, data, tmp_path, capsys):
+    index = ShardIndex(data / "questions")
+    with ShardWriter(tmp_path / "bad") as writer:
+        for i, key in enumerate(index.keys):
+            writer.write(key, {**index.read(i), "front.jpg": b"no picture"})
+    shutil.copy(data / "questions/card.yaml", tmp_path / "bad")
+    folder = f"--data.sources.questions.init_args.folder={tmp_path / 'bad'}"
+    assert cli.main(command(config, folder, "--data.workers=1")) == 2
+    shown = capsys.readouterr().err
+    assert ".front.jpg: the picture cannot be decoded" in shown and "Traceback" not in shown

@@ -73,7 +73,7 @@ def test_adapters_merged_give_the_same_logits(vlm):
         add_lora(load_vlm(vlm)[0], Lora(rank=2, targets=["nothing"]))
 
 
-def test_averaged_weights_are_what_is_saved_and_a_run_goes_on_with_its_own(config, tmp_path):
+def test_averaged_weights_are_what_is_saved_and_a_run_goes_on_with_its_own(config, tmp_path, capsys):
     with_callback(config, "EMA", decay=0.5)
     assert cli.main(["fit", "-c", str(config)]) == 0
     straight = state(tmp_path)
@@ -83,6 +83,12 @@ def test_averaged_weights_are_what_is_saved_and_a_run_goes_on_with_its_own(confi
     again = state(tmp_path)
     for kind in ("state_dict", "current_model_state"):
         assert all(torch.equal(value, again[kind][name]) for name, value in straight[kind].items()), kind
+    body = yaml.safe_load(config.read_text())
+    body["trainer"]["callbacks"].pop()
+    config.write_text(yaml.safe_dump(body))
+    capsys.readouterr()
+    assert cli.main(["fit", "-c", str(config), "--ckpt_path", "last"]) == 2
+    assert "averaged weights" in capsys.readouterr().err
 
 
 def test_a_rollout_has_the_averaged_weights():

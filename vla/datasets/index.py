@@ -21,6 +21,8 @@ from vla.errors import UserError
 VERSION = 2
 OPEN_FILES = 128
 """Shards that a process keeps open."""
+FETCHED_OPEN = 16
+"""The same of shards that were fetched."""
 Columns = dict[str, np.ndarray]
 
 
@@ -67,7 +69,8 @@ class ShardIndex:
         return int(self.shards[-1])
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_files": {}}
+        # What was fetched is read where it is.
+        return {**self.__dict__, "_files": {}} | ({"_tables": {}} if self.remote else {})
 
     @property
     def keys(self) -> list[str]:
@@ -144,9 +147,30 @@ class ShardIndex:
     def _table(self, shard: int) -> Columns:
         table = self._tables.get(shard)
         if table is None:
-            path = self._path(shard)
-            table = self._tables[shard] = _cached(path.with_suffix(".idx"), _stamp(path), lambda: _scan(path))
+            if self.remote and len(self._tables) >= FETCHED_OPEN:
+                self._tables.pop(next(iter(self._tables)))
+            table = self._tables[shard] = self._again(self._index, shard)
         return table
+
+    def _index(self, shard: int) -> Columns:
+        path = self._path(shard)
+        # A fetched file's time says when it was last used.
+        stamp = f"{VERSION} {path.stat().st_size}" if self.remote else _stamp(path)
+        try:
+            return _cached(path.with_suffix(".idx"), stamp, lambda: _scan(path))
+        except UserError:
+            if self.remote:
+                path.unlink(missing_ok=True)
+            raise
+
+    def _again(self, what: Callable[[int], Any], shard: int) -> Any:
+        """Does it once more where another process made room just now."""
+        try:
+            return what(shard)
+        except FileNotFoundError:
+            if not self.remote:
+                raise
+            return what(shard)
 
     def _path(self, shard: int) -> Path:
         name = self._names[shard]
@@ -155,19 +179,11 @@ class ShardIndex:
     def _open(self, shard: int) -> int:
         file = self._files.get(shard)
         if file is None:
-            if len(self._files) >= OPEN_FILES:
+            # An open file takes room even where it was removed.
+            if len(self._files) >= (FETCHED_OPEN if self.remote else OPEN_FILES):
                 self._files.pop(next(iter(self._files))).close()
-            file = self._files[shard] = self._opened(shard)
+            file = self._files[shard] = self._again(lambda k: self._path(k).open("rb", buffering=0), shard)
         return file.fileno()
-
-    def _opened(self, shard: int) -> Any:
-        try:
-            return self._path(shard).open("rb", buffering=0)
-        except FileNotFoundError:
-            if not self.remote:
-                raise
-            # Another process made room just now.
-            return self._path(shard).open("rb", buffering=0)
 
 
 def _digest(value: object) -> str:

@@ -28,7 +28,8 @@ def is_remote(folder: str | Path) -> bool:
 class RemoteFolder:
     """The files of a folder elsewhere, each fetched at its first use.
 
-    http and https are read directly, everything else the way webdataset opens it (`pipe:ssh host cat /data/{}`, s3, gs …). A file
+    http and https are read directly, `pipe:ssh host cat /data/{}` the way webdataset does it, everything else through fsspec (s3://
+    needs s3fs, gs:// gcsfs, hf:// huggingface_hub). A file
     is there whole or not at all; of the shards the longest unused ones are removed when they are more than the limit. Several
     processes may share a cache.
 
@@ -45,6 +46,8 @@ class RemoteFolder:
         self.shards = {} if isinstance(url, str) else {NAME.format(number): each for number, each in enumerate(url)}
         own = Path(HOME).expanduser() / hashlib.sha256(str(url).encode()).hexdigest()[:16]
         self.cache = Path(cache) if cache else own
+        self._identity = hashlib.sha256(str(url).encode()).hexdigest()
+        self._claimed = False
 
     def path(self, name: str, fresh: bool = False) -> Path:
         """The local file, fetched if it is not there (or anew with `fresh`, as long as the other side answers).
@@ -53,16 +56,36 @@ class RemoteFolder:
             UserError: it cannot be fetched, naming the address.
         """
         path = self.cache / name
+        self._claim()
         if not fresh and _touch(path):
             return path
-        self.cache.mkdir(parents=True, exist_ok=True)
         # One process fetches, the others wait for it.
         with FileLock(self.cache / f".{name}.lock"):
             if fresh or not _touch(path):
                 self._fetch(name, path)
         return path
 
+    def _claim(self) -> None:
+        """Sees to it that the folder holds the files of this address and of no other."""
+        if self._claimed:
+            return
+        mark, ours = self.cache / "source", self._identity
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.cache / ".source.lock"):
+                theirs = mark.read_text() if mark.is_file() else ""
+                if not theirs:
+                    mark.write_text(ours)
+        except OSError as error:
+            raise UserError(f"cannot be used: {error.strerror}", str(self.cache), "name another folder as `fetched`") from error
+        if theirs not in ("", ours):
+            raise UserError("the folder holds what was fetched from elsewhere", str(self.cache), "name another one as `fetched`")
+        self._claimed = True
+
     def _fetch(self, name: str, path: Path) -> None:
+        # The lock is ours: what is unfinished belongs to a process that was killed.
+        for left in self.cache.glob(f".{name}.[0-9]*"):
+            left.unlink(missing_ok=True)
         unfinished = path.with_name(f".{name}.{os.getpid()}")
         try:
             with _open(self._address(name)) as source, unfinished.open("wb") as file:
@@ -71,7 +94,7 @@ class RemoteFolder:
                 wanted = getattr(source, "length", None)
                 if wanted:
                     raise OSError(f"it broke off {wanted} bytes before its end")
-        except (OSError, ValueError, urllib.error.URLError) as error:
+        except (OSError, ValueError, ImportError, urllib.error.URLError) as error:
             unfinished.unlink(missing_ok=True)
             if path.is_file():
                 return
@@ -116,6 +139,12 @@ def _open(address: str) -> Iterator[IO[bytes]]:
     if address.startswith(("http://", "https://")):
         with urllib.request.urlopen(address, timeout=60) as answer:
             yield answer
+        return
+    if not address.startswith("pipe:"):
+        import fsspec
+
+        with fsspec.open(address, "rb") as file:
+            yield file  # type: ignore[misc]
         return
     from webdataset.gopen import gopen
 

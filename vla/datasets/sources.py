@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class Shuffled:
         self.source, self.seed = source, seed
 
     def at(self, n: int) -> tuple[int, int]:
+        if not len(self.source):
+            raise UserError("no sample is left to draw", str(self.source.folder), "look at its split, types and max_samples")
         epoch, place = divmod(n, len(self.source))
         return epoch, int(self._permutation(epoch)[place])
 
@@ -65,7 +67,8 @@ class Source(Generic[T]):
         lead: so many first samples of a run are of this source alone: what is easy, before what needs it.
         max_samples: only so many first samples of the split are used; 0 is all.
         fetched: local folder for shards that are elsewhere; "" is one under ~/.cache/vla.
-        fetched_gib: what they may take there. An epoch's order then keeps to as many shards at a time as fit into half of it.
+        fetched_gib: what they may take there.
+        together: of shards that are fetched, how many are drawn from at a time.
         loss_weight: what the loss of its tokens is multiplied by.
         split: "val" is the last `holdout` share (at least one), "train" the rest, "all" both.
         holdout: share of the episodes, or pictures, that is kept back.
@@ -88,7 +91,10 @@ class Source(Generic[T]):
         max_samples: int = 0,
         fetched: str = "",
         fetched_gib: float = 20.0,
+        together: int = 8,
     ):
+        if together < 1:
+            raise UserError(f"together {together}", str(folder), "draw from at least 1 shard at a time")
         if min(lead, max_samples) < 0:
             raise UserError(f"lead {lead}, max_samples {max_samples}", str(folder), "give numbers of samples")
         if split not in ("train", "val", "all") or not 0 < holdout < 1:
@@ -98,11 +104,16 @@ class Source(Generic[T]):
         self.fetched, self.fetched_bytes = fetched, round(fetched_gib * 2**30)
         self.remote = RemoteFolder(str(folder), fetched, self.fetched_bytes) if is_remote(folder) else None
         self.split, self.holdout, self.cache, self.augment = split, holdout, cache, list(augment)
-        self.lead, self.max_samples = lead, max_samples
+        self.lead, self.max_samples, self.together = lead, max_samples, together
 
     def __getstate__(self) -> dict:
         # A spawned worker opens the data set itself: cheaper than sending it the pictures.
         return {name: value for name, value in self.__dict__.items() if name not in (*OPENED, "card")}
+
+    def settings(self) -> dict[str, Any]:
+        """All that says which samples there are and how they are drawn; not where they are."""
+        elsewhere = ("folder", "remote", "fetched", "fetched_bytes", "cache", "urls", "loss_weight", "chunk", "history", "spacing")
+        return {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in (*elsewhere, *OPENED, "card")}
 
     def restricted(self, split: Split) -> Self:
         """The same source with another split, opened anew; what is not trained on is neither augmented nor kept in memory."""
@@ -148,10 +159,8 @@ class Source(Generic[T]):
         if not self.remote:
             return rng.permutation(len(self))
         index, shards = self.index, len(self.index.shards) - 1
-        taken = [path.stat().st_size for path in self.remote.cache.glob("*.tar")]
-        together = max(int(self.remote.limit / 2 / max(np.mean(taken), 1)), 1) if taken else 1
         rank = np.empty(shards, np.int64)
-        rank[rng.permutation(shards)] = np.arange(shards) // together
+        rank[rng.permutation(shards)] = np.arange(shards) // self.together
         of = np.searchsorted(index.shards, self._records, side="right") - 1
         return np.lexsort((rng.permutation(len(self)), rank[of]))
 
@@ -173,7 +182,7 @@ class Source(Generic[T]):
         """Which of `count` episodes or pictures are in the split."""
         middle = count - max(round(count * self.holdout), 1)
         if self.split != "all" and middle < 1:
-            raise UserError(f"{count} episodes or pictures are too few to hold some back", str(self.folder), "use split: all")
+            raise UserError(f"{count} episodes or pictures are too few to hold some back", str(self.folder), "add data")
         return {"train": slice(0, middle), "val": slice(middle, count), "all": slice(0, count)}[self.split]
 
     def _change(self, images: Images, points: list[Point], rng: np.random.Generator) -> tuple[Images, list[Point]]:

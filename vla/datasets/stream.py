@@ -32,7 +32,6 @@ class QuestionStream(QuestionSource):
         pictures: camera -> member that is its picture, e.g. {front: jpg}. Cameras left out are unseen.
         text: the member that holds the text: "json" with `questions` as our own shards have them, or plain text.
         question: what a plain text answers.
-        together: shards that are shuffled together.
         kwargs: as of any source; `cache`, `max_samples` and `lead` are not for streams.
     """
 
@@ -46,15 +45,14 @@ class QuestionStream(QuestionSource):
         loss_weight: float = 1.0,
         text: str = "json",
         question: str = "what is in the picture",
-        together: int = 4,
         **kwargs,
     ):
         super().__init__(str(urls), weight, loss_weight, **kwargs)
         if self.cache or self.max_samples or self.lead:
             raise UserError("cache, max_samples or lead of a stream", str(urls), "they need data that are counted: leave them out")
-        if not pictures or together < 1:
-            raise UserError(f"pictures {pictures}, together {together}", str(urls), "name a camera's member, and at least 1 shard")
-        self.urls, self.members, self.text, self.question, self.together = urls, pictures, text, question, together
+        if not pictures:
+            raise UserError("no pictures", str(urls), "name a camera's member, e.g. {front: jpg}")
+        self.urls, self.members, self.text, self.question = urls, pictures, text, question
 
     @functools.cached_property
     def index(self) -> ShardIndex:
@@ -95,9 +93,9 @@ class QuestionStream(QuestionSource):
         return self._asked(i)[1]
 
     def pictures(self, i: int) -> Images:
-        place = self._asked(i)[0]
-        data = self.index.read_at(*place, tuple(self.members.values()))
-        return {name: decode_jpeg(data[m], self.index.where_at(*place, m)) for name, m in self.members.items()}
+        shard, row = self._asked(i)[0]
+        data = self.index.read_at(shard, row, tuple(self.members.values()))
+        return {name: decode_jpeg(data[m], self.index.where_at(shard, row, m)) for name, m in self.members.items()}
 
     @functools.cached_property
     def _asked(self) -> Any:
@@ -106,16 +104,16 @@ class QuestionStream(QuestionSource):
             """Shard and row, and the questions there. For a picture without any the next one of its shard stands in."""
             shard, row = self._place(i)
             count = self.index.samples(shard)
-            for place in ((shard, (row + k) % count) for k in range(count)):
-                if questions := self._read(place):
-                    return place, questions
+            for k in range(count):
+                if questions := self._read(shard, (row + k) % count):
+                    return (shard, (row + k) % count), questions
             raise UserError("no picture has a question", self.index.where_at(shard, row), "write pictures with questions")
 
         return asked
 
-    def _read(self, place: tuple[int, int]) -> list[dict]:
-        data = self.index.read_at(*place, (self.text,))[self.text]
-        where = self.index.where_at(*place, self.text)
+    def _read(self, shard: int, row: int) -> list[dict]:
+        data = self.index.read_at(shard, row, (self.text,))[self.text]
+        where = self.index.where_at(shard, row, self.text)
         if self.text == "json":
             return parse_questions(data, where)
         try:

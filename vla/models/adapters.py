@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from vla.errors import UserError
@@ -48,7 +49,7 @@ def add_lora(model: Any, lora: Lora) -> Any:
     )
     try:
         return get_peft_model(model, config)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise UserError(str(error).splitlines()[0], "model.lora", "name layers that the model has") from error
 
 

@@ -79,12 +79,11 @@ class EMA(EMAWeightAveraging):
 
     Args:
         decay: how much of the average stays at each optimizer step.
-        start: the first step that is averaged.
     """
 
-    def __init__(self, decay: float = 0.999, start: int = 0):
+    def __init__(self, decay: float = 0.999):
         # Buffers are tables, some of them of integers: there is nothing to average.
-        super().__init__(decay=decay, update_starting_at_step=start, use_buffers=False)
+        super().__init__(decay=decay, use_buffers=False)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         _refuse_sharded(pl_module, "EMA")
@@ -136,6 +135,8 @@ class Throughput(L.Callback):
     """
 
     def __init__(self, every: int = 50):
+        if every < 1:
+            raise UserError(f"every {every}", "Throughput", "give at least 1")
         self.every = every
         self._began = self._step = self._samples = self._tokens = 0.0
         self._counter: FlopCounterMode | None = None
@@ -203,11 +204,12 @@ class GradientAgreement(L.Callback):
         step = trainer.global_step
         if step == self._last or step % self.every:
             return
-        self._last = step
+        self._last, began = step, time.perf_counter()
         gradients = {name: g for name, g in pl_module.gradients_by_source(batch).items() if g is not None}
         for one, other in itertools.combinations(gradients, 2):
             cosine = torch.nn.functional.cosine_similarity(gradients[one], gradients[other], dim=0)
             pl_module.log(f"agreement/{one}_{other}", cosine, batch_size=len(batch["input_ids"]))
+        pl_module._left += time.perf_counter() - began  # measuring is no waiting for data
 
 
 def _refuse_sharded(module: L.LightningModule, what: str) -> None:

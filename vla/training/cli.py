@@ -25,6 +25,8 @@ NOISE = (
     ".*does not have many workers",
     ".*exists and is not empty",
     "The number of training batches",
+    "You have overridden `transfer_batch_to_device`",
+    ".*recommended to use .*sync_dist",  # what is logged says itself what it is of
     ".*WeightAveraging callback with a model that overrides",  # sharded runs are refused
 )
 """Warnings that tell a user nothing."""
@@ -105,10 +107,15 @@ class VLACLI(LightningCLI):
                 "checkpoints in parts cannot be resumed or exported", "trainer.strategy", "set save_distributed_checkpoint: false"
             )
         strategy.checkpoint_io = WholeFiles()
+        if self.trainer.limit_train_batches != 1.0:
+            raise UserError("limit_train_batches with a mixture that has no end", "trainer", "set data.epoch_steps")
+        if self.trainer.gradient_clip_algorithm == "value" or str(self.trainer.precision) == "16-mixed":
+            raise UserError("clipping by value, or 16-mixed", "trainer", "clip by norm; train in bf16-mixed")
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Checkpoints) and callback.dirpath is None:
+                callback.dirpath = str(Path(self.trainer.default_root_dir).resolve() / "checkpoints")
         if getattr(self.config_init[self.subcommand] if self.subcommand else self.config_init, "ckpt_path", None):
             self._find_checkpoint()
-        if self.subcommand == "fit":
-            contract.save(self.trainer.default_root_dir)
 
     def _find_checkpoint(self) -> None:
         """Puts the newest whole checkpoint in the place of "last", and refuses a damaged one."""
@@ -118,6 +125,8 @@ class VLACLI(LightningCLI):
         folder = folders[0] if folders else Path(self.trainer.default_root_dir) / "checkpoints"
         if config.ckpt_path == "last":
             found = newest(folder)
+            if found is None and self.subcommand != "fit":
+                raise UserError("no checkpoint", str(folder), "name one with --ckpt_path")
             print(f"going on from {found}" if found else f"no checkpoint in {folder} yet: starting anew", flush=True)
             config.ckpt_path = str(found) if found else None
         elif Path(config.ckpt_path).is_file() and (wrong := damage(Path(config.ckpt_path))):

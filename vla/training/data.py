@@ -32,7 +32,11 @@ class Draws(Dataset):
         self.mixture, self.examples, self.names = mixture, examples, list(mixture.sources)
 
     def __getitem__(self, t: int):
-        name, item = self.mixture.sample(t)
+        try:
+            name, item = self.mixture.sample(t)
+        except UserError as error:
+            # It has to reach the training process as it is, and a loader process would wrap it up.
+            return error
         example = self.examples.build(item)
         # The pictures are in the example: they need not travel from a loader process twice.
         return self.names.index(name), self.mixture.sources[name].loss_weight, item.without_pictures(), example
@@ -64,6 +68,9 @@ class Fixed(Dataset):
 
 def collate(examples: Examples, rows: list) -> dict[str, Any]:
     """Model inputs as `Examples.batch` gives them, with the source's number and loss weight per row, and the items."""
+    wrong = next((row for row in rows if isinstance(row, UserError)), None)
+    if wrong:
+        return {"error": (wrong.what, wrong.where, wrong.fix)}
     numbers, weights, items, built = zip(*rows, strict=True)
     batch = examples.batch(list(built))
     return {**batch, "source": torch.tensor(numbers), "weight": torch.tensor(weights), "items": list(items)}
@@ -118,8 +125,15 @@ class VLAData(L.LightningDataModule):
         temperature: float = 1.0,
     ):
         super().__init__()
-        if not sources or batch_size < 1:
-            raise UserError("no sources, or a batch size below 1", "data", "name at least one source")
+        if not sources or batch_size < 1 or workers < 0 or epoch_steps < 1:
+            raise UserError(
+                f"{len(sources)} sources, batch_size {batch_size}, workers {workers}, epoch_steps {epoch_steps}",
+                "data",
+                "name at least one source, and numbers of at least 1 (of workers, 0)",
+            )
+        losses = [source.loss_weight for source in sources.values()]
+        if min(losses) < 0 or not sum(losses):
+            raise UserError(f"loss weights {losses}", "data.sources", "give each at least 0, and one of them more")
         self.sources, self.batch_size, self.seed, self.workers = sources, batch_size, seed, workers
         self.val_samples, self.epoch_steps = val_samples, epoch_steps
         self.robot_share, self.temperature = robot_share, temperature
@@ -165,7 +179,8 @@ class VLAData(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         fixed = Fixed(self.split("val"), self.examples, self.val_samples, *self._place())
-        return DataLoader(fixed, batch_size=self.batch_size, collate_fn=functools.partial(collate, self.examples))
+        each = max(self.batch_size // self._place()[1], 1)
+        return DataLoader(fixed, batch_size=each, collate_fn=functools.partial(collate, self.examples))
 
     def drawn(self) -> dict[str, float]:
         """What was drawn so far and how it counts: per source the share, samples, epochs and loss weight."""
@@ -190,10 +205,29 @@ class VLAData(L.LightningDataModule):
         fixed = Fixed(robots, self.examples, max(map(len, robots.values()), default=0))  # type: ignore[arg-type]
         return DataLoader(fixed, batch_size=self.batch_size, collate_fn=functools.partial(collate, self.examples))
 
-    def state_dict(self) -> dict[str, int]:
-        return {"consumed": self.consumed, "batch_size": self.batch_size, "seed": self.seed}
+    def _identity(self) -> dict[str, Any]:
+        """All that says which samples come, in plain types; not where they are."""
+        every = self.trainer.accumulate_grad_batches if self.trainer else 1
+        said: dict[str, Any] = {"epoch_steps": self.epoch_steps, "accumulate_grad_batches": every}
+        said |= {"robot_share": self.robot_share, "temperature": self.temperature}
+        for name, source in self.sources.items():
+            said |= {f"sources.{name}.{key}": repr(value) for key, value in source.settings().items()}
+        return said
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        return {"consumed": self.consumed, "batch_size": self.batch_size, "seed": self.seed, "mixture": self._identity()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        ours = self._identity()
+        saved = state_dict.get("mixture", ours)
+        differ = [name for name in sorted(saved.keys() | ours.keys()) if saved.get(name) != ours.get(name)]
+        if differ:
+            name = differ[0]
+            raise UserError(
+                f"the checkpoint's mixture is another: {', '.join(differ)} ({name}: {saved.get(name)}, now {ours.get(name)})",
+                "resume",
+                "resume with the same data, or start from the weights alone",
+            )
         for name in ("batch_size", "seed"):
             if state_dict[name] != getattr(self, name):
                 raise UserError(

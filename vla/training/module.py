@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 
 from vla.contract import PolicyContract
 from vla.errors import UserError
@@ -96,6 +98,8 @@ class VLAModule(L.LightningModule):
         trust_remote_code: bool = False,
     ):
         super().__init__()
+        if learning_rate <= 0 or warmup < 0:
+            raise UserError(f"learning_rate {learning_rate}, warmup {warmup}", "model", "a rate above 0, a warm-up of at least 0")
         self.vlm, self.learning_rate, self.warmup, self.weight_decay = vlm, learning_rate, warmup, weight_decay
         self.bin_smoothing, self.test_episodes, self.trust_remote_code = bin_smoothing, test_episodes, trust_remote_code
         self.freeze_names, self.rates = freeze or [], rates or {}
@@ -123,8 +127,8 @@ class VLAModule(L.LightningModule):
             self.model, self.processor = load_vlm(self.vlm, self.trust_remote_code, history)
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
-        freeze(self.model, self.freeze_names)
         self.model = add_lora(self.model, self.lora)
+        freeze(self.model, self.freeze_names)
         self.model.train()
 
     def bind(self, contract: PolicyContract, source_names: list[str]) -> None:
@@ -174,7 +178,8 @@ class VLAModule(L.LightningModule):
         # Counted here, before any callback saves: what is saved is what was consumed.
         self.trainer.datamodule.consumed += self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         self.log("loss", loss.detach(), prog_bar=True)
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        # In the step after which Lightning logs.
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             found = self._measure(batch, logits.detach(), ids, answers, per_sample.detach())
             self.log_dict({f"train/{name}": total / count for name, (total, count) in found.items()}, batch_size=len(per_sample))
             self.log_dict(self.trainer.datamodule.drawn(), batch_size=len(per_sample))  # type: ignore[attr-defined]
@@ -267,6 +272,8 @@ class VLAModule(L.LightningModule):
         from vla.models.decode import generate
 
         rows = []
+        # As a policy acts, whatever the source's modes.
+        batch["items"] = [dataclasses.replace(item, mode="") for item in batch["items"]]
         prompt = self.examples.batch([_prompt(self.examples.robot(item)) for item in batch["items"]])
         out = generate(
             self.model,
@@ -290,8 +297,19 @@ class VLAModule(L.LightningModule):
         return rows
 
     def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> dict[str, Any]:
-        """Moves the tensors; Lightning's own would also copy every item, field by field."""
+        """Moves the tensors; Lightning's own would also copy every item, field by field.
+
+        Raises:
+            UserError: a sample could not be made.
+        """
+        if "error" in batch:
+            raise UserError(*batch["error"])
         return {name: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}
+
+    def on_train_start(self) -> None:
+        # Only now: a checkpoint of another contract was refused before.
+        if self.trainer.is_global_zero:
+            self.contract.save(self.trainer.default_root_dir)
 
     def on_train_batch_start(self, *_: Any) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -334,7 +352,10 @@ class VLAModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(self.model, self.learning_rate, self.weight_decay, self.rates)
         optimizer = make_optimizer(self.optimizer, groups, fused=self.device_mesh is None)
-        factor = warm_up_then_cosine(self.warmup, int(self.trainer.estimated_stepping_batches))
+        total = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total):
+            raise UserError("a run without an end", "trainer", "set max_steps: the learning rate falls until then")
+        factor = warm_up_then_cosine(self.warmup, int(total))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -347,6 +368,7 @@ class VLAModule(L.LightningModule):
         checkpoint["contract"] = self.contract.to_dict()
         checkpoint["vlm"] = describe_model(self.model, self.processor)
         checkpoint["lora"] = dataclasses.asdict(self.lora)
+        checkpoint["learning"] = {"freeze": self.freeze_names, "rates": self.rates, "optimizer": self.optimizer}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "contract" not in checkpoint:
@@ -355,6 +377,16 @@ class VLAModule(L.LightningModule):
         saved.require(self.contract, "the checkpoint", "this configuration")
         if checkpoint.get("lora", dataclasses.asdict(Lora())) != dataclasses.asdict(self.lora):
             raise UserError(f"the checkpoint has adapters {checkpoint.get('lora')}, now they are {self.lora}", "model.lora")
+        if self._trainer is None or not self.trainer.training:
+            return
+        learning = {"freeze": self.freeze_names, "rates": self.rates, "optimizer": self.optimizer}
+        if checkpoint.get("learning", learning) != learning:
+            raise UserError(
+                f"the checkpoint learned with {checkpoint['learning']}, now it is {learning}", "model", "keep it as it was"
+            )
+        averages = any(isinstance(c, WeightAveraging) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if "current_model_state" in checkpoint and not averages:
+            raise UserError("the checkpoint has averaged weights", "trainer.callbacks", "go on with vla.training.callbacks.EMA")
 
 
 def _prompt(example):

@@ -47,7 +47,8 @@ def parameter_groups(model: nn.Module, rate: float, decay: float, rates: dict[st
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             plain = parameter.ndim < 2 or parameter is table
-            groups.setdefault((factors.get(name, 1.0), 0.0 if plain else decay), []).append(parameter)
+            factor = factors.get(name.removeprefix("base_model.model."), 1.0)
+            groups.setdefault((factor, 0.0 if plain else decay), []).append(parameter)
     return [{"params": params, "lr": rate * factor, "weight_decay": d} for (factor, d), params in groups.items()]
 
 
@@ -80,10 +81,12 @@ def warm_up_then_cosine(warmup: int, total: int) -> Callable[[int], float]:
 
 def _matching(model: nn.Module, pattern: str, where: str) -> list[tuple[str, nn.Parameter]]:
     try:
-        found = [(name, p) for name, p in model.named_parameters() if re.match(pattern, name)]
+        # Adapters put their own name in front.
+        named = [(name.removeprefix("base_model.model."), p) for name, p in model.named_parameters()]
+        found = [(name, p) for name, p in named if re.match(pattern, name)]
     except re.error as error:
         raise UserError(f"{pattern!r} is no regular expression: {error}", where) from error
     if not found:
-        parts = ", ".join(sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()}))
+        parts = ", ".join(sorted({".".join(name.split(".")[:2]) for name, _ in named}))
         raise UserError(f"no parameter's name begins with {pattern!r}", where, f"there are {parts}")
     return found

@@ -37,17 +37,22 @@ class WholeFiles(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name too
+        finally:
+            os.close(folder)
         return None
 
 
 class Checkpoints(ModelCheckpoint):
-    """Saves every N optimizer steps, and after the next one when the job is told to end (SIGTERM, SIGUSR1), which ends it.
+    """Saves every N optimizer steps, after the last one, and after the next one when the job is told to end (SIGTERM, SIGUSR1).
 
     A save that falls between two optimizer steps (gradients are being accumulated) waits for the next one: what was
     accumulated is in no checkpoint. Under SLURM, SIGUSR1 also puts the job back into the queue. Go on with `--ckpt_path last`.
 
     Args:
-        dirpath: folder; by default that of the logger.
+        dirpath: folder; by default `checkpoints` in the run's (`trainer.default_root_dir`).
         every: optimizer steps between two saves.
         keep: how many are kept: the newest, or with `monitor` the best.
         monitor: a logged value by which they are kept, e.g. rollout/success; "step" keeps the newest and links `last.ckpt`.
@@ -69,7 +74,6 @@ class Checkpoints(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
-        self._waiting = False
         self._signal = 0
         self._before: dict[int, Any] = {}
 
@@ -84,27 +88,23 @@ class Checkpoints(ModelCheckpoint):
         self._signal = number
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        # Lightning's own would leave saves that fall on an epoch's last batch to the next validation, and saves between two
+        # optimizer steps after a resume.
         if _accumulating(trainer):
             return
-        number = int(_any_rank(trainer, self._signal))
-        if self._waiting or number:
-            self._waiting = False
+        number = _any_rank(trainer, self._signal)
+        step = trainer.global_step
+        if number or step % self._every_n_train_steps == 0 or step == trainer.estimated_stepping_batches:
             self._save(trainer)
         if number:
             self._end(trainer, number)
 
     def _save(self, trainer: L.Trainer) -> None:
-        if not self._should_skip_saving_checkpoint(trainer):
-            candidates = self._monitor_candidates(trainer)
+        candidates = self._monitor_candidates(trainer)
+        # What it is chosen by may not have been measured yet.
+        if not self._should_skip_saving_checkpoint(trainer) and self.monitor in candidates:
             self._save_topk_checkpoint(trainer, candidates)
             self._save_last_checkpoint(trainer, candidates)
-
-    def _should_skip_saving_checkpoint(self, trainer: L.Trainer) -> bool:
-        if super()._should_skip_saving_checkpoint(trainer):
-            return True
-        self._waiting = _accumulating(trainer)
-        return self._waiting
 
     def _end(self, trainer: L.Trainer, number: int) -> None:
         if trainer.is_global_zero:
@@ -114,11 +114,13 @@ class Checkpoints(ModelCheckpoint):
             )
             job = os.environ.get("SLURM_JOB_ID", "")
             if number == signal.SIGUSR1 and re.fullmatch(r"[0-9_]+", job):
-                subprocess.run(["scontrol", "requeue", job], check=False)
+                try:
+                    subprocess.run(["scontrol", "requeue", job], check=False)
+                except FileNotFoundError:
+                    print("no scontrol here: put the job back into the queue yourself", file=sys.stderr)
         raise SystemExit(128 + number)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
         self._restore()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
