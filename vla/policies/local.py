@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vla.contract import PolicyContract
-from vla.examples import Example, Examples
+from vla.examples import BUCKET, Example, Examples
 from vla.models.decode import Decoded, generate
 from vla.models.load import load_vlm
 from vla.policies.base import ActionChunk, Observation
@@ -52,16 +52,18 @@ class LocalPolicy:
         """Nothing is kept between calls."""
 
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
-        # One embodiment has one list of legal ids.
-        by_name: dict[str, list[int]] = {}
-        for place, observation in enumerate(observations):
-            by_name.setdefault(observation.embodiment, []).append(place)
+        # Rows of one call share their embodiment, which has one list of legal ids, and their bucket: a longer prompt beside it would
+        # change the shape of a row's computation, and so its last digits.
+        groups: dict[tuple[str, int], list[int]] = {}
+        examples = [self.examples.act(observation) for observation in observations]
+        for place, (observation, example) in enumerate(zip(observations, examples, strict=True)):
+            groups.setdefault((observation.embodiment, -(-len(example.sequence) // BUCKET)), []).append(place)
         answers: dict[int, ActionChunk] = {}
-        for name, places in by_name.items():
+        for (name, _), places in groups.items():
             allowed = self.examples.allowed(name)
             for start in range(0, len(places), self.batch):
                 rows = places[start : start + self.batch]
-                out = self._write([self.examples.act(observations[p]) for p in rows], allowed=allowed, valid_mass=self.valid_mass)
+                out = self._write([examples[p] for p in rows], allowed=allowed, valid_mass=self.valid_mass)
                 for row, place in enumerate(rows):
                     answers[place] = self.examples.chunk(out.ids[row].numpy(), name)
                     if out.valid_mass is not None:
