@@ -10,10 +10,10 @@ from vla.errors import ContractMismatch, UserError
 from vla.policies.base import ActionChunk
 from vla.sim import questions
 from vla.sim.collect import Collect, collect
+from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME, SIZE
 from vla.sim.expert import expert_action
 from vla.sim.rollout import Episode, Workers, rollout, set_up
 from vla.sim.scene import REACH_X, REACH_Y, SPACING, Object, sample_scene
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME, SIZE
 from vla.sim.tabletop import Tabletop
 from vla.sim.tasks import HOLD_STEPS, LIFTED, Outcome, check_task, instruct, named_object
 

@@ -52,8 +52,8 @@ class LocalPolicy:
         """Nothing is kept between calls."""
 
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
-        # Rows of one call share their embodiment, which has one list of legal ids, and their bucket: a longer prompt beside it would
-        # change the shape of a row's computation, and so its last digits.
+        # Rows of one call share their embodiment, which has one list of legal ids, and their bucket: a longer prompt would
+        # change the shape of the computation, and so its last digits.
         groups: dict[tuple[str, int], list[int]] = {}
         examples = [self.examples.act(observation) for observation in observations]
         for place, (observation, example) in enumerate(zip(observations, examples, strict=True)):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FIELDS = (
     "geom_rgba", "geom_matid", "geom_type", "geom_size", "geom_rbound", "geom_aabb", "geom_condim", "geom_friction",
+    "bvh_aabb",
     "cam_pos", "cam_quat", "light_ambient", "light_diffuse", "light_specular",
 )  # fmt: skip
 """The model's arrays that a variation, or painting a scene, may change."""
@@ -82,6 +83,10 @@ class Wardrobe:
         else:
             model.geom_size[geom], model.geom_rbound[geom] = (wide, high, 0), np.hypot(wide, high)
         model.geom_aabb[geom] = (0, 0, 0, wide, wide, high)
+        # The boxes by which a body's geoms are looked up must hold it, or what touches it is not found.
+        start, count = (getattr(model, f"body_bvh{what}")[model.geom_bodyid[geom]] for what in ("adr", "num"))
+        boxes = model.bvh_aabb[start : start + count]
+        boxes[:, 3:] = np.maximum(boxes[:, 3:], (wide, wide, high))
 
     def _move(self, shift: np.ndarray) -> None:
         from vla.sim.tabletop import look

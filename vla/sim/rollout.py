@@ -111,6 +111,7 @@ class _Rollout:
             self._again(worker, answer.reason)
         elif isinstance(answer, Result):
             episode = self.running.pop(worker)
+            answer.restarts = self.faults.get(episode.id, [])
             self.results[episode.id] = answer
             if self.acting is not None:
                 self.acting.reset([episode.id])

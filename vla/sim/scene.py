@@ -24,7 +24,7 @@ UNSEEN_COLOURS: dict[str, tuple[float, float, float]] = {
     "pink": (0.95, 0.50, 0.70),
     "brown": (0.45, 0.25, 0.10),
 }
-UNSEEN_SHAPES: dict[str, tuple[float, float]] = {"ball": (0.025, 0.025), "disc": (0.030, 0.020)}
+UNSEEN_SHAPES: dict[str, tuple[float, float]] = {"ball": (0.025, 0.025), "drum": (0.029, 0.026)}
 """Colours and shapes of evaluations only: no demonstration and no question has them."""
 REACH_X, REACH_Y = (-0.11, 0.13), (-0.16, 0.16)
 """Where objects may stand, in metres from the middle of the table."""
