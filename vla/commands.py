@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
-from pathlib import Path
+import shutil
 from typing import Any
 
 from tqdm import tqdm
@@ -12,12 +12,14 @@ from tqdm import tqdm
 from vla.errors import UserError
 from vla.filming import describe, film
 from vla.policies.base import Policy
-from vla.report.intervals import Rate, wilson
+from vla.report.intervals import Rate
+from vla.report.summary import rates
 from vla.sim.collect import Collect
 from vla.sim.collect import collect as run_collect
 from vla.sim.episodes import Episode, Kind, Result, known_objects
 from vla.sim.rollout import rollout as run_rollout
 from vla.sim.tasks import HORIZON, check_task, named_object
+from vla.sim.variation import SEEN
 from vla.sim.workers import Workers
 
 TRAINING_ROLLOUTS = 500_000
@@ -98,17 +100,6 @@ def new_tokenizer() -> Any:
     return train_tokenizer(prompts + [PolicyContract.question.format(question=w) for w in words] + [f" {w}" for w in words])
 
 
-def rates(results: list[Result]) -> dict[str, dict[str, Any]]:
-    """Success, wrong object, execution and recognition with their 95 % Wilson intervals."""
-    n, executed = len(results), [r for r in results if r.executed]
-    return {
-        "success": wilson(sum(r.success for r in results), n).to_dict(),
-        "wrong_object": wilson(sum(r.failure == "wrong object" for r in results), n).to_dict(),
-        "execution": wilson(len(executed), n).to_dict(),
-        "recognition": wilson(sum(r.first == r.target for r in executed), len(executed)).to_dict(),
-    }
-
-
 class Evaluator:
     """Rolls out fixed episodes during training; its workers start at the first use and stay."""
 
@@ -156,74 +147,57 @@ def rollout(
         seed: of the first scene; the next ones follow.
         horizon: steps until an episode is given up.
         video: MP4 of the first episode.
-        videos: films that many of a suite's episodes.
-        out: folder for results.json and one line per episode; a suite's evaluation goes on there where it stopped.
+        videos: films that many episodes into `out`.
+        out: folder for results.json, one line per episode and report.html; a stopped evaluation goes on there.
         fresh: replace what `out` holds of an earlier evaluation.
-        batch: rows per call of a local model, part of the result's identity; 0 is 2 for a suite, else one per worker.
+        batch: rows per call of a local model, part of the result's identity; 0 is 2 with `out`, else one per worker.
         execute: actions taken of each chunk; 0 takes the contract's.
         workers: processes; 0 is one per core.
     """
     check_task(task)
     if episodes < 0 or horizon < 1:
         raise UserError(f"{episodes} episodes, horizon {horizon}", "rollout", "ask for at least 1")
-    if suite:
-        if instruction or video or (task, kind, seed, horizon) != ("lift", "correct", 0, HORIZON):
-            raise UserError(
-                "a suite has its own task, instructions, kinds, seeds and horizon",
-                "--suite",
-                "leave out --task, --instruction, --kind, --seed, --horizon and --video (--videos N films N episodes)",
-            )
-        return _evaluate(policy, suite, episodes, out, batch, execute, workers, videos, fresh)
-    if videos or fresh:
-        raise UserError("--videos and --fresh go with --suite", "rollout", "--video FILE films the first episode")
-    episodes = episodes or 1
+    if suite and (instruction or (task, kind, seed, horizon) != ("lift", "correct", 0, HORIZON)):
+        raise UserError(
+            "a suite has its own tasks, instructions, kinds, seeds and horizon",
+            "--suite",
+            "leave out --task, --instruction, --kind, --seed and --horizon",
+        )
+    if not out and (suite or videos or fresh):
+        raise UserError("--suite, --videos and --fresh need a folder", "rollout", "add --out, e.g. --out runs/seen")
     if instruction and named_object(instruction) is None:
         print(f"note: the instruction names none of {', '.join(known_objects())}; no lift counts as success")
-    from vla.evaluation import open_policy
+    from vla.evaluation import Evaluation, evaluate, film_path, open_policy, said
+    from vla.sim.suites import Suite, load_suite
 
-    count = min(workers or os.cpu_count() or 1, episodes)
-    acting = open_policy(policy, batch or count)
-    todo = [Episode(seed + i, kind, instruction, bool(video) and i == 0, horizon, task) for i in range(episodes)]
-    with Workers(count) as pool, tqdm(total=episodes, desc="rollout", unit="episode", disable=episodes == 1) as bar:
-
-        def progress(result: Result) -> None:
-            bar.update()
-            bar.write(describe(result))
-
-        results = run_rollout(acting, todo, pool, progress, execute)
-    if video:
-        if not results[0].frames:
-            raise UserError("the expert acts without pictures, there is nothing to film", "rollout", "leave out --video")
-        film(results[0], video)
-        print(f"video: {video}")
-    summary = rates(results)
-    if out:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        record = {"policy": policy, "task": task, "kind": kind, "contract": acting.contract.hash if acting else None, **summary}
-        (Path(out) / "results.json").write_text(json.dumps(record, indent=1) + "\n")
-        lines = [json.dumps(r.to_dict()) + "\n" for r in results]
-        (Path(out) / "episodes.jsonl").write_text("".join(lines))
-    return "\n".join(f"{name.replace('_', ' ')}: {Rate(**rate)}" for name, rate in summary.items() if rate["n"])
-
-
-def _evaluate(
-    policy: str, suite: str, episodes: int, out: str, batch: int, execute: int, workers: int, videos: int, fresh: bool
-) -> str:
-    from vla.evaluation import Evaluation, evaluate, said
-    from vla.sim.suites import load_suite
-
-    if not out:
-        raise UserError("a suite's evaluation needs a folder", "--out", "e.g. --out runs/seen")
-    chosen = load_suite(suite, episodes)
-    with tqdm(total=len(chosen.all()), desc=chosen.name, unit="episode") as bar:
+    one = Suite(task, (task,), (SEEN,), episodes or 1, horizon, (kind,), seed, instruction=instruction)
+    chosen = load_suite(suite, episodes) if suite else one
+    todo = chosen.all()
+    with tqdm(total=len(todo), desc=chosen.name, unit="episode", disable=len(todo) == 1) as bar:
 
         def progress(result: Result | None, done: int) -> None:
             bar.update(done - bar.n)
             if result is not None:
-                bar.write(f"{result.variation}: {describe(result)}" + "".join(f"; again: {why}" for why in result.restarts))
+                bar.write(describe(result) + "".join(f"; again: {why}" for why in result.restarts))
 
-        record = evaluate(Evaluation(policy, chosen, out, batch, execute, workers, videos, fresh), progress)
-    return f"{said(record)}\nrecord: {out}/results.json, page: {out}/report.html"
+        if out:
+            options = Evaluation(policy, chosen, out, batch, execute, workers, max(videos, bool(video)), fresh)
+            record = evaluate(options, progress)
+            if video:
+                shutil.copy2(film_path(out, record), video)
+            return f"{said(record)}\nrecord: {out}/results.json, page: {out}/report.html"
+        count = min(workers or os.cpu_count() or 1, len(todo))
+        acting = open_policy(policy, batch or count)
+        if video and acting is None:
+            raise UserError("the expert acts without pictures, there is nothing to film", "rollout", "leave out --video")
+        todo[0] = dataclasses.replace(todo[0], video=bool(video))
+        with Workers(count) as pool:
+            results = run_rollout(acting, todo, pool, lambda r: progress(r, bar.n + 1), execute)
+    if video:
+        film(results[0], video)
+        print(f"video: {video}")
+    summary = rates(results)
+    return "\n".join(f"{name.replace('_', ' ')}: {Rate(**rate)}" for name, rate in summary.items() if rate["n"])
 
 
 def serve(policy: str, host: str = "127.0.0.1", port: int = 8000) -> None:

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from vla.report.evaluation_page import write_evaluation
 from vla.report.intervals import Rate
 from vla.report.pairing import interleaved
 from vla.report.provenance import provenance
-from vla.report.records import EpisodeRecord, Record
+from vla.report.records import EpisodeRecord, Key, Record
 from vla.report.summary import summarise
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.episodes import Episode, Result
@@ -84,15 +84,21 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
         if options.fresh:
             _clear(folder)
         done = {(line["task"], line["variation"], line["seed"], line["kind"]) for line in journal.lines}
-        todo = [e for e in _ordered(suite, options.videos) if _key(e) not in done]
+        # One that is done but was not filmed is filmed now: it goes the same way again.
+        todo = [
+            e
+            for e in _ordered(suite, options.videos)
+            if _key(e) not in done or (e.video and not (folder / _film_name(_key(e))).is_file())
+        ]
         if progress:
             progress(None, len(done))
 
         def finished(result: Result) -> None:
             # The film first: an episode that is in the journal has its film.
             if result.frames:
-                film(result, folder / _film(result.to_dict()))
-            journal.append(result.to_dict())
+                film(result, folder / _film(vars(result)))
+            if (result.task, result.variation, result.seed, result.kind) not in done:
+                journal.append(result.to_dict())
             # A suite's frames would fill the memory.
             result.frames = []
             if progress:
@@ -155,7 +161,7 @@ def _weights(name: str) -> str | None:
     return digest.hexdigest()
 
 
-def _key(episode: Episode) -> tuple[str, str, int, str]:
+def _key(episode: Episode) -> Key:
     return episode.task, episode.variation.name, episode.seed, episode.kind
 
 
@@ -167,9 +173,18 @@ def _ordered(suite: Suite, videos: int) -> list[Episode]:
     return [dataclasses.replace(e, video=e.id in filmed) for e in episodes]
 
 
-def _film(line: dict[str, Any]) -> str:
-    name = "-".join(str(line[key]) for key in ("task", "variation", "seed", "kind"))
-    return f"videos/{re.sub('[^A-Za-z0-9]+', '-', name)}.mp4"
+def _film(line: Mapping[str, Any]) -> str:
+    return _film_name((line["task"], line["variation"], line["seed"], line["kind"]))
+
+
+def _film_name(key: Key) -> str:
+    return f"videos/{re.sub('[^A-Za-z0-9]+', '-', '-'.join(map(str, key)))}.mp4"
+
+
+def film_path(folder: str | Path, record: Record) -> Path:
+    """The film of the first episode of the record that has one."""
+    paths = [Path(folder) / _film(vars(episode)) for episode in record.episodes]
+    return next(path for path in paths if path.is_file())
 
 
 def _films(folder: Path, suite: Suite, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

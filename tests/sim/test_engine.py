@@ -85,3 +85,11 @@ def test_nothing_depends_on_workers_and_order(toy, seeing):
 def test_the_same_episode_twice_is_refused(toy, seeing):
     with Workers(1, toy()) as workers, pytest.raises(UserError, match="twice"):
         rollout(seeing(), EPISODES[:1] * 2, workers)
+
+
+def test_pictures_are_made_only_where_the_policy_will_look(toy, seeing):
+    with Workers(1, toy()) as workers:
+        # Two actions of each chunk are carried out: a look at the start and after steps 2 and 4.
+        assert rollout(seeing(), [Episode(0, horizon=6)], workers)[0].seconds == 3
+        assert rollout(seeing(), [Episode(0, horizon=6)], workers, execute=1)[0].seconds == 6
+        assert rollout(RandomPolicy({EMBODIMENT_NAME: EMBODIMENT}), [Episode(0, horizon=6)], workers)[0].seconds == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vla import evaluation
+from vla import cli, evaluation
 from vla.errors import UserError
 from vla.evaluation import Evaluation, evaluate, said
 from vla.report import records
@@ -68,7 +68,11 @@ def test_what_an_evaluation_leaves(toys, tmp_path):
     page = (tmp_path / "report.html").read_text()
     for words in ("lift: dim", "Language use", "wrong object", "videos/grid.mp4", suite().hash, "Nothing said"):
         assert words in page
-    assert "http" not in page.replace("http-equiv", "")
+    assert "http" not in page
+    before = (tmp_path / "episodes.jsonl").read_text()
+    again = evaluate(Evaluation("random", suite(), str(tmp_path), videos=3))
+    assert len(list((tmp_path / "videos").iterdir())) == 4 and again.more["run"]["episodes"] == 1
+    assert again.episodes == record.episodes and (tmp_path / "episodes.jsonl").read_text() == before
 
 
 def test_a_killed_evaluation_goes_on_to_the_same_record(toys, tmp_path):
@@ -172,3 +176,23 @@ def test_a_policy_that_breaks_ends_the_run_and_can_be_gone_on_with(toys, seeing,
     broken.spoil = lambda o, actions: actions
     evaluate(options)
     assert (tmp_path / "episodes.jsonl").read_text().startswith(kept)
+
+
+def test_the_command(toys, tmp_path, capsys):
+    (tmp_path / "toy.yaml").write_text("tasks: lift\nvariations: {seen: {}}\nepisodes: 2\nhorizon: 4\n")
+    out = str(tmp_path / "out")
+    assert cli.main(["rollout", "--policy", "random", "--suite", str(tmp_path / "toy.yaml"), "--out", out, "--videos", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "correct instruction: success" in shown and "language use" in shown and records.load(out).suite == "toy"
+    film = tmp_path / "film.mp4"
+    told = ["--instruction", "lift the green cube", "--out", str(tmp_path / "told"), "--video", str(film)]
+    assert cli.main(["rollout", "--policy", "random", *told]) == 0
+    assert film.is_file() and records.load(tmp_path / "told").episodes[0].instruction == "lift the green cube"
+    for wrong, says in (
+        (["--suite", "rt2/seen"], "add --out"),
+        (["--suite", "rt2/seen", "--out", out, "--seed", "3"], "a suite has its own"),
+        (["--suite", "rt2/sene", "--out", out], "rt2/seen"),
+        (["--episodes", "-1"], "at least 1"),
+    ):
+        assert cli.main(["rollout", "--policy", "random", *wrong]) == 2
+        assert says in capsys.readouterr().err

@@ -16,13 +16,15 @@ class ToySimulation:
     Args:
         trouble: what happens at step 2 of seed 1: "kill", "stop", "raise"; "" nothing.
         marker: a file; once it is there the trouble is over. "" is never.
+
+    The record's seconds are how often pictures were made.
     """
 
     def __init__(self, trouble="", marker=""):
         self.trouble, self.marker = trouble, marker
 
     def start(self, episode, look):
-        self.episode, self.steps, self.actions = episode, 0, hashlib.sha256()
+        self.episode, self.steps, self.looks, self.actions = episode, 0, 0, hashlib.sha256()
         self.scene, self.target, self.instruction = set_up(episode)
         return self._observe(look)
 
@@ -47,6 +49,7 @@ class ToySimulation:
         os.kill(os.getpid(), signal.SIGKILL if self.trouble == "kill" else signal.SIGSTOP)
 
     def _observe(self, look):
+        self.looks += look
         rng = np.random.default_rng((self.episode.seed, self.steps))
         images = {c: rng.integers(0, 255, (64, 64, 3), np.uint8) for c in ("front", "wrist")} if look else {}
         return Observation(self.episode.id, images, rng.uniform(0, 0.05, 5), self.instruction, "panda-tabletop")
@@ -57,7 +60,7 @@ class ToySimulation:
         lifted = names[self.episode.seed % 2]
         return Result(
             self.episode.seed, self.episode.kind, self.instruction, names, target, lifted,
-            "" if lifted == target else "wrong object", self.steps, True, 0.1,
+            "" if lifted == target else "wrong object", self.steps, True, float(self.looks),
             self.episode.task, self.episode.variation.name, self.actions.hexdigest(),
             frames=[np.full((32, 64, 3), 40 * t, np.uint8) for t in range(3)] if self.episode.video else [],
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,28 @@ from vla.report.proportions import Counts, difference
 from vla.report.records import EpisodeRecord
 
 
-def rates_of(episodes: Sequence[EpisodeRecord]) -> dict[str, dict[str, Any]]:
-    """Success, wrong object, execution and recognition with their 95 % Wilson intervals; recognition is of the executed."""
-    n, executed = len(episodes), [e for e in episodes if e.more.get("executed")]
+def rates(episodes: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """Success, wrong object, execution and recognition with their 95 % Wilson intervals; recognition is of the executed.
+
+    Args:
+        episodes: each with `success`, `failure`, `executed`, and the names `first` and `target` of objects ("" is none).
+    """
+    n, executed = len(episodes), [e for e in episodes if e.executed]
     return {
         "success": wilson(sum(e.success for e in episodes), n).to_dict(),
         "wrong_object": wilson(sum(e.failure == "wrong object" for e in episodes), n).to_dict(),
         "execution": wilson(len(executed), n).to_dict(),
-        "recognition": wilson(sum(e.more.get("first") == e.more.get("target") for e in executed), len(executed)).to_dict(),
+        "recognition": wilson(sum(e.first == e.target for e in executed), len(executed)).to_dict(),
     }
+
+
+def rates_of(episodes: Sequence[EpisodeRecord]) -> dict[str, dict[str, Any]]:
+    """The rates of recorded episodes, which have `executed`, `first` and `target` in `more`."""
+    return rates([SimpleNamespace(success=e.success, failure=e.failure, **_how(e)) for e in episodes])
+
+
+def _how(episode: EpisodeRecord) -> dict[str, Any]:
+    return {key: episode.more.get(key, default) for key, default in (("executed", False), ("first", ""), ("target", ""))}
 
 
 def language_use(episodes: Iterable[EpisodeRecord]) -> dict[str, Any] | None:

@@ -28,6 +28,7 @@ class Suite:
         name: e.g. "rt2/seen".
         about: what it tests, for people.
         seed: of the first scene; a scene has the same seed in every task, variation and kind, so that they pair.
+        instruction: a user's sentence instead of the drawn ones; no suite of the package has one.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Suite:
     kinds: tuple[Kind, ...] = ("correct", "swapped")
     seed: int = 0
     about: str = ""
+    instruction: str = ""
 
     @property
     def hash(self) -> str:
@@ -49,7 +51,7 @@ class Suite:
     def all(self) -> list[Episode]:
         """Its episodes, in the order of the record."""
         return [
-            Episode(self.seed + i, kind, horizon=self.horizon, task=task, variation=variation)
+            Episode(self.seed + i, kind, self.instruction, horizon=self.horizon, task=task, variation=variation)
             for task in self.tasks
             for variation in self.variations
             for kind in self.kinds
