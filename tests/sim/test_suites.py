@@ -9,7 +9,7 @@ from vla.sim.questions import vocabulary_corpus
 from vla.sim.scene import COLOURS, SHAPES, UNSEEN_COLOURS, UNSEEN_SHAPES, sample_scene
 from vla.sim.suites import known_suites, load_suite, read_suite
 from vla.sim.tasks import INSTRUCTIONS
-from vla.sim.variation import draw_scene
+from vla.sim.variation import Variation, draw_scene
 
 SUITE = {"tasks": ["lift"], "variations": {"seen": {}}, "episodes": 2}
 
@@ -38,6 +38,11 @@ def test_hash_is_over_what_is_run():
     assert one.hash == read_suite("b", {**SUITE, "about": "words", "kinds": ["correct", "swapped"]}, "").hash
     for changed in ({"episodes": 3}, {"seed": 1}, {"kinds": ["correct"]}, {"variations": {"seen": {"light": [1, 1, 0.9]}}}):
         assert read_suite("a", {**SUITE, **changed}, "").hash != one.hash
+
+
+def test_a_later_field_makes_no_other_suite():
+    assert Variation().to_dict() == {"name": "seen"}
+    assert Variation("dim", light=(0.5, 0.5, 0.5)).to_dict() == {"name": "dim", "light": (0.5, 0.5, 0.5)}
 
 
 def test_a_file_of_the_users_is_a_suite_too(tmp_path):

@@ -43,8 +43,12 @@ class Suite:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all that decides what is run: not the name, not what is said about it."""
-        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("name", "about", "variations")}
+        """SHA-256 over all that decides what is run: not the name, not what is said about it.
+
+        What a variation leaves as training has it is left out: a field that is added later makes no other suite of an old one.
+        """
+        data = {key: getattr(self, key) for key in ("tasks", "episodes", "horizon", "kinds", "seed")}
+        data |= {"instruction": self.instruction} if self.instruction else {}
         data["variations"] = [variation.to_dict() for variation in self.variations]
         return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -49,8 +49,9 @@ class Variation:
         return " ".join(self.words.get(word, word) for word in name.split())
 
     def to_dict(self) -> dict[str, Any]:
-        """All that it says, defaults included: what a suite's hash is made of."""
-        return dataclasses.asdict(self)
+        """Its name and all that differs from training: what a suite's hash is made of."""
+        plain = dataclasses.asdict(Variation())
+        return {key: value for key, value in dataclasses.asdict(self).items() if key == "name" or value != plain[key]}
 
 
 SEEN = Variation()
