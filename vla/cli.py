@@ -44,6 +44,12 @@ def _rollout() -> Callable:
     return rollout
 
 
+def _compare() -> Callable:
+    from vla.report.compare import compare
+
+    return compare
+
+
 def _export() -> Callable:
     from vla.training.export import export
 
@@ -61,6 +67,7 @@ COMMANDS: dict[str, tuple[Callable[[], Callable], str]] = {
     "doctor": (_doctor, "checks this machine"),
     "collect": (_collect, "records demonstrations, or pictures with questions"),
     "rollout": (_rollout, "drives the simulated robot with a policy"),
+    "compare": (_compare, "says which policies the episodes separate, and which they do not"),
     "export": (_export, "writes a checkpoint as a self-contained folder"),
     "serve": (_serve, "answers clients with an export's actions"),
 }
@@ -130,11 +137,21 @@ def _flags(function: Callable, argv: list[str]) -> list[str]:
 
 
 def _run(name: str, argv: list[str]) -> int:
-    from jsonargparse import auto_cli
+    from jsonargparse import ArgumentParser, auto_cli
 
     function = COMMANDS[name][0]()
-    # What is served is the one thing that goes without saying its name.
-    result = auto_cli(function, args=_flags(function, argv), prog=f"vla {name}", as_positional=name == "serve")
+    args = _flags(function, argv)
+    several = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.VAR_POSITIONAL]
+    if several:
+        # jsonargparse makes options of a signature, but no positional arguments of *names.
+        parser = ArgumentParser(prog=f"vla {name}", description=(inspect.getdoc(function) or "").partition("\n")[0])
+        parser.add_argument(several[0], nargs="+", type=str, help="two or more")
+        parser.add_function_arguments(function, as_group=False)
+        options = parser.parse_args(args).as_dict()
+        result = function(*options.pop(several[0]), **options)
+    else:
+        # What is served is the one thing that goes without saying its name.
+        result = auto_cli(function, args=args, prog=f"vla {name}", as_positional=name == "serve")
     if isinstance(result, int):
         return result
     if result is not None:

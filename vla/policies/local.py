@@ -11,7 +11,7 @@ import numpy as np
 
 from vla.contract import PolicyContract
 from vla.datasets.items import Images
-from vla.examples import Example, Examples
+from vla.examples import BUCKET, Example, Examples
 from vla.models.decode import Decoded, generate
 from vla.models.load import load_vlm
 from vla.policies.base import ActionChunk, Observation
@@ -55,13 +55,15 @@ class LocalPolicy:
             self._past.pop(stream, None)
 
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
-        # One embodiment and mode has one list of legal ids.
-        alike: dict[tuple[str, str], list[int]] = {}
-        for place, observation in enumerate(observations):
-            alike.setdefault((observation.embodiment, self.examples.mode(observation)), []).append(place)
+        # Rows of one call share their embodiment and mode, which have one list of legal ids, and their bucket: a longer prompt would
+        # change the shape of the computation, and so its last digits.
+        alike: dict[tuple[str, str, int], list[int]] = {}
         examples = [self._example(observation) for observation in observations]
+        for place, (observation, example) in enumerate(zip(observations, examples, strict=True)):
+            bucket = -(-len(example.sequence) // BUCKET)
+            alike.setdefault((observation.embodiment, self.examples.mode(observation), bucket), []).append(place)
         answers: dict[int, ActionChunk] = {}
-        for (name, mode), places in alike.items():
+        for (name, mode, _), places in alike.items():
             allowed = self.examples.allowed(name, mode)
             for start in range(0, len(places), self.batch):
                 rows = places[start : start + self.batch]

@@ -57,15 +57,12 @@ def write_report(
             ((u, v) in [0, 1], drawn on the picture)}.
         metrics: metric name -> (steps, values), as `read_metrics` gives it.
     """
-    import jinja2
-
     path, data = Path(path), dict(data)
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = bars(data)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vla.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("template.html").render(
+    return write_page(
+        path,
+        "template.html",
         title=data.get("title", "Evaluation of a vision-language-action policy"),
         headline=_headline(data),
         verdict=_verdict(data, kept),
@@ -74,12 +71,22 @@ def write_report(
         costs=[_cost(data, bar) for bar in kept if bar.unit in ("s", "MiB") and lookup(data, bar.key) is not None],
         types=_types(data),
         videos=[{**video, "path": _beside(path.parent, video["path"])} for video in videos],
-        charts={title: _data("image/svg+xml", svg.encode()) for title, svg in curves(metrics or {}).items()},
+        charts={title: data_address("image/svg+xml", svg.encode()) for title, svg in curves(metrics or {}).items()},
         samples=[_sample(sample) for sample in samples],
         times=_times(data.get("seconds", {})),
         starts=_starts(data.get("starting_points", {})),
-        facts=_facts(data),
+        facts=facts(data),
     )
+
+
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Writes a page from one of this package's templates, whole or not at all; its folder exists."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vla.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template(template).render(**values)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(page, encoding="utf-8")
     unfinished.replace(path)
@@ -110,17 +117,18 @@ def _rate_row(data: Mapping[str, Any], key: str, kept: Sequence[Bar]) -> dict[st
     bar = next((bar for bar in kept if bar.key == KEYS.get(key, f"{key}.rate")), None)
     name, meaning = RATES[key]
     low, high = lookup(data, f"{key}.low"), lookup(data, f"{key}.high")
-    row = {"name": name, "meaning": meaning, "at": _place(value), "value": (bar or kept[0]).show(value)}
+    row = {"name": name, "meaning": meaning, "at": place(value), "value": (bar or kept[0]).show(value)}
     if low is not None and high is not None:
-        row |= {"low": _place(low), "high": _place(high), "interval": f"{100 * low:.0f} to {100 * high:.0f} %"}
+        row |= {"low": place(low), "high": place(high), "interval": f"{100 * low:.0f} to {100 * high:.0f} %"}
     if n := lookup(data, f"{key}.n"):
         row["n"] = int(n)
     if bar:
-        row |= {"bar": _place(bar.limit), "most": bar.most, "limit": bar.show(bar.limit), "holds": bar.holds(value)}
+        row |= {"bar": place(bar.limit), "most": bar.most, "limit": bar.show(bar.limit), "holds": bar.holds(value)}
     return row
 
 
-def _place(share: float) -> float:
+def place(share: float) -> float:
+    """A share as per cent of a track, held to its ends."""
     return round(100 * min(1.0, max(0.0, share)), 2)
 
 
@@ -132,7 +140,7 @@ def _cost(data: Mapping[str, Any], bar: Bar) -> dict[str, Any]:
 def _types(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     by_type = data.get("vqa", {}).get("types", {})
     return [
-        {"name": name, "value": f"{100 * value:.0f} %", "at": _place(value)}
+        {"name": name, "value": f"{100 * value:.0f} %", "at": place(value)}
         for name, one in sorted(by_type.items())
         if (value := lookup({"x": one}, "x.accuracy" if isinstance(one, dict) else "x")) is not None
     ]
@@ -147,7 +155,8 @@ def _beside(folder: Path, video: str | Path) -> str:
     return video.resolve().relative_to(folder.resolve()).as_posix()
 
 
-def _data(kind: str, content: bytes) -> str:
+def data_address(kind: str, content: bytes) -> str:
+    """The content as an address that a page can load without a file."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
@@ -156,9 +165,9 @@ def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(image).convert("RGB")
     file = io.BytesIO()
     picture.save(file, "PNG")
-    points = {k: [_place(x) for x in sample[k]] for k in ("point", "truth_point") if sample.get(k) is not None}
+    points = {k: [place(x) for x in sample[k]] for k in ("point", "truth_point") if sample.get(k) is not None}
     correct = sample.get("correct", sample["answer"] == sample["truth"])
-    return {**sample, **points, "correct": correct, "image": _data("image/png", file.getvalue())}
+    return {**sample, **points, "correct": correct, "image": data_address("image/png", file.getvalue())}
 
 
 def _times(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -191,11 +200,12 @@ def _number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _facts(data: Mapping[str, Any]) -> dict[str, str]:
-    facts = {"Command": data.get("command"), "Commit": data.get("commit"), "Hardware": data.get("hardware")}
+def facts(data: Mapping[str, Any]) -> dict[str, str]:
+    """Command, commit, hardware and versions in words, as far as they are known."""
+    known = {"Command": data.get("command"), "Commit": data.get("commit"), "Hardware": data.get("hardware")}
     versions = data.get("versions")
-    facts["Versions"] = ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, Mapping) else versions
-    hardware = facts["Hardware"]
+    known["Versions"] = ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, Mapping) else versions
+    hardware = known["Hardware"]
     if isinstance(hardware, Mapping):
-        facts["Hardware"] = ", ".join(f"{k} {v}" for k, v in hardware.items())
-    return {name: str(value) for name, value in facts.items() if value}
+        known["Hardware"] = ", ".join(f"{k} {v}" for k, v in hardware.items())
+    return {name: str(value) for name, value in known.items() if value}

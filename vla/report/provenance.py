@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
 import sys
 import threading
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,20 @@ def provenance() -> dict[str, Any]:
     except (OSError, subprocess.TimeoutExpired):
         commit = ""
     return {
-        "versions": {"python": platform.python_version(), "vla": vla.__version__, **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), "vla": vla.__version__, **_installed()},
         "commit": commit or "unknown",
         "hardware": f"{os.cpu_count()} cores, {_processor()}, {platform.system()}",
         "command": "vla " + " ".join(sys.argv[1:]),
     }
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        # The simulator is an extra: comparing records works without.
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _processor() -> str:

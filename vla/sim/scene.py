@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,6 +18,14 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 }
 SHAPES: dict[str, tuple[float, float]] = {"cube": (0.023, 0.023), "cylinder": (0.021, 0.036)}
 """Half the width (edge or radius) and half the height in metres. Cylinders are tall: at the policy's few pixels a shape is its outline."""
+UNSEEN_COLOURS: dict[str, tuple[float, float, float]] = {
+    "orange": (0.95, 0.45, 0.05),
+    "turquoise": (0.10, 0.75, 0.75),
+    "pink": (0.95, 0.50, 0.70),
+    "brown": (0.45, 0.25, 0.10),
+}
+UNSEEN_SHAPES: dict[str, tuple[float, float]] = {"ball": (0.025, 0.025), "drum": (0.029, 0.026)}
+"""Colours and shapes of evaluations only: no demonstration and no question has them."""
 REACH_X, REACH_Y = (-0.11, 0.13), (-0.16, 0.16)
 """Where objects may stand, in metres from the middle of the table."""
 SPACING = 0.1
@@ -42,7 +51,17 @@ class Object:
 
     @property
     def half_height(self) -> float:
-        return SHAPES[self.shape][1]
+        return half_sizes(self.shape)[1]
+
+
+def rgb(colour: str) -> tuple[float, float, float]:
+    """The paint of a colour, whether training has it or not."""
+    return COLOURS[colour] if colour in COLOURS else UNSEEN_COLOURS[colour]
+
+
+def half_sizes(shape: str) -> tuple[float, float]:
+    """Half the width and half the height (m) of a shape, whether training has it or not."""
+    return SHAPES[shape] if shape in SHAPES else UNSEEN_SHAPES[shape]
 
 
 Scene = tuple[Object, ...]
@@ -62,6 +81,12 @@ def sample_scene(rng: np.random.Generator, count: int, distinct_colours: bool = 
     else:
         pairs = list(itertools.product(COLOURS, SHAPES))
         names = [pairs[i] for i in rng.permutation(len(pairs))[:count]]
+    return arrange(rng, names, turn)
+
+
+def arrange(rng: np.random.Generator, names: Sequence[tuple[str, str]], turn: float = TURN) -> Scene:
+    """Objects of these colours and shapes at random places, far enough apart, each turned by at most `turn` (rad)."""
+    count = len(names)
     while True:
         places = np.stack([rng.uniform(*REACH_X, count), rng.uniform(*REACH_Y, count)], 1)
         gaps = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(count)

@@ -14,7 +14,7 @@ import numpy as np
 
 from vla.sim import gl
 from vla.sim.embodiment import CONTROL_HZ, EMBODIMENT, POSITION_STEP, ROTATION_STEP, SIZE, TABLE_HEIGHT
-from vla.sim.scene import COLOURS, SHAPES, SLOTS, Scene
+from vla.sim.scene import SHAPES, SLOTS, UNSEEN_SHAPES, Scene, rgb
 
 gl.choose()
 import mujoco  # noqa: E402  (after the renderer was chosen)
@@ -61,7 +61,7 @@ def _make_robosuite() -> Any:
             arena.set_camera(
                 "front",
                 pos=[0.50, 0, TABLE_HEIGHT + 0.58],
-                quat=_look(np.array([-0.50, 0, -0.50])),
+                quat=look(np.array([-0.50, 0, -0.50])),
                 camera_attribs={"fovy": "33"},
             )
             # A dark table: every colour, white included, stands out against it.
@@ -97,7 +97,7 @@ def _make_robosuite() -> Any:
     )
 
 
-def _look(direction: np.ndarray) -> list[float]:
+def look(direction: np.ndarray) -> list[float]:
     """Quaternion (wxyz) of a camera that looks along `direction`, upright."""
     back = -direction / np.linalg.norm(direction)
     right = np.cross([0, 0, 1.0], back)
@@ -134,7 +134,9 @@ class Tabletop:
         self.model.vis.headlight.ambient[:] = 0.3
         self._scale = np.array([POSITION_STEP] * 3 + [ROTATION_STEP] * 3 + [1.0])
         self._body = [self.model.body(f"slot{i}").id for i in range(SLOTS)]
-        self._geoms = [{s: self.model.geom(f"slot{i}_{s}").id for s in SHAPES} for i in range(SLOTS)]
+        # A shape that training lacks takes the cylinder's geom; `vla.sim.dress` gives it its form.
+        forms = {s: s for s in SHAPES} | dict.fromkeys(UNSEEN_SHAPES, "cylinder")
+        self._geoms = [{s: self.model.geom(f"slot{i}_{form}").id for s, form in forms.items()} for i in range(SLOTS)]
         self._qpos = [self.model.joint(f"slot{i}_joint").qposadr[0] for i in range(SLOTS)]
         self._site = self.model.site("gripper0_right_grip_site").id
         self._fingers = [self.model.joint(f"gripper0_right_finger_joint{i}").qposadr[0] for i in (1, 2)]
@@ -178,7 +180,7 @@ class Tabletop:
                 self.data.qpos[start : start + 7] = (item.x, item.y, TABLE_HEIGHT + item.half_height, np.cos(half), 0, 0, np.sin(half))
                 self.model.body_gravcomp[body] = 0.0
                 geom = self._geoms[index][item.shape]
-                self.model.geom_rgba[geom] = (*COLOURS[item.colour], 1.0)
+                self.model.geom_rgba[geom] = (*rgb(item.colour), 1.0)
                 self.model.geom_contype[geom] = self.model.geom_conaffinity[geom] = 1
 
     def forward(self) -> None:
@@ -218,6 +220,10 @@ class Tabletop:
     def body(self, index: int) -> int:
         """MuJoCo's id of the body of object `index`."""
         return self._body[index]
+
+    def geom(self, index: int, shape: str) -> int:
+        """MuJoCo's id of the geom that slot `index` shows for a shape."""
+        return self._geoms[index][shape]
 
     def object_qpos(self, index: int) -> np.ndarray:
         """A view of the pose of object `index`: position (world) and quaternion (wxyz), [7]."""

@@ -1,0 +1,118 @@
+import json
+import math
+
+import pytest
+
+from vla.errors import UserError
+from vla.report.comparison import compare_records
+from vla.report.proportions import Counts
+from vla.report.wording import sentences, tables, text, verdict
+
+# Both succeed 20 times, only the first 12, only the second 2, neither 6.
+A, B = "1" * 20 + "1" * 12 + "0" * 2 + "0" * 6, "1" * 20 + "0" * 12 + "1" * 2 + "0" * 6
+
+
+def said(comparison):
+    return " ".join([verdict(comparison), *sentences(comparison)])
+
+
+def test_two_policies_that_differ(make):
+    c = compare_records([make("runs/a/export", A), make("runs/b/export", B)])
+    (p,) = c.pairs
+    assert p.counts == Counts(20, 12, 2, 6) and p.p == p.p_holm == pytest.approx(0.01294, abs=1e-5) and p.separated
+    assert p.difference.rate == pytest.approx(0.25) and p.more_episodes is None
+    assert [x.letters for x in c.policies] == ["a", "b"] and c.ranking == [["a"], ["b"]]
+    assert [x.failures for x in c.policies] == [{"dropped": 8}, {"dropped": 18}]
+    assert "a is better than b" in said(c) and "a minus b: +25.0 points (95 % interval +" in said(c)
+    assert "only a succeeded in 12, only b in 2: p = 0.0129" in said(c) and "more episodes" not in said(c)
+    turned = compare_records([make("b", B), make("a", A)])
+    assert verdict(turned) == "a is better than b" and turned.pairs[0].difference.rate == pytest.approx(-0.25)
+    json.dumps(c.to_dict(), allow_nan=False)
+
+
+def test_what_is_not_separated_is_not_ranked(make):
+    c = compare_records([make("a", A), make("b", B)], alpha=0.01)
+    assert c.ranking == [["a", "b"]] and [x.letters for x in c.policies] == ["a", "a"]
+    assert verdict(c) == "The data do not separate a and b" and "better" not in said(c)
+    assert f"About {c.pairs[0].more_episodes} more episodes would be needed" in said(c) and c.pairs[0].more_episodes > 0
+    assert "99 % interval" in said(c) and "The interval leaves zero out, but the exact test" in said(c)
+    assert c.pairs[0].sequential.stop and "the verdict above is McNemar's" in said(c)
+    equal = compare_records([make("a", "1100"), make("b", "1010")])
+    assert "would not have stopped yet" in said(equal)
+    assert "at equal rates no number of episodes separates them" in said(equal) and "a minus b: 0.0 points" in said(equal)
+
+
+def test_one_may_stop_early(make):
+    c = compare_records([make("a", "1" * 40), make("b", "0" * 40)])
+    assert c.pairs[0].sequential.stop == 8 and "could have stopped after 8 of 40" in said(c)
+
+
+def test_several_policies(make):
+    c = compare_records([make("low", "0" * 60), make("top", "1" * 60), make("high", "1" * 57 + "0" * 3)])
+    assert c.ranking == [["top", "high"], ["low"]] and [x.letters for x in c.policies] == ["b", "a", "a"]
+    assert verdict(c) == "Ranking: 1. top and high; 2. low" and "Policies named together are not separated." in said(c)
+    assert [row[0] for row in tables(c)[0].rows] == ["top", "high", "low"]
+    # Three pairs: each has a third of alpha for stopping, and p-values are three times as large.
+    alone = compare_records([make("low", "0" * 60), make("top", "1" * 60)])
+    assert c.pairs[0].sequential.p == pytest.approx(3 * alone.pairs[0].sequential.p)
+    assert c.pairs[0].sequential.stop == 10 and alone.pairs[0].sequential.stop == 8
+
+
+def test_a_chain_that_overlaps_is_no_ranking(make):
+    c = compare_records([make("x", "1" * 14 + "0" * 6), make("y", "1" * 9 + "0" * 11), make("z", "1" * 5 + "0" * 15)])
+    assert [x.letters for x in c.policies] == ["a", "ab", "b"] and len(c.ranking) == 1
+    assert verdict(c) == "The data do not rank these 3 policies"
+    assert "Separated, although no ranking follows from it: x is better than z." in said(c)
+
+
+def test_controls_are_shown_apart_from_what_is_compared(make, episode):
+    def policy(name, correct, swapped):
+        rows = [
+            episode(i, c == "1", kind=kind)
+            for kind, all_ in (("swapped", swapped), ("correct", correct))
+            for i, c in enumerate(all_)
+        ]
+        return make(name, rows)
+
+    c = compare_records([policy("a", "1111", "0000"), policy("b", "0000", "1111")])
+    assert c.instruction == "correct" and c.episodes == 4 and [p.success.rate for p in c.policies] == [1, 0]
+    kinds = {g.name: [r.rate for r in g.rates] for g in c.groups["instruction"]}
+    assert kinds == {"correct": [1, 0], "swapped": [0, 1]} and "By instruction" in text(c)
+    only = compare_records([make("a", [episode(0, kind="empty")]), make("b", [episode(0, kind="empty")])])
+    assert "no episodes with the correct instruction; compared are those with kind 'empty'" in said(only)
+
+
+def test_tables_by_task_and_variation(make, episode):
+    def policy(name, rate):
+        rows = [
+            episode(i, i % 5 < rate[task], task=task, variation=v, failure=None if i % 5 < rate[task] else "")
+            for task in ("lift", "push")
+            for v in ("seen", "unseen")
+            for i in range(10)
+        ]
+        return make(name, rows)
+
+    c = compare_records([policy("a", {"lift": 5, "push": 2}), policy("b", {"lift": 3, "push": 2})])
+    by = {name: {g.name: (g.rates[0].rate, g.rates[1].rate, g.rates[0].n) for g in groups} for name, groups in c.groups.items()}
+    assert by["task"] == {"lift": (1.0, 0.6, 20), "push": (0.4, 0.4, 20)}
+    assert by["variation"]["lift / unseen"] == (1.0, 0.6, 10) and len(by["variation"]) == 4
+    assert c.groups["task"][0].difference.rate == pytest.approx(0.4)
+    assert c.policies[0].failures == {"not classified": 12}
+    assert {t.title for t in tables(c)} == {"Policies", "Differences", "Failures", "By task", "By variation"}
+
+
+def test_what_differs_between_records_is_said(make):
+    c = compare_records(
+        [
+            make("a", "110", versions={"mujoco": "3.3.1"}),
+            make("b", "11", batch=[16], versions={"mujoco": "3.3.2", "numpy": "2.4"}),
+        ]
+    )
+    assert "Episodes left out, because not every record has them: 1 of a." in said(c)
+    assert "The records differ in: mujoco 3.3.1 and 3.3.2; numpy none and 2.4; batch shape [4] and [16]." in said(c)
+
+
+def test_alpha_is_a_probability(make):
+    for alpha in (0, 1, -0.1, math.nan):
+        with pytest.raises(UserError, match="alpha"):
+            compare_records([make("a", "1"), make("b", "1")], alpha)

@@ -1,0 +1,91 @@
+"""Two success rates on the same episodes: the difference with its interval, McNemar's test, and how many episodes it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from statistics import NormalDist
+
+import numpy as np
+
+from vla.report.intervals import Rate, wilson
+
+POWER = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Pairs of outcomes: both succeed, only the first, only the second, neither."""
+
+    both: int
+    first: int
+    second: int
+    neither: int
+
+    @classmethod
+    def of(cls, first: np.ndarray, second: np.ndarray) -> Counts:
+        """From the outcomes of two policies, bool [N] each."""
+        return cls(*(int(np.sum(x)) for x in (first & second, first & ~second, ~first & second, ~first & ~second)))
+
+    @property
+    def n(self) -> int:
+        return self.both + self.first + self.second + self.neither
+
+
+def difference(counts: Counts, level: float = 0.95) -> Rate:
+    """First rate minus second, in [-1, 1], with Newcombe's interval for paired proportions.
+
+    Method 10 of Newcombe 1998 (Statistics in Medicine 17, 2635-2650): Wilson's limits of both rates, squared and added with a
+    continuity-corrected correlation. It stays within [-1, 1] and has a width where no pair differs.
+
+    Raises:
+        ValueError: no pairs, or a level outside (0, 1).
+    """
+    if not counts.n:
+        raise ValueError("no pairs")
+    a, b, c, d = counts.both, counts.first, counts.second, counts.neither
+    one, two = wilson(a + b, counts.n, level), wilson(a + c, counts.n, level)
+    excess = a * d - b * c
+    if excess > 0:
+        excess = max(0.0, excess - counts.n / 2)
+    margins = (a + b) * (c + d) * (a + c) * (b + d)
+    phi = excess / math.sqrt(margins) if margins else 0.0
+    down = _combine(one.rate - one.low, two.high - two.rate, phi)
+    up = _combine(one.high - one.rate, two.rate - two.low, phi)
+    theta = (b - c) / counts.n
+    return Rate(theta, counts.n, max(-1.0, theta - down), min(1.0, theta + up))
+
+
+def _combine(one: float, two: float, phi: float) -> float:
+    return math.sqrt(max(0.0, one * one - 2 * phi * one * two + two * two))
+
+
+def mcnemar(first: int, second: int) -> float:
+    """Two-sided exact p-value that, where only one of two policies succeeds, it is either with probability 1/2.
+
+    McNemar 1947 (Psychometrika 12, 153-157) in its exact form: the binomial test on the pairs that differ.
+
+    Args:
+        first, second: pairs in which only the first, only the second succeeds.
+    """
+    m = first + second
+    tail = way = 1
+    for i in range(min(first, second)):
+        way = way * (m - i) // (i + 1)
+        tail += way
+    return min(1.0, 2 * tail / 2**m)
+
+
+def episodes_needed(counts: Counts, alpha: float = 0.05, power: float = POWER) -> int | None:
+    """How many pairs McNemar's exact test at level alpha needs if both rates are what was seen; None where they are equal.
+
+    Miettinen's sample size for paired proportions (Biometrics 24, 1968, 339-352) with a continuity correction, as the exact
+    test is a conservative one: the n that solves n·|θ| - 1 = z(α/2)·√(n·ψ) + z(power)·√(n·(ψ - θ²)), θ the difference and ψ the
+    share of pairs that differ. It errs on the side of more episodes where one policy never fails alone.
+    """
+    theta, psi = abs(counts.first - counts.second) / counts.n, (counts.first + counts.second) / counts.n
+    if theta == 0:
+        return None
+    normal = NormalDist()
+    k = normal.inv_cdf(1 - alpha / 2) * math.sqrt(psi) + normal.inv_cdf(power) * math.sqrt(psi - theta * theta)
+    return math.ceil(((k + math.sqrt(k * k + 4 * theta)) / (2 * theta)) ** 2)
