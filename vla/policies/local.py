@@ -55,7 +55,7 @@ class LocalPolicy:
             self._past.pop(stream, None)
 
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
-        # Rows of one call share their embodiment and mode, which have one list of legal ids, and their bucket: a longer prompt would
+        # Rows of one call share embodiment and mode, which have one list of legal ids, and their bucket: a longer prompt would
         # change the shape of the computation, and so its last digits.
         alike: dict[tuple[str, str, int], list[int]] = {}
         examples = [self._example(observation) for observation in observations]
