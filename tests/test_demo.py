@@ -34,6 +34,9 @@ def test_report_has_every_number(run):
     assert 0 <= report["vqa"]["accuracy"] <= 1 and 0 <= report["vqa"]["blank_accuracy"] <= 1
     assert 0 < report["valid_mass"] <= 1 and report["served"] is True
     assert all(report["seconds"][name] > 0 for name in ("collect", "train", "rollout", "total"))
+    parts = sum(seconds for name, seconds in report["seconds"].items() if name != "total")
+    assert report["seconds"]["total"] >= parts and report["batch"]["rollout"] >= 1
+    assert set(report["commits"]) >= {"collect", "train", "rollout"} and report["commit"] == report["commits"]["train"]
     assert report["peak_pss_mib"] > 100 and report["versions"]["torch"] and report["commit"]
 
 
@@ -79,3 +82,24 @@ def test_other_options_do_not_mix_with_an_earlier_run(run):
     out, _ = run
     done = demo("--out", str(out), "--from-scratch")
     assert done.returncode == 2 and "--fresh" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_another_demo_is_shown_beside_this_one(run, tmp_path):
+    out, _ = run
+    other = json.loads((out / "report.json").read_text())
+    (tmp_path / "report.json").write_text(json.dumps({**other, "start": "scratch"}))
+    assert demo("--out", str(out), "--beside", str(tmp_path)).returncode == 0
+    both = json.loads((out / "report.json").read_text())["starting_points"]
+    assert list(both) == ["from tiny, this run", "from scratch, the other run"]
+    assert "from scratch, the other run" in (out / "report.html").read_text()
+
+
+def test_starting_over_leaves_nothing_of_before(run):
+    """Killed in its first stage, so that it costs little."""
+    out, _ = run
+    command = [sys.executable, "-m", "vla", "demo", "--smoke", "--fresh", "--out", str(out)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        lines = iter(process.stdout.readline, "")
+        assert any(line.startswith("[collect]") for line in lines)
+        process.kill()
+    assert json.loads((out / "stages.json").read_text())["done"] == {} and not (out / "report.json").exists()

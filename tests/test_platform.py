@@ -1,5 +1,6 @@
 """The checkout, the wheel and `make setup`: what must hold whatever the code does."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -92,9 +93,10 @@ def test_wheel_works_outside_the_checkout(installed, tmp_path):
     code = (
         "import importlib, pathlib, pkgutil, vla\n"
         "from importlib.resources import files\n"
-        "import vla.contract, vla.policies.base, vla.doctor\n"
-        "for module in pkgutil.walk_packages(vla.__path__, 'vla.'):\n"
-        "    if module.name.startswith(('vla.sim', 'vla.tokenization', 'vla.datasets')): importlib.import_module(module.name)\n"
+        "import torch, vla.datasets\n"
+        "for path, name in ((vla.__path__, 'vla.'), (vla.datasets.__path__, 'vla.datasets.')):\n"
+        "    for module in pkgutil.walk_packages(path, name):\n"
+        "        if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
         "print(pathlib.Path(vla.__file__).parent)\n"
         "print(len([f for f in files('vla.configs').iterdir() if f.name.endswith('.yaml')]))"
     )
@@ -107,6 +109,17 @@ def test_wheel_brings_the_command(installed, tmp_path):
     done = subprocess.run([installed / "bin/vla", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "doctor" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_wheel_runs_the_demo_in_miniature(installed, tmp_path):
+    command = [installed / "bin/vla", "demo", "--smoke", "--out", "run"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=380, env={**os.environ, "PYTHONPATH": ""}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "run/report.html").is_file() and json.loads((tmp_path / "run/report.json").read_text())["served"]
 
 
 # make setup, with stand-ins for python and uv that log how they are called.

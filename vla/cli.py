@@ -95,14 +95,25 @@ def find_config(name: str) -> str:
     raise UserError("no such configuration", name, f"give a file, or one of the package's: {', '.join(own)}")
 
 
+def _readable(path: str) -> str:
+    """The path itself; UserError where it is not YAML: what merges configurations would not say which one."""
+    import yaml
+
+    try:
+        yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"not YAML: {' '.join(str(error).split())}", path) from None
+    return path
+
+
 def _find_configs(argv: list[str]) -> list[str]:
     """Arguments with every configuration's path put in."""
     done = list(argv)
     for place, argument in enumerate(argv):
         if argument in ("-c", "--config") and place + 1 < len(argv):
-            done[place + 1] = find_config(argv[place + 1])
+            done[place + 1] = _readable(find_config(argv[place + 1]))
         elif argument.startswith("--config="):
-            done[place] = "--config=" + find_config(argument.removeprefix("--config="))
+            done[place] = "--config=" + _readable(find_config(argument.removeprefix("--config=")))
     return done
 
 

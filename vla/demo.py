@@ -15,18 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import yaml
 from tqdm import tqdm
 
-from vla.commands import collect_with_progress, film, rates
+from vla.commands import collect_with_progress, rates
+from vla.demo_report import finish, read_report, summarise
 from vla.errors import UserError
-from vla.report.bars import check
-from vla.report.html import write_report
+from vla.filming import captioned, film
 from vla.report.intervals import Rate, wilson
 from vla.report.plots import read_metrics
-from vla.report.provenance import Memory, provenance
+from vla.report.provenance import Memory
 from vla.report.video import side_by_side, write_video
 from vla.sim.collect import Collect
+from vla.sim.embodiment import CONTROL_HZ
 from vla.sim.rollout import Episode, Result, Workers, rollout
 from vla.stages import Stages
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 CONFIG = "configs/demo.yaml"
 EXPERT_SCENES = 200
 FAILURES_FILMED = 2
+QUIZ_BATCH = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +98,14 @@ def expected_minutes(config: dict[str, Any], episodes: int, recorded: bool) -> f
     return (training + simulation + 90) / 60
 
 
-def demo(out: str = "runs/demo", episodes: int = 40, smoke: bool = False, fresh: bool = False, from_scratch: bool = False) -> int:
+def demo(
+    out: str = "runs/demo",
+    episodes: int = 40,
+    smoke: bool = False,
+    fresh: bool = False,
+    from_scratch: bool = False,
+    beside: str = "",
+) -> int:
     """Collects, trains, rolls out, exports, serves and reports. Interrupted or repeated, it goes on from the last whole stage.
 
     Args:
@@ -104,7 +114,9 @@ def demo(out: str = "runs/demo", episodes: int = 40, smoke: bool = False, fresh:
         smoke: all the same stages in little, to see that they work.
         fresh: start over.
         from_scratch: start training from random weights instead of the pre-trained `tiny`.
+        beside: folder of another demo, e.g. one from scratch; the report shows both, side by side.
     """
+    other = read_report(beside) if beside else None
     if episodes < 1:
         raise UserError(f"{episodes} episodes", "demo", "ask for at least 1")
     folder = Path(out)
@@ -131,9 +143,13 @@ def demo(out: str = "runs/demo", episodes: int = 40, smoke: bool = False, fresh:
             "the folder holds a demo of another kind", str(folder), "add --fresh to start over, or choose another --out"
         )
     memory.start()
-    report = _Demo(folder, config, amounts, stages, recorded).run()
+    done = _Demo(folder, config, amounts, stages, recorded).run()
     memory.stop()
-    _finish(folder, report)
+    report = summarise(done, config["model"]["vlm"])
+    # From the start of the program to here, and what earlier attempts took.
+    now = time.time() - psutil.Process().create_time()
+    report["seconds"]["total"] = round(now + sum(done[name]["seconds"] for name in done if name not in stages.now), 1)
+    finish(folder, report, done, other)
     return 0
 
 
@@ -144,44 +160,28 @@ class _Demo:
         self.folder, self.config, self.amounts, self.stages, self.recorded = folder, config, amounts, stages, recorded
         self.export, self.checkpoint = folder / "export", folder / "train" / "checkpoints" / "last.ckpt"
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> dict[str, dict[str, Any]]:
+        """Does what is not done yet; every stage with what it found."""
         run, a = self.stages.run, self.amounts
         amounts = self.config["collect"]
         demonstrations, pictures = amounts["robot"]["episodes"], amounts["questions"]["pictures"]
         run("collect", f"{demonstrations} demonstrations, {pictures} pictures with questions", self.collect)
         run("train", f"co-fine-tuning for {self.config['trainer']['max_steps']} steps: vla fit -c {CONFIG}", self.train)
         run("export", "a self-contained folder", self.write_export)
-        found = run("questions", "held-out scenes, with the picture and with a blank one", self.questions)
-        key = f"rollout-{a.episodes}"
-        rolled = run(
-            key, f"{a.episodes} episodes, {a.episodes // 2} with the other object named, {a.episodes // 4} unsaid", self.rollout
+        run("questions", "held-out scenes, with the picture and with a blank one", self.questions)
+        rollouts = f"rollout-{a.episodes}"
+        run(
+            rollouts,
+            f"{a.episodes} episodes, {a.episodes // 2} with the other object named, {a.episodes // 4} unsaid",
+            self.rollout,
         )
-        served = run("serve", "one action through the server", self.serve)
-        expert = run("expert", f"{EXPERT_SCENES} scenes with the scripted expert", self.expert) if self.recorded else None
-        done = self.stages.done
-        part = {name.split("-")[0]: stage for name, stage in done.items() if name == key or not name.startswith("rollout")}
-        if not self.recorded:
-            part.pop("expert", None)
-        report: dict[str, Any] = {
-            **{k: v for k, v in rolled.items() if k not in ("said", "seconds", "videos")},
-            "vqa": {k: v for k, v in found.items() if k in ("accuracy", "blank_accuracy", "types")},
-            "valid_mass": done["train"]["metrics"].get("val/valid_mass"),
-            "training": done["train"]["metrics"],
-            "collected": done["collect"]["counts"],
-            "served": served["same"],
-            "seconds": {name: stage["seconds"] for name, stage in part.items()}
-            | {"total": round(sum(stage["seconds"] for stage in part.values()), 1)},
-            "peak_pss_mib": max(stage["peak_pss_mib"] for stage in part.values()),
-            # Their seconds and memory are those of the last attempt only.
-            "interrupted": [name for name, stage in part.items() if stage["interrupted"]],
-            "start": self.config["model"]["vlm"],
-            **provenance(),
-        }
-        if expert:
-            report["expert"] = expert["rate"]
-        self.videos, self.samples = rolled["videos"], found["samples"]
-        report["_show"] = {"videos": self.videos, "samples": self.samples}
-        return report
+        run("serve", "one action through the server", self.serve)
+        if self.recorded:
+            run("expert", f"{EXPERT_SCENES} scenes with the scripted expert", self.expert)
+        # Other amounts of episodes may have been run in this folder before.
+        other = [name for name in self.stages.done if name.startswith("rollout-") and name != rollouts]
+        left_out = {*other, *(() if self.recorded else ("expert",))}
+        return {name.split("-")[0]: stage for name, stage in self.stages.done.items() if name not in left_out}
 
     def collect(self) -> dict[str, Any]:
         held_out = {"out": str(self.folder / "data" / "held-out"), "task": "questions", "seed": 3}
@@ -220,7 +220,7 @@ class _Demo:
         from vla.policies.local import LocalPolicy
         from vla.policies.quiz import accuracy, balanced, quiz
 
-        policy = LocalPolicy.from_export(self.export, batch=16)
+        policy = LocalPolicy.from_export(self.export, batch=QUIZ_BATCH)
         items = balanced(QuestionSource(self.folder / "data" / "held-out"), self.amounts.per_type)
         asked = quiz(policy, items)
         (share, types), (blank, _) = accuracy(asked), accuracy(quiz(policy, items, blank=True))
@@ -245,7 +245,7 @@ class _Demo:
                     }
                 )
         said = f"{100 * share:.1f} % right, {100 * blank:.1f} % with a blank picture"
-        return {"said": said, "accuracy": share, "blank_accuracy": blank, "types": types, "samples": samples}
+        return {"said": said, "accuracy": share, "blank_accuracy": blank, "types": types, "samples": samples, "batch": QUIZ_BATCH}
 
     def rollout(self) -> dict[str, Any]:
         from vla.policies.local import LocalPolicy
@@ -273,7 +273,7 @@ class _Demo:
             "empty_instruction": unsaid,
         }
         said = f"success {Rate(**found['success'])}, wrong object {Rate(**found['wrong_object'])}"
-        return {"said": said, **found, "videos": self._videos(correct + again, swapped)}
+        return {"said": said, **found, "batch": count, "videos": self._videos(correct + again, swapped)}
 
     def _videos(self, correct: list[Result], swapped: list[Result]) -> list[dict[str, Any]]:
         folder = self.folder / "videos"
@@ -290,10 +290,7 @@ class _Demo:
         both = [(a, b) for a in filmed for b in swapped if b.frames and a.seed == b.seed]
         if both:
             one, other = max(both, key=lambda pair: pair[0].success + pair[1].success)
-            from vla.report.video import caption
-
-            left, right = ([caption(f, [r.instruction], "", f.shape[0]) for f in r.frames] for r in (one, other))
-            path = write_video(folder / "both-instructions.mp4", side_by_side(left, right), fps=10)
+            path = write_video(folder / "both-instructions.mp4", side_by_side(captioned(one), captioned(other)), fps=CONTROL_HZ)
             title = f"One scene, two instructions: {one.instruction} / {other.instruction}"
             videos.insert(0, {"path": f"videos/{path.name}", "title": title, "wide": True})
         return videos
@@ -338,12 +335,6 @@ def _tick(bar: tqdm) -> None:
     bar.update()
 
 
-def _program() -> str:
-    """How the user can call this program again."""
-    called = Path(sys.argv[0])
-    return "vla" if shutil.which("vla") or called.name != "vla" else os.path.relpath(called)
-
-
 def _different(asked: list[Asked], seen: set[bytes], count: int) -> list[Asked]:
     """The first few whose first picture was not seen yet; adds them to what was seen."""
     chosen = []
@@ -386,29 +377,3 @@ def _connect(remote: Callable[[str], Any], url: str, server: subprocess.Popen) -
         except UserError:
             time.sleep(0.25)
     raise UserError("the server did not answer within a minute", url)
-
-
-def _finish(folder: Path, report: dict[str, Any]) -> None:
-    """Writes report.json and report.html and says how it ended."""
-    shown = report.pop("_show")
-    report["bars"] = check(report)
-    if report["interrupted"]:
-        stages = ", ".join(report["interrupted"])
-        report["notes"] = [f"Interrupted in {stages}: time and memory are those of the last attempt."]
-    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    samples = [{**s, "image": folder / s["image"]} for s in shown["samples"]]
-    videos = [{**v, "path": folder / v["path"]} for v in shown["videos"]]
-    page = write_report(
-        folder / "report.html", report, videos=videos, samples=samples, metrics=read_metrics(folder / "train" / "logs")
-    )
-    for name, bar in report["bars"].items():
-        if not bar["holds"]:
-            print(f"below its bar: {name} is {bar['value']:.3g}, the bar is {bar['bar']}")
-    print("\n".join(report.get("notes", [])))
-    print(f"Result: success {Rate(**report['success'])}, questions {100 * report['vqa']['accuracy']:.0f} %")
-    print(f"Report: {page}")
-    vla = _program()
-    print("Next:")
-    print(f'  {vla} rollout --policy {folder}/export --instruction "lift the green cube" --video out.mp4')
-    print(f"  {vla} serve {folder}/export")
-    print(f"  {vla} validate -c {folder}/demo.yaml --ckpt_path {folder}/train/checkpoints/last.ckpt")

@@ -195,11 +195,13 @@ class Examples:
     def _question_words(self, question: str) -> list[Sequence]:
         return tokenize_prompt(question_prompt(self.contract, question), self._words, None)
 
+    def legal(self, embodiment: str = "") -> list[np.ndarray]:
+        """The integers that each token of one action step may be: terminate where the contract has it, then the dimensions."""
+        return self._codec(embodiment)[0].allowed(self.contract.terminate)
+
     def allowed(self, embodiment: str = "", mode: str = "") -> list[list[int]]:
         """The ids that each token of an action answer may have, in order; mode "" is the contract's first."""
-        step = [
-            self.vocabulary.bins_to_ids(bins).tolist() for bins in self._codec(embodiment)[0].allowed(self.contract.terminate)
-        ]
+        step = [self.vocabulary.bins_to_ids(bins).tolist() for bins in self.legal(embodiment)]
         plan = {"where": [list(self.vocabulary.loc_ids)] * 2, "reach": [list(self.vocabulary.integer_ids)] * len(REACH)}
         return [ids for part in self._written_plan(mode) for ids in plan[part]] + step * self.contract.chunk
 

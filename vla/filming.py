@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from vla.report.video import caption, grid, read_video, write_video
 from vla.sim.embodiment import CONTROL_HZ
 from vla.sim.episodes import Result
@@ -17,15 +19,18 @@ def describe(result: Result) -> str:
     return f"{said}: {how} after {result.steps} steps (on the table: {', '.join(result.objects)})"
 
 
-def film(result: Result, path: str | Path) -> Path:
-    """Writes an episode's frames with instruction and outcome drawn in; front and wrist side by side."""
-    outcome = "success" if result.success else result.failure
+def captioned(result: Result) -> list[np.ndarray]:
+    """An episode's frames with instruction and outcome drawn in, front and wrist side by side; the last one stays a second."""
     side = result.frames[0].shape[0]
-    frames = []
-    for number, frame in enumerate(result.frames):
-        last = number == len(result.frames) - 1
-        frames.append(caption(frame, [result.instruction or "(no instruction)"], outcome if last else "", side))
-    return write_video(path, frames + frames[-1:] * 10, fps=CONTROL_HZ)
+    end, how = ("success", "success") if result.success else ("failure", result.failure)
+    frames = [caption(frame, [result.instruction or "(no instruction)", " "], side=side) for frame in result.frames[:-1]]
+    last = caption(result.frames[-1], [result.instruction or "(no instruction)", f"{how} after {result.steps} steps"], end, side)
+    return frames + [last] * round(CONTROL_HZ)
+
+
+def film(result: Result, path: str | Path) -> Path:
+    """Writes an episode as a film."""
+    return write_video(path, captioned(result), fps=CONTROL_HZ)
 
 
 def film_grid(films: Iterable[str | Path], path: str | Path) -> Path:

@@ -8,11 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vla.report.provenance import Memory
+from vla.report.provenance import Memory, commit
 
 
 class Stages:
-    """Which stages are done, with what they found, took and needed; kept in stages.json so that a repeated run goes on."""
+    """Which stages are done, with what they found, took and needed, and by which commit's code.
+
+    It is kept in stages.json, so that a repeated run goes on.
+
+    Attributes:
+        done: by name, what each stage found.
+        now: which of them this process did.
+    """
 
     def __init__(self, folder: Path, identity: dict[str, Any], memory: Memory):
         self.path, self.identity, self.memory = folder / "stages.json", identity, memory
@@ -20,6 +27,7 @@ class Stages:
         ours = saved.get("identity") == identity
         self.changed = bool(saved) and not ours
         self.done: dict[str, Any] = saved.get("done", {}) if ours else {}
+        self.now: list[str] = []
         self.begun: list[str] = saved.get("begun", []) if ours else []
 
     def run(self, name: str, text: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -35,7 +43,9 @@ class Stages:
         began = time.perf_counter()
         found = work()
         seconds = round(time.perf_counter() - began, 1)
-        found = {"said": "", **found, "seconds": seconds, "peak_pss_mib": round(self.memory.take(), 1), "interrupted": again}
+        said = {"seconds": seconds, "peak_pss_mib": round(self.memory.take(), 1), "interrupted": again, "commit": commit()}
+        found = {"said": "", **found, **said}
+        self.now.append(name)
         self.done[name] = found
         self._save()
         print(f"[{name}] {found['said']} ({seconds:.0f} s)", flush=True)

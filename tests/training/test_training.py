@@ -1,18 +1,22 @@
 """Training: the sequence that is scored, the contract in the checkpoint, resume, mistakes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from vla import cli
 from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.policies.base import Observation
 from vla.policies.load import load_policy
+from vla.sim.collect import Collect
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.checkpoint import load_checkpoint
+from vla.training.cli import main as lightning
 
 
 def checkpoint(tmp_path, step):
@@ -126,3 +130,80 @@ def test_parameters_learn_as_the_configuration_says(vlm):
         freeze(model, ["visual"])
     with pytest.raises(UserError, match="every parameter is frozen"):
         freeze(model, [".*"])
+
+
+@pytest.mark.parametrize(("asked", "count"), [("", 6), ("{data}/robot", 24), ("{data}/robot/shard-000000.tar", 24)])
+def test_predict_writes_what_is_asked_for(config, tmp_path, data, asked, count):
+    """The held-out steps, a whole data set, one shard of it."""
+    assert cli.main(["predict", "-c", str(config), f"--data.predict={asked.format(data=data)}"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run/predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == count and [r["step"] for r in rows] == list(range(6)) * (count // 6)
+
+
+def test_predict_refuses_what_is_not_there_or_of_another_robot(config, data, tmp_path, capsys):
+    assert cli.main(["predict", "-c", str(config), f"--data.predict={data}/robot/shard-000007.tar"]) == 2
+    assert "no such shard" in capsys.readouterr().err
+    other = tmp_path / "other"
+    shutil.copytree(data / "robot", other)
+    card = (other / "card.yaml").read_text()
+    (other / "card.yaml").write_text(card.replace("name: wrist", "name: side"))
+    assert cli.main(["predict", "-c", str(config), f"--data.predict={other}"]) == 2
+    assert "cameras: the policy has front, wrist, the data front, side" in capsys.readouterr().err
+
+
+def test_checkpoints_are_chosen_by_success(config, tmp_path):
+    """A rollout every two steps; of the four checkpoints the best one stays, and its name says why."""
+    body = yaml.safe_load(config.read_text())
+    body["trainer"]["callbacks"] += [
+        {"class_path": "vla.training.callbacks.RolloutCallback", "init_args": {"every": 2, "episodes": 3}},
+        {
+            "class_path": "vla.training.saving.Checkpoints",
+            "init_args": {"dirpath": str(tmp_path / "best"), "every": 2, "keep": 1, "monitor": "rollout/success"},
+        },
+    ]
+    body["trainer"]["max_steps"] = 8
+    config.write_text(yaml.safe_dump(body))
+    asked, rates = [], [0.2, 0.9, 0.5, 0.1]
+
+    def evaluate(policy, episodes):
+        assert not policy.model.training
+        asked.append(episodes)
+        return {"success": rates[len(asked) - 1]}
+
+    lightning(["fit", "-c", str(config)], evaluate=evaluate, tokenizer=None, collect=None, options=Collect)
+    assert asked == [3] * 4
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["step=0000004 rollout success 0.900.ckpt"]
+    logged = [row.split(",") for row in (tmp_path / "run/logs/metrics.csv").read_text().splitlines()]
+    column = logged[0].index("rollout/success")
+    assert [float(row[column]) for row in logged[1:] if row[column]] == rates
+
+
+def test_testing_rolls_out_in_the_simulator(config, tmp_path):
+    assert cli.main(["fit", "-c", str(config)]) == 0
+    last = str(checkpoint(tmp_path, 4))
+    assert cli.main(["test", "-c", str(config), "--ckpt_path", last, "--model.test_episodes=1"]) == 0
+    tested = (tmp_path / "run/logs/metrics.csv").read_text()
+    assert "test/success" in tested and "test/wrong_object" in tested
+
+
+def test_fine_tuning_from_an_export_keeps_its_contract(config, tmp_path):
+    assert cli.main(["fit", "-c", str(config), f"--export={tmp_path}/first"]) == 0
+    more = [f"--contract.source={tmp_path}/first", f"--model.vlm={tmp_path}/first", "--contract.chunk=7"]
+    assert cli.main(["fit", "-c", str(config), *more, f"--export={tmp_path}/second"]) == 0
+    first, second = (PolicyContract.load(tmp_path / name) for name in ("first", "second"))
+    assert first.hash == second.hash and second.chunk == 2
+
+
+def test_a_later_configuration_and_the_command_line_have_the_last_word(config, tmp_path):
+    (tmp_path / "more.yaml").write_text("trainer: {max_steps: 3}\nmodel: {learning_rate: 0.5}\n")
+    assert cli.main(["fit", "-c", str(config), "-c", str(tmp_path / "more.yaml"), "--model.learning_rate=0.001"]) == 0
+    used = yaml.safe_load((tmp_path / "run/logs/config.yaml").read_text())
+    assert used["trainer"]["max_steps"] == 3 and used["model"]["learning_rate"] == 0.001
+
+
+def test_weights_and_biases_by_configuration(config, tmp_path):
+    pytest.importorskip("wandb")
+    logger = ["--trainer.logger=lightning.pytorch.loggers.WandbLogger", "--trainer.logger.project=vla"]
+    logger += ["--trainer.logger.offline=true", f"--trainer.logger.save_dir={tmp_path}"]
+    assert cli.main(["fit", "-c", str(config), *logger]) == 0
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))

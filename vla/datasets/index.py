@@ -87,6 +87,13 @@ class ShardIndex:
         """The number of shards."""
         return len(self._names)
 
+    def span(self, name: str) -> tuple[int, int]:
+        """The first sample of a shard, and the first one after it; UserError where there is no such shard."""
+        if name not in self._names:
+            raise UserError("no such shard", str(self.folder / name), f"there are {self._names[0]} to {self._names[-1]}")
+        shard = self._names.index(name)
+        return int(self.shards[shard]), int(self.shards[shard + 1])
+
     def samples(self, shard: int) -> int:
         """How many samples a shard has. What was found of a fetched shard outlives it."""
         count = self._counts.get(self._names[shard])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 
@@ -76,6 +77,17 @@ class RobotSource(Source[RobotItem]):
     @functools.cached_property
     def _pictures(self) -> Pictures:
         return Pictures(self.index, self.card.spec.cameras, np.unique(self._table.record[self._rows]) if self.cache else ())
+
+    def of_shard(self, name: str) -> RobotSource:
+        """The same source with the steps of one shard only; chunks reach beyond it.
+
+        Raises:
+            UserError: there is no such shard.
+        """
+        first, end = self.index.span(name)
+        other = copy.copy(self)
+        other._rows = self._rows[(self._records >= first) & (self._records < end)]
+        return other
 
     @property
     def actions(self) -> np.ndarray:

@@ -26,7 +26,10 @@ def scored(labels: torch.Tensor) -> torch.Tensor:
     return needed
 
 
-def allowed_mass(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Share of the probability that falls on `ids` [K]: logits [..., V] -> [...]."""
+def allowed_mass(logits: torch.Tensor, ids: torch.Tensor, legal: torch.Tensor | None = None) -> torch.Tensor:
+    """Share of the probability on `ids` [K], or on those of them that are `legal` [..., K]: logits [..., V] -> [...]."""
     logits = logits.float()
-    return (logits[..., ids].logsumexp(-1) - logits.logsumexp(-1)).exp()
+    chosen = logits[..., ids]
+    if legal is not None:
+        chosen = chosen.masked_fill(~legal, -torch.inf)
+    return (chosen.logsumexp(-1) - logits.logsumexp(-1)).exp()

@@ -27,7 +27,7 @@ RATES = {
     "vqa": ("Questions", "answered rightly on held-out scenes, mean over types"),
     "vqa.blank": ("Questions, blank picture", "the same model without seeing"),
     "vqa.lead": ("Lead over blank", "what the picture is worth"),
-    "valid_mass": ("Valid mass", "probability on valid action words, unconstrained"),
+    "valid_mass": ("Valid mass", "probability on legal action tokens, unconstrained"),
     "expert": ("Scripted expert", "the ceiling: what wrote the demonstrations"),
 }
 KEYS = {

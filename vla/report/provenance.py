@@ -18,21 +18,26 @@ PACKAGES = ("torch", "transformers", "lightning", "mujoco", "robosuite", "numpy"
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, commit ("unknown" outside a checkout), hardware and command line of this process."""
+    """Versions, commit, hardware and command line of this process."""
     import vla
 
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
-        ).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
     return {
         "versions": {"python": platform.python_version(), "vla": vla.__version__, **_installed()},
-        "commit": commit or "unknown",
+        "commit": commit(),
         "hardware": f"{os.cpu_count()} cores, {_processor()}, {platform.system()}",
         "command": "vla " + " ".join(sys.argv[1:]),
     }
+
+
+def commit() -> str:
+    """The checkout's commit; "unknown" outside of one."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        found = ""
+    return found or "unknown"
 
 
 def _installed() -> dict[str, str]:

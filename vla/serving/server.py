@@ -69,6 +69,8 @@ def _fault(_: Request, error: Exception) -> JSONResponse:
 
 def _bind(host: str, port: int) -> socket.socket:
     """A listening address; UserError where it cannot be had. Port 0 takes a free one."""
+    if not 0 <= port < 2**16:
+        raise UserError(f"there is no port {port}", f"{host}:{port}", "choose one from 1 to 65535, or 0 for any that is free")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)

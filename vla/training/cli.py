@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vla.errors import UserError
@@ -167,9 +168,17 @@ def main(argv: list[str], **hooks: Any) -> None:
             args=argv,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "vla", "description": "Trains and checks policies."},
+            parser_kwargs={
+                "prog": "vla",
+                "description": "Trains and checks policies.",
+                # It would print all options there are above its one line.
+                **dict.fromkeys(VLACLI.subcommands(), {"exit_on_error": False}),
+                "exit_on_error": False,
+            },
             **hooks,
         )
+    except ArgumentError as error:
+        raise UserError(str(error).strip(), f"vla {argv[0]}", f"`vla {argv[0]} --help` names all options") from error
     except MisconfigurationException as error:
         raise UserError(str(error), "trainer") from error
     except ModuleNotFoundError as error:

@@ -6,6 +6,7 @@ import functools
 import os
 import threading
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -19,7 +20,7 @@ from vla.datasets.mixture import Mixture, weigh
 from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.datasets.sources import Split
-from vla.errors import UserError
+from vla.errors import ContractMismatch, UserError
 from vla.examples import Examples
 
 Sources = dict[str, RobotSource | QuestionSource]
@@ -111,6 +112,7 @@ class VLAData(L.LightningDataModule):
         robot_share: share of robot samples over all robot sources, or RT-2's (rt2-pali-x, rt2-palm-e); the weights then only
             divide it, and the rest, among sources of a kind. By default the weights say everything.
         temperature: above 1 evens the weights out.
+        predict: robot data for `vla predict`, all of it: a folder or one of its shards; "" is what the robot sources hold out.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class VLAData(L.LightningDataModule):
         epoch_steps: int = 1000,
         robot_share: float | Literal["rt2-pali-x", "rt2-palm-e"] | None = None,
         temperature: float = 1.0,
+        predict: str = "",
     ):
         super().__init__()
         if not sources or batch_size < 1 or workers < 0 or epoch_steps < 1:
@@ -136,7 +139,7 @@ class VLAData(L.LightningDataModule):
             raise UserError(f"loss weights {losses}", "data.sources", "give each at least 0, and one of them more")
         self.sources, self.batch_size, self.seed, self.workers = sources, batch_size, seed, workers
         self.val_samples, self.epoch_steps = val_samples, epoch_steps
-        self.robot_share, self.temperature = robot_share, temperature
+        self.robot_share, self.temperature, self.predict = robot_share, temperature, predict
         self.consumed = 0
         self.examples: Examples
 
@@ -200,10 +203,24 @@ class VLAData(L.LightningDataModule):
         return DataLoader(torch.zeros(1), collate_fn=lambda _: {})  # type: ignore[arg-type]
 
     def predict_dataloader(self) -> DataLoader:
-        """The robot sources' held-out samples in order."""
+        """Every step of `predict`, or the robot sources' held-out ones, in order."""
         robots = {k: s for k, s in self.split("val").items() if isinstance(s, RobotSource)}
+        if self.predict:
+            robots = {"predict": self._asked_for(Path(self.predict))}
         fixed = Fixed(robots, self.examples, max(map(len, robots.values()), default=0))  # type: ignore[arg-type]
         return DataLoader(fixed, batch_size=self.batch_size, collate_fn=functools.partial(collate, self.examples))
+
+    def _asked_for(self, path: Path) -> RobotSource:
+        """The data at a folder or in one shard; ContractMismatch where the policy acts on others."""
+        folder, shard = (path.parent, path.name) if path.suffix == ".tar" else (path, "")
+        source, contract = RobotSource(folder), self.examples.contract
+        source.bind(contract)
+        wanted, found = contract.embodiment(source.card.embodiment), source.card.spec
+        for name in ("cameras", "state", "action"):
+            ours, theirs = (_names(getattr(spec, name)) for spec in (wanted, found))
+            if ours != theirs:
+                raise ContractMismatch(f"{name}: the policy has {', '.join(ours)}, the data {', '.join(theirs)}", str(path))
+        return source.of_shard(shard) if shard else source
 
     def _identity(self) -> dict[str, Any]:
         """All that says which samples come, in plain types; not where they are."""
@@ -236,6 +253,11 @@ class VLAData(L.LightningDataModule):
                     "resume with the same value, or start from the weights alone",
                 )
         self.consumed = state_dict["consumed"]
+
+
+def _names(part: Any) -> list[str]:
+    """Of cameras or of a space's dimensions."""
+    return list(part.names) if hasattr(part, "names") else [camera.name for camera in part]
 
 
 def _end_with(parent: int, _: int) -> None:

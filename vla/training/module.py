@@ -18,38 +18,12 @@ from vla.errors import UserError
 from vla.examples import Examples
 from vla.models.adapters import Lora, add_lora
 from vla.models.load import load_vlm, new_tiny
-from vla.models.logprobs import allowed_mass, scored, token_logprobs
+from vla.models.logprobs import scored
+from vla.training.answers import ActionTokens, Answers
 from vla.training.callbacks import Evaluate, roll_out
 from vla.training.checkpoint import describe_model
+from vla.training.measure import Measure, Sums, means, merge
 from vla.training.optimizer import OptimizerName, freeze, make_optimizer, parameter_groups, warm_up_then_cosine
-
-
-class Answers:
-    """Which answer each scored token of a batch belongs to; a row may have several, each in its branch.
-
-    Attributes:
-        of: [N] the answer of each token.
-        row: [A] the row of each answer.
-    """
-
-    def __init__(self, places: torch.Tensor, branches: torch.Tensor):
-        rows, columns = places.nonzero(as_tuple=True)
-        most = int(branches.max()) + 1
-        found, self.of = torch.unique(rows * most + branches[rows, columns], return_inverse=True)
-        self.row, self.rows = found // most, len(places)
-
-    def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean of values [N] by answer, [A]."""
-        return _mean_by(values, self.of, len(self.row))
-
-    def mean_by_row(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean over a row's answers of their means, [B]; 0 where nothing is scored."""
-        return _mean_by(self.mean(values), self.row, self.rows)
-
-
-def _mean_by(values: torch.Tensor, group: torch.Tensor, groups: int) -> torch.Tensor:
-    sums = torch.zeros(groups, dtype=values.dtype, device=values.device).index_add_(0, group, values)
-    return sums / torch.bincount(group, minlength=groups).clamp_min(1)
 
 
 class VLAModule(L.LightningModule):
@@ -79,8 +53,6 @@ class VLAModule(L.LightningModule):
     contract: PolicyContract
     examples: Examples
     source_names: list[str]
-    _integers: torch.Tensor
-    _bins: torch.Tensor
 
     def __init__(
         self,
@@ -135,11 +107,8 @@ class VLAModule(L.LightningModule):
         """Takes the resolved contract and the names of the sources; called once, after `build`."""
         self.contract, self.source_names = contract, source_names
         self.examples = Examples(contract, self.processor)
-        ids = torch.tensor(self.examples.vocabulary.integer_ids)
-        self.register_buffer("_integers", ids, persistent=False)
-        lookup = torch.full((int(self.model.get_input_embeddings().weight.shape[0]),), -1)
-        lookup[ids] = torch.arange(len(ids))
-        self.register_buffer("_bins", lookup, persistent=False)
+        self.tokens = ActionTokens(self.examples, int(self.model.get_input_embeddings().weight.shape[0]))
+        self.measure = Measure(self.examples, self.tokens, source_names)
 
     def _score(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, Answers]:
         """Logits [N, V] of the scored tokens, their ids [N] and which answer each belongs to."""
@@ -151,25 +120,13 @@ class VLAModule(L.LightningModule):
         logits = self.model(**inputs, logits_positions=places).logits
         return logits, labels[:, 1:][places[:, :-1]], Answers(places, branches)
 
-    def _loss(self, logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        losses = -token_logprobs(logits, ids)
-        if self.bin_smoothing <= 0:
-            return losses
-        # Integers are ordinal: a near bin is nearly right.
-        bins = self._bins[ids]
-        rows = (bins >= 0).nonzero()[:, 0]
-        table = torch.arange(len(self._integers), device=ids.device)
-        bell = torch.softmax(-0.5 * ((table - bins[rows, None]) / self.bin_smoothing) ** 2, -1)
-        logs = logits[rows].float().log_softmax(-1)[:, self._integers]
-        # Terminate is a flag, not a quantity: its two bins stay as they are.
-        flag = (bins[rows] <= 1)[:, None]
-        exact = torch.nn.functional.one_hot(bins[rows], len(self._integers)).to(bell)
-        return losses.index_put((rows,), -(torch.where(flag, exact, bell) * logs).sum(-1))
+    def _loss(self, logits: torch.Tensor, ids: torch.Tensor, batch: dict[str, Any], answers: Answers) -> torch.Tensor:
+        """Per row, [B]."""
+        return answers.mean_by_row(self.tokens.loss(logits, ids, self.bin_smoothing, batch["items"], answers))
 
     def training_step(self, batch: dict[str, Any], _: int) -> torch.Tensor:
         logits, ids, answers = self._score(batch)
-        losses = self._loss(logits, ids)
-        per_sample = answers.mean_by_row(losses)
+        per_sample = self._loss(logits, ids, batch, answers)
         # Over all ranks: the weights that their losses are divided by are the same.
         weight = self.trainer.strategy.reduce(batch["weight"].mean(), reduce_op="mean")
         loss = (per_sample * batch["weight"]).mean() / weight
@@ -180,15 +137,15 @@ class VLAModule(L.LightningModule):
         self.log("loss", loss.detach(), prog_bar=True)
         # In the step after which Lightning logs.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            found = self._measure(batch, logits.detach(), ids, answers, per_sample.detach())
-            self.log_dict({f"train/{name}": total / count for name, (total, count) in found.items()}, batch_size=len(per_sample))
+            found = self.measure(batch, logits.detach(), ids, answers, per_sample.detach(), mass=False)
+            self._log_means("train", [found])
             self.log_dict(self.trainer.datamodule.drawn(), batch_size=len(per_sample))  # type: ignore[attr-defined]
         return loss
 
     def gradients_by_source(self, batch: dict[str, Any]) -> dict[str, torch.Tensor | None]:
         """Per source the gradient [P] of its samples' mean loss; None where the batch has none of it. Leaves no trace."""
         logits, ids, answers = self._score(batch)
-        per_sample = answers.mean_by_row(self._loss(logits, ids))
+        per_sample = self._loss(logits, ids, batch, answers)
         learning = [p for p in self.model.parameters() if p.requires_grad]
         found: dict[str, torch.Tensor | None] = {}
         for number, name in enumerate(self.source_names):
@@ -200,67 +157,25 @@ class VLAModule(L.LightningModule):
                 found[name] = torch.cat([g.flatten() for g in flat])
         return found
 
-    def _measure(self, batch, logits, ids, answers: Answers, per_sample) -> dict[str, tuple[float, int]]:
-        """Per-source losses, counts and accuracies, and what the action tokens are off by: name -> (sum, of how many)."""
-        values: dict[str, tuple[float, int]] = {}
-
-        def mean(name: str, numbers: torch.Tensor) -> None:
-            if len(numbers):
-                values[name] = (float(numbers.float().sum()), len(numbers))
-
-        # Rows that only fill up a rank's share count nothing.
-        counted = batch["weight"] > 0
-        right = logits.argmax(-1) == ids
-        rows = answers.row[answers.of]
-        whole = answers.mean(right.float()) == 1
-        for number, name in enumerate(self.source_names):
-            mine = (batch["source"] == number) & counted
-            mean(f"{name}_loss", per_sample[mine])
-            if mine.any():
-                values[f"{name}_count"] = (float(mine.sum()), 1)
-                if any(hasattr(batch["items"][i], "questions") for i in mine.nonzero()[:1, 0]):
-                    mean(f"{name}_question_accuracy", whole[mine[answers.row]])
-        robot = torch.tensor([hasattr(item, "instruction") for item in batch["items"]], device=ids.device) & counted
-        bins = self._bins[ids]
-        # The actions are the last tokens of a robot's answer, the plan stands before them.
-        left = torch.bincount(answers.of).cumsum(0)[answers.of] - torch.arange(len(ids), device=ids.device)
-        width = self.contract.embodiment().action.size + self.contract.terminate
-        acting = [int(item.mask.sum()) * width if hasattr(item, "mask") else 0 for item in batch["items"]]
-        action = (left <= torch.tensor(acting, device=ids.device)[rows]) & counted[rows]
-        if action.any():
-            said = self._integers[logits[action][:, self._integers].argmax(-1)]
-            off = (self._bins[said] - bins[action]).abs()
-            mean("action_token_accuracy", right[action])
-            mean("action_bin_error", off)
-            # In units of half an action's range, so that dimensions can be averaged.
-            mean("action_l1", off * 2 / len(self._integers))
-            if not self.training:
-                mean("valid_mass", allowed_mass(logits[action], self._integers))
-        mean("plan_token_accuracy", right[robot[rows] & ~action])
-        return values
+    def _log_means(self, prefix: str, found: list[Sums]) -> None:
+        """Logs means over the samples of all ranks."""
+        if self.trainer.world_size > 1:
+            every: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(every, merge(found))
+            found = every
+        self.log_dict({f"{prefix}/{name}": v for name, v in means(merge(found)).items()}, batch_size=1)
 
     def on_validation_epoch_start(self) -> None:
-        self._found: dict[str, tuple[float, int]] = {}
+        self._found: list[Sums] = []
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         logits, ids, answers = self._score(batch)
-        self._add(self._measure(batch, logits, ids, answers, answers.mean_by_row(self._loss(logits, ids))))
-
-    def _add(self, found: dict[str, tuple[float, int]]) -> None:
-        for name, (total, count) in found.items():
-            before = self._found.get(name, (0.0, 0))
-            self._found[name] = (before[0] + total, before[1] + (0 if name.endswith("_count") else count))
+        losses = self._loss(logits, ids, batch, answers)
+        self._found.append(self.measure(batch, logits, ids, answers, losses, mass=True))
 
     def on_validation_epoch_end(self) -> None:
         """Logs means over all held-out samples, of all ranks."""
-        if self.trainer.world_size > 1:
-            mine = self._found
-            every: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(every, mine)
-            self._found = {}
-            for found in every:
-                self._add(found)
-        self.log_dict({f"val/{name}": total / max(count, 1) for name, (total, count) in self._found.items()}, batch_size=1)
+        self._log_means("val", self._found)
 
     def test_step(self, batch: dict[str, Any], _: int) -> None:
         """Rolls out in the simulator."""

@@ -1,0 +1,116 @@
+"""Which tokens are actions, what is smoothed, and what is measured."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vla.contract import PolicyContract
+from vla.datasets.items import Question, QuestionItem, RobotItem
+from vla.examples import Examples
+from vla.models.load import load_vlm
+from vla.models.logprobs import scored, token_logprobs
+from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.training.answers import ActionTokens, Answers
+from vla.training.measure import Measure, means, merge
+
+PICTURES = {c.name: np.zeros((64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
+QUESTIONS = [Question("where is the red cube", [(0.25, 0.5)], "where"), Question("is it red", ["yes"], "colour")]
+CONSTANT = [i for i, c in enumerate(EMBODIMENT.action.constant) if c is not None]
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return Examples(
+        PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3, execute=1, plan=("where", "reach")), load_vlm("tiny")[1]
+    )
+
+
+@pytest.fixture(scope="module")
+def batch(examples):
+    """A row with two questions, and one whose chunk has two real steps of three."""
+    action = np.array([c or 0.0 for c in EMBODIMENT.action.constant], np.float32)
+    mask = np.array([True, True, False])
+    robot = RobotItem(
+        PICTURES, np.zeros(5, np.float32), np.tile(action, (3, 1)), mask, np.array([False, True, True]),
+        "lift the red cube", "red cube", (0.25, 0.5), (10, 20, 30, 40), 0, 0, EMBODIMENT_NAME,
+    )  # fmt: skip
+    items = [QuestionItem(PICTURES, QUESTIONS), robot]
+    made = examples.batch([examples.build(item) for item in items])
+    return {**made, "items": items, "weight": torch.ones(2), "source": torch.tensor([0, 1])}
+
+
+def scored_tokens(batch):
+    places = scored(batch["labels"])
+    return Answers(places, batch["branch_ids"]), batch["labels"][:, 1:][places[:, :-1]]
+
+
+def certain(ids, words):
+    """Logits [N, V] of a model that is sure of these."""
+    return torch.nn.functional.one_hot(ids, words).float() * 100
+
+
+def test_actions_are_found_and_their_legal_integers(examples, batch):
+    tokens, (answers, ids) = ActionTokens(examples, 5000), scored_tokens(batch)
+    action, legal = tokens.find(batch["items"], answers)
+    width = EMBODIMENT.action.size + 1
+    assert int(action.sum()) == 2 * width and action[-2 * width :].all()
+    step = [np.flatnonzero(row).tolist() for row in legal.numpy()]
+    assert [len(s) for s in step] == [len(s) for s in examples.legal()] * 2
+    assert step[0] == [0, 1] and all(int(b) in s for b, s in zip(tokens.bins(ids[action]), step, strict=True))
+
+
+def test_only_what_has_neighbours_is_smoothed(examples, batch):
+    tokens, (answers, ids) = ActionTokens(examples, 5000), scored_tokens(batch)
+    logits = torch.randn(len(ids), 5000, generator=torch.Generator().manual_seed(0))
+    exact = -token_logprobs(logits, ids)
+    smooth = tokens.loss(logits, ids, 2.0, batch["items"], answers)
+    width = EMBODIMENT.action.size + 1
+    changed = (smooth != exact).tolist()
+    free = [False, *(i not in CONSTANT for i in range(width - 1))]
+    assert CONSTANT and changed[-2 * width :] == free * 2
+    # Before the actions: places, words and their ends are exact, the four integers of the plan are not.
+    assert changed[-2 * width - 4 : -2 * width] == [True] * 4 and not any(changed[: -2 * width - 4])
+    assert torch.equal(tokens.loss(logits, ids, 0.0, batch["items"], answers), exact)
+
+
+def test_measures_of_a_model_that_knows_and_of_one_that_is_off(examples, batch):
+    tokens, (answers, ids) = ActionTokens(examples, 5000), scored_tokens(batch)
+    measure = Measure(examples, tokens, ["questions", "robot"])
+
+    def measured(logits):
+        return means(merge([measure(batch, logits, ids, answers, torch.tensor([0.5, 2.0]), mass=True)] * 2))
+
+    right = measured(certain(ids, 5000))
+    assert right["robot_loss"] == 2 and right["questions_loss"] == 0.5 and right["robot_count"] == 2
+    assert right["questions_accuracy/where"] == right["questions_accuracy/colour"] == right["questions_question_accuracy"] == 1
+    assert right["action_token_accuracy"] == right["plan_token_accuracy"] == 1 and right["action_bin_error"] == 0
+    assert right["valid_mass"] == pytest.approx(1)
+
+    # Probability on integers that are not legal at their place is no valid mass: bin 7 for everything.
+    seven = torch.full_like(ids, examples.vocabulary.integer_ids[7])
+    wrong = measured(certain(seven, 5000))
+    width = EMBODIMENT.action.size + 1
+    free = width - 1 - len(CONSTANT)
+    assert wrong["valid_mass"] == pytest.approx(free / width, abs=1e-3)
+    assert wrong["questions_question_accuracy"] == 0 and wrong["action_token_accuracy"] == 0
+    assert math.isclose(wrong["action_l1"], wrong["action_bin_error"] / 128)
+
+
+def test_a_place_near_the_truth_is_right(examples, batch):
+    tokens, (answers, ids) = ActionTokens(examples, 5000), scored_tokens(batch)
+    said = ids.clone()
+    loc = examples.vocabulary.loc_ids
+    said[0] = loc[loc.index(int(ids[0])) + 1]
+    found = Measure(examples, tokens, ["questions", "robot"])(
+        batch, certain(said, 5000), ids, answers, torch.zeros(2), mass=False
+    )
+    assert found["questions_accuracy/where"] == (1, 1) and "valid_mass" not in found
+
+
+def test_rows_that_fill_up_count_nothing(examples, batch):
+    tokens, (answers, ids) = ActionTokens(examples, 5000), scored_tokens(batch)
+    measure = Measure(examples, tokens, ["questions", "robot"])
+    found = measure({**batch, "weight": torch.zeros(2)}, certain(ids, 5000), ids, answers, torch.zeros(2), mass=True)
+    assert not found

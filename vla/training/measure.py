@@ -1,0 +1,110 @@
+"""What a batch says about a model: losses and counts per source, accuracies, and what the actions are off by."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from vla.examples import Examples
+from vla.models.logprobs import allowed_mass
+from vla.policies.local import Answer
+from vla.policies.quiz import right
+from vla.training.answers import ActionTokens, Answers
+
+Sums = dict[str, tuple[float, int]]
+"""Name -> (sum, of how many); a name that ends in "_count" is a sum by itself."""
+
+
+class Measure:
+    """Measures batches of scored tokens.
+
+    Args:
+        examples: of the contract and the processor.
+        tokens: the integers.
+        sources: names, by their numbers in a batch.
+    """
+
+    def __init__(self, examples: Examples, tokens: ActionTokens, sources: list[str]):
+        self.examples, self.tokens, self.sources = examples, tokens, sources
+
+    def __call__(
+        self, batch: dict[str, Any], logits: torch.Tensor, ids: torch.Tensor, answers: Answers, losses: torch.Tensor, mass: bool
+    ) -> Sums:
+        """All that can be said of a batch.
+
+        Args:
+            batch: as the data module makes it; rows of weight 0 count nothing.
+            logits: [N, V] of the scored tokens.
+            ids: [N] what these are.
+            losses: [B] by row.
+            mass: whether the share of the probability on legal tokens is measured too.
+        """
+        sums: Sums = {}
+
+        def add(name: str, numbers: torch.Tensor) -> None:
+            if len(numbers):
+                sums[name] = (float(numbers.float().sum()), len(numbers))
+
+        counted = batch["weight"] > 0
+        said = logits.argmax(-1)
+        for number, name in enumerate(self.sources):
+            mine = (batch["source"] == number) & counted
+            add(f"{name}_loss", losses[mine])
+            if mine.any():
+                sums[f"{name}_count"] = (float(mine.sum()), 1)
+            sums |= self._questions(name, batch["items"], said, answers, mine)
+        rows = answers.row[answers.of]
+        action, legal = self.tokens.find(batch["items"], answers)
+        used = counted[rows][action]
+        legal, hit, logits, truth = legal[used], (said == ids)[action][used], logits[action][used], ids[action][used]
+        # Where nothing can be chosen nothing can be wrong: constant dimensions would flatter the means.
+        choice = legal.sum(-1)
+        add("action_token_accuracy", hit[choice > 1])
+        nearest = logits[:, self.tokens.ids].masked_fill(~legal, -math.inf).argmax(-1)
+        off = (nearest - self.tokens.bins(truth)).abs()[choice > 2]
+        add("action_bin_error", off)
+        # In units of half an action's range, so that dimensions can be averaged.
+        add("action_l1", off * 2 / len(self.tokens.ids))
+        if mass:
+            add("valid_mass", allowed_mass(logits, self.tokens.ids, legal))
+        robot = torch.tensor([hasattr(item, "instruction") for item in batch["items"]], device=ids.device) & counted
+        add("plan_token_accuracy", (said == ids)[robot[rows] & ~action])
+        return sums
+
+    def _questions(self, name: str, items: list[Any], said: torch.Tensor, answers: Answers, mine: torch.Tensor) -> Sums:
+        """Right answers by type of question, as `vla.policies.quiz` counts them; each token after the true ones before it."""
+        sums: Sums = {}
+        # Tokens are in the order of their answers.
+        written = said.split(torch.bincount(answers.of).tolist())
+        for words, row, branch in zip(written, answers.row.tolist(), answers.branch.tolist(), strict=True):
+            if not mine[row] or not hasattr(items[row], "questions"):
+                continue
+            question = items[row].questions[branch]
+            if len(question.answer) == 1:
+                correct = right(question, Answer(*self.examples.answer(words.cpu().numpy())))
+                key = f"{name}_accuracy/{question.type or 'any'}"
+                hits, count = sums.get(key, (0.0, 0))
+                sums[key] = (hits + correct, count + 1)
+        return sums
+
+
+def merge(found: list[Sums]) -> Sums:
+    """The sums of several batches, or of several ranks."""
+    merged: Sums = {}
+    for name in dict.fromkeys(name for sums in found for name in sums):
+        parts = [sums[name] for sums in found if name in sums]
+        merged[name] = (sum(total for total, _ in parts), sum(count for _, count in parts))
+    return merged
+
+
+def means(sums: Sums) -> dict[str, float]:
+    """Means by name, counts as they are, and per source of questions the mean over their types, `NAME_question_accuracy`."""
+    values = {name: total if name.endswith("_count") else total / count for name, (total, count) in sums.items()}
+    types: dict[str, list[float]] = {}
+    for name, value in values.items():
+        source, found, _ = name.partition("_accuracy/")
+        if found:
+            types.setdefault(source, []).append(value)
+    return values | {f"{source}_question_accuracy": sum(shares) / len(shares) for source, shares in types.items()}
