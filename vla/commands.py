@@ -16,9 +16,11 @@ from vla.report.video import caption, write_video
 from vla.sim.collect import Collect
 from vla.sim.collect import collect as run_collect
 from vla.sim.embodiment import CONTROL_HZ
-from vla.sim.rollout import Episode, Result, Workers, known_objects
+from vla.sim.episode import Episode
+from vla.sim.rollout import Result, Workers
 from vla.sim.rollout import rollout as run_rollout
-from vla.sim.tasks import HORIZON, check_task, named_object
+from vla.sim.tasks import find_task
+from vla.sim.tasks.wording import known_objects, named_object
 
 TRAINING_ROLLOUTS = 500_000
 """Seeds of rollouts during training: choosing a checkpoint by them leaves evaluation's scenes unseen."""
@@ -45,6 +47,7 @@ def collect(
     clean: float = Collect.clean,
     excursions: float = Collect.excursions,
     objects: int = Collect.objects,
+    sizes: bool = Collect.sizes,
     poses: int = Collect.poses,
     seed: int = 0,
     workers: int = 0,
@@ -54,30 +57,32 @@ def collect(
 
     Args:
         out: folder to write.
-        task: "lift" for demonstrations, "questions" for pictures with questions.
+        task: demonstrations of "lift", "put", "push" or "stack"; "questions" for pictures with questions.
         episodes: demonstrations.
         pictures: pictures, for questions.
         noise: standard deviation (m) of the disturbance of the expert's actions.
         clean: share of the episodes without disturbance.
         excursions: how often, per step, a disturbed episode goes astray for a while before it goes on.
         objects: on the table of a question picture; 0 draws one to four.
+        sizes: make the objects of demonstrations small or large, and name them so.
         poses: expert episodes from which the robot's poses in question pictures are taken.
         seed: of everything drawn.
         workers: processes; 0 is one per core.
         overwrite: replace data that is already there.
     """
     if task != "questions":
-        check_task(task)
+        find_task(task)
     counts = collect_with_progress(
         Collect(
             out,
-            task,  # type: ignore[arg-type]
+            task,
             episodes=episodes,
             pictures=pictures,
             noise=noise,
             clean=clean,
             excursions=excursions,
             objects=objects,
+            sizes=sizes,
             poses=poses,
             seed=seed,
             workers=workers,
@@ -150,7 +155,8 @@ def rollout(
     episodes: int = 1,
     kind: Literal["correct", "swapped", "empty"] = "correct",
     seed: int = 0,
-    horizon: int = HORIZON,
+    horizon: int = 0,
+    sizes: bool = False,
     video: str = "",
     out: str = "",
     workers: int = 0,
@@ -159,27 +165,28 @@ def rollout(
 
     Args:
         policy: an export's folder, a checkpoint, the http address of a server, or "expert".
-        task: what to do.
-        instruction: a sentence for the robot, e.g. "lift the green cube"; the object it names is put on the table.
-            "" draws object and wording.
+        task: "lift", "put", "push" or "stack".
+        instruction: a sentence for the robot, e.g. "lift the green cube"; the objects it names are put on the
+            table. "" draws goal and wording.
         episodes: scenes to try.
-        kind: whether the drawn object is named, the other one, or nothing is said.
+        kind: whether the drawn goal is asked for, the swapped one (another object, place or side), or nothing is said.
         seed: of the first scene; the next ones follow.
-        horizon: steps until an episode is given up.
+        horizon: steps until an episode is given up; 0 is the task's.
+        sizes: make objects small or large, and name them so.
         video: MP4 of the first episode.
         out: folder for results.json and one line per episode.
         workers: processes; 0 is one per core.
     """
-    check_task(task)
+    find_task(task)
     if instruction and named_object(instruction) is None:
-        print(f"note: the instruction names none of {', '.join(known_objects())}; no lift counts as success")
-    if episodes < 1 or horizon < 1:
+        print(f"note: the instruction names none of {', '.join(known_objects())}; nothing counts as success")
+    if episodes < 1 or horizon < 0:
         raise UserError(f"{episodes} episodes, horizon {horizon}", "rollout", "ask for at least 1")
     from vla.policies.load import load_policy
 
     count = min(workers or os.cpu_count() or 1, episodes)
     acting = None if policy == "expert" else load_policy(policy, batch=count)
-    todo = [Episode(seed + i, kind, instruction, bool(video) and i == 0, horizon) for i in range(episodes)]
+    todo = [Episode(seed + i, kind, instruction, bool(video) and i == 0, horizon, task, sizes) for i in range(episodes)]
     with Workers(count) as pool, tqdm(total=episodes, desc="rollout", unit="episode", disable=episodes == 1) as bar:
 
         def progress(result: Result) -> None:

@@ -27,7 +27,8 @@ from vla.report.plots import read_metrics
 from vla.report.provenance import Memory, provenance
 from vla.report.video import side_by_side, write_video
 from vla.sim.collect import Collect
-from vla.sim.rollout import Episode, Result, Workers, rollout
+from vla.sim.episode import Episode
+from vla.sim.rollout import Result, Workers, rollout
 from vla.stages import Stages
 
 CONFIG = "configs/demo.yaml"

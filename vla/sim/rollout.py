@@ -11,39 +11,19 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from vla.errors import UserError
 from vla.policies.base import Observation, Policy, RecedingHorizon
 from vla.sim.embodiment import EMBODIMENT_NAME
-from vla.sim.expert import expert_action
-from vla.sim.scene import COLOURS, SHAPES, Object, Scene, sample_scene
-from vla.sim.tasks import HORIZON, Outcome, instruct, named_object
+from vla.sim.episode import EVALUATION, Episode, set_up
+from vla.sim.experts import expert_action
+from vla.sim.tasks import find_task
+from vla.sim.tasks.outcome import Outcome
 
-EVALUATION = 7_000_000
-"""Evaluation seeds start here: no demonstration or question picture is drawn from them."""
-Kind = Literal["correct", "swapped", "empty"]
 VIDEO_SIZE = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Episode:
-    """One episode to run.
-
-    Attributes:
-        seed: of the scene and the start; equal seeds are equal scenes whatever the instruction.
-        kind: whether the drawn object is named, the other one, or nothing is said.
-        instruction: a sentence of the user's instead; the object that it names (if any) is put into the scene.
-        video: whether frames of both cameras are recorded.
-    """
-
-    seed: int
-    kind: Kind = "correct"
-    instruction: str = ""
-    video: bool = False
-    horizon: int = HORIZON
 
 
 @dataclasses.dataclass
@@ -51,11 +31,12 @@ class Result:
     """How an episode went.
 
     Attributes:
-        target, first: names of the object that should be and of the one that was lifted first ("" is none).
+        target, first: names of the object that should be acted on and of the one that was first ("" is none).
         failure: "" for success, else its class.
         frames: recorded pictures [side, 2 * side, 3], front and wrist.
     """
 
+    task: str
     seed: int
     kind: str
     instruction: str
@@ -77,27 +58,6 @@ class Result:
         return {**record, "success": self.success}
 
 
-def set_up(episode: Episode) -> tuple[Scene, int | None, str]:
-    """The scene of an episode, the index of the object that should be lifted, and the instruction."""
-    rng = np.random.default_rng((EVALUATION, episode.seed))
-    scene = sample_scene(rng, 2 + episode.seed % 2)
-    if episode.instruction:
-        named = named_object(episode.instruction)
-        if named and named not in [o.name for o in scene]:
-            # The named object takes the place of one of its colour, or of the first.
-            colour, shape = named.split()
-            place = next((i for i, o in enumerate(scene) if o.colour == colour), 0)
-            old = scene[place]
-            scene = (*scene[:place], Object(colour, shape, old.x, old.y, old.yaw), *scene[place + 1 :])
-        target = next((i for i, o in enumerate(scene) if o.name == named), None)
-        return scene, target, episode.instruction
-    wording = np.random.default_rng((EVALUATION, episode.seed, 1))
-    if episode.kind == "empty":
-        return scene, None, ""
-    target = 0 if episode.kind == "correct" else 1
-    return scene, target, instruct(scene[target].name, wording)
-
-
 class Simulation:
     """One environment slot: runs one episode at a time, step by step."""
 
@@ -109,9 +69,9 @@ class Simulation:
 
     def start(self, episode: Episode) -> Observation:
         self.episode, self.began = episode, time.perf_counter()
-        scene, target, self.instruction = set_up(episode)
+        scene, goal, self.instruction = set_up(episode)
         self.table.reset(scene, np.random.default_rng((EVALUATION, episode.seed, 2)))
-        self.outcome = Outcome(target, episode.horizon)
+        self.outcome = Outcome(find_task(episode.task), goal, episode.horizon)
         self.frames: list[np.ndarray] = []
         self._record()
         return self.observe(True)
@@ -128,18 +88,19 @@ class Simulation:
         return self.result() if self.outcome.over else self.observe(look)
 
     def expert(self) -> np.ndarray:
-        assert self.outcome.target is not None
-        return expert_action(self.table, self.outcome.target)
+        assert self.outcome.goal is not None
+        return expert_action(self.table, self.outcome.goal)
 
     def result(self) -> Result:
         names = [o.name for o in self.table.scene]
         outcome = self.outcome
         return Result(
+            task=self.episode.task,
             seed=self.episode.seed,
             kind=self.episode.kind,
             instruction=self.instruction,
             objects=names,
-            target="" if outcome.target is None else names[outcome.target],
+            target="" if outcome.goal is None else names[outcome.goal.target],
             first="" if outcome.first is None else names[outcome.first],
             failure=outcome.failure or "",
             steps=outcome.steps,
@@ -266,8 +227,3 @@ def rollout(
             pipe.send(("step", action, bool(chunk.terminate[0]), acting.needs(observation.id)))
         waiting.clear()
     return [results[i] for i in sorted(results)]
-
-
-def known_objects() -> list[str]:
-    """The names that instructions may use."""
-    return [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]

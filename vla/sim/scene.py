@@ -17,10 +17,20 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 }
 SHAPES: dict[str, tuple[float, float]] = {"cube": (0.023, 0.023), "cylinder": (0.021, 0.036)}
 """Half the width (edge or radius) and half the height in metres. Cylinders are tall: at the policy's few pixels a shape is its outline."""
+DISC = {"disc": (0.026, 0.015)}
+"""A shape that is pushed instead of cylinders, which topple; neither questions nor lifting know it."""
+RECEPTACLES: dict[str, tuple[float, float]] = {"tray": (0.06, 0.013), "plate": (0.056, 0.004)}
+"""What objects are put into (a tray has a rim) or onto; half the width and half the height in metres."""
+WALL, FLOOR = 0.006, 0.004
+"""Thickness of a tray's walls and of its floor (m)."""
+SIZES: dict[str, float] = {"": 1.0, "small": 0.8, "large": 1.25}
+"""A size by name and what it makes of a shape's measures; without a name it is the only size."""
 REACH_X, REACH_Y = (-0.11, 0.13), (-0.16, 0.16)
 """Where objects may stand, in metres from the middle of the table."""
 SPACING = 0.1
 """Least distance between two objects' middles: an open gripper fits between them."""
+APART, BESIDE = 0.15, 0.125
+"""Least distance between the middles of two receptacles, and of a receptacle and an object."""
 TURN = 0.3
 """Largest yaw (rad) of an object in a task."""
 SLOTS = 4
@@ -28,24 +38,40 @@ SLOTS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-    """One object: a colour and a shape by name, its place (metres from the table's middle) and yaw (radians)."""
+    """One object or receptacle: colour, shape and size by name, its place (metres from the table's middle) and yaw (radians)."""
 
     colour: str
     shape: str
     x: float
     y: float
     yaw: float
+    size: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.colour} {self.shape}"
+        return f"{self.size} {self.colour} {self.shape}".lstrip()
+
+    @property
+    def movable(self) -> bool:
+        """Whether the gripper can hold it; a receptacle is too wide."""
+        return self.shape not in RECEPTACLES
+
+    @property
+    def half_width(self) -> float:
+        return measures(self.shape, self.size)[0]
 
     @property
     def half_height(self) -> float:
-        return SHAPES[self.shape][1]
+        return measures(self.shape, self.size)[1]
 
 
 Scene = tuple[Object, ...]
+
+
+def measures(shape: str, size: str = "") -> tuple[float, float]:
+    """Half the width and half the height (m) of a shape in one of its sizes."""
+    width, height = (SHAPES | DISC | RECEPTACLES)[shape]
+    return width * SIZES[size], height * SIZES[size]
 
 
 def sample_scene(rng: np.random.Generator, count: int, distinct_colours: bool = True, turn: float = TURN) -> Scene:
@@ -69,3 +95,39 @@ def sample_scene(rng: np.random.Generator, count: int, distinct_colours: bool = 
             break
     yaws = rng.uniform(-turn, turn, count)
     return tuple(Object(c, s, float(x), float(y), float(yaw)) for (c, s), (x, y), yaw in zip(names, places, yaws, strict=True))
+
+
+def sample_varied_scene(
+    rng: np.random.Generator, objects: int, receptacles: int = 0, sizes: bool = False, shapes: tuple[str, ...] = tuple(SHAPES)
+) -> Scene:
+    """Draws a scene of movable objects first and receptacles last, pairwise different in name.
+
+    Colours are pairwise different; with sizes, in half of the scenes the first two objects differ in nothing but their size.
+
+    Args:
+        rng: where the randomness comes from; the same generator state gives the same scene.
+        objects, receptacles: how many; SLOTS in all at most.
+        sizes: whether objects are small or large.
+        shapes: of movable objects.
+    """
+    count = objects + receptacles
+    colours = [str(c) for c in rng.permutation(list(COLOURS))[:count]]
+    forms = [str(s) for s in rng.choice(shapes, objects)] + [str(s) for s in rng.permutation(list(RECEPTACLES))[:receptacles]]
+    named = [""] * count
+    if sizes:
+        named[:objects] = [str(s) for s in rng.choice(["small", "large"], objects)]
+        if objects > 1 and rng.random() < 0.5:
+            colours[1], forms[1] = colours[0], forms[0]
+            named[1] = "large" if named[0] == "small" else "small"
+    wide = np.arange(count) >= objects
+    least = np.where(wide[:, None] & wide, APART, np.where(wide[:, None] | wide, BESIDE, SPACING))
+    np.fill_diagonal(least, 0)
+    while True:
+        places = np.stack([rng.uniform(*REACH_X, count), rng.uniform(*REACH_Y, count)], 1)
+        if (np.linalg.norm(places[:, None] - places[None], axis=-1) >= least).all():
+            break
+    yaws = rng.uniform(-TURN, TURN, count)
+    return tuple(
+        Object(c, s, float(x), float(y), float(yaw), size)
+        for c, s, (x, y), yaw, size in zip(colours, forms, places, yaws, named, strict=True)
+    )

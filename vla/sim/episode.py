@@ -1,0 +1,96 @@
+"""An episode before it runs: its task, seed and instruction, and the scene and goal that follow from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from vla.sim.scene import RECEPTACLES, Object, Scene
+from vla.sim.tasks import find_task
+from vla.sim.tasks.base import Goal, Task, Variety
+from vla.sim.tasks.wording import named_objects, named_side
+
+EVALUATION = 7_000_000
+"""Evaluation seeds start here: no demonstration or question picture is drawn from them."""
+Kind = Literal["correct", "swapped", "empty"]
+DRAWS = 1000
+"""Scenes that are drawn for a user's sentence before it is given up."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One episode to run.
+
+    Attributes:
+        seed: of the scene and the start; equal seeds are equal scenes whatever the instruction.
+        kind: whether the drawn goal is asked for, the swapped one, or nothing.
+        instruction: a sentence of the user's instead; the objects that it names (if any) are put into the scene.
+        video: whether frames of both cameras are recorded.
+        horizon: steps until it is given up; 0 is the task's.
+        task: its name.
+        sizes: whether objects are small or large, and are named so.
+    """
+
+    seed: int
+    kind: Kind = "correct"
+    instruction: str = ""
+    video: bool = False
+    horizon: int = 0
+    task: str = "lift"
+    sizes: bool = False
+
+
+def set_up(episode: Episode) -> tuple[Scene, Goal | None, str]:
+    """The scene of an episode, what is to be done there (None: nothing is asked for), and the instruction.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    task, variety = find_task(episode.task), Variety(2 + episode.seed % 2, episode.sizes)
+    rng = np.random.default_rng((EVALUATION, episode.seed))
+    if episode.instruction:
+        return *_understand(task, episode.instruction, rng, variety), episode.instruction
+    layout = task.draw(rng, variety)
+    if episode.kind == "empty":
+        return layout.scene, None, ""
+    goal = layout.goals[0 if episode.kind == "correct" else 1]
+    return layout.scene, goal, task.instruct(layout.scene, goal, np.random.default_rng((EVALUATION, episode.seed, 1)))
+
+
+def _understand(task: Task, instruction: str, rng: np.random.Generator, variety: Variety) -> tuple[Scene, Goal | None]:
+    """A scene with the objects that a sentence names, and its goal; None where it leaves open what the task needs to know."""
+    named, side = named_objects(instruction), named_side(instruction)
+    first = layout = task.draw(rng, variety)
+    for _ in range(DRAWS if named else 0):
+        goal = layout.goals[0]
+        if goal.reference is None and not goal.side:
+            # Any object will do: the one of that name or, else, of that colour.
+            alike = [next((i for i, o in enumerate(layout.scene) if matches(o)), None) for matches in _likeness(named[0])]
+            goal = dataclasses.replace(goal, target=next((i for i in alike if i is not None), goal.target))
+        roles = [goal.target] if goal.reference is None else [goal.target, goal.reference]
+        fitting = [layout.scene[i].movable for i in roles] == [not n.endswith(tuple(RECEPTACLES)) for n in named[: len(roles)]]
+        if fitting and (not goal.side or (side, len(named)) == (goal.side, len(roles))):
+            return _name(layout.scene, dict(zip(roles, named, strict=False))), goal
+        # Which sides are within reach, and whether of something, the scene decides.
+        layout = task.draw(rng, variety)
+    return first.scene, None
+
+
+def _likeness(name: str) -> tuple[Callable[[Object], bool], ...]:
+    return lambda o: o.name == name, lambda o: o.colour in name.split()
+
+
+def _name(scene: Scene, wanted: dict[int, str]) -> Scene:
+    """The scene with the objects at some indices given other names; who had such a name or its colour takes theirs in turn."""
+    objects = list(scene)
+    for index, name in wanted.items():
+        *size, colour, shape = name.split()
+        old = objects[index]
+        for i, other in enumerate(objects):
+            if i != index and i not in wanted and other.colour == colour:
+                objects[i] = dataclasses.replace(other, colour=old.colour)
+        objects[index] = dataclasses.replace(old, colour=colour, shape=shape, size=" ".join(size))
+    return tuple(objects)
