@@ -15,19 +15,11 @@ from vla.sim.episode import Episode, set_up
 from vla.sim.experts.grasp import lift_action
 from vla.sim.rollout import Workers, rollout
 from vla.sim.scene import REACH_X, REACH_Y, SPACING, Object, sample_scene
-from vla.sim.tabletop import Tabletop
 from vla.sim.tasks import TASKS, find_task
 from vla.sim.tasks.base import HOLD_STEPS, Goal
 from vla.sim.tasks.lift import LIFTED
 from vla.sim.tasks.outcome import Outcome
 from vla.sim.tasks.wording import named_object
-
-
-@pytest.fixture(scope="module")
-def table():
-    made = Tabletop()
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
