@@ -18,7 +18,7 @@ DEPTH, HIGH = 0.025, 0.13
 LOWEST = 0.013
 """Height (m) at which the fingers are just over the table."""
 BACK = 0.05
-"""Distance (m) from an object's face at which the gripper goes down behind it."""
+"""Distance (m) from an object's face at which the gripper goes down behind it; as far it may be ahead of what it stands astride of."""
 ALIGNED = 0.01
 """Distance (m) from the line of the push within which the gripper advances."""
 FINGER = 0.04
@@ -59,7 +59,7 @@ def push_action(table: Tabletop, task: Push, goal: Goal) -> np.ndarray:
         action[2] = RISE
         return action
     play = FINGER - item.half_width
-    in_place = abs(along) < play + 0.01 if astride else along < -item.half_width
+    in_place = abs(along) < BACK if astride else along < -item.half_width
     if z < low + 0.015 and in_place and astray < 2 * ALIGNED:
         # Down beside the object: forwards, the slower the farther off the line, which it goes back to.
         action[:2] = -0.8 * across + direction * min(ADVANCE, 0.012 + rest) * np.clip(2 - astray / ALIGNED, 0, 1)
