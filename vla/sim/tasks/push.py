@@ -50,8 +50,12 @@ class Push(Task):
         return self.wordings[:5] if goal.reference is None else self.wordings[5:]
 
     def draw(self, rng: np.random.Generator, variety: Variety) -> Layout:
-        """Two goals of one form with a clear way each; they differ in the target, or in the side, or in the reference."""
-        relation = bool(rng.random() < 0.5)
+        """Two goals of one form with a clear way each; they share the target, or the side, or the reference.
+
+        Of two objects alone, no scene has two such ways to a side of the other one: that takes a distractor.
+        """
+        relation = bool(rng.random() < 0.75) and variety.objects > 2
+        wanted = str(rng.choice(list(SIDES)))
         while True:
             scene = sample_varied_scene(rng, variety.objects, sizes=variety.sizes, shapes=PUSHED)
             order = range(len(scene))
@@ -62,10 +66,10 @@ class Push(Task):
                 for j in (order if relation else (None,))
                 if i != j and _feasible(scene, Goal(self.name, i, j, side))
             ]
-            for first in rng.permutation(len(goals)):
-                swapped = [g for g in goals if _differences(goals[first], g) == 1]
+            for first in (g for g in goals if g.side == wanted):
+                swapped = [g for g in goals if 0 < _differences(first, g) < (3 if relation else 2)]
                 if swapped:
-                    return Layout(scene, (goals[first], swapped[rng.integers(len(swapped))]))
+                    return Layout(scene, (first, swapped[rng.integers(len(swapped))]))
 
     def candidates(self, scene: Scene, goal: Goal | None) -> list[Goal]:
         """Another object counts wherever it is pushed to; the right one, at any side of the table or, if so asked, of any object."""
