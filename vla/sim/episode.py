@@ -74,8 +74,8 @@ def _understand(task: Task, instruction: str, rng: np.random.Generator, variety:
         fitting = [layout.scene[i].movable for i in roles] == [not n.endswith(tuple(RECEPTACLES)) for n in named[: len(roles)]]
         if fitting and (not goal.side or (side, len(named)) == (goal.side, len(roles))):
             return _name(layout.scene, dict(zip(roles, named, strict=False))), goal
-        # Which sides are within reach, and whether of something, the scene decides.
-        layout = task.draw(rng, variety)
+        # Which sides are within reach, and whether of something, the scene decides; a distractor leaves more to ask for.
+        layout = task.draw(rng, dataclasses.replace(variety, objects=3))
     return first.scene, None
 
 
