@@ -287,8 +287,9 @@ class Tabletop:
         return float(self.position(index)[2] - self.scene[index].half_height)
 
     def upright(self, index: int) -> bool:
-        """Whether object `index` stands as it was put, within 15 degrees."""
-        return bool(self.data.xmat[self._body[index]][8] > np.cos(np.deg2rad(15)))
+        """Whether object `index` stands as it was put, within 15 degrees; a cube may stand on any of its faces."""
+        upwards = np.abs(self.data.xmat[self._body[index]].reshape(3, 3)[2])
+        return bool((upwards.max() if self.scene[index].shape == "cube" else upwards[2]) > np.cos(np.deg2rad(15)))
 
     def grasped(self, index: int) -> bool:
         """Whether both finger pads touch object `index`."""

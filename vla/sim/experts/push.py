@@ -25,8 +25,8 @@ FINGER = 0.04
 """Distance (m) of an open finger from the gripper's middle."""
 MARGIN, FREE = 0.008, 0.03
 """How much farther (m) than need be an object is pushed, and the height (m) over where it pushes at which the gripper is free of it."""
-ADVANCE, RISE = 0.035, 0.012
-"""Length (m) of a step forwards, and of one upwards once the object is where it should be."""
+ADVANCE, JAMMED, RISE = 0.035, 0.02, 0.012
+"""Length (m) of a step forwards, of one back from an object that tilts, and of one upwards once the object is where it should be."""
 RETREAT = 0.15
 """Height (m) of the gripper at which the work is done: the object has been at rest for long enough by then."""
 
@@ -53,7 +53,8 @@ def push_action(table: Tabletop, task: Push, goal: Goal) -> np.ndarray:
     along = float(hand @ direction)
     across = hand - along * direction
     astray = float(np.hypot(*across))
-    low = max(float(target[2]) + item.half_height - DEPTH, LOWEST)
+    # Not from where the object is: what the fingers lift by friction would take them up with it.
+    low = max(2 * item.half_height - DEPTH, LOWEST)
     # What is out of the gripper's way need only be where it should, what it pushes a little farther.
     if task.reached(table, goal, within=MARGIN if z < low + FREE else 0.0):
         action[2] = RISE
@@ -63,7 +64,11 @@ def push_action(table: Tabletop, task: Push, goal: Goal) -> np.ndarray:
     if z < low + 0.015 and in_place and astray < 2 * ALIGNED:
         # Down beside the object: forwards, the slower the farther off the line, which it goes back to.
         action[:2] = -0.8 * across + direction * min(ADVANCE, 0.012 + rest) * np.clip(2 - astray / ALIGNED, 0, 1)
-        action[2] = 1.5 * (low - z)
+        if not table.upright(goal.target):
+            # Jammed between finger and table: back, and it falls flat.
+            action[:2] = -JAMMED * direction
+        # A finger's pad would take the object up with it by friction.
+        action[2] = 1.5 * (low - z) if not (astride and table.touched(goal.target)) else min(1.5 * (low - z), 0.0)
         return limited(action)
     action[5] = turn
     offset = -hand if astride else -hand - (item.half_width + BACK) * direction

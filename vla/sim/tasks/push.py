@@ -161,7 +161,7 @@ def _feasible(scene: Scene, goal: Goal) -> bool:
         if i != goal.target:
             offset = _place(scene, i) - first
             nearest = np.clip(offset @ direction, 0, length + behind + ahead) * direction
-            clear = 0.125 if other.half_height > 0.025 and not astride else beside
+            clear = 0.125 if other.half_height > 0.016 and not astride else beside
             if np.hypot(*(offset - nearest)) < clear:
                 return False
     return True
