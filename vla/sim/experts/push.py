@@ -41,8 +41,7 @@ def push_action(table: Tabletop, task: Push, goal: Goal) -> np.ndarray:
     x, y, z, yaw, _ = table.state()
     target, item = table.position(goal.target), table.scene[goal.target]
     way = aim(goal, target, None if goal.reference is None else table.position(goal.reference)) - target[:2]
-    rest = float(np.hypot(*way))
-    direction = way / max(rest, 1e-6)
+    direction = way / max(float(np.hypot(*way)), 1e-6)
     astride = straddles(direction)
     action = np.zeros(7)
     action[6] = -1.0 if astride else 1.0
@@ -63,7 +62,7 @@ def push_action(table: Tabletop, task: Push, goal: Goal) -> np.ndarray:
     in_place = abs(along) < BACK if astride else along < -item.half_width
     if z < low + 0.015 and in_place and astray < 2 * ALIGNED:
         # Down beside the object: forwards, the slower the farther off the line, which it goes back to.
-        action[:2] = -0.8 * across + direction * min(ADVANCE, 0.012 + rest) * np.clip(2 - astray / ALIGNED, 0, 1)
+        action[:2] = -0.8 * across + direction * ADVANCE * np.clip(2 - astray / ALIGNED, 0, 1)
         if not table.upright(goal.target):
             # Jammed between finger and table: back, and it falls flat.
             action[:2] = -JAMMED * direction
