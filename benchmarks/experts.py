@@ -10,7 +10,7 @@ import torch  # noqa: F401  (before the simulator, see vla/sim/gl.py)
 
 from vla.report.intervals import wilson
 from vla.report.provenance import provenance
-from vla.sim.episode import Episode
+from vla.sim.episodes import Episode
 from vla.sim.rollout import Workers, rollout
 from vla.sim.tasks import TASKS, find_task
 

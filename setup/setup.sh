@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.vla-setup
-extras='.[sim,serve,report,dev]'
+extras='.[sim,serve,report,lora,dev]'
 disk_gb=7.5
 # EGL renders; OSMesa is its fall-back, and newer distributions no longer have it.
 libraries='libegl1 libgl1-mesa-dri libgles2'
@@ -94,12 +94,12 @@ rm -f "$stamp"
 
 [ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet uv
 if [ -n "$upgrade" ]; then
-  .venv/bin/uv pip install --python .venv/bin/python --override setup/overrides.txt --upgrade -e "$extras"
+  .venv/bin/uv pip install --compile-bytecode --python .venv/bin/python --override setup/overrides.txt --upgrade -e "$extras"
   .venv/bin/uv pip freeze --python .venv/bin/python --exclude-editable |
     sed -n -e '/^pip==/d' -e '/^uv==/d' -e 's/^\([^ @]*==[^ +]*\).*/\1/p' >.venv/constraints.txt
   mv .venv/constraints.txt setup/constraints.txt
 else
-  .venv/bin/uv pip install --python .venv/bin/python --override setup/overrides.txt --constraint setup/constraints.txt -e "$extras"
+  .venv/bin/uv pip install --compile-bytecode --python .venv/bin/python --override setup/overrides.txt --constraint setup/constraints.txt -e "$extras"
 fi
 
 .venv/bin/python -m vla.doctor || fail "this machine is not ready, see above"

@@ -1,5 +1,67 @@
-"""Torch comes before the simulator: Mesa's LLVM, once loaded, crashes torch's (see vla/sim/gl.py)."""
+"""A small model and small data of the tabletop's form. Torch comes first: Mesa's LLVM, once loaded, crashes it (sim/gl.py)."""
 
+import numpy as np
+import pytest
 import torch
 
+from vla.datasets.card import DatasetCard
+from vla.datasets.shards import ShardWriter
+from vla.models.load import new_tiny
+from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+
 torch.set_num_threads(1)
+SMALL = {"text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}}
+
+
+@pytest.fixture(scope="session")
+def vlm(tmp_path_factory):
+    """A model folder of the real classes, small and random."""
+    from vla.commands import new_tokenizer
+
+    folder = tmp_path_factory.mktemp("vlm")
+    model, processor = new_tiny(new_tokenizer(), **SMALL)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Robot and question data of the tabletop's form, with noise for pictures."""
+    rng = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("data")
+
+    def pictures():
+        return {f"{c.name}.jpg": rng.integers(0, 255, (64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
+
+    with ShardWriter(root / "robot") as writer:
+        for episode in range(4):
+            for step in range(6):
+                action = rng.uniform(EMBODIMENT.action.low, EMBODIMENT.action.high).astype(np.float32)
+                action[3:5] = 0
+                description = {
+                    "episode": episode,
+                    "step": step,
+                    "length": 6,
+                    "instruction": "lift the red cube",
+                    "terminate": int(step == 5),
+                    "embodiment": EMBODIMENT_NAME,
+                    "target": "red cube",
+                    "point": [0.5, 0.25],
+                    "reach": [10, 20, 30, 40],
+                }
+                state = np.array([0, 0, 0.1, 0, 0.04], np.float32)
+                members = {**pictures(), "action.npy": action, "state.npy": state, "json": description}
+                writer.write(f"e{episode:06d}_s{step:04d}", members)
+    with ShardWriter(root / "questions") as writer:
+        for i in range(12):
+            asked = [
+                {"type": "where", "question": "where is the red cube", "answer": [[0.5, 0.25]]},
+                {"type": "colour", "question": "what colour is the cube", "answer": "red"},
+                {"type": "list", "question": "list the objects", "answer": ["red cube", [0.5, 0.25]]},
+                {"type": "reach", "question": "where is the red cube from the gripper", "answer": [10, 20, 30, 40]},
+            ]
+            writer.write(f"q{i:06d}", {**pictures(), "json": {"questions": asked}})
+    for kind in ("robot", "questions"):
+        DatasetCard(kind, kind, EMBODIMENT_NAME, EMBODIMENT).save(root / kind)
+    return root

@@ -10,6 +10,7 @@ from vla import cli
 from vla.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(p.name for p in (ROOT / "vla/configs").glob("*.yaml"))
 NAMES = [*cli.COMMANDS, *cli.LIGHTNING]
 
 
@@ -63,7 +64,28 @@ def test_configuration_is_found_on_disk_first_then_in_the_package(tmp_path, monk
         cli.find_config("configs/other.yaml")
 
 
-@pytest.mark.parametrize("config", sorted(p.name for p in (ROOT / "vla/configs").glob("*.yaml")))
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_configuration_can_be_made(config, monkeypatch):
+    """Every class that it names, with its arguments; nothing is read, collected or trained."""
+    from lightning.pytorch.cli import LightningCLI
+
+    from vla.training import cli as training
+
+    made = []
+
+    class Only(training.VLACLI):
+        def instantiate_classes(self):
+            LightningCLI.instantiate_classes(self)
+            made.append(self)
+
+        def _run_subcommand(self, subcommand): ...
+
+    monkeypatch.setattr(training, "VLACLI", Only)
+    assert cli.main(["fit", "-c", f"configs/{config}", "--trainer.accelerator=cpu"]) == 0
+    assert made[0].datamodule.sources and made[0].trainer.max_steps > 0
+
+
+@pytest.mark.parametrize("config", CONFIGS)
 def test_every_configuration_can_be_printed(config, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(["fit", "-c", f"configs/{config}", "--print_config"])

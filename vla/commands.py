@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
-from pathlib import Path
-from typing import Any, Literal
+import shutil
+from typing import Any
 
 from tqdm import tqdm
 
 from vla.errors import UserError
+from vla.filming import describe, film
 from vla.policies.base import Policy
-from vla.report.intervals import Rate, wilson
-from vla.report.video import caption, write_video
+from vla.report.intervals import Rate
+from vla.report.summary import rates
 from vla.sim.collect import Collect
 from vla.sim.collect import collect as run_collect
-from vla.sim.embodiment import CONTROL_HZ
-from vla.sim.episode import Episode
-from vla.sim.rollout import Result, Workers
+from vla.sim.episodes import Episode, Kind, Result
 from vla.sim.rollout import rollout as run_rollout
 from vla.sim.tasks import find_task
 from vla.sim.tasks.wording import known_objects, named_object
+from vla.sim.variation import SEEN
+from vla.sim.workers import Workers
 
 TRAINING_ROLLOUTS = 500_000
 """Seeds of rollouts during training: choosing a checkpoint by them leaves evaluation's scenes unseen."""
@@ -103,17 +104,6 @@ def new_tokenizer() -> Any:
     return train_tokenizer(prompts + [PolicyContract.question.format(question=w) for w in words] + [f" {w}" for w in words])
 
 
-def rates(results: list[Result]) -> dict[str, dict[str, Any]]:
-    """Success, wrong object, execution and recognition with their 95 % Wilson intervals."""
-    n, executed = len(results), [r for r in results if r.executed]
-    return {
-        "success": wilson(sum(r.success for r in results), n).to_dict(),
-        "wrong_object": wilson(sum(r.failure == "wrong object" for r in results), n).to_dict(),
-        "execution": wilson(len(executed), n).to_dict(),
-        "recognition": wilson(sum(r.first == r.target for r in executed), len(executed)).to_dict(),
-    }
-
-
 class Evaluator:
     """Rolls out fixed episodes during training; its workers start at the first use and stay."""
 
@@ -130,82 +120,88 @@ class Evaluator:
             self.workers.close()
 
 
-def describe(result: Result) -> str:
-    """One line on how an episode went."""
-    said = f"“{result.instruction}”" if result.instruction else "no instruction"
-    how = "success" if result.success else result.failure
-    return f"{said}: {how} after {result.steps} steps (on the table: {', '.join(result.objects)})"
-
-
-def film(result: Result, path: str | Path) -> Path:
-    """Writes an episode's frames with instruction and outcome drawn in; front and wrist side by side."""
-    outcome = "success" if result.success else result.failure
-    side = result.frames[0].shape[0]
-    frames = []
-    for number, frame in enumerate(result.frames):
-        last = number == len(result.frames) - 1
-        frames.append(caption(frame, [result.instruction or "(no instruction)"], outcome if last else "", side))
-    return write_video(path, frames + frames[-1:] * 10, fps=CONTROL_HZ)
-
-
 def rollout(
     policy: str,
+    suite: str = "",
     task: str = "lift",
     instruction: str = "",
-    episodes: int = 1,
-    kind: Literal["correct", "swapped", "empty"] = "correct",
+    episodes: int = 0,
+    kind: Kind = "correct",
     seed: int = 0,
     horizon: int = 0,
-    sizes: bool = False,
     video: str = "",
+    videos: int = 0,
     out: str = "",
+    fresh: bool = False,
+    batch: int = 0,
+    execute: int = 0,
     workers: int = 0,
 ) -> str:
     """Drives the simulated robot with a policy and says how it went.
 
     Args:
-        policy: an export's folder, a checkpoint, the http address of a server, or "expert".
+        policy: an export's folder, a checkpoint, the http address of `vla serve`, the ws address of an openpi server,
+            openvla+http://… of an OpenVLA server, "expert" or "random".
+        suite: evaluates on a suite, e.g. "rt2/seen", or on a .yaml file; it says tasks, variations, kinds, seeds and horizon.
         task: "lift", "put", "push" or "stack".
-        instruction: a sentence for the robot, e.g. "lift the green cube"; the objects it names are put on the
-            table. "" draws goal and wording.
-        episodes: scenes to try.
-        kind: whether the drawn goal is asked for, the swapped one (another object, place or side), or nothing is said.
+        instruction: a sentence for the robot, e.g. "lift the green cube"; the objects it names are put on the table.
+            "" draws goal and wording.
+        episodes: scenes to try; 0 is 1, or what the suite says.
+        kind: whether the drawn goal is asked for, the swapped one (another object, place or side), nothing, or nothing that
+            means anything.
         seed: of the first scene; the next ones follow.
         horizon: steps until an episode is given up; 0 is the task's.
-        sizes: make objects small or large, and name them so.
         video: MP4 of the first episode.
-        out: folder for results.json and one line per episode.
+        videos: films that many episodes into `out`.
+        out: folder for results.json, one line per episode and report.html; a stopped evaluation goes on there.
+        fresh: replace what `out` holds of an earlier evaluation.
+        batch: rows per call of a local model, part of the result's identity; 0 is 2 with `out`, else one per worker.
+        execute: actions taken of each chunk; 0 takes the contract's.
         workers: processes; 0 is one per core.
     """
     find_task(task)
+    if episodes < 0 or horizon < 0:
+        raise UserError(f"{episodes} episodes, horizon {horizon}", "rollout", "ask for at least 1")
+    if suite and (instruction or (task, kind, seed, horizon) != ("lift", "correct", 0, 0)):
+        raise UserError(
+            "a suite has its own tasks, instructions, kinds, seeds and horizon",
+            "--suite",
+            "leave out --task, --instruction, --kind, --seed and --horizon",
+        )
+    if not out and (suite or videos or fresh):
+        raise UserError("--suite, --videos and --fresh need a folder", "rollout", "add --out, e.g. --out runs/seen")
     if instruction and named_object(instruction) is None:
         print(f"note: the instruction names none of {', '.join(known_objects())}; nothing counts as success")
-    if episodes < 1 or horizon < 0:
-        raise UserError(f"{episodes} episodes, horizon {horizon}", "rollout", "ask for at least 1")
-    from vla.policies.load import load_policy
+    from vla.evaluation import Evaluation, evaluate, film_path, open_policy, said
+    from vla.sim.suites import Suite, load_suite
 
-    count = min(workers or os.cpu_count() or 1, episodes)
-    acting = None if policy == "expert" else load_policy(policy, batch=count)
-    todo = [Episode(seed + i, kind, instruction, bool(video) and i == 0, horizon, task, sizes) for i in range(episodes)]
-    with Workers(count) as pool, tqdm(total=episodes, desc="rollout", unit="episode", disable=episodes == 1) as bar:
+    one = Suite(task, (task,), (SEEN,), episodes or 1, horizon, (kind,), seed, instruction=instruction)
+    chosen = load_suite(suite, episodes) if suite else one
+    todo = chosen.all()
+    with tqdm(total=len(todo), desc=chosen.name, unit="episode", disable=len(todo) == 1) as bar:
 
-        def progress(result: Result) -> None:
-            bar.update()
-            bar.write(describe(result))
+        def progress(result: Result | None, done: int) -> None:
+            bar.update(done - bar.n)
+            if result is not None:
+                bar.write(describe(result) + "".join(f"; again: {why}" for why in result.restarts))
 
-        results = run_rollout(acting, todo, pool, progress)
-    if video:
-        if not results[0].frames:
+        if out:
+            options = Evaluation(policy, chosen, out, batch, execute, workers, max(videos, bool(video)), fresh)
+            record = evaluate(options, progress)
+            if video:
+                shutil.copy2(film_path(out, record), video)
+            return f"{said(record)}\nrecord: {out}/results.json, page: {out}/report.html"
+        count = min(workers or os.cpu_count() or 1, len(todo))
+        acting = open_policy(policy, batch or count)
+        if video and acting is None:
             raise UserError("the expert acts without pictures, there is nothing to film", "rollout", "leave out --video")
+        todo[0] = dataclasses.replace(todo[0], video=bool(video))
+        with Workers(count) as pool:
+            results = run_rollout(acting, todo, pool, lambda r: progress(r, bar.n + 1), execute)
+    if video:
         film(results[0], video)
         print(f"video: {video}")
     summary = rates(results)
-    if out:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        record = {"policy": policy, "task": task, "kind": kind, "contract": acting.contract.hash if acting else None, **summary}
-        (Path(out) / "results.json").write_text(json.dumps(record, indent=1) + "\n")
-        lines = [json.dumps(r.to_dict()) + "\n" for r in results]
-        (Path(out) / "episodes.jsonl").write_text("".join(lines))
     return "\n".join(f"{name.replace('_', ' ')}: {Rate(**rate)}" for name, rate in summary.items() if rate["n"])
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from vla.errors import ContractMismatch, UserError
 
 SCHEMA = 1
 PLANS = ("where", "reach")
+Mode = Literal["act", "think", "follow"]
+"""What becomes of the plan: it is left out, the model writes it, or it stands in the prompt."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +116,9 @@ class PolicyContract:
         chunk: actions the model writes per call.
         execute: actions of a chunk that are carried out before the model is asked again.
         terminate: whether each action is preceded by a terminate token.
-        history: pictures per camera, oldest first.
+        modes: how robot samples are trained; a policy acts in the first, and if "follow" is among them it follows a plan that
+            an observation brings. By default ("think",) where there is a plan, else ("act",).
+        history: pictures per camera, `execute` steps apart: what a policy saw at its last calls.
         crop: side factor of the centre crop applied before resizing, 1.0 is none.
         title: for people; not part of the hash.
     """
@@ -129,6 +133,7 @@ class PolicyContract:
     chunk: int = 4
     execute: int = 2
     terminate: bool = True
+    modes: tuple[Mode, ...] = ()
     history: int = 1
     crop: float = 1.0
     title: str = ""
@@ -137,6 +142,17 @@ class PolicyContract:
     def __post_init__(self):
         if not isinstance(self.plan, tuple) or set(self.plan) - set(PLANS) or len(set(self.plan)) < len(self.plan):
             raise UserError(f"the plan is {self.plan}", "contract", f"each of {', '.join(PLANS)} at most once")
+        if not self.modes:
+            object.__setattr__(self, "modes", ("think",) if self.plan else ("act",))
+        known = get_args(Mode) if self.plan else ("act",)
+        if set(self.modes) - set(known) or len(set(self.modes)) < len(self.modes) or self.modes[0] == "follow":
+            raise UserError(
+                f"modes {', '.join(self.modes)} with plan {', '.join(self.plan) or 'none'}",
+                "contract",
+                f"each of {', '.join(known)} at most once; not follow first, since a policy acts in the first",
+            )
+        if self.history < 1:
+            raise UserError(f"history {self.history}", "contract", "give at least 1 picture per camera")
 
     def embodiment(self, name: str = "") -> Embodiment:
         """The embodiment of that name, or the first; UserError for an unknown name."""
@@ -188,8 +204,7 @@ class PolicyContract:
                 )
                 for name, e in data.pop("embodiments").items()
             }
-            if isinstance(data.get("plan"), list):
-                data["plan"] = tuple(data["plan"])
+            data |= {name: tuple(data[name]) for name in ("plan", "modes") if isinstance(data.get(name), list)}
             return cls(embodiments=embodiments, **data)
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(f"not a contract: {error}", where, "it must be what `contract.json` of an export holds") from error

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -27,9 +27,11 @@ from vla.report.plots import read_metrics
 from vla.report.provenance import Memory, provenance
 from vla.report.video import side_by_side, write_video
 from vla.sim.collect import Collect
-from vla.sim.episode import Episode
-from vla.sim.rollout import Result, Workers, rollout
+from vla.sim.rollout import Episode, Result, Workers, rollout
 from vla.stages import Stages
+
+if TYPE_CHECKING:
+    from vla.policies.quiz import Asked
 
 CONFIG = "configs/demo.yaml"
 EXPERT_SCENES = 200
@@ -68,7 +70,7 @@ def configuration(folder: Path, smoke: bool = False, from_scratch: bool = False)
         config["collect"]["questions"] |= {"pictures": 50, "poses": 2}
         config["data"] |= {"batch_size": 16, "val_samples": 16, "epoch_steps": 4}
         config["trainer"] |= {"max_steps": 4, "accumulate_grad_batches": 1, "val_check_interval": 4, "log_every_n_steps": 2}
-        few = {"RolloutCallback": {"every": 4, "episodes": 2}, "ModelCheckpoint": {"every_n_train_steps": 4}}
+        few = {"RolloutCallback": {"every": 4, "episodes": 2}, "Checkpoints": {"every": 4}}
         for callback in config["trainer"]["callbacks"]:
             callback.setdefault("init_args", {}).update(few.get(callback["class_path"].rsplit(".", 1)[1], {}))
     return config
@@ -196,8 +198,8 @@ class _Demo:
         path = self.folder / "demo.yaml"
         path.write_text(yaml.safe_dump(self.config, sort_keys=False))
         command = [sys.executable, "-m", "vla", "fit", "-c", str(path)]
-        if self.checkpoint.is_file():
-            command += [f"--ckpt_path={self.checkpoint}"]
+        if any(self.checkpoint.parent.glob("*.ckpt")):
+            command += ["--ckpt_path=last"]
         done = subprocess.run(command, env=_environment())
         if done.returncode:
             raise UserError(f"training ended with exit code {done.returncode}", "demo", "run the same command again to go on")
@@ -214,7 +216,7 @@ class _Demo:
     def questions(self) -> dict[str, Any]:
         from PIL import Image
 
-        from vla.datasets.sources import QuestionSource
+        from vla.datasets.questions import QuestionSource
         from vla.policies.local import LocalPolicy
         from vla.policies.quiz import accuracy, balanced, quiz
 
@@ -224,9 +226,10 @@ class _Demo:
         (share, types), (blank, _) = accuracy(asked), accuracy(quiz(policy, items, blank=True))
         shown = self.folder / "questions"
         shown.mkdir(exist_ok=True)
-        samples = []
+        samples, seen = [], set()
         for kind in types:
-            for one in [q for q in asked if q.question.type == kind][:2]:
+            # The same picture may be asked several things: two different ones of a type, and others for each type.
+            for one in _different([q for q in asked if q.question.type == kind], seen, 2):
                 path = shown / f"{len(samples)}.png"
                 Image.fromarray(np.concatenate(list(one.images.values()), 1)).save(path)
                 place = one.question.point is not None
@@ -237,6 +240,8 @@ class _Demo:
                         "answer": _place(one.answer.point) if place else one.answer.text,
                         "truth": _place(one.question.point) if place else one.question.answer[0],
                         "correct": one.correct,
+                        "point": _left(one.answer.point) if place else None,
+                        "truth_point": _left(one.question.point) if place else None,
                     }
                 )
         said = f"{100 * share:.1f} % right, {100 * blank:.1f} % with a blank picture"
@@ -295,7 +300,7 @@ class _Demo:
 
     def serve(self) -> dict[str, Any]:
         """A server in a process of its own answers what the local policy answers."""
-        from vla.datasets.sources import RobotSource
+        from vla.datasets.robot import RobotSource
         from vla.policies.base import Observation
         from vla.policies.local import LocalPolicy
         from vla.policies.remote import RemotePolicy
@@ -331,6 +336,28 @@ class _Demo:
 
 def _tick(bar: tqdm) -> None:
     bar.update()
+
+
+def _program() -> str:
+    """How the user can call this program again."""
+    called = Path(sys.argv[0])
+    return "vla" if shutil.which("vla") or called.name != "vla" else os.path.relpath(called)
+
+
+def _different(asked: list[Asked], seen: set[bytes], count: int) -> list[Asked]:
+    """The first few whose first picture was not seen yet; adds them to what was seen."""
+    chosen = []
+    for one in asked:
+        picture = next(iter(one.images.values())).tobytes()
+        if len(chosen) < count and picture not in seen:
+            seen.add(picture)
+            chosen.append(one)
+    return chosen
+
+
+def _left(point: tuple[float, float] | None) -> tuple[float, float] | None:
+    """A place of the first camera's picture in the picture of both."""
+    return None if point is None else (point[0] / 2, point[1])
 
 
 def _place(point: tuple[float, float] | None) -> str:
@@ -380,7 +407,8 @@ def _finish(folder: Path, report: dict[str, Any]) -> None:
     print("\n".join(report.get("notes", [])))
     print(f"Result: success {Rate(**report['success'])}, questions {100 * report['vqa']['accuracy']:.0f} %")
     print(f"Report: {page}")
+    vla = _program()
     print("Next:")
-    print(f'  vla rollout --policy {folder}/export --instruction "lift the green cube" --video out.mp4')
-    print(f"  vla serve {folder}/export")
-    print(f"  vla validate -c {folder}/demo.yaml --ckpt_path {folder}/train/checkpoints/last.ckpt")
+    print(f'  {vla} rollout --policy {folder}/export --instruction "lift the green cube" --video out.mp4')
+    print(f"  {vla} serve {folder}/export")
+    print(f"  {vla} validate -c {folder}/demo.yaml --ckpt_path {folder}/train/checkpoints/last.ckpt")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
-from vla.contract import Embodiment, PolicyContract
-from vla.datasets.sources import QuestionItem, RobotItem
+from vla.contract import Embodiment, Mode, PolicyContract
+from vla.datasets.items import Images, QuestionItem, RobotItem
 from vla.errors import UserError
 from vla.policies.base import ActionChunk, Observation
 from vla.tokenization.codecs import action_codec, state_codec
@@ -21,16 +22,18 @@ from vla.transforms import CentreCrop, Point
 
 REACH = (128, 128, 128, 128)
 """An unknown reach: nowhere, and no turn."""
+MARKS = {"act": " act:", "think": " think:", "follow": " plan:"}
+"""What an action prompt ends with in a mode that is not the contract's first."""
 BUCKET = 8
 """Prompts are padded to multiples of this, so that few shapes occur."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A masked sequence with its pictures: one uint8 [H, W, 3] per camera, in the contract's order."""
+    """A masked sequence with its pictures: one uint8 [H, W, 3] per camera in the contract's order, oldest first; None: unseen."""
 
     sequence: Sequence
-    images: list[np.ndarray]
+    images: list[np.ndarray | None]
 
 
 class Examples:
@@ -43,60 +46,109 @@ class Examples:
 
     Args:
         contract: what was agreed.
-        processor: has `tokenizer`, `image_ids()` and `pixels(images)`.
+        processor: has `tokenizer`, `image_ids()` (of each picture) and `pixels(samples)`.
     """
 
     def __init__(self, contract: PolicyContract, processor: Any):
+        if not hasattr(processor, "image_ids"):
+            raise UserError(
+                f"a model with a {type(processor).__name__} cannot be trained yet",
+                "model.vlm",
+                "use `tiny` or one of its class",
+            )
         self.contract, self.processor, self.tokenizer = contract, processor, processor.tokenizer
         self.vocabulary = Vocabulary.from_tokenizer(self.tokenizer)
-        self._places = piece(processor.image_ids(), Role.IMAGE)
+        self._places = [{role: piece(ids, role) for role in (Role.IMAGE, Role.ABSENT)} for ids in processor.image_ids()]
+        self._all = concat(place[Role.IMAGE] for place in self._places)
         self._crop = CentreCrop(contract.crop) if contract.crop < 1 else None
-        self._words = functools.lru_cache(4096)(self._encode)
+        self._words = functools.lru_cache(4096)(self._prompted)
         self._codecs = {name: (action_codec(contract, e), state_codec(contract, e)) for name, e in contract.embodiments.items()}
 
-    def _encode(self, text: str) -> list[int]:
+    def __getstate__(self) -> dict:
+        # For loader processes: a cache belongs to its process.
+        return {name: value for name, value in self.__dict__.items() if name != "_words"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state
+        self._words = functools.lru_cache(4096)(self._prompted)
+
+    def _prompted(self, text: str) -> Sequence:
         # A user who types "<image>" or "<eos>" writes letters.
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return piece(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"], Role.PROMPT)
 
     def _codec(self, embodiment: str):
         self.contract.embodiment(embodiment)
         return self._codecs[embodiment or next(iter(self._codecs))]
 
-    def _images(self, images: dict[str, np.ndarray], embodiment: Embodiment) -> list[np.ndarray]:
+    def _images(self, images: Images, embodiment: Embodiment, past: list[Images | None]) -> list[np.ndarray | None]:
         missing = [c.name for c in embodiment.cameras if c.name not in images]
         if missing:
             raise UserError(f"no picture of camera {', '.join(missing)}; got {', '.join(images)}", "observation")
-        chosen = [images[c.name] for c in embodiment.cameras]
-        return [self._crop(i) for i in chosen] if self._crop else chosen
+        return self._seen([*past, images], embodiment)
+
+    def _seen(self, frames: list[Images | None], embodiment: Embodiment) -> list[np.ndarray | None]:
+        """The pictures of all places, oldest first; None where one is not there."""
+        missing: list[Images | None] = [None] * (self.contract.history - len(frames))
+        names = [c.name for c in embodiment.cameras]
+        chosen = [frame.get(name) if frame else None for frame in (*missing, *frames) for name in names]
+        return [image if image is None or not self._crop else self._crop(image) for image in chosen]
+
+    def _example(self, images: list[np.ndarray | None], *branches: list[Sequence]) -> Example:
+        if len(images) != len(self._places):
+            raise UserError(f"the model takes {len(self._places)} pictures, the contract gives {len(images)}", "examples")
+        trunk = self._all
+        if any(image is None for image in images):
+            roles = [Role.ABSENT if image is None else Role.IMAGE for image in images]
+            trunk = concat(place[role] for place, role in zip(self._places, roles, strict=True))
+        return Example(fork(trunk, *branches), images)
 
     def robot(self, item: RobotItem) -> Example:
         """A training sequence; steps past the end of the episode are not scored."""
-        observation = Observation("", item.images, item.state, item.instruction, item.embodiment)
         actions, _ = self._codec(item.embodiment)
         bins = np.concatenate([item.terminate[:, None].astype(np.int64), actions.encode(item.actions)], 1)
         if not self.contract.terminate:
             bins = bins[:, 1:]
         written = piece(self.vocabulary.bins_to_ids(bins), Role.MODEL, np.repeat(item.mask, bins.shape[1]))
-        # What is not known stands there unscored: what follows keeps its position.
-        plan = {
-            "where": piece(self.vocabulary.point_to_ids(*(item.point or (0.5, 0.5))), Role.MODEL, item.point is not None),
-            "reach": piece(self.vocabulary.bins_to_ids(np.array(item.reach or REACH)), Role.MODEL, item.reach is not None),
+        mode = item.mode or self.contract.modes[0]
+        plan = {"point": item.point, "reach": item.reach}
+        observation = Observation("", item.images, item.state, item.instruction, item.embodiment, plan)
+        answer = [*self._action_words(observation, mode), *(self._plan(plan) if mode == "think" else ()), written]
+        return self._example(self._images(item.images, self.contract.embodiment(item.embodiment), item.past), answer)
+
+    def _plan(self, plan: dict[str, Any]) -> list[Sequence]:
+        """The plan as the model writes it. What is not known stands there unscored: what follows keeps its position."""
+        point, reach = plan["point"], plan["reach"]
+        parts = {
+            "where": piece(self.vocabulary.point_to_ids(*(point or (0.5, 0.5))), Role.MODEL, point is not None),
+            "reach": piece(self.vocabulary.bins_to_ids(np.array(reach or REACH)), Role.MODEL, reach is not None),
         }
-        answer = concat([self._action_words(observation), *(plan[part] for part in self.contract.plan), written])
-        images = self._images(item.images, self.contract.embodiment(item.embodiment))
-        return Example(fork(self._places, answer), images)
+        return [parts[part] for part in self.contract.plan]
+
+    def _given(self, plan: dict[str, Any]) -> list[Sequence]:
+        """The plan as it stands in a prompt; what is not known is left out."""
+        parts = []
+        for part in self.contract.plan:
+            if part == "where" and plan.get("point") is not None:
+                parts.append(piece(self.vocabulary.point_to_ids(*plan["point"]), Role.OBSERVATION))
+            if part == "reach" and plan.get("reach") is not None:
+                parts.append(piece(self.vocabulary.bins_to_ids(np.array(plan["reach"])), Role.OBSERVATION))
+        return parts
 
     def question(self, item: QuestionItem) -> Example:
         """A training sequence for all questions on the pictures; the answers and their end tokens are scored."""
         branches = []
         for question in item.questions:
             answer = [token for part in question.answer for token in self._written(part)]
-            branches.append(concat([self._question_words(question.text), piece([*answer, self.vocabulary.eos_id], Role.MODEL)]))
-        return Example(fork(self._places, *branches), self._images(item.images, self.contract.embodiment()))
+            branches.append([*self._question_words(question.text), piece([*answer, self.vocabulary.eos_id], Role.MODEL)])
+        # A picture from elsewhere may be of one camera alone.
+        embodiment = self.contract.embodiment()
+        if not any(c.name in item.images for c in embodiment.cameras):
+            raise UserError(f"no picture of a camera; got {', '.join(item.images)}", "question")
+        return self._example(self._seen([item.images], embodiment), *branches)
 
     def _written(self, part: str | int | Point) -> list[int]:
         if isinstance(part, str):
-            return self._words(" " + part)
+            return self._words(" " + part).ids.tolist()
         if isinstance(part, int):
             return self.vocabulary.bins_to_ids(np.array([part])).tolist()
         return self.vocabulary.point_to_ids(*part)
@@ -104,39 +156,64 @@ class Examples:
     def build(self, item: RobotItem | QuestionItem) -> Example:
         return self.robot(item) if isinstance(item, RobotItem) else self.question(item)
 
-    def act(self, observation: Observation) -> Example:
-        """The prompt for an action."""
-        images = self._images(observation.images, self.contract.embodiment(observation.embodiment))
-        return Example(fork(self._places, self._action_words(observation)), images)
+    def act(self, observation: Observation, past: Iterable[Images | None] = ()) -> Example:
+        """The prompt for an action.
 
-    def ask(self, images: dict[str, np.ndarray], question: str) -> Example:
+        Args:
+            observation: what is seen now.
+            past: the pictures before, oldest first; those that are missing at the beginning are unseen.
+        """
+        images = self._images(observation.images, self.contract.embodiment(observation.embodiment), list(past))
+        return self._example(images, self._action_words(observation, self.mode(observation)))
+
+    def mode(self, observation: Observation) -> Mode:
+        """How an observation is acted on: following the plan that it brings, else the contract's way.
+
+        Raises:
+            UserError: it brings a plan, but the policy was never trained to follow one.
+        """
+        if not observation.plan:
+            return self.contract.modes[0]
+        if "follow" not in self.contract.modes:
+            raise UserError("the policy was not trained to follow a plan", "observation", "leave `plan` out")
+        return "follow"
+
+    def ask(self, images: Images, question: str) -> Example:
         """The prompt for a question."""
-        return Example(fork(self._places, self._question_words(question)), self._images(images, self.contract.embodiment()))
+        return self._example(self._seen([images], self.contract.embodiment()), self._question_words(question))
 
-    def _action_words(self, observation: Observation) -> Sequence:
+    def _action_words(self, observation: Observation, mode: Mode | str) -> list[Sequence]:
         state = self.contract.embodiment(observation.embodiment).state.check(observation.state, "the state")
         ids = self.vocabulary.bins_to_ids(self._codec(observation.embodiment)[1].encode(state))
-        return tokenize_prompt(action_prompt(self.contract, observation.instruction), self._words, ids)
+        words = tokenize_prompt(action_prompt(self.contract, observation.instruction), self._words, ids)
+        if mode == self.contract.modes[0]:
+            return words
+        # Any other mode says so.
+        mark = self._words(MARKS[mode])
+        return [*words, mark, *(self._given(observation.plan) if mode == "follow" else ())]
 
-    def _question_words(self, question: str) -> Sequence:
+    def _question_words(self, question: str) -> list[Sequence]:
         return tokenize_prompt(question_prompt(self.contract, question), self._words, None)
 
-    def allowed(self, embodiment: str = "") -> list[list[int]]:
-        """The ids that each token of an action answer may have, in order."""
+    def allowed(self, embodiment: str = "", mode: str = "") -> list[list[int]]:
+        """The ids that each token of an action answer may have, in order; mode "" is the contract's first."""
         step = [
             self.vocabulary.bins_to_ids(bins).tolist() for bins in self._codec(embodiment)[0].allowed(self.contract.terminate)
         ]
         plan = {"where": [list(self.vocabulary.loc_ids)] * 2, "reach": [list(self.vocabulary.integer_ids)] * len(REACH)}
-        return [ids for part in self.contract.plan for ids in plan[part]] + step * self.contract.chunk
+        return [ids for part in self._written_plan(mode) for ids in plan[part]] + step * self.contract.chunk
 
-    def chunk(self, ids: np.ndarray, embodiment: str = "") -> ActionChunk:
+    def _written_plan(self, mode: str) -> tuple[str, ...]:
+        return self.contract.plan if (mode or self.contract.modes[0]) == "think" else ()
+
+    def chunk(self, ids: np.ndarray, embodiment: str = "", mode: str = "") -> ActionChunk:
         """Written ids [T] back to actions in physical units; info holds the plan: `point`, `reach`.
 
         Raises:
             UserError: an id is not an action token.
         """
         info = {}
-        for part in self.contract.plan:
+        for part in self._written_plan(mode):
             if part == "where":
                 info["point"], ids = list(self.vocabulary.ids_to_point(ids[:2])), ids[2:]
             else:
@@ -168,5 +245,5 @@ class Examples:
             "prefix_mask": torch.from_numpy(arrays["prefix"]),
             "branch_ids": torch.from_numpy(arrays["branch"]).long(),
             "labels": ids.masked_fill(~torch.from_numpy(arrays["loss"]), -100),
-            "pixel_values": torch.stack([self.processor.pixels(e.images) for e in examples]),
+            "pixel_values": self.processor.pixels([e.images for e in examples]),
         }

@@ -5,19 +5,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.datasets.mixture import PERIOD, Mixture
-from vla.datasets.sources import QuestionSource, RobotSource
+from vla.datasets.mixture import PERIOD, Mixture, weigh
+from vla.datasets.questions import QuestionSource
+from vla.datasets.robot import RobotSource
+from vla.datasets.sources import Shuffled
 from vla.errors import UserError
 
 
 class Numbers:
     """A source of N numbers, of the interface that a mixture uses."""
 
-    def __init__(self, count, weight=1.0, lead=0):
+    def __init__(self, count, weight=1.0, lead=0, kind="robot"):
+        self.kind = kind
         self.count, self.weight, self.loss_weight, self.lead = count, weight, 1.0, lead
 
     def __len__(self):
         return self.count
+
+    def order(self, seed):
+        return Shuffled(self, seed)
+
+    def permutation(self, rng):
+        return rng.permutation(self.count)
 
     def item(self, i, rng):
         return i, float(rng.random())
@@ -57,6 +66,7 @@ def test_epochs_have_different_orders():
     assert first != second and sorted(first) == sorted(second)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.02, 10), min_size=1, max_size=5))
 def test_shares_follow_the_weights_and_are_what_was_drawn(weights):
     mixture = mix(3, **{f"s{i}": (29, w) for i, w in enumerate(weights)})
@@ -107,3 +117,29 @@ def test_a_leading_source_comes_first_and_alone():
     # What follows is the mixture without the lead.
     plain = mix(robot=(100, 3), easy=(10, 1))
     assert [mixture.draw(t + 25) for t in range(50)] == [plain.draw(t) for t in range(50)]
+
+
+def test_one_share_sets_robots_against_questions():
+    sources = {
+        "arm": Numbers(10, 3.0),
+        "hand": Numbers(10, 1.0),
+        "vqa": Numbers(10, 5.0, kind="questions"),
+        "captions": Numbers(10, 5.0, kind="questions"),
+    }
+    assert weigh(sources) == {"arm": 3.0, "hand": 1.0, "vqa": 5.0, "captions": 5.0}
+    assert weigh(sources, 0.8) == pytest.approx({"arm": 0.6, "hand": 0.2, "vqa": 0.1, "captions": 0.1})
+    assert weigh(sources, "rt2-palm-e")["arm"] == pytest.approx(0.66 * 0.75)
+    assert weigh(sources, 1.0)["vqa"] == 0
+    even = weigh(sources, temperature=2.0)
+    assert even["arm"] / even["hand"] == pytest.approx(3**0.5)
+    counts = Mixture(sources, 0, weights=weigh(sources, "rt2-pali-x")).shares(PERIOD)
+    assert counts["arm"].count + counts["hand"].count == PERIOD // 2
+
+
+@pytest.mark.parametrize(
+    ("share", "temperature", "match"),
+    [(1.2, 1, "robot_share 1.2"), ("rt3", 1, "rt2-pali-x, rt2-palm-e"), (0.5, 1, "no source of kind questions"), (None, 0, "temperature")],
+)
+def test_shares_that_cannot_be_are_named(share, temperature, match):
+    with pytest.raises(UserError, match=match):
+        weigh({"arm": Numbers(10)}, share, temperature)

@@ -3,7 +3,8 @@ import pickle
 import numpy as np
 import pytest
 
-from vla.datasets.sources import QuestionSource, RobotSource
+from vla.datasets.questions import QuestionSource
+from vla.datasets.robot import RobotSource
 from vla.errors import UserError
 from vla.transforms import Augmentation
 
@@ -63,6 +64,37 @@ def test_cached_pictures_are_the_same_and_read_only(robot, cache):
     if cache:
         with pytest.raises(ValueError, match="read-only"):
             source.item(0, RNG).images["front"][0] = 0
+
+
+def test_first_steps_come_more_often_in_training_alone(robot):
+    plain, early = (RobotSource(robot, chunk=1, split="train", holdout=0.3, first_steps=2, first_times=times) for times in (1, 3))
+    steps = [early.item(i, RNG).step for i in range(len(early))]
+    episodes = len({early.item(i, RNG).episode for i in range(len(early))})
+    assert len(early) == len(plain) + 2 * 2 * episodes and steps.count(0) == steps.count(1) == 3 * episodes
+    assert np.array_equal(early.actions, plain.actions)
+    held = [RobotSource(robot, chunk=1, split="val", first_steps=2, first_times=times) for times in (1, 3)]
+    assert len(held[0]) == len(held[1])
+
+
+def test_only_so_many_samples_are_used(robot, asked):
+    assert len(RobotSource(robot, chunk=1, max_samples=7)) == 7 and len(QuestionSource(asked, max_samples=100)) == 19
+
+
+def test_descriptions_are_kept_beside_the_shards_until_one_changes(make, tmp_path, monkeypatch):
+    folder = make(tmp_path / "x")
+    plain = RobotSource(folder, chunk=2)
+    items = [plain.item(i, np.random.default_rng(0)) for i in range(len(plain))]
+    with monkeypatch.context() as patched:
+        patched.setattr("vla.datasets.steps._read", None)  # must not be read again
+        kept = RobotSource(folder, chunk=2)
+        for i, item in enumerate(items):
+            again = kept.item(i, np.random.default_rng(0))
+            assert all(np.array_equal(getattr(again, name), getattr(item, name)) for name in vars(item) if name != "images")
+    (folder / "steps.columns").write_bytes(b"broken")
+    assert RobotSource(folder, chunk=2).item(3, RNG).instruction == items[3].instruction
+    (folder / "shard-000004.tar").unlink()
+    with pytest.raises(UserError, match="episode"):
+        len(RobotSource(folder, chunk=2))
 
 
 def test_order_of_shards_and_samples_does_not_matter(robot, make, tmp_path):
@@ -141,3 +173,28 @@ def test_augmentation_is_applied_and_follows_the_generator(asked):
     assert len(points) > 3
     a, b = (source.item(3, np.random.default_rng(5)) for _ in range(2))
     assert np.array_equal(a.images["front"], b.images["front"]) and a.questions[0].point == b.questions[0].point
+
+
+def test_modes_are_drawn_by_their_weights(robot):
+    from vla.contract import PolicyContract
+
+    contract = PolicyContract({"arm": RobotSource(robot).card.spec}, modes=("think", "act"), chunk=2)
+    source = RobotSource(robot, modes={"think": 3, "act": 1})
+    source.bind(contract)
+    rng = np.random.default_rng(0)
+    drawn = [source.item(i % 45, rng).mode for i in range(800)]
+    assert 0.2 < drawn.count("act") / 800 < 0.3 and set(drawn) == {"think", "act"}
+    with pytest.raises(UserError, match="(?s)modes follow.*contract.modes has think, act"):
+        RobotSource(robot, modes={"follow": 1}).bind(contract)
+    with pytest.raises(UserError, match="modes {'act': 0}"):
+        RobotSource(robot, modes={"act": 0})
+
+
+def test_all_pictures_of_a_sample_are_augmented_alike(robot):
+    from vla.contract import PolicyContract
+
+    source = RobotSource(robot, augment=[Augmentation(brightness=0.5)])
+    source.bind(PolicyContract({"arm": source.card.spec}, chunk=2, execute=1, history=3))
+    item = source.item(5, np.random.default_rng(1))  # the third step of episode 1, whose pictures are 20 + step
+    levels = [int(frame["front"][0, 0, 0]) for frame in (*item.past, item.images)]
+    assert np.diff(levels).tolist() == [1, 1] and levels[0] != 20

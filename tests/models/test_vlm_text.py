@@ -46,12 +46,12 @@ def test_ordinal_embeddings_are_smooth_and_of_the_others_size(small, tokenizer):
 def test_processor_takes_pictures_of_any_size_and_refuses_others(small):
     processor = small[1]
     white, black = np.full((64, 64, 3), 255, np.uint8), np.zeros((120, 80, 3), np.uint8)
-    pixels = processor.pixels([white, black])
+    pixels = processor.pixels([[white, black]])[0]
     assert pixels.shape == (2, 3, 64, 64) and (pixels[0] == 1).all() and (pixels[1] == -1).all()
     with pytest.raises(UserError, match="1 pictures"):
-        processor.pixels([white])
+        processor.pixels([[white]])
     with pytest.raises(UserError, match="float32"):
-        processor.pixels([white.astype(np.float32), black])
+        processor.pixels([[white.astype(np.float32), black]])
     data = processor([[white, black]] * 2, ["red cube", "pick up the other red cube"])
     assert (data["input_ids"] == processor.image_token_id).sum(1).tolist() == [80, 80]
     assert data["attention_mask"][0, 0] == 0 and data["attention_mask"][:, -1].all()

@@ -4,7 +4,7 @@ import pytest
 from vla.contract import Camera, Embodiment, PolicyContract, Space
 from vla.errors import UserError
 from vla.tokenization.prompts import Placeholder, action_prompt, question_prompt, tokenize_prompt
-from vla.tokenization.sequence import Role
+from vla.tokenization.sequence import Role, concat, piece
 from vla.tokenization.vocabulary import Vocabulary
 
 SPACE = Space(("x", "y"), ("m", "m"), (-1, -1), (1, 1))
@@ -36,10 +36,10 @@ def test_the_state_enters_as_ids(tokenizer):
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
 
     def encode(text):
-        return tokenizer(text, add_special_tokens=False).input_ids
+        return piece(tokenizer(text, add_special_tokens=False).input_ids, Role.PROMPT)
 
     state = vocabulary.bins_to_ids(np.array([7, 128]))
-    sequence = tokenize_prompt(action_prompt(PolicyContract(ROBOT), "go"), encode, state)
+    sequence = concat(tokenize_prompt(action_prompt(PolicyContract(ROBOT), "go"), encode, state))
     assert sequence.ids[sequence.roles == Role.OBSERVATION].tolist() == state.tolist()
     assert not sequence.loss.any() and sequence.prefix == len(sequence)
     assert tokenizer.decode(sequence.ids[sequence.roles == Role.PROMPT]).endswith("state:  A:")

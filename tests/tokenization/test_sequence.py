@@ -33,8 +33,8 @@ def test_collate_pads_on_the_right(lengths, extra):
 
 def test_each_branch_has_a_prefix_of_its_own():
     trunk = piece([9, 9], Role.IMAGE)
-    first = concat([piece([1, 2], Role.PROMPT), piece([3], Role.MODEL)])
-    second = concat([piece([4], Role.PROMPT), piece([5, 6], Role.MODEL)])
+    first = [piece([1, 2], Role.PROMPT), piece([3], Role.MODEL)]
+    second = [piece([4], Role.PROMPT), piece([5, 6], Role.MODEL)]
     batch = collate([fork(trunk, first, second), fork(trunk, first)], pad_id=0)
     assert batch["ids"][0].tolist() == [9, 9, 1, 2, 3, 4, 5, 6]
     assert batch["branch"].tolist() == [[0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 1, 1, 1, 0, 0, 0]]

@@ -24,6 +24,7 @@ class DatasetCard:
         embodiment: the name by which samples and contract know the robot.
         spec: the robot: cameras, state and action spaces (names, units, limits, constants and statistics), control rate.
         counts: how much there is, e.g. episodes, steps, discarded; or pictures.
+        shards: samples by shard; needed where the data set is read from elsewhere.
         questions: type -> how many.
         conventions: whatever units and names do not say, e.g. {"pictures": "upright RGB"}.
         wordings: templates of the instructions or questions.
@@ -35,6 +36,7 @@ class DatasetCard:
     embodiment: str
     spec: Embodiment
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    shards: dict[str, int] = dataclasses.field(default_factory=dict)
     questions: dict[str, int] = dataclasses.field(default_factory=dict)
     conventions: dict[str, str] = dataclasses.field(default_factory=dict)
     wordings: list[str] = dataclasses.field(default_factory=list)
@@ -80,7 +82,7 @@ class DatasetCard:
             raise UserError(f"missing keys: {', '.join(missing)}", where)
         if data["kind"] not in ("robot", "questions"):
             raise UserError(f"kind is {data['kind']!r}", where, "robot or questions")
-        for name, kind in (("counts", dict), ("questions", dict), ("conventions", dict), ("generator", dict), ("wordings", list)):
+        for name, kind in (("counts", dict), ("shards", dict), ("questions", dict), ("conventions", dict), ("generator", dict), ("wordings", list)):
             if not isinstance(data.get(name, kind()), kind):
                 raise UserError(f"{name} is a {type(data[name]).__name__}", where, f"it must be a {kind.__name__}")
         contract = PolicyContract.from_dict({"schema": SCHEMA, "embodiments": {data["embodiment"]: data["spec"]}}, where)

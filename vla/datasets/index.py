@@ -2,60 +2,108 @@
 
 from __future__ import annotations
 
-import bisect
-import json
+import functools
+import hashlib
 import os
 import tarfile
+import zipfile
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from vla.datasets.remote import RemoteFolder
 from vla.datasets.shards import PATTERN
 from vla.errors import UserError
 
-VERSION = 1
-# Key, and extension, offset and size of each member.
-Record = tuple[str, list[tuple[str, int, int]]]
+VERSION = 2
+OPEN_FILES = 128
+"""Shards that a process keeps open."""
+FETCHED_OPEN = 16
+"""The same of shards that were fetched."""
+Columns = dict[str, np.ndarray]
 
 
 class ShardIndex:
     """The samples of a folder of shards, in order, each read with `pread`.
 
     What was found of `shard-000000.tar` is kept in `shard-000000.idx` as long as the shard's size and time stay. Safe to hand to
-    worker processes, forked or spawned: file descriptors are opened where they are used.
+    worker processes, forked or spawned: file descriptors are opened where they are used. A shard that is elsewhere is fetched when
+    one of its samples is read, or when nothing else says how many there are.
 
     Args:
-        folder: holds `shard-*.tar`.
+        folder: holds `shard-*.tar`, or says where they are.
+        counts: for a folder that is elsewhere, its shards and how many samples each has; None where only the shard knows.
 
     Raises:
         UserError: there are no shards; one is cut off or damaged (names it and its last whole sample); a key occurs twice.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        self._paths = sorted(self.folder.glob(PATTERN))
-        if not self._paths:
+    def __init__(self, folder: str | Path | RemoteFolder, counts: Mapping[str, int | None] | None = None):
+        self.remote = folder if isinstance(folder, RemoteFolder) else None
+        self.folder = folder.cache if isinstance(folder, RemoteFolder) else Path(folder)
+        self._names = sorted(counts or {}) if self.remote else sorted(p.name for p in self.folder.glob(PATTERN))
+        if not self._names:
             raise UserError("no shards (shard-*.tar)", str(self.folder), "give the folder that `vla collect` wrote")
-        self._starts: list[int] = []
-        self._records: list[Record] = []
-        for path in self._paths:
-            self._starts.append(len(self._records))
-            self._records += _load_or_scan(path)
-        self.keys: list[str] = [record[0] for record in self._records]
-        key, times = Counter(self.keys).most_common(1)[0] if self.keys else ("", 0)
-        if times > 1:
-            raise UserError(f"the key {key!r} occurs {times} times", str(self.folder), "a data set's keys are its samples' names")
+        self._counts = dict(counts or {})
+        self._tables: dict[int, Columns] = {}
         self._files: dict[int, Any] = {}
+        if self.remote:
+            self._stamp = _digest(list(self._counts.items()))
+        else:
+            stamps = [_stamp(self.folder / name) for name in self._names]
+            self._stamp = _digest(list(zip(self._names, stamps, strict=True)))
+            self._check_keys()
+
+    def _check_keys(self) -> None:
+        every = [key for shard in range(len(self._names)) for key in self._table(shard)["keys"].tolist()]
+        if len(set(every)) < len(every):
+            key, times = Counter(every).most_common(1)[0]
+            raise UserError(
+                f"the key {key.decode()!r} occurs {times} times", str(self.folder), "a data set's keys are its samples' names"
+            )
 
     def __len__(self) -> int:
-        return len(self._records)
+        return int(self.shards[-1])
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_files": {}}
+        # What was fetched is read where it is.
+        return {**self.__dict__, "_files": {}} | ({"_tables": {}} if self.remote else {})
+
+    @property
+    def keys(self) -> list[str]:
+        """The samples' names, in order."""
+        return [key.decode() for shard in range(len(self._names)) for key in self._table(shard)["keys"].tolist()]
+
+    @functools.cached_property
+    def shards(self) -> np.ndarray:
+        """[S + 1] the first sample of each shard, and their number."""
+        return np.cumsum([0, *(self.samples(shard) for shard in range(len(self._names)))])
+
+    @property
+    def count(self) -> int:
+        """The number of shards."""
+        return len(self._names)
+
+    def samples(self, shard: int) -> int:
+        """How many samples a shard has. What was found of a fetched shard outlives it."""
+        count = self._counts.get(self._names[shard])
+        if count is None:
+            kept = (self.folder / self._names[shard]).with_suffix(".idx")
+            table = (_read(kept) if self.remote else None) or self._table(shard)
+            count = self._counts[self._names[shard]] = len(table["keys"])
+        return count
 
     def where(self, i: int, member: str = "") -> str:
         """Names sample i (and one of its members) for a message: shard, key."""
-        return f"{self._paths[self._shard(i)]}, {self.keys[i]}{'.' if member else ''}{member}"
+        return self.where_at(*self._place(i), member)
+
+    def where_at(self, shard: int, row: int, member: str = "") -> str:
+        """As `where`, of a shard's sample."""
+        key = self._table(shard)["keys"][row].decode()
+        return f"{self.folder / self._names[shard]}, {key}{'.' if member else ''}{member}"
 
     def read(self, i: int, only: tuple[str, ...] = ()) -> dict[str, bytes]:
         """Members of sample i by extension; of those named in `only`, if any are.
@@ -63,51 +111,119 @@ class ShardIndex:
         Raises:
             UserError: the sample has no such member, or the shard is shorter than when it was indexed.
         """
-        members = {extension: (offset, size) for extension, offset, size in self._records[i][1]}
-        missing = [m for m in only if m not in members]
+        return self.read_at(*self._place(i), only)
+
+    def read_at(self, shard: int, row: int, only: tuple[str, ...] = ()) -> dict[str, bytes]:
+        """As `read`, of a shard's sample."""
+        table = self._table(shard)
+        if row >= len(table["keys"]):
+            raise UserError(
+                f"it has {len(table['keys'])} samples, not the {self.samples(shard)} it had", str(self.folder / self._names[shard])
+            )
+        low, high = table["first"][row], table["first"][row + 1]
+        names = table["extensions"]
+        rows = {str(names[e]): low + k for k, e in enumerate(table["extension"][low:high].tolist())}
+        missing = [m for m in only if m not in rows]
         if missing:
-            raise UserError(f"it has no {', '.join(missing)}, only {', '.join(members)}", self.where(i))
-        shard = self._shard(i)
-        if shard not in self._files:
-            self._files[shard] = self._paths[shard].open("rb", buffering=0)
-        handle = self._files[shard].fileno()
+            raise UserError(f"it has no {', '.join(missing)}, only {', '.join(rows)}", self.where_at(shard, row))
+        handle = self._open(shard)
         found = {}
-        for extension in only or members:
-            offset, size = members[extension]
-            found[extension] = os.pread(handle, size, offset)
+        for extension in only or rows:
+            size = int(table["size"][rows[extension]])
+            found[extension] = os.pread(handle, size, int(table["offset"][rows[extension]]))
             if len(found[extension]) != size:
-                raise UserError("the shard is shorter than when it was indexed", self.where(i, extension), "write it again")
+                raise UserError("the shard is shorter than when it was indexed", self.where_at(shard, row, extension), "write it again")
         return found
 
-    def _shard(self, i: int) -> int:
-        return bisect.bisect_right(self._starts, i) - 1
+    def columns(self, name: str, build: Callable[[], Columns]) -> Columns:
+        """What `build` finds in all samples, kept as `NAME.columns` beside the shards as long as none of them changes."""
+        return _cached(self.folder / f"{name}.columns", self._stamp, build)
+
+    def _place(self, i: int) -> tuple[int, int]:
+        """The shard of sample i, and its place there."""
+        shard = int(np.searchsorted(self.shards, i, side="right")) - 1
+        return shard, i - int(self.shards[shard])
+
+    def _table(self, shard: int) -> Columns:
+        table = self._tables.get(shard)
+        if table is None:
+            if self.remote and len(self._tables) >= FETCHED_OPEN:
+                self._tables.pop(next(iter(self._tables)))
+            table = self._tables[shard] = self._again(self._index, shard)
+        return table
+
+    def _index(self, shard: int) -> Columns:
+        path = self._path(shard)
+        # A fetched file's time says when it was last used.
+        stamp = f"{VERSION} {path.stat().st_size}" if self.remote else _stamp(path)
+        try:
+            return _cached(path.with_suffix(".idx"), stamp, lambda: _scan(path))
+        except UserError:
+            if self.remote:
+                path.unlink(missing_ok=True)
+            raise
+
+    def _again(self, what: Callable[[int], Any], shard: int) -> Any:
+        """Does it once more where another process made room just now."""
+        try:
+            return what(shard)
+        except FileNotFoundError:
+            if not self.remote:
+                raise
+            return what(shard)
+
+    def _path(self, shard: int) -> Path:
+        name = self._names[shard]
+        return self.remote.path(name) if self.remote else self.folder / name
+
+    def _open(self, shard: int) -> int:
+        file = self._files.get(shard)
+        if file is None:
+            # An open file takes room even where it was removed.
+            if len(self._files) >= (FETCHED_OPEN if self.remote else OPEN_FILES):
+                self._files.pop(next(iter(self._files))).close()
+            file = self._files[shard] = self._again(lambda k: self._path(k).open("rb", buffering=0), shard)
+        return file.fileno()
 
 
-def _load_or_scan(path: Path) -> list[Record]:
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> str:
     status = path.stat()
-    stamp = {"version": VERSION, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    cache = path.with_suffix(".idx")
+    return f"{VERSION} {status.st_size} {status.st_mtime_ns}"
+
+
+def _read(path: Path) -> Columns | None:
+    """What was kept in a file; None where there is none, or it is not one of ours: the shards themselves say everything."""
     try:
-        kept = json.loads(cache.read_bytes())
-        if {name: kept[name] for name in stamp} == stamp:
-            return kept["records"]
-    except (OSError, ValueError, KeyError, TypeError):
-        # No cache, or not one of ours: the shard itself says everything.
-        pass
-    records = _scan(path)
-    temporary = cache.with_name(f"{cache.name}.{os.getpid()}.tmp")
+        with np.load(path, allow_pickle=False) as kept:
+            return {name: kept[name] for name in kept.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _cached(path: Path, stamp: str, build: Callable[[], Columns]) -> Columns:
+    """Arrays kept in a file under a stamp; built again where the file is missing, damaged or of another stamp."""
+    kept = _read(path)
+    if kept and str(kept.pop("stamp", "")) == stamp:
+        return kept
+    columns = build()
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps({**stamp, "records": records}, separators=(",", ":")))
-        os.replace(temporary, cache)
+        with temporary.open("wb") as file:
+            np.savez(file, stamp=np.array(stamp), **columns)  # type: ignore[arg-type]
+        os.replace(temporary, path)
     except OSError:
         # A folder that cannot be written to is read without a cache.
         temporary.unlink(missing_ok=True)
-    return records
+    return columns
 
 
-def _scan(path: Path) -> list[Record]:
+def _scan(path: Path) -> Columns:
     """Reads the headers of a tar file; consecutive members whose names are equal up to the first dot are one record."""
-    records: list[Record] = []
+    records: list[tuple[str, list[tuple[str, int, int]]]] = []
 
     def damaged(why: str) -> UserError:
         # A cut between two members of a sample leaves a sample with fewer extensions than the first one has.
@@ -123,6 +239,8 @@ def _scan(path: Path) -> list[Record]:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             size = path.stat().st_size
             for entry in tar:
+                # tarfile keeps every header it has read.
+                tar.members.clear()  # type: ignore[attr-defined]
                 if not entry.isfile():
                     continue
                 if entry.offset_data + entry.size > size:
@@ -143,4 +261,13 @@ def _scan(path: Path) -> list[Record]:
                 raise damaged("the end mark is missing")
     except tarfile.TarError as error:
         raise damaged(str(error)) from error
-    return records
+    members = [member for _, found in records for member in found]
+    extensions, extension = np.unique(np.array([m[0] for m in members], np.str_), return_inverse=True)
+    return {
+        "keys": np.array([key.encode() for key, _ in records], np.bytes_),
+        "first": np.cumsum([0, *(len(found) for _, found in records)]),
+        "extensions": extensions,
+        "extension": extension.astype(np.int16),
+        "offset": np.array([m[1] for m in members], np.int64),
+        "size": np.array([m[2] for m in members], np.int64),
+    }

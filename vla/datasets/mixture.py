@@ -7,8 +7,8 @@ these, rank r of W takes rows r, r + W, r + 2W … A run resumes by going on wit
 from __future__ import annotations
 
 import dataclasses
-import functools
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,36 @@ from vla.datasets.sources import Source
 from vla.errors import UserError
 
 PERIOD = 1024
+ROBOT_SHARES = {"rt2-pali-x": 0.5, "rt2-palm-e": 0.66}
+"""RT-2's shares of robot samples in co-fine-tuning (Brohan et al. 2023, appendix B)."""
+
+
+def weigh(sources: Mapping[str, Source], robot_share: float | str | None = None, temperature: float = 1.0) -> dict[str, float]:
+    """Sampling weights of sources: each to the power of 1 / temperature (above 1 evens them out), then robots against questions.
+
+    Args:
+        sources: by name.
+        robot_share: what all robot sources together have of the samples, or a key of ROBOT_SHARES; the weights then only say how
+            robot sources share it, and question sources the rest. None: the weights say everything.
+        temperature: above 0.
+
+    Raises:
+        UserError: a share outside 0 to 1 or of no kind there is, or a temperature of 0 or less.
+    """
+    if not temperature > 0:
+        raise UserError(f"temperature {temperature}", "mixture", "give one above 0; 1 leaves the weights as they are")
+    share = ROBOT_SHARES.get(robot_share) if isinstance(robot_share, str) else robot_share
+    weights = {name: source.weight ** (1 / temperature) if source.weight > 0 else source.weight for name, source in sources.items()}
+    if robot_share is None:
+        return weights
+    if share is None or not 0 <= share <= 1:
+        raise UserError(f"robot_share {robot_share!r}", "mixture", f"a share from 0 to 1, or one of {', '.join(ROBOT_SHARES)}")
+    parts = {"robot": share, "questions": 1 - share}
+    totals = {kind: sum(w for name, w in weights.items() if sources[name].kind == kind) for kind in parts}
+    absent = [kind for kind, part in parts.items() if part and not totals[kind]]
+    if absent:
+        raise UserError(f"robot_share {robot_share} but no source of kind {absent[0]}", "mixture", "add one or leave the share out")
+    return {name: parts[sources[name].kind] * w / (totals[sources[name].kind] or 1) for name, w in weights.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,19 +71,24 @@ class Mixture:
         sources: by name; weights are theirs.
         seed: not negative.
         epoch_length: samples that `len` reports, for progress and schedules; t may go on beyond.
+        weights: by name, in place of the sources' own (see `weigh`).
 
     Raises:
         UserError: no sources, a negative weight or seed, or a weight too small to have a slot.
     """
 
-    def __init__(self, sources: dict[str, Source], seed: int = 0, epoch_length: int = 10_000):
+    def __init__(self, sources: dict[str, Source], seed: int = 0, epoch_length: int = 10_000, weights: dict[str, float] | None = None):
         if seed < 0 or epoch_length < 1:
             raise UserError(
                 f"seed {seed}, epoch length {epoch_length}", "mixture", "a seed of at least 0, a length of at least 1"
             )
         self.sources, self.seed, self.epoch_length = sources, seed, epoch_length
         self._names = list(sources)
-        self._counts = _slots({name: source.weight for name, source in sources.items()})
+        # The name, not its place: adding a source does not change the order of the others.
+        self._orders = {name: source.order((seed, zlib.crc32(name.encode()))) for name, source in sources.items()}
+        leading = {name: source for name, source in sources.items() if source.lead}
+        self._leads = {name: source.order((seed, zlib.crc32(f"{name} leading".encode()))) for name, source in leading.items()}
+        self._counts = _slots(weights or {name: source.weight for name, source in sources.items()})
         pattern = np.repeat(np.arange(len(sources)), self._counts)
         self._pattern = np.random.default_rng(seed).permutation(pattern)
         # How many of the same source stand before each slot of the pattern.
@@ -68,23 +103,18 @@ class Mixture:
     def __getitem__(self, t: int) -> tuple[str, Any]:
         return self.sample(t)
 
-    def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_permutation"}
-
     def draw(self, t: int) -> tuple[str, int, int]:
-        """Which sample t is: source, its epoch, and the sample's place in the source. Reads nothing."""
+        """Which sample t is: source, its epoch, and the sample's place in the source."""
         if t < 0:
             raise IndexError(f"sample {t}")
         for name, source in self.sources.items():
             if t < source.lead:
-                epoch, place = divmod(t, len(source))
-                return name, epoch, int(self._permutation(f"{name} leading", epoch)[place])
+                return name, *self._leads[name].at(t)
             t -= source.lead
         period, slot = divmod(t, PERIOD)
         source = int(self._pattern[slot])
         name = self._names[source]
-        epoch, place = divmod(int(period * self._counts[source] + self._before[slot]), len(self.sources[name]))
-        return name, epoch, int(self._permutation(name, epoch)[place])
+        return name, *self._orders[name].at(int(period * self._counts[source] + self._before[slot]))
 
     def sample(self, t: int) -> tuple[str, Any]:
         """(source name, item) of sample t."""
@@ -101,20 +131,9 @@ class Mixture:
         periods, rest = divmod(t, PERIOD)
         counts = np.array(leads) + periods * self._counts + np.bincount(self._pattern[:rest], minlength=len(self._names))
         return {
-            name: Share(int(count) / max(first, 1), int(count), int(count) / len(self.sources[name]))
+            name: Share(int(count) / max(first, 1), int(count), self._orders[name].epochs(int(count)))
             for name, count in zip(self._names, counts, strict=True)
         }
-
-    @functools.cached_property
-    def _permutation(self):
-        # Loader workers run ahead of one another, so a source may be in two epochs at once.
-        @functools.lru_cache(maxsize=2 * len(self._names))
-        def permutation(name: str, epoch: int) -> np.ndarray:
-            # The name, not its place: adding a source does not change the order of the others.
-            rng = np.random.default_rng((self.seed, zlib.crc32(name.encode()), epoch))
-            return rng.permutation(len(self.sources[name.removesuffix(" leading")]))
-
-        return permutation
 
 
 def _slots(weights: dict[str, float]) -> np.ndarray:

@@ -5,11 +5,13 @@ Torch is imported (by webdataset) only when a writer is opened: simulation worke
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -39,9 +41,25 @@ def decode_jpeg(data: bytes, where: str) -> np.ndarray:
 def decode_array(data: bytes, where: str) -> np.ndarray:
     """NumPy's .npy format -> array, never unpickling; UserError naming `where` if it is damaged."""
     try:
+        # 10 bytes, of which the last two say how long the header is; format 1.0 is what arrays of plain types have.
+        if data[:8] == b"\x93NUMPY\x01\x00":
+            start = 10 + int.from_bytes(data[8:10], "little")
+            dtype, shape, order = _array_header(data[:start])
+            return np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape, order=order).copy()
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError) as error:
         raise UserError(f"not an array: {error}", where, "write the shard again") from error
+
+
+@functools.lru_cache(256)
+def _array_header(header: bytes) -> tuple[np.dtype, tuple[int, ...], Literal["C", "F"]]:
+    """What a header says; the same one stands before all arrays of a shape, and numpy takes long to read it."""
+    file = io.BytesIO(header)
+    np.lib.format.read_magic(file)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    return dtype, shape, "F" if fortran else "C"
 
 
 def decode_json(data: bytes, where: str) -> dict[str, Any]:
@@ -86,7 +104,7 @@ class ShardWriter:
     def __init__(self, folder: str | Path, per_shard: int = 2000, overwrite: bool = False):
         self.folder, self.per_shard, self.overwrite = Path(folder), per_shard, overwrite
         self.count = 0
-        self.shards: list[Path] = []
+        self.shards: dict[str, int] = {}
         self._keys: set[str] = set()
         self._file = self._tar = None
 
@@ -95,7 +113,7 @@ class ShardWriter:
         old = sorted(self.folder.glob(PATTERN))
         if old and not self.overwrite:
             raise UserError(f"the folder already holds {len(old)} shards", str(self.folder), "choose another or overwrite it")
-        for path in [*old, *self.folder.glob("shard-*.idx"), *self.folder.glob("shard-*.tmp")]:
+        for path in [*old, *self.folder.glob("shard-*.idx"), *self.folder.glob("shard-*.tmp"), *self.folder.glob("*.columns")]:
             path.unlink()
         return self
 
@@ -142,5 +160,5 @@ class ShardWriter:
         self._file.close()
         path = self._path
         os.replace(path.with_suffix(".tmp"), path)
-        self.shards.append(path)
+        self.shards[path.name] = self.count - sum(self.shards.values())
         self._file = self._tar = None

@@ -1,90 +1,74 @@
-"""Sources: what one draw from a data set is. Chunks are assembled when read, from the following steps of the episode."""
+"""Sources: what one draw from a data set is, which of its samples are drawn, and in which order."""
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
-from vla.datasets.card import DatasetCard
+from vla.datasets.card import FILE, DatasetCard
 from vla.datasets.index import ShardIndex
-from vla.datasets.pictures import Pictures
-from vla.datasets.shards import decode_json
-from vla.datasets.steps import Steps, read_steps
+from vla.datasets.items import Images
+from vla.datasets.remote import RemoteFolder, is_remote
 from vla.errors import UserError
 from vla.transforms import Augmentation, Point
 
-Images = dict[str, np.ndarray]
+Split = Literal["train", "val", "all"]
+OPENED = ("index", "_rows", "_pictures", "_table", "_ends", "_asked")
 T = TypeVar("T")
 
 
-@dataclasses.dataclass
-class RobotItem:
-    """One step of an episode and the K actions from there on.
+class Order(Protocol):
+    """In which an endless run takes a source's samples; the same for the same seed, wherever one begins."""
 
-    Attributes:
-        images: camera name -> upright RGB, uint8 [H, W, 3].
-        state: float32 [S].
-        actions: float32 [K, A], in the card's units; past the end of the episode the last one is repeated.
-        mask: bool [K], False past the end.
-        terminate: bool [K], True where the task is done.
-        point: where the named object is in the first camera's picture, or None.
-        reach: how far it is from the gripper and how far to turn: four integers of 256 even steps, or None.
-    """
+    def at(self, n: int) -> tuple[int, int]:
+        """The n-th draw: its epoch, and the sample, as `Source.item` takes it."""
+        ...
 
-    images: Images
-    state: np.ndarray
-    actions: np.ndarray
-    mask: np.ndarray
-    terminate: np.ndarray
-    instruction: str
-    target: str
-    point: Point | None
-    reach: tuple[int, ...] | None
-    episode: int
-    step: int
-    embodiment: str
+    def epochs(self, n: int) -> float:
+        """How often n draws go through the source."""
+        ...
 
 
-@dataclasses.dataclass
-class Question:
-    """A question on a picture.
+class Shuffled:
+    """Every sample once in each epoch, in an order of its own."""
 
-    Attributes:
-        text: the question.
-        answer: what is to be written, in order: words, points of the first camera's picture, and integers as actions have them.
-        type: of the question, by which accuracies are told apart.
-    """
+    def __init__(self, source: Source, seed: tuple[int, ...]):
+        self.source, self.seed = source, seed
 
-    text: str
-    answer: list[str | int | Point]
-    type: str
+    def at(self, n: int) -> tuple[int, int]:
+        if not len(self.source):
+            raise UserError("no sample is left to draw", str(self.source.folder), "look at its split, types and max_samples")
+        epoch, place = divmod(n, len(self.source))
+        return epoch, int(self._permutation(epoch)[place])
 
-    @property
-    def point(self) -> Point | None:
-        """The place that is asked for, if the answer is one."""
-        return self.answer[0] if len(self.answer) == 1 and isinstance(self.answer[0], tuple) else None
+    def epochs(self, n: int) -> float:
+        return n / len(self.source)
 
+    def __getstate__(self) -> dict:
+        return {"source": self.source, "seed": self.seed}
 
-@dataclasses.dataclass
-class QuestionItem:
-    """Pictures and questions on them."""
-
-    images: Images
-    questions: list[Question]
+    @functools.cached_property
+    def _permutation(self):
+        # Loader workers run ahead of one another, so a source may be in two epochs at once.
+        return functools.lru_cache(2)(lambda epoch: self.source.permutation(np.random.default_rng((*self.seed, epoch))))
 
 
 class Source(Generic[T]):
     """A data set as a mixture draws from it. Making one touches no file; it is opened at its first use.
 
     Args:
-        folder: holds `card.yaml` and `shard-*.tar`.
+        folder: holds `card.yaml` and `shard-*.tar`; or an address where they are (https://…, s3://…, pipe:ssh host cat /data/{}).
         weight: share of the draws, relative to the other sources of a mixture.
         lead: so many first samples of a run are of this source alone: what is easy, before what needs it.
+        max_samples: only so many first samples of the split are used; 0 is all.
+        fetched: local folder for shards that are elsewhere; "" is one under ~/.cache/vla.
+        fetched_gib: what they may take there.
+        together: of shards that are fetched, how many are drawn from at a time.
         loss_weight: what the loss of its tokens is multiplied by.
         split: "val" is the last `holdout` share (at least one), "train" the rest, "all" both.
         holdout: share of the episodes, or pictures, that is kept back.
@@ -99,21 +83,47 @@ class Source(Generic[T]):
         folder: str | Path,
         weight: float = 1.0,
         loss_weight: float = 1.0,
-        split: Literal["train", "val", "all"] = "all",
+        split: Split = "all",
         holdout: float = 0.1,
         cache: bool = False,
         augment: Sequence[Augmentation] = (),
         lead: int = 0,
+        max_samples: int = 0,
+        fetched: str = "",
+        fetched_gib: float = 20.0,
+        together: int = 8,
     ):
+        if together < 1:
+            raise UserError(f"together {together}", str(folder), "draw from at least 1 shard at a time")
+        if min(lead, max_samples) < 0:
+            raise UserError(f"lead {lead}, max_samples {max_samples}", str(folder), "give numbers of samples")
         if split not in ("train", "val", "all") or not 0 < holdout < 1:
             raise UserError(f"split {split!r}, holdout {holdout}", str(folder), "train, val or all; a share between 0 and 1")
-        self.folder, self.weight, self.loss_weight = Path(folder), weight, loss_weight
-        self.split, self.holdout, self.cache, self.augment, self.lead = split, holdout, cache, list(augment), lead
+        self.folder = folder if is_remote(folder) else Path(folder)
+        self.weight, self.loss_weight = weight, loss_weight
+        self.fetched, self.fetched_bytes = fetched, round(fetched_gib * 2**30)
+        self.remote = RemoteFolder(str(folder), fetched, self.fetched_bytes) if is_remote(folder) else None
+        self.split, self.holdout, self.cache, self.augment = split, holdout, cache, list(augment)
+        self.lead, self.max_samples, self.together = lead, max_samples, together
 
     def __getstate__(self) -> dict:
         # A spawned worker opens the data set itself: cheaper than sending it the pictures.
-        opened = ("card", "index", "_rows", "_pictures", "_table")
-        return {name: value for name, value in self.__dict__.items() if name not in opened}
+        return {name: value for name, value in self.__dict__.items() if name not in (*OPENED, "card")}
+
+    def settings(self) -> dict[str, Any]:
+        """All that says which samples there are and how they are drawn; not where they are."""
+        elsewhere = ("folder", "remote", "fetched", "fetched_bytes", "cache", "urls", "loss_weight", "chunk", "history", "spacing")
+        return {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in (*elsewhere, *OPENED, "card")}
+
+    def restricted(self, split: Split) -> Self:
+        """The same source with another split, opened anew; what is not trained on is neither augmented nor kept in memory."""
+        other = copy.copy(self)
+        other.split = split
+        for name in ("_rows", "_pictures", "_ends", "_asked"):
+            other.__dict__.pop(name, None)
+        if split != "train":
+            other.augment, other.cache = [], False
+        return other
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -125,7 +135,9 @@ class Source(Generic[T]):
     @functools.cached_property
     def card(self) -> DatasetCard:
         """The data set's card; UserError where it is of another kind of data."""
-        card = DatasetCard.load(self.folder)
+        if self.remote:
+            self.remote.path(FILE, fresh=True)
+        card = DatasetCard.load(self.remote.cache if self.remote else self.folder)
         if card.kind != self.kind:
             raise UserError(f"a {card.kind} data set, not {self.kind}", str(self.folder), "use RobotSource or QuestionSource")
         return card
@@ -133,165 +145,47 @@ class Source(Generic[T]):
     @functools.cached_property
     def index(self) -> ShardIndex:
         # The card first: its message about a wrong folder or kind is the clearer one.
-        _ = self.card
-        return ShardIndex(self.folder)
+        card = self.card
+        if self.remote and not card.shards:
+            raise UserError("the card does not say which shards there are", str(self.folder), "add `shards: {NAME: SAMPLES}`")
+        return ShardIndex(self.remote or self.folder, card.shards)
+
+    def order(self, seed: tuple[int, ...]) -> Order:
+        """In which an endless run takes the samples: all of them, shuffled anew for each epoch."""
+        return Shuffled(self, seed)
+
+    def permutation(self, rng: np.random.Generator) -> np.ndarray:
+        """An epoch's order: any; of shards that are fetched, a few at a time."""
+        if not self.remote:
+            return rng.permutation(len(self))
+        index, shards = self.index, len(self.index.shards) - 1
+        rank = np.empty(shards, np.int64)
+        rank[rng.permutation(shards)] = np.arange(shards) // self.together
+        of = np.searchsorted(index.shards, self._records, side="right") - 1
+        return np.lexsort((rng.permutation(len(self)), rank[of]))
 
     @property
+    def _records(self) -> np.ndarray:
+        """The place in the index of each row."""
+        raise NotImplementedError
+
+    @functools.cached_property
     def _rows(self) -> np.ndarray:
-        """Which rows of the data set are in the split."""
+        """Which rows of the data set are in the split, as often as they are in an epoch."""
+        rows = self._all_rows()
+        return rows[: self.max_samples] if self.max_samples else rows
+
+    def _all_rows(self) -> np.ndarray:
         raise NotImplementedError
 
     def _part(self, count: int) -> slice:
         """Which of `count` episodes or pictures are in the split."""
         middle = count - max(round(count * self.holdout), 1)
         if self.split != "all" and middle < 1:
-            raise UserError(f"{count} episodes or pictures are too few to hold some back", str(self.folder), "use split: all")
+            raise UserError(f"{count} episodes or pictures are too few to hold some back", str(self.folder), "add data")
         return {"train": slice(0, middle), "val": slice(middle, count), "all": slice(0, count)}[self.split]
 
     def _change(self, images: Images, points: list[Point], rng: np.random.Generator) -> tuple[Images, list[Point]]:
         for augment in self.augment:
             images, points = augment(images, points, rng)
         return images, points
-
-
-class RobotSource(Source[RobotItem]):
-    """Robot episodes: one sample per step, with the actions from there on. Splits are by episode.
-
-    Args:
-        chunk: K, the actions per sample; None: to be set before the first draw, to the contract's.
-    """
-
-    kind = "robot"
-
-    def __init__(self, folder: str | Path, weight: float = 1.0, loss_weight: float = 1.0, chunk: int | None = None, **kwargs):
-        super().__init__(folder, weight, loss_weight, **kwargs)
-        self.chunk = chunk
-
-    @functools.cached_property
-    def _table(self) -> Steps:
-        return read_steps(self.index, self.card.spec)
-
-    @functools.cached_property
-    def _rows(self) -> np.ndarray:
-        episodes = np.unique(self._table.episode)
-        return np.flatnonzero(np.isin(self._table.episode, episodes[self._part(len(episodes))]))
-
-    @functools.cached_property
-    def _pictures(self) -> Pictures:
-        return Pictures(self.index, self.card.spec.cameras, self._table.record[self._rows] if self.cache else ())
-
-    @property
-    def actions(self) -> np.ndarray:
-        """All actions of the split, float32 [N, A]."""
-        return self._table.action[self._rows]
-
-    @property
-    def states(self) -> np.ndarray:
-        """All states of the split, float32 [N, S]."""
-        return self._table.state[self._rows]
-
-    def item(self, i: int, rng: np.random.Generator) -> RobotItem:
-        if not self.chunk or self.chunk < 1:
-            raise UserError(f"the chunk length is {self.chunk}", str(self.folder), "set `chunk` to the contract's")
-        table, row = self._table, self._rows[i]
-        ahead = row + np.arange(self.chunk)
-        inside = np.minimum(ahead, table.end[row] - 1)
-        said = table.said[row]
-        images, points = self._change(self._pictures(int(table.record[row])), [said.point] if said.point else [], rng)
-        return RobotItem(
-            images=images,
-            state=table.state[row],
-            actions=table.action[inside],
-            mask=ahead < table.end[row],
-            terminate=table.terminate[inside],
-            instruction=said.instruction,
-            target=said.target,
-            point=points[0] if points else None,
-            reach=said.reach,
-            episode=int(table.episode[row]),
-            step=int(table.step[row]),
-            embodiment=said.embodiment,
-        )
-
-
-class QuestionSource(Source[QuestionItem]):
-    """Pictures with questions: one sample per picture, some of its questions drawn each time. Splits are by picture.
-
-    A picture without questions is no sample.
-
-    Args:
-        types: question type -> how often it is drawn, relative to the others; those not named count 1.
-        asked: how many questions of a picture are drawn, all different (fewer where it has fewer): the pictures pass through the
-            model once for all of them.
-    """
-
-    kind = "questions"
-
-    def __init__(
-        self,
-        folder: str | Path,
-        weight: float = 1.0,
-        loss_weight: float = 1.0,
-        types: dict[str, float] | None = None,
-        asked: int = 1,
-        **kwargs,
-    ):
-        super().__init__(folder, weight, loss_weight, **kwargs)
-        if asked < 1:
-            raise UserError(f"{asked} questions asked of a picture", str(folder), "ask at least 1")
-        self.types, self.asked = types or {}, asked
-
-    @functools.cached_property
-    def _table(self) -> list[list[dict]]:
-        return [_read_questions(self.index, record) for record in range(len(self.index))]
-
-    @functools.cached_property
-    def _rows(self) -> np.ndarray:
-        # The split comes first: it must not depend on which types are drawn.
-        asked = np.flatnonzero([bool(questions) for questions in self._table])
-        part = asked[self._part(len(asked))]
-        return np.array([i for i in part if any(self.types.get(q["type"], 1) > 0 for q in self._table[i])], np.int64)
-
-    @functools.cached_property
-    def _pictures(self) -> Pictures:
-        return Pictures(self.index, self.card.spec.cameras, self._rows.tolist() if self.cache else ())
-
-    def questions(self, i: int) -> list[dict]:
-        """All questions on picture i of the split: {"type", "question", "answer"}."""
-        return self._table[self._rows[i]]
-
-    def item(self, i: int, rng: np.random.Generator, which: int | None = None) -> QuestionItem:
-        """Picture i of the split with the drawn questions, or with question `which` of `questions(i)` alone."""
-        known = self.questions(i)
-        if which is None:
-            weights = np.array([self.types.get(q["type"], 1.0) for q in known], np.float64)
-            count = min(self.asked, int((weights > 0).sum()))
-            chosen = [known[k] for k in rng.choice(len(known), count, replace=False, p=weights / weights.sum())]
-        else:
-            chosen = [known[which]]
-        answers = [q["answer"] if isinstance(q["answer"], list) else [q["answer"]] for q in chosen]
-        places = [tuple(part) for parts in answers for part in parts if isinstance(part, list)]
-        images, moved = self._change(self._pictures(int(self._rows[i])), places, rng)
-        points = iter(moved)
-        said = [[next(points) if isinstance(part, list) else part for part in parts] for parts in answers]
-        return QuestionItem(images, [Question(q["question"], a, q["type"]) for q, a in zip(chosen, said, strict=True)])
-
-
-def _read_questions(index: ShardIndex, record: int) -> list[dict]:
-    where = index.where(record, "json")
-    questions = decode_json(index.read(record, ("json",))["json"], where).get("questions")
-    if not isinstance(questions, list):
-        raise UserError("it holds no list of questions", where)
-    for q in questions:
-        complete = isinstance(q, dict) and isinstance(q.get("type"), str) and isinstance(q.get("question"), str)
-        if not complete or not _is_answer(q.get("answer")):
-            raise UserError(f"not a question: {q}", where, "it has type, question and answer: a word, or a list of words, points and integers")
-    return questions
-
-
-def _is_answer(value: object) -> bool:
-    def is_part(part: object) -> bool:
-        place = isinstance(part, list) and len(part) == 2 and all(isinstance(c, int | float) for c in part)
-        return isinstance(part, str | int) or place
-
-    return isinstance(value, str) or (isinstance(value, list) and bool(value) and all(map(is_part, value)))

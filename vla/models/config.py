@@ -44,6 +44,7 @@ class TinyVLMConfig(PreTrainedConfig):
         image_size: side of the square pictures, in pixels.
         pools: one per camera: the map is averaged over pools x pools cells, so a camera has
             (image_size / stride / pool)^2 tokens.
+        history: pictures per camera.
         image_token_id: the placeholder in `input_ids`, once per image token.
         prefix: whether tokens of the prefix see the whole prefix or only what stands before them.
     """
@@ -57,6 +58,7 @@ class TinyVLMConfig(PreTrainedConfig):
     stride: int = 8
     image_size: int = 64
     pools: list = None  # type: ignore[assignment]  # None is [1, 2]
+    history: int = 1
     image_token_id: int = 3
     prefix: str = "bidirectional"
     tie_word_embeddings: bool = True
@@ -82,5 +84,5 @@ class TinyVLMConfig(PreTrainedConfig):
 
     @property
     def image_tokens(self) -> list[int]:
-        """Tokens per camera."""
+        """Tokens of a picture of each camera."""
         return [(self.image_size // self.stride // pool) ** 2 for pool in self.pools]

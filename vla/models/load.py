@@ -22,13 +22,14 @@ def tiny_folder() -> Path:
     return Path(str(resources.files("vla.models"))) / "pretrained" / "tiny"
 
 
-def load_vlm(name: str | Path, trust_remote_code: bool = False, **kwargs: Any) -> tuple[Any, Any]:
+def load_vlm(name: str | Path, trust_remote_code: bool = False, history: int = 0, **kwargs: Any) -> tuple[Any, Any]:
     """A vision-language model and its processor.
 
     Args:
         name: "tiny" (shipped with the package), a folder written by `save_pretrained`, or the name of a public model, which
             transformers downloads because the user named it.
         trust_remote_code: whether code that comes with the weights may run.
+        history: pictures per camera; 0 is as saved. What tells them apart is new where the model was saved with fewer.
         kwargs: to `from_pretrained` of the model (dtype, device_map, ...).
 
     Raises:
@@ -42,6 +43,8 @@ def load_vlm(name: str | Path, trust_remote_code: bool = False, **kwargs: Any) -
     folder = Path(where)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError("no model found", str(folder), "a model folder has config.json and *.safetensors")
+    if history:
+        kwargs["history"] = history
     try:
         model = AutoModelForImageTextToText.from_pretrained(
             where, trust_remote_code=trust_remote_code, use_safetensors=True, **kwargs
@@ -51,6 +54,8 @@ def load_vlm(name: str | Path, trust_remote_code: bool = False, **kwargs: Any) -
         raise UserError(
             f"cannot load the model: {error}", str(name), "name `tiny`, a model folder or a public image-text-to-text model"
         ) from error
+    if history:
+        processor.history = history
     return model.eval(), processor
 
 
@@ -81,4 +86,4 @@ def new_tiny(tokenizer: PreTrainedTokenizerBase, seed: int = 0, **config: Any) -
     for turn, tokens in enumerate((INTEGERS, LOCATIONS)):
         if all(token in known for token in tokens):
             ordinal_init(model, [known[token] for token in tokens], seed=seed + turn)
-    return model.eval(), TinyVLMProcessor(tokenizer, settings.image_size, settings.image_tokens)
+    return model.eval(), TinyVLMProcessor(tokenizer, settings.image_size, settings.image_tokens, settings.history)

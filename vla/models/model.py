@@ -27,13 +27,16 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     base_model_prefix = ""
     input_modalities = ["image", "text"]
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: TinyVLMConfig):
         super().__init__(config)
         self.vision = Vision(config)
         # timm's and torch's initialisation by fan-in is wanted there: 0.02 would drown the picture in its positions.
         for module in self.vision.modules():
-            module._is_hf_initialized = True  # type: ignore[assignment]
+            # The ages of pictures may be new where the rest is loaded.
+            if module is not self.vision.age:
+                module._is_hf_initialized = True  # type: ignore[assignment]
         self.language = AutoModel.from_config(config.text_config, attn_implementation=NAME)
         self.post_init()
 
@@ -116,7 +119,8 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: [B, L]; `<image>` once per image token.
-            pixel_values: [B, C, 3, H, W] in [-1, 1], cameras in the contract's order; None once the pictures are in the cache.
+            pixel_values: [B, T * C, 3, H, W] in [-1, 1], oldest first, cameras in the contract's order; None once they are in
+                the cache.
             attention_mask: [B, past + L], 0 is padding; None is no padding.
             prefix_mask: [B, past + L], 1 where a token belongs to the bidirectional prefix. None: all of a first call without
                 labels, what stands before the first label with them, nothing of what follows a cached prompt.

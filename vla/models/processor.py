@@ -20,37 +20,50 @@ class TinyVLMProcessor(ProcessorMixin):
         tokenizer: a fast tokenizer that has `<image>`.
         image_size: side of the model's square pictures, in pixels.
         image_tokens: how many tokens each camera's picture becomes.
+        history: pictures per camera, oldest first: all cameras' oldest, then the next …
     """
 
-    def __init__(self, tokenizer=None, image_size: int = 64, image_tokens: Sequence[int] = (64, 16), chat_template=None):
+    def __init__(
+        self, tokenizer=None, image_size: int = 64, image_tokens: Sequence[int] = (64, 16), history: int = 1, chat_template=None
+    ):
         super().__init__(tokenizer, chat_template=chat_template)
-        self.image_size, self.image_tokens = image_size, list(image_tokens)
+        self.image_size, self.image_tokens, self.history = image_size, list(image_tokens), history
 
     @property
     def image_token_id(self) -> int:
         return self.tokenizer.convert_tokens_to_ids("<image>")
 
-    def image_ids(self) -> list[int]:
-        """The placeholders of one sample's pictures: as many ids as they have tokens."""
-        return [self.image_token_id] * sum(self.image_tokens)
+    def image_ids(self) -> list[list[int]]:
+        """The placeholders of one sample's pictures: for each as many ids as it has tokens."""
+        return [[self.image_token_id] * count for count in self.image_tokens * self.history]
 
-    def pixels(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """One picture per camera, uint8 [H, W, 3] of any size -> float32 [C, 3, S, S] in [-1, 1]; no crop.
+    def pixels(self, samples: Sequence[Sequence[np.ndarray | None]]) -> torch.Tensor:
+        """Per sample one picture per camera and time, uint8 [H, W, 3] of any size -> float32 [B, C, 3, S, S] in [-1, 1]; no crop.
+
+        None is a picture that is not there: grey, and its tokens are to be masked.
 
         Raises:
-            UserError: another number of pictures than cameras, or not uint8 RGB.
+            UserError: another number of pictures than there are places, or not uint8 RGB.
         """
-        if len(images) != len(self.image_tokens):
-            raise UserError(f"{len(images)} pictures", "processor", f"give one per camera: {len(self.image_tokens)}")
-        return torch.stack([self._picture(np.asarray(image)) for image in images])
+        places = len(self.image_tokens) * self.history
+        wrong = next((len(images) for images in samples if len(images) != places), None)
+        if wrong is not None:
+            raise UserError(f"{wrong} pictures", "processor", f"give one per camera and time: {places}")
+        unseen = [image is None for images in samples for image in images]
+        blank = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+        frames = np.stack(
+            [blank if image is None else self._picture(np.asarray(image)) for images in samples for image in images]
+        )
+        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        pixels[torch.tensor(unseen)] = 0
+        return pixels.unflatten(0, (len(samples), places))
 
-    def _picture(self, image: np.ndarray) -> torch.Tensor:
+    def _picture(self, image: np.ndarray) -> np.ndarray:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise UserError(f"a picture of shape {image.shape}, {image.dtype}", "processor", "give uint8 [H, W, 3] RGB")
-        if image.shape[:2] != (self.image_size, self.image_size):
-            resized = Image.fromarray(image).resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
-            image = np.asarray(resized)
-        return torch.from_numpy(image.astype(np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
+        if image.shape[:2] == (self.image_size, self.image_size):
+            return image
+        return np.asarray(Image.fromarray(image).resize((self.image_size, self.image_size), Image.Resampling.BILINEAR))
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:  # type: ignore[override]
         """Prompts with their pictures: placeholders first, then the words, left-padded as `generate` of transformers wants it.
@@ -63,10 +76,11 @@ class TinyVLMProcessor(ProcessorMixin):
             input_ids [B, L], attention_mask [B, L] and pixel_values [B, C, 3, S, S].
         """
         texts = [text] if isinstance(text, str) else list(text or [])
-        rows = [self.image_ids() * (images is not None) + self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+        places = sum(self.image_ids(), []) if images is not None else []
+        rows = [places + self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
         data = dict(self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt"))
         if images is not None:
-            data["pixel_values"] = torch.stack([self.pixels(sample) for sample in images])
+            data["pixel_values"] = self.pixels(images)
         return BatchFeature(data)
 
 

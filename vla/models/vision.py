@@ -28,23 +28,30 @@ class Vision(nn.Module):
         # Normalised before the position is added: content that starts faint beside its place is learned late.
         self.project = nn.Sequential(nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
         self.camera = nn.Parameter(0.02 * torch.randn(len(config.pools), width))
+        self.age = nn.Embedding(config.history - 1, width) if config.history > 1 else None
         self.norm = nn.LayerNorm(width)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels [B, C, 3, H, W] in [-1, 1] -> tokens [B, N, D], camera after camera, row by row."""
-        batch, cameras, _, height, width = pixels.shape
-        size = self.config.image_size
-        if (cameras, height, width) != (len(self.config.pools), size, size):
+        """Pixels [B, T * C, 3, H, W] in [-1, 1], oldest first -> tokens [B, N, D], picture after picture, row by row."""
+        batch, pictures, _, height, width = pixels.shape
+        size, cameras = self.config.image_size, len(self.config.pools)
+        if (pictures, height, width) != (self.config.history * cameras, size, size):
             raise UserError(
-                f"{cameras} pictures of {height} x {width}", "vision input", f"give {len(self.config.pools)} of {size} x {size}"
+                f"{pictures} pictures of {height} x {width}",
+                "vision input",
+                f"give {self.config.history * cameras} of {size} x {size}",
             )
-        flat = rearrange(pixels, "b c rgb h w -> (b c) rgb h w").contiguous(memory_format=torch.channels_last)
-        maps = rearrange(self.network(flat)[0], "(b c) d h w -> c b d h w", b=batch)
+        flat = rearrange(pixels, "b p rgb h w -> (b p) rgb h w").contiguous(memory_format=torch.channels_last)
+        maps = rearrange(self.network(flat)[0], "(b p) d h w -> p b d h w", b=batch)
         tokens = []
-        for pool, map_, camera in zip(self.config.pools, maps, self.camera, strict=True):
+        for number, map_ in enumerate(maps):
+            time, place = divmod(number, cameras)
+            pool, camera = self.config.pools[place], self.camera[place]
             pooled = rearrange(nn.functional.avg_pool2d(map_, pool) if pool > 1 else map_, "b d h w -> b (h w) d")
-            place = positions(size // self.config.stride // pool, len(camera)).to(camera)
-            tokens.append(self.project(pooled) + (place + camera))
+            where = positions(size // self.config.stride // pool, len(camera)).to(camera) + camera
+            if self.age is not None and time < self.config.history - 1:
+                where = where + self.age.weight[time]
+            tokens.append(self.project(pooled) + where)
         return self.norm(torch.cat(tokens, 1))
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from vla.contract import PolicyContract
+from vla.errors import UserError
 
 
 @dataclasses.dataclass
@@ -24,6 +25,7 @@ class Observation:
         state: proprioception in the contract's order and units, float [S].
         instruction: what the robot is told, free text.
         embodiment: which of the contract's embodiments this is; "" is the contract's default.
+        plan: what the robot is to follow, as `ActionChunk.info` has it: `point`, `reach`; empty lets the policy plan by itself.
     """
 
     id: str
@@ -31,6 +33,7 @@ class Observation:
     state: np.ndarray
     instruction: str
     embodiment: str = ""
+    plan: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -76,6 +79,7 @@ class RecedingHorizon:
     def __init__(self, policy: Policy, execute: int = 0):
         self.policy, self.contract = policy, policy.contract
         self.execute = execute or policy.contract.execute
+        _need_spacing(policy.contract, self.execute)
         self._queues: dict[str, list[ActionChunk]] = {}
 
     def reset(self, ids: Sequence[str]) -> None:
@@ -111,6 +115,7 @@ class TemporalEnsemble:
 
     def __init__(self, policy: Policy, decay: float = 0.5, last: Sequence[int] = (-1,)):
         self.policy, self.contract = policy, policy.contract
+        _need_spacing(policy.contract, 1)
         self.decay, self.last = decay, list(last)
         self._chunks: dict[str, list[np.ndarray]] = {}
 
@@ -133,3 +138,12 @@ class TemporalEnsemble:
             action[self.last] = chunk.actions[0, self.last]
             answers.append(ActionChunk(action[None], chunk.terminate[:1], chunk.info))
         return answers
+
+
+def _need_spacing(contract: PolicyContract, steps: int) -> None:
+    if contract.history > 1 and steps != contract.execute:
+        raise UserError(
+            f"the policy is asked every {steps} steps, but its {contract.history} pictures are {contract.execute} steps apart",
+            "policy",
+            f"execute {contract.execute} actions of each chunk",
+        )

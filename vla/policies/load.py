@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vla.contract import Embodiment
 from vla.errors import UserError
 from vla.policies.base import Policy
 
+KNOWN = "an export's folder, a .ckpt file, http://… of `vla serve`, ws://… of an openpi server, openvla+http://…, or random"
 
-def load_policy(name: str, batch: int = 1) -> Policy:
+
+def load_policy(name: str, batch: int = 1, embodiments: dict[str, Embodiment] | None = None) -> Policy:
     """The policy that `name` stands for.
 
     Args:
-        name: a folder that `vla export` wrote, a checkpoint (*.ckpt) of `vla fit`, or the http address of `vla serve`.
+        name: a folder that `vla export` wrote, a checkpoint (*.ckpt) of `vla fit`, the http address of `vla serve`, the ws
+            address of any server of openpi's protocol, openvla+http of any server of OpenVLA's, or "random".
         batch: rows per call of a local model.
+        embodiments: the robots that will ask, for policies that do not say which they were made for.
 
     Raises:
         UserError: nothing of the kind is there.
     """
-    if name.startswith(("http://", "https://")):
+    scheme = name.partition("://")[0]
+    if scheme in ("http", "https"):
         from vla.policies.remote import RemotePolicy
 
         return RemotePolicy(name)
+    if name == "random" or scheme in ("ws", "wss", "openvla+http", "openvla+https"):
+        if not embodiments:
+            raise UserError("it does not say for which robot it is", name, "it can be used in `vla rollout` only")
+        return _unbound(name, scheme, embodiments)
     path = Path(name)
     if path.is_dir():
         from vla.policies.local import LocalPolicy
@@ -32,4 +42,18 @@ def load_policy(name: str, batch: int = 1) -> Policy:
         from vla.training.checkpoint import load_checkpoint
 
         return LocalPolicy(*load_checkpoint(path), batch=batch)
-    raise UserError("no such policy", name, "give an export's folder, a .ckpt file, or the http address of a server")
+    raise UserError("no such policy", name, f"give {KNOWN}")
+
+
+def _unbound(name: str, scheme: str, embodiments: dict[str, Embodiment]) -> Policy:
+    if name == "random":
+        from vla.policies.random import RandomPolicy
+
+        return RandomPolicy(embodiments)
+    if scheme in ("ws", "wss"):
+        from vla.policies.openpi import OpenpiPolicy
+
+        return OpenpiPolicy(name, embodiments)
+    from vla.policies.openvla import OpenVLAPolicy
+
+    return OpenVLAPolicy(name.removeprefix("openvla+"), embodiments)

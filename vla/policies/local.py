@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from vla.contract import PolicyContract
-from vla.examples import Example, Examples
+from vla.datasets.items import Images
+from vla.examples import BUCKET, Example, Examples
 from vla.models.decode import Decoded, generate
 from vla.models.load import load_vlm
 from vla.policies.base import ActionChunk, Observation
@@ -40,6 +41,7 @@ class LocalPolicy:
     def __init__(self, model: Any, processor: Any, contract: PolicyContract, batch: int = 1, valid_mass: bool = False):
         self.model, self.contract, self.batch, self.valid_mass = model.eval(), contract, batch, valid_mass
         self.examples = Examples(contract, processor)
+        self._past: dict[str, list[Images]] = {}
 
     @classmethod
     def from_export(cls, folder: str | Path, batch: int = 1) -> LocalPolicy:
@@ -49,24 +51,35 @@ class LocalPolicy:
         return cls(model, processor, contract, batch)
 
     def reset(self, ids: Sequence[str]) -> None:
-        """Nothing is kept between calls."""
+        for stream in ids:
+            self._past.pop(stream, None)
 
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
-        # One embodiment has one list of legal ids.
-        by_name: dict[str, list[int]] = {}
-        for place, observation in enumerate(observations):
-            by_name.setdefault(observation.embodiment, []).append(place)
+        # Rows of one call share embodiment and mode, which have one list of legal ids, and their bucket: a longer prompt would
+        # change the shape of the computation, and so its last digits.
+        alike: dict[tuple[str, str, int], list[int]] = {}
+        examples = [self._example(observation) for observation in observations]
+        for place, (observation, example) in enumerate(zip(observations, examples, strict=True)):
+            bucket = -(-len(example.sequence) // BUCKET)
+            alike.setdefault((observation.embodiment, self.examples.mode(observation), bucket), []).append(place)
         answers: dict[int, ActionChunk] = {}
-        for name, places in by_name.items():
-            allowed = self.examples.allowed(name)
+        for (name, mode, _), places in alike.items():
+            allowed = self.examples.allowed(name, mode)
             for start in range(0, len(places), self.batch):
                 rows = places[start : start + self.batch]
-                out = self._write([self.examples.act(observations[p]) for p in rows], allowed=allowed, valid_mass=self.valid_mass)
+                out = self._write([examples[p] for p in rows], allowed=allowed, valid_mass=self.valid_mass)
                 for row, place in enumerate(rows):
-                    answers[place] = self.examples.chunk(out.ids[row].numpy(), name)
+                    answers[place] = self.examples.chunk(out.ids[row].numpy(), name, mode)
                     if out.valid_mass is not None:
                         answers[place].info["valid_mass"] = float(out.valid_mass[row].mean())
         return [answers[place] for place in range(len(observations))]
+
+    def _example(self, observation: Observation) -> Example:
+        past = self._past.get(observation.id, [])
+        example = self.examples.act(observation, past)
+        if self.contract.history > 1:
+            self._past[observation.id] = [*past, observation.images][1 - self.contract.history :]
+        return example
 
     def ask(self, images: list[dict[str, np.ndarray]], questions: list[str], limit: int = 8) -> list[Answer]:
         """Answers questions on pictures (camera name -> uint8 [H, W, 3]) with the whole vocabulary open."""

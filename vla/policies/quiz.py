@@ -7,7 +7,8 @@ import dataclasses
 
 import numpy as np
 
-from vla.datasets.sources import Question, QuestionItem, QuestionSource
+from vla.datasets.items import Question, QuestionItem
+from vla.datasets.questions import QuestionSource
 from vla.policies.local import Answer, LocalPolicy
 
 NEAR = 0.05

@@ -51,6 +51,14 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 10.
     return path
 
 
+def read_video(path: str | Path) -> list[np.ndarray]:
+    """The frames of a video, uint8 [H, W, 3]."""
+    import av
+
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
 def enlarge(frame: np.ndarray, side: int = 256) -> np.ndarray:
     """The frame scaled up by a whole factor so that its height is at least about `side`; a large one is left as it is."""
     factor = max(1, round(side / frame.shape[0]))

@@ -22,8 +22,9 @@ from vla.sim import questions as asking
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.experts import done, expert_action
 from vla.sim.tasks import find_task
-from vla.sim.tasks.base import Goal, Variety
+from vla.sim.tasks.base import Goal
 from vla.sim.tasks.outcome import Outcome
+from vla.sim.variation import Variation
 
 if TYPE_CHECKING:
     from vla.sim.tabletop import Tabletop
@@ -125,8 +126,8 @@ def _scene_episodes(index: int) -> list[tuple[str, list[dict[str, bytes]], np.nd
         per attempt: the failure ("" for success), encoded steps without their episode number, actions and states.
     """
     attempts = []
-    variety = Variety(2 + index % 2, _options.sizes)
-    layout = find_task(_options.task).draw(np.random.default_rng((_options.seed, 2, index)), variety)
+    variation = Variation(sizes=_options.sizes)
+    layout = find_task(_options.task).draw(np.random.default_rng((_options.seed, 2, index)), 2 + index % 2, variation)
     for number, goal in enumerate(layout.goals):
         rng = np.random.default_rng((_options.seed, 3, index, number))
         _table.reset(layout.scene, np.random.default_rng((_options.seed, 4, index)))
@@ -235,7 +236,7 @@ def _collect_episodes(options: Collect, report: Report) -> dict[str, int]:
         action=space_with_statistics(EMBODIMENT.action, actions),
         state=space_with_statistics(EMBODIMENT.state, states),
     )
-    _card(options, "robot", spec, counts, wordings=list(task.wordings)).save(options.out)
+    _card(options, "robot", spec, counts, writer.shards, wordings=list(task.wordings)).save(options.out)
     return counts
 
 
@@ -251,7 +252,7 @@ def _ask_block(block: int) -> list[dict[str, Any]]:
 def _collect_questions(options: Collect, report: Report) -> dict[str, int]:
     kinds: collections.Counter[str] = collections.Counter()
     blocks = range(-(-options.pictures // BLOCK))
-    with ShardWriter(options.out, per_shard=4000, overwrite=options.overwrite) as writer:
+    with ShardWriter(options.out, per_shard=1000, overwrite=options.overwrite) as writer:
         for samples in map_in_processes(_ask_block, blocks, _start, (options,), options.workers):
             for members in samples:
                 writer.write(f"q{writer.count:07d}", members)
@@ -259,11 +260,13 @@ def _collect_questions(options: Collect, report: Report) -> dict[str, int]:
             report(writer.count, options.pictures, f"{sum(kinds.values())} questions")
     counts = {"pictures": options.pictures}
     wordings = [w for kind in asking.TYPES for w in asking.WORDINGS[kind]]
-    _card(options, "questions", EMBODIMENT, counts, wordings, dict(kinds)).save(options.out)
+    _card(options, "questions", EMBODIMENT, counts, writer.shards, wordings, dict(kinds)).save(options.out)
     return counts
 
 
-def _card(options: Collect, kind: Any, spec: Any, counts: dict, wordings: list[str], kinds: dict | None = None) -> DatasetCard:
+def _card(
+    options: Collect, kind: Any, spec: Any, counts: dict, shards: dict, wordings: list[str], kinds: dict | None = None
+) -> DatasetCard:
     made = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("out", "workers", "overwrite")}
     return DatasetCard(
         name=f"tabletop-{options.task}",
@@ -271,6 +274,7 @@ def _card(options: Collect, kind: Any, spec: Any, counts: dict, wordings: list[s
         embodiment=EMBODIMENT_NAME,
         spec=spec,
         counts=counts,
+        shards=shards,
         questions=kinds or {},
         conventions=CONVENTIONS,
         wordings=wordings,

@@ -179,7 +179,7 @@ def visible(table: Tabletop, index: int) -> bool:
 def vocabulary_corpus() -> list[str]:
     """Every wording with every noun: what a tokenizer of this world's language has to know."""
     names = [f"{c} {s}" for c in COLOURS for s in SHAPES]
-    lines = [w.format(target=n, name=n) for w in Lift.wordings + WORDINGS["where"] + WORDINGS["reach"] for n in names]
+    lines = [w.format(name=n) for w in Lift.wordings + WORDINGS["where"] + WORDINGS["reach"] for n in names]
     lines += [w.format(shape=s) for w in WORDINGS["colour"] for s in SHAPES]
     lines += [w.format(colour=c) for w in WORDINGS["shape"] for c in COLOURS]
     lines += [w.format(a=a, b=b, side=s) for w in WORDINGS["relation"] for a, b in zip(names, names[1:], strict=False) for s in ("left", "right")]

@@ -1,178 +1,28 @@
 """Closed-loop episodes: worker processes step and render, one batched policy call serves them all.
 
-An episode is a function of (task, seed, instruction kind, policy): scene and start are drawn from the seed alone.
+How an episode goes depends on what it is, on the policy and on the declared shape of its batches alone: not on how many workers
+there are, on who is done first, or on a worker that died meanwhile.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import multiprocessing
-import time
-from collections.abc import Callable, Iterable
-from multiprocessing.connection import Connection, wait
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from vla.errors import UserError
-from vla.policies.base import Observation, Policy, RecedingHorizon
-from vla.sim.embodiment import EMBODIMENT_NAME
-from vla.sim.episode import EVALUATION, Episode, set_up
-from vla.sim.experts import expert_action
-from vla.sim.tasks import find_task
-from vla.sim.tasks.outcome import Outcome
+from vla.errors import ContractMismatch, UserError
+from vla.policies.base import ActionChunk, Observation, Policy, RecedingHorizon
+from vla.sim.episodes import EVALUATION, Episode, Kind, Result, set_up
+from vla.sim.workers import Fault, Worker, Workers
 
-VIDEO_SIZE = 256
+__all__ = ["ATTEMPTS", "DEADLINE", "EVALUATION", "Episode", "Kind", "Result", "Workers", "rollout", "set_up"]
 
-
-@dataclasses.dataclass
-class Result:
-    """How an episode went.
-
-    Attributes:
-        target, first: names of the object that should be acted on and of the one that was first ("" is none).
-        failure: "" for success, else its class.
-        frames: recorded pictures [side, 2 * side, 3], front and wrist.
-    """
-
-    task: str
-    seed: int
-    kind: str
-    instruction: str
-    objects: list[str]
-    target: str
-    first: str
-    failure: str
-    steps: int
-    executed: bool
-    seconds: float
-    frames: list[np.ndarray] = dataclasses.field(default_factory=list, repr=False)
-
-    @property
-    def success(self) -> bool:
-        return self.failure == ""
-
-    def to_dict(self) -> dict[str, Any]:
-        record = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "frames"}
-        return {**record, "success": self.success}
-
-
-class Simulation:
-    """One environment slot: runs one episode at a time, step by step."""
-
-    def __init__(self):
-        # Only worker processes load the simulator: a software renderer brings a compiler that torch's does not get on with.
-        from vla.sim.tabletop import Tabletop
-
-        self.table = Tabletop()
-
-    def start(self, episode: Episode) -> Observation:
-        self.episode, self.began = episode, time.perf_counter()
-        scene, goal, self.instruction = set_up(episode)
-        self.table.reset(scene, np.random.default_rng((EVALUATION, episode.seed, 2)))
-        self.outcome = Outcome(find_task(episode.task), goal, episode.horizon)
-        self.frames: list[np.ndarray] = []
-        self._record()
-        return self.observe(True)
-
-    def observe(self, look: bool) -> Observation:
-        images = self.table.images() if look else {}
-        return Observation(str(self.episode.seed), images, self.table.state(), self.instruction, EMBODIMENT_NAME)
-
-    def step(self, action: np.ndarray, terminate: bool, look: bool) -> Observation | Result:
-        """Carries out one action; the next observation (with pictures if the policy will look), or how the episode ended."""
-        self.table.step(action)
-        self.outcome.update(self.table, terminate)
-        self._record()
-        return self.result() if self.outcome.over else self.observe(look)
-
-    def expert(self) -> np.ndarray:
-        assert self.outcome.goal is not None
-        return expert_action(self.table, self.outcome.goal)
-
-    def result(self) -> Result:
-        names = [o.name for o in self.table.scene]
-        outcome = self.outcome
-        return Result(
-            task=self.episode.task,
-            seed=self.episode.seed,
-            kind=self.episode.kind,
-            instruction=self.instruction,
-            objects=names,
-            target="" if outcome.goal is None else names[outcome.goal.target],
-            first="" if outcome.first is None else names[outcome.first],
-            failure=outcome.failure or "",
-            steps=outcome.steps,
-            executed=outcome.executed,
-            seconds=time.perf_counter() - self.began,
-            frames=self.frames,
-        )
-
-    def _record(self) -> None:
-        if self.episode.video:
-            pictures = [self.table.render(camera, VIDEO_SIZE) for camera in self.table.cameras]
-            self.frames.append(np.concatenate(pictures, 1))
-
-
-def _worker(pipe: Connection) -> None:
-    """Serves ("start", episode) | ("step", action, terminate, look) | ("expert", episode) until None comes."""
-    simulation = Simulation()
-    while (message := pipe.recv()) is not None:
-        match message:
-            case ("start", episode):
-                pipe.send(simulation.start(episode))
-            case ("step", action, terminate, look):
-                pipe.send(simulation.step(action, terminate, look))
-            case ("expert", episode):
-                simulation.start(dataclasses.replace(episode, video=False))
-                while not simulation.outcome.over:
-                    simulation.table.step(simulation.expert())
-                    simulation.outcome.update(simulation.table)
-                pipe.send(simulation.result())
-
-
-class Workers:
-    """Worker processes that each hold one simulation; a context manager. Starting them takes some seconds, so keep them.
-
-    Raises:
-        UserError: a worker died.
-    """
-
-    def __init__(self, count: int = 0):
-        context = multiprocessing.get_context("spawn")
-        self.pipes, self.processes = [], []
-        for _ in range(count or multiprocessing.cpu_count()):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_worker, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self.pipes.append(ours)
-            self.processes.append(process)
-
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        for pipe in self.pipes:
-            try:
-                pipe.send(None)
-            except (BrokenPipeError, OSError):
-                continue
-        for process in self.processes:
-            process.join(5)
-            if process.is_alive():
-                process.kill()
-
-    def receive(self, pipe: Connection) -> Any:
-        try:
-            return pipe.recv()
-        except (EOFError, ConnectionResetError) as error:
-            code = self.processes[self.pipes.index(pipe)].exitcode
-            raise UserError(f"a simulation worker died (exit code {code})", "rollout", "`vla doctor` checks rendering") from error
+DEADLINE = 120.0
+"""Seconds after which a worker that has not answered counts as hung; starting one takes about five."""
+ATTEMPTS = 3
+"""An episode in which a worker fails this often is given up."""
 
 
 def rollout(
@@ -180,50 +30,162 @@ def rollout(
     episodes: Iterable[Episode],
     workers: Workers,
     progress: Callable[[Result], None] | None = None,
+    execute: int = 0,
+    deadline: float = DEADLINE,
 ) -> list[Result]:
     """Runs episodes on the workers and returns their results in the episodes' order.
+
+    A worker that dies, reports an error or does not answer in time is started again, and its episode with it; why, `workers`
+    notes.
 
     Args:
         policy: acts for all workers at once; None is the scripted expert, without pictures.
         progress: called with each result as it comes.
+        execute: actions taken of each chunk; 0 takes the contract's.
+        deadline: seconds that a worker may take for an answer.
 
     Raises:
-        UserError: the policy answers a wrong shape or NaN, or a worker died.
+        UserError: the policy answers a wrong shape or NaN (episode and step are named), or an episode failed ATTEMPTS times.
     """
-    todo = collections.deque(enumerate(episodes))
-    results: dict[int, Result] = {}
-    running: dict[Connection, tuple[int, Episode]] = {}
-    acting = RecedingHorizon(policy) if policy is not None else None
-    waiting: dict[Connection, Observation] = {}
+    return _Rollout(policy, list(episodes), workers, progress, execute, deadline).run()
 
-    def begin(pipe: Connection) -> None:
-        if todo:
-            running[pipe] = todo.popleft()
-            if acting is not None:
-                acting.reset([str(running[pipe][0])])
-            pipe.send(("start" if acting is not None else "expert", running[pipe][1]))
 
-    for pipe in workers.pipes:
-        begin(pipe)
-    while running:
-        for pipe in wait([p for p in running if p not in waiting]):
-            assert isinstance(pipe, Connection)
-            message = workers.receive(pipe)
-            if isinstance(message, Result):
-                number, _ = running.pop(pipe)
-                results[number] = message
-                if progress:
-                    progress(message)
-                begin(pipe)
-            else:
-                waiting[pipe] = message
-        if acting is None or len(waiting) < len(running):
-            continue
-        # Every running worker waits: one call for all of them.
-        pipes = list(waiting)
-        observations = [dataclasses.replace(waiting[p], id=str(running[p][0])) for p in pipes]
-        for pipe, observation, chunk in zip(pipes, observations, acting.act(observations), strict=True):
-            action = acting.contract.embodiment(observation.embodiment).action.check(chunk.actions[0], "the policy's action")
-            pipe.send(("step", action, bool(chunk.terminate[0]), acting.needs(observation.id)))
-        waiting.clear()
-    return [results[i] for i in sorted(results)]
+class _Rollout:
+    """The loop: start idle workers, gather what they say, act for all that wait."""
+
+    def __init__(
+        self,
+        policy: Policy | None,
+        episodes: list[Episode],
+        workers: Workers,
+        progress: Callable[[Result], None] | None,
+        execute: int,
+        deadline: float,
+    ):
+        self.order = [episode.id for episode in episodes]
+        if len(set(self.order)) < len(self.order):
+            twice = next(i for i, n in collections.Counter(self.order).items() if n > 1)
+            raise UserError(f"episode {twice} is there twice", "rollout", "run it twice in two calls")
+        self.workers, self.progress, self.deadline = workers, progress, deadline
+        self.acting = None if policy is None else RecedingHorizon(_Checked(policy, self._step), execute)
+        self.sees = getattr(policy, "sees", True)
+        # As many at once as the policy has rows, where it says how many; else all.
+        self.rows = getattr(policy, "batch", 0) or len(workers.all)
+        self.todo = collections.deque(episodes)
+        self.running: dict[Worker, Episode] = {}
+        self.waiting: dict[Worker, Observation] = {}
+        self.steps: dict[str, int] = {}
+        self.faults: dict[str, list[str]] = collections.defaultdict(list)
+        self.results: dict[str, Result] = {}
+
+    def run(self) -> list[Result]:
+        # An earlier rollout that ended with an error may have left some in the middle of an episode.
+        for worker in [w for w in self.workers.all if w.asked is not None]:
+            self.workers.restart(worker)
+        try:
+            while self.todo or self.running:
+                for worker in list(self.workers.all):
+                    if self.todo and worker not in self.running:
+                        self._begin(worker)
+                asked = [w for w in self.running if w not in self.waiting]
+                for worker, answer in self.workers.answers(asked, self.deadline) if asked else []:
+                    self._take(worker, answer)
+                if self.waiting and len(self.waiting) >= min(self.rows, len(self.running)):
+                    self._act()
+        finally:
+            if self.acting is not None and self.running:
+                self.acting.reset([episode.id for episode in self.running.values()])
+        return [self.results[i] for i in self.order]
+
+    def _begin(self, worker: Worker) -> None:
+        episode = self.running[worker] = self.todo.popleft()
+        self.steps[episode.id] = 0
+        if self.acting is None:
+            self._send(worker, "expert", episode)
+        else:
+            self.acting.reset([episode.id])
+            self._send(worker, "start", episode, self.sees)
+
+    def _take(self, worker: Worker, answer: object) -> None:
+        if isinstance(answer, Fault):
+            self._again(worker, answer.reason)
+        elif isinstance(answer, Result):
+            episode = self.running.pop(worker)
+            answer.restarts = self.faults.get(episode.id, [])
+            self.results[episode.id] = answer
+            if self.acting is not None:
+                self.acting.reset([episode.id])
+            if self.progress:
+                self.progress(answer)
+        else:
+            assert isinstance(answer, Observation)
+            self.waiting[worker] = answer
+
+    def _act(self) -> None:
+        """One call for all that wait."""
+        assert self.acting is not None
+        turn, self.waiting = self.waiting, {}
+        observations = list(turn.values())
+        for worker, observation, chunk in zip(turn, observations, self.acting.act(observations), strict=True):
+            self.steps[observation.id] += 1
+            look = self.sees and self.acting.needs(observation.id)
+            self._send(worker, "step", chunk.actions[0], bool(chunk.terminate[0]), look)
+
+    def _send(self, worker: Worker, *message: object) -> None:
+        try:
+            worker.send(*message)
+        except OSError:
+            # It is dead; `answers` will say how.
+            return
+
+    def _again(self, worker: Worker, reason: str) -> None:
+        """Starts a failed worker anew; its episode comes next."""
+        episode = self.running.pop(worker)
+        self.workers.restart(worker, f"{episode}: {reason}")
+        reasons = self.faults[episode.id]
+        reasons.append(reason)
+        if len(reasons) >= ATTEMPTS:
+            raise UserError(
+                f"a worker failed {len(reasons)} times: {'; '.join(dict.fromkeys(reasons))}",
+                f"episode {episode}",
+                "`vla doctor` checks rendering",
+            )
+        self.todo.appendleft(episode)
+
+    def _step(self, stream: str) -> str:
+        return f"episode {stream}, step {self.steps[stream]}"
+
+
+@dataclasses.dataclass
+class _Checked:
+    """A policy whose answers are looked at before anybody acts on them; `where` names the episode and the step."""
+
+    policy: Policy
+    where: Callable[[str], str]
+
+    def __post_init__(self):
+        self.contract = self.policy.contract
+
+    def reset(self, ids: Sequence[str]) -> None:
+        self.policy.reset(ids)
+
+    def act(self, observations: list[Observation]) -> list[ActionChunk]:
+        chunks = self.policy.act(observations)
+        if len(chunks) != len(observations):
+            raise ContractMismatch(
+                f"the policy gave {len(chunks)} answers to {len(observations)} observations", self.where(observations[0].id)
+            )
+        return [self._check(o, chunk) for o, chunk in zip(observations, chunks, strict=True)]
+
+    def _check(self, observation: Observation, chunk: ActionChunk) -> ActionChunk:
+        try:
+            actions = self.contract.embodiment(observation.embodiment).action.check(chunk.actions, "the policy's answer")
+            terminate = np.asarray(chunk.terminate, bool)
+            if actions.ndim != 2 or not len(actions) or terminate.shape != actions.shape[:1]:
+                raise ContractMismatch(
+                    f"the policy's answer has shape {actions.shape} and terminate {terminate.shape}, expected [T, A] and [T]"
+                )
+        except (ContractMismatch, TypeError, ValueError) as error:
+            what = error.what if isinstance(error, UserError) else f"the policy's answer is no array of numbers: {error}"
+            raise ContractMismatch(what, self.where(observation.id), "the policy is at fault; finished episodes are kept") from None
+        return ActionChunk(actions, terminate, chunk.info)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,8 +18,16 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 }
 SHAPES: dict[str, tuple[float, float]] = {"cube": (0.023, 0.023), "cylinder": (0.021, 0.036)}
 """Half the width (edge or radius) and half the height in metres. Cylinders are tall: at the policy's few pixels a shape is its outline."""
-DISC = {"disc": (0.026, 0.015)}
-"""A shape that is pushed instead of cylinders, which topple; neither questions nor lifting know it."""
+UNSEEN_COLOURS: dict[str, tuple[float, float, float]] = {
+    "orange": (0.95, 0.45, 0.05),
+    "turquoise": (0.10, 0.75, 0.75),
+    "pink": (0.95, 0.50, 0.70),
+    "brown": (0.45, 0.25, 0.10),
+}
+UNSEEN_SHAPES: dict[str, tuple[float, float]] = {"ball": (0.025, 0.025), "drum": (0.029, 0.026)}
+"""Colours and shapes of evaluations only: no demonstration and no question has them."""
+DISC: dict[str, tuple[float, float]] = {"disc": (0.026, 0.015)}
+"""A shape that is pushed instead of cylinders, which topple; no question and no scene of lifting has it."""
 RECEPTACLES: dict[str, tuple[float, float]] = {"tray": (0.06, 0.013), "plate": (0.056, 0.004)}
 """What objects are put into (a tray has a rim) or onto; half the width and half the height in metres."""
 WALL, FLOOR = 0.006, 0.004
@@ -68,9 +77,14 @@ class Object:
 Scene = tuple[Object, ...]
 
 
+def rgb(colour: str) -> tuple[float, float, float]:
+    """The paint of a colour, whether training has it or not."""
+    return (COLOURS | UNSEEN_COLOURS)[colour]
+
+
 def measures(shape: str, size: str = "") -> tuple[float, float]:
-    """Half the width and half the height (m) of a shape in one of its sizes."""
-    width, height = (SHAPES | DISC | RECEPTACLES)[shape]
+    """Half the width and half the height (m) of a shape in one of its sizes, whether training has it or not."""
+    width, height = (SHAPES | UNSEEN_SHAPES | DISC | RECEPTACLES)[shape]
     return width * SIZES[size], height * SIZES[size]
 
 
@@ -88,46 +102,20 @@ def sample_scene(rng: np.random.Generator, count: int, distinct_colours: bool = 
     else:
         pairs = list(itertools.product(COLOURS, SHAPES))
         names = [pairs[i] for i in rng.permutation(len(pairs))[:count]]
-    while True:
-        places = np.stack([rng.uniform(*REACH_X, count), rng.uniform(*REACH_Y, count)], 1)
-        gaps = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(count)
-        if gaps.min() >= SPACING:
-            break
-    yaws = rng.uniform(-turn, turn, count)
-    return tuple(Object(c, s, float(x), float(y), float(yaw)) for (c, s), (x, y), yaw in zip(names, places, yaws, strict=True))
+    return arrange(rng, names, turn)
 
 
-def sample_varied_scene(
-    rng: np.random.Generator, objects: int, receptacles: int = 0, sizes: bool = False, shapes: tuple[str, ...] = tuple(SHAPES)
-) -> Scene:
-    """Draws a scene of movable objects first and receptacles last, pairwise different in name.
-
-    Colours are pairwise different; with sizes, in half of the scenes the first two objects differ in nothing but their size.
-
-    Args:
-        rng: where the randomness comes from; the same generator state gives the same scene.
-        objects, receptacles: how many; SLOTS in all at most.
-        sizes: whether objects are small or large.
-        shapes: of movable objects.
-    """
-    count = objects + receptacles
-    colours = [str(c) for c in rng.permutation(list(COLOURS))[:count]]
-    forms = [str(s) for s in rng.choice(shapes, objects)] + [str(s) for s in rng.permutation(list(RECEPTACLES))[:receptacles]]
-    named = [""] * count
-    if sizes:
-        named[:objects] = [str(s) for s in rng.choice(["small", "large"], objects)]
-        if objects > 1 and rng.random() < 0.5:
-            colours[1], forms[1] = colours[0], forms[0]
-            named[1] = "large" if named[0] == "small" else "small"
-    wide = np.arange(count) >= objects
+def arrange(rng: np.random.Generator, names: Sequence[tuple[str, ...]], turn: float = TURN) -> Scene:
+    """Objects of these colours, shapes and (if given) sizes at random places, far enough apart, each turned by at most `turn` (rad)."""
+    count, wide = len(names), np.array([name[1] in RECEPTACLES for name in names], bool)
     least = np.where(wide[:, None] & wide, APART, np.where(wide[:, None] | wide, BESIDE, SPACING))
     np.fill_diagonal(least, 0)
     while True:
         places = np.stack([rng.uniform(*REACH_X, count), rng.uniform(*REACH_Y, count)], 1)
         if (np.linalg.norm(places[:, None] - places[None], axis=-1) >= least).all():
             break
-    yaws = rng.uniform(-TURN, TURN, count)
+    yaws = rng.uniform(-turn, turn, count)
     return tuple(
-        Object(c, s, float(x), float(y), float(yaw), size)
-        for c, s, (x, y), yaw, size in zip(colours, forms, places, yaws, named, strict=True)
+        Object(colour, shape, float(x), float(y), float(yaw), *size)
+        for (colour, shape, *size), (x, y), yaw in zip(names, places, yaws, strict=True)
     )

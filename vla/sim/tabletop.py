@@ -6,6 +6,7 @@ colours are painted, so that a new scene costs no compilation.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import xml.etree.ElementTree as ElementTree
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from vla.sim import gl
 from vla.sim.embodiment import CONTROL_HZ, EMBODIMENT, POSITION_STEP, ROTATION_STEP, SIZE, TABLE_HEIGHT
-from vla.sim.scene import COLOURS, FLOOR, RECEPTACLES, SHAPES, SIZES, SLOTS, WALL, Scene, measures
+from vla.sim.scene import DISC, FLOOR, RECEPTACLES, SHAPES, SIZES, SLOTS, UNSEEN_SHAPES, WALL, Scene, measures, rgb
 
 gl.choose()
 import mujoco  # noqa: E402  (after the renderer was chosen)
@@ -29,38 +30,41 @@ UPPER = ("link5", "link6", "link7")
 four fifths of all faces, and faces are what a picture costs."""
 UPPER_GROUP, UNSEEN_GROUP = 2, 5
 
-
 OBJECT_MASS, RECEPTACLE_MASS = 0.06, 0.4
 OBJECT_INERTIA, RECEPTACLE_INERTIA = 2.5e-5, 6e-4
 """Of a body about its middle, in kg and kg m^2: a receptacle stays where it is when something bumps into it."""
 
 
 def _slot(index: int) -> ElementTree.Element:
-    geoms = []
-    for size in SIZES:
-        (edge, _), (radius, height) = measures("cube", size), measures("cylinder", size)
-        geoms.append(f'name="slot{index}_cube_{size}" type="box" size="{edge} {edge} {edge}"')
-        geoms.append(f'name="slot{index}_cylinder_{size}" type="cylinder" size="{radius} {height}"')
-        radius, height = measures("disc", size)
-        geoms.append(f'name="slot{index}_disc_{size}" type="cylinder" size="{radius} {height}"')
+    """The body of a slot; its geoms are named slotN_SHAPE_SIZE, further parts of a shape with a number after that."""
+    body = ElementTree.fromstring(
+        f'<body name="slot{index}" pos="0 {2 + index} 0" gravcomp="1"><freejoint name="slot{index}_joint"/>'
+        f'<inertial pos="0 0 0" mass="{OBJECT_MASS}" diaginertia="{OBJECT_INERTIA} {OBJECT_INERTIA} {OBJECT_INERTIA}"/></body>'
+    )
+
+    def geom(name: str, form: str, size: tuple[float, ...], **more: str) -> None:
+        common = {"group": "1", "friction": "1.5 0.01 0.0005", "solref": "0.01 1", "condim": "4"}
+        measured = " ".join(map(str, size))
+        ElementTree.SubElement(body, "geom", {**common, "name": f"slot{index}_{name}", "type": form, "size": measured, **more})
+
+    for shape, size in itertools.product(SHAPES | DISC, SIZES):
+        wide, high = measures(shape, size)
+        geom(f"{shape}_{size}", *(("box", (wide, wide, high)) if shape == "cube" else ("cylinder", (wide, high))))
+    geom("drum_", "cylinder", UNSEEN_SHAPES["drum"])
+    # Without any rolling friction a ball would never lie still.
+    geom("ball_", "sphere", UNSEEN_SHAPES["ball"][:1], friction="1.5 0.01 0.002", condim="6")
     (edge, height), (radius, thin) = RECEPTACLES["tray"], RECEPTACLES["plate"]
     # A thin disc sinks into the table: boxes within it, turned against each other, take its contacts.
-    geoms.append(f'name="slot{index}_plate_" type="cylinder" size="{radius} {thin}" contype="0" conaffinity="0"')
+    geom("plate_", "cylinder", (radius, thin), contype="0", conaffinity="0")
     for turn in (0, 30, 60):
-        inner = f'size="{radius / 2**0.5} {radius / 2**0.5} {thin}" euler="0 0 {np.deg2rad(turn)}" group="{UNSEEN_GROUP}"'
-        geoms.append(f'name="slot{index}_plate__{turn}" type="box" {inner}')
-    geoms.append(f'name="slot{index}_tray_" type="box" size="{edge} {edge} {FLOOR / 2}" pos="0 0 {FLOOR / 2 - height}"')
+        inner = (radius / 2**0.5, radius / 2**0.5, thin)
+        geom(f"plate__{turn}", "box", inner, euler=f"0 0 {np.deg2rad(turn)}", group=str(UNSEEN_GROUP))
+    geom("tray_", "box", (edge, edge, FLOOR / 2), pos=f"0 0 {FLOOR / 2 - height}")
+    reach = edge - WALL / 2
     for side, (x, y) in enumerate([(1, 0), (-1, 0), (0, 1), (0, -1)]):
-        reach = edge - WALL / 2
-        size = f"{WALL / 2} {edge} {height}" if x else f"{edge} {WALL / 2} {height}"
-        geoms.append(f'name="slot{index}_tray__{side}" type="box" size="{size}" pos="{x * reach} {y * reach} 0"')
-    common = 'friction="1.5 0.01 0.0005" solref="0.01 1" condim="4"'
-    return ElementTree.fromstring(
-        f'<body name="slot{index}" pos="0 {2 + index} 0" gravcomp="1"><freejoint name="slot{index}_joint"/>'
-        f'<inertial pos="0 0 0" mass="{OBJECT_MASS}" diaginertia="{OBJECT_INERTIA} {OBJECT_INERTIA} {OBJECT_INERTIA}"/>'
-        + "".join(f"<geom {geom} {common}/>" if "group" in geom else f'<geom {geom} group="1" {common}/>' for geom in geoms)
-        + "</body>"
-    )
+        size = (WALL / 2, edge, height) if x else (edge, WALL / 2, height)
+        geom(f"tray__{side}", "box", size, pos=f"{x * reach} {y * reach} 0")
+    return body
 
 
 def _make_robosuite() -> Any:
@@ -83,7 +87,7 @@ def _make_robosuite() -> Any:
             arena.set_camera(
                 "front",
                 pos=[0.50, 0, TABLE_HEIGHT + 0.58],
-                quat=_look(np.array([-0.50, 0, -0.50])),
+                quat=look(np.array([-0.50, 0, -0.50])),
                 camera_attribs={"fovy": "33"},
             )
             # A dark table: every colour, white included, stands out against it.
@@ -119,7 +123,7 @@ def _make_robosuite() -> Any:
     )
 
 
-def _look(direction: np.ndarray) -> list[float]:
+def look(direction: np.ndarray) -> list[float]:
     """Quaternion (wxyz) of a camera that looks along `direction`, upright."""
     back = -direction / np.linalg.norm(direction)
     right = np.cross([0, 0, 1.0], back)
@@ -211,7 +215,7 @@ class Tabletop:
                 self.model.body_gravcomp[body] = 0.0
                 self._weigh(body, item.movable)
                 geoms = self._geoms[index][item.shape, item.size]
-                self.model.geom_rgba[geoms] = (*COLOURS[item.colour], 1.0)
+                self.model.geom_rgba[geoms] = (*rgb(item.colour), 1.0)
                 self.model.geom_contype[geoms] = self.model.geom_conaffinity[geoms] = self._solid[geoms]
 
     def _weigh(self, body: int, movable: bool) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from vla.contract import PolicyContract
 from vla.errors import UserError
-from vla.tokenization.sequence import Role, Sequence, concat, piece
+from vla.tokenization.sequence import Role, Sequence, piece
 
 
 class Placeholder(Enum):
@@ -39,11 +39,11 @@ def question_prompt(contract: PolicyContract, question: str) -> list[Segment]:
     return _render(contract.question, "question", contract.instruction(question))
 
 
-def tokenize_prompt(segments: list[Segment], encode: Callable[[str], list[int]], state_ids: np.ndarray | None) -> Sequence:
-    """Segments -> one unscored sequence: text as PROMPT, the state's ids as OBSERVATION.
+def tokenize_prompt(segments: list[Segment], words: Callable[[str], Sequence], state_ids: np.ndarray | None) -> list[Sequence]:
+    """Segments -> the parts of an unscored sequence: text as it is given, the state's ids as OBSERVATION.
 
     Args:
-        encode: text -> ids, adding no special tokens.
+        words: text -> its sequence, of role PROMPT, adding no special tokens.
         state_ids: token ids [S] of the state's bins.
 
     Raises:
@@ -52,12 +52,12 @@ def tokenize_prompt(segments: list[Segment], encode: Callable[[str], list[int]],
     parts = []
     for segment in segments:
         if isinstance(segment, str):
-            parts.append(piece(encode(segment), Role.PROMPT))
+            parts.append(words(segment))
         elif state_ids is None:
             raise UserError("the prompt has {state}, but no state is given", "prompt")
         else:
             parts.append(piece(state_ids, Role.OBSERVATION))
-    return concat(parts)
+    return parts
 
 
 def _render(template: str, field: str, words: str) -> list[Segment]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -52,12 +54,16 @@ class Vocabulary:
             raise UserError("it has no end token", "tokenizer", "set `eos_token`")
         return cls(tuple(known[t] for t in integers), tuple(known[t] for t in places), int(tokenizer.eos_token_id))
 
+    @functools.cached_property
+    def _integers(self) -> np.ndarray:
+        return np.array(self.integer_ids, np.int64)
+
     def bins_to_ids(self, bins: np.ndarray) -> np.ndarray:
         """Integers [...] from 0 to 255 -> token ids [...], int64; UserError for others."""
         bins = np.asarray(bins)
         if bins.dtype.kind not in "iu" or ((bins < 0) | (bins >= len(self.integer_ids))).any():
             raise UserError(f"not integers from 0 to {len(self.integer_ids) - 1}: {bins.reshape(-1)[:16].tolist()}", "vocabulary")
-        return np.array(self.integer_ids, np.int64)[bins]
+        return self._integers[bins]
 
     def ids_to_bins(self, ids: np.ndarray) -> np.ndarray:
         """Token ids [...] -> integers [...], int64; UserError for an id that is no integer token."""
@@ -65,10 +71,10 @@ class Vocabulary:
 
     def point_to_ids(self, u: float, v: float) -> list[int]:
         """A place in a picture (u to the right, v down, both 0 to 1; clipped) -> its two location tokens."""
-        if not np.isfinite([u, v]).all():
+        if not (math.isfinite(u) and math.isfinite(v)):
             raise UserError(f"the point ({u}, {v}) is not finite", "vocabulary")
         places = len(self.loc_ids)
-        return [self.loc_ids[min(int(np.clip(c, 0, 1) * places), places - 1)] for c in (u, v)]
+        return [self.loc_ids[min(int(min(max(c, 0), 1) * places), places - 1)] for c in (u, v)]
 
     def ids_to_point(self, ids: np.ndarray) -> tuple[float, float]:
         """Two location tokens -> (u, v), the centres of their bins; UserError for other tokens."""

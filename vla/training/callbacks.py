@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, EMAWeightAveraging, ProgressBar, WeightAveraging
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from vla.errors import UserError
@@ -37,18 +41,27 @@ class RolloutCallback(L.Callback):
         self.every, self.episodes, self.batch = every, episodes, batch
         self._last = 0
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # The step that a run goes on from was rolled out before it was saved.
+        self._last = trainer.global_step
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         step = trainer.global_step
         if step == self._last or step % self.every:
             return
         self._last = step
-        rates = roll_out(self.evaluate, pl_module, self.episodes, self.batch)
+        # One rank rolls out for all; of sharded weights every rank has a part, so all do, alike.
+        rates: dict[str, float] = {}
+        if trainer.is_global_zero or pl_module.device_mesh is not None:
+            with averaged(trainer, pl_module):
+                rates = roll_out(self.evaluate, pl_module, self.episodes, self.batch)
+        rates = trainer.strategy.broadcast(rates)
         named = {f"rollout/{name}": float(value) for name, value in rates.items()}
         # Once, at this step: `log` would repeat the value at every logged step until the epoch's end.
         if trainer.logger is not None:
             trainer.logger.log_metrics(named, step)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in named.items()})
-        pl_module._left = 0.0  # rolling out is no waiting for data
+        pl_module._left = time.perf_counter()  # rolling out is neither training nor waiting for data
 
 
 def roll_out(evaluate: Evaluate | None, module: Any, episodes: int, batch: int) -> dict[str, float]:
@@ -59,6 +72,35 @@ def roll_out(evaluate: Evaluate | None, module: Any, episodes: int, batch: int) 
     rates = evaluate(LocalPolicy(module.model, module.processor, module.contract, batch), episodes)
     module.model.train(training)
     return rates
+
+
+class EMA(EMAWeightAveraging):
+    """An exponential moving average of the weights is validated, rolled out and exported; the run goes on with its own.
+
+    Args:
+        decay: how much of the average stays at each optimizer step.
+    """
+
+    def __init__(self, decay: float = 0.999):
+        # Buffers are tables, some of them of integers: there is nothing to average.
+        super().__init__(decay=decay, use_buffers=False)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        _refuse_sharded(pl_module, "EMA")
+        super().setup(trainer, pl_module, stage)
+
+
+@contextlib.contextmanager
+def averaged(trainer: L.Trainer, module: Any) -> Iterator[None]:
+    """The module has the averaged weights, if the run averages them."""
+    averages = [c for c in trainer.callbacks if isinstance(c, WeightAveraging) and c._average_model]  # type: ignore[attr-defined]
+    for callback in averages:
+        callback._swap_models(module)
+    try:
+        yield
+    finally:
+        for callback in averages:
+            callback._swap_models(module)
 
 
 class StepProgress(ProgressBar):
@@ -81,6 +123,98 @@ class StepProgress(ProgressBar):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class Throughput(L.Callback):
+    """Logs samples/s, tokens/s and, on a GPU whose peak is known, the share of it that the model's products reach (MFU).
+
+    Products are counted once, in the second batch; tokens with their padding, as the model computes them.
+
+    Args:
+        every: optimizer steps between two values; the first such stretch is left out, it holds the start.
+    """
+
+    def __init__(self, every: int = 50):
+        if every < 1:
+            raise UserError(f"every {every}", "Throughput", "give at least 1")
+        self.every = every
+        self._began = self._step = self._samples = self._tokens = 0.0
+        self._counter: FlopCounterMode | None = None
+        self._operations = 0.0
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self._samples and not self._operations and _peak(pl_module.device, trainer.precision):
+            self._counter = FlopCounterMode(display=False)
+            self._counter.__enter__()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)
+            self._operations = self._counter.get_total_flops() / batch["input_ids"].numel()
+            self._counter = None
+        self._samples += len(batch["input_ids"]) * trainer.world_size
+        self._tokens += batch["input_ids"].numel() * trainer.world_size
+        if trainer.global_step - self._step < self.every:
+            return
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        now = time.perf_counter()
+        if self._began:
+            values = {"samples_per_second": self._samples, "tokens_per_second": self._tokens}
+            peak = _peak(pl_module.device, trainer.precision)
+            if peak:
+                values["mfu"] = self._operations * self._tokens / (peak * trainer.world_size)
+            if trainer.logger is not None:
+                rates = {f"throughput/{name}": value / (now - self._began) for name, value in values.items()}
+                trainer.logger.log_metrics(rates, trainer.global_step)
+        self._began, self._step, self._samples, self._tokens = now, trainer.global_step, 0.0, 0.0
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # A stretch with a validation in it says nothing about training.
+        self._began = 0.0
+
+
+def _peak(device: torch.device, precision: Any) -> float | None:
+    """Operations a second that the device can do; None where that is not known."""
+    if device.type != "cuda":
+        return None
+    from lightning.fabric.utilities.throughput import get_available_flops
+
+    return get_available_flops(device, torch.bfloat16 if "bf16" in str(precision) else torch.float32)
+
+
+class GradientAgreement(L.Callback):
+    """Logs the cosine between the gradients of every two sources' losses on one batch: below 0 they pull apart.
+
+    Costs a forward and backward pass per source, in the batches in which it measures.
+
+    Args:
+        every: optimizer steps between two measurements.
+    """
+
+    def __init__(self, every: int = 100):
+        if every < 1:
+            raise UserError(f"every {every}", "GradientAgreement", "give at least 1")
+        self.every, self._last = every, -1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        _refuse_sharded(pl_module, "GradientAgreement")
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        step = trainer.global_step
+        if step == self._last or step % self.every:
+            return
+        self._last, began = step, time.perf_counter()
+        gradients = {name: g for name, g in pl_module.gradients_by_source(batch).items() if g is not None}
+        for one, other in itertools.combinations(gradients, 2):
+            cosine = torch.nn.functional.cosine_similarity(gradients[one], gradients[other], dim=0)
+            pl_module.log(f"agreement/{one}_{other}", cosine, batch_size=len(batch["input_ids"]))
+        pl_module._left += time.perf_counter() - began  # measuring is no waiting for data
+
+
+def _refuse_sharded(module: L.LightningModule, what: str) -> None:
+    if module.device_mesh is not None:
+        raise UserError("it needs whole weights, and FSDP2 shards them", what, "leave it out, or train with ddp")
 
 
 class WritePredictions(BasePredictionWriter):

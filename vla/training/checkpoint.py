@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 import vla.models.load  # noqa: F401  (registers our own classes with transformers)
 from vla.contract import PolicyContract
 from vla.errors import UserError
+from vla.models.adapters import Lora, add_lora, merged
 
 
 def describe_model(model: Any, processor: Any) -> dict[str, bytes]:
@@ -35,7 +35,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError("no such checkpoint", str(path), "`vla fit` writes them to <run>/checkpoints")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError) as error:
+    except Exception as error:  # whatever a file that is no checkpoint makes of an unpickler
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"not a readable checkpoint: {first}", str(path), "use the one before it") from error
     if not isinstance(checkpoint, dict) or "contract" not in checkpoint or "vlm" not in checkpoint:
@@ -45,7 +45,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def load_checkpoint(path: str | Path) -> tuple[Any, Any, PolicyContract]:
     """The model, its processor and its contract."""
-    checkpoint = read_checkpoint(path)
+    return assemble(read_checkpoint(path), path)
+
+
+def assemble(checkpoint: dict[str, Any], path: str | Path) -> tuple[Any, Any, PolicyContract]:
+    """The same from a checkpoint's content; `path` names it. Adapters are merged into the weights."""
     contract = PolicyContract.from_dict(checkpoint["contract"], str(path))
     with tempfile.TemporaryDirectory() as folder:
         for name, content in checkpoint["vlm"].items():
@@ -55,10 +59,11 @@ def load_checkpoint(path: str | Path) -> tuple[Any, Any, PolicyContract]:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+        model = add_lora(model, Lora(**checkpoint.get("lora", {})))
         processor = AutoProcessor.from_pretrained(folder)
     weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise UserError(f"weights and configuration disagree: {str(error).splitlines()[-1].strip()}", str(path)) from error
-    return model.eval(), processor, contract
+    return merged(model).eval(), processor, contract

@@ -12,9 +12,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vla.errors import UserError
 from vla.training.callbacks import Evaluate, RolloutCallback, StepProgress
+from vla.training.checkpoint import assemble, read_checkpoint
 from vla.training.contract import ContractOptions, resolve
 from vla.training.data import VLAData
 from vla.training.module import VLAModule
+from vla.training.saving import Checkpoints, WholeFiles, damage, newest
 
 NOISE = (
     "LightningCLI's args parameter",  # ours are the command line's
@@ -23,6 +25,9 @@ NOISE = (
     ".*does not have many workers",
     ".*exists and is not empty",
     "The number of training batches",
+    "You have overridden `transfer_batch_to_device`",
+    ".*recommended to use .*sync_dist",  # what is logged says itself what it is of
+    ".*WeightAveraging callback with a model that overrides",  # sharded runs are refused
 )
 """Warnings that tell a user nothing."""
 
@@ -66,12 +71,17 @@ class VLACLI(LightningCLI):
         )
         parser.add_argument("--export", type=str, default="", help="Folder that gets the export after fitting.")
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would read hyperparameters from the checkpoint here; ours are the contract's, checked when it is loaded."""
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.trainer.precision is None and fast_bf16():
             config.trainer.precision = "bf16-mixed"
         if config.trainer.enable_progress_bar is not False and self.subcommand == "fit":
             self.trainer_defaults["callbacks"] = [StepProgress()]
+        # The data module shares rows between ranks itself.
+        config.trainer.use_distributed_sampler = False
         torch.set_float32_matmul_precision("high")
 
     def instantiate_classes(self) -> None:
@@ -84,22 +94,59 @@ class VLACLI(LightningCLI):
                 self._collect(options)
         options = self._get(self.config_init, "contract")
         contract = resolve(ContractOptions(**vars(options)), self.datamodule.cards())
-        self.model.build(self._tokenizer)
+        self.model.build(self._tokenizer, contract.history)
         self.datamodule.bind(contract, self.model.processor)
         self.model.bind(contract, list(self.datamodule.sources))
         self.model.evaluate = self._evaluate
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RolloutCallback):
                 callback.evaluate = self._evaluate
-        if self.subcommand == "fit":
-            contract.save(self.trainer.default_root_dir)
+        strategy: Any = self.trainer.strategy
+        if getattr(strategy, "_save_distributed_checkpoint", False):
+            raise UserError(
+                "checkpoints in parts cannot be resumed or exported", "trainer.strategy", "set save_distributed_checkpoint: false"
+            )
+        strategy.checkpoint_io = WholeFiles()
+        if self.trainer.limit_train_batches != 1.0:
+            raise UserError("limit_train_batches with a mixture that has no end", "trainer", "set data.epoch_steps")
+        if self.trainer.gradient_clip_algorithm == "value" or str(self.trainer.precision) == "16-mixed":
+            raise UserError("clipping by value, or 16-mixed", "trainer", "clip by norm; train in bf16-mixed")
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Checkpoints) and callback.dirpath is None:
+                callback.dirpath = str(Path(self.trainer.default_root_dir).resolve() / "checkpoints")
+        if getattr(self.config_init[self.subcommand] if self.subcommand else self.config_init, "ckpt_path", None):
+            self._find_checkpoint()
+
+    def _find_checkpoint(self) -> None:
+        """Puts the newest whole checkpoint in the place of "last", and refuses a damaged one."""
+        config: Any = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        folders = [Path(c.dirpath) for c in callbacks if isinstance(c, Checkpoints) and c.monitor == "step" and c.dirpath]
+        folder = folders[0] if folders else Path(self.trainer.default_root_dir) / "checkpoints"
+        if config.ckpt_path == "last":
+            found = newest(folder)
+            if found is None and self.subcommand != "fit":
+                raise UserError("no checkpoint", str(folder), "name one with --ckpt_path")
+            print(f"going on from {found}" if found else f"no checkpoint in {folder} yet: starting anew", flush=True)
+            config.ckpt_path = str(found) if found else None
+        elif Path(config.ckpt_path).is_file() and (wrong := damage(Path(config.ckpt_path))):
+            raise UserError(
+                f"the checkpoint is damaged: {wrong}", config.ckpt_path, "--ckpt_path last takes the newest whole one"
+            )
+        else:
+            read_checkpoint(config.ckpt_path)
 
     def after_fit(self) -> None:
         config = self.config[str(self.subcommand)]
-        if config.export and self.trainer.is_global_zero:
+        if not config.export:
+            return
+        # Of all ranks: each may have a part of the weights.
+        checkpoint = {"state_dict": self.trainer.strategy.lightning_module_state_dict()}
+        if self.trainer.is_global_zero:
             from vla.training.export import write_export
 
-            write_export(config.export, self.model.model, self.model.processor, self.model.contract)
+            self.model.on_save_checkpoint(checkpoint)
+            write_export(config.export, *assemble(checkpoint, "the run"))
 
 
 def main(argv: list[str], **hooks: Any) -> None:
@@ -125,5 +172,10 @@ def main(argv: list[str], **hooks: Any) -> None:
         )
     except MisconfigurationException as error:
         raise UserError(str(error), "trainer") from error
+    except ModuleNotFoundError as error:
+        # Loggers and the like that a configuration names; whatever is ours is installed.
+        raise UserError(
+            f"not installed: {str(error).splitlines()[0]}", "the configuration", "install it, or name another"
+        ) from error
     except FileNotFoundError as error:
         raise UserError(str(error), "vla " + argv[0] if argv else "vla") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from vla.contract import PolicyContract
+from vla.contract import Mode, PolicyContract
 from vla.datasets.card import DatasetCard
 from vla.errors import UserError
 
@@ -19,6 +19,8 @@ class ContractOptions:
         prompt: template of an action prompt, with {instruction} and {state}.
         question: template of a question prompt, with {question}.
         plan: what is written before the actions.
+        modes: act (without the plan), think (writing it), follow (a given one); a policy acts in the first.
+        history: pictures per camera, `execute` steps apart.
         chunk: actions written per call.
         execute: of these, how many are carried out before the model is asked again.
         crop: side factor of the centre crop.
@@ -31,6 +33,8 @@ class ContractOptions:
     prompt: str = PolicyContract.prompt
     question: str = PolicyContract.question
     plan: tuple[Literal["where", "reach"], ...] = ("where",)
+    modes: tuple[Mode, ...] = ()
+    history: int = 1
     chunk: int = 4
     execute: int = 2
     crop: float = 1.0

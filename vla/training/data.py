@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import os
+import threading
+import time
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -11,8 +15,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vla.contract import PolicyContract
 from vla.datasets.card import DatasetCard
-from vla.datasets.mixture import Mixture
-from vla.datasets.sources import QuestionSource, RobotSource, Source
+from vla.datasets.mixture import Mixture, weigh
+from vla.datasets.questions import QuestionSource
+from vla.datasets.robot import RobotSource
+from vla.datasets.sources import Split
 from vla.errors import UserError
 from vla.examples import Examples
 
@@ -20,32 +26,54 @@ Sources = dict[str, RobotSource | QuestionSource]
 
 
 class Draws(Dataset):
-    """Sample t of the mixture as (source number, loss weight, item, example)."""
+    """Sample t of the mixture as (source number, loss weight, item without its pictures, example)."""
 
     def __init__(self, mixture: Mixture, examples: Examples):
         self.mixture, self.examples, self.names = mixture, examples, list(mixture.sources)
 
     def __getitem__(self, t: int):
-        name, item = self.mixture.sample(t)
-        return self.names.index(name), self.mixture.sources[name].loss_weight, item, self.examples.build(item)
+        try:
+            name, item = self.mixture.sample(t)
+        except UserError as error:
+            # It has to reach the training process as it is, and a loader process would wrap it up.
+            return error
+        example = self.examples.build(item)
+        # The pictures are in the example: they need not travel from a loader process twice.
+        return self.names.index(name), self.mixture.sources[name].loss_weight, item.without_pictures(), example
 
 
 class Fixed(Dataset):
-    """The first samples of each source's held-out split, all questions of a picture one after the other."""
+    """Samples of each source's held-out split, evenly spread; every `ranks`-th of them from `rank` on.
 
-    def __init__(self, sources: Sources, examples: Examples, limit: int):
-        self.examples, self.sources, self.rows = examples, list(sources.values()), []
+    All ranks have equally many: what fills one up has weight 0.
+    """
+
+    def __init__(self, sources: Sources, examples: Examples, limit: int, rank: int = 0, ranks: int = 1):
+        self.examples, self.sources = examples, list(sources.values())
+        rows: list[tuple[int, int, float]] = []
         for number, source in enumerate(self.sources):
             spread = np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)
-            self.rows += [(number, int(i)) for i in spread]
+            rows += [(number, int(i), 1.0) for i in spread]
+        rows += [(*row[:2], 0.0) for row in rows[: -len(rows) % ranks]]
+        self.rows = rows[rank::ranks]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, row: int):
-        number, i = self.rows[row]
+        number, i, weight = self.rows[row]
         item = self.sources[number].item(i, np.random.default_rng(i))
-        return number, 1.0, item, self.examples.build(item)
+        return number, weight, item, self.examples.build(item)
+
+
+def collate(examples: Examples, rows: list) -> dict[str, Any]:
+    """Model inputs as `Examples.batch` gives them, with the source's number and loss weight per row, and the items."""
+    wrong = next((row for row in rows if isinstance(row, UserError)), None)
+    if wrong:
+        return {"error": (wrong.what, wrong.where, wrong.fix)}
+    numbers, weights, items, built = zip(*rows, strict=True)
+    batch = examples.batch(list(built))
+    return {**batch, "source": torch.tensor(numbers), "weight": torch.tensor(weights), "items": list(items)}
 
 
 class Cursor(Sampler[list[int]]):
@@ -75,11 +103,14 @@ class VLAData(L.LightningDataModule):
 
     Args:
         sources: by name; each has its sampling weight and its loss weight.
-        batch_size: samples per optimizer step, over all ranks.
+        batch_size: samples per batch, over all ranks; a multiple of their number.
         seed: of the mixture.
         workers: loader processes; 0 builds batches in the training process.
         val_samples: held-out samples per source at validation.
-        epoch_steps: optimizer steps that count as an epoch.
+        epoch_steps: batches that count as an epoch.
+        robot_share: share of robot samples over all robot sources, or RT-2's (rt2-pali-x, rt2-palm-e); the weights then only
+            divide it, and the rest, among sources of a kind. By default the weights say everything.
+        temperature: above 1 evens the weights out.
     """
 
     def __init__(
@@ -90,45 +121,79 @@ class VLAData(L.LightningDataModule):
         workers: int = 0,
         val_samples: int = 256,
         epoch_steps: int = 1000,
+        robot_share: float | Literal["rt2-pali-x", "rt2-palm-e"] | None = None,
+        temperature: float = 1.0,
     ):
         super().__init__()
-        if not sources or batch_size < 1:
-            raise UserError("no sources, or a batch size below 1", "data", "name at least one source")
+        if not sources or batch_size < 1 or workers < 0 or epoch_steps < 1:
+            raise UserError(
+                f"{len(sources)} sources, batch_size {batch_size}, workers {workers}, epoch_steps {epoch_steps}",
+                "data",
+                "name at least one source, and numbers of at least 1 (of workers, 0)",
+            )
+        losses = [source.loss_weight for source in sources.values()]
+        if min(losses) < 0 or not sum(losses):
+            raise UserError(f"loss weights {losses}", "data.sources", "give each at least 0, and one of them more")
         self.sources, self.batch_size, self.seed, self.workers = sources, batch_size, seed, workers
         self.val_samples, self.epoch_steps = val_samples, epoch_steps
+        self.robot_share, self.temperature = robot_share, temperature
         self.consumed = 0
         self.examples: Examples
 
     def cards(self) -> dict[str, DatasetCard]:
-        """The card of each source."""
-        return {name: source.card for name, source in self.sources.items()}
+        """The card of each source that has one."""
+        return {name: source.card for name, source in self.sources.items() if source.card}
 
     def bind(self, contract: PolicyContract, processor: Any) -> None:
         """Takes the resolved contract and the model's processor; called once, before anything is drawn."""
         self.examples = Examples(contract, processor)
         for source in self.sources.values():
             if isinstance(source, RobotSource):
-                source.chunk = contract.chunk
+                source.bind(contract)
 
-    def split(self, name: str) -> Sources:
+    def split(self, name: Split) -> Sources:
         """The sources, restricted to one split."""
-        return {key: _with_split(source, name) for key, source in self.sources.items()}
+        return {key: source if source.split == name else source.restricted(name) for key, source in self.sources.items()}
+
+    def _place(self) -> tuple[int, int]:
+        """This process's rank, and of how many."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader:
-        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        mixture = Mixture(self.split("train"), self.seed, self.epoch_steps * self.batch_size)  # type: ignore[arg-type]
+        rank, ranks = self._place()
+        if self.batch_size % ranks:
+            raise UserError(f"batch_size {self.batch_size} for {ranks} ranks", "data", "choose a multiple of the number of ranks")
+        sources = self.split("train")
+        weights = weigh(sources, self.robot_share, self.temperature)  # type: ignore[arg-type]
+        self.mixture = Mixture(sources, self.seed, self.epoch_steps * self.batch_size, weights)  # type: ignore[arg-type]
         return DataLoader(
-            Draws(mixture, self.examples),
+            Draws(self.mixture, self.examples),
             batch_sampler=Cursor(self.batch_size, self.epoch_steps, self.consumed, rank, ranks),
             num_workers=self.workers,
-            collate_fn=self.collate,
+            collate_fn=functools.partial(collate, self.examples),
+            # Not forked: threads and locks of this process do not survive that. Not from a fork server: it outlives a killed run.
             multiprocessing_context="spawn" if self.workers else None,
-            persistent_workers=False,
+            persistent_workers=self.workers > 0,
+            worker_init_fn=functools.partial(_end_with, os.getpid()) if self.workers else None,
         )
 
     def val_dataloader(self) -> DataLoader:
-        fixed = Fixed(self.split("val"), self.examples, self.val_samples)
-        return DataLoader(fixed, batch_size=self.batch_size, collate_fn=self.collate)
+        fixed = Fixed(self.split("val"), self.examples, self.val_samples, *self._place())
+        each = max(self.batch_size // self._place()[1], 1)
+        return DataLoader(fixed, batch_size=each, collate_fn=functools.partial(collate, self.examples))
+
+    def drawn(self) -> dict[str, float]:
+        """What was drawn so far and how it counts: per source the share, samples, epochs and loss weight."""
+        values = {}
+        for name, share in self.mixture.shares(self.consumed).items():
+            found = {
+                "share": share.share,
+                "samples": share.count,
+                "epochs": share.epochs,
+                "weight": self.sources[name].loss_weight,
+            }
+            values |= {f"data/{name}_{key}": float(value) for key, value in found.items()}
+        return values
 
     def test_dataloader(self) -> DataLoader:
         """One empty batch: testing is rolling out."""
@@ -138,20 +203,31 @@ class VLAData(L.LightningDataModule):
         """The robot sources' held-out samples in order."""
         robots = {k: s for k, s in self.split("val").items() if isinstance(s, RobotSource)}
         fixed = Fixed(robots, self.examples, max(map(len, robots.values()), default=0))  # type: ignore[arg-type]
-        return DataLoader(fixed, batch_size=self.batch_size, collate_fn=self.collate)
+        return DataLoader(fixed, batch_size=self.batch_size, collate_fn=functools.partial(collate, self.examples))
 
-    def collate(self, rows: list) -> dict[str, Any]:
-        """Model inputs as `Examples.batch` gives them, with the source's number, loss weight and kind per row, and the items."""
-        numbers, weights, items, examples = zip(*rows, strict=True)
-        batch = self.examples.batch(list(examples))
-        batch["source"] = torch.tensor(numbers)
-        batch["weight"] = torch.tensor(weights)
-        return {**batch, "items": list(items)}
+    def _identity(self) -> dict[str, Any]:
+        """All that says which samples come, in plain types; not where they are."""
+        every = self.trainer.accumulate_grad_batches if self.trainer else 1
+        said: dict[str, Any] = {"epoch_steps": self.epoch_steps, "accumulate_grad_batches": every}
+        said |= {"robot_share": self.robot_share, "temperature": self.temperature}
+        for name, source in self.sources.items():
+            said |= {f"sources.{name}.{key}": repr(value) for key, value in source.settings().items()}
+        return said
 
-    def state_dict(self) -> dict[str, int]:
-        return {"consumed": self.consumed, "batch_size": self.batch_size, "seed": self.seed}
+    def state_dict(self) -> dict[str, Any]:
+        return {"consumed": self.consumed, "batch_size": self.batch_size, "seed": self.seed, "mixture": self._identity()}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        ours = self._identity()
+        saved = state_dict.get("mixture", ours)
+        differ = [name for name in sorted(saved.keys() | ours.keys()) if saved.get(name) != ours.get(name)]
+        if differ:
+            name = differ[0]
+            raise UserError(
+                f"the checkpoint's mixture is another: {', '.join(differ)} ({name}: {saved.get(name)}, now {ours.get(name)})",
+                "resume",
+                "resume with the same data, or start from the weights alone",
+            )
         for name in ("batch_size", "seed"):
             if state_dict[name] != getattr(self, name):
                 raise UserError(
@@ -162,16 +238,12 @@ class VLAData(L.LightningDataModule):
         self.consumed = state_dict["consumed"]
 
 
-def _with_split(source: Source, split: Any) -> Any:
-    if source.split == split:
-        return source
-    import copy
+def _end_with(parent: int, _: int) -> None:
+    """Ends a loader process when its parent was killed; torch's own would wait to hand over what it has for ever."""
 
-    # Training augments, everything else sees the pictures as they are.
-    other = copy.copy(source)
-    other.split = split
-    for name in ("_rows", "_pictures"):
-        other.__dict__.pop(name, None)
-    if split != "train":
-        other.augment, other.cache = [], False
-    return other
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -9,15 +9,19 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 
 from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.examples import Examples
+from vla.models.adapters import Lora, add_lora
 from vla.models.load import load_vlm, new_tiny
 from vla.models.logprobs import allowed_mass, scored, token_logprobs
 from vla.training.callbacks import Evaluate, roll_out
 from vla.training.checkpoint import describe_model
+from vla.training.optimizer import OptimizerName, freeze, make_optimizer, parameter_groups, warm_up_then_cosine
 
 
 class Answers:
@@ -61,6 +65,11 @@ class VLAModule(L.LightningModule):
         warmup: optimizer steps.
         weight_decay: of matrices; vectors and embeddings have none.
         bin_smoothing: width (in bins) of the bell over neighbouring integers that integer targets are given; 0 is none.
+        freeze: patterns (regular expressions, from the start) of names of parameters that do not learn, e.g. "vision".
+        rates: pattern -> factor of the learning rate, e.g. {vision: 0.1}; the first that matches holds.
+        optimizer: adamw, or adamw8bit (bitsandbytes; a GPU).
+        gradient_checkpointing: less memory for a third more computing.
+        lora: adapters in place of all weights.
         test_episodes: episodes that `vla test` rolls out.
         trust_remote_code: whether code that comes with a model's weights may run.
     """
@@ -80,31 +89,46 @@ class VLAModule(L.LightningModule):
         warmup: int = 100,
         weight_decay: float = 0.05,
         bin_smoothing: float = 0.0,
+        freeze: list[str] | None = None,
+        rates: dict[str, float] | None = None,
+        optimizer: OptimizerName = "adamw",
+        gradient_checkpointing: bool = False,
+        lora: Lora | None = None,
         test_episodes: int = 40,
         trust_remote_code: bool = False,
     ):
         super().__init__()
+        if learning_rate <= 0 or warmup < 0:
+            raise UserError(f"learning_rate {learning_rate}, warmup {warmup}", "model", "a rate above 0, a warm-up of at least 0")
         self.vlm, self.learning_rate, self.warmup, self.weight_decay = vlm, learning_rate, warmup, weight_decay
         self.bin_smoothing, self.test_episodes, self.trust_remote_code = bin_smoothing, test_episodes, trust_remote_code
+        self.freeze_names, self.rates = freeze or [], rates or {}
+        self.optimizer: OptimizerName = optimizer
+        self.gradient_checkpointing, self.lora = gradient_checkpointing, lora or Lora()
         self.model: Any = None
         self.processor: Any = None
-        self._waiting, self._working, self._left = 0.0, 0.0, 0.0
+        self._waiting, self._working, self._left, self._said = 0.0, 0.0, 0.0, 0
 
-    def build(self, tokenizer: Callable[[], Any] | None = None) -> None:
+    def build(self, tokenizer: Callable[[], Any] | None = None, history: int = 1) -> None:
         """Loads the model and its processor, or makes new ones.
 
         Args:
             tokenizer: makes the tokenizer of `vlm: new`.
+            history: pictures per camera, the contract's.
         """
         if self.vlm == "new":
             if tokenizer is None:
                 raise UserError("there is no corpus for a new tokenizer", "model.vlm", "name a model")
-            self.model, self.processor = new_tiny(tokenizer())
+            self.model, self.processor = new_tiny(tokenizer(), history=history)
         elif self.vlm == "scratch":
             processor = load_vlm("tiny")[1]
-            self.model, self.processor = new_tiny(processor.tokenizer)
+            self.model, self.processor = new_tiny(processor.tokenizer, history=history)
         else:
-            self.model, self.processor = load_vlm(self.vlm, self.trust_remote_code)
+            self.model, self.processor = load_vlm(self.vlm, self.trust_remote_code, history)
+        if self.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        self.model = add_lora(self.model, self.lora)
+        freeze(self.model, self.freeze_names)
         self.model.train()
 
     def bind(self, contract: PolicyContract, source_names: list[str]) -> None:
@@ -146,55 +170,97 @@ class VLAModule(L.LightningModule):
         logits, ids, answers = self._score(batch)
         losses = self._loss(logits, ids)
         per_sample = answers.mean_by_row(losses)
-        loss = (per_sample * batch["weight"]).sum() / batch["weight"].sum()
+        # Over all ranks: the weights that their losses are divided by are the same.
+        weight = self.trainer.strategy.reduce(batch["weight"].mean(), reduce_op="mean")
+        loss = (per_sample * batch["weight"]).mean() / weight
         if not torch.isfinite(loss):
             raise UserError(f"the loss is {loss.item()} at step {self.global_step}", "training", "lower the learning rate")
         # Counted here, before any callback saves: what is saved is what was consumed.
         self.trainer.datamodule.consumed += self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         self.log("loss", loss.detach(), prog_bar=True)
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._describe("train", batch, logits.detach(), ids, answers, per_sample.detach())
+        # In the step after which Lightning logs.
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            found = self._measure(batch, logits.detach(), ids, answers, per_sample.detach())
+            self.log_dict({f"train/{name}": total / count for name, (total, count) in found.items()}, batch_size=len(per_sample))
+            self.log_dict(self.trainer.datamodule.drawn(), batch_size=len(per_sample))  # type: ignore[attr-defined]
         return loss
 
-    def _describe(self, stage: str, batch, logits, ids, answers: Answers, per_sample) -> None:
-        """Logs per-source losses, counts and accuracies, and what the action tokens are off by."""
-        values: dict[str, Any] = {}
+    def gradients_by_source(self, batch: dict[str, Any]) -> dict[str, torch.Tensor | None]:
+        """Per source the gradient [P] of its samples' mean loss; None where the batch has none of it. Leaves no trace."""
+        logits, ids, answers = self._score(batch)
+        per_sample = answers.mean_by_row(self._loss(logits, ids))
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        found: dict[str, torch.Tensor | None] = {}
+        for number, name in enumerate(self.source_names):
+            mine = batch["source"] == number
+            found[name] = None
+            if mine.any():
+                parts = torch.autograd.grad(per_sample[mine].mean(), learning, retain_graph=True, allow_unused=True)
+                flat = [torch.zeros_like(p) if g is None else g for p, g in zip(learning, parts, strict=True)]
+                found[name] = torch.cat([g.flatten() for g in flat])
+        return found
+
+    def _measure(self, batch, logits, ids, answers: Answers, per_sample) -> dict[str, tuple[float, int]]:
+        """Per-source losses, counts and accuracies, and what the action tokens are off by: name -> (sum, of how many)."""
+        values: dict[str, tuple[float, int]] = {}
+
+        def mean(name: str, numbers: torch.Tensor) -> None:
+            if len(numbers):
+                values[name] = (float(numbers.float().sum()), len(numbers))
+
+        # Rows that only fill up a rank's share count nothing.
+        counted = batch["weight"] > 0
         right = logits.argmax(-1) == ids
         rows = answers.row[answers.of]
         whole = answers.mean(right.float()) == 1
         for number, name in enumerate(self.source_names):
-            mine = batch["source"] == number
+            mine = (batch["source"] == number) & counted
+            mean(f"{name}_loss", per_sample[mine])
             if mine.any():
-                values[f"{name}_loss"] = per_sample[mine].mean()
-                values[f"{name}_count"] = mine.sum().float()
+                values[f"{name}_count"] = (float(mine.sum()), 1)
                 if any(hasattr(batch["items"][i], "questions") for i in mine.nonzero()[:1, 0]):
-                    values[f"{name}_question_accuracy"] = whole[mine[answers.row]].float().mean()
-        robot = torch.tensor([hasattr(item, "instruction") for item in batch["items"]], device=ids.device)
+                    mean(f"{name}_question_accuracy", whole[mine[answers.row]])
+        robot = torch.tensor([hasattr(item, "instruction") for item in batch["items"]], device=ids.device) & counted
         bins = self._bins[ids]
         # The actions are the last tokens of a robot's answer, the plan stands before them.
         left = torch.bincount(answers.of).cumsum(0)[answers.of] - torch.arange(len(ids), device=ids.device)
         width = self.contract.embodiment().action.size + self.contract.terminate
         acting = [int(item.mask.sum()) * width if hasattr(item, "mask") else 0 for item in batch["items"]]
-        action = left <= torch.tensor(acting, device=ids.device)[rows]
+        action = (left <= torch.tensor(acting, device=ids.device)[rows]) & counted[rows]
         if action.any():
             said = self._integers[logits[action][:, self._integers].argmax(-1)]
-            values["action_token_accuracy"] = right[action].float().mean()
-            values["action_bin_error"] = (self._bins[said] - bins[action]).abs().float().mean()
+            off = (self._bins[said] - bins[action]).abs()
+            mean("action_token_accuracy", right[action])
+            mean("action_bin_error", off)
             # In units of half an action's range, so that dimensions can be averaged.
-            values["action_l1"] = values["action_bin_error"] * 2 / len(self._integers)
-            if stage == "val":
-                values["valid_mass"] = allowed_mass(logits[action], self._integers).mean()
-        plan = robot[rows] & ~action
-        if plan.any():
-            values["plan_token_accuracy"] = right[plan].float().mean()
-        train = stage == "train"
-        self.log_dict(
-            {f"{stage}/{k}": v for k, v in values.items()}, on_step=train, on_epoch=not train, batch_size=len(per_sample)
-        )
+            mean("action_l1", off * 2 / len(self._integers))
+            if not self.training:
+                mean("valid_mass", allowed_mass(logits[action], self._integers))
+        mean("plan_token_accuracy", right[robot[rows] & ~action])
+        return values
+
+    def on_validation_epoch_start(self) -> None:
+        self._found: dict[str, tuple[float, int]] = {}
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         logits, ids, answers = self._score(batch)
-        self._describe("val", batch, logits, ids, answers, answers.mean_by_row(self._loss(logits, ids)))
+        self._add(self._measure(batch, logits, ids, answers, answers.mean_by_row(self._loss(logits, ids))))
+
+    def _add(self, found: dict[str, tuple[float, int]]) -> None:
+        for name, (total, count) in found.items():
+            before = self._found.get(name, (0.0, 0))
+            self._found[name] = (before[0] + total, before[1] + (0 if name.endswith("_count") else count))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs means over all held-out samples, of all ranks."""
+        if self.trainer.world_size > 1:
+            mine = self._found
+            every: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(every, mine)
+            self._found = {}
+            for found in every:
+                self._add(found)
+        self.log_dict({f"val/{name}": total / max(count, 1) for name, (total, count) in self._found.items()}, batch_size=1)
 
     def test_step(self, batch: dict[str, Any], _: int) -> None:
         """Rolls out in the simulator."""
@@ -206,6 +272,8 @@ class VLAModule(L.LightningModule):
         from vla.models.decode import generate
 
         rows = []
+        # As a policy acts, whatever the source's modes.
+        batch["items"] = [dataclasses.replace(item, mode="") for item in batch["items"]]
         prompt = self.examples.batch([_prompt(self.examples.robot(item)) for item in batch["items"]])
         out = generate(
             self.model,
@@ -228,7 +296,25 @@ class VLAModule(L.LightningModule):
             )
         return rows
 
+    def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> dict[str, Any]:
+        """Moves the tensors; Lightning's own would also copy every item, field by field.
+
+        Raises:
+            UserError: a sample could not be made.
+        """
+        if "error" in batch:
+            raise UserError(*batch["error"])
+        return {name: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}
+
+    def on_train_start(self) -> None:
+        # Only now: a checkpoint of another contract was refused before.
+        if self.trainer.is_global_zero:
+            self.contract.save(self.trainer.default_root_dir)
+
     def on_train_batch_start(self, *_: Any) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        # Whatever draws (dropout …) does so by the batch and the rank, not by what was drawn before: a resumed run goes on alike.
+        torch.manual_seed(np.random.SeedSequence((data.seed, data.consumed, self.global_rank)).generate_state(1)[0].item())
         now = time.perf_counter()
         self._waiting += now - self._left if self._left else 0.0
         self._left = now
@@ -237,7 +323,9 @@ class VLAModule(L.LightningModule):
         now = time.perf_counter()
         self._working += now - self._left
         self._left = now
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        # Once per logged step, not for each of the batches that are accumulated until the next.
+        if self.global_step != self._said and self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._said = self.global_step
             self.log("train/data_wait", self._waiting / max(self._waiting + self._working, 1e-9))
             self._waiting = self._working = 0.0
 
@@ -247,22 +335,28 @@ class VLAModule(L.LightningModule):
     def on_validation_end(self) -> None:
         self._left = 0.0
 
+    def configure_model(self) -> None:
+        """Shards the model where the strategy is ModelParallelStrategy (FSDP2): layer by layer, then the rest."""
+        if self.device_mesh is None:
+            return
+        from torch.distributed.fsdp import FSDPModule, fully_shard
+
+        if isinstance(self.model, FSDPModule):
+            return
+        mesh = self.device_mesh["data_parallel"]
+        for layers in [m for m in self.model.modules() if isinstance(m, torch.nn.ModuleList)]:
+            for layer in layers:
+                fully_shard(layer, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+
     def configure_optimizers(self) -> Any:
-        table = self.model.get_input_embeddings().weight
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        plain = [p for p in trained if p.ndim < 2 or p is table]
-        decayed = [p for p in trained if not any(p is q for q in plain)]
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95), fused=True)
-        total = int(self.trainer.estimated_stepping_batches)
-
-        def rate(step: int) -> float:
-            if step < self.warmup:
-                return (step + 1) / self.warmup
-            done = min((step - self.warmup) / max(total - self.warmup, 1), 1.0)
-            return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        groups = parameter_groups(self.model, self.learning_rate, self.weight_decay, self.rates)
+        optimizer = make_optimizer(self.optimizer, groups, fused=self.device_mesh is None)
+        total = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total):
+            raise UserError("a run without an end", "trainer", "set max_steps: the learning rate falls until then")
+        factor = warm_up_then_cosine(self.warmup, int(total))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
@@ -273,12 +367,26 @@ class VLAModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["contract"] = self.contract.to_dict()
         checkpoint["vlm"] = describe_model(self.model, self.processor)
+        checkpoint["lora"] = dataclasses.asdict(self.lora)
+        checkpoint["learning"] = {"freeze": self.freeze_names, "rates": self.rates, "optimizer": self.optimizer}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "contract" not in checkpoint:
             raise UserError("the checkpoint holds no contract", "checkpoint", "only checkpoints of `vla fit` can be used")
         saved = PolicyContract.from_dict(checkpoint["contract"], "checkpoint")
         saved.require(self.contract, "the checkpoint", "this configuration")
+        if checkpoint.get("lora", dataclasses.asdict(Lora())) != dataclasses.asdict(self.lora):
+            raise UserError(f"the checkpoint has adapters {checkpoint.get('lora')}, now they are {self.lora}", "model.lora")
+        if self._trainer is None or not self.trainer.training:
+            return
+        learning = {"freeze": self.freeze_names, "rates": self.rates, "optimizer": self.optimizer}
+        if checkpoint.get("learning", learning) != learning:
+            raise UserError(
+                f"the checkpoint learned with {checkpoint['learning']}, now it is {learning}", "model", "keep it as it was"
+            )
+        averages = any(isinstance(c, WeightAveraging) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if "current_model_state" in checkpoint and not averages:
+            raise UserError("the checkpoint has averaged weights", "trainer.callbacks", "go on with vla.training.callbacks.EMA")
 
 
 def _prompt(example):

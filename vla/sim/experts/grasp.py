@@ -57,7 +57,7 @@ def approach(table: Tabletop, target: int) -> np.ndarray:
     offset = goal[:2] - (x, y)
     distance = float(np.hypot(*offset))
     # A wide object leaves the open fingers less play; from a low one they would reach the table.
-    near, depth = min(NEAR, 0.036 - item.half_width), min(DEPTH, 1.25 * item.half_height)
+    near, depth = min(NEAR, 0.041 - item.half_width), min(DEPTH, 1.25 * item.half_height)
     action = np.zeros(7)
     action[6] = -1.0
     action[:2] = 1.5 * offset

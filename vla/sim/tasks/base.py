@@ -8,7 +8,9 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from vla.sim.scene import Scene
+from vla.errors import UserError
+from vla.sim.scene import DISC, SHAPES, UNSEEN_SHAPES, Scene
+from vla.sim.variation import BLANKS, SEEN, Variation, open_in
 
 HOLD_STEPS = 10
 """A goal counts as reached after its condition has held for this many consecutive steps."""
@@ -51,39 +53,37 @@ class Layout:
     goals: tuple[Goal, Goal]
 
 
-@dataclasses.dataclass(frozen=True)
-class Variety:
-    """How scenes vary.
-
-    Attributes:
-        objects: movable objects; those beyond the first two are distractors.
-        sizes: whether objects are small or large, and are named so.
-    """
-
-    objects: int = 2
-    sizes: bool = False
-
-
 class Task(abc.ABC):
     """A family of goals. Implementations hold no state.
 
     Attributes:
         name: as it is chosen by.
-        wordings: every sentence, with {target} and, where needed, {reference}, {side} and {where} left open.
+        wordings: every sentence, with {name} and, where needed, {reference}, {side} and {where} left open.
         horizon: steps until an episode is given up.
+        shapes: of the objects that it draws.
+        others: further shapes that a variation may ask for.
     """
 
     name: ClassVar[str]
     wordings: ClassVar[tuple[str, ...]]
     horizon: ClassVar[int]
+    shapes: ClassVar[tuple[str, ...]] = tuple(SHAPES)
+    others: ClassVar[tuple[str, ...]] = (*UNSEEN_SHAPES, *DISC)
 
     @abc.abstractmethod
-    def draw(self, rng: np.random.Generator, variety: Variety) -> Layout:
-        """A scene with two goals; the same generator state gives the same."""
+    def draw(self, rng: np.random.Generator, count: int, variation: Variation = SEEN) -> Layout:
+        """A scene with two goals; the same generator state gives the same.
+
+        Args:
+            count: movable objects, two or three, as for `draw_scene`.
+        """
 
     @abc.abstractmethod
     def candidates(self, scene: Scene, goal: Goal | None) -> list[Goal]:
-        """Every goal that counts when it is reached first; `goal` is the one asked for, None where nothing was said."""
+        """Every goal that counts when it is reached first; `goal` is the one asked for, None where nothing was said.
+
+        Of two that are reached in the same step the earlier one decides, after the one asked for.
+        """
 
     @abc.abstractmethod
     def holds(self, table: Table, goal: Goal) -> bool:
@@ -97,16 +97,36 @@ class Task(abc.ABC):
         """Whether object `index` is about to be moved: an excursion in a demonstration ends here."""
         return table.lift(index) > 0.025
 
-    def fitting(self, goal: Goal) -> tuple[str, ...]:
+    def fitting(self, scene: Scene, goal: Goal) -> tuple[str, ...]:
         """The wordings that can say the goal."""
         return self.wordings
 
-    def instruct(self, scene: Scene, goal: Goal, rng: np.random.Generator) -> str:
+    def instruct(self, scene: Scene, goal: Goal, rng: np.random.Generator, variation: Variation = SEEN) -> str:
         """One of the wordings that can say the goal, with the objects' names in it."""
-        reference = "" if goal.reference is None else scene[goal.reference].name
-        said = str(rng.choice(self.fitting(goal)))
-        return said.format(target=scene[goal.target].name, reference=reference, side=goal.side, where=PHRASES.get(goal.side, ""))
+        names = [variation.noun(scene[i].name) for i in (goal.target, goal.reference) if i is not None]
+        fitting = self.fitting(scene, goal)
+        blanks = {frozenset(open_in(wording)) for wording in fitting}
+        said = str(rng.choice([w for w in variation.wordings if frozenset(open_in(w)) in blanks] or fitting))
+        return said.format(name=names[0], reference=names[-1], side=goal.side, where=PHRASES.get(goal.side, ""))
+
+    def check(self, variation: Variation, where: str) -> None:
+        """Raises UserError if the task cannot have what the variation asks for."""
+        for name in variation.objects:
+            if name.split()[-1] not in self.shapes + self.others:
+                raise UserError(f"{self.name} cannot have a {name}", where, f"it can have: {', '.join(self.shapes + self.others)}")
+        missing = {frozenset(open_in(w)) for w in self.wordings} - {frozenset(open_in(w)) for w in variation.wordings}
+        if variation.wordings and missing:
+            blanks = " or ".join(sorted(" ".join(f"{{{b}}}" for b in BLANKS if b in one) for one in missing))
+            raise UserError(f"no wording for what {self.name} has to say", where, f"add one with {blanks}")
 
 
 PHRASES = {"left": "to the left of", "right": "to the right of", "front": "in front of"}
 """How a side of something is said."""
+
+
+def describe(scene: Scene, goal: Goal) -> str:
+    """A goal in short: "red cube", "red cube to the left", "red cube on blue tray"; different goals of a scene are different."""
+    name = scene[goal.target].name
+    if goal.reference is None:
+        return f"{name} to the {goal.side}" if goal.side else name
+    return f"{name} {PHRASES.get(goal.side, 'on')} {scene[goal.reference].name}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from vla.sim.scene import Scene, sample_scene, sample_varied_scene
-from vla.sim.tasks.base import Goal, Layout, Table, Task, Variety
+from vla.sim.scene import Scene
+from vla.sim.tasks.base import Goal, Layout, Table, Task
+from vla.sim.variation import SEEN, Variation, draw_scene
 
 LIFTED = 0.05
 """An object is up when its underside is this far (m) above the table."""
@@ -16,19 +17,18 @@ class Lift(Task):
 
     name = "lift"
     wordings = (
-        "lift the {target}",
-        "pick up the {target}",
-        "raise the {target}",
-        "grab the {target}",
-        "take the {target}",
-        "lift up the {target}",
-        "pick the {target} up",
+        "lift the {name}",
+        "pick up the {name}",
+        "raise the {name}",
+        "grab the {name}",
+        "take the {name}",
+        "lift up the {name}",
+        "pick the {name} up",
     )
     horizon = 80
 
-    def draw(self, rng: np.random.Generator, variety: Variety) -> Layout:
-        scene = sample_varied_scene(rng, variety.objects, sizes=True) if variety.sizes else sample_scene(rng, variety.objects)
-        return Layout(scene, (Goal(self.name, 0), Goal(self.name, 1)))
+    def draw(self, rng: np.random.Generator, count: int, variation: Variation = SEEN) -> Layout:
+        return Layout(draw_scene(rng, count, variation), (Goal(self.name, 0), Goal(self.name, 1)))
 
     def candidates(self, scene: Scene, goal: Goal | None) -> list[Goal]:
         return [Goal(self.name, i) for i in range(len(scene))]

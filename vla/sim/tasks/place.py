@@ -6,8 +6,9 @@ import abc
 
 import numpy as np
 
-from vla.sim.scene import FLOOR, SLOTS, WALL, Scene, sample_varied_scene
-from vla.sim.tasks.base import Goal, Layout, Table, Task, Variety
+from vla.sim.scene import FLOOR, SLOTS, WALL, Scene
+from vla.sim.tasks.base import Goal, Layout, Table, Task
+from vla.sim.variation import SEEN, Variation, draw_scene
 
 PICKED = 0.03
 """An object that is grasped has been picked up when its underside is this far (m) above the table."""
@@ -51,31 +52,30 @@ class Put(Place):
 
     name = "put"
     wordings = (
-        "put the {target} into the {reference}",
-        "place the {target} in the {reference}",
-        "move the {target} into the {reference}",
-        "drop the {target} in the {reference}",
-        "set the {target} into the {reference}",
-        "put the {target} onto the {reference}",
-        "place the {target} on the {reference}",
-        "move the {target} onto the {reference}",
-        "lay the {target} on the {reference}",
-        "set the {target} onto the {reference}",
+        "put the {name} into the {reference}",
+        "place the {name} in the {reference}",
+        "move the {name} into the {reference}",
+        "drop the {name} in the {reference}",
+        "set the {name} into the {reference}",
+        "put the {name} onto the {reference}",
+        "place the {name} on the {reference}",
+        "move the {name} onto the {reference}",
+        "lay the {name} on the {reference}",
+        "set the {name} onto the {reference}",
     )
 
-    def instruct(self, scene: Scene, goal: Goal, rng: np.random.Generator) -> str:
+    def fitting(self, scene: Scene, goal: Goal) -> tuple[str, ...]:
         # One goes into a tray and onto a plate.
         assert goal.reference is not None
-        inside = scene[goal.reference].shape == "tray"
-        said = str(rng.choice(self.wordings[:5] if inside else self.wordings[5:]))
-        return said.format(target=scene[goal.target].name, reference=scene[goal.reference].name)
+        return self.wordings[:5] if scene[goal.reference].shape == "tray" else self.wordings[5:]
 
-    def draw(self, rng: np.random.Generator, variety: Variety) -> Layout:
+    def draw(self, rng: np.random.Generator, count: int, variation: Variation = SEEN) -> Layout:
         """Two receptacles where there is room; the swapped goal is then another receptacle, else another object."""
-        count = min(2, SLOTS - variety.objects)
-        scene = sample_varied_scene(rng, variety.objects, count, variety.sizes)
-        swapped = (0, len(scene) - 1) if count == 2 else (1, variety.objects)
-        return Layout(scene, (Goal(self.name, 0, variety.objects), Goal(self.name, *swapped)))
+        receptacles = max(1, min(2, SLOTS - count - variation.distractors))
+        scene = draw_scene(rng, count, variation, receptacles)
+        first = len(scene) - receptacles
+        swapped = (0, first + 1) if receptacles == 2 else (1, first)
+        return Layout(scene, (Goal(self.name, 0, first), Goal(self.name, *swapped)))
 
     def supports(self, scene: Scene) -> list[int]:
         return [i for i, o in enumerate(scene) if not o.movable]
@@ -93,17 +93,17 @@ class Stack(Place):
 
     name = "stack"
     wordings = (
-        "stack the {target} on the {reference}",
-        "stack the {target} onto the {reference}",
-        "put the {target} on top of the {reference}",
-        "place the {target} on top of the {reference}",
-        "set the {target} on top of the {reference}",
+        "stack the {name} on the {reference}",
+        "stack the {name} onto the {reference}",
+        "put the {name} on top of the {reference}",
+        "place the {name} on top of the {reference}",
+        "set the {name} on top of the {reference}",
     )
 
-    def draw(self, rng: np.random.Generator, variety: Variety) -> Layout:
+    def draw(self, rng: np.random.Generator, count: int, variation: Variation = SEEN) -> Layout:
         """With a distractor the swapped goal is another object on the same one or the same one on another, else the other way round."""
-        scene = sample_varied_scene(rng, variety.objects, sizes=variety.sizes)
-        swapped = (1, 0) if variety.objects == 2 else (2, 1) if rng.random() < 0.5 else (0, 2)
+        scene = draw_scene(rng, count, variation)
+        swapped = (1, 0) if len(scene) == 2 else (2, 1) if rng.random() < 0.5 else (0, 2)
         return Layout(scene, (Goal(self.name, 0, 1), Goal(self.name, *swapped)))
 
     def supports(self, scene: Scene) -> list[int]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from vla.sim.scene import Scene, sample_varied_scene
-from vla.sim.tasks.base import Goal, Layout, Table, Task, Variety
+from vla.sim.scene import Scene
+from vla.sim.tasks.base import Goal, Layout, Table, Task
+from vla.sim.variation import SEEN, Variation, draw_scene
 
 SIDES = {"left": (0.0, -1.0), "right": (0.0, 1.0), "front": (1.0, 0.0)}
 """Directions (x, y) on the table as the front camera sees them: the front is nearest to it."""
@@ -17,8 +18,6 @@ MOVED, STAYED = 0.04, 0.03
 """An object has been pushed when it is farther (m) from where it stood; a reference must be nearer to it."""
 BESIDE, BEYOND = 0.09, 0.02
 """Where a push aims: that far (m) from the reference's middle, or past the edge."""
-PUSHED = ("cube", "disc")
-"""Shapes that do not topple."""
 SHORTEST, ASKEW = 0.07, 0.35
 """The shortest push (m) and the largest angle (rad) to the table's axes that is asked for."""
 ROOM = np.array([(-0.2, -0.25), (0.22, 0.25)])
@@ -33,31 +32,33 @@ class Push(Task):
 
     name = "push"
     wordings = (
-        "push the {target} to the {side}",
-        "slide the {target} to the {side}",
-        "move the {target} to the {side}",
-        "push the {target} towards the {side}",
-        "shove the {target} to the {side}",
-        "push the {target} {where} the {reference}",
-        "slide the {target} {where} the {reference}",
-        "move the {target} {where} the {reference}",
-        "bring the {target} {where} the {reference}",
-        "shove the {target} {where} the {reference}",
+        "push the {name} to the {side}",
+        "slide the {name} to the {side}",
+        "move the {name} to the {side}",
+        "push the {name} towards the {side}",
+        "shove the {name} to the {side}",
+        "push the {name} {where} the {reference}",
+        "slide the {name} {where} the {reference}",
+        "move the {name} {where} the {reference}",
+        "bring the {name} {where} the {reference}",
+        "shove the {name} {where} the {reference}",
     )
     horizon = 120
+    # They do not topple.
+    shapes, others = ("cube", "disc"), ("drum",)
 
-    def fitting(self, goal: Goal) -> tuple[str, ...]:
+    def fitting(self, scene: Scene, goal: Goal) -> tuple[str, ...]:
         return self.wordings[:5] if goal.reference is None else self.wordings[5:]
 
-    def draw(self, rng: np.random.Generator, variety: Variety) -> Layout:
+    def draw(self, rng: np.random.Generator, count: int, variation: Variation = SEEN) -> Layout:
         """Two goals of one form with a clear way each; they share the target, or the side, or the reference.
 
         Of two objects alone, no scene has two such ways to a side of the other one: that takes a distractor.
         """
-        relation = bool(rng.random() < 0.75) and variety.objects > 2
+        relation = bool(rng.random() < 0.75) and count + variation.distractors > 2
         wanted = str(rng.choice(list(SIDES)))
         while True:
-            scene = sample_varied_scene(rng, variety.objects, sizes=variety.sizes, shapes=PUSHED)
+            scene = draw_scene(rng, count, variation, shapes=self.shapes)
             order = range(len(scene))
             goals = [
                 Goal(self.name, i, j, side)
@@ -72,14 +73,15 @@ class Push(Task):
                     return Layout(scene, (first, swapped[rng.integers(len(swapped))]))
 
     def candidates(self, scene: Scene, goal: Goal | None) -> list[Goal]:
-        """Another object counts wherever it is pushed to; the right one, at any side of the table or, if so asked, of any object."""
-        others = [Goal(self.name, i) for i in range(len(scene)) if goal is None or i != goal.target]
+        """Any object at any side of the table or, if so asked, of any other; last, another object wherever it is pushed to."""
+        order = range(len(scene))
+        others = [Goal(self.name, i) for i in order if goal is None or i != goal.target]
         if goal is None:
             return others
-        references = [None] if goal.reference is None else [j for j in range(len(scene)) if j != goal.target]
-        own = [Goal(self.name, goal.target, j, side) for j in references for side in SIDES]
+        references = (None,) if goal.reference is None else order
+        sided = [Goal(self.name, i, j, side) for i in order for j in references if i != j for side in SIDES]
         # Where it stands from the first it was not pushed to.
-        return [g for g in own if not _beside(_place(scene, g.target), g.side, None if g.reference is None else _place(scene, g.reference))] + others
+        return [g for g in sided if not _beside(_place(scene, g.target), g.side, None if g.reference is None else _place(scene, g.reference))] + others
 
     def holds(self, table: Table, goal: Goal) -> bool:
         i, j = goal.target, goal.reference

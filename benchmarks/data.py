@@ -1,0 +1,222 @@
+"""Reading data: random access against webdataset's sequential reader and bare decoding, start-up, resume and memory.
+
+All sides read the same shards (256 x 256 JPEG, an action, JSON), decode with Pillow in one thread and give uint8 arrays.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from vla.contract import Camera, Embodiment, Space
+from vla.datasets.card import DatasetCard
+from vla.datasets.index import ShardIndex, _stamp
+from vla.datasets.mixture import Mixture
+from vla.datasets.robot import RobotSource
+from vla.datasets.shards import ShardWriter, decode_array, decode_jpeg, decode_json
+from vla.report.provenance import provenance
+from vla.training.data import Cursor
+
+SIZE, SHARDS, MILLION = 256, 200, 1_000_000
+SPEC = Embodiment((Camera("front", SIZE, SIZE),), Space(("x",), ("m",), (-1.0,), (1.0,)), Space(("dx",), ("m",), (-1.0,), (1.0,)))
+
+
+def picture(rng: np.random.Generator) -> bytes:
+    """As rich as a photograph: smooth shapes with some noise; a JPEG of about 20 kB, chroma subsampled as cameras do it."""
+    y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
+    waves = [np.sin(x * a + y * b + c) for a, b, c in rng.uniform(-12, 12, (6, 3))]
+    image = np.stack([sum(waves[i::3], np.zeros_like(x)) for i in range(3)], -1)
+    pixels = np.clip(128 + 50 * image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=91)
+    return file.getvalue()
+
+
+def write(folder: Path, samples: int, per_shard: int, state: bool = True) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [picture(rng) for _ in range(50)]
+    length = 50
+    with ShardWriter(folder, per_shard) as writer:
+        for i in range(samples):
+            info = {
+                "episode": i // length,
+                "step": i % length,
+                "length": min(length, samples - i // length * length),
+                "instruction": f"lift object {i // length % 9}",
+                "terminate": 0,
+                "embodiment": "arm",
+                "target": "object",
+            }
+            vector = rng.uniform(-1, 1, 1).astype(np.float32)
+            members = {"front.jpg": pictures[i % len(pictures)], "action.npy": vector, "json": info}
+            writer.write(f"s{i:08d}", members | ({"state.npy": vector} if state else {}))
+    DatasetCard("benchmark", "robot", "arm", SPEC).save(folder)
+
+
+def rate(read, samples: int) -> float:
+    began = time.perf_counter()
+    count = sum(1 for _ in itertools.islice(read(), samples))
+    assert count == samples
+    return samples / (time.perf_counter() - began)
+
+
+def speeds(folder: Path, samples: int, rounds: int) -> dict[str, float]:
+    """Samples a second: bare decoding, ours in random order, webdataset in order; medians of alternating rounds."""
+    import webdataset as wds
+
+    index = ShardIndex(folder)
+    jpegs = [index.read(i, ("front.jpg",))["front.jpg"] for i in range(samples)]
+    urls = [str(p) for p in sorted(folder.glob("shard-*.tar"))]
+    order = np.random.default_rng(1).permutation(len(index)).tolist()
+
+    def bare():
+        for data in jpegs:
+            yield decode_jpeg(data, "")
+
+    def ours():
+        for i in order:
+            members = index.read(i)
+            yield (
+                decode_jpeg(members["front.jpg"], ""),
+                decode_array(members["action.npy"], ""),
+                decode_json(members["json"], ""),
+            )
+
+    def sequential():
+        yield from wds.WebDataset(urls, shardshuffle=False).decode("rgb8")
+
+    sides = {"bare": bare, "ours": ours, "webdataset": sequential}
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, read in sides.items():
+            found[name].append(rate(read, samples))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def start_up(folder: Path) -> float:
+    """Seconds to open a data set of 200 shards whose index is there, and to read a sample."""
+    RobotSource(folder, chunk=4).item(0, np.random.default_rng(0))
+    began = time.perf_counter()
+    RobotSource(folder, chunk=4).item(7, np.random.default_rng(0))
+    return time.perf_counter() - began
+
+
+def synthetic(folder: Path) -> None:
+    """The index of a million samples over 200 shards that hold nothing."""
+    folder.mkdir()
+    each = MILLION // SHARDS
+    for shard in range(SHARDS):
+        path = folder / f"shard-{shard:06d}.tar"
+        with path.open("wb") as file:
+            file.truncate(each * 4096)
+        first = np.arange(each + 1) * 4
+        columns = {
+            "keys": np.array([f"s{shard * each + i:08d}".encode() for i in range(each)], np.bytes_),
+            "first": first,
+            "extensions": np.array(["action.npy", "front.jpg", "json", "state.npy"]),
+            "extension": np.tile(np.arange(4, dtype=np.int16), each),
+            "offset": np.arange(each * 4) * 1024,
+            "size": np.full(each * 4, 900),
+        }
+        with path.with_suffix(".idx").open("wb") as file:
+            np.savez(file, stamp=np.array(_stamp(path)), **columns)
+    DatasetCard("synthetic", "robot", "arm", SPEC).save(folder)
+    rows = np.arange(MILLION)
+    steps = {
+        "record": rows,
+        "episode": rows // 50,
+        "step": rows % 50,
+        "start": rows // 50 * 50,
+        "end": rows // 50 * 50 + 50,
+        "action": np.zeros((MILLION, 1), np.float32),
+        "state": np.zeros((MILLION, 1), np.float32),
+        "terminate": np.zeros(MILLION, bool),
+        "point": np.full((MILLION, 2), np.nan, np.float32),
+        "reach": np.full((MILLION, 4), -1, np.int16),
+        **{name: np.zeros(MILLION, np.int32) for name in ("instruction", "target", "embodiment")},
+        "words": np.array(["lift it"]),
+    }
+    ShardIndex(folder).columns("steps", lambda: steps)
+
+
+def resume(folder: Path) -> float:
+    """Seconds until the first batch at 90 % of an epoch of a million samples is drawn."""
+    began = time.perf_counter()
+    source = RobotSource(folder, chunk=4)
+    mixture = Mixture({"robot": source}, 0, len(source))
+    batch = next(iter(Cursor(64, len(source) // 64, int(0.9 * len(source)) // 64 * 64)))
+    drawn = [mixture.draw(t) for t in batch]
+    assert len(drawn) == 64
+    return time.perf_counter() - began
+
+
+def growth(folder: Path, samples: int) -> float:
+    """MiB by which the process has grown over so many samples drawn from a mixture."""
+    source = RobotSource(folder, chunk=4)
+    mixture = Mixture({"robot": source}, 0)
+    process = psutil.Process()
+    for t in range(2000):
+        mixture.sample(t)
+    before = process.memory_info().rss
+    for t in range(2000, 2000 + samples):
+        mixture.sample(t)
+    return (process.memory_info().rss - before) / 2**20
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--drawn", type=int, default=100_000, help="samples over which memory is watched")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    root = Path(tempfile.mkdtemp())
+    try:
+        write(root / "real", options.samples, max(options.samples // SHARDS, 1))
+        synthetic(root / "million")
+        # Picture, action and JSON alone for the speeds; a robot source also wants a state.
+        write(root / "plain", options.samples, max(options.samples // SHARDS, 1), state=False)
+        found = speeds(root / "plain", options.samples, options.rounds)
+        values = {
+            "random access / webdataset": (found["ours"] / found["webdataset"], ">=", 1.5),
+            "random access / bare decoding": (found["ours"] / found["bare"], ">=", 0.8),
+            "start-up on 200 shards (s)": (start_up(root / "real"), "<=", 1.0),
+            "resume at 90 % of a million samples (s)": (resume(root / "million"), "<=", 2.0),
+            "growth over 100,000 samples (MiB)": (growth(root / "real", options.drawn), "<=", 100.0),
+        }
+    finally:
+        shutil.rmtree(root)
+    bars = {
+        name: {"value": round(value, 3), "bar": f"{sign} {bar:g}", "holds": value >= bar if sign == ">=" else value <= bar}
+        for name, (value, sign, bar) in values.items()
+    }
+    rates = {f"{name} (samples/s)": round(value, 1) for name, value in found.items()}
+    print(
+        json.dumps(
+            {
+                "bars": bars,
+                "measured": rates,
+                "jpeg_bytes": len(picture(np.random.default_rng(0))),
+                "drawn": options.drawn,
+                **provenance(),
+                "command": " ".join(sys.argv),
+            },
+            indent=1,
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,250 @@
+"""Training: the loop of `vla fit` against a bare PyTorch loop over the same batches and model, in turns; the wait for data; on a
+GPU also the speed of a model of three billion weights.
+
+Reads the demo's data and configuration (run `make demo` first), except with --structure.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+import yaml
+from torch.utils.data import DataLoader
+
+from vla.commands import new_tokenizer
+from vla.contract import Camera, PolicyContract
+from vla.datasets.items import RobotItem
+from vla.models.load import new_tiny
+from vla.report.provenance import provenance
+from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.training.callbacks import StepProgress, Throughput
+from vla.training.contract import ContractOptions, resolve
+from vla.training.data import VLAData
+from vla.training.module import VLAModule
+from vla.training.optimizer import make_optimizer, parameter_groups
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = ROOT / "runs/demo"
+
+
+def build(config: dict) -> tuple[VLAModule, VLAData]:
+    """Module and data as `vla fit -c demo.yaml` makes them."""
+    from vla.datasets.questions import QuestionSource
+    from vla.datasets.robot import RobotSource
+    from vla.transforms import Augmentation
+
+    kinds = {"RobotSource": RobotSource, "QuestionSource": QuestionSource}
+    sources = {}
+    for name, source in config["data"].pop("sources").items():
+        arguments = dict(source["init_args"])
+        arguments["folder"] = ROOT / arguments["folder"]
+        arguments["augment"] = [Augmentation(**a) for a in arguments.get("augment", [])]
+        sources[name] = kinds[source["class_path"].rsplit(".", 1)[1]](**arguments)
+    data = VLAData(sources, **config["data"])
+    contract = resolve(ContractOptions(**{**config["contract"], "plan": tuple(config["contract"]["plan"])}), data.cards())
+    module = VLAModule(**config["model"])
+    module.build()
+    data.bind(contract, module.processor)
+    module.bind(contract, list(sources))
+    return module, data
+
+
+class Prepared(L.LightningDataModule):
+    """Batches that are there already."""
+
+    def __init__(self, batches: list, drawn: Callable[[], dict[str, float]] = dict):
+        super().__init__()
+        self.batches, self.drawn = batches, drawn
+        self.seed, self.batch_size, self.consumed = 0, len(batches[0]["input_ids"]), 0
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
+
+
+class Clock(L.Callback):
+    """When each batch ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *_) -> None:
+        self.ends.append(time.perf_counter())
+
+
+def fitted(module: VLAModule, data: L.LightningDataModule, batches: int, config: dict) -> tuple[list[float], float]:
+    """When each batch of `vla fit`'s loop ended, and the share of the time that it waited for data."""
+    clock, folder = Clock(), tempfile.mkdtemp()
+    trainer = L.Trainer(
+        accelerator="auto",
+        devices=1,
+        max_steps=batches // config["trainer"]["accumulate_grad_batches"],
+        accumulate_grad_batches=config["trainer"]["accumulate_grad_batches"],
+        gradient_clip_val=config["trainer"]["gradient_clip_val"],
+        log_every_n_steps=config["trainer"]["log_every_n_steps"],
+        logger=L.pytorch.loggers.TensorBoardLogger(folder),
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=[StepProgress(), clock],
+    )
+    trainer.fit(module, datamodule=data)
+    shutil.rmtree(folder)
+    return clock.ends, float(trainer.callback_metrics["train/data_wait"])
+
+
+def bare(module: VLAModule, batches: list, config: dict) -> list[float]:
+    """The same computation without Lightning: forward, loss, backward, clipping, AdamW."""
+    model, every = module.model.train(), config["trainer"]["accumulate_grad_batches"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    groups = parameter_groups(model, module.learning_rate, module.weight_decay, {})
+    optimizer = make_optimizer("adamw", groups, fused=True)
+    ends = []
+    for number, batch in enumerate(batches, 1):
+        batch = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}
+        logits, ids, answers = module._score(batch)
+        per_sample = answers.mean_by_row(module._loss(logits, ids))
+        ((per_sample * batch["weight"]).sum() / batch["weight"].sum() / every).backward()
+        if number % every == 0:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip_val"])
+            optimizer.step()
+            optimizer.zero_grad()
+        ends.append(time.perf_counter())
+    return ends
+
+
+STRUCTURES = {
+    # PaliGemma's proportions: SigLIP-So400m, and a language model of 2.5 billion weights.
+    "3b": (
+        {"image_size": 224, "stride": 14, "vision_name": "vit_so400m_patch14_siglip_224", "vision_args": {}, "pools": [1, 1]},
+        {"hidden_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 20, "intermediate_size": 6912},
+    ),
+    "toy": (
+        {"image_size": 32, "stride": 16, "vision_name": "vit_tiny_patch16_224", "vision_args": {"img_size": 32}, "pools": [1, 1]},
+        {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128},
+    ),
+}
+
+
+def structure(name: str, batch: int, steps: int) -> dict:
+    """Rates of `vla fit`'s loop with a random model of a structure, on random pictures, in bf16 with every weight learning."""
+    vision, text = STRUCTURES[name]
+    size = vision["image_size"]
+    spec = dataclasses.replace(EMBODIMENT, cameras=tuple(Camera(c.name, size, size) for c in EMBODIMENT.cameras))
+    contract = PolicyContract({EMBODIMENT_NAME: spec}, chunk=4)
+    module = VLAModule(learning_rate=1e-5, gradient_checkpointing=name != "toy")
+    module.model, module.processor = new_tiny(
+        new_tokenizer(), text_config={"model_type": "llama", "num_key_value_heads": text["num_attention_heads"], **text}, **vision
+    )
+    if module.gradient_checkpointing:
+        module.model.gradient_checkpointing_enable()
+    module.model.train()
+    module.bind(contract, ["robot"])
+    rng = np.random.default_rng(0)
+
+    def item() -> RobotItem:
+        return RobotItem(
+            images={c.name: rng.integers(0, 255, (size, size, 3), np.uint8) for c in spec.cameras},
+            state=np.array([0, 0, 0.1, 0, 0.04], np.float32),
+            actions=rng.uniform(spec.action.low, spec.action.high, (4, 7)).astype(np.float32),
+            mask=np.ones(4, bool),
+            terminate=np.zeros(4, bool),
+            instruction="lift the red cube",
+            target="red cube",
+            point=(0.5, 0.5),
+            reach=None,
+            episode=0,
+            step=0,
+            embodiment=EMBODIMENT_NAME,
+        )
+
+    def made() -> dict:
+        items = [item() for _ in range(batch)]
+        rows = module.examples.batch([module.examples.robot(i) for i in items])
+        return {**rows, "source": torch.zeros(batch), "weight": torch.ones(batch), "items": items}
+
+    batches = [made() for _ in range(4)] * -(-steps // 4)
+    folder = tempfile.mkdtemp()
+    trainer = L.Trainer(
+        max_steps=steps,
+        precision="bf16-true",
+        logger=L.pytorch.loggers.CSVLogger(folder, "", ""),
+        log_every_n_steps=5,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        callbacks=[Throughput(every=5)],
+    )
+    trainer.fit(module, datamodule=Prepared(batches[:steps]))
+    rows = list(csv.DictReader((Path(folder) / "metrics.csv").open()))
+    names = ("samples_per_second", "tokens_per_second", "mfu")
+    found = {n: [float(row[f"throughput/{n}"]) for row in rows if row.get(f"throughput/{n}")] for n in names}
+    rates = {n: round(statistics.median(values), 4) for n, values in found.items() if values}
+    weights = sum(p.numel() for p in module.model.parameters())
+    memory = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
+    return {
+        "structure": name,
+        "weights": weights,
+        "batch": batch,
+        "tokens": batches[0]["input_ids"].shape[1],
+        **rates,
+        "GiB": memory,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batches", type=int, default=45)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--structure", choices=sorted(STRUCTURES), help="only the speed of a model of this structure")
+    parser.add_argument("--batch", type=int, default=16, help="samples per batch of the structure")
+    parser.add_argument("--steps", type=int, default=40, help="optimizer steps of the structure")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    if options.structure:
+        found = structure(options.structure, options.batch, options.steps)
+        mfu = found.get("mfu")
+        bars = {"MFU (aim)": {"value": mfu, "bar": ">= 0.5", "holds": mfu is not None and mfu >= 0.5}}
+        print(json.dumps({"bars": bars, "measured": found, **provenance()}, indent=1))
+        return 0
+    if not (RUN / "demo.yaml").is_file():
+        print("no runs/demo/demo.yaml: run make demo", file=sys.stderr)
+        return 2
+    config = yaml.safe_load((RUN / "demo.yaml").read_text())
+    module, data = build(config)
+    loader = iter(data.train_dataloader())
+    batches = [next(loader) for _ in range(options.batches)]
+    times: dict[str, list[float]] = {"vla fit": [], "bare": []}
+    for turn in range(options.rounds):
+        for name in ("vla fit", "bare") if turn % 2 else ("bare", "vla fit"):
+            if name == "bare":
+                ends = bare(module, batches, config)
+            else:
+                ends, _ = fitted(module, Prepared(batches, data.drawn), len(batches), config)
+            # The first batches warm up caches and progress bars.
+            times[name].append((ends[-1] - ends[8]) / (len(ends) - 9))
+    found = {name: statistics.median(values) for name, values in times.items()}
+    # Turn by turn, so that what slows the machine for a while slows both.
+    overhead = statistics.median(one / other for one, other in zip(times["vla fit"], times["bare"], strict=True)) - 1
+    waited = statistics.median(fitted(module, data, 2 * len(batches), config)[1] for _ in range(3))
+    bars = {
+        "vla fit over bare PyTorch": {"value": round(overhead, 4), "bar": "<= 0.05", "holds": overhead <= 0.05},
+        "data wait in the demo's training": {"value": round(waited, 4), "bar": "<= 0.05", "holds": waited <= 0.05},
+    }
+    measured = {f"{name} (s per batch)": round(value, 4) for name, value in found.items()}
+    print(json.dumps({"bars": bars, "measured": measured, "rounds": options.rounds, **provenance()}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

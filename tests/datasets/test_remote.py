@@ -1,0 +1,111 @@
+"""Data sets behind an address: the same samples, whole files, a cache of bounded size."""
+
+import functools
+import http.server
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import yaml
+
+from vla.datasets.mixture import Mixture
+from vla.datasets.remote import RemoteFolder
+from vla.datasets.robot import RobotSource
+from vla.errors import UserError
+
+
+class Server(http.server.SimpleHTTPRequestHandler):
+    cut = False
+
+    def log_message(self, *_):
+        pass
+
+    def copyfile(self, source, outputfile):
+        outputfile.write(source.read(1000) if self.cut and self.path.endswith(".tar") else source.read())
+
+
+@pytest.fixture
+def served(make, tmp_path):
+    """A data set on a web server: its folder and its address."""
+    folder = make(tmp_path / "there")
+    card = yaml.safe_load((folder / "card.yaml").read_text())
+    card["shards"] = {"shard-000000.tar": 10, "shard-000001.tar": 10, "shard-000002.tar": 10, "shard-000003.tar": 10, "shard-000004.tar": 5}
+    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+    handler = type("Handler", (Server,), {})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_address[1]}", handler
+    server.shutdown()
+
+
+def same(one, other):
+    rng = np.random.default_rng
+    assert len(one) == len(other) == 45
+    for i in range(45):
+        a, b = one.item(i, rng(i)), other.item(i, rng(i))
+        assert all(np.array_equal(a.images[c], b.images[c]) for c in a.images) and np.array_equal(a.actions, b.actions)
+
+
+@pytest.mark.parametrize("kind", ["http", "pipe"])
+def test_samples_are_those_of_the_folder(served, tmp_path, kind):
+    folder, url, _ = served
+    address = url if kind == "http" else f"pipe:cat {folder}/{{}}"
+    remote = RobotSource(address, chunk=2, fetched=str(tmp_path / "here"))
+    same(remote, RobotSource(folder, chunk=2))
+    same(pickle.loads(pickle.dumps(remote)), RobotSource(folder, chunk=2))
+
+
+def test_the_cache_stays_within_its_limit_and_the_order_within_a_few_shards(served, tmp_path):
+    folder, url, _ = served
+    size = (folder / "shard-000000.tar").stat().st_size
+    source = RobotSource(url, chunk=1, fetched=str(tmp_path / "here"), fetched_gib=4.5 * size / 2**30, together=2)
+    mixture = Mixture({"robot": source}, 3)
+    shards = []
+    for t in range(45):
+        place = mixture.draw(t)[2]
+        source.item(place, np.random.default_rng(0))
+        shards.append(int(source._records[place]) // 10)
+        assert sum(p.stat().st_size for p in (tmp_path / "here").glob("*.tar")) <= 4.5 * size
+    assert sorted(mixture.draw(t)[2] for t in range(45)) == list(range(45))
+    # Two shards at a time: an epoch leaves each of them once.
+    firsts = [shards.index(s) for s in range(5)]
+    lasts = [44 - shards[::-1].index(s) for s in range(5)]
+    assert all(last - first < 20 for first, last in zip(firsts, lasts, strict=True))
+
+
+def test_the_order_does_not_depend_on_what_was_fetched(served, tmp_path):
+    _, url, _ = served
+    fresh, used = (RobotSource(url, chunk=1, fetched=str(tmp_path / name), together=2) for name in "ab")
+    for i in range(45):
+        used.item(i, np.random.default_rng(0))
+    one, other = Mixture({"robot": fresh}, 3), Mixture({"robot": used}, 3)
+    assert [one.draw(t) for t in range(90)] == [other.draw(t) for t in range(90)]
+    # What was found in a shard is kept, however often that is used.
+    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("*.idx")}
+    again = RobotSource(url, chunk=1, fetched=str(tmp_path / "b"), together=2)
+    again.item(0, np.random.default_rng(0))
+    assert len(kept) == 5 and kept == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("*.idx")}
+
+
+def test_a_connection_that_breaks_off_leaves_nothing_behind(served, tmp_path):
+    _, url, handler = served
+    handler.cut = True
+    folder = RemoteFolder(url, tmp_path / "here")
+    with pytest.raises(UserError, match=r"shard-000001.tar: cannot be read: .*broke off"):
+        folder.path("shard-000001.tar")
+    assert not [p for p in (tmp_path / "here").iterdir() if p.name != "source" and p.suffix != ".lock"]
+    handler.cut = False
+    assert folder.path("shard-000001.tar").stat().st_size > 1000
+
+
+def test_what_cannot_be_fetched_is_named(tmp_path):
+    with pytest.raises(UserError, match="card.yaml: cannot be read"):
+        len(RobotSource("http://127.0.0.1:9", chunk=1, fetched=str(tmp_path)))
+    with pytest.raises(UserError, match="card.yaml: cannot be read"):
+        len(RobotSource("pipe:cat /nowhere/{}", chunk=1, fetched=str(tmp_path / "other")))
+    with pytest.raises(UserError, match="what was fetched from elsewhere"):
+        len(RobotSource("pipe:cat /somewhere/{}", chunk=1, fetched=str(tmp_path / "other")))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file: cannot be used"):
+        len(RobotSource("pipe:cat /nowhere/{}", chunk=1, fetched=str(tmp_path / "file")))

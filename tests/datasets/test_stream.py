@@ -1,0 +1,109 @@
+"""Streamed image-text shards: every sample once per epoch, exact wherever one begins, a cache of bounded size."""
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from vla.datasets.mixture import Mixture
+from vla.datasets.shards import ShardWriter
+from vla.datasets.stream import QuestionStream
+from vla.errors import UserError
+
+COUNTS = [5, 5, 5, 5, 5, 5, 5, 2]
+
+
+@pytest.fixture
+def captions(tmp_path):
+    """Eight shards of pictures with captions that say which they are; no card."""
+    folder = tmp_path / "there"
+    with ShardWriter(folder, per_shard=5) as writer:
+        for i in range(sum(COUNTS)):
+            writer.write(f"c{i:03d}", {"jpg": np.full((8, 8, 3), i, np.uint8), "txt": f"picture {i}".encode()})
+    return folder
+
+
+def stream(folder, fetched, **kwargs):
+    urls = f"pipe:cat {folder}/shard-{{000000..000007}}.tar"
+    return QuestionStream(urls, {"front": "jpg"}, text="txt", fetched=str(fetched), **{"together": 2, "holdout": 0.2, **kwargs})
+
+
+def said(mixture, ts):
+    return [mixture.sample(t)[1].questions[0].answer[0] for t in ts]
+
+
+def test_an_epoch_has_every_sample_once(captions, tmp_path):
+    mixture = Mixture({"web": stream(captions, tmp_path / "here", split="train")}, 3)
+    first, second = said(mixture, range(30)), said(mixture, range(30, 60))
+    assert sorted(first) == sorted(second) == sorted(f"picture {i}" for i in range(30)) and first != second
+    assert mixture.draw(29)[1] == 0 and mixture.draw(30)[1] == 1
+    item = mixture.sample(4)[1]
+    assert item.questions[0].text == "what is in the picture" and item.images["front"].shape == (8, 8, 3)
+
+
+def test_held_out_shards_are_counted_and_never_trained_on(captions, tmp_path):
+    held = stream(captions, tmp_path / "here").restricted("val")
+    assert len(held) == 7
+    assert sorted(held.item(i, np.random.default_rng(0)).questions[0].answer[0] for i in range(7)) == [
+        f"picture {i}" for i in range(30, 37)
+    ]
+
+
+def test_a_run_that_goes_on_finds_its_place_without_the_shards(captions, tmp_path):
+    whole = said(Mixture({"web": stream(captions, tmp_path / "a")}, 3), range(60))
+    cache = tmp_path / "b"
+    said(Mixture({"web": stream(captions, cache)}, 3), range(45))
+    for shard in cache.glob("*.tar"):
+        shard.unlink()
+    again = Mixture({"web": pickle.loads(pickle.dumps(stream(captions, cache)))}, 3)
+    assert again.draw(45)[1] == 1 and not list(cache.glob("*.tar"))
+    assert said(again, range(45, 60)) == whole[45:]
+    # A lost cache only costs time.
+    shutil.rmtree(cache)
+    assert said(Mixture({"web": stream(captions, cache)}, 3), range(45, 60)) == whole[45:]
+
+
+def test_the_cache_stays_within_its_limit(captions, tmp_path):
+    size = (captions / "shard-000000.tar").stat().st_size
+    mixture = Mixture({"web": stream(captions, tmp_path / "here", fetched_gib=3.5 * size / 2**30)}, 0)
+    for t in range(80):
+        mixture.sample(t)
+        assert sum(p.stat().st_size for p in (tmp_path / "here").glob("*.tar")) <= 3.5 * size
+
+
+def test_it_mixes_with_counted_sources_and_says_how_far_it_is(captions, asked, tmp_path):
+    from vla.datasets.questions import QuestionSource
+
+    sources = {"web": stream(captions, tmp_path / "here", split="train"), "own": QuestionSource(asked)}
+    mixture = Mixture(sources, 0)
+    share = mixture.shares(130)["web"]
+    assert share.count == sum(mixture.draw(t)[0] == "web" for t in range(130)) and 1 < share.epochs < 3
+
+
+def test_our_own_questions_can_be_streamed(asked, tmp_path):
+    source = QuestionStream(
+        f"pipe:cat {asked}/shard-{{000000..000001}}.tar", {"front": "front.jpg"}, fetched=str(tmp_path), holdout=0.5
+    )
+    item = source.item(3, np.random.default_rng(0))
+    assert item.images.keys() == {"front"} and item.questions[0].text in ("where is 3", "what colour is 3")
+
+
+def test_the_next_picture_stands_in_for_one_without_questions(asked, tmp_path):
+    """The first one of the test data has none."""
+    url = f"pipe:cat {asked}/shard-000000.tar"
+    source = QuestionStream(url, {"front": "front.jpg"}, fetched=str(tmp_path), split="all")
+    item = source.item(0, np.random.default_rng(0))
+    assert item.questions[0].text in ("where is 1", "what colour is 1") and round(item.images["front"].mean()) == 1
+
+
+def test_mistakes_are_named(captions, tmp_path):
+    with pytest.raises(UserError, match="leave them out"):
+        stream(captions, tmp_path, cache=True)
+    with pytest.raises(UserError, match="no pictures"):
+        QuestionStream("x.tar", {})
+    with pytest.raises(UserError, match=r"/nowhere.*cannot be read"):
+        Mixture({"web": stream("/nowhere", tmp_path / "here")}, 0).sample(0)
+    with pytest.raises(UserError, match="it has no caption, only jpg, txt"):
+        source = QuestionStream(f"{captions}/shard-000000.tar", {"front": "jpg"}, text="caption", fetched=str(tmp_path / "c"))
+        Mixture({"web": source}, 0).sample(0)

@@ -1,0 +1,112 @@
+"""The OpenVLA client against a minimal /act server: json_numpy by hand, plain and double-encoded."""
+
+import base64
+import contextlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from vla.errors import UserError
+from vla.policies.base import Observation
+from vla.policies.load import load_policy
+from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+
+BODIES = {EMBODIMENT_NAME: EMBODIMENT}
+ACTION = np.array([0.01, -0.02, 0.03, 0.0, 0.0, 0.1, 0.996])
+
+
+def encode(array):
+    return {"__numpy__": base64.b64encode(array.tobytes()).decode(), "dtype": array.dtype.str, "shape": list(array.shape)}
+
+
+@contextlib.contextmanager
+def server(answer, status=200):
+    """answer(payload, doubled) -> what is sent as JSON; payloads are kept with their arrays decoded."""
+    received = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            assert self.path == "/act"
+            payload = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            doubled = "encoded" in payload
+            payload = json.loads(payload["encoded"]) if doubled else payload
+            image = payload["image"]
+            payload["image"] = np.frombuffer(base64.b64decode(image["__numpy__"]), image["dtype"]).reshape(image["shape"])
+            received.append(payload)
+            content = json.dumps(answer(payload, doubled)).encode()
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    try:
+        yield f"openvla+http://127.0.0.1:{httpd.server_port}", received
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
+
+
+def observed():
+    images = {c: np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8) for c in ("front", "wrist")}
+    return Observation("a", images, np.zeros(5), "lift the red cube", EMBODIMENT_NAME)
+
+
+def act(url):
+    policy = load_policy(url, embodiments=BODIES)
+    assert not policy.says_contract
+    try:
+        return policy.act([observed()])[0].actions
+    finally:
+        policy.close()
+
+
+def plainly(payload, doubled):
+    return json.dumps(encode(ACTION)) if doubled else encode(ACTION)
+
+
+@pytest.mark.parametrize("tail", ["", "/act", "?encoded=1", "/act?encoded=1&unnorm_key=bridge_orig"])
+def test_both_encodings(tail):
+    with server(plainly) as (url, received):
+        actions = act(url + tail)
+    # Open is 1 there and -1 here.
+    assert np.allclose(actions, [[*ACTION[:6], -1]])
+    assert np.array_equal(received[0]["image"], observed().images["front"])
+    assert received[0]["instruction"] == "lift the red cube"
+    assert received[0].get("unnorm_key") == ("bridge_orig" if "unnorm" in tail else None)
+
+
+def test_chunks_lists_and_the_raw_gripper():
+    with server(lambda *_: [encode(ACTION), encode(ACTION * 0)]) as (url, _):
+        assert act(url)[:, 6].tolist() == [-1, 1] and np.allclose(act(f"{url}?gripper=raw")[:, 6], [0.996, 0])
+    with server(lambda *_: ACTION.tolist()) as (url, _):
+        assert act(f"{url}?camera=wrist").shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "says"),
+    [("error", 200, "reports an error"), ("ups", 200, "not JSON"), ({"x": 1}, 200, "array without"), ("no", 500, "answered 500")],
+)
+def test_what_goes_wrong_there_is_told(answer, status, says):
+    with server(lambda *_: answer, status) as (url, _), pytest.raises(UserError, match=says):
+        act(url)
+
+
+@pytest.mark.parametrize(
+    ("tail", "says"),
+    [("?colour=red", "unknown option 'colour'"), ("?encoded=2", "encoded=2"), ("?camera=rear", "no camera 'rear'")],
+)
+def test_options_that_are_not_there(tail, says):
+    with pytest.raises(UserError, match=says):
+        act("openvla+http://127.0.0.1:9" + tail)
+
+
+def test_nobody_there():
+    with pytest.raises(UserError, match="cannot be reached"):
+        act("openvla+http://127.0.0.1:9")

@@ -1,0 +1,74 @@
+"""Policies: batches, receding horizons, ensembles."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vla.contract import PolicyContract
+from vla.errors import UserError
+from vla.models.load import load_vlm
+from vla.policies.base import ActionChunk, Observation, RecedingHorizon, TemporalEnsemble
+from vla.policies.local import LocalPolicy
+from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+
+
+def test_policy_answers_do_not_depend_on_company(vlm):
+    contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=1)
+    policy = LocalPolicy(*load_vlm(vlm), contract, batch=4)
+    rng = np.random.default_rng(0)
+
+    def see(i, words):
+        pictures = {c.name: rng.integers(0, 255, (64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
+        return Observation(str(i), pictures, np.array([0, 0, 0.1, 0, 0.04]), words)
+
+    many = [see(0, "lift it"), see(1, "please lift the purple cylinder that stands on the left"), see(2, "")]
+    together = policy.act(many)
+    for one, chunk in zip(many, together, strict=True):
+        assert np.array_equal(policy.act([one])[0].actions, chunk.actions)
+
+
+class Counter:
+    """Answers chunks that count its calls."""
+
+    contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3, execute=2)
+
+    def __init__(self):
+        self.calls = 0
+
+    def reset(self, ids):
+        pass
+
+    def act(self, observations):
+        self.calls += 1
+        value = [[10.0 * self.calls + i] * 7 for i in range(3)]
+        return [ActionChunk(np.array(value), np.zeros(3, bool)) for _ in observations]
+
+
+def observe(name):
+    return Observation(name, {}, np.zeros(5), "")
+
+
+def test_receding_horizon_asks_again_after_the_executed_actions():
+    policy = RecedingHorizon(Counter())
+    got = [policy.act([observe("a")])[0].actions[0, 0] for _ in range(4)]
+    assert got == [10, 11, 20, 21] and policy.policy.calls == 2
+    policy.reset(["a"])
+    assert policy.needs("a")
+
+
+def test_temporal_ensemble_weighs_the_newest_most_and_leaves_the_gripper():
+    policy = TemporalEnsemble(Counter(), decay=1.0)
+    first, second = (policy.act([observe("a")])[0].actions[0] for _ in range(2))
+    assert (first == 10).all()
+    weight = np.exp(-1.0)
+    assert np.isclose(second[0], (20 + weight * 11) / (1 + weight)) and second[-1] == 20
+
+
+def test_a_policy_that_looks_back_is_asked_at_its_own_pace():
+    policy = Counter()
+    policy.contract = dataclasses.replace(Counter.contract, history=2)
+    RecedingHorizon(policy)
+    for wrap in (TemporalEnsemble, lambda p: RecedingHorizon(p, execute=3)):
+        with pytest.raises(UserError, match="2 pictures are 2 steps apart"):
+            wrap(policy)

@@ -1,0 +1,145 @@
+"""Suites and variations as data: what is read, what is refused, what is drawn."""
+
+import numpy as np
+import pytest
+
+from vla.errors import UserError
+from vla.sim.episodes import Episode, set_up
+from vla.sim.questions import vocabulary_corpus
+from vla.sim.scene import COLOURS, SHAPES, UNSEEN_COLOURS, UNSEEN_SHAPES, sample_scene
+from vla.sim.suites import Suite, known_suites, load_suite, read_suite
+from vla.sim.tasks.lift import Lift
+from vla.sim.variation import Variation, draw_scene
+
+SUITE = {"tasks": ["lift"], "variations": {"seen": {}}, "episodes": 2}
+
+
+@pytest.mark.parametrize("name", known_suites())
+def test_every_packaged_suite_is_whole(name):
+    suite = load_suite(name)
+    episodes = suite.all()
+    assert suite.about and len({e.id for e in episodes}) == len(episodes) >= 50
+    for episode in episodes[:: max(1, len(episodes) // 40)]:
+        scene, goal, said = set_up(episode)
+        assert 2 <= len(scene) <= 4 and (goal is None) == (episode.kind in ("empty", "nonsense"))
+        assert bool(said) == (episode.kind != "empty")
+
+
+def test_suites_are_known_by_name_and_differ():
+    assert {"rt2/seen", "rt2/unseen-objects", "rt2/paraphrases"} <= set(known_suites())
+    assert len({load_suite(name).hash for name in known_suites()}) == len(known_suites())
+    with pytest.raises(UserError, match="unknown suite 'rt2/sen'") as refused:
+        load_suite("rt2/sen")
+    assert all(name in str(refused.value) for name in known_suites())
+
+
+def test_hash_is_over_what_is_run():
+    one = read_suite("a", SUITE, "")
+    assert one.hash == read_suite("b", {**SUITE, "about": "words", "kinds": ["correct", "swapped"]}, "").hash
+    for changed in ({"episodes": 3}, {"seed": 1}, {"kinds": ["correct"]}, {"variations": {"seen": {"light": [1, 1, 0.9]}}}):
+        assert read_suite("a", {**SUITE, **changed}, "").hash != one.hash
+
+
+def test_a_later_field_makes_no_other_suite():
+    assert Variation().to_dict() == {"name": "seen"}
+    assert Variation("dim", light=(0.5, 0.5, 0.5)).to_dict() == {"name": "dim", "light": (0.5, 0.5, 0.5)}
+
+
+def test_a_file_of_the_users_is_a_suite_too(tmp_path):
+    (tmp_path / "mine.yaml").write_text("tasks: lift\nvariations: {a: {colours: [red, pink]}}\nepisodes: 3\n")
+    suite = load_suite(str(tmp_path / "mine.yaml"), episodes=4)
+    assert suite.name == "mine" and suite.episodes == 4 and "pink cube" in suite.variations[0].objects
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"colour": "red"}, "unknown field 'colour'"),
+        ({"tasks": ["fly"]}, "known are lift, put, push, stack"),
+        ({"tasks": []}, "`tasks` is missing"),
+        ({"kinds": ["correct", "rude"]}, "'rude'"),
+        ({"kinds": ["correct", "correct"]}, "each once"),
+        ({"episodes": 0}, "`episodes` is 0"),
+        ({"episodes": "many"}, "`episodes` is 'many'"),
+        ({"variations": ["seen"]}, "not a mapping"),
+        ({"variations": {"a": {"tabel": 1}}}, "variation 'a': unknown field 'tabel'"),
+        ({"variations": {"a": {"objects": ["red dragon", "blue cube"]}}}, "unknown object 'red dragon'"),
+        ({"variations": {"a": {"objects": ["red cube", "red cylinder"]}}}, "fewer than two colours"),
+        ({"variations": {"a": {"wordings": ["lift it"]}}}, "{name}"),
+        ({"variations": {"a": {"table": "marble"}}}, "unknown texture 'marble'"),
+        ({"variations": {"a": {"light": [1, 1]}}}, "three numbers"),
+        ({"variations": {"a": {"floor": [1, 1, -1]}}}, "three numbers"),
+        ({"variations": {"a": {"camera": "left"}}}, "three metres"),
+        ({"variations": {"a": {"distractors": 9}}}, "`distractors` is 9"),
+        ({"variations": {"a": 3}}, "expected names and values"),
+        ({"tasks": ["push"], "variations": {"a": {"shapes": ["ball"]}}}, "push cannot have a red ball"),
+        ({"tasks": ["put"], "variations": {"a": {"wordings": ["put the {name} away"]}}}, "add one with {name} {reference}"),
+        ({"variations": {"a": {"sizes": True, "shared_colour": True}}}, "exclude each other"),
+    ],
+)
+def test_what_is_wrong_is_named(change, says):
+    with pytest.raises(UserError) as refused:
+        read_suite("mine", {**SUITE, **change}, "mine.yaml")
+    assert says in str(refused.value) and "mine.yaml" in str(refused.value)
+
+
+@pytest.mark.parametrize("task", ["put", "push", "stack"])
+def test_every_task_takes_variations(task):
+    variations = {
+        "clutter": {"distractors": 1},
+        "pink": {"colours": ["pink", "brown", "orange", "red"], "shapes": ["cube", "disc"]},
+        "shared": {"shared_colour": True},
+        "words": {"words": {"cube": "block"}, "wordings": ["{name} {reference}", "{name} {side}", "{name} {where} {reference}"]},
+    }
+    for episode in read_suite("a", {"tasks": [task], "variations": variations, "episodes": 4}, "").all():
+        scene, goal, said = set_up(episode)
+        objects = [o for o in scene if o.movable]
+        name = episode.variation.name
+        assert goal is not None and len(objects) == min(2 + episode.seed % 2 + (name == "clutter"), 4 - (task == "put"))
+        assert name != "pink" or all(o.colour in variations["pink"]["colours"] for o in objects)
+        assert name != "shared" or scene[0].colour == scene[1].colour
+        assert name != "words" or ("cube" not in said and said.startswith(episode.variation.noun(scene[goal.target].name)))
+
+
+def test_horizon_is_each_tasks_own_unless_the_suite_has_one():
+    assert Suite("a", ("lift", "put"), (Variation(),)).horizons == {"lift": 80, "put": 120}
+    assert Suite("a", ("lift",), (Variation(),)).hash == Suite("a", ("lift",), (Variation(),), horizon=80).hash
+
+
+def test_without_a_variation_scenes_are_trainings():
+    for seed in range(10):
+        assert draw_scene(np.random.default_rng(seed), 3) == sample_scene(np.random.default_rng(seed), 3)
+
+
+def test_what_is_unseen_is_in_no_scene_and_no_sentence_of_training():
+    words = {word for text in vocabulary_corpus() for word in text.replace("?", " ").split()}
+    assert not words & ({*UNSEEN_COLOURS, *UNSEEN_SHAPES, "block", "tin", "crimson", "violet", "hoist", "fetch", "elevate"})
+    assert not {*UNSEEN_COLOURS} & {*COLOURS} and not {*UNSEEN_SHAPES} & {*SHAPES}
+    for variation in load_suite("rt2/paraphrases").variations:
+        assert not set(variation.wordings) & set(Lift.wordings)
+        for seed in range(5):
+            said, trainings = set_up(Episode(seed, variation=variation)), set_up(Episode(seed))
+            assert said[0] == trainings[0] and (variation.words or said[2] != trainings[2])
+    nouns = load_suite("rt2/paraphrases").variations[-1]
+    assert nouns.noun("red cube") == "crimson block" and nouns.noun("green cylinder") == "green tin"
+
+
+def test_variations_draw_what_they_say():
+    for suite, allowed in (("rt2/unseen-colours", UNSEEN_COLOURS), ("rt2/unseen-objects", UNSEEN_SHAPES)):
+        for episode in load_suite(suite).all():
+            assert all(o.colour in allowed or o.shape in allowed for o in set_up(episode)[0])
+    held, shared = load_suite("rt2/unseen-combinations").variations
+    clutter = load_suite("rt2/unseen-environments").variations[-1]
+    for seed in range(10):
+        assert all(o.name in held.objects for o in set_up(Episode(seed, variation=held))[0])
+        first, second = set_up(Episode(seed, variation=shared))[0][:2]
+        assert first.colour == second.colour and first.shape != second.shape
+        assert len(set_up(Episode(seed, variation=clutter))[0]) == 4
+
+
+def test_scenes_of_all_kinds_and_looks_are_the_same():
+    background = load_suite("rt2/unseen-backgrounds").variations[0]
+    for seed in range(6):
+        scenes = [set_up(Episode(seed, kind))[0] for kind in ("correct", "swapped", "empty", "nonsense")]
+        assert all(scene == scenes[0] for scene in [*scenes, set_up(Episode(seed, variation=background))[0]])
+        assert set_up(Episode(seed, "nonsense"))[1] is None

@@ -1,0 +1,70 @@
+"""A simulation without a simulator, that fails where it is told to. Worker processes import it by this name."""
+
+import hashlib
+import os
+import signal
+
+import numpy as np
+
+from vla.policies.base import Observation
+from vla.sim.episodes import Result, set_up
+
+
+class ToySimulation:
+    """Pictures are noise by (seed, step); the record's state is a hash of all actions, so that equal records had equal actions.
+
+    Args:
+        trouble: what happens at step 2 of seed 1: "kill", "stop", "raise"; "" nothing.
+        marker: a file; once it is there the trouble is over. "" is never.
+
+    The record's seconds are how often pictures were made.
+    """
+
+    def __init__(self, trouble="", marker=""):
+        self.trouble, self.marker = trouble, marker
+
+    def start(self, episode, look):
+        self.episode, self.steps, self.looks, self.actions = episode, 0, 0, hashlib.sha256()
+        self.scene, self.goal, self.instruction = set_up(episode)
+        return self._observe(look)
+
+    def step(self, action, terminate, look):
+        self.steps += 1
+        self.actions.update(np.asarray(action).tobytes() + bytes([look]))
+        if self.steps == 2 and self.episode.seed == 1:
+            self._fail()
+        return self._result() if self.steps >= self.episode.horizon else self._observe(look)
+
+    def expert(self, episode):
+        self.start(episode, False)
+        return self._result()
+
+    def _fail(self):
+        if not self.trouble:
+            return
+        if self.marker:
+            try:
+                # Two workers may come here at once: the first one has the trouble.
+                open(self.marker, "x").close()
+            except FileExistsError:
+                return
+        if self.trouble == "raise":
+            raise RuntimeError("the OpenGL context is lost")
+        os.kill(os.getpid(), signal.SIGKILL if self.trouble == "kill" else signal.SIGSTOP)
+
+    def _observe(self, look):
+        self.looks += look
+        rng = np.random.default_rng((self.episode.seed, self.steps))
+        images = {c: rng.integers(0, 255, (64, 64, 3), np.uint8) for c in ("front", "wrist")} if look else {}
+        return Observation(self.episode.id, images, rng.uniform(0, 0.05, 5), self.instruction, "panda-tabletop")
+
+    def _result(self):
+        names = [o.name for o in self.scene]
+        target = "" if self.goal is None else names[self.goal.target]
+        lifted = names[self.episode.seed % 2]
+        return Result(
+            self.episode.seed, self.episode.kind, self.instruction, names, target, lifted,
+            "" if lifted == target else "wrong object", self.steps, True, float(self.looks),
+            self.episode.task, self.episode.variation.name, self.actions.hexdigest(),
+            frames=[np.full((32, 64, 3), 40 * t, np.uint8) for t in range(3)] if self.episode.video else [],
+        )  # fmt: skip

@@ -1,0 +1,208 @@
+"""Samples and observations to masked sequences, and back."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from vla.contract import PolicyContract
+from vla.datasets.items import Question, QuestionItem
+from vla.datasets.questions import QuestionSource
+from vla.datasets.robot import RobotSource
+from vla.errors import UserError
+from vla.examples import Examples
+from vla.models.load import load_vlm
+from vla.policies.base import Observation
+from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.tokenization.sequence import Role
+
+
+@pytest.fixture(scope="module")
+def examples(vlm):
+    return Examples(PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3), load_vlm(vlm)[1])
+
+
+def test_robot_sequence_scores_what_is_to_be_written_and_no_padding(examples, data):
+    source = RobotSource(data / "robot", chunk=3)
+    item = source.item(4, np.random.default_rng(0))  # one more step follows
+    example = examples.robot(item)
+    sequence = example.sequence
+    written = sequence.ids[sequence.prefix :]
+    assert len(written) == 2 + 3 * 8 and sequence.loss.sum() == 2 + 2 * 8
+    assert not sequence.loss[: sequence.prefix].any() and not sequence.loss[-8:].any()
+    chunk = examples.chunk(written)
+    half = (np.array(EMBODIMENT.action.high) - EMBODIMENT.action.low) / 512
+    assert (abs(chunk.actions[:2] - item.actions[:2]) <= half + 1e-6).all()
+    assert chunk.terminate.tolist()[:2] == [False, True] and (chunk.actions[:, 3:5] == 0).all()
+    assert np.allclose(chunk.info["point"], (0.5, 0.25), atol=1 / 64)
+    assert all(i in legal for i, legal in zip(written.tolist(), examples.allowed(), strict=True))
+
+
+def test_plan_stands_before_the_actions_and_comes_back(examples, data):
+    planning = Examples(dataclasses.replace(examples.contract, plan=("where", "reach")), examples.processor)
+    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
+    sequence = planning.robot(item).sequence
+    written = sequence.ids[sequence.prefix :]
+    chunk = planning.chunk(written)
+    assert len(written) == 2 + 4 + 3 * 8 and chunk.info["reach"] == [10, 20, 30, 40]
+    assert np.array_equal(chunk.actions, examples.chunk(examples.robot(item).sequence.ids[-26:]).actions)
+    assert all(i in legal for i, legal in zip(written.tolist(), planning.allowed(), strict=True))
+    unknown = planning.robot(dataclasses.replace(item, reach=None)).sequence
+    assert len(unknown) == len(sequence) and unknown.loss.sum() == sequence.loss.sum() - 4
+
+
+def test_question_answer_comes_back_from_its_ids(examples, data):
+    source = QuestionSource(data / "questions")
+    where, colour, everything, reach = (
+        examples.question(source.item(0, np.random.default_rng(0), which)).sequence for which in range(4)
+    )
+    assert examples.vocabulary.ids_to_bins(reach.ids[reach.prefix : -1]).tolist() == [10, 20, 30, 40]
+    assert examples.answer(colour.ids[colour.prefix :]) == ("red", None)
+    text, point = examples.answer(where.ids[where.prefix :])
+    assert point is not None and np.allclose(point, (0.5, 0.25), atol=1 / 64)
+    assert "red cube" in examples.answer(everything.ids[everything.prefix :])[0]
+    assert where.loss.sum() == 3 and colour.loss.sum() == 2
+
+
+def test_instruction_cannot_smuggle_in_a_picture(examples):
+    images = {c.name: np.zeros((64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
+    plain = examples.ask(images, "where is it").sequence.ids
+    odd = examples.ask(images, "where is <image> <eos>").sequence.ids
+    count = lambda ids: int((ids == examples.processor.image_token_id).sum())  # noqa: E731
+    assert count(odd) == count(plain) and examples.vocabulary.eos_id not in odd
+
+
+def changed(examples, **fields):
+    return Examples(dataclasses.replace(examples.contract, **fields), examples.processor)
+
+
+def test_a_mode_says_what_becomes_of_the_plan(examples, data):
+    """Written, left out, or given in the prompt; the actions are the same."""
+    several = changed(examples, modes=("think", "act", "follow"))
+    source = RobotSource(data / "robot", chunk=3)
+    item = source.item(0, np.random.default_rng(0))
+    sequences = {mode: several.robot(dataclasses.replace(item, mode=mode)).sequence for mode in ("think", "act", "follow")}
+    assert np.array_equal(sequences["think"].ids, examples.robot(item).sequence.ids)
+    assert np.array_equal(several.robot(item).sequence.ids, sequences["think"].ids)
+    point = several.vocabulary.point_to_ids(0.5, 0.25)
+    for mode, sequence in sequences.items():
+        written = sequence.ids[sequence.prefix :]
+        assert len(written) == 24 + 2 * (mode == "think")
+        legal = several.allowed("", mode)
+        assert all(i in ids for i, ids in zip(written.tolist(), legal, strict=True))
+        chunk = several.chunk(written, "", mode)
+        assert ("point" in chunk.info) == (mode == "think")
+        assert np.array_equal(chunk.actions, several.chunk(sequences["act"].ids[-24:], "", "act").actions)
+    prompts = {mode: sequence.ids[: sequence.prefix].tolist() for mode, sequence in sequences.items()}
+    assert prompts["follow"][-2:] == list(point) and len(set(map(tuple, prompts.values()))) == 3
+
+
+def test_a_plan_that_an_observation_brings_is_followed(examples, data):
+    several = changed(examples, modes=("think", "follow"))
+    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
+    seen = Observation("a", item.images, item.state, item.instruction, plan={"point": item.point})
+    asked = several.act(seen).sequence
+    trained = several.robot(dataclasses.replace(item, mode="follow", reach=None)).sequence
+    assert np.array_equal(asked.ids, trained.ids[: trained.prefix])
+    with pytest.raises(UserError, match="not trained to follow"):
+        examples.act(seen)
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"modes": ("follow", "act")}, "not follow first"),
+        ({"modes": ("think",), "plan": ()}, "modes think with plan none"),
+        ({"modes": ("act", "act")}, "at most once"),
+        ({"history": 0}, "history 0"),
+    ],
+)
+def test_modes_and_histories_that_cannot_be_are_named(examples, fields, match):
+    with pytest.raises(UserError, match=match):
+        changed(examples, **fields)
+
+
+@pytest.fixture(scope="module")
+def looking_back(vlm):
+    """Model and examples with three pictures per camera, two steps apart."""
+    model, processor = load_vlm(vlm, history=3)
+    contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3, execute=2, history=3)
+    return model, Examples(contract, processor)
+
+
+def source_looking_back(data, examples):
+    source = RobotSource(data / "robot")
+    source.bind(examples.contract)
+    return source
+
+
+def test_history_is_unseen_before_an_episode_begins(looking_back, data):
+    _, examples = looking_back
+    source = source_looking_back(data, examples)
+    plain = RobotSource(data / "robot", chunk=3)
+    rng = np.random.default_rng(0)
+    for step, there in ((0, [False, False]), (1, [False, False]), (2, [False, True]), (3, [False, True]), (5, [True, True])):
+        item = source.item(step, rng)
+        assert [frame is not None for frame in item.past] == there
+        if there[1]:
+            before = plain.item(step - 2, rng).images
+            assert all(np.array_equal(item.past[1][name], before[name]) for name in before)
+        example = examples.robot(item)
+        # Two cameras of 64 and 16 tokens, three times.
+        roles = example.sequence.roles[: 3 * 80]
+        seen = np.repeat([*there, True], 80)
+        assert np.array_equal(roles == Role.IMAGE, seen) and np.array_equal(roles == Role.ABSENT, ~seen)
+        batch = examples.batch([example])
+        assert batch["attention_mask"][0, : 3 * 80].tolist() == seen.tolist() and batch["pixel_values"].shape == (1, 6, 3, 64, 64)
+
+
+def test_what_is_unseen_changes_nothing(looking_back, data):
+    model, examples = looking_back
+    item = source_looking_back(data, examples).item(2, np.random.default_rng(0))
+    batch = examples.batch([examples.robot(item)])
+    inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "prefix_mask", "branch_ids")}
+    scored = batch["labels"] != -100
+
+    def logits(pixels):
+        with torch.inference_mode():
+            return model(**inputs, pixel_values=pixels, logits_positions=scored).logits
+
+    pixels = batch["pixel_values"]
+    other = pixels.clone()
+    other[:, :2] = 1
+    assert torch.equal(logits(pixels), logits(other))
+    other[:, 2:4] = 1
+    assert not torch.allclose(logits(pixels), logits(other))
+
+
+def test_the_past_in_a_sample_is_what_a_policy_has_seen(looking_back, data):
+    """Acting at every second step gives the model what training showed it."""
+    from vla.policies.local import LocalPolicy
+
+    model, examples = looking_back
+    policy = LocalPolicy(model, examples.processor, examples.contract)
+    source = source_looking_back(data, examples)
+    written = []
+    policy._write = lambda rows, **how: written.append(rows[0]) or real(rows, **how)
+    real = LocalPolicy._write.__get__(policy)
+    for _ in range(2):
+        policy.reset(["a"])
+        for step in (0, 2, 4):
+            item = source.item(step, np.random.default_rng(0))
+            policy.act([Observation("a", item.images, item.state, item.instruction)])
+            trained = examples.robot(item)
+            prompt = trained.sequence[: trained.sequence.prefix]
+            assert np.array_equal(written[-1].sequence.roles, prompt.roles)
+            pairs = zip(written[-1].images, trained.images, strict=True)
+            assert all((a is None and b is None) or np.array_equal(a, b) for a, b in pairs)
+    assert not policy._past.keys() - {"a"} and len(policy._past["a"]) == 2
+
+
+def test_a_picture_from_elsewhere_needs_one_camera(examples):
+    picture = {"front": np.zeros((32, 48, 3), np.uint8)}
+    example = examples.question(QuestionItem(picture, [Question("what is it", ["a cat"], "caption")]))
+    assert (example.sequence.roles == Role.ABSENT).sum() == 16 and example.images[1] is None
+    assert examples.batch([example])["pixel_values"].shape == (1, 2, 3, 64, 64)
+    with pytest.raises(UserError, match="no picture of a camera"):
+        examples.question(QuestionItem({"roof": picture["front"]}, [Question("what is it", ["a cat"], "caption")]))

@@ -1,0 +1,55 @@
+"""A small recipe: what training tests run."""
+
+import pytest
+import yaml
+
+
+@pytest.fixture
+def config(tmp_path, vlm, data):
+    """A small recipe in the form of configs/demo.yaml."""
+    body = {
+        "data": {
+            "batch_size": 4,
+            "val_samples": 4,
+            "epoch_steps": 4,
+            "sources": {
+                "robot": {
+                    "class_path": "vla.datasets.robot.RobotSource",
+                    "init_args": {"folder": str(data / "robot"), "weight": 0.5, "holdout": 0.25},
+                },
+                "questions": {
+                    "class_path": "vla.datasets.questions.QuestionSource",
+                    "init_args": {"folder": str(data / "questions"), "weight": 0.5, "loss_weight": 0.5, "holdout": 0.25},
+                },
+            },
+        },
+        "contract": {"chunk": 2, "execute": 1, "plan": ["where", "reach"]},
+        "model": {"vlm": str(vlm), "warmup": 2},
+        "trainer": {
+            "accelerator": "cpu",
+            "precision": "32-true",
+            "max_steps": 4,
+            "num_sanity_val_steps": 0,
+            "val_check_interval": 4,
+            "check_val_every_n_epoch": None,
+            "log_every_n_steps": 1,
+            "gradient_clip_val": 1.0,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": str(tmp_path / "run"),
+            "logger": {
+                "class_path": "lightning.pytorch.loggers.CSVLogger",
+                "init_args": {"save_dir": str(tmp_path / "run"), "name": "", "version": "logs"},
+            },
+            "callbacks": [
+                {
+                    "class_path": "vla.training.saving.Checkpoints",
+                    "init_args": {"dirpath": str(tmp_path / "run/checkpoints"), "every": 2, "keep": 100},
+                },
+                {"class_path": "vla.training.callbacks.WritePredictions"},
+            ],
+        },
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(body))
+    return path

@@ -1,0 +1,121 @@
+"""Pictures with questions as a source."""
+
+from __future__ import annotations
+
+import collections
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from vla.datasets.index import Columns, ShardIndex
+from vla.datasets.items import Images, Question, QuestionItem
+from vla.datasets.pictures import Pictures
+from vla.datasets.shards import decode_json
+from vla.datasets.sources import Source
+from vla.errors import UserError
+
+
+class QuestionSource(Source[QuestionItem]):
+    """Pictures with questions: one sample per picture, some of its questions drawn each time. Splits are by picture.
+
+    A picture without questions is no sample.
+
+    Args:
+        types: question type -> how often it is drawn, relative to the others; those not named count 1.
+        asked: how many questions of a picture are drawn, all different (fewer where it has fewer): the pictures pass through the
+            model once for all of them.
+    """
+
+    kind = "questions"
+
+    def __init__(
+        self,
+        folder: str | Path,
+        weight: float = 1.0,
+        loss_weight: float = 1.0,
+        types: dict[str, float] | None = None,
+        asked: int = 1,
+        **kwargs,
+    ):
+        super().__init__(folder, weight, loss_weight, **kwargs)
+        if asked < 1:
+            raise UserError(f"{asked} questions asked of a picture", str(folder), "ask at least 1")
+        self.types, self.asked = types or {}, asked
+
+    @functools.cached_property
+    def _table(self) -> Columns:
+        """`types` [T] of questions and how many of each a picture has: `counts` [N, T]."""
+        return self.index.columns("questions", lambda: _count_types(self.index))
+
+    def _all_rows(self) -> np.ndarray:
+        # The split comes first: it must not depend on which types are drawn.
+        asked = np.flatnonzero(self._table["counts"].sum(1))
+        part = asked[self._part(len(asked))]
+        drawn = np.array([self.types.get(str(name), 1) > 0 for name in self._table["types"]], bool)
+        return part[self._table["counts"][part][:, drawn].any(1)]
+
+    @property
+    def _records(self) -> np.ndarray:
+        return self._rows
+
+    @functools.cached_property
+    def _pictures(self) -> Pictures:
+        return Pictures(self.index, self.card.spec.cameras, self._rows.tolist() if self.cache else ())
+
+    def questions(self, i: int) -> list[dict]:
+        """All questions on picture i of the split: {"type", "question", "answer"}."""
+        return _read_questions(self.index, int(self._rows[i]))
+
+    def pictures(self, i: int) -> Images:
+        """Picture i of the split as it is, by camera."""
+        return self._pictures(int(self._rows[i]))
+
+    def item(self, i: int, rng: np.random.Generator, which: int | None = None) -> QuestionItem:
+        """Picture i of the split with the drawn questions, or with question `which` of `questions(i)` alone."""
+        known = self.questions(i)
+        if which is None:
+            weights = np.array([self.types.get(q["type"], 1.0) for q in known], np.float64)
+            if not weights.sum():  # only a stream cannot leave such a picture out
+                weights[:] = 1.0
+            count = min(self.asked, int((weights > 0).sum()))
+            chosen = [known[k] for k in rng.choice(len(known), count, replace=False, p=weights / weights.sum())]
+        else:
+            chosen = [known[which]]
+        answers = [q["answer"] if isinstance(q["answer"], list) else [q["answer"]] for q in chosen]
+        places = [tuple(part) for parts in answers for part in parts if isinstance(part, list)]
+        images, moved = self._change(self.pictures(i), places, rng)
+        points = iter(moved)
+        said = [[next(points) if isinstance(part, list) else part for part in parts] for parts in answers]
+        return QuestionItem(images, [Question(q["question"], a, q["type"]) for q, a in zip(chosen, said, strict=True)])
+
+
+def _count_types(index: ShardIndex) -> Columns:
+    found = [collections.Counter(q["type"] for q in _read_questions(index, record)) for record in range(len(index))]
+    types = sorted(set().union(*found))
+    counts = np.array([[min(kinds[name], 255) for name in types] for kinds in found], np.uint8)
+    return {"types": np.array(types, np.str_), "counts": counts.reshape(len(found), len(types))}
+
+
+def _read_questions(index: ShardIndex, record: int) -> list[dict]:
+    return parse_questions(index.read(record, ("json",))["json"], index.where(record, "json"))
+
+
+def parse_questions(data: bytes, where: str) -> list[dict]:
+    """The `questions` of a JSON object: [{"type", "question", "answer"}]; UserError naming `where` if they are none."""
+    questions = decode_json(data, where).get("questions")
+    if not isinstance(questions, list):
+        raise UserError("it holds no list of questions", where)
+    for q in questions:
+        complete = isinstance(q, dict) and isinstance(q.get("type"), str) and isinstance(q.get("question"), str)
+        if not complete or not _is_answer(q.get("answer")):
+            raise UserError(f"not a question: {q}", where, "it has type, question and answer: a word, or a list of words, points and integers")
+    return questions
+
+
+def _is_answer(value: object) -> bool:
+    def is_part(part: object) -> bool:
+        place = isinstance(part, list) and len(part) == 2 and all(isinstance(c, int | float) for c in part)
+        return isinstance(part, str | int) or place
+
+    return isinstance(value, str) or (isinstance(value, list) and bool(value) and all(map(is_part, value)))

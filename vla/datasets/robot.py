@@ -1,0 +1,127 @@
+"""Robot episodes as a source: actions after a step and pictures before it are put together when it is read."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from vla.contract import Mode, PolicyContract
+from vla.datasets.items import Images, RobotItem
+from vla.datasets.pictures import Pictures
+from vla.datasets.sources import Source
+from vla.datasets.steps import Steps, load_steps
+from vla.errors import UserError
+from vla.transforms import Point
+
+
+class RobotSource(Source[RobotItem]):
+    """Robot episodes: one sample per step, with the actions from there on. Splits are by episode.
+
+    Args:
+        chunk: K, the actions per sample; None: to be set before the first draw, to the contract's (`bind`).
+        modes: how often an example is of which mode, relative to the others; None: always the contract's first.
+        first_steps: so many first steps of each episode, in which the choice is made what to do …
+        first_times: … come so many times in an epoch of the training split.
+    """
+
+    kind = "robot"
+
+    def __init__(
+        self,
+        folder: str | Path,
+        weight: float = 1.0,
+        loss_weight: float = 1.0,
+        chunk: int | None = None,
+        modes: dict[Mode, float] | None = None,
+        first_steps: int = 0,
+        first_times: int = 1,
+        **kwargs,
+    ):
+        super().__init__(folder, weight, loss_weight, **kwargs)
+        if first_steps < 0 or first_times < 1:
+            raise UserError(f"first_steps {first_steps}, first_times {first_times}", str(folder), "at least 0 steps, at least once")
+        if modes is not None and not (min(modes.values(), default=-1) >= 0 and sum(modes.values()) > 0):
+            raise UserError(f"modes {modes}", str(folder), "give each at least 0, and one of them more")
+        self.chunk, self.modes, self.first_steps, self.first_times = chunk, modes, first_steps, first_times
+        self.history, self.spacing = 1, 1
+
+    def bind(self, contract: PolicyContract) -> None:
+        """Takes chunk length and history from the contract.
+
+        Raises:
+            UserError: a mode that the contract does not have.
+        """
+        self.chunk, self.history, self.spacing = contract.chunk, contract.history, contract.execute
+        unknown = set(self.modes or ()) - set(contract.modes)
+        if unknown:
+            raise UserError(f"modes {', '.join(sorted(unknown))}", str(self.folder), f"contract.modes has {', '.join(contract.modes)}")
+
+    @functools.cached_property
+    def _table(self) -> Steps:
+        return load_steps(self.index, self.card.spec)
+
+    def _all_rows(self) -> np.ndarray:
+        episodes = np.unique(self._table.episode)
+        rows = np.flatnonzero(np.isin(self._table.episode, episodes[self._part(len(episodes))]))
+        if self.split == "val":
+            return rows
+        return np.repeat(rows, np.where(self._table.step[rows] < self.first_steps, self.first_times, 1))
+
+    @property
+    def _records(self) -> np.ndarray:
+        return self._table.record[self._rows]
+
+    @functools.cached_property
+    def _pictures(self) -> Pictures:
+        return Pictures(self.index, self.card.spec.cameras, np.unique(self._table.record[self._rows]) if self.cache else ())
+
+    @property
+    def actions(self) -> np.ndarray:
+        """All actions of the split, float32 [N, A]."""
+        return self._table.action[np.unique(self._rows)]
+
+    @property
+    def states(self) -> np.ndarray:
+        """All states of the split, float32 [N, S]."""
+        return self._table.state[np.unique(self._rows)]
+
+    def item(self, i: int, rng: np.random.Generator) -> RobotItem:
+        if not self.chunk or self.chunk < 1:
+            raise UserError(f"the chunk length is {self.chunk}", str(self.folder), "set `chunk` to the contract's")
+        table, row = self._table, self._rows[i]
+        ahead = row + np.arange(self.chunk)
+        inside = np.minimum(ahead, table.end[row] - 1)
+        said = table.said(row)
+        # A row of an earlier segment is no past of this one.
+        before = [int(row) - k * self.spacing for k in range(self.history - 1, 0, -1)]
+        frames = [self._pictures(int(table.record[r])) if r >= table.start[row] else None for r in (*before, row)]
+        *past, (images, points) = self._change_alike(frames, [said["point"]] if said["point"] else [], rng)
+        said["point"] = points[0] if points else None
+        return RobotItem(
+            images=images,
+            past=[frame and frame[0] for frame in past],
+            state=table.state[row],
+            actions=table.action[inside],
+            mask=ahead < table.end[row],
+            terminate=table.terminate[inside],
+            episode=int(table.episode[row]),
+            step=int(table.step[row]),
+            mode=self._mode(rng),
+            **said,
+        )
+
+    def _change_alike(self, frames: list[Images | None], points: list[Point], rng: np.random.Generator) -> list:
+        """All pictures of a sample augmented in the same way; the points are the last one's."""
+        if len(frames) == 1 or not self.augment:
+            return [frame and self._change(frame, points, rng) for frame in frames]
+        seed = int(rng.integers(2**63))
+        return [frame and self._change(frame, points, np.random.default_rng(seed)) for frame in frames]
+
+    def _mode(self, rng: np.random.Generator) -> str:
+        names = list(self.modes or ())
+        if len(names) < 2:
+            return names[0] if names else ""
+        weights = np.array([(self.modes or {})[name] for name in names], np.float64)
+        return names[rng.choice(len(names), p=weights / weights.sum())]

@@ -1,0 +1,86 @@
+"""What an evaluation's episodes come to: rates by task, variation and instruction, and whether the instruction was heard."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from vla.report.intervals import wilson
+from vla.report.proportions import Counts, difference
+from vla.report.records import EpisodeRecord
+
+
+def rates(episodes: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """Success, wrong object, execution and recognition with their 95 % Wilson intervals; recognition is of the executed.
+
+    Args:
+        episodes: each with `success`, `failure`, `executed`, `first` and `target`: what was done, what should be ("" is none).
+    """
+    n, executed = len(episodes), [e for e in episodes if e.executed]
+    return {
+        "success": wilson(sum(e.success for e in episodes), n).to_dict(),
+        "wrong_object": wilson(sum(e.failure == "wrong object" for e in episodes), n).to_dict(),
+        "execution": wilson(len(executed), n).to_dict(),
+        "recognition": wilson(sum(e.first == e.target for e in executed), len(executed)).to_dict(),
+    }
+
+
+def rates_of(episodes: Sequence[EpisodeRecord]) -> dict[str, dict[str, Any]]:
+    """The rates of recorded episodes, which have `executed`, `first` and `target` in `more`."""
+    return rates([SimpleNamespace(success=e.success, failure=e.failure, **_how(e)) for e in episodes])
+
+
+def _how(episode: EpisodeRecord) -> dict[str, Any]:
+    return {key: episode.more.get(key, default) for key, default in (("executed", False), ("first", ""), ("target", ""))}
+
+
+def language_use(episodes: Iterable[EpisodeRecord]) -> dict[str, Any] | None:
+    """Share doing A when A is asked for minus share doing A when B is, on the same scenes; None without such pairs.
+
+    1 is a robot that always obeys, 0 one that does not hear. The interval is Newcombe's for paired shares.
+    """
+    by_scene: dict[tuple[str, str, int], dict[str, EpisodeRecord]] = {}
+    for episode in episodes:
+        by_scene.setdefault((episode.task, episode.variation, episode.seed), {})[episode.kind] = episode
+    pairs = [(kinds["correct"], kinds["swapped"]) for kinds in by_scene.values() if {"correct", "swapped"} <= kinds.keys()]
+    if not pairs:
+        return None
+    named = np.array([a.more.get("first") == a.more.get("target") for a, _ in pairs])
+    other = np.array([b.more.get("first") == a.more.get("target") for a, b in pairs])
+    return difference(Counts.of(named, other)).to_dict()
+
+
+def summarise(episodes: Sequence[EpisodeRecord]) -> dict[str, Any]:
+    """The `summary` of a record.
+
+    Returns:
+        "kinds": kind of instruction -> rates over all tasks and variations; "groups": for each (task, variation, kind) its rates
+        and "failures", class -> number; "language_use": over everything and per (task, variation), where both instructions ran.
+    """
+    kinds: dict[str, list[EpisodeRecord]] = {}
+    groups: dict[tuple[str, str, str], list[EpisodeRecord]] = {}
+    variations: dict[tuple[str, str], list[EpisodeRecord]] = {}
+    for episode in episodes:
+        kinds.setdefault(episode.kind, []).append(episode)
+        groups.setdefault((episode.task, episode.variation, episode.kind), []).append(episode)
+        variations.setdefault((episode.task, episode.variation), []).append(episode)
+    used = {key: use for key, some in variations.items() if (use := language_use(some))}
+    return {
+        "kinds": {kind: rates_of(some) for kind, some in kinds.items()},
+        "groups": [
+            {
+                **dict(zip(("task", "variation", "kind"), key, strict=True)),
+                **rates_of(some),
+                "failures": dict(sorted(Counter(e.failure for e in some if e.failure).items())),
+            }
+            for key, some in groups.items()
+        ],
+        "language_use": {
+            "all": language_use(episodes),
+            "groups": [{"task": task, "variation": variation, **use} for (task, variation), use in used.items()],
+        },
+    }

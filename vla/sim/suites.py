@@ -1,0 +1,154 @@
+"""Suites: which episodes an evaluation has. YAML in `vla/configs/suites`, or a file of the user's."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vla.errors import UserError
+from vla.sim.episodes import KINDS, Episode, Kind
+from vla.sim.tasks import TASKS
+from vla.sim.variation import Variation, read_variation
+
+FIELDS = ("about", "tasks", "variations", "episodes", "horizon", "kinds", "seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Every task in every variation, `episodes` scenes each, each scene once per kind of instruction.
+
+    Attributes:
+        name: e.g. "rt2/seen".
+        about: what it tests, for people.
+        horizon: steps until an episode is given up; 0 is each task's own.
+        seed: of the first scene; a scene has the same seed in every task, variation and kind, so that they pair.
+        instruction: a user's sentence instead of the drawn ones; no suite of the package has one.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    variations: tuple[Variation, ...]
+    episodes: int = 50
+    horizon: int = 0
+    kinds: tuple[Kind, ...] = ("correct", "swapped")
+    seed: int = 0
+    about: str = ""
+    instruction: str = ""
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over all that decides what is run: not the name, not what is said about it.
+
+        What a variation leaves as training has it is left out: a field that is added later makes no other suite of an old one.
+        """
+        data = {key: getattr(self, key) for key in ("tasks", "episodes", "kinds", "seed")}
+        data["horizon"] = self.horizons
+        data |= {"instruction": self.instruction} if self.instruction else {}
+        data["variations"] = [variation.to_dict() for variation in self.variations]
+        return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def horizons(self) -> int | dict[str, int]:
+        """Steps until an episode is given up; by task where they differ."""
+        found = {task: self.horizon or TASKS[task].horizon for task in self.tasks}
+        return found if len(set(found.values())) > 1 else found[self.tasks[0]]
+
+    def all(self) -> list[Episode]:
+        """Its episodes, in the order of the record."""
+        return [
+            Episode(self.seed + i, kind, self.instruction, horizon=self.horizon, task=task, variation=variation)
+            for task in self.tasks
+            for variation in self.variations
+            for kind in self.kinds
+            for i in range(self.episodes)
+        ]
+
+
+def known_suites() -> list[str]:
+    """Names of the suites in the package."""
+    return sorted(_names(_folder(), ""))
+
+
+def _folder() -> Traversable:
+    return resources.files("vla.configs").joinpath("suites")
+
+
+def _names(folder: Traversable, prefix: str) -> list[str]:
+    found = []
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            found += _names(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".yaml"):
+            found.append(prefix + entry.name.removesuffix(".yaml"))
+    return found
+
+
+def load_suite(name: str, episodes: int = 0) -> Suite:
+    """A suite by its name in the package, or from a .yaml file.
+
+    Args:
+        episodes: scenes per task, variation and kind instead of the suite's own number; 0 keeps it. It makes another suite.
+
+    Raises:
+        UserError: there is no such suite, or a field is missing, unknown or of the wrong kind; the field is named.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError("no such suite", name, f"give a file, or one of {', '.join(known_suites())}")
+        name, text, where = path.stem, path.read_text(encoding="utf-8"), str(path)
+    elif name in known_suites():
+        text, where = _folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"suite {name}"
+    else:
+        raise UserError(f"unknown suite {name!r}", "--suite", f"one of {', '.join(known_suites())}, or a .yaml file")
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"not YAML: {error}", where) from error
+    if isinstance(data, dict) and episodes:
+        data["episodes"] = episodes
+    return read_suite(name, data, where)
+
+
+def read_suite(name: str, data: Any, where: str) -> Suite:
+    """A suite from what YAML holds; see `load_suite`."""
+    if not isinstance(data, dict):
+        raise UserError("not a mapping", where, f"give {', '.join(FIELDS)}")
+    for key in data:
+        if key not in FIELDS:
+            raise UserError(f"unknown field {key!r}", where, f"known are {', '.join(FIELDS)}")
+    for key in ("tasks", "variations"):
+        if not data.get(key):
+            raise UserError(f"`{key}` is missing", where, "a suite has tasks and variations")
+    tasks = _choices(data["tasks"], "tasks", tuple(TASKS), where)
+    kinds = _choices(data.get("kinds", ["correct", "swapped"]), "kinds", KINDS, where)
+    numbers = {}
+    for key, least in (("episodes", 1), ("horizon", 1), ("seed", 0)):
+        if key in data:
+            if type(data[key]) is not int or data[key] < least:
+                raise UserError(f"`{key}` is {data[key]!r}", where, f"a whole number, at least {least}")
+            numbers[key] = data[key]
+    if not isinstance(data["variations"], dict):
+        raise UserError("`variations` is not a mapping", where, "variation name -> what differs from training")
+    variations = tuple(read_variation(str(key), value, where) for key, value in data["variations"].items())
+    for task in tasks:
+        for variation in variations:
+            TASKS[task].check(variation, f"{where}: variation {variation.name!r}")
+    return Suite(name, tasks, variations, kinds=kinds, about=str(data.get("about", "")), **numbers)
+
+
+def _choices(value: Any, key: str, known: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    values = value if isinstance(value, list) else [value]
+    for one in values:
+        if one not in known:
+            raise UserError(f"`{key}` has {one!r}", where, f"known are {', '.join(known)}")
+    if not values or len(set(values)) < len(values):
+        raise UserError(f"`{key}` is {values!r}", where, "name each once, and at least one")
+    return tuple(values)

@@ -1,0 +1,92 @@
+"""Which parameters learn, how fast and with which optimizer."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from vla.errors import UserError
+
+OptimizerName = Literal["adamw", "adamw8bit"]
+FLOOR = 0.02
+"""Share of the learning rate at which the cosine ends."""
+
+
+def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Stops the parameters from learning whose names match one of the patterns (regular expressions, from the name's start).
+
+    Raises:
+        UserError: a pattern matches no parameter, or nothing is left to learn.
+    """
+    for pattern in patterns:
+        for _, parameter in _matching(model, pattern, "model.freeze"):
+            parameter.requires_grad = False
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError("every parameter is frozen", "model.freeze", "leave something to learn")
+
+
+def parameter_groups(model: nn.Module, rate: float, decay: float, rates: dict[str, float]) -> list[dict[str, Any]]:
+    """Groups for an optimizer: weight decay for matrices alone, not for vectors and the input embeddings.
+
+    Args:
+        model: whose parameters that learn are taken.
+        rate: learning rate.
+        decay: weight decay.
+        rates: pattern of names -> factor of the learning rate; the first that matches holds, 1 where none does.
+    """
+    factors = {}
+    for pattern, factor in reversed(rates.items()):
+        factors |= {name: factor for name, _ in _matching(model, pattern, "model.rates")}
+    table = model.get_input_embeddings().weight  # type: ignore[operator]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            plain = parameter.ndim < 2 or parameter is table
+            factor = factors.get(name.removeprefix("base_model.model."), 1.0)
+            groups.setdefault((factor, 0.0 if plain else decay), []).append(parameter)
+    return [{"params": params, "lr": rate * factor, "weight_decay": d} for (factor, d), params in groups.items()]
+
+
+def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
+    """AdamW, with its moments in 8 bits or in full.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    if name == "adamw":
+        return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=fused)
+    try:
+        from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise UserError("bitsandbytes is not installed", "model.optimizer", "install vla[lowbit]") from error
+    return AdamW8bit(groups, betas=(0.9, 0.95))
+
+
+def warm_up_then_cosine(warmup: int, total: int) -> Callable[[int], float]:
+    """Factor of the learning rate by optimizer step: linear to 1, then half a cosine down to FLOOR."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min((step - warmup) / max(total - warmup, 1), 1.0)
+        return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * done))
+
+    return factor
+
+
+def _matching(model: nn.Module, pattern: str, where: str) -> list[tuple[str, nn.Parameter]]:
+    try:
+        # Adapters put their own name in front.
+        named = [(name.removeprefix("base_model.model."), p) for name, p in model.named_parameters()]
+        found = [(name, p) for name, p in named if re.match(pattern, name)]
+    except re.error as error:
+        raise UserError(f"{pattern!r} is no regular expression: {error}", where) from error
+    if not found:
+        parts = ", ".join(sorted({".".join(name.split(".")[:2]) for name, _ in named}))
+        raise UserError(f"no parameter's name begins with {pattern!r}", where, f"there are {parts}")
+    return found

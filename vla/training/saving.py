@@ -1,0 +1,168 @@
+"""Saving while training: whole files, at optimizer steps, every so often and when the job is told to end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from vla.errors import UserError
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""Told to end: by a user or a scheduler, and by SLURM some time before a job's end (`--signal=SIGUSR1@90`)."""
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a local checkpoint beside its place, brings it to the disk and renames it: it is there whole or not at all."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.tmp")
+        with unfinished.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name too
+        finally:
+            os.close(folder)
+        return None
+
+
+class Checkpoints(ModelCheckpoint):
+    """Saves every N optimizer steps, after the last one, and after the next one when the job is told to end (SIGTERM, SIGUSR1).
+
+    A save that falls between two optimizer steps (gradients are being accumulated) waits for the next one: what was
+    accumulated is in no checkpoint. Under SLURM, SIGUSR1 also puts the job back into the queue. Go on with `--ckpt_path last`.
+
+    Args:
+        dirpath: folder; by default `checkpoints` in the run's (`trainer.default_root_dir`).
+        every: optimizer steps between two saves.
+        keep: how many are kept: the newest, or with `monitor` the best.
+        monitor: a logged value by which they are kept, e.g. rollout/success; "step" keeps the newest and links `last.ckpt`.
+        mode: whether a larger value is better, or a smaller one.
+    """
+
+    def __init__(self, dirpath: str | None = None, every: int = 500, keep: int = 2, monitor: str = "step", mode: str = "max"):
+        if every < 1 or keep < 1:
+            raise UserError(f"every {every}, keep {keep}", "Checkpoints", "give at least 1 each")
+        name = "{step:07d}" if monitor == "step" else "{step:07d} " + monitor.replace("/", " ") + " {" + monitor + ":.3f}"
+        super().__init__(
+            dirpath=dirpath,
+            filename="step=" + name,
+            monitor=monitor,
+            mode=mode,
+            save_top_k=keep,
+            save_last="link" if monitor == "step" else None,
+            every_n_train_steps=every,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+        self._signal = 0
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # What a run was resumed from is not saved again.
+        self._last_global_step_saved = trainer.global_step
+        if self.monitor == "step" and threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._told) for number in SIGNALS}
+
+    def _told(self, number: int, _: Any) -> None:
+        self._signal = number
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Lightning's own would leave saves that fall on an epoch's last batch to the next validation, and saves between two
+        # optimizer steps after a resume.
+        if _accumulating(trainer):
+            return
+        number = _any_rank(trainer, self._signal)
+        step = trainer.global_step
+        if number or step % self._every_n_train_steps == 0 or step == trainer.estimated_stepping_batches:
+            self._save(trainer)
+        if number:
+            self._end(trainer, number)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        candidates = self._monitor_candidates(trainer)
+        # What it is chosen by may not have been measured yet.
+        if not self._should_skip_saving_checkpoint(trainer) and self.monitor in candidates:
+            self._save_topk_checkpoint(trainer, candidates)
+            self._save_last_checkpoint(trainer, candidates)
+
+    def _end(self, trainer: L.Trainer, number: int) -> None:
+        if trainer.is_global_zero:
+            print(
+                f"\n{signal.Signals(number).name}: saved {self._last_checkpoint_saved}; `--ckpt_path last` goes on",
+                file=sys.stderr,
+            )
+            job = os.environ.get("SLURM_JOB_ID", "")
+            if number == signal.SIGUSR1 and re.fullmatch(r"[0-9_]+", job):
+                try:
+                    subprocess.run(["scontrol", "requeue", job], check=False)
+                except FileNotFoundError:
+                    print("no scontrol here: put the job back into the queue yourself", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def _accumulating(trainer: L.Trainer) -> bool:
+    """Whether gradients are in the making that no checkpoint holds."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def _any_rank(trainer: L.Trainer, number: int) -> int:
+    """The highest number that any rank has."""
+    if trainer.world_size == 1:
+        return number
+    found = torch.tensor(number, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return int(found)
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a checkpoint file, "" where nothing is: its check sums are read, its content is not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        return str(error)
+    return f"the check sum of {bad} is wrong" if bad else ""
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a folder; damaged ones are named on standard error. None where there is none."""
+    files = {path.resolve() for path in folder.glob("*.ckpt") if path.is_file()}
+    for path in sorted(files, key=lambda p: p.stat().st_mtime_ns, reverse=True):
+        wrong = damage(path)
+        if not wrong:
+            return path
+        print(f"{path} is damaged ({wrong}); trying the one before it", file=sys.stderr)
+    return None
