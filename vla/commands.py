@@ -16,9 +16,10 @@ from vla.report.intervals import Rate
 from vla.report.summary import rates
 from vla.sim.collect import Collect
 from vla.sim.collect import collect as run_collect
-from vla.sim.episodes import Episode, Kind, Result, known_objects
+from vla.sim.episodes import Episode, Kind, Result
 from vla.sim.rollout import rollout as run_rollout
-from vla.sim.tasks import HORIZON, check_task, named_object
+from vla.sim.tasks import find_task
+from vla.sim.tasks.wording import known_objects, named_object
 from vla.sim.variation import SEEN
 from vla.sim.workers import Workers
 
@@ -47,6 +48,7 @@ def collect(
     clean: float = Collect.clean,
     excursions: float = Collect.excursions,
     objects: int = Collect.objects,
+    sizes: bool = Collect.sizes,
     poses: int = Collect.poses,
     seed: int = 0,
     workers: int = 0,
@@ -56,30 +58,32 @@ def collect(
 
     Args:
         out: folder to write.
-        task: "lift" for demonstrations, "questions" for pictures with questions.
+        task: demonstrations of "lift", "put", "push" or "stack"; "questions" for pictures with questions.
         episodes: demonstrations.
         pictures: pictures, for questions.
         noise: standard deviation (m) of the disturbance of the expert's actions.
         clean: share of the episodes without disturbance.
         excursions: how often, per step, a disturbed episode goes astray for a while before it goes on.
         objects: on the table of a question picture; 0 draws one to four.
+        sizes: make the objects of demonstrations small or large, and name them so.
         poses: expert episodes from which the robot's poses in question pictures are taken.
         seed: of everything drawn.
         workers: processes; 0 is one per core.
         overwrite: replace data that is already there.
     """
     if task != "questions":
-        check_task(task)
+        find_task(task)
     counts = collect_with_progress(
         Collect(
             out,
-            task,  # type: ignore[arg-type]
+            task,
             episodes=episodes,
             pictures=pictures,
             noise=noise,
             clean=clean,
             excursions=excursions,
             objects=objects,
+            sizes=sizes,
             poses=poses,
             seed=seed,
             workers=workers,
@@ -124,7 +128,7 @@ def rollout(
     episodes: int = 0,
     kind: Kind = "correct",
     seed: int = 0,
-    horizon: int = HORIZON,
+    horizon: int = 0,
     video: str = "",
     videos: int = 0,
     out: str = "",
@@ -139,13 +143,14 @@ def rollout(
         policy: an export's folder, a checkpoint, the http address of `vla serve`, the ws address of an openpi server,
             openvla+http://… of an OpenVLA server, "expert" or "random".
         suite: evaluates on a suite, e.g. "rt2/seen", or on a .yaml file; it says tasks, variations, kinds, seeds and horizon.
-        task: what to do.
-        instruction: a sentence for the robot, e.g. "lift the green cube"; the object it names is put on the table.
-            "" draws object and wording.
+        task: "lift", "put", "push" or "stack".
+        instruction: a sentence for the robot, e.g. "lift the green cube"; the objects it names are put on the table.
+            "" draws goal and wording.
         episodes: scenes to try; 0 is 1, or what the suite says.
-        kind: whether the drawn object is named, the other one, nothing, or nothing that means anything.
+        kind: whether the drawn goal is asked for, the swapped one (another object, place or side), nothing, or nothing that
+            means anything.
         seed: of the first scene; the next ones follow.
-        horizon: steps until an episode is given up.
+        horizon: steps until an episode is given up; 0 is the task's.
         video: MP4 of the first episode.
         videos: films that many episodes into `out`.
         out: folder for results.json, one line per episode and report.html; a stopped evaluation goes on there.
@@ -154,10 +159,10 @@ def rollout(
         execute: actions taken of each chunk; 0 takes the contract's.
         workers: processes; 0 is one per core.
     """
-    check_task(task)
-    if episodes < 0 or horizon < 1:
+    find_task(task)
+    if episodes < 0 or horizon < 0:
         raise UserError(f"{episodes} episodes, horizon {horizon}", "rollout", "ask for at least 1")
-    if suite and (instruction or (task, kind, seed, horizon) != ("lift", "correct", 0, HORIZON)):
+    if suite and (instruction or (task, kind, seed, horizon) != ("lift", "correct", 0, 0)):
         raise UserError(
             "a suite has its own tasks, instructions, kinds, seeds and horizon",
             "--suite",
@@ -166,7 +171,7 @@ def rollout(
     if not out and (suite or videos or fresh):
         raise UserError("--suite, --videos and --fresh need a folder", "rollout", "add --out, e.g. --out runs/seen")
     if instruction and named_object(instruction) is None:
-        print(f"note: the instruction names none of {', '.join(known_objects())}; no lift counts as success")
+        print(f"note: the instruction names none of {', '.join(known_objects())}; nothing counts as success")
     from vla.evaluation import Evaluation, evaluate, film_path, open_policy, said
     from vla.sim.suites import Suite, load_suite
 

@@ -122,7 +122,7 @@ def said(record: Record) -> str:
     lines = []
     for kind, found in summary["kinds"].items():
         told = kind in ("correct", "swapped")
-        name, rate = ("success", found["success"]) if told else ("something lifted", found["execution"])
+        name, rate = ("success", found["success"]) if told else ("something done", found["execution"])
         lines.append(f"{kind} instruction: {name} {Rate(**rate)}")
     for group in summary["groups"] if len(summary["groups"]) > len(summary["kinds"]) else []:
         lines.append(f"  {group['task']}, {group['variation']}, {group['kind']}: {Rate(**group['success'])}")
@@ -219,7 +219,7 @@ def _record(options: Evaluation, identity: dict[str, Any], lines: list[dict[str,
         "about": suite.about,
         "weights": identity["weights"],
         "execute": options.execute,
-        "horizon": suite.horizon,
+        "horizon": suite.horizons,
         "summary": summarise(episodes),
         "run": {
             **run,

@@ -1,4 +1,4 @@
-"""What the tests of suites and rollouts share."""
+"""What the tests of the simulator share."""
 
 import functools
 from pathlib import Path
@@ -9,6 +9,15 @@ import pytest
 from vla.contract import PolicyContract
 from vla.policies.base import ActionChunk
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop import Tabletop
+
+
+@pytest.fixture(scope="session")
+def table():
+    """One for all tests: it takes seconds to make, and every test resets it."""
+    made = Tabletop()
+    yield made
+    made.close()
 
 
 class Seeing:

@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 import vla.sim.gym  # noqa: F401 - registers the ids
 from vla.errors import UserError
 from vla.sim.episodes import Episode, set_up
-from vla.sim.expert import expert_action
+from vla.sim.experts import expert_action
 from vla.sim.variation import Variation
 
 
@@ -35,7 +35,7 @@ def test_a_seed_is_the_rollouts_episode_and_the_expert_is_rewarded(env):
     assert observation["front"].dtype == np.uint8 and observation["state"].shape == (5,)
     simulation, total, over = env.unwrapped._simulation, 0.0, False
     while not over:
-        action = expert_action(simulation.table, simulation.outcome.target).astype(np.float32)
+        action = expert_action(simulation.table, simulation.outcome.goal).astype(np.float32)
         observation, reward, terminated, truncated, info = env.step(action)
         total, over = total + reward, terminated or truncated
     assert total == 1 and terminated and not truncated and info["success"] and info["first"] == info["target"]

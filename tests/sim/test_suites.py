@@ -7,8 +7,8 @@ from vla.errors import UserError
 from vla.sim.episodes import Episode, set_up
 from vla.sim.questions import vocabulary_corpus
 from vla.sim.scene import COLOURS, SHAPES, UNSEEN_COLOURS, UNSEEN_SHAPES, sample_scene
-from vla.sim.suites import known_suites, load_suite, read_suite
-from vla.sim.tasks import INSTRUCTIONS
+from vla.sim.suites import Suite, known_suites, load_suite, read_suite
+from vla.sim.tasks.lift import Lift
 from vla.sim.variation import Variation, draw_scene
 
 SUITE = {"tasks": ["lift"], "variations": {"seen": {}}, "episodes": 2}
@@ -20,8 +20,8 @@ def test_every_packaged_suite_is_whole(name):
     episodes = suite.all()
     assert suite.about and len({e.id for e in episodes}) == len(episodes) >= 50
     for episode in episodes[:: max(1, len(episodes) // 40)]:
-        scene, target, said = set_up(episode)
-        assert 2 <= len(scene) <= 4 and ("correct" not in episode.id or target == 0)
+        scene, goal, said = set_up(episode)
+        assert 2 <= len(scene) <= 4 and (goal is None) == (episode.kind in ("empty", "nonsense"))
         assert bool(said) == (episode.kind != "empty")
 
 
@@ -55,7 +55,7 @@ def test_a_file_of_the_users_is_a_suite_too(tmp_path):
     ("change", "says"),
     [
         ({"colour": "red"}, "unknown field 'colour'"),
-        ({"tasks": ["fly"]}, "known are lift"),
+        ({"tasks": ["fly"]}, "known are lift, put, push, stack"),
         ({"tasks": []}, "`tasks` is missing"),
         ({"kinds": ["correct", "rude"]}, "'rude'"),
         ({"kinds": ["correct", "correct"]}, "each once"),
@@ -72,12 +72,38 @@ def test_a_file_of_the_users_is_a_suite_too(tmp_path):
         ({"variations": {"a": {"camera": "left"}}}, "three metres"),
         ({"variations": {"a": {"distractors": 9}}}, "`distractors` is 9"),
         ({"variations": {"a": 3}}, "expected names and values"),
+        ({"tasks": ["push"], "variations": {"a": {"shapes": ["ball"]}}}, "push cannot have a red ball"),
+        ({"tasks": ["put"], "variations": {"a": {"wordings": ["put the {name} away"]}}}, "add one with {name} {reference}"),
+        ({"variations": {"a": {"sizes": True, "shared_colour": True}}}, "exclude each other"),
     ],
 )
 def test_what_is_wrong_is_named(change, says):
     with pytest.raises(UserError) as refused:
         read_suite("mine", {**SUITE, **change}, "mine.yaml")
     assert says in str(refused.value) and "mine.yaml" in str(refused.value)
+
+
+@pytest.mark.parametrize("task", ["put", "push", "stack"])
+def test_every_task_takes_variations(task):
+    variations = {
+        "clutter": {"distractors": 1},
+        "pink": {"colours": ["pink", "brown", "orange", "red"], "shapes": ["cube", "disc"]},
+        "shared": {"shared_colour": True},
+        "words": {"words": {"cube": "block"}, "wordings": ["{name} {reference}", "{name} {side}", "{name} {where} {reference}"]},
+    }
+    for episode in read_suite("a", {"tasks": [task], "variations": variations, "episodes": 4}, "").all():
+        scene, goal, said = set_up(episode)
+        objects = [o for o in scene if o.movable]
+        name = episode.variation.name
+        assert goal is not None and len(objects) == min(2 + episode.seed % 2 + (name == "clutter"), 4 - (task == "put"))
+        assert name != "pink" or all(o.colour in variations["pink"]["colours"] for o in objects)
+        assert name != "shared" or scene[0].colour == scene[1].colour
+        assert name != "words" or ("cube" not in said and said.startswith(episode.variation.noun(scene[goal.target].name)))
+
+
+def test_horizon_is_each_tasks_own_unless_the_suite_has_one():
+    assert Suite("a", ("lift", "put"), (Variation(),)).horizons == {"lift": 80, "put": 120}
+    assert Suite("a", ("lift",), (Variation(),)).hash == Suite("a", ("lift",), (Variation(),), horizon=80).hash
 
 
 def test_without_a_variation_scenes_are_trainings():
@@ -90,7 +116,7 @@ def test_what_is_unseen_is_in_no_scene_and_no_sentence_of_training():
     assert not words & ({*UNSEEN_COLOURS, *UNSEEN_SHAPES, "block", "tin", "crimson", "violet", "hoist", "fetch", "elevate"})
     assert not {*UNSEEN_COLOURS} & {*COLOURS} and not {*UNSEEN_SHAPES} & {*SHAPES}
     for variation in load_suite("rt2/paraphrases").variations:
-        assert not set(variation.wordings) & set(INSTRUCTIONS)
+        assert not set(variation.wordings) & set(Lift.wordings)
         for seed in range(5):
             said, trainings = set_up(Episode(seed, variation=variation)), set_up(Episode(seed))
             assert said[0] == trainings[0] and (variation.words or said[2] != trainings[2])

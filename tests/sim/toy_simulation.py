@@ -25,7 +25,7 @@ class ToySimulation:
 
     def start(self, episode, look):
         self.episode, self.steps, self.looks, self.actions = episode, 0, 0, hashlib.sha256()
-        self.scene, self.target, self.instruction = set_up(episode)
+        self.scene, self.goal, self.instruction = set_up(episode)
         return self._observe(look)
 
     def step(self, action, terminate, look):
@@ -60,7 +60,7 @@ class ToySimulation:
 
     def _result(self):
         names = [o.name for o in self.scene]
-        target = "" if self.target is None else names[self.target]
+        target = "" if self.goal is None else names[self.goal.target]
         lifted = names[self.episode.seed % 2]
         return Result(
             self.episode.seed, self.episode.kind, self.instruction, names, target, lifted,

@@ -11,12 +11,12 @@ from vla.report.intervals import percent
 from vla.report.records import Record
 
 NAMED = {
-    "correct": ("The drawn object named", "it was lifted first"),
-    "swapped": ("The other object named", "that one was lifted first"),
+    "correct": ("The drawn goal asked for", "it was reached first"),
+    "swapped": ("The other goal asked for", "that one was reached first"),
 }
 UNNAMED = {
-    "empty": ("Nothing said", "some object was lifted all the same"),
-    "nonsense": ("Nonsense said", "some object was lifted all the same"),
+    "empty": ("Nothing said", "something was done all the same"),
+    "nonsense": ("Nonsense said", "something was done all the same"),
 }
 
 
@@ -68,7 +68,7 @@ def _notes(record: Record) -> list[str]:
         sure = use["low"] > 0
         notes.append(
             f"Language use {_points(use['rate'])} ({_points(use['low'])} to {_points(use['high'])}): "
-            + ("the instruction decides what is lifted." if sure else "these episodes do not show that the instruction is heard.")
+            + ("the instruction decides what is done." if sure else "these episodes do not show that the instruction is heard.")
         )
     return notes
 

@@ -18,7 +18,7 @@ def rates(episodes: Sequence[Any]) -> dict[str, dict[str, Any]]:
     """Success, wrong object, execution and recognition with their 95 % Wilson intervals; recognition is of the executed.
 
     Args:
-        episodes: each with `success`, `failure`, `executed`, and the names `first` and `target` of objects ("" is none).
+        episodes: each with `success`, `failure`, `executed`, `first` and `target`: what was done, what should be ("" is none).
     """
     n, executed = len(episodes), [e for e in episodes if e.executed]
     return {
@@ -39,7 +39,7 @@ def _how(episode: EpisodeRecord) -> dict[str, Any]:
 
 
 def language_use(episodes: Iterable[EpisodeRecord]) -> dict[str, Any] | None:
-    """Share lifting A when A is named minus share lifting A when B is named, on the same scenes; None without such pairs.
+    """Share doing A when A is asked for minus share doing A when B is, on the same scenes; None without such pairs.
 
     1 is a robot that always obeys, 0 one that does not hear. The interval is Newcombe's for paired shares.
     """

@@ -10,7 +10,7 @@ import dataclasses
 import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,9 +20,11 @@ from vla.datasets.statistics import space_with_statistics
 from vla.errors import UserError
 from vla.sim import questions as asking
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
-from vla.sim.expert import done, expert_action
-from vla.sim.scene import sample_scene
-from vla.sim.tasks import HORIZON, INSTRUCTIONS, LIFTED, Outcome, check_task, instruct
+from vla.sim.experts import done, expert_action
+from vla.sim.tasks import find_task
+from vla.sim.tasks.base import Goal
+from vla.sim.tasks.outcome import Outcome
+from vla.sim.variation import Variation
 
 if TYPE_CHECKING:
     from vla.sim.tabletop import Tabletop
@@ -45,10 +47,11 @@ class Collect:
 
     Attributes:
         out: the folder that gets the shards and card.yaml.
-        task: "lift" writes demonstrations, "questions" pictures with questions.
+        task: one of the tabletop's tasks writes its demonstrations, "questions" pictures with questions.
         episodes: demonstrations to write.
         pictures: pictures with questions to write.
         objects: on the table of a question picture; 0 draws one to four.
+        sizes: whether the objects of demonstrations are small or large, and are named so.
         poses: expert episodes from which the robot's poses in question pictures are taken.
         noise: standard deviation (m) of the disturbance of the expert's actions.
         clean: share of the episodes without disturbance.
@@ -59,10 +62,11 @@ class Collect:
     """
 
     out: str
-    task: Literal["lift", "questions"] = "lift"
+    task: str = "lift"
     episodes: int = 200
     pictures: int = 4000
     objects: int = 0
+    sizes: bool = False
     poses: int = 24
     noise: float = 0.012
     clean: float = 0.25
@@ -116,32 +120,34 @@ def _pictures() -> dict[str, Any]:
 
 
 def _scene_episodes(index: int) -> list[tuple[str, list[dict[str, bytes]], np.ndarray, np.ndarray]]:
-    """Scene `index`, demonstrated once for each of two of its objects: the same start under two instructions.
+    """Scene `index`, demonstrated once for each of its two goals: the same start under two instructions.
 
     Returns:
         per attempt: the failure ("" for success), encoded steps without their episode number, actions and states.
     """
     attempts = []
-    scene = sample_scene(np.random.default_rng((_options.seed, 2, index)), 2 + index % 2)
-    for target in (0, 1):
-        rng = np.random.default_rng((_options.seed, 3, index, target))
-        _table.reset(scene, np.random.default_rng((_options.seed, 4, index)))
-        attempts.append(_demonstrate(target, rng))
+    variation = Variation(sizes=_options.sizes)
+    layout = find_task(_options.task).draw(np.random.default_rng((_options.seed, 2, index)), 2 + index % 2, variation)
+    for number, goal in enumerate(layout.goals):
+        rng = np.random.default_rng((_options.seed, 3, index, number))
+        _table.reset(layout.scene, np.random.default_rng((_options.seed, 4, index)))
+        attempts.append(_demonstrate(goal, rng))
     return attempts
 
 
-def _demonstrate(target: int, rng: np.random.Generator) -> tuple[str, list[dict[str, bytes]], np.ndarray, np.ndarray]:
-    outcome, noisy = Outcome(target, horizon=10 * HORIZON), rng.random() >= _options.clean
-    instruction = instruct(_table.scene[target].name, rng)
+def _demonstrate(goal: Goal, rng: np.random.Generator) -> tuple[str, list[dict[str, bytes]], np.ndarray, np.ndarray]:
+    task, target = find_task(goal.task), goal.target
+    outcome, noisy = Outcome(task, goal, 10 * task.horizon), rng.random() >= _options.clean
+    instruction = task.instruct(_table.scene, goal, rng)
     steps, actions, states, terminate, segment = [], [], [], [], 0
     # Some steps after the end show what it looks like.
-    while not outcome.failure and sum(terminate) < 3 and len(steps) < 2 * HORIZON:
+    while not outcome.failure and sum(terminate) < 3 and len(steps) < 2 * task.horizon:
         if noisy and not _table.grasped(target) and rng.random() < _options.excursions:
-            _wander(target, rng, outcome)
+            _wander(goal, rng, outcome)
             segment += bool(steps)
             continue
-        action, state = expert_action(_table, target), _table.state()
-        terminate.append(int(done(_table, target)))
+        action, state = expert_action(_table, goal), _table.state()
+        terminate.append(int(done(_table, goal)))
         steps.append((_pictures(), [round(c, 4) for c in _table.project(target)], asking.reach(_table, target), segment))
         actions.append(action.astype(np.float32))
         states.append(state.astype(np.float32))
@@ -161,6 +167,7 @@ def _demonstrate(target: int, rng: np.random.Generator) -> tuple[str, list[dict[
             "terminate": terminate[step],
             "embodiment": EMBODIMENT_NAME,
             "target": _table.scene[target].name,
+            **_where_to(goal),
             "point": point,
             "reach": reach,
         }
@@ -169,30 +176,37 @@ def _demonstrate(target: int, rng: np.random.Generator) -> tuple[str, list[dict[
     return failure, encoded, np.array(actions), np.array(states)
 
 
-def _wander(target: int, rng: np.random.Generator, outcome: Outcome) -> None:
+def _where_to(goal: Goal) -> dict[str, str]:
+    """What the goal names besides its target."""
+    reference = {} if goal.reference is None else {"reference": _table.scene[goal.reference].name}
+    return reference | ({"side": goal.side} if goal.side else {})
+
+
+def _wander(goal: Goal, rng: np.random.Generator, outcome: Outcome) -> None:
     """Does something else for a while, unrecorded; what follows shows the way back from where a policy's mistakes lead.
 
     It goes anywhere, at another object, or closes the gripper where it is and rises as if it held something.
     """
     kind = rng.choice(["anywhere", "other", "close"], p=[0.3, 0.3, 0.4])
     somewhere = np.concatenate([rng.uniform(-0.05, 0.05, 2), rng.uniform(-0.02, 0.05, 1), np.zeros(2), rng.uniform(-0.25, 0.25, 1)])
-    other = int(rng.choice([i for i in range(len(_table.scene)) if i != target]))
+    other = int(rng.choice([i for i, o in enumerate(_table.scene) if i != goal.target and o.movable]))
+    astray = dataclasses.replace(goal, target=other, reference=None if goal.reference == other else goal.reference)
     shut, closed = int(rng.integers(1, 9)), rng.choice([-1.0, 1.0], p=[0.7, 0.3])
     for step in range(int(rng.integers(*{"anywhere": (2, 9), "other": (4, 18), "close": (2, 14)}[kind]))):
         if kind == "other":
-            action = expert_action(_table, other)
+            action = expert_action(_table, astray)
         elif kind == "anywhere":
             action = np.append(somewhere, closed)
         else:
             action = np.array([0, 0, 0.03 if step > shut else 0.0, 0, 0, 0, 1.0])
         _table.step(action)
         outcome.update(_table)
-        if outcome.over or _table.lift(other) > 0.5 * LIFTED:
+        if outcome.over or outcome.task.disturbed(_table, other):
             break
 
 
 def _collect_episodes(options: Collect, report: Report) -> dict[str, int]:
-    check_task(options.task)
+    task = find_task(options.task)
     failures: collections.Counter[str] = collections.Counter()
     all_actions, all_states, written = [], [], 0
     limit = 4 * options.episodes + 8
@@ -222,7 +236,7 @@ def _collect_episodes(options: Collect, report: Report) -> dict[str, int]:
         action=space_with_statistics(EMBODIMENT.action, actions),
         state=space_with_statistics(EMBODIMENT.state, states),
     )
-    _card(options, "robot", spec, counts, writer.shards, wordings=list(INSTRUCTIONS)).save(options.out)
+    _card(options, "robot", spec, counts, writer.shards, wordings=list(task.wordings)).save(options.out)
     return counts
 
 

@@ -8,21 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vla.sim.embodiment import TABLE_HEIGHT
-from vla.sim.scene import UNSEEN_SHAPES, Scene, half_sizes
 from vla.sim.variation import Variation
 
 if TYPE_CHECKING:
     from vla.sim.tabletop import Tabletop
 
-FIELDS = (
-    "geom_rgba", "geom_matid", "geom_type", "geom_size", "geom_rbound", "geom_aabb", "geom_condim", "geom_friction",
-    "bvh_aabb",
-    "cam_pos", "cam_quat", "light_ambient", "light_diffuse", "light_specular",
-)  # fmt: skip
+FIELDS = ("geom_rgba", "geom_matid", "cam_pos", "cam_quat", "light_ambient", "light_diffuse", "light_specular")
 """The model's arrays that a variation, or painting a scene, may change."""
 LIGHTS = ("ambient", "diffuse", "specular")
-ROLLING = 0.002
-"""Rolling friction (m) of a ball: on a table without any it would never lie still."""
 
 
 class Wardrobe:
@@ -33,7 +26,7 @@ class Wardrobe:
         self._built = {name: getattr(self.model, name).copy() for name in FIELDS}
         self._headlight = {name: getattr(self.model.vis.headlight, name).copy() for name in LIGHTS}
 
-    def dress(self, variation: Variation, scene: Scene) -> None:
+    def dress(self, variation: Variation) -> None:
         """Undoes the last variation and puts on this one. The scene itself comes with the reset that must follow."""
         model = self.model
         for name, value in self._built.items():
@@ -42,9 +35,6 @@ class Wardrobe:
             getattr(model.vis.headlight, name)[:] = value * variation.light
             lights = getattr(model, f"light_{name}")
             lights[:] = lights * np.array(variation.light, lights.dtype)
-        for index, item in enumerate(scene):
-            if item.shape in UNSEEN_SHAPES:
-                self._shape(self.table.geom(index, item.shape), item.shape)
         if isinstance(variation.table, str) and variation.table:
             model.geom_matid[model.geom("table_visual").id] = model.mat(variation.table).id
             model.geom_rgba[model.geom("table_visual").id] = 1
@@ -71,22 +61,6 @@ class Wardrobe:
             if self.model.geom(geom).name.startswith(prefix):
                 self.model.geom_matid[geom] = -1
                 self.model.geom_rgba[geom] = (*colour, 1.0)
-
-    def _shape(self, geom: int, shape: str) -> None:
-        import mujoco
-
-        model, (wide, high) = self.model, half_sizes(shape)
-        if shape == "ball":
-            model.geom_type[geom] = mujoco.mjtGeom.mjGEOM_SPHERE
-            model.geom_size[geom], model.geom_rbound[geom] = (wide, 0, 0), wide
-            model.geom_condim[geom], model.geom_friction[geom, 2] = 6, ROLLING
-        else:
-            model.geom_size[geom], model.geom_rbound[geom] = (wide, high, 0), np.hypot(wide, high)
-        model.geom_aabb[geom] = (0, 0, 0, wide, wide, high)
-        # The boxes by which a body's geoms are looked up must hold it, or what touches it is not found.
-        start, count = (getattr(model, f"body_bvh{what}")[model.geom_bodyid[geom]] for what in ("adr", "num"))
-        boxes = model.bvh_aabb[start : start + count]
-        boxes[:, 3:] = np.maximum(boxes[:, 3:], (wide, wide, high))
 
     def _move(self, shift: np.ndarray) -> None:
         from vla.sim.tabletop import look

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
-from vla.sim.scene import COLOURS, SHAPES, Object, Scene
-from vla.sim.tasks import HORIZON, instruct, named_object
-from vla.sim.variation import SEEN, Variation, draw_scene
+from vla.sim.scene import RECEPTACLES, Object, Scene
+from vla.sim.tasks import find_task
+from vla.sim.tasks.base import Goal, Task
+from vla.sim.tasks.wording import named_objects, named_side
+from vla.sim.variation import SEEN, Variation
 
 EVALUATION = 7_000_000
 """Evaluation seeds start here: no demonstration or question picture is drawn from them."""
@@ -22,7 +25,9 @@ NONSENSE = (
     "snark up the vorpal rath",
     "quell the blicket fep",
 )
-"""Sentences without a meaning: what is lifted under them was not asked for."""
+"""Sentences without a meaning: what is done under them was not asked for."""
+DRAWS = 1000
+"""Scenes that are drawn for a user's sentence before it is given up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +36,11 @@ class Episode:
 
     Attributes:
         seed: of the scene and the start; equal seeds are equal scenes whatever the instruction.
-        kind: whether the drawn object is named, the other one, or nothing is said, or nothing that means anything.
-        instruction: a sentence of the user's instead; the object that it names (if any) is put into the scene.
+        kind: whether the drawn goal is asked for, the swapped one, or nothing is said, or nothing that means anything.
+        instruction: a sentence of the user's instead; the objects that it names (if any) are put into the scene.
         video: whether frames of both cameras are recorded.
+        horizon: steps until it is given up; 0 is the task's.
+        task: its name.
         variation: what differs from training's scenes.
     """
 
@@ -41,7 +48,7 @@ class Episode:
     kind: Kind = "correct"
     instruction: str = ""
     video: bool = False
-    horizon: int = HORIZON
+    horizon: int = 0
     task: str = "lift"
     variation: Variation = SEEN
 
@@ -60,7 +67,7 @@ class Result:
     """How an episode went.
 
     Attributes:
-        target, first: names of the object that should be and of the one that was lifted first ("" is none).
+        target, first: what should be done and what was done first, as `describe` says it: for lifting, the object's name ("" is none).
         failure: "" for success, else its class.
         state: hash of the initial state and of what the variation changed.
         restarts: why workers failed in it before it went through; it began anew each time.
@@ -92,21 +99,23 @@ class Result:
         return {**record, "success": self.success}
 
 
-def set_up(episode: Episode) -> tuple[Scene, int | None, str]:
-    """The scene of an episode, the index of the object that should be lifted, and the instruction."""
+def set_up(episode: Episode) -> tuple[Scene, Goal | None, str]:
+    """The scene of an episode, what is to be done there (None: nothing is asked for), and the instruction.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    task, count, variation = find_task(episode.task), 2 + episode.seed % 2, episode.variation
     rng = np.random.default_rng((EVALUATION, episode.seed))
-    scene = draw_scene(rng, 2 + episode.seed % 2, episode.variation)
     if episode.instruction:
-        return _asked_for(scene, episode.instruction)
-    wording = np.random.default_rng((EVALUATION, episode.seed, 1))
+        return *_understand(task, episode.instruction, rng, count, variation), episode.instruction
+    layout, wording = task.draw(rng, count, variation), np.random.default_rng((EVALUATION, episode.seed, 1))
     if episode.kind == "empty":
-        return scene, None, ""
+        return layout.scene, None, ""
     if episode.kind == "nonsense":
-        return scene, None, str(wording.choice(NONSENSE))
-    target = 0 if episode.kind == "correct" else 1
-    name = episode.variation.noun(scene[target].name)
-    wordings = episode.variation.wordings
-    return scene, target, str(wording.choice(wordings)).format(name=name) if wordings else instruct(name, wording)
+        return layout.scene, None, str(wording.choice(NONSENSE))
+    goal = layout.goals[0 if episode.kind == "correct" else 1]
+    return layout.scene, goal, task.instruct(layout.scene, goal, wording, variation)
 
 
 def start_noise(episode: Episode) -> np.random.Generator:
@@ -114,18 +123,39 @@ def start_noise(episode: Episode) -> np.random.Generator:
     return np.random.default_rng((EVALUATION, episode.seed, 2))
 
 
-def _asked_for(scene: Scene, instruction: str) -> tuple[Scene, int | None, str]:
-    """The scene with the object that a user's sentence names, in the place of one of its colour, or of the first."""
-    named = named_object(instruction)
-    if named and named not in [o.name for o in scene]:
-        colour, shape = named.split()
-        place = next((i for i, o in enumerate(scene) if o.colour == colour), 0)
-        old = scene[place]
-        scene = (*scene[:place], Object(colour, shape, old.x, old.y, old.yaw), *scene[place + 1 :])
-    target = next((i for i, o in enumerate(scene) if o.name == named), None)
-    return scene, target, instruction
+def _understand(
+    task: Task, instruction: str, rng: np.random.Generator, count: int, variation: Variation
+) -> tuple[Scene, Goal | None]:
+    """A scene with the objects that a sentence names, and its goal; None where it leaves open what the task needs to know."""
+    named, side = named_objects(instruction), named_side(instruction)
+    first = layout = task.draw(rng, count, variation)
+    for _ in range(DRAWS if named else 0):
+        goal = layout.goals[0]
+        if goal.reference is None and not goal.side:
+            # Any object will do: the one of that name or, else, of that colour.
+            alike = [next((i for i, o in enumerate(layout.scene) if matches(o)), None) for matches in _likeness(named[0])]
+            goal = dataclasses.replace(goal, target=next((i for i in alike if i is not None), goal.target))
+        roles = [goal.target] if goal.reference is None else [goal.target, goal.reference]
+        fitting = [layout.scene[i].movable for i in roles] == [not n.endswith(tuple(RECEPTACLES)) for n in named[: len(roles)]]
+        if fitting and (not goal.side or (side, len(named)) == (goal.side, len(roles))):
+            return _name(layout.scene, dict(zip(roles, named, strict=False))), goal
+        # Which sides are within reach, and whether of something, the scene decides; a distractor leaves more to ask for.
+        layout = task.draw(rng, 3, variation)
+    return first.scene, None
 
 
-def known_objects() -> list[str]:
-    """The names that instructions may use."""
-    return [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+def _likeness(name: str) -> tuple[Callable[[Object], bool], ...]:
+    return lambda o: o.name == name, lambda o: o.colour in name.split()
+
+
+def _name(scene: Scene, wanted: dict[int, str]) -> Scene:
+    """The scene with the objects at some indices given other names; who had such a name or its colour takes theirs in turn."""
+    objects = list(scene)
+    for index, name in wanted.items():
+        *size, colour, shape = name.split()
+        old = objects[index]
+        for i, other in enumerate(objects):
+            if i != index and i not in wanted and other.colour == colour:
+                objects[i] = dataclasses.replace(other, colour=old.colour)
+        objects[index] = dataclasses.replace(old, colour=colour, shape=shape, size=" ".join(size))
+    return tuple(objects)

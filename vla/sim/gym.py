@@ -12,7 +12,7 @@ from vla.errors import UserError
 from vla.sim.embodiment import CONTROL_HZ, EMBODIMENT
 from vla.sim.episodes import KINDS, Episode, Result
 from vla.sim.simulation import VIDEO_SIZE, Simulation
-from vla.sim.tasks import HORIZON, TASKS, check_task
+from vla.sim.tasks import TASKS, find_task
 from vla.sim.variation import SEEN, Variation
 
 
@@ -22,13 +22,13 @@ class TabletopEnv(gymnasium.Env):
     An observation has a picture per camera (uint8 [H, W, 3], upright RGB) and "state", float32 [5] in the units of
     `EMBODIMENT`; the instruction is in `info` at every step, and in `instruction`. Actions are float32 [7]: metres, radians,
     gripper -1 open to +1 closed. The reward is 1 for the success that ends an episode, else 0. An episode is terminated by success
-    or by the wrong object, and truncated by the horizon; `info["failure"]` says which of them it was.
+    or by the wrong object or place, and truncated by the horizon; `info["failure"]` says which of them it was.
 
     Seeds are those of `vla rollout --seed`: the same number is the same scene and the same instruction.
 
     Args:
         task: one of the tabletop's.
-        horizon: steps until an episode is truncated.
+        horizon: steps until an episode is truncated; 0 is the task's.
         render_mode: "rgb_array" or None; `render` gives both cameras beside each other, uint8 [256, 512, 3].
 
     Raises:
@@ -37,10 +37,10 @@ class TabletopEnv(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": int(CONTROL_HZ)}
 
-    def __init__(self, task: str = "lift", horizon: int = HORIZON, render_mode: str | None = None):
+    def __init__(self, task: str = "lift", horizon: int = 0, render_mode: str | None = None):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise UserError(f"unknown render mode {render_mode!r}", "gymnasium", "rgb_array, or none")
-        self.task, self.horizon, self.render_mode = check_task(task), horizon, render_mode
+        self.task, self.horizon, self.render_mode = find_task(task).name, horizon, render_mode
         body = EMBODIMENT
         pictures = {c.name: spaces.Box(0, 255, (c.height, c.width, 3), np.uint8) for c in body.cameras}
         # Wider than the contract's limits: a little outside of them happens, and is not hidden.
@@ -82,7 +82,7 @@ class TabletopEnv(gymnasium.Env):
         over, timeout = isinstance(went, Result), False
         if isinstance(went, Result):
             info |= {"failure": went.failure, "success": went.success, "first": went.first, "target": went.target}
-            timeout = not went.success and went.failure != "wrong object"
+            timeout = not went.executed
         reward = float(isinstance(went, Result) and went.success)
         return self._observation(seen.images, seen.state), reward, over and not timeout, timeout, info
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vla.sim.embodiment import TABLE_HEIGHT
-from vla.sim.expert import expert_action, turn
+from vla.sim.experts.grasp import lift_action, turn
 from vla.sim.scene import COLOURS, REACH_X, REACH_Y, SHAPES, SLOTS, SPACING, sample_scene
-from vla.sim.tasks import INSTRUCTIONS
+from vla.sim.tasks.lift import Lift
 
 if TYPE_CHECKING:
     from vla.sim.tabletop import Tabletop
@@ -57,7 +57,7 @@ def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24)
     for _ in range(episodes):
         table.reset(sample_scene(rng, 1, turn=TURN), rng)
         for _ in range(36):
-            action = expert_action(table, 0)
+            action = lift_action(table, 0)
             action[:3] += rng.normal(0, 0.015, 3)
             action[5] += rng.normal(0, 0.08)
             table.step(action)
@@ -179,7 +179,7 @@ def visible(table: Tabletop, index: int) -> bool:
 def vocabulary_corpus() -> list[str]:
     """Every wording with every noun: what a tokenizer of this world's language has to know."""
     names = [f"{c} {s}" for c in COLOURS for s in SHAPES]
-    lines = [w.format(name=n) for w in INSTRUCTIONS + WORDINGS["where"] + WORDINGS["reach"] for n in names]
+    lines = [w.format(name=n) for w in Lift.wordings + WORDINGS["where"] + WORDINGS["reach"] for n in names]
     lines += [w.format(shape=s) for w in WORDINGS["colour"] for s in SHAPES]
     lines += [w.format(colour=c) for w in WORDINGS["shape"] for c in COLOURS]
     lines += [w.format(a=a, b=b, side=s) for w in WORDINGS["relation"] for a, b in zip(names, names[1:], strict=False) for s in ("left", "right")]

@@ -14,10 +14,10 @@ import numpy as np
 
 from vla.errors import ContractMismatch, UserError
 from vla.policies.base import ActionChunk, Observation, Policy, RecedingHorizon
-from vla.sim.episodes import EVALUATION, Episode, Kind, Result, known_objects, set_up
+from vla.sim.episodes import EVALUATION, Episode, Kind, Result, set_up
 from vla.sim.workers import Fault, Worker, Workers
 
-__all__ = ["ATTEMPTS", "DEADLINE", "EVALUATION", "Episode", "Kind", "Result", "Workers", "known_objects", "rollout", "set_up"]
+__all__ = ["ATTEMPTS", "DEADLINE", "EVALUATION", "Episode", "Kind", "Result", "Workers", "rollout", "set_up"]
 
 DEADLINE = 120.0
 """Seconds after which a worker that has not answered counts as hung; starting one takes about five."""

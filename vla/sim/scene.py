@@ -26,10 +26,20 @@ UNSEEN_COLOURS: dict[str, tuple[float, float, float]] = {
 }
 UNSEEN_SHAPES: dict[str, tuple[float, float]] = {"ball": (0.025, 0.025), "drum": (0.029, 0.026)}
 """Colours and shapes of evaluations only: no demonstration and no question has them."""
+DISC: dict[str, tuple[float, float]] = {"disc": (0.026, 0.015)}
+"""A shape that is pushed instead of cylinders, which topple; no question and no scene of lifting has it."""
+RECEPTACLES: dict[str, tuple[float, float]] = {"tray": (0.06, 0.013), "plate": (0.056, 0.004)}
+"""What objects are put into (a tray has a rim) or onto; half the width and half the height in metres."""
+WALL, FLOOR = 0.006, 0.004
+"""Thickness of a tray's walls and of its floor (m)."""
+SIZES: dict[str, float] = {"": 1.0, "small": 0.8, "large": 1.25}
+"""A size by name and what it makes of a shape's measures; without a name it is the only size."""
 REACH_X, REACH_Y = (-0.11, 0.13), (-0.16, 0.16)
 """Where objects may stand, in metres from the middle of the table."""
 SPACING = 0.1
 """Least distance between two objects' middles: an open gripper fits between them."""
+APART, BESIDE = 0.15, 0.125
+"""Least distance between the middles of two receptacles, and of a receptacle and an object."""
 TURN = 0.3
 """Largest yaw (rad) of an object in a task."""
 SLOTS = 4
@@ -37,34 +47,45 @@ SLOTS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-    """One object: a colour and a shape by name, its place (metres from the table's middle) and yaw (radians)."""
+    """One object or receptacle: colour, shape and size by name, its place (metres from the table's middle) and yaw (radians)."""
 
     colour: str
     shape: str
     x: float
     y: float
     yaw: float
+    size: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.colour} {self.shape}"
+        return f"{self.size} {self.colour} {self.shape}".lstrip()
+
+    @property
+    def movable(self) -> bool:
+        """Whether the gripper can hold it; a receptacle is too wide."""
+        return self.shape not in RECEPTACLES
+
+    @property
+    def half_width(self) -> float:
+        return measures(self.shape, self.size)[0]
 
     @property
     def half_height(self) -> float:
-        return half_sizes(self.shape)[1]
+        return measures(self.shape, self.size)[1]
+
+
+Scene = tuple[Object, ...]
 
 
 def rgb(colour: str) -> tuple[float, float, float]:
     """The paint of a colour, whether training has it or not."""
-    return COLOURS[colour] if colour in COLOURS else UNSEEN_COLOURS[colour]
+    return (COLOURS | UNSEEN_COLOURS)[colour]
 
 
-def half_sizes(shape: str) -> tuple[float, float]:
-    """Half the width and half the height (m) of a shape, whether training has it or not."""
-    return SHAPES[shape] if shape in SHAPES else UNSEEN_SHAPES[shape]
-
-
-Scene = tuple[Object, ...]
+def measures(shape: str, size: str = "") -> tuple[float, float]:
+    """Half the width and half the height (m) of a shape in one of its sizes, whether training has it or not."""
+    width, height = (SHAPES | UNSEEN_SHAPES | DISC | RECEPTACLES)[shape]
+    return width * SIZES[size], height * SIZES[size]
 
 
 def sample_scene(rng: np.random.Generator, count: int, distinct_colours: bool = True, turn: float = TURN) -> Scene:
@@ -84,13 +105,17 @@ def sample_scene(rng: np.random.Generator, count: int, distinct_colours: bool = 
     return arrange(rng, names, turn)
 
 
-def arrange(rng: np.random.Generator, names: Sequence[tuple[str, str]], turn: float = TURN) -> Scene:
-    """Objects of these colours and shapes at random places, far enough apart, each turned by at most `turn` (rad)."""
-    count = len(names)
+def arrange(rng: np.random.Generator, names: Sequence[tuple[str, ...]], turn: float = TURN) -> Scene:
+    """Objects of these colours, shapes and (if given) sizes at random places, far enough apart, each turned by at most `turn` (rad)."""
+    count, wide = len(names), np.array([name[1] in RECEPTACLES for name in names], bool)
+    least = np.where(wide[:, None] & wide, APART, np.where(wide[:, None] | wide, BESIDE, SPACING))
+    np.fill_diagonal(least, 0)
     while True:
         places = np.stack([rng.uniform(*REACH_X, count), rng.uniform(*REACH_Y, count)], 1)
-        gaps = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(count)
-        if gaps.min() >= SPACING:
+        if (np.linalg.norm(places[:, None] - places[None], axis=-1) >= least).all():
             break
     yaws = rng.uniform(-turn, turn, count)
-    return tuple(Object(c, s, float(x), float(y), float(yaw)) for (c, s), (x, y), yaw in zip(names, places, yaws, strict=True))
+    return tuple(
+        Object(colour, shape, float(x), float(y), float(yaw), *size)
+        for (colour, shape, *size), (x, y), yaw in zip(names, places, yaws, strict=True)
+    )

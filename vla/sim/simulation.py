@@ -9,8 +9,10 @@ import numpy as np
 from vla.policies.base import Observation
 from vla.sim.embodiment import EMBODIMENT_NAME
 from vla.sim.episodes import Episode, Result, set_up, start_noise
-from vla.sim.expert import expert_action
-from vla.sim.tasks import Outcome
+from vla.sim.experts import expert_action
+from vla.sim.tasks import find_task
+from vla.sim.tasks.base import describe
+from vla.sim.tasks.outcome import Outcome
 
 VIDEO_SIZE = 256
 STILL = (0.0,) * 6 + (-1.0,)
@@ -34,11 +36,11 @@ class Simulation:
     def start(self, episode: Episode, look: bool = True) -> Observation:
         """Sets the episode up; the first observation, with pictures if the policy will look."""
         self.episode, self.began = episode, time.perf_counter()
-        scene, target, self.instruction = set_up(episode)
-        self.wardrobe.dress(episode.variation, scene)
+        scene, goal, self.instruction = set_up(episode)
+        self.wardrobe.dress(episode.variation)
         self.table.reset(scene, start_noise(episode))
         self.state = self.wardrobe.state_hash()
-        self.outcome = Outcome(target, episode.horizon)
+        self.outcome = Outcome(find_task(episode.task), goal, episode.horizon)
         self.frames: list[np.ndarray] = []
         self._record()
         return self.observe(look)
@@ -58,23 +60,22 @@ class Simulation:
         return self.result() if self.outcome.over else self.observe(look)
 
     def expert(self, episode: Episode) -> Result:
-        """Runs a whole episode with the scripted expert, which needs no pictures; told of no object, it holds still."""
+        """Runs a whole episode with the scripted expert, which needs no pictures; told nothing, it holds still."""
         self.start(episode, look=False)
         while not self.outcome.over:
-            target = self.outcome.target
-            self.step(np.array(STILL) if target is None else expert_action(self.table, target), False, False)
+            goal = self.outcome.goal
+            self.step(np.array(STILL) if goal is None else expert_action(self.table, goal), False, False)
         return self.result()
 
     def result(self) -> Result:
-        names = [o.name for o in self.table.scene]
-        outcome = self.outcome
+        outcome, scene = self.outcome, self.table.scene
         return Result(
             seed=self.episode.seed,
             kind=self.episode.kind,
             instruction=self.instruction,
-            objects=names,
-            target="" if outcome.target is None else names[outcome.target],
-            first="" if outcome.first is None else names[outcome.first],
+            objects=[o.name for o in scene],
+            target="" if outcome.goal is None else describe(scene, outcome.goal),
+            first="" if outcome.reached is None else describe(scene, outcome.reached),
             failure=outcome.failure or "",
             steps=outcome.steps,
             executed=outcome.executed,

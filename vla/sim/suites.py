@@ -14,7 +14,7 @@ import yaml
 
 from vla.errors import UserError
 from vla.sim.episodes import KINDS, Episode, Kind
-from vla.sim.tasks import HORIZON, TASKS
+from vla.sim.tasks import TASKS
 from vla.sim.variation import Variation, read_variation
 
 FIELDS = ("about", "tasks", "variations", "episodes", "horizon", "kinds", "seed")
@@ -27,6 +27,7 @@ class Suite:
     Attributes:
         name: e.g. "rt2/seen".
         about: what it tests, for people.
+        horizon: steps until an episode is given up; 0 is each task's own.
         seed: of the first scene; a scene has the same seed in every task, variation and kind, so that they pair.
         instruction: a user's sentence instead of the drawn ones; no suite of the package has one.
     """
@@ -35,7 +36,7 @@ class Suite:
     tasks: tuple[str, ...]
     variations: tuple[Variation, ...]
     episodes: int = 50
-    horizon: int = HORIZON
+    horizon: int = 0
     kinds: tuple[Kind, ...] = ("correct", "swapped")
     seed: int = 0
     about: str = ""
@@ -47,10 +48,17 @@ class Suite:
 
         What a variation leaves as training has it is left out: a field that is added later makes no other suite of an old one.
         """
-        data = {key: getattr(self, key) for key in ("tasks", "episodes", "horizon", "kinds", "seed")}
+        data = {key: getattr(self, key) for key in ("tasks", "episodes", "kinds", "seed")}
+        data["horizon"] = self.horizons
         data |= {"instruction": self.instruction} if self.instruction else {}
         data["variations"] = [variation.to_dict() for variation in self.variations]
         return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def horizons(self) -> int | dict[str, int]:
+        """Steps until an episode is given up; by task where they differ."""
+        found = {task: self.horizon or TASKS[task].horizon for task in self.tasks}
+        return found if len(set(found.values())) > 1 else found[self.tasks[0]]
 
     def all(self) -> list[Episode]:
         """Its episodes, in the order of the record."""
@@ -119,7 +127,7 @@ def read_suite(name: str, data: Any, where: str) -> Suite:
     for key in ("tasks", "variations"):
         if not data.get(key):
             raise UserError(f"`{key}` is missing", where, "a suite has tasks and variations")
-    tasks = _choices(data["tasks"], "tasks", TASKS, where)
+    tasks = _choices(data["tasks"], "tasks", tuple(TASKS), where)
     kinds = _choices(data.get("kinds", ["correct", "swapped"]), "kinds", KINDS, where)
     numbers = {}
     for key, least in (("episodes", 1), ("horizon", 1), ("seed", 0)):
@@ -130,6 +138,9 @@ def read_suite(name: str, data: Any, where: str) -> Suite:
     if not isinstance(data["variations"], dict):
         raise UserError("`variations` is not a mapping", where, "variation name -> what differs from training")
     variations = tuple(read_variation(str(key), value, where) for key, value in data["variations"].items())
+    for task in tasks:
+        for variation in variations:
+            TASKS[task].check(variation, f"{where}: variation {variation.name!r}")
     return Suite(name, tasks, variations, kinds=kinds, about=str(data.get("about", "")), **numbers)
 
 

@@ -1,11 +1,12 @@
 """The language tabletop: a Panda under operational space control in front of coloured objects, on robosuite and MuJoCo.
 
-One compiled model serves every scene: each of the object slots holds a box and a cylinder of which one is switched on, and
+One compiled model serves every scene: each of the object slots holds every shape in every size, of which one is switched on, and
 colours are painted, so that a new scene costs no compilation.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import xml.etree.ElementTree as ElementTree
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from vla.sim import gl
 from vla.sim.embodiment import CONTROL_HZ, EMBODIMENT, POSITION_STEP, ROTATION_STEP, SIZE, TABLE_HEIGHT
-from vla.sim.scene import SHAPES, SLOTS, UNSEEN_SHAPES, Scene, rgb
+from vla.sim.scene import DISC, FLOOR, RECEPTACLES, SHAPES, SIZES, SLOTS, UNSEEN_SHAPES, WALL, Scene, measures, rgb
 
 gl.choose()
 import mujoco  # noqa: E402  (after the renderer was chosen)
@@ -29,16 +30,41 @@ UPPER = ("link5", "link6", "link7")
 four fifths of all faces, and faces are what a picture costs."""
 UPPER_GROUP, UNSEEN_GROUP = 2, 5
 
+OBJECT_MASS, RECEPTACLE_MASS = 0.06, 0.4
+OBJECT_INERTIA, RECEPTACLE_INERTIA = 2.5e-5, 6e-4
+"""Of a body about its middle, in kg and kg m^2: a receptacle stays where it is when something bumps into it."""
+
 
 def _slot(index: int) -> ElementTree.Element:
-    friction = 'friction="1.5 0.01 0.0005" solref="0.01 1" condim="4"'
-    (edge, _), (radius, height) = SHAPES["cube"], SHAPES["cylinder"]
-    return ElementTree.fromstring(
+    """The body of a slot; its geoms are named slotN_SHAPE_SIZE, further parts of a shape with a number after that."""
+    body = ElementTree.fromstring(
         f'<body name="slot{index}" pos="0 {2 + index} 0" gravcomp="1"><freejoint name="slot{index}_joint"/>'
-        f'<inertial pos="0 0 0" mass="0.06" diaginertia="2.5e-5 2.5e-5 2.5e-5"/>'
-        f'<geom name="slot{index}_cube" type="box" size="{edge} {edge} {edge}" group="1" {friction}/>'
-        f'<geom name="slot{index}_cylinder" type="cylinder" size="{radius} {height}" group="1" {friction}/></body>'
+        f'<inertial pos="0 0 0" mass="{OBJECT_MASS}" diaginertia="{OBJECT_INERTIA} {OBJECT_INERTIA} {OBJECT_INERTIA}"/></body>'
     )
+
+    def geom(name: str, form: str, size: tuple[float, ...], **more: str) -> None:
+        common = {"group": "1", "friction": "1.5 0.01 0.0005", "solref": "0.01 1", "condim": "4"}
+        measured = " ".join(map(str, size))
+        ElementTree.SubElement(body, "geom", {**common, "name": f"slot{index}_{name}", "type": form, "size": measured, **more})
+
+    for shape, size in itertools.product(SHAPES | DISC, SIZES):
+        wide, high = measures(shape, size)
+        geom(f"{shape}_{size}", *(("box", (wide, wide, high)) if shape == "cube" else ("cylinder", (wide, high))))
+    geom("drum_", "cylinder", UNSEEN_SHAPES["drum"])
+    # Without any rolling friction a ball would never lie still.
+    geom("ball_", "sphere", UNSEEN_SHAPES["ball"][:1], friction="1.5 0.01 0.002", condim="6")
+    (edge, height), (radius, thin) = RECEPTACLES["tray"], RECEPTACLES["plate"]
+    # A thin disc sinks into the table: boxes within it, turned against each other, take its contacts.
+    geom("plate_", "cylinder", (radius, thin), contype="0", conaffinity="0")
+    for turn in (0, 30, 60):
+        inner = (radius / 2**0.5, radius / 2**0.5, thin)
+        geom(f"plate__{turn}", "box", inner, euler=f"0 0 {np.deg2rad(turn)}", group=str(UNSEEN_GROUP))
+    geom("tray_", "box", (edge, edge, FLOOR / 2), pos=f"0 0 {FLOOR / 2 - height}")
+    reach = edge - WALL / 2
+    for side, (x, y) in enumerate([(1, 0), (-1, 0), (0, 1), (0, -1)]):
+        size = (WALL / 2, edge, height) if x else (edge, WALL / 2, height)
+        geom(f"tray__{side}", "box", size, pos=f"{x * reach} {y * reach} 0")
+    return body
 
 
 def _make_robosuite() -> Any:
@@ -134,10 +160,10 @@ class Tabletop:
         self.model.vis.headlight.ambient[:] = 0.3
         self._scale = np.array([POSITION_STEP] * 3 + [ROTATION_STEP] * 3 + [1.0])
         self._body = [self.model.body(f"slot{i}").id for i in range(SLOTS)]
-        # A shape that training lacks takes the cylinder's geom; `vla.sim.dress` gives it its form.
-        forms = {s: s for s in SHAPES} | dict.fromkeys(UNSEEN_SHAPES, "cylinder")
-        self._geoms = [{s: self.model.geom(f"slot{i}_{form}").id for s, form in forms.items()} for i in range(SLOTS)]
+        self._geoms = [self._shapes(i) for i in range(SLOTS)]
         self._qpos = [self.model.joint(f"slot{i}_joint").qposadr[0] for i in range(SLOTS)]
+        self._solid = self.model.geom_contype.copy()
+        self._invweight, self._dof_invweight = self.model.body_invweight0.copy(), self.model.dof_invweight0.copy()
         self._site = self.model.site("gripper0_right_grip_site").id
         self._fingers = [self.model.joint(f"gripper0_right_finger_joint{i}").qposadr[0] for i in (1, 2)]
         self._joint_positions = [*self.robot._ref_joint_pos_indexes, *self._fingers]
@@ -146,6 +172,14 @@ class Tabletop:
         self._camera_names = {"front": "front", "wrist": "robot0_eye_in_hand"}
         self._renderers: dict[int, Any] = {}
         self.scene: Scene = ()
+
+    def _shapes(self, slot: int) -> dict[tuple[str, str], list[int]]:
+        """The geoms of each (shape, size) that a slot holds."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for geom in np.flatnonzero(self.model.geom_bodyid == self._body[slot]).tolist():
+            _, shape, size = self.model.geom(geom).name.split("_")[:3]
+            found.setdefault((shape, size), []).append(geom)
+        return found
 
     def reset(self, scene: Scene, rng: np.random.Generator | None = None) -> None:
         """Puts the robot in its first pose (with some joint noise, if rng is given) and the scene on the table."""
@@ -171,17 +205,29 @@ class Tabletop:
             self.data.qvel[dof : dof + 6] = 0
             self.data.qpos[start : start + 7] = (0, 2 + index, 0, 1, 0, 0, 0)
             self.model.body_gravcomp[body] = 1.0
-            for geom in self._geoms[index].values():
-                self.model.geom_rgba[geom] = 0
-                self.model.geom_contype[geom] = self.model.geom_conaffinity[geom] = 0
+            geoms = np.flatnonzero(self.model.geom_bodyid == body)
+            self.model.geom_rgba[geoms] = 0
+            self.model.geom_contype[geoms] = self.model.geom_conaffinity[geoms] = 0
             if index < len(scene):
                 item = scene[index]
                 half = item.yaw / 2
                 self.data.qpos[start : start + 7] = (item.x, item.y, TABLE_HEIGHT + item.half_height, np.cos(half), 0, 0, np.sin(half))
                 self.model.body_gravcomp[body] = 0.0
-                geom = self._geoms[index][item.shape]
-                self.model.geom_rgba[geom] = (*rgb(item.colour), 1.0)
-                self.model.geom_contype[geom] = self.model.geom_conaffinity[geom] = 1
+                self._weigh(body, item.movable)
+                geoms = self._geoms[index][item.shape, item.size]
+                self.model.geom_rgba[geoms] = (*rgb(item.colour), 1.0)
+                self.model.geom_contype[geoms] = self.model.geom_conaffinity[geoms] = self._solid[geoms]
+
+    def _weigh(self, body: int, movable: bool) -> None:
+        """Gives a body the mass and inertia of an object or of a receptacle, and contacts as stiff."""
+        model = self.model
+        mass, inertia = (OBJECT_MASS, OBJECT_INERTIA) if movable else (RECEPTACLE_MASS, RECEPTACLE_INERTIA)
+        # How stiff contacts are goes by inverse weights, which MuJoCo takes when it compiles.
+        light, easy = OBJECT_MASS / mass, OBJECT_INERTIA / inertia
+        dof = model.body_dofadr[body]
+        model.body_mass[body], model.body_inertia[body] = mass, inertia
+        model.body_invweight0[body] = self._invweight[body] * (light, easy)
+        model.dof_invweight0[dof : dof + 6] = self._dof_invweight[dof : dof + 6] * ([light] * 3 + [easy] * 3)
 
     def forward(self) -> None:
         """Brings positions, cameras and contacts in line with a changed state."""
@@ -221,10 +267,6 @@ class Tabletop:
         """MuJoCo's id of the body of object `index`."""
         return self._body[index]
 
-    def geom(self, index: int, shape: str) -> int:
-        """MuJoCo's id of the geom that slot `index` shows for a shape."""
-        return self._geoms[index][shape]
-
     def object_qpos(self, index: int) -> np.ndarray:
         """A view of the pose of object `index`: position (world) and quaternion (wxyz), [7]."""
         return self.data.qpos[self._qpos[index] : self._qpos[index] + 7]
@@ -248,18 +290,25 @@ class Tabletop:
         """How far the underside of object `index` is over the table top, in metres."""
         return float(self.position(index)[2] - self.scene[index].half_height)
 
+    def upright(self, index: int) -> bool:
+        """Whether object `index` stands as it was put, within 15 degrees; a cube may stand on any of its faces."""
+        upwards = np.abs(self.data.xmat[self._body[index]].reshape(3, 3)[2])
+        return bool((upwards.max() if self.scene[index].shape == "cube" else upwards[2]) > np.cos(np.deg2rad(15)))
+
     def grasped(self, index: int) -> bool:
         """Whether both finger pads touch object `index`."""
-        geom = self._geoms[index][self.scene[index].shape]
-        pairs = self.data.contact.geom
-        touching = {int(a + b - geom) for a, b in pairs if geom in (a, b)}
+        touching = self._touching(index)
         return all(pad in touching for pad in self._pads)
 
     def touched(self, index: int) -> bool:
         """Whether any part of the robot touches object `index`."""
-        geom = self._geoms[index][self.scene[index].shape]
-        others = [int(a + b - geom) for a, b in self.data.contact.geom if geom in (a, b)]
-        return any(self.model.body_rootid[self.model.geom_bodyid[g]] == self._robot_root for g in others)
+        return any(self.model.body_rootid[self.model.geom_bodyid[g]] == self._robot_root for g in self._touching(index))
+
+    def _touching(self, index: int) -> set[int]:
+        """The geoms that are in contact with object `index`."""
+        own = set(self._geoms[index][self.scene[index].shape, self.scene[index].size])
+        pairs = self.data.contact.geom.tolist()
+        return {b if a in own else a for a, b in pairs if a in own or b in own}
 
     def project(self, index: int, camera: str = "front") -> tuple[float, float]:
         """Where the middle of object `index` is in the picture: (to the right, down), each 0 to 1 inside it."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import string
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from vla.errors import UserError
-from vla.sim.scene import COLOURS, SHAPES, SLOTS, UNSEEN_COLOURS, UNSEEN_SHAPES, Scene, arrange, sample_scene
+from vla.sim.scene import COLOURS, DISC, RECEPTACLES, SHAPES, SLOTS, UNSEEN_COLOURS, UNSEEN_SHAPES, Scene, arrange
 
 Rgb = tuple[float, float, float]
 MATERIALS = ("table_ceramic", "floorplane", "walls_mat")
 """Textures that the compiled model has."""
+BLANKS = ("name", "reference", "side", "where")
+"""What a wording leaves open: the object to act on, the one that says where to, "left", and "to the left of"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +27,9 @@ class Variation:
         name: in the suite.
         objects: names ("red cube") from which a scene's objects are drawn, colours distinct; () is all that training has.
         shared_colour: the first two objects have one colour and differ in shape.
+        sizes: objects are small or large and are named so; often the first two differ in nothing else.
         distractors: further objects, beyond the two or three that training has.
-        wordings: sentences with {name} in them; () is training's.
+        wordings: sentences with {name} in them, and with {reference}, {side} or {where} as in the tasks' own; () is training's.
         words: what a word of an object's name is replaced by in the instruction.
         table: colour of the table top, or one of the model's textures; "" is training's.
         floor, walls: their colour.
@@ -35,6 +40,7 @@ class Variation:
     name: str = "seen"
     objects: tuple[str, ...] = ()
     shared_colour: bool = False
+    sizes: bool = False
     distractors: int = 0
     wordings: tuple[str, ...] = ()
     words: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -90,24 +96,36 @@ def read_variation(name: str, data: Any, where: str) -> Variation:
 def _check(v: Variation, where: str) -> None:
     for name in v.objects:
         colour, _, shape = name.partition(" ")
-        if colour not in COLOURS | UNSEEN_COLOURS or shape not in SHAPES | UNSEEN_SHAPES:
-            known = f"{', '.join(COLOURS | UNSEEN_COLOURS)} with {', '.join(SHAPES | UNSEEN_SHAPES)}"
+        if colour not in COLOURS | UNSEEN_COLOURS or shape not in SHAPES | UNSEEN_SHAPES | DISC:
+            known = f"{', '.join(COLOURS | UNSEEN_COLOURS)} with {', '.join(SHAPES | UNSEEN_SHAPES | DISC)}"
             raise UserError(f"unknown object {name!r}", where, f"known are {known}")
     if v.objects and len({name.split()[0] for name in v.objects}) < 2:
         raise UserError("`objects` have fewer than two colours", where, "a scene has at least two objects that differ in colour")
-    if v.objects and v.shared_colour:
-        raise UserError("`objects` and `shared_colour` exclude each other", where, "give the one or the other")
+    for key in ("shared_colour", "sizes"):
+        if type(getattr(v, key)) is not bool:
+            raise UserError(f"`{key}` is {getattr(v, key)!r}", where, "true or false")
+    if bool(v.objects) + v.shared_colour + v.sizes > 1:
+        raise UserError("`objects`, `shared_colour` and `sizes` exclude each other", where, "give one of them")
     for wording in v.wordings:
-        if "{name}" not in wording or wording.count("{") != 1 or wording.count("}") != 1:
-            raise UserError(f"wording {wording!r}", where, "put {name} where the object is named, and no other braces")
-    if type(v.shared_colour) is not bool:
-        raise UserError(f"`shared_colour` is {v.shared_colour!r}", where, "true or false")
+        blanks = open_in(wording)
+        if "name" not in blanks or len(set(blanks)) < len(blanks) or not set(blanks) <= set(BLANKS):
+            raise UserError(
+                f"wording {wording!r}", where, "put {name} where the object is named; {reference}, {side} and {where} are the other blanks"
+            )
     if type(v.distractors) is not int or not 0 <= v.distractors <= SLOTS - 2:
         raise UserError(f"`distractors` is {v.distractors!r}", where, f"0 to {SLOTS - 2}")
     if not all(isinstance(k, str) and isinstance(w, str) for k, w in _mapping(v.words, where).items()):
         raise UserError("`words` maps something else than words to words", where, "e.g. {cube: block}")
     if isinstance(v.table, str) and v.table not in ("", *MATERIALS):
         raise UserError(f"unknown texture {v.table!r}", where, f"a colour as [r, g, b], or one of {', '.join(MATERIALS)}")
+
+
+def open_in(wording: str) -> tuple[str, ...]:
+    """The blanks of a wording in its order; "?" for what is no wording."""
+    try:
+        return tuple(blank for _, blank, _, _ in string.Formatter().parse(wording) if blank is not None)
+    except ValueError:
+        return ("?",)
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -131,22 +149,46 @@ def _three(value: Any, key: str, where: str, signed: bool) -> Rgb:
     return float(value[0]), float(value[1]), float(value[2])
 
 
-def draw_scene(rng: np.random.Generator, count: int, variation: Variation = SEEN) -> Scene:
-    """A scene of this variation; without one, exactly training's `sample_scene`.
+def draw_scene(
+    rng: np.random.Generator,
+    count: int,
+    variation: Variation = SEEN,
+    receptacles: int = 0,
+    shapes: Sequence[str] = tuple(SHAPES),
+) -> Scene:
+    """A scene of this variation, names pairwise different, receptacles last; without one, exactly training's `sample_scene`.
 
     Args:
-        count: objects, two or three; distractors come on top, as far as there is room and a colour left.
+        count: movable objects, two or three; distractors come on top, as far as there is room and a colour left.
+        receptacles: trays and plates on top of them.
+        shapes: of the objects, where the variation does not name them.
     """
-    count = min(count + variation.distractors, SLOTS)
+    count = min(count + variation.distractors, SLOTS - receptacles)
+    names = _draw_names(rng, count, variation, shapes)
+    rest = [c for c in COLOURS if c not in [name[0] for name in names]]
+    if receptacles:
+        names += zip(rng.permutation(rest).tolist(), rng.permutation(list(RECEPTACLES))[:receptacles].tolist(), strict=False)
+    return arrange(rng, names)
+
+
+def _draw_names(rng: np.random.Generator, count: int, variation: Variation, shapes: Sequence[str]) -> list[tuple[str, ...]]:
+    """So many colours and shapes, and sizes where the variation has them; colours differ but where it says otherwise."""
     if variation.objects:
-        names: list[tuple[str, str]] = []
-        for name in rng.permutation(list(variation.objects)):
-            colour, shape = str(name).split()
-            if len(names) < count and colour not in [c for c, _ in names]:
-                names.append((colour, shape))
-        return arrange(rng, names)
+        found: dict[str, str] = {}
+        for name in rng.permutation(list(variation.objects)).tolist():
+            colour, shape = name.split()
+            if len(found) < count and colour not in found:
+                found[colour] = shape
+        return list(found.items())
     if variation.shared_colour:
-        colours, shapes = rng.permutation(list(COLOURS)), rng.permutation(list(SHAPES))
-        rest = [(str(c), str(rng.choice(list(SHAPES)))) for c in colours[1 : count - 1]]
-        return arrange(rng, [(str(colours[0]), str(shapes[0])), (str(colours[0]), str(shapes[1])), *rest])
-    return sample_scene(rng, count)
+        colours, forms = rng.permutation(list(COLOURS)).tolist(), rng.permutation(list(shapes)).tolist()
+        rest = [(c, str(rng.choice(list(shapes)))) for c in colours[1 : count - 1]]
+        return [(colours[0], forms[0]), (colours[0], forms[1]), *rest]
+    names = [(str(c), str(rng.choice(list(shapes)))) for c in rng.permutation(list(COLOURS))[:count]]
+    if not variation.sizes:
+        return list(names)
+    sizes = rng.choice(["small", "large"], count).tolist()
+    if rng.random() < 0.5:
+        # Then nothing but its size tells the one from the other.
+        names[1], sizes[1] = names[0], "large" if sizes[0] == "small" else "small"
+    return [(*name, size) for name, size in zip(names, sizes, strict=True)]

@@ -1,4 +1,4 @@
-"""A scripted expert for lifting, from privileged state: a function of the current state only, so its label is clean after any disturbance."""
+"""Taking hold of an object, and lifting it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vla.sim.embodiment import POSITION_STEP, ROTATION_STEP
-from vla.sim.tasks import LIFTED
+from vla.sim.tasks.lift import LIFTED
 
 if TYPE_CHECKING:
     from vla.sim.tabletop import Tabletop
@@ -22,7 +22,7 @@ NEAR = 0.012
 TURNING = 0.1
 """Horizontal distance (m) below which the gripper turns to an object's faces."""
 CLOSING, EMPTY = 0.074, 0.038
-"""Gaps (m) between the fingers below which they are closing, and have closed on nothing: every object is wider."""
+"""Gaps (m) between the fingers below which they are closing, and have closed on nothing: every object of the usual size is wider."""
 
 
 def done(table: Tabletop, target: int) -> bool:
@@ -40,28 +40,41 @@ def turn(table: Tabletop, target: int) -> float:
     return straight - float(table.state()[3])
 
 
-def expert_action(table: Tabletop, target: int) -> np.ndarray:
+def lift_action(table: Tabletop, target: int) -> np.ndarray:
     """The action [7] that the expert would take now to lift object `target`: metres, radians, gripper -1 open, +1 closed."""
+    if not table.grasped(target):
+        return approach(table, target)
+    # Held: straight up, and slowly once it is up.
+    action = np.zeros(7)
+    action[2], action[6] = (0.03 if table.lift(target) < LIFTED else 0.014), 1.0
+    return limited(action)
+
+
+def approach(table: Tabletop, target: int) -> np.ndarray:
+    """The action [7] towards a grasp of object `target`, which is not held yet."""
     x, y, z, _, gap = table.state()
-    goal, angle = table.position(target), turn(table, target)
+    item, goal, angle = table.scene[target], table.position(target), turn(table, target)
     offset = goal[:2] - (x, y)
     distance = float(np.hypot(*offset))
+    # A wide object leaves the open fingers less play; from a low one they would reach the table.
+    near, depth = min(NEAR, 0.041 - item.half_width), min(DEPTH, 1.25 * item.half_height)
     action = np.zeros(7)
     action[6] = -1.0
-    if table.grasped(target):
-        # Held: straight up, and slowly once it is up.
-        action[2], action[6] = (0.03 if table.lift(target) < LIFTED else 0.014), 1.0
-    else:
-        action[:2] = 1.5 * offset
-        # From afar no camera tells how an object is turned.
-        action[5] = angle if distance < TURNING else 0.0
-        down = float(goal[2]) + table.scene[target].half_height - DEPTH
-        # A funnel: the nearer above the object, the lower the gripper may be.
-        height = down + np.clip((distance - NEAR) * 3 + max(abs(angle) - 0.15, 0) * 0.25, 0, HOVER)
-        action[2] = 1.5 * (height - z)
-        # Closing takes several steps, in which it goes on aligning; what it has begun it does not leave for a trifle.
-        slack = 1.6 if EMPTY < gap < CLOSING else 1.0
-        if distance < NEAR * slack and z - down < 0.010 * slack and abs(angle) < 0.2 * slack:
-            action[6] = 1.0
+    action[:2] = 1.5 * offset
+    # From afar no camera tells how an object is turned.
+    action[5] = angle if distance < TURNING else 0.0
+    down = float(goal[2]) + item.half_height - depth
+    # A funnel: the nearer above the object, the lower the gripper may be.
+    height = down + np.clip((distance - near) * 3 + max(abs(angle) - 0.15, 0) * 0.25, 0, HOVER)
+    action[2] = 1.5 * (height - z)
+    # Closing takes several steps, in which it goes on aligning; what it has begun it does not leave for a trifle.
+    slack = 1.6 if min(EMPTY, 2 * item.half_width - 0.004) < gap < CLOSING else 1.0
+    if distance < near * slack and z - down < 0.010 * slack and abs(angle) < 0.2 * slack:
+        action[6] = 1.0
+    return limited(action)
+
+
+def limited(action: np.ndarray) -> np.ndarray:
+    """The action [7] within what one control period allows."""
     limit = np.array([POSITION_STEP] * 3 + [ROTATION_STEP] * 3 + [1.0])
     return np.clip(action, -limit, limit)

@@ -1,0 +1,62 @@
+"""The scripted experts' success on evaluation scenes, 200 a task: `experts.py TASK ...` measures and records, without a task it
+validates what is recorded and repeats 10 scenes of each. Prints one JSON object."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch  # noqa: F401  (before the simulator, see vla/sim/gl.py)
+
+from vla.report.intervals import wilson
+from vla.report.provenance import provenance
+from vla.sim.episodes import Episode
+from vla.sim.rollout import Workers, rollout
+from vla.sim.tasks import TASKS, find_task
+
+RESULTS = Path(__file__).resolve().parent / "results" / "experts.json"
+BAR, SCENES, SHORT = 0.95, 200, 10
+
+
+def measure(task: str, episodes: int, workers: Workers) -> dict:
+    """How often the expert reaches the goal of a task, half of the time the swapped one; with the interval and the failures."""
+    todo = [Episode(i, "swapped" if i % 2 else "correct", task=task) for i in range(episodes)]
+    results = rollout(None, todo, workers)
+    failures = {f"{r.seed} {r.kind}": r.failure for r in results if not r.success}
+    steps = sorted(r.steps for r in results)
+    return {
+        **wilson(sum(r.success for r in results), episodes).to_dict(),
+        "median_steps": steps[len(steps) // 2],
+        "failures": failures,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tasks", nargs="*", help="tasks to measure and record")
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    for task in options.tasks:
+        find_task(task)
+    recorded = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    with Workers(options.workers) as workers:
+        for task in options.tasks:
+            where = {**provenance(), "command": "benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])}
+            recorded[task] = {**measure(task, SCENES, workers), **where}
+            RESULTS.write_text(json.dumps(recorded, indent=1) + "\n")
+        repeated = {} if options.tasks else {task: measure(task, SHORT, workers) for task in recorded}
+    found = {task: recorded.get(task, {}) for task in options.tasks or TASKS}
+    bars = {
+        f"{task}.expert": {
+            "value": one.get("rate"),
+            "bar": f">= {BAR}",
+            "holds": one.get("n", 0) >= SCENES and one["rate"] >= BAR,
+        }
+        for task, one in found.items()
+    }
+    print(json.dumps({"bars": bars, "recorded": found, "repeated": repeated}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
