@@ -182,6 +182,9 @@ def test_outcome_failures():
     assert play(0, lambda t: (up if t > 24 else 0.0, 0.0)).failure == "timeout"
     assert play(0, lambda t: (up, 0.0), terminate={3}).failure == "terminated early"
     assert play(None, lambda t: (up, 0.0)).failure == "wrong object"
+    # The right one in the end is no success if another was up before.
+    late = play(0, lambda t: (0.0, up) if t < 3 else (up, 0.0))
+    assert late.failure == "wrong object before" and late.first == 0 and not late.success
 
 
 def test_questions_are_answered_from_the_state(table):

@@ -93,6 +93,10 @@ class Task(abc.ABC):
     def begun(self, table: Table, index: int) -> bool:
         """Whether what the task asks for has visibly begun with object `index`."""
 
+    def spoils(self, table: Table, index: int) -> bool:
+        """Whether what was done to object `index`, not the one asked for, keeps the episode from being a success."""
+        return False
+
     def disturbed(self, table: Table, index: int) -> bool:
         """Whether object `index` is about to be moved: an excursion in a demonstration ends here."""
         return table.lift(index) > 0.025

@@ -13,7 +13,7 @@ LIFTED = 0.05
 
 
 class Lift(Task):
-    """Success: the named object is at least LIFTED above the table for HOLD_STEPS steps, and no other was before it."""
+    """Success: the named object is at least LIFTED above the table for HOLD_STEPS steps, and no other was so high before."""
 
     name = "lift"
     wordings = (
@@ -35,6 +35,9 @@ class Lift(Task):
 
     def holds(self, table: Table, goal: Goal) -> bool:
         return table.lift(goal.target) >= LIFTED
+
+    def spoils(self, table: Table, index: int) -> bool:
+        return table.lift(index) >= LIFTED
 
     def begun(self, table: Table, index: int) -> bool:
         return table.lift(index) >= LIFTED

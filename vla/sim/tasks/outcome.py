@@ -12,8 +12,8 @@ class Outcome:
     """How an episode stands. Update once per step; it is over when `failure` is not None.
 
     Among the task's goals the first one whose condition held for HOLD_STEPS steps decides. Failures: "wrong object": it was
-    another object's; "wrong place": the right object's, but another place than asked for; "terminated early": the policy said
-    that it was done; at the horizon "nothing grasped" if the task was begun with no object, "timeout" if it is under way with
+    another object's; "wrong object before": the one asked for, but another object was tried before; "wrong place": the right
+    object's, but another place than asked for; "terminated early": the policy said that it was done; at the horizon "nothing grasped" if the task was begun with no object, "timeout" if it is under way with
     one, "dropped" if it no longer is.
 
     Attributes:
@@ -29,6 +29,7 @@ class Outcome:
     failure: str | None = None
     steps: int = 0
     touched: bool = False
+    spoiled: bool = False
     _held: dict[Goal, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,13 +58,16 @@ class Outcome:
         self.steps += 1
         under_way = any([self.task.begun(table, i) for i in range(len(table.scene))])
         self.touched |= under_way
+        asked = None if self.goal is None else self.goal.target
+        self.spoiled |= any([i != asked and self.task.spoils(table, i) for i in range(len(table.scene))])
         for goal in self._candidates(table):
             self._held[goal] = self._held.get(goal, 0) + 1 if self.task.holds(table, goal) else 0
             if self._held[goal] >= HOLD_STEPS and self.reached is None:
                 self.reached = goal
         if self.reached is not None:
             right = self.goal is not None and self.reached.target == self.goal.target
-            self.failure = "" if self.reached == self.goal else "wrong place" if right else "wrong object"
+            asked_for = "wrong object before" if self.spoiled else ""
+            self.failure = asked_for if self.reached == self.goal else "wrong place" if right else "wrong object"
         elif terminate:
             self.failure = "terminated early"
         elif self.steps >= self.horizon:
