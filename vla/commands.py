@@ -132,6 +132,7 @@ def rollout(
     video: str = "",
     videos: int = 0,
     out: str = "",
+    record: str = "",
     fresh: bool = False,
     batch: int = 0,
     execute: int = 0,
@@ -154,7 +155,8 @@ def rollout(
         video: MP4 of the first episode.
         videos: films that many episodes into `out`.
         out: folder for results.json, one line per episode and report.html; a stopped evaluation goes on there.
-        fresh: replace what `out` holds of an earlier evaluation.
+        record: folder that gets the episodes as robot data, every step with what was seen and done.
+        fresh: replace what `out` holds of an earlier evaluation, and what `record` holds.
         batch: rows per call of a local model, part of the result's identity; 0 is 2 with `out`, else one per worker.
         execute: actions taken of each chunk; 0 takes the contract's.
         workers: processes; 0 is one per core.
@@ -168,11 +170,11 @@ def rollout(
             "--suite",
             "leave out --task, --instruction, --kind, --seed and --horizon",
         )
-    if not out and (suite or videos or fresh):
+    if not out and (suite or videos or (fresh and not record)):
         raise UserError("--suite, --videos and --fresh need a folder", "rollout", "add --out, e.g. --out runs/seen")
     if instruction and named_object(instruction) is None:
         print(f"note: the instruction names none of {', '.join(known_objects())}; nothing counts as success")
-    from vla.evaluation import Evaluation, evaluate, film_path, open_policy, said
+    from vla.evaluation import Evaluation, evaluate, film_path, open_policy, recording, said
     from vla.sim.suites import Suite, load_suite
 
     one = Suite(task, (task,), (SEEN,), episodes or 1, horizon, (kind,), seed, instruction=instruction)
@@ -186,7 +188,7 @@ def rollout(
                 bar.write(describe(result) + "".join(f"; again: {why}" for why in result.restarts))
 
         if out:
-            options = Evaluation(policy, chosen, out, batch, execute, workers, max(videos, bool(video)), fresh)
+            options = Evaluation(policy, chosen, out, batch, execute, workers, max(videos, bool(video)), fresh, record)
             record = evaluate(options, progress)
             if video:
                 shutil.copy2(film_path(out, record), video)
@@ -196,8 +198,8 @@ def rollout(
         if video and acting is None:
             raise UserError("the expert acts without pictures, there is nothing to film", "rollout", "leave out --video")
         todo[0] = dataclasses.replace(todo[0], video=bool(video))
-        with Workers(count) as pool:
-            results = run_rollout(acting, todo, pool, lambda r: progress(r, bar.n + 1), execute)
+        with Workers(count) as pool, recording(record, policy, fresh) as recorder:
+            results = run_rollout(acting, todo, pool, lambda r: progress(r, bar.n + 1), execute, recorder=recorder)
     if video:
         film(results[0], video)
         print(f"video: {video}")

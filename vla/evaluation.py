@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -25,6 +26,7 @@ from vla.report.summary import summarise
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.episodes import Episode, Result
 from vla.sim.journal import Journal
+from vla.sim.record import Recorder
 from vla.sim.rollout import rollout
 from vla.sim.suites import Suite
 from vla.sim.workers import Workers
@@ -47,6 +49,7 @@ class Evaluation:
         workers: processes; 0 is one per core.
         videos: episodes to film.
         fresh: replace what the folder holds.
+        record: folder that gets the episodes as robot data; "" is none.
     """
 
     policy: str
@@ -57,6 +60,7 @@ class Evaluation:
     workers: int = 0
     videos: int = 0
     fresh: bool = False
+    record: str = ""
 
 
 def open_policy(name: str, batch: int) -> Policy | None:
@@ -83,6 +87,10 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
     with Journal(folder, identity, options.fresh) as journal:
         if options.fresh:
             _clear(folder)
+        if options.record and journal.lines:
+            raise UserError(
+                "an evaluation that was begun cannot be recorded", options.out, "add --fresh, or choose another --out"
+            )
         done = {(line["task"], line["variation"], line["seed"], line["kind"]) for line in journal.lines}
         # One that is done but was not filmed is filmed now: it goes the same way again.
         todo = [
@@ -100,20 +108,25 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
             if (result.task, result.variation, result.seed, result.kind) not in done:
                 journal.append(result.to_dict())
             # A suite's frames would fill the memory.
-            result.frames = []
+            result.frames, result.actions = [], []
             if progress:
                 progress(result, len(journal.lines))
 
         began = time.perf_counter()
         count = min(options.workers or os.cpu_count() or 1, max(len(todo), 1))
         if todo:
-            with Workers(count) as workers:
-                rollout(policy, todo, workers, finished, options.execute)
+            with Workers(count) as workers, recording(options.record, options.policy, options.fresh) as recorder:
+                rollout(policy, todo, workers, finished, options.execute, recorder=recorder)
         seconds = time.perf_counter() - began
         record = _record(options, identity, journal.lines, {"seconds": seconds, "episodes": len(todo), "workers": count})
         record.save(folder)
         write_evaluation(folder, record, _films(folder, suite, journal.lines))
     return record
+
+
+def recording(folder: str, policy: str, overwrite: bool) -> contextlib.AbstractContextManager[Recorder | None]:
+    """What writes the episodes as robot data; nothing where no folder is named."""
+    return Recorder(folder, policy, overwrite) if folder else contextlib.nullcontext()
 
 
 def said(record: Record) -> str:

@@ -20,12 +20,22 @@ def describe(result: Result) -> str:
 
 
 def captioned(result: Result) -> list[np.ndarray]:
-    """An episode's frames with instruction and outcome drawn in, front and wrist side by side; the last one stays a second."""
+    """An episode's frames, front and wrist side by side, with the instruction, the action that led to each and, on the last one,
+    which stays a second, the outcome drawn in."""
     side = result.frames[0].shape[0]
     end, how = ("success", "success") if result.success else ("failure", result.failure)
-    frames = [caption(frame, [result.instruction or "(no instruction)", " "], side=side) for frame in result.frames[:-1]]
-    last = caption(result.frames[-1], [result.instruction or "(no instruction)", f"{how} after {result.steps} steps"], end, side)
+    told = result.instruction or "(no instruction)"
+    done = [" ", *map(_said, result.actions)]
+    frames = [caption(frame, [told, action], side=side) for frame, action in zip(result.frames[:-1], done, strict=False)]
+    last = caption(result.frames[-1], [told, f"{how} after {result.steps} steps"], end, side)
     return frames + [last] * round(CONTROL_HZ)
+
+
+def _said(action: np.ndarray) -> str:
+    """An action in a few words: centimetres, degrees, and what the gripper does."""
+    x, y, z = 100 * action[:3]
+    gripper = "close" if action[-1] > 0 else "open"
+    return f"x {x:+.1f}  y {y:+.1f}  z {z:+.1f} cm   turn {np.degrees(action[5]):+.0f}°   {gripper}"
 
 
 def film(result: Result, path: str | Path) -> Path:

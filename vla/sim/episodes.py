@@ -72,6 +72,7 @@ class Result:
         state: hash of the initial state and of what the variation changed.
         restarts: why workers failed in it before it went through; it began anew each time.
         frames: recorded pictures [side, 2 * side, 3], front and wrist.
+        actions: for each frame but the first, the action that led to it.
     """
 
     seed: int
@@ -89,13 +90,14 @@ class Result:
     state: str = ""
     restarts: list[str] = dataclasses.field(default_factory=list)
     frames: list[np.ndarray] = dataclasses.field(default_factory=list, repr=False)
+    actions: list[np.ndarray] = dataclasses.field(default_factory=list, repr=False)
 
     @property
     def success(self) -> bool:
         return self.failure == ""
 
     def to_dict(self) -> dict[str, Any]:
-        record = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "frames"}
+        record = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("frames", "actions")}
         return {**record, "success": self.success}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from vla.errors import ContractMismatch, UserError
 from vla.policies.base import ActionChunk, Observation, Policy, RecedingHorizon
 from vla.sim.episodes import EVALUATION, Episode, Kind, Result, set_up
+from vla.sim.record import Recorder
 from vla.sim.workers import Fault, Worker, Workers
 
 __all__ = ["ATTEMPTS", "DEADLINE", "EVALUATION", "Episode", "Kind", "Result", "Workers", "rollout", "set_up"]
@@ -32,6 +33,7 @@ def rollout(
     progress: Callable[[Result], None] | None = None,
     execute: int = 0,
     deadline: float = DEADLINE,
+    recorder: Recorder | None = None,
 ) -> list[Result]:
     """Runs episodes on the workers and returns their results in the episodes' order.
 
@@ -43,11 +45,12 @@ def rollout(
         progress: called with each result as it comes.
         execute: actions taken of each chunk; 0 takes the contract's.
         deadline: seconds that a worker may take for an answer.
+        recorder: gets every step and every end; pictures are then made at every step, whoever looks at them.
 
     Raises:
         UserError: the policy answers a wrong shape or NaN (episode and step are named), or an episode failed ATTEMPTS times.
     """
-    return _Rollout(policy, list(episodes), workers, progress, execute, deadline).run()
+    return _Rollout(policy, list(episodes), workers, progress, execute, deadline, recorder).run()
 
 
 class _Rollout:
@@ -61,12 +64,17 @@ class _Rollout:
         progress: Callable[[Result], None] | None,
         execute: int,
         deadline: float,
+        recorder: Recorder | None,
     ):
         self.order = [episode.id for episode in episodes]
         if len(set(self.order)) < len(self.order):
             twice = next(i for i, n in collections.Counter(self.order).items() if n > 1)
             raise UserError(f"episode {twice} is there twice", "rollout", "run it twice in two calls")
-        self.workers, self.progress, self.deadline = workers, progress, deadline
+        if recorder is not None:
+            if policy is None:
+                raise UserError("the expert acts without pictures, there is nothing to record", "rollout", "use `vla collect`")
+            recorder.expect(episodes)
+        self.workers, self.progress, self.deadline, self.recorder = workers, progress, deadline, recorder
         self.acting = None if policy is None else RecedingHorizon(_Checked(policy, self._step), execute)
         self.sees = getattr(policy, "sees", True)
         # As many at once as the policy has rows, where it says how many; else all.
@@ -104,7 +112,9 @@ class _Rollout:
             self._send(worker, "expert", episode)
         else:
             self.acting.reset([episode.id])
-            self._send(worker, "start", episode, self.sees)
+            if self.recorder is not None:
+                self.recorder.begin(episode.id)
+            self._send(worker, "start", episode, self.sees or self.recorder is not None)
 
     def _take(self, worker: Worker, answer: object) -> None:
         if isinstance(answer, Fault):
@@ -115,6 +125,8 @@ class _Rollout:
             self.results[episode.id] = answer
             if self.acting is not None:
                 self.acting.reset([episode.id])
+            if self.recorder is not None:
+                self.recorder.end(episode.id, answer)
             if self.progress:
                 self.progress(answer)
         else:
@@ -128,7 +140,9 @@ class _Rollout:
         observations = list(turn.values())
         for worker, observation, chunk in zip(turn, observations, self.acting.act(observations), strict=True):
             self.steps[observation.id] += 1
-            look = self.sees and self.acting.needs(observation.id)
+            if self.recorder is not None:
+                self.recorder.step(observation, chunk.actions[0], bool(chunk.terminate[0]))
+            look = self.recorder is not None or (self.sees and self.acting.needs(observation.id))
             self._send(worker, "step", chunk.actions[0], bool(chunk.terminate[0]), look)
 
     def _send(self, worker: Worker, *message: object) -> None:

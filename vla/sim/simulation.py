@@ -42,6 +42,7 @@ class Simulation:
         self.state = self.wardrobe.state_hash()
         self.outcome = Outcome(find_task(episode.task), goal, episode.horizon)
         self.frames: list[np.ndarray] = []
+        self.actions: list[np.ndarray] = []
         self._record()
         return self.observe(look)
 
@@ -56,6 +57,7 @@ class Simulation:
         """Carries out one action; the next observation (with pictures if the policy will look), or how the episode ended."""
         self.table.step(action)
         self.outcome.update(self.table, terminate)
+        self.actions += [np.asarray(action)] if self.episode.video else []
         self._record()
         return self.result() if self.outcome.over else self.observe(look)
 
@@ -84,6 +86,7 @@ class Simulation:
             variation=self.episode.variation.name,
             state=self.state,
             frames=self.frames,
+            actions=self.actions,
         )
 
     def _record(self) -> None:

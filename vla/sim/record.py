@@ -1,0 +1,104 @@
+"""Rollouts as robot data: what the policy saw, did and came to, in the form of demonstrations."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.datasets.card import DatasetCard
+from vla.datasets.shards import ShardWriter, encode_member
+from vla.datasets.statistics import space_with_statistics
+from vla.policies.base import Observation
+from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.episodes import Episode, Result
+
+
+class Recorder:
+    """Writes the episodes of a rollout as shards with a card, in the episodes' order, whoever is done first; a context manager.
+
+    Every step has picture, state, instruction and the action that was carried out; its `json` also says how the episode ended
+    (success, failure) and which one it is (task, variation, seed, kind).
+
+    Args:
+        folder: to write; must hold no shards, unless `overwrite`.
+        policy: its name, for the card.
+    """
+
+    def __init__(self, folder: str | Path, policy: str, overwrite: bool = False):
+        self.folder, self.policy = Path(folder), policy
+        self._writer = ShardWriter(folder, overwrite=overwrite)
+        self._order: list[str] = []
+        self._steps: dict[str, list[dict[str, Any]]] = {}
+        self._ended: dict[str, Result] = {}
+        self._actions: list[np.ndarray] = []
+        self._states: list[np.ndarray] = []
+        self._episodes = self._successes = 0
+
+    def __enter__(self) -> Recorder:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._writer.__exit__(kind, error, trace)
+        if kind is None and self._episodes:
+            self._card().save(self.folder)
+
+    def expect(self, episodes: list[Episode]) -> None:
+        """Says which episodes come, in the order in which they are to be written."""
+        self._order += [episode.id for episode in episodes]
+
+    def begin(self, stream: str) -> None:
+        """The episode begins, perhaps again."""
+        self._steps[stream] = []
+
+    def step(self, observation: Observation, action: np.ndarray, terminate: bool) -> None:
+        """Takes what was seen and what was done then."""
+        self._steps[observation.id].append(
+            {
+                **{f"{name}.jpg": encode_member(f"{name}.jpg", image) for name, image in observation.images.items()},
+                "action.npy": np.asarray(action, np.float32),
+                "state.npy": np.asarray(observation.state, np.float32),
+                "terminate": int(terminate),
+            }
+        )
+
+    def end(self, stream: str, result: Result) -> None:
+        """The episode is over; it is written as soon as those before it are."""
+        self._ended[stream] = result
+        while self._order and self._order[0] in self._ended:
+            first = self._order.pop(0)
+            self._write(self._steps.pop(first), self._ended.pop(first))
+
+    def _write(self, steps: list[dict[str, Any]], result: Result) -> None:
+        about = {
+            "episode": self._episodes,
+            "length": len(steps),
+            "instruction": result.instruction,
+            "embodiment": EMBODIMENT_NAME,
+            "target": result.target,
+            "success": result.success,
+            **{name: getattr(result, name) for name in ("failure", "task", "variation", "seed", "kind")},
+        }
+        for number, step in enumerate(steps):
+            description = {**about, "step": number, "terminate": step.pop("terminate")}
+            self._actions.append(step["action.npy"])
+            self._states.append(step["state.npy"])
+            self._writer.write(f"e{self._episodes:06d}_s{number:04d}", {**step, "json": description})
+        self._episodes += 1
+        self._successes += result.success
+
+    def _card(self) -> DatasetCard:
+        spec = dataclasses.replace(
+            EMBODIMENT,
+            action=space_with_statistics(EMBODIMENT.action, np.stack(self._actions)),
+            state=space_with_statistics(EMBODIMENT.state, np.stack(self._states)),
+        )
+        counts = {"episodes": self._episodes, "steps": len(self._actions), "successes": self._successes}
+        conventions = {"pictures": "upright RGB", "action": "what was carried out, by the policy"}
+        return DatasetCard(
+            self.folder.name, "robot", EMBODIMENT_NAME, spec, counts, self._writer.shards,
+            conventions=conventions, generator={"command": "vla rollout", "policy": self.policy},
+        )  # fmt: skip
