@@ -114,7 +114,7 @@ def bare(module: VLAModule, batches: list, config: dict) -> list[float]:
     for number, batch in enumerate(batches, 1):
         batch = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}
         logits, ids, answers = module._score(batch)
-        per_sample = answers.mean_by_row(module._loss(logits, ids))
+        per_sample = module._loss(logits, ids, batch, answers)
         ((per_sample * batch["weight"]).sum() / batch["weight"].sum() / every).backward()
         if number % every == 0:
             torch.nn.utils.clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip_val"])

@@ -67,8 +67,12 @@ def _slot(index: int) -> ElementTree.Element:
     return body
 
 
-def _make_robosuite() -> Any:
-    """A robosuite environment of our own: Panda, table, slots and the front camera."""
+def make_robosuite(**options: Any) -> Any:
+    """A robosuite environment of our own: Panda, table, slots and the front camera.
+
+    Args:
+        options: of the environment, other than ours: ours draws no pictures itself and is never compiled twice.
+    """
     # A level would not last: importing robosuite sets its own.
     logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
     from robosuite.controllers import load_composite_controller_config
@@ -108,19 +112,20 @@ def _make_robosuite() -> Any:
     arm = config["body_parts"]["right"]
     arm["output_max"] = [POSITION_STEP] * 3 + [ROTATION_STEP] * 3
     arm["output_min"] = [-v for v in arm["output_max"]]
-    return LanguageTabletop(
-        robots="Panda",
-        controller_configs=config,
-        gripper_types="default",
-        initialization_noise=None,
-        use_camera_obs=False,
-        has_renderer=False,
-        has_offscreen_renderer=False,
-        control_freq=int(CONTROL_HZ),
-        horizon=100_000,
-        ignore_done=True,
-        hard_reset=False,
-    )
+    ours = {
+        "robots": "Panda",
+        "controller_configs": config,
+        "gripper_types": "default",
+        "initialization_noise": None,
+        "use_camera_obs": False,
+        "has_renderer": False,
+        "has_offscreen_renderer": False,
+        "control_freq": int(CONTROL_HZ),
+        "horizon": 100_000,
+        "ignore_done": True,
+        "hard_reset": False,
+    }
+    return LanguageTabletop(**ours | options)
 
 
 def look(direction: np.ndarray) -> list[float]:
@@ -144,7 +149,7 @@ class Tabletop:
     cameras = ("front", "wrist")
 
     def __init__(self):
-        self._env = _make_robosuite()
+        self._env = make_robosuite()
         self.robot = self._env.robots[0]
         self.model, self.data = self._env.sim.model._model, self._env.sim.data._data
         # Half as many physics steps as robosuite takes: the expert is as good and a control period costs half (11 ms, not 22).
