@@ -50,9 +50,27 @@ def test_osmesa_is_found_where_egl_fails(monkeypatch):
     assert not first.ok and second.ok and "MUJOCO_GL=osmesa" in advice.fix
 
 
+def test_where_many_renderers_hang_what_works_is_named(monkeypatch, tmp_path):
+    """Only three at a time: each leaves a file while it runs."""
+    monkeypatch.setattr(doctor, "SECONDS", 5.0)
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    crowded = (
+        "import os, sys, time, pathlib\n"
+        "if os.environ['MUJOCO_GL'] != 'egl': sys.exit('no such library')\n"
+        f"mine = pathlib.Path({str(tmp_path)!r}) / str(os.getpid())\n"
+        "mine.touch(); time.sleep(0.6); many = len(list(mine.parent.iterdir())) > 3; time.sleep(0.6); mine.unlink()\n"
+        "if many: sys.exit('too many contexts')\n"
+        'print(\'{"name": "x", "milliseconds": 1, "blank": false}\')'
+    )
+    monkeypatch.setattr(doctor, "_PROBE", crowded)
+    alone, together = list(doctor.rendering(6))
+    assert alone.ok and not together.ok and "6 at the same time: " in together.detail and "--workers 3" in together.fix
+    assert list(doctor.rendering(3))[-1].ok
+
+
 def test_exit_code_is_that_of_the_fatal_checks(monkeypatch, capsys):
     good, slight, grave = (doctor.Check("x", *rest) for rest in ((True, ""), (False, "", "f"), (False, "", "f", True)))
     for checks, code in (([good, slight], 0), ([good, grave], 1)):
-        monkeypatch.setattr(doctor, "checks", lambda checks=checks: iter(checks))
+        monkeypatch.setattr(doctor, "checks", lambda _, checks=checks: iter(checks))
         assert doctor.doctor() == code
     assert "to mend it: f" in capsys.readouterr().out

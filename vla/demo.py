@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from vla.commands import collect_with_progress, rates
 from vla.demo_report import finish, read_report, summarise
+from vla.doctor import DISK_GB
 from vla.errors import UserError
 from vla.filming import captioned, film
 from vla.report.intervals import Rate, wilson
@@ -129,10 +130,10 @@ def demo(
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free / 2**30
-    if free < 2:
-        raise UserError(f"only {free:.1f} GiB of disk are free", str(folder), "the demo needs about 1 GiB")
+    if free < DISK_GB:
+        raise UserError(f"only {free:.1f} GiB of disk are free", str(folder), f"the demo needs {DISK_GB:.0f} GiB")
     print(
-        f"About {expected_minutes(config, amounts.episodes, recorded):.0f} minutes and 0.3 GiB of disk on this machine.",
+        f"About {expected_minutes(config, amounts.episodes, recorded):.0f} minutes and 0.2 GiB of disk on this machine.",
         flush=True,
     )
     memory = Memory()

@@ -14,13 +14,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from vla.errors import UserError
 from vla.sim import gl
 
 LIBRARIES = "apt-get install libegl1 libgl1-mesa-dri libgles2 (and libosmesa6 where there is one)"
 SECONDS = 60.0
 """How long one render process may take; a hanging one is ended then (mujoco #3444)."""
-DISK_GB = 3.0
-"""What a run of the demo may write."""
+DISK_GB = 1.0
+"""What must be free for a run of the demo, which writes 0.2."""
 
 _PROBE = """
 import json, sys, time
@@ -72,24 +73,29 @@ class Check:
         return line if self.ok or not self.fix else f"{line}\n{'':20}to mend it: {self.fix}"
 
 
-def doctor() -> int:
+def doctor(renderers: int = 2) -> int:
     """Prints one line per check as it is done.
+
+    Args:
+        renderers: processes that render at the same time; each worker of an evaluation is one.
 
     Returns:
         the exit code: 1 if the wrong Python runs, torch does not load or no picture can be rendered, else 0.
     """
+    if renderers < 1:
+        raise UserError(f"{renderers} renderers", "doctor", "ask for at least 1")
     fatal = False
-    for check in checks():
+    for check in checks(renderers):
         print(check, flush=True)
         fatal |= check.fatal and not check.ok
     return int(fatal)
 
 
-def checks() -> Iterator[Check]:
+def checks(renderers: int = 2) -> Iterator[Check]:
     """All checks in turn; each is made when it is asked for."""
     yield python()
     yield from torch()
-    yield from rendering()
+    yield from rendering(renderers)
     yield disk()
     yield ffmpeg()
 
@@ -116,8 +122,9 @@ def torch() -> Iterator[Check]:
     yield Check("cpu", True, f"{os.cpu_count()} cores, {found}; bf16 products at {gain:.1f} times the speed of fp32")
 
 
-def rendering() -> Iterator[Check]:
-    """EGL, then OSMesa: the name of the renderer and a timed frame; then two renderers at the same time."""
+def rendering(renderers: int = 2) -> Iterator[Check]:
+    """EGL, then OSMesa: the name of the renderer and a timed frame; then so many renderers at the same time, and where they
+    hang or fail what works instead: another library, or fewer of them."""
     if importlib.util.find_spec("mujoco") is None:
         yield Check("rendering", False, "mujoco is not installed", "make setup, or: pip install 'vla[sim]'", True)
         return
@@ -137,11 +144,30 @@ def rendering() -> Iterator[Check]:
     name = next(iter(works))
     if name != chosen:
         yield Check("rendering", False, f"{chosen} was chosen, only {name} works", f"export MUJOCO_GL={name}")
+    failed, seconds = _together(name, renderers)
+    if not failed:
+        yield Check("rendering", True, f"{renderers} at the same time: done in {seconds:.1f} s")
+        return
+    yield Check("rendering", False, f"{renderers} at the same time: {failed}", _instead(name, renderers))
+
+
+def _together(name: str, renderers: int) -> tuple[str, float]:
+    """What went wrong with that many at the same time, "" if nothing, and how long they took."""
     started = time.perf_counter()
-    pair = [_start(name, 50), _start(name, 50)]
-    failed = [a for a in (_finish(p) for p in pair) if not isinstance(a, dict)]
-    detail = failed[0] if failed else f"done in {time.perf_counter() - started:.1f} s"
-    yield Check("rendering", not failed, f"two at the same time: {detail}", "use one render process, or export MUJOCO_GL=osmesa")
+    processes = [_start(name, 50) for _ in range(renderers)]
+    failed = [a for a in (_finish(p) for p in processes) if not isinstance(a, dict)]
+    return (str(failed[0]) if failed else ""), time.perf_counter() - started
+
+
+def _instead(name: str, renderers: int) -> str:
+    """What does work where that many renderers do not."""
+    for other in gl.PLATFORMS if sys.platform == "linux" else ():
+        if other != name and not _together(other, renderers)[0]:
+            return f"export MUJOCO_GL={other}, with which {renderers} work"
+    fewer = renderers // 2
+    while fewer > 1 and _together(name, fewer)[0]:
+        fewer //= 2
+    return f"--workers {max(fewer, 1)} for evaluations and collecting"
 
 
 def disk() -> Check:
