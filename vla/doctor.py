@@ -155,7 +155,9 @@ def _together(name: str, renderers: int) -> tuple[str, float]:
     """What went wrong with that many at the same time, "" if nothing, and how long they took."""
     started = time.perf_counter()
     processes = [_start(name, 50) for _ in range(renderers)]
-    failed = [a for a in (_finish(p) for p in processes) if not isinstance(a, dict)]
+    # All together: one that hangs has been hanging for as long as the others.
+    answers = [_finish(p, started + SECONDS - time.perf_counter()) for p in processes]
+    failed = [a for a in answers if not isinstance(a, dict)]
     return (str(failed[0]) if failed else ""), time.perf_counter() - started
 
 
@@ -193,10 +195,10 @@ def _start(gl_platform: str, frames: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _finish(process: subprocess.Popen[str]) -> dict | str:
-    """What the probe found, or why it found nothing."""
+def _finish(process: subprocess.Popen[str], seconds: float | None = None) -> dict | str:
+    """What the probe found, or why it found nothing; it has SECONDS for it, or that many."""
     try:
-        out, errors = process.communicate(timeout=SECONDS)
+        out, errors = process.communicate(timeout=SECONDS if seconds is None else max(seconds, 0.1))
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
