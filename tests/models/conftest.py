@@ -1,3 +1,6 @@
+import importlib.util
+from pathlib import Path
+
 import pytest
 
 from vla.models.load import new_tiny
@@ -15,3 +18,12 @@ def tokenizer():
 def small(tokenizer):
     """A small model (two cameras of 64 and 16 tokens) and its processor; tests must not change it."""
     return new_tiny(tokenizer, text_config=SMALL)
+
+
+@pytest.fixture(scope="session")
+def hub():
+    """Tiny instances of public models, and prompts for them."""
+    spec = importlib.util.spec_from_file_location("hub", Path(__file__).with_name("hub.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

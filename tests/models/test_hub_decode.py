@@ -1,0 +1,98 @@
+"""Our decoder over public models: the same answers as transformers' own `generate` under the same mask, alone and in company."""
+
+import pytest
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from vla.errors import UserError
+from vla.models.decode import generate_from
+
+ACTIONS = list(range(300, 340))
+ALLOWED = [ACTIONS, ACTIONS, [345], ACTIONS, [346], [347], ACTIONS]
+TIE = 1e-4
+"""In float32, ids may differ where the reference's two likeliest words are nearer than this."""
+
+
+class Only(LogitsProcessor):
+    """Allows these words at each step, and notes how far apart the best two were."""
+
+    def __init__(self, allowed, start):
+        self.allowed, self.start, self.apart = allowed, start, []
+
+    def __call__(self, ids, scores):
+        words = self.allowed[ids.shape[1] - self.start]
+        only = torch.full_like(scores, -torch.inf)
+        only[:, words] = scores[:, words]
+        best = only.topk(2).values
+        self.apart.append(best[:, 0] - best[:, 1])
+        return only
+
+
+@pytest.fixture(scope="module", params=["paligemma", "qwen2.5-vl", "smolvlm"])
+def vlm(request, hub):
+    return request.param, hub.model(request.param)
+
+
+def reference(made, inputs, allowed):
+    start = inputs["input_ids"].shape[1]
+    only = Only(allowed, start)
+    out = made.generate(
+        **inputs,
+        max_new_tokens=len(allowed),
+        min_new_tokens=len(allowed),
+        do_sample=False,
+        logits_processor=LogitsProcessorList([only]),
+    )
+    return out[:, start:], torch.stack(only.apart, 1)
+
+
+def assert_equal(ours, theirs, apart):
+    for mine, other, gaps in zip(ours.tolist(), theirs.tolist(), apart.tolist(), strict=True):
+        differ = next((k for k, (a, b) in enumerate(zip(mine, other, strict=True)) if a != b), None)
+        assert differ is None or gaps[differ] <= TIE, (mine, other, gaps)
+
+
+@pytest.mark.parametrize("allowed", [ALLOWED, [list(range(10, 399))] * 6], ids=["actions", "words"])
+def test_answers_are_those_of_generate(vlm, hub, allowed):
+    name, made = vlm
+    theirs, apart = reference(made, hub.prompts(name), allowed)
+    assert_equal(generate_from(made, hub.prompts(name), allowed).ids, theirs, apart)
+    assert len(set(theirs[:, 0].tolist())) > 1  # the prompts matter
+
+
+def test_answers_in_company_are_those_alone(vlm, hub):
+    name, made = vlm
+    together = generate_from(made, hub.prompts(name), ALLOWED, valid_mass=True)
+    for row in range(3):
+        one = generate_from(made, hub.alone(name, hub.prompts(name), row), ALLOWED, valid_mass=True)
+        assert torch.equal(one.ids[0], together.ids[row])
+        assert torch.allclose(one.logprobs[0], together.logprobs[row], atol=1e-4)
+        assert torch.allclose(one.valid_mass[0], together.valid_mass[row], atol=1e-4)
+
+
+def test_several_samples_share_one_reading_of_the_prompt(vlm, hub):
+    name, made = vlm
+    calls = []
+    hook = made.model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        drawn = generate_from(
+            made, hub.prompts(name), ALLOWED, temperature=1.0, samples=4, generator=torch.Generator().manual_seed(0)
+        )
+    finally:
+        hook.remove()
+    assert drawn.ids.shape == (12, len(ALLOWED)) and len(calls) == 4
+    assert len({tuple(row) for row in drawn.ids[:4].tolist()}) > 1
+    # What was drawn is as likely as it says: its words, forced one by one, with all others allowed beside them.
+    likely = generate_from(made, hub.prompts(name), ALLOWED)
+    for row in range(3):
+        best = likely.logprobs[row, 0]
+        assert (drawn.logprobs[4 * row : 4 * row + 4, 0] <= best + 1e-5).all()
+
+
+def test_padding_on_the_right_and_samples_of_the_likeliest_are_refused(vlm, hub):
+    name, made = vlm
+    inputs = hub.prompts(name)
+    with pytest.raises(UserError, match="padded on the right"):
+        generate_from(made, {**inputs, "attention_mask": inputs["attention_mask"].flip(1)}, ALLOWED)
+    with pytest.raises(UserError, match="4 samples at temperature 0"):
+        generate_from(made, inputs, ALLOWED, samples=4)
