@@ -1,8 +1,10 @@
+import copy
 import math
 
 import pytest
 import torch
 
+from vla.models import readers
 from vla.models.decode import generate
 
 WORDS = list(range(300, 340))
@@ -54,13 +56,10 @@ def test_unequal_prompts_in_company_answer_as_alone_without_cache(small, prompts
         assert torch.allclose(with_mass.valid_mass[i], torch.tensor(masses), atol=1e-4)
 
 
-def test_only_allowed_words_are_written_and_forced_ones_are_free(small, prompts):
-    calls = []
-    hook = small[0].language.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        out = generate(small[0], *prompts, ALLOWED)
-    finally:
-        hook.remove()
+def test_only_allowed_words_are_written_and_forced_ones_are_free(small, prompts, monkeypatch):
+    calls, read = [], readers.PrefixReader.read
+    monkeypatch.setattr(readers.PrefixReader, "read", lambda self, *fed: (calls.append(1), read(self, *fed))[1])
+    out = generate(small[0], *prompts, ALLOWED)
     assert all(set(out.ids[:, k].tolist()) <= set(words) for k, words in enumerate(ALLOWED))
     assert len(calls) == 4 and (out.logprobs[:, [1, 3, 4]] == 0).all() and (out.logprobs[:, [0, 2, 5, 6]] < 0).all()
 
@@ -87,3 +86,38 @@ def test_transformers_own_generate_agrees(small, prompts):
     ours = generate(small[0], *row(prompts, 1), max_new_tokens=5)
     theirs = small[0].generate(input_ids=ids, pixel_values=pixels, max_new_tokens=5, do_sample=False, eos_token_id=None)
     assert theirs[0, ids.shape[1] :].tolist() == ours.ids[0].tolist()
+
+
+def test_the_written_out_step_is_the_modules_one_and_follows_the_weights(small, prompts, monkeypatch):
+    """Every step's choice among all words, with forced words and unequal prompts; again after a weight has changed."""
+    model = copy.deepcopy(small[0])
+    everything = [None, [301], None, [302], [303], None, None]
+
+    def both():
+        lean = generate(model, *prompts, everything, valid_mass=False)
+        with monkeypatch.context() as without:
+            without.setattr(readers, "lean_step", lambda language: None)
+            return lean, generate(model, *prompts, everything)
+
+    for change in (0.0, 0.3):
+        with torch.no_grad():
+            model.language.layers[0].mlp.dense_h_to_4h.weight.add_(change)
+        lean, plain = both()
+        assert torch.equal(lean.ids, plain.ids) and torch.allclose(lean.logprobs, plain.logprobs, atol=1e-4)
+    assert readers.lean_step(model.language) is not None
+
+
+def test_samples_of_one_prompt_are_read_once(small, prompts):
+    calls = []
+    hook = small[0].vision.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        drawn = generate(small[0], *prompts, ALLOWED, temperature=1.0, samples=3, generator=torch.Generator().manual_seed(0))
+    finally:
+        hook.remove()
+    assert drawn.ids.shape == (9, len(ALLOWED)) and len(calls) == 1
+    alone = generate(
+        small[0], *row(prompts, 1), ALLOWED, temperature=1.0, samples=400, generator=torch.Generator().manual_seed(0)
+    )
+    logits = small[0](*row(prompts, 1)[:1], row(prompts, 1)[3], prefix_mask=row(prompts, 1)[1]).logits[0, -1, WORDS]
+    often = torch.tensor([(alone.ids[:, 0] == w).float().mean() for w in WORDS])
+    assert (often - logits.softmax(-1)).abs().max() < 0.1

@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from vla.errors import UserError
+from vla.models.lean import Kept, LeanStep, lean_step
 
 
 class Reader(Protocol):
@@ -47,8 +48,12 @@ class PrefixReader:
         self.model, self.ids, self.prefix, self.attention, self.pixels = model, ids, prefix.bool(), attention.bool(), pixels
         self.rows, self.device = len(ids), ids.device
         self.cache = DynamicCache()
+        self._lean: LeanStep | None = None
+        self._kept: Kept | None = None
 
     def read(self, fresh: torch.Tensor, words: torch.Tensor | None) -> torch.Tensor:
+        if self._kept is not None:
+            return self.model.logits(self._step(fresh), words)
         first = self.cache.get_seq_length() == 0
         last = self._last(self.attention) if first and not fresh.shape[1] else None
         self.attention = torch.cat([self.attention, torch.ones_like(fresh, dtype=torch.bool)], 1)
@@ -61,13 +66,37 @@ class PrefixReader:
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
+        self._lean = lean_step(self.model.language)
+        if self._lean is not None:
+            self._keep()
         hidden = hidden[:, -1] if last is None else hidden[torch.arange(self.rows, device=self.device), last]
         return self.model.logits(hidden, words)
+
+    def _keep(self) -> None:
+        """Hands the kept keys and values over to the written-out step."""
+        self._kept = Kept([(layer.keys, layer.values) for layer in self.cache.layers])  # type: ignore[arg-type]
+        self._ends = self.attention.sum(1, keepdim=True)
+        self._blind = torch.zeros(self.attention.shape, dtype=torch.float32).masked_fill_(~self.attention, -torch.inf)
+
+    def _step(self, fresh: torch.Tensor) -> torch.Tensor:
+        """The last state [B, D] after a few tokens, each of which sees the ones before it."""
+        assert self._lean is not None and self._kept is not None
+        count = fresh.shape[1]
+        mask = torch.cat([self._blind, self._blind.new_zeros(self.rows, count)], 1)[:, None, None].repeat(1, 1, count, 1)
+        if count > 1:
+            mask[..., -count:] += torch.full((count, count), -torch.inf).triu(1)
+        positions = self._ends + torch.arange(count, device=self.device)
+        hidden = self._lean(fresh, positions, mask, self._kept)
+        self._ends = self._ends + count
+        self._blind = torch.cat([self._blind, self._blind.new_zeros(self.rows, count)], 1)
+        return hidden[:, -1]
 
     def repeat(self, times: int) -> None:
         self.cache.batch_repeat_interleave(times)
         self.attention, self.prefix = (mask.repeat_interleave(times, 0) for mask in (self.attention, self.prefix))
         self.rows *= times
+        if self._kept is not None:
+            self._keep()
 
     @staticmethod
     def _last(attention: torch.Tensor) -> torch.Tensor:
