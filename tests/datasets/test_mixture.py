@@ -73,6 +73,7 @@ def test_shares_follow_the_weights_and_are_what_was_drawn(weights):
     for t in (PERIOD, PERIOD + 300):
         names = [mixture.draw(k)[0] for k in range(t)]
         for name, share in mixture.shares(t).items():
+            assert share.wanted == pytest.approx(weights[int(name[1:])] / sum(weights))
             assert share.count == names.count(name) and share.epochs == share.count / 29 and share.share == share.count / t
     for weight, share in zip(weights, mixture.shares(PERIOD).values(), strict=True):
         assert abs(share.share - weight / sum(weights)) <= 1 / PERIOD

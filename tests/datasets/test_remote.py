@@ -10,19 +10,30 @@ import pytest
 import yaml
 
 from vla.datasets.mixture import Mixture
-from vla.datasets.remote import RemoteFolder
+from vla.datasets.remote import ATTEMPTS, RemoteFolder
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
-    cut = False
+    cut, busy = False, 0
 
     def log_message(self, *_):
         pass
 
+    def send_head(self):
+        if type(self).busy > 0:
+            type(self).busy -= 1
+            return self.send_error(503)
+        return super().send_head()
+
     def copyfile(self, source, outputfile):
         outputfile.write(source.read(1000) if self.cut and self.path.endswith(".tar") else source.read())
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch):
+    monkeypatch.setattr("vla.datasets.remote.PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -92,15 +103,31 @@ def test_a_connection_that_breaks_off_leaves_nothing_behind(served, tmp_path):
     _, url, handler = served
     handler.cut = True
     folder = RemoteFolder(url, tmp_path / "here")
-    with pytest.raises(UserError, match=r"shard-000001.tar: cannot be read: .*broke off"):
+    with pytest.raises(UserError, match=rf"shard-000001.tar: cannot be read \({ATTEMPTS} times\): .*broke off"):
         folder.path("shard-000001.tar")
     assert not [p for p in (tmp_path / "here").iterdir() if p.name != "source" and p.suffix != ".lock"]
     handler.cut = False
     assert folder.path("shard-000001.tar").stat().st_size > 1000
 
 
+def test_a_busy_server_is_asked_again_but_not_for_ever(served, tmp_path, capsys):
+    folder, url, handler = served
+    handler.busy = ATTEMPTS - 1
+    same(RobotSource(url, chunk=2, fetched=str(tmp_path / "here")), RobotSource(folder, chunk=2))
+    shown = capsys.readouterr().err
+    assert shown.count("trying again") == ATTEMPTS - 1 and f"{url}/card.yaml" in shown and "503" in shown
+    handler.busy = ATTEMPTS
+    with pytest.raises(UserError, match=rf"card.yaml: cannot be read \({ATTEMPTS} times\): .*503"):
+        len(RobotSource(url, chunk=2, fetched=str(tmp_path / "other")))
+    # There is no use in asking again for what is not there.
+    capsys.readouterr()
+    with pytest.raises(UserError, match=r"shard-9.tar: cannot be read: .*404"):
+        RemoteFolder(url, tmp_path / "third").path("shard-9.tar")
+    assert "trying again" not in capsys.readouterr().err
+
+
 def test_what_cannot_be_fetched_is_named(tmp_path):
-    with pytest.raises(UserError, match="card.yaml: cannot be read"):
+    with pytest.raises(UserError, match=r"card.yaml: cannot be read \(6 times\): .*refused"):
         len(RobotSource("http://127.0.0.1:9", chunk=1, fetched=str(tmp_path)))
     with pytest.raises(UserError, match="card.yaml: cannot be read"):
         len(RobotSource("pipe:cat /nowhere/{}", chunk=1, fetched=str(tmp_path / "other")))

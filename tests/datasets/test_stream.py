@@ -97,7 +97,8 @@ def test_the_next_picture_stands_in_for_one_without_questions(asked, tmp_path):
     assert item.questions[0].text in ("where is 1", "what colour is 1") and round(item.images["front"].mean()) == 1
 
 
-def test_mistakes_are_named(captions, tmp_path):
+def test_mistakes_are_named(captions, tmp_path, monkeypatch):
+    monkeypatch.setattr("vla.datasets.remote.PAUSE", 0.001)
     with pytest.raises(UserError, match="leave them out"):
         stream(captions, tmp_path, cache=True)
     with pytest.raises(UserError, match="no pictures"):

@@ -133,8 +133,27 @@ def test_throughput_and_agreement_are_logged(config, tmp_path):
         "throughput/tokens_per_second",
         "agreement/questions_robot",
         "data/robot_epochs",
+        "data/robot_share_wanted",
     ):
         assert name in logged, name
+
+
+def test_products_computed_again_to_save_memory_are_not_counted(vlm):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from vla.training.callbacks import model_products
+
+    def operations(counter, checkpointing):
+        model = load_vlm(vlm)[0].train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        with counter:
+            model(input_ids=torch.randint(20, 60, (2, 7))).logits.sum().backward()
+        return counter.get_total_flops()
+
+    plain = operations(model_products(), False)
+    assert operations(model_products(), True) == plain == operations(FlopCounterMode(display=False), False)
+    assert operations(FlopCounterMode(display=False), True) > plain
 
 
 def test_measuring_agreement_changes_no_weight(config, tmp_path):

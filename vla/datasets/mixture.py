@@ -51,9 +51,13 @@ def weigh(sources: Mapping[str, Source], robot_share: float | str | None = None,
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """What was drawn of one source: its share of the samples, how many, and how often the source was gone through."""
+    """What was drawn of one source: its share of the samples, how many, and how often the source was gone through.
+
+    `wanted` is the share that its weight asks for; a lead and the slots of a period keep the other from being quite that.
+    """
 
     share: float
+    wanted: float
     count: int
     epochs: float
 
@@ -88,7 +92,9 @@ class Mixture:
         self._orders = {name: source.order((seed, zlib.crc32(name.encode()))) for name, source in sources.items()}
         leading = {name: source for name, source in sources.items() if source.lead}
         self._leads = {name: source.order((seed, zlib.crc32(f"{name} leading".encode()))) for name, source in leading.items()}
-        self._counts = _slots(weights or {name: source.weight for name, source in sources.items()})
+        weights = weights or {name: source.weight for name, source in sources.items()}
+        self._counts = _slots(weights)
+        self._wanted = {name: weight / sum(weights.values()) for name, weight in weights.items()}
         pattern = np.repeat(np.arange(len(sources)), self._counts)
         self._pattern = np.random.default_rng(seed).permutation(pattern)
         # How many of the same source stand before each slot of the pattern.
@@ -131,7 +137,7 @@ class Mixture:
         periods, rest = divmod(t, PERIOD)
         counts = np.array(leads) + periods * self._counts + np.bincount(self._pattern[:rest], minlength=len(self._names))
         return {
-            name: Share(int(count) / max(first, 1), int(count), self._orders[name].epochs(int(count)))
+            name: Share(int(count) / max(first, 1), self._wanted[name], int(count), self._orders[name].epochs(int(count)))
             for name, count in zip(self._names, counts, strict=True)
         }
 

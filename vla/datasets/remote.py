@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import os
 import shutil
+import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +20,9 @@ from vla.errors import UserError
 
 HOME = "~/.cache/vla/shards"
 NAME = "shard-{:06d}.tar"
+ATTEMPTS = 6
+PAUSE = 1.0
+"""Seconds before the second attempt; doubled before each further one."""
 
 
 def is_remote(folder: str | Path) -> bool:
@@ -29,9 +34,9 @@ class RemoteFolder:
     """The files of a folder elsewhere, each fetched at its first use.
 
     http and https are read directly, `pipe:ssh host cat /data/{}` the way webdataset does it, everything else through fsspec (s3://
-    needs s3fs, gs:// gcsfs, hf:// huggingface_hub). A file
-    is there whole or not at all; of the shards the longest unused ones are removed when they are more than the limit. Several
-    processes may share a cache.
+    needs s3fs, gs:// gcsfs, hf:// huggingface_hub). What fails is tried six times, over half a minute, unless the other side says
+    that there is no such file. A file is there whole or not at all; of the shards the longest unused ones are removed when they are
+    more than the limit. Several processes may share a cache.
 
     Args:
         url: the folder's address; with {} in it, that is where a file's name goes. Or one address per shard: `shard-000000.tar` is
@@ -87,20 +92,23 @@ class RemoteFolder:
         for left in self.cache.glob(f".{name}.[0-9]*"):
             left.unlink(missing_ok=True)
         unfinished = path.with_name(f".{name}.{os.getpid()}")
-        try:
-            with _open(self._address(name)) as source, unfinished.open("wb") as file:
-                shutil.copyfileobj(source, file, 2**20)
-                # A connection that breaks off ends quietly.
-                wanted = getattr(source, "length", None)
-                if wanted:
-                    raise OSError(f"it broke off {wanted} bytes before its end")
-        except (OSError, ValueError, ImportError, urllib.error.URLError) as error:
-            unfinished.unlink(missing_ok=True)
-            if path.is_file():
-                return
-            # webdataset's error of a command repeats how it was run before it comes to the point.
-            why = str(error).rsplit("): ", 1)[-1].removesuffix(" {}")
-            raise UserError(f"cannot be read: {why}", self._address(name), "check the address and the connection") from error
+        address = self._address(name)
+        for attempt in range(ATTEMPTS):
+            try:
+                _copy(address, unfinished)
+                break
+            except Exception as error:
+                unfinished.unlink(missing_ok=True)
+                if path.is_file():
+                    return
+                # webdataset's error of a command repeats how it was run before it comes to the point.
+                why = str(error).rsplit("): ", 1)[-1].removesuffix(" {}")
+                if attempt == ATTEMPTS - 1 or not _may_pass(error):
+                    tried = f" ({attempt + 1} times)" if attempt else ""
+                    raise UserError(f"cannot be read{tried}: {why}", address, "check the address and the connection") from error
+                pause = PAUSE * 2**attempt
+                print(f"{address}: {why}; trying again in {pause:g} s", file=sys.stderr, flush=True)
+                time.sleep(pause)
         if name.endswith(".tar"):
             self._make_room(unfinished.stat().st_size)
         os.replace(unfinished, path)
@@ -123,6 +131,22 @@ class RemoteFolder:
                 break
             path.unlink(missing_ok=True)
             total -= taken
+
+
+def _copy(address: str, target: Path) -> None:
+    with _open(address) as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file, 2**20)
+        # A connection that breaks off ends quietly.
+        wanted = getattr(source, "length", None)
+        if wanted:
+            raise OSError(f"it broke off {wanted} bytes before its end")
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether trying again may help: not where the other side answered that there is no such thing, or the address is none."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code in (408, 425, 429) or error.code >= 500
+    return not isinstance(error, ValueError | ImportError | FileNotFoundError | PermissionError)
 
 
 def _touch(path: Path) -> bool:

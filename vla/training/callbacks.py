@@ -13,7 +13,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter, EMAWeightAveraging, ProgressBar, WeightAveraging
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from tqdm import tqdm
 
 from vla.errors import UserError
@@ -128,7 +128,8 @@ class StepProgress(ProgressBar):
 class Throughput(L.Callback):
     """Logs samples/s, tokens/s and, on a GPU whose peak is known, the share of it that the model's products reach (MFU).
 
-    Products are counted once, in the second batch; tokens with their padding, as the model computes them.
+    Products are counted once, in the second batch, without those that gradient checkpointing computes again; tokens with their
+    padding, as the model computes them.
 
     Args:
         every: optimizer steps between two values; the first such stretch is left out, it holds the start.
@@ -144,7 +145,7 @@ class Throughput(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self._samples and not self._operations and _peak(pl_module.device, trainer.precision):
-            self._counter = FlopCounterMode(display=False)
+            self._counter = model_products()
             self._counter.__enter__()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -172,6 +173,22 @@ class Throughput(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # A stretch with a validation in it says nothing about training.
         self._began = 0.0
+
+
+def model_products() -> FlopCounterMode:
+    """Counts the operations of matrix products, of the model's own alone: what is computed again for a backward pass, to save
+    memory, is no work of the model (Chowdhery et al. 2022, PaLM, appendix B)."""
+
+    def first_time(formula: Callable[..., int]) -> Callable[..., int]:
+        def count(*args: Any, **kwargs: Any) -> int:
+            # A backward pass itself records no gradients; a forward pass within one does.
+            again = torch.is_grad_enabled() and torch._C._current_graph_task_id() != -1
+            return 0 if again else formula(*args, **kwargs)
+
+        count._get_raw = True  # type: ignore[attr-defined]  (the counter's own sign for: takes tensors, not shapes)
+        return count
+
+    return FlopCounterMode(display=False, custom_mapping={op: first_time(formula) for op, formula in flop_registry.items()})
 
 
 def _peak(device: torch.device, precision: Any) -> float | None:

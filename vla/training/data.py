@@ -186,11 +186,12 @@ class VLAData(L.LightningDataModule):
         return DataLoader(fixed, batch_size=each, collate_fn=functools.partial(collate, self.examples))
 
     def drawn(self) -> dict[str, float]:
-        """What was drawn so far and how it counts: per source the share, samples, epochs and loss weight."""
+        """What was drawn so far and how it counts: per source its share and the wanted one, samples, epochs and loss weight."""
         values = {}
         for name, share in self.mixture.shares(self.consumed).items():
             found = {
                 "share": share.share,
+                "share_wanted": share.wanted,
                 "samples": share.count,
                 "epochs": share.epochs,
                 "weight": self.sources[name].loss_weight,

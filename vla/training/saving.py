@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -23,6 +24,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """Told to end: by a user or a scheduler, and by SLURM some time before a job's end (`--signal=SIGUSR1@90`)."""
 
 
+UNFINISHED = ".ckpt.tmp"
+
+
 class WholeFiles(TorchCheckpointIO):
     """Writes a local checkpoint beside its place, brings it to the disk and renames it: it is there whole or not at all."""
 
@@ -31,7 +35,7 @@ class WholeFiles(TorchCheckpointIO):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.tmp")
+        unfinished = path.with_name(path.name.removesuffix(".ckpt") + UNFINISHED)
         with unfinished.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
@@ -50,6 +54,7 @@ class Checkpoints(ModelCheckpoint):
 
     A save that falls between two optimizer steps (gradients are being accumulated) waits for the next one: what was
     accumulated is in no checkpoint. Under SLURM, SIGUSR1 also puts the job back into the queue. Go on with `--ckpt_path last`.
+    What the folder has from beyond the step at which a run begins is of another run: it is put aside.
 
     Args:
         dirpath: folder; by default `checkpoints` in the run's (`trainer.default_root_dir`).
@@ -81,6 +86,8 @@ class Checkpoints(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         # What a run was resumed from is not saved again.
         self._last_global_step_saved = trainer.global_step
+        if self.monitor == "step" and trainer.is_global_zero:
+            _put_aside(Path(str(self.dirpath)), trainer.global_step)
         if self.monitor == "step" and threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._told) for number in SIGNALS}
 
@@ -147,6 +154,19 @@ def _any_rank(trainer: L.Trainer, number: int) -> int:
     return int(found)
 
 
+def _put_aside(folder: Path, step: int) -> None:
+    """Moves checkpoints of later steps into a folder of their own, or `last` would go on with them; removes unfinished ones."""
+    for path in folder.glob(f"*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
+    later = [path for path in folder.glob("*.ckpt") if not path.is_symlink() and step < steps_in(path) < sys.maxsize]
+    if later:
+        number = next(n for n in itertools.count(1) if not (folder / f"before-{n}").exists())
+        (folder / f"before-{number}").mkdir()
+        for path in later:
+            path.rename(folder / f"before-{number}" / path.name)
+        print(f"{len(later)} checkpoints of another run are now in {folder / f'before-{number}'}", file=sys.stderr)
+
+
 def damage(path: Path) -> str:
     """What is wrong with a checkpoint file, "" where nothing is: its check sums are read, its content is not."""
     try:
@@ -157,10 +177,26 @@ def damage(path: Path) -> str:
     return f"the check sum of {bad} is wrong" if bad else ""
 
 
+def steps_in(path: Path) -> int:
+    """After how many optimizer steps a checkpoint was saved: as its name says, else as it says itself (no weight is read)."""
+    named = re.match(r"step=(\d+)", path.name)
+    if named:
+        return int(named[1])
+    try:
+        return int(torch.load(path, "cpu", weights_only=True, mmap=True)["global_step"])
+    except Exception:  # noqa: BLE001 (whatever a file that is no checkpoint makes of an unpickler: it is looked at, and named)
+        return sys.maxsize
+
+
 def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a folder; damaged ones are named on standard error. None where there is none."""
+    """The furthest whole checkpoint of a folder (copying files changes their times); of several of one step, the latest.
+
+    Damaged and unfinished ones are named on standard error. None where there is none.
+    """
+    for path in sorted(folder.glob(f"*{UNFINISHED}")):
+        print(f"{path} is unfinished: the run was ended while it was written", file=sys.stderr)
     files = {path.resolve() for path in folder.glob("*.ckpt") if path.is_file()}
-    for path in sorted(files, key=lambda p: p.stat().st_mtime_ns, reverse=True):
+    for path in sorted(files, key=lambda p: (steps_in(p), p.stat().st_mtime_ns), reverse=True):
         wrong = damage(path)
         if not wrong:
             return path

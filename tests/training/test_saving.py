@@ -1,0 +1,52 @@
+"""Which checkpoint of a folder is the newest, and what a run that begins does with those of another."""
+
+import os
+
+import torch
+import yaml
+
+from vla import cli
+from vla.training.saving import newest, steps_in
+
+
+def write(path, step, age):
+    """A file of the form of a checkpoint, so many seconds old."""
+    torch.save({"global_step": step, "state_dict": {"weight": torch.zeros(1000)}}, path)
+    os.utime(path, (10**9 - age, 10**9 - age))
+    return path
+
+
+def test_the_furthest_is_the_newest_whatever_the_files_times(tmp_path, capsys):
+    early, late = write(tmp_path / "step=0000002.ckpt", 2, 0), write(tmp_path / "step=0000010.ckpt", 10, 50)
+    assert newest(tmp_path) == late
+    # Their names need not say it.
+    named = write(tmp_path / "renamed.ckpt", 12, 90)
+    assert steps_in(named) == 12 and newest(tmp_path) == named
+    # Of one step, the latest.
+    other = write(tmp_path / "step=0000012 rollout success 0.300.ckpt", 12, 10)
+    assert newest(tmp_path) == other
+    for path in (named, other):
+        path.write_bytes(path.read_bytes()[:500])
+    (tmp_path / "step=0000014.ckpt.tmp").write_bytes(b"half")
+    capsys.readouterr()
+    assert newest(tmp_path) == late
+    shown = capsys.readouterr().err
+    assert all(f"{path} is damaged" in shown for path in (named, other)) and "step=0000014.ckpt.tmp is unfinished" in shown
+    late.unlink()
+    assert newest(tmp_path) == early
+
+
+def test_checkpoints_beyond_where_a_run_begins_are_put_aside(config, tmp_path, capsys):
+    assert cli.main(["fit", "-c", str(config)]) == 0
+    folder = tmp_path / "run/checkpoints"
+    (folder / "step=0000009.ckpt.tmp").write_bytes(b"half")
+    # Anew, and not as far: `last` must not go on with what the first run had.
+    body = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**body, "seed_everything": 1}))
+    assert cli.main(["fit", "-c", str(config), "--trainer.max_steps=2"]) == 0
+    assert sorted(p.name for p in folder.iterdir()) == ["before-1", "last.ckpt", "step=0000002.ckpt"]
+    assert sorted(p.name for p in (folder / "before-1").iterdir()) == ["step=0000002.ckpt", "step=0000004.ckpt"]
+    assert newest(folder) == (folder / "step=0000002.ckpt").resolve() and "before-1" in capsys.readouterr().err
+    # Those that a resumed run comes from stay.
+    assert cli.main(["fit", "-c", str(config), "--ckpt_path", "last"]) == 0
+    assert sorted(p.name for p in folder.glob("step*")) == ["step=0000002.ckpt", "step=0000004.ckpt"]
