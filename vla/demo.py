@@ -148,8 +148,9 @@ def demo(
     memory.stop()
     report = summarise(done, config["model"]["vlm"])
     # From the start of the program to here, and what earlier attempts took.
+    mine = {name.partition("-")[0] for name in stages.now}
     now = time.time() - psutil.Process().create_time()
-    report["seconds"]["total"] = round(now + sum(done[name]["seconds"] for name in done if name not in stages.now), 1)
+    report["seconds"]["total"] = round(now + sum(stage["seconds"] for name, stage in done.items() if name not in mine), 1)
     finish(folder, report, done, other)
     return 0
 
