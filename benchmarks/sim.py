@@ -64,12 +64,22 @@ class Stock(tabletop.Tabletop):
     def reset(self, scene, rng=None) -> None:
         self._env.reset()
         self._find()
+        self.show(scene)
+
+    def show(self, scene) -> None:
+        """Puts a scene before the robot, wherever that is, and looks at it."""
         self.place(scene)
         self.forward()
+        self._current()
         self._seen = self._env._get_observations(force_update=True)
 
     def step(self, action: np.ndarray) -> None:
+        self._current()
         self._seen = self._env.step(np.clip(action / self._scale, -1, 1))[0]
+
+    def _current(self) -> None:
+        # Stock code takes for granted that nobody else renders in its process.
+        self._env.sim._render_context_offscreen.gl_ctx.make_current()
 
     def images(self) -> dict[str, np.ndarray]:
         return {name: self._seen[f"{camera}_image"][::-1] for name, camera in CAMERAS.items()}

@@ -36,10 +36,7 @@ def test_report_has_every_number(run):
     assert all(report["seconds"][name] > 0 for name in ("collect", "train", "rollout", "total"))
     parts = sum(seconds for name, seconds in report["seconds"].items() if name != "total")
     # All of it, and nothing twice: starting and reporting take some seconds.
-    assert (
-        parts <= report["seconds"]["total"] <= parts + min(report["seconds"]["rollout"], report["seconds"]["train"])
-        and report["batch"]["rollout"] >= 1
-    )
+    assert parts <= report["seconds"]["total"] <= parts + report["seconds"]["train"] and report["batch"]["rollout"] >= 1
     assert set(report["commits"]) >= {"collect", "train", "rollout"} and report["commit"] == report["commits"]["train"]
     assert report["peak_pss_mib"] > 100 and report["versions"]["torch"] and report["commit"]
 
@@ -106,4 +103,6 @@ def test_starting_over_leaves_nothing_of_before(run):
         lines = iter(process.stdout.readline, "")
         assert any(line.startswith("[collect]") for line in lines)
         process.kill()
-    assert json.loads((out / "stages.json").read_text())["done"] == {} and not (out / "report.json").exists()
+    stages = out / "stages.json"
+    assert not stages.exists() or json.loads(stages.read_text())["done"] == {}
+    assert not (out / "report.json").exists() and not (out / "export").exists()

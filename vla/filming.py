@@ -28,7 +28,10 @@ def captioned(result: Result) -> list[np.ndarray]:
     done = [" ", *map(_said, result.actions)]
     frames = [caption(frame, [told, action], side=side) for frame, action in zip(result.frames[:-1], done, strict=False)]
     last = caption(result.frames[-1], [told, f"{how} after {result.steps} steps"], end, side)
-    return frames + [last] * round(CONTROL_HZ)
+    # Words that need more lines than others leave their frame higher.
+    tall = max(frame.shape[0] for frame in [*frames, last])
+    even = [np.pad(f, ((tall - f.shape[0], 0), (0, 0), (0, 0)), constant_values=255) for f in [*frames, last]]
+    return even + even[-1:] * (round(CONTROL_HZ) - 1)
 
 
 def _said(action: np.ndarray) -> str:
