@@ -74,6 +74,9 @@ def test_a_file_of_the_users_is_a_suite_too(tmp_path):
         ({"variations": {"a": 3}}, "expected names and values"),
         ({"tasks": ["push"], "variations": {"a": {"shapes": ["ball"]}}}, "push cannot have a red ball"),
         ({"tasks": ["put"], "variations": {"a": {"wordings": ["put the {name} away"]}}}, "add one with {name} {reference}"),
+        ({"tasks": ["push"], "variations": {"a": {"told_by": "side"}}}, "cannot be told by their side"),
+        ({"variations": {"a": {"told_by": "size"}}}, "`told_by` is 'size'"),
+        ({"variations": {"a": {"told_by": "shape", "shapes": ["ball"]}}}, "`objects` of one shape"),
         ({"variations": {"a": {"sizes": True, "shared_colour": True}}}, "exclude each other"),
     ],
 )
@@ -87,9 +90,9 @@ def test_what_is_wrong_is_named(change, says):
 def test_every_task_takes_variations(task):
     variations = {
         "clutter": {"distractors": 1},
-        "pink": {"colours": ["pink", "brown", "orange", "red"], "shapes": ["cube", "disc"]},
+        "pink": {"colours": ["pink", "brown", "orange", "red"], "shapes": ["cube", "tile"]},
         "shared": {"shared_colour": True},
-        "words": {"words": {"cube": "block"}, "wordings": ["{name} {reference}", "{name} {side}", "{name} {where} {reference}"]},
+        "words": {"words": {"cube": "block", "tile": "block"}, "wordings": ["{name} {reference}", "{name} {side}", "{name} {where} {reference}"]},
     }
     for episode in read_suite("a", {"tasks": [task], "variations": variations, "episodes": 4}, "").all():
         scene, goal, said = set_up(episode)
@@ -98,7 +101,24 @@ def test_every_task_takes_variations(task):
         assert goal is not None and len(objects) == min(2 + episode.seed % 2 + (name == "clutter"), 4 - (task == "put"))
         assert name != "pink" or all(o.colour in variations["pink"]["colours"] for o in objects)
         assert name != "shared" or scene[0].colour == scene[1].colour
-        assert name != "words" or ("cube" not in said and said.startswith(episode.variation.noun(scene[goal.target].name)))
+        assert name != "words" or ("cube" not in said and "tile" not in said and said.startswith(episode.variation.noun(scene[goal.target].name)))
+
+
+def test_objects_are_told_by_what_questions_taught():
+    taught = " ".join(vocabulary_corpus()).split()
+    for episode in load_suite("rt2/relations").all():
+        scene, goal, said = set_up(episode)
+        item, told = scene[goal.target], episode.variation.told_by
+        assert item.name not in said and set(said.split()) <= {*taught, "object"}
+        if told == "colour":
+            assert f"the {item.colour} object" in said and sum(o.colour == item.colour for o in scene) == 1
+        elif told == "shape":
+            assert f"the {item.shape}" in said and sum(o.shape == item.shape for o in scene) == 1
+        else:
+            side = "left" if "to the left of" in said else "right"
+            (other,) = [o for o in scene if o.name in said]
+            there = [o for o in scene if o is not other and (o.y < other.y) == (side == "left")]
+            assert there == [item] and abs(item.y - other.y) >= 0.05
 
 
 def test_horizon_is_each_tasks_own_unless_the_suite_has_one():

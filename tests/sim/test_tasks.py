@@ -251,8 +251,8 @@ def test_expert_reaches_either_goal_and_only_then_is_done(table, task, seed, siz
 def test_a_users_sentence_sets_the_table():
     for task, sentence, names, side in (
         ("put", "put the red cube into the blue tray", ["red cube", "blue tray"], ""),
-        ("push", "push the red disc to the right of the blue cube", ["red disc", "blue cube"], "right"),
-        ("push", "push the green cube to the front", ["green cube"], "front"),
+        ("push", "push the red disc to the right of the blue tile", ["red disc", "blue tile"], "right"),
+        ("push", "push the green tile to the front", ["green tile"], "front"),
         ("stack", "stack the white cylinder on the red cube", ["white cylinder", "red cube"], ""),
     ):
         scene, goal, said = set_up(Episode(1, instruction=sentence, task=task))

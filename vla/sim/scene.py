@@ -26,8 +26,11 @@ UNSEEN_COLOURS: dict[str, tuple[float, float, float]] = {
 }
 UNSEEN_SHAPES: dict[str, tuple[float, float]] = {"ball": (0.025, 0.025), "drum": (0.029, 0.026)}
 """Colours and shapes of evaluations only: no demonstration and no question has them."""
-DISC: dict[str, tuple[float, float]] = {"disc": (0.026, 0.015)}
-"""A shape that is pushed instead of cylinders, which topple; no question and no scene of lifting has it."""
+FLAT: dict[str, tuple[float, float]] = {"disc": (0.026, 0.015), "tile": (0.026, 0.015)}
+"""Shapes that are pushed: a finger's pad begins 9 mm over the table, and what is pushed higher than its half width by its friction
+(1.5) tips over. No question and no scene of lifting has them."""
+ANGULAR = ("cube", "tile")
+"""Shapes that show how they are turned."""
 RECEPTACLES: dict[str, tuple[float, float]] = {"tray": (0.06, 0.013), "plate": (0.056, 0.004)}
 """What objects are put into (a tray has a rim) or onto; half the width and half the height in metres."""
 WALL, FLOOR = 0.006, 0.004
@@ -84,7 +87,7 @@ def rgb(colour: str) -> tuple[float, float, float]:
 
 def measures(shape: str, size: str = "") -> tuple[float, float]:
     """Half the width and half the height (m) of a shape in one of its sizes, whether training has it or not."""
-    width, height = (SHAPES | UNSEEN_SHAPES | DISC | RECEPTACLES)[shape]
+    width, height = (SHAPES | UNSEEN_SHAPES | FLAT | RECEPTACLES)[shape]
     return width * SIZES[size], height * SIZES[size]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from vla.sim import gl
 from vla.sim.embodiment import CONTROL_HZ, EMBODIMENT, POSITION_STEP, ROTATION_STEP, SIZE, TABLE_HEIGHT
-from vla.sim.scene import DISC, FLOOR, RECEPTACLES, SHAPES, SIZES, SLOTS, UNSEEN_SHAPES, WALL, Scene, measures, rgb
+from vla.sim.scene import ANGULAR, FLAT, FLOOR, RECEPTACLES, SHAPES, SIZES, SLOTS, UNSEEN_SHAPES, WALL, Scene, measures, rgb
 
 gl.choose()
 import mujoco  # noqa: E402  (after the renderer was chosen)
@@ -47,9 +47,9 @@ def _slot(index: int) -> ElementTree.Element:
         measured = " ".join(map(str, size))
         ElementTree.SubElement(body, "geom", {**common, "name": f"slot{index}_{name}", "type": form, "size": measured, **more})
 
-    for shape, size in itertools.product(SHAPES | DISC, SIZES):
+    for shape, size in itertools.product(SHAPES | FLAT, SIZES):
         wide, high = measures(shape, size)
-        geom(f"{shape}_{size}", *(("box", (wide, wide, high)) if shape == "cube" else ("cylinder", (wide, high))))
+        geom(f"{shape}_{size}", *(("box", (wide, wide, high)) if shape in ANGULAR else ("cylinder", (wide, high))))
     geom("drum_", "cylinder", UNSEEN_SHAPES["drum"])
     # Without any rolling friction a ball would never lie still.
     geom("ball_", "sphere", UNSEEN_SHAPES["ball"][:1], friction="1.5 0.01 0.002", condim="6")

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from vla.errors import UserError
-from vla.sim.scene import COLOURS, DISC, RECEPTACLES, SHAPES, SLOTS, UNSEEN_COLOURS, UNSEEN_SHAPES, Scene, arrange
+from vla.sim.scene import COLOURS, FLAT, RECEPTACLES, SHAPES, SLOTS, UNSEEN_COLOURS, UNSEEN_SHAPES, Scene, arrange
 
 Rgb = tuple[float, float, float]
 MATERIALS = ("table_ceramic", "floorplane", "walls_mat")
 """Textures that the compiled model has."""
+TOLD_BY = ("", "colour", "shape", "side")
+TELLING = 0.05
+"""How much farther to the left or right (m) than all others an object is that is told by its side."""
 BLANKS = ("name", "reference", "side", "where")
 """What a wording leaves open: the object to act on, the one that says where to, "left", and "to the left of"."""
 
@@ -31,6 +34,8 @@ class Variation:
         distractors: further objects, beyond the two or three that training has.
         wordings: sentences with {name} in them, and with {reference}, {side} or {where} as in the tasks' own; () is training's.
         words: what a word of an object's name is replaced by in the instruction.
+        told_by: what the object to act on is told by instead of its name: its "colour", its "shape", or the "side" of another
+            object on which it is, alone.
         table: colour of the table top, or one of the model's textures; "" is training's.
         floor, walls: their colour.
         light: factors of red, green and blue.
@@ -44,6 +49,7 @@ class Variation:
     distractors: int = 0
     wordings: tuple[str, ...] = ()
     words: dict[str, str] = dataclasses.field(default_factory=dict)
+    told_by: str = ""
     table: Rgb | str = ""
     floor: Rgb | None = None
     walls: Rgb | None = None
@@ -53,6 +59,15 @@ class Variation:
     def noun(self, name: str) -> str:
         """An object's name as this variation says it."""
         return " ".join(self.words.get(word, word) for word in name.split())
+
+    def tell(self, scene: Scene, index: int) -> str:
+        """What the instruction calls object `index`, after "the"."""
+        item = scene[index]
+        if self.told_by == "side":
+            told = told_side(scene, index)
+            assert told is not None
+            return f"object to the {told[0]} of the {self.noun(scene[told[1]].name)}"
+        return self.noun({"": item.name, "colour": f"{item.colour} object", "shape": item.shape}[self.told_by])
 
     def to_dict(self) -> dict[str, Any]:
         """Its name and all that differs from training: what a suite's hash is made of."""
@@ -96,8 +111,8 @@ def read_variation(name: str, data: Any, where: str) -> Variation:
 def _check(v: Variation, where: str) -> None:
     for name in v.objects:
         colour, _, shape = name.partition(" ")
-        if colour not in COLOURS | UNSEEN_COLOURS or shape not in SHAPES | UNSEEN_SHAPES | DISC:
-            known = f"{', '.join(COLOURS | UNSEEN_COLOURS)} with {', '.join(SHAPES | UNSEEN_SHAPES | DISC)}"
+        if colour not in COLOURS | UNSEEN_COLOURS or shape not in SHAPES | UNSEEN_SHAPES | FLAT:
+            known = f"{', '.join(COLOURS | UNSEEN_COLOURS)} with {', '.join(SHAPES | UNSEEN_SHAPES | FLAT)}"
             raise UserError(f"unknown object {name!r}", where, f"known are {known}")
     if v.objects and len({name.split()[0] for name in v.objects}) < 2:
         raise UserError("`objects` have fewer than two colours", where, "a scene has at least two objects that differ in colour")
@@ -114,6 +129,12 @@ def _check(v: Variation, where: str) -> None:
             )
     if type(v.distractors) is not int or not 0 <= v.distractors <= SLOTS - 2:
         raise UserError(f"`distractors` is {v.distractors!r}", where, f"0 to {SLOTS - 2}")
+    if v.told_by not in TOLD_BY:
+        raise UserError(f"`told_by` is {v.told_by!r}", where, f"one of {', '.join(TOLD_BY[1:])}")
+    if v.told_by and (v.sizes or (v.shared_colour and v.told_by == "colour")):
+        raise UserError(f"objects that differ in less than their {v.told_by}", where, "leave out `shared_colour`, `sizes` or `told_by`")
+    if v.told_by == "shape" and v.objects and len({name.split()[-1] for name in v.objects}) < 2:
+        raise UserError("`objects` of one shape are told by their shape", where, "add others, or leave out `told_by`")
     if not all(isinstance(k, str) and isinstance(w, str) for k, w in _mapping(v.words, where).items()):
         raise UserError("`words` maps something else than words to words", where, "e.g. {cube: block}")
     if isinstance(v.table, str) and v.table not in ("", *MATERIALS):
@@ -164,11 +185,32 @@ def draw_scene(
         shapes: of the objects, where the variation does not name them.
     """
     count = min(count + variation.distractors, SLOTS - receptacles)
+    if variation.told_by == "shape":
+        # There are no more shapes.
+        count = 2
     names = _draw_names(rng, count, variation, shapes)
+    while variation.told_by == "shape" and names[0][1] == names[1][1]:
+        names = _draw_names(rng, count, variation, shapes)
     rest = [c for c in COLOURS if c not in [name[0] for name in names]]
     if receptacles:
         names += zip(rng.permutation(rest).tolist(), rng.permutation(list(RECEPTACLES))[:receptacles].tolist(), strict=False)
-    return arrange(rng, names)
+    while True:
+        scene = arrange(rng, names)
+        if variation.told_by != "side" or all(told_side(scene, i) for i in (0, 1)):
+            return scene
+
+
+def told_side(scene: Scene, index: int) -> tuple[str, int] | None:
+    """The side of another object on which object `index` is and no third one; None if there is none.
+
+    Returns:
+        "left" or "right" as the front camera sees it, and the index of the other object.
+    """
+    order = sorted((i for i, o in enumerate(scene) if o.movable), key=lambda i: scene[i].y)
+    for side, (last, next_, *_) in (("left", order), ("right", order[::-1])):
+        if last == index and abs(scene[last].y - scene[next_].y) >= TELLING:
+            return side, next_
+    return None
 
 
 def _draw_names(rng: np.random.Generator, count: int, variation: Variation, shapes: Sequence[str]) -> list[tuple[str, ...]]:

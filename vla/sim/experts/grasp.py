@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vla.sim.embodiment import POSITION_STEP, ROTATION_STEP
+from vla.sim.scene import ANGULAR
 from vla.sim.tasks.lift import LIFTED
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def turn(table: Tabletop, target: int) -> float:
     Of a cube's pairs of faces it is always the one nearer to the table's axes: which one is nearer to the gripper would change
     while it turns, and a policy that has begun wrongly would stall between the two.
     """
-    straight = table.yaw(target) if table.scene[target].shape == "cube" else 0.0
+    straight = table.yaw(target) if table.scene[target].shape in ANGULAR else 0.0
     return straight - float(table.state()[3])
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vla.sim.experts.grasp import limited
+from vla.sim.scene import ANGULAR
 from vla.sim.tasks.base import Goal
 from vla.sim.tasks.push import Push, aim, straddles
 
 if TYPE_CHECKING:
     from vla.sim.tabletop import Tabletop
 
-DEPTH, HIGH = 0.025, 0.13
+DEPTH, HIGH = 0.028, 0.13
 """Heights (m) of the gripper: below an object's top when it pushes, so that the hand stays above it, and over the table on its way."""
 LOWEST = 0.013
 """Height (m) at which the fingers are just over the table."""
@@ -25,8 +26,8 @@ FINGER = 0.04
 """Distance (m) of an open finger from the gripper's middle."""
 MARGIN, FREE = 0.008, 0.03
 """How much farther (m) than need be an object is pushed, and the height (m) over where it pushes at which the gripper is free of it."""
-ADVANCE, JAMMED, RISE = 0.035, 0.02, 0.012
-"""Length (m) of a step forwards, of one back from an object that tilts, and of one upwards once the object is where it should be."""
+ADVANCE, RISE = 0.035, 0.012
+"""Length (m) of a step forwards, and of one upwards once the object is where it should be."""
 RETREAT = 0.15
 """Height (m) of the gripper at which the work is done: the object has been at rest for long enough by then."""
 
@@ -45,8 +46,8 @@ def push_action(table: Tabletop, task: Push, goal: Goal) -> np.ndarray:
     astride = straddles(direction)
     action = np.zeros(7)
     action[6] = -1.0 if astride else 1.0
-    # The fingers are flat on a cube's faces; round objects they push along their line or across it, whichever needs less of a turn.
-    angle = table.yaw(goal.target) if item.shape == "cube" else float(np.arctan2(direction[1], direction[0]))
+    # The fingers are flat on a tile's faces; round objects they push along their line or across it, whichever needs less of a turn.
+    angle = table.yaw(goal.target) if item.shape in ANGULAR else float(np.arctan2(direction[1], direction[0]))
     turn = (angle - yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4
     hand = (x, y) - target[:2]
     along = float(hand @ direction)
@@ -60,12 +61,9 @@ def push_action(table: Tabletop, task: Push, goal: Goal) -> np.ndarray:
         return action
     play = FINGER - item.half_width
     in_place = abs(along) < BACK if astride else along < -item.half_width
-    if z < low + 0.015 and in_place and astray < 2 * ALIGNED:
+    if z < low + 0.015 and in_place and astray < 1.5 * ALIGNED:
         # Down beside the object: forwards, the slower the farther off the line, which it goes back to.
         action[:2] = -0.8 * across + direction * ADVANCE * np.clip(2 - astray / ALIGNED, 0, 1)
-        if not table.upright(goal.target):
-            # Jammed between finger and table: back, and it falls flat.
-            action[:2] = -JAMMED * direction
         # A finger's pad would take the object up with it by friction.
         action[2] = 1.5 * (low - z) if not (astride and table.touched(goal.target)) else min(1.5 * (low - z), 0.0)
         return limited(action)

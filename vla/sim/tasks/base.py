@@ -9,8 +9,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from vla.errors import UserError
-from vla.sim.scene import DISC, SHAPES, UNSEEN_SHAPES, Scene
-from vla.sim.variation import BLANKS, SEEN, Variation, open_in
+from vla.sim.scene import FLAT, SHAPES, UNSEEN_SHAPES, Scene
+from vla.sim.variation import BLANKS, SEEN, TOLD_BY, Variation, open_in
 
 HOLD_STEPS = 10
 """A goal counts as reached after its condition has held for this many consecutive steps."""
@@ -62,13 +62,16 @@ class Task(abc.ABC):
         horizon: steps until an episode is given up.
         shapes: of the objects that it draws.
         others: further shapes that a variation may ask for.
+        told_by: what its objects can be told by.
     """
 
     name: ClassVar[str]
     wordings: ClassVar[tuple[str, ...]]
     horizon: ClassVar[int]
     shapes: ClassVar[tuple[str, ...]] = tuple(SHAPES)
-    others: ClassVar[tuple[str, ...]] = (*UNSEEN_SHAPES, *DISC)
+    others: ClassVar[tuple[str, ...]] = (*UNSEEN_SHAPES, *FLAT)
+
+    told_by: ClassVar[tuple[str, ...]] = TOLD_BY
 
     @abc.abstractmethod
     def draw(self, rng: np.random.Generator, count: int, variation: Variation = SEEN) -> Layout:
@@ -107,17 +110,19 @@ class Task(abc.ABC):
 
     def instruct(self, scene: Scene, goal: Goal, rng: np.random.Generator, variation: Variation = SEEN) -> str:
         """One of the wordings that can say the goal, with the objects' names in it."""
-        names = [variation.noun(scene[i].name) for i in (goal.target, goal.reference) if i is not None]
+        reference = "" if goal.reference is None else variation.noun(scene[goal.reference].name)
         fitting = self.fitting(scene, goal)
         blanks = {frozenset(open_in(wording)) for wording in fitting}
         said = str(rng.choice([w for w in variation.wordings if frozenset(open_in(w)) in blanks] or fitting))
-        return said.format(name=names[0], reference=names[-1], side=goal.side, where=PHRASES.get(goal.side, ""))
+        return said.format(name=variation.tell(scene, goal.target), reference=reference, side=goal.side, where=PHRASES.get(goal.side, ""))
 
     def check(self, variation: Variation, where: str) -> None:
         """Raises UserError if the task cannot have what the variation asks for."""
         for name in variation.objects:
             if name.split()[-1] not in self.shapes + self.others:
                 raise UserError(f"{self.name} cannot have a {name}", where, f"it can have: {', '.join(self.shapes + self.others)}")
+        if variation.told_by not in self.told_by:
+            raise UserError(f"the objects of {self.name} cannot be told by their {variation.told_by}", where, "leave out `told_by`")
         missing = {frozenset(open_in(w)) for w in self.wordings} - {frozenset(open_in(w)) for w in variation.wordings}
         if variation.wordings and missing:
             blanks = " or ".join(sorted(" ".join(f"{{{b}}}" for b in BLANKS if b in one) for one in missing))

@@ -6,7 +6,7 @@ import abc
 
 import numpy as np
 
-from vla.sim.scene import FLOOR, SLOTS, WALL, Scene
+from vla.sim.scene import FLAT, FLOOR, SLOTS, WALL, Scene
 from vla.sim.tasks.base import Goal, Layout, Table, Task
 from vla.sim.variation import SEEN, Variation, draw_scene
 
@@ -99,6 +99,9 @@ class Stack(Place):
         "place the {name} on top of the {reference}",
         "set the {name} on top of the {reference}",
     )
+    # Nothing stands on a ball.
+    others = ("drum", *FLAT)
+    told_by = ("", "colour")
 
     def draw(self, rng: np.random.Generator, count: int, variation: Variation = SEEN) -> Layout:
         """With a distractor the swapped goal is another object on the same one or the same one on another, else the other way round."""

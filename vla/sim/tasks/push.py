@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vla.sim.scene import Scene
+from vla.sim.scene import FLAT, Scene
 from vla.sim.tasks.base import Goal, Layout, Table, Task
 from vla.sim.variation import SEEN, Variation, draw_scene
 
@@ -44,8 +44,8 @@ class Push(Task):
         "shove the {name} {where} the {reference}",
     )
     horizon = 120
-    # They do not topple.
-    shapes, others = ("cube", "disc"), ("drum",)
+    shapes, others = tuple(FLAT), ("cube",)
+    told_by = ("", "colour")
 
     def fitting(self, scene: Scene, goal: Goal) -> tuple[str, ...]:
         return self.wordings[:5] if goal.reference is None else self.wordings[5:]
@@ -163,7 +163,7 @@ def _feasible(scene: Scene, goal: Goal) -> bool:
         if i != goal.target:
             offset = _place(scene, i) - first
             nearest = np.clip(offset @ direction, 0, length + behind + ahead) * direction
-            clear = 0.125 if other.half_height > 0.016 and not astride else beside
+            clear = 0.125 if other.half_height > 0.02 and not astride else beside
             if np.hypot(*(offset - nearest)) < clear:
                 return False
     return True

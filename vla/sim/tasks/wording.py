@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from vla.sim.scene import COLOURS, DISC, RECEPTACLES, SHAPES, SIZES
+from vla.sim.scene import COLOURS, FLAT, RECEPTACLES, SHAPES, SIZES
 from vla.sim.tasks.push import SIDES
 
-_NAME = re.compile(rf"\b(?:({'|'.join(filter(None, SIZES))}) )?({'|'.join(COLOURS)}) ({'|'.join(SHAPES | DISC | RECEPTACLES)})\b")
+_NAME = re.compile(rf"\b(?:({'|'.join(filter(None, SIZES))}) )?({'|'.join(COLOURS)}) ({'|'.join(SHAPES | FLAT | RECEPTACLES)})\b")
 _SIDE = re.compile(rf"\b({'|'.join(SIDES)})\b")
 
 
@@ -33,4 +33,4 @@ def _plain(instruction: str) -> str:
 
 def known_objects() -> list[str]:
     """The names that instructions may use."""
-    return [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES | DISC | RECEPTACLES]
+    return [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES | FLAT | RECEPTACLES]
