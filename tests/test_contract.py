@@ -89,3 +89,10 @@ def test_unknown_embodiment_lists_the_known_ones():
 def test_instructions_are_normalised():
     assert contract().instruction("  Pick UP the\n cube. ") == "pick up the cube"
     assert contract(normalise="none").instruction(" A ") == " A "
+
+
+def test_a_contract_of_before_plans_had_parts_is_migrated():
+    for before, after in (("where", ("where",)), ("none", ())):
+        data = {k: v for k, v in contract().to_dict().items() if k not in ("modes", "history")} | {"plan": before}
+        migrated = PolicyContract.from_dict(data)
+        assert migrated.plan == after and migrated.history == 1 and migrated.modes == (("think",) if after else ("act",))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+import re
 import shutil
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -14,6 +17,7 @@ from vla.filming import describe, film
 from vla.policies.base import Policy
 from vla.report.intervals import Rate
 from vla.report.summary import rates
+from vla.serving.options import Options
 from vla.sim.collect import Collect
 from vla.sim.collect import collect as run_collect
 from vla.sim.episodes import Episode, Kind, Result
@@ -207,15 +211,64 @@ def rollout(
     return "\n".join(f"{name.replace('_', ' ')}: {Rate(**rate)}" for name, rate in summary.items() if rate["n"])
 
 
-def serve(policy: str, host: str = "127.0.0.1", port: int = 8000) -> None:
+def serve(
+    policy: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    keys: str = "",
+    public: bool = False,
+    tls_cert: str = "",
+    tls_key: str = "",
+    batch: int = Options.batch,
+    wait_ms: float = Options.wait_ms,
+    queue: int = Options.queue,
+    deadline_s: float = Options.deadline_s,
+    connections: int = Options.connections,
+    rate: float = Options.rate,
+    threads: int = 0,
+) -> None:
     """Answers clients with a policy's actions, over HTTP and websocket, until it is stopped.
 
     Args:
-        policy: an export's folder or a checkpoint.
+        policy: an export's folder or a checkpoint; several as NAME=FOLDER,NAME=FOLDER, each at /policies/NAME.
         host: address to listen on.
-        port: port to listen on.
+        port: port to listen on; 0 takes a free one.
+        keys: file of API keys, `name key` a line; editing it adds and revokes keys.
+        public: let anyone in who reaches an address that is not this machine's own.
+        tls_cert: PEM file of a certificate; then only https and wss are spoken.
+        tls_key: PEM file of its key.
+        batch: most observations in one call of the policy; 1 is batching off.
+        wait_ms: longest time (ms) that the first of a batch waits for others.
+        queue: requests that may wait; one more is told to come back later.
+        deadline_s: seconds until an unanswered request is given up.
+        connections: open connections, of all clients together.
+        rate: requests per second of one key, or one address; 0 is as many as come.
+        threads: of the policy's computations; 0 leaves it to torch.
     """
+    import torch
+
     from vla.policies.load import load_policy
+    from vla.serving.logs import log_to_stderr
+    from vla.serving.options import LADDER
     from vla.serving.server import serve as run
 
-    run(load_policy(policy), host, port)
+    options = Options(batch, wait_ms, queue, deadline_s, connections=connections, rate=rate)
+    if bool(tls_cert) != bool(tls_key):
+        raise UserError("a certificate needs its key, and a key its certificate", "TLS", "give --tls_cert and --tls_key")
+    if threads:
+        torch.set_num_threads(threads)
+    ladder = sorted({min(shape, batch) for shape in (*LADDER, batch)})
+    named = dict(_named(one) for one in policy.split(","))
+    load = {name: functools.partial(load_policy, path, ladder, probabilities=True) for name, path in named.items()}
+    log_to_stderr()
+    tls = (tls_cert, tls_key) if tls_cert else None
+    run({name: one() for name, one in load.items()}, host, port, options, keys, tls, public, load)
+
+
+def _named(one: str) -> tuple[str, str]:
+    """NAME=FOLDER; a folder alone is called after itself."""
+    name, equals, path = one.partition("=")
+    name, path = (name, path) if equals else (re.sub(r"[^\w.-]+", "-", Path(one).resolve().name), one)
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(f"the name {name!r}", one, "letters, digits, dots and dashes, e.g. lift=runs/demo/export")
+    return name, path

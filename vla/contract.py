@@ -85,7 +85,8 @@ class Embodiment:
         rotation: how the rotation dimensions are to be read.
         gripper: what the ends of the gripper dimension mean.
         control_hz: actions per second.
-        keys: a client dialect (e.g. "openpi-libero") -> {its observation key: camera name, "state" or "instruction"}.
+        keys: a client dialect (e.g. "openpi-libero") -> {its observation key: a camera's name, "instruction", "state", or a part
+            of the state, "state[0:7]"}.
     """
 
     cameras: tuple[Camera, ...]
@@ -251,6 +252,9 @@ def _space(data: dict[str, Any]) -> Space:
 def _migrate(data: dict[str, Any], where: str) -> dict[str, Any]:
     schema = data.get("schema")
     if schema == SCHEMA:
+        if isinstance(data.get("plan"), str):
+            # Before a plan could have several parts.
+            data["plan"] = [] if data["plan"] == "none" else [data["plan"]]
         return data
     raise UserError(f"contract schema {schema!r} is not known (this version writes {SCHEMA})", where, "upgrade vla")
 

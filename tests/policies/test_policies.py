@@ -28,6 +28,24 @@ def test_policy_answers_do_not_depend_on_company(vlm):
         assert np.array_equal(policy.act([one])[0].actions, chunk.actions)
 
 
+def test_a_ladder_of_shapes_names_the_one_it_used(vlm):
+    contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=1)
+    model, processor = load_vlm(vlm)
+    ladder = LocalPolicy(model, processor, contract, batch=(1, 4), probabilities=True)
+    rng = np.random.default_rng(0)
+    pictures = [{c.name: rng.integers(0, 255, (64, 64, 3), np.uint8) for c in EMBODIMENT.cameras} for _ in range(6)]
+    many = [Observation(str(i), p, np.array([0, 0, 0.1, 0, 0.04]), "lift it") for i, p in enumerate(pictures)]
+    for rows, shapes in ((1, [1]), (3, [4] * 3), (6, [4] * 6)):
+        chunks = ladder.act(many[:rows])
+        assert [chunk.info["batch"] for chunk in chunks] == shapes
+        alone = LocalPolicy(model, processor, contract, batch=shapes[0])
+        for one, chunk in zip(many, chunks, strict=False):
+            assert np.array_equal(alone.act([one])[0].actions, chunk.actions)
+            found = chunk.info["probabilities"]
+            assert np.shape(found["plan"]) == (2,) and np.shape(found["steps"]) == (2, 8)
+            assert all(0 < p <= 1.0001 for row in found["steps"] for p in row)
+
+
 class Counter:
     """Answers chunks that count its calls."""
 

@@ -35,6 +35,7 @@ class MeanPixelPolicy:
         self.calls: dict[str, int] = {}
         self.inside = self.most_inside = 0
         self.threads = set()
+        self.batches: list[int] = []
 
     def reset(self, ids) -> None:
         for stream in ids:
@@ -44,9 +45,11 @@ class MeanPixelPolicy:
         self.inside += 1
         self.most_inside = max(self.most_inside, self.inside)
         self.threads.add(threading.get_ident())
-        answers = [self._one(o) for o in observations]
-        self.inside -= 1
-        return answers
+        self.batches.append(len(observations))
+        try:
+            return [self._one(o) for o in observations]
+        finally:
+            self.inside -= 1
 
     def _one(self, o: Observation) -> ActionChunk:
         if o.instruction == "break":

@@ -19,8 +19,9 @@ from PIL import Image
 from vla.errors import ContractMismatch, UserError
 from vla.policies.base import Policy
 from vla.policies.remote import RemotePolicy
+from vla.serving.options import Options
 from vla.serving.server import running, serve
-from vla.serving.wire import MAX_BYTES, encode_array
+from vla.serving.wire import encode_array
 
 
 def picture(width=64, height=64, mode="RGB", kind="PNG", colour=(200, 100, 30)) -> str:
@@ -64,9 +65,15 @@ def test_pages(url, contract):
     assert httpx.get(f"{url}/healthz").text == "OK\n"
     shown = httpx.get(f"{url}/contract").json()
     assert shown["hash"] == contract.hash and shown["contract"]["chunk"] == contract.chunk
-    page = httpx.get(url).text
-    assert shown["hash"] in page and "front (64 x 64)" in page and "{{" not in page
-    assert not re.search(r'(src|href)="?http', page), "the page loads nothing from elsewhere"
+    described = httpx.get(f"{url}/openapi.json").json()
+    state = described["components"]["schemas"]["observation.panda"]["properties"]["state"]["oneOf"][0]
+    assert state["minItems"] == 5 and "x (m)" in state["description"]
+    pages = [httpx.get(url + path) for path in ("/", "/docs", "/console.js", "/console.css")]
+    for page in pages:
+        assert page.status_code == 200 and not re.search(r'(src|href)="?http|url\(', page.text), (
+            "nothing is loaded from elsewhere"
+        )
+    assert "front" in pages[1].text and "default-src 'self'" in pages[0].headers["content-security-policy"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +133,7 @@ def test_other_errors_are_json_without_a_traceback(url):
     assert httpx.get(f"{url}/nowhere").status_code == 404 and "error" in httpx.get(f"{url}/nowhere").json()
     assert httpx.get(f"{url}/act").status_code == 405
     assert httpx.post(f"{url}/act", content=iter([b"x" * 2**20] * 33)).status_code == 413, "a body that does not say its length"
-    assert httpx.post(f"{url}/act", content=b"x" * (MAX_BYTES + 1)).status_code == 413
+    assert httpx.post(f"{url}/act", content=b"x" * (Options.message + 1)).status_code == 413
     assert httpx.post(f"{url}/reset", json={"ids": [3]}).status_code == 400
 
 
@@ -165,7 +172,7 @@ def test_a_client_says_what_is_wrong_with_the_address():
 
 def test_a_port_in_use_is_the_users_to_mend(url, policy_class):
     with pytest.raises(UserError, match="cannot listen"):
-        serve(policy_class(), port=int(url.rsplit(":", 1)[1]))
+        serve({"policy": policy_class()}, port=int(url.rsplit(":", 1)[1]))
 
 
 PROGRAM = """
@@ -175,9 +182,9 @@ from conftest import MeanPixelPolicy
 from vla.serving.server import serve
 class Slow(MeanPixelPolicy):
     def act(self, observations):
-        time.sleep(0.7)
+        time.sleep(1.5)
         return super().act(observations)
-serve(Slow(), port=0)
+serve({{"slow": Slow()}}, port=0)
 assert False, "SIGTERM ends the program"
 """
 
@@ -197,7 +204,8 @@ def test_sigterm_lets_a_request_finish_and_exits_with_0():
             time.sleep(0.05)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(httpx.post, f"{address}/act", json=request())
-        time.sleep(0.3)
+        while "vla_active 1.0" not in httpx.get(f"{address}/metrics").text:
+            time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert answer.result().status_code == 200
     _, errors = process.communicate(timeout=15)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from vla.contract import Embodiment
@@ -11,14 +12,20 @@ from vla.policies.base import Policy
 KNOWN = "an export's folder, a .ckpt file, http://… of `vla serve`, ws://… of an openpi server, openvla+http://…, or random"
 
 
-def load_policy(name: str, batch: int = 1, embodiments: dict[str, Embodiment] | None = None) -> Policy:
+def load_policy(
+    name: str,
+    batch: int | Sequence[int] = 1,
+    embodiments: dict[str, Embodiment] | None = None,
+    probabilities: bool = False,
+) -> Policy:
     """The policy that `name` stands for.
 
     Args:
         name: a folder that `vla export` wrote, a checkpoint (*.ckpt) of `vla fit`, the http address of `vla serve`, the ws
             address of any server of openpi's protocol, openvla+http of any server of OpenVLA's, or "random".
-        batch: rows per call of a local model.
+        batch: rows per call of a local model; several are a ladder.
         embodiments: the robots that will ask, for policies that do not say which they were made for.
+        probabilities: whether a local model's chunks report the probability of each written token.
 
     Raises:
         UserError: nothing of the kind is there.
@@ -36,12 +43,12 @@ def load_policy(name: str, batch: int = 1, embodiments: dict[str, Embodiment] | 
     if path.is_dir():
         from vla.policies.local import LocalPolicy
 
-        return LocalPolicy.from_export(path, batch)
+        return LocalPolicy.from_export(path, batch, probabilities)
     if path.suffix == ".ckpt":
         from vla.policies.local import LocalPolicy
         from vla.training.checkpoint import load_checkpoint
 
-        return LocalPolicy(*load_checkpoint(path), batch=batch)
+        return LocalPolicy(*load_checkpoint(path), batch=batch, probabilities=probabilities)
     raise UserError("no such policy", name, f"give {KNOWN}")
 
 

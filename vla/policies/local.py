@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from vla.contract import PolicyContract
 from vla.datasets.items import Images
@@ -28,27 +29,39 @@ class Answer:
 class LocalPolicy:
     """Acts by writing action tokens, restricted to the legal ids of each position, greedily.
 
-    Every call has one declared batch shape: it is padded to `batch` rows and the prompts to a bucket, so that an answer does not
-    depend on which other observations came with it.
+    Every call has a declared batch shape: it is padded to that many rows and the prompts to a bucket. An answer depends on its
+    call's shape, which `info["batch"]` names, and not on which other observations came with it.
 
     Args:
         model, processor: as `load_vlm` gives them.
         contract: what the model was trained on.
-        batch: rows per call of the model.
+        batch: rows per call of the model; several are a ladder, of which a call takes the smallest that holds its rows.
         valid_mass: whether chunks report the unrestricted probability of legal tokens.
+        probabilities: whether chunks report the probability of each written token: `plan` [P] and `steps` [chunk, 1 + A] (the
+            terminate token first where the contract has one).
     """
 
-    def __init__(self, model: Any, processor: Any, contract: PolicyContract, batch: int = 1, valid_mass: bool = False):
-        self.model, self.contract, self.batch, self.valid_mass = model.eval(), contract, batch, valid_mass
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        contract: PolicyContract,
+        batch: int | Sequence[int] = 1,
+        valid_mass: bool = False,
+        probabilities: bool = False,
+    ):
+        self.model, self.contract, self.valid_mass, self.probabilities = model.eval(), contract, valid_mass, probabilities
+        self.shapes = (batch,) if isinstance(batch, int) else tuple(sorted(batch))
+        self.batch = self.shapes[-1]
         self.examples = Examples(contract, processor)
         self._past: dict[str, list[Images]] = {}
 
     @classmethod
-    def from_export(cls, folder: str | Path, batch: int = 1) -> LocalPolicy:
+    def from_export(cls, folder: str | Path, batch: int | Sequence[int] = 1, probabilities: bool = False) -> LocalPolicy:
         """Reads a folder that `vla export` wrote."""
         contract = PolicyContract.load(folder)
         model, processor = load_vlm(folder)
-        return cls(model, processor, contract, batch)
+        return cls(model, processor, contract, batch, probabilities=probabilities)
 
     def reset(self, ids: Sequence[str]) -> None:
         for stream in ids:
@@ -58,7 +71,8 @@ class LocalPolicy:
         # Rows of one call share embodiment and mode, which have one list of legal ids, and their bucket: a longer prompt would
         # change the shape of the computation, and so its last digits.
         alike: dict[tuple[str, str, int], list[int]] = {}
-        examples = [self._example(observation) for observation in observations]
+        seen: dict[str, list[Images]] = {}
+        examples = [self._example(observation, seen) for observation in observations]
         for place, (observation, example) in enumerate(zip(observations, examples, strict=True)):
             bucket = -(-len(example.sequence) // BUCKET)
             alike.setdefault((observation.embodiment, self.examples.mode(observation), bucket), []).append(place)
@@ -70,15 +84,25 @@ class LocalPolicy:
                 out = self._write([examples[p] for p in rows], allowed=allowed, valid_mass=self.valid_mass)
                 for row, place in enumerate(rows):
                     answers[place] = self.examples.chunk(out.ids[row].numpy(), name, mode)
+                    answers[place].info["batch"] = self._shape(len(rows))
                     if out.valid_mass is not None:
                         answers[place].info["valid_mass"] = float(out.valid_mass[row].mean())
+                    if self.probabilities:
+                        answers[place].info["probabilities"] = self._probabilities(out.logprobs[row].exp(), name)
+        # Only now: a call that failed may be asked again.
+        self._past |= seen
         return [answers[place] for place in range(len(observations))]
 
-    def _example(self, observation: Observation) -> Example:
-        past = self._past.get(observation.id, [])
+    def _probabilities(self, written: torch.Tensor, embodiment: str) -> dict[str, Any]:
+        width = self.contract.embodiment(embodiment).action.size + int(self.contract.terminate)
+        plan = len(written) - self.contract.chunk * width
+        return {"plan": written[:plan].tolist(), "steps": written[plan:].reshape(self.contract.chunk, width).tolist()}
+
+    def _example(self, observation: Observation, seen: dict[str, list[Images]]) -> Example:
+        past = seen.get(observation.id, self._past.get(observation.id, []))
         example = self.examples.act(observation, past)
         if self.contract.history > 1:
-            self._past[observation.id] = [*past, observation.images][1 - self.contract.history :]
+            seen[observation.id] = [*past, observation.images][1 - self.contract.history :]
         return example
 
     def ask(self, images: list[dict[str, np.ndarray]], questions: list[str], limit: int = 8) -> list[Answer]:
@@ -91,8 +115,11 @@ class LocalPolicy:
             answers += [Answer(*self.examples.answer(row.numpy())) for row in out.ids[: len(examples)]]
         return answers
 
+    def _shape(self, rows: int) -> int:
+        return next(shape for shape in self.shapes if shape >= rows)
+
     def _write(self, examples: list[Example], **how: Any) -> Decoded:
-        padded = examples + [examples[0]] * (self.batch - len(examples))
+        padded = examples + [examples[0]] * (self._shape(len(examples)) - len(examples))
         batch = self.examples.batch(padded)
         return generate(
             self.model, batch["input_ids"], batch["prefix_mask"], batch["attention_mask"], batch["pixel_values"], **how

@@ -13,6 +13,7 @@ from websockets.sync.client import ClientConnection, connect
 from vla.contract import Embodiment, PolicyContract
 from vla.errors import UserError
 from vla.policies.base import ActionChunk, Observation
+from vla.serving.keymaps import to_message
 from vla.serving.wire import pack, unpack
 
 
@@ -60,7 +61,7 @@ class OpenpiPolicy:
             if observation.id not in self._sockets:
                 self._sockets[observation.id] = self._connect()[0]
             with _Trouble(self.url, self.timeout):
-                self._sockets[observation.id].send(pack(self._message(observation)))
+                self._sockets[observation.id].send(pack(to_message(observation, self._keys(observation.embodiment))))
         return [self._chunk(self._receive(self._sockets[o.id])) for o in observations]
 
     def close(self) -> None:
@@ -91,10 +92,6 @@ class OpenpiPolicy:
             known = ", ".join(maps) or "none"
             raise UserError(f"no key map {self._map!r}" if self._map else "no key map", self.url, f"the embodiment has: {known}")
         return maps[self._map] if self._map else next(iter(maps.values()))
-
-    def _message(self, observation: Observation) -> dict[str, Any]:
-        values = {"state": np.asarray(observation.state), "instruction": observation.instruction, **observation.images}
-        return {key: values[place] for key, place in self._keys(observation.embodiment).items()}
 
     def _chunk(self, answer: Any) -> ActionChunk:
         if not isinstance(answer, dict) or not isinstance(answer.get("actions"), np.ndarray | list):

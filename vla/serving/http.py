@@ -1,103 +1,155 @@
-"""Our own HTTP and JSON: /act, /reset, /contract, /healthz and a page for people. Errors are never answered with status 200."""
+"""Our own HTTP and JSON. Errors are JSON {"error": {"what", "where", "fix"}} with a 4xx or 5xx status, never with status 200."""
 
 from __future__ import annotations
 
 import asyncio
-import html
 import json
-from importlib.resources import files
-from typing import Any
+import math
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
-from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from vla.errors import UserError
-from vla.policies.base import Observation
-from vla.serving.observations import observation, text
-from vla.serving.runner import Runner
-from vla.serving.wire import MAX_BYTES, plain
+from vla.serving import openvla
+from vla.serving.observations import text
+from vla.serving.openapi import describe, page
+from vla.serving.refusal import Refusal
+from vla.serving.service import Service
+
+Result = TypeVar("Result")
+SMALL = 2**16
+"""Bytes of JSON that are read on the event loop: a thread would take longer."""
 
 
-class Refusal(UserError):
-    """A UserError with its own HTTP status."""
+def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
+    """The paths of one policy, below `prefix` (which the API's description mentions)."""
+    described = describe(service.contract, prefix)
 
-    def __init__(self, status: int, what: str, where: str = "", fix: str = ""):
-        super().__init__(what, where, fix)
-        self.status = status
+    async def show_contract(_: Request) -> Response:
+        return JSONResponse({"contract": service.contract.to_dict(), "hash": service.digest})
 
+    async def act(request: Request) -> Response:
+        """One observation in, one action chunk out; OpenVLA's clients ask here too."""
+        client = request.state.client
+        with service.counted(client, "http") as done:
+            service.same_contract(request.headers.get("x-contract"))
+            message, deadline_s = await _json(request, service), deadline_of(request.headers.get("x-deadline-ms"))
+            if openvla.speaks(message):
+                done["protocol"] = "openvla"
+                return await _attended(request, openvla.answer(service, client, message, done, deadline_s))
+            # A stream is its client's `id`; the field is checked with the others.
+            stream = str(message.get("id", "default")) if isinstance(message, dict) else ""
+            answer = await _attended(request, service.act(client, stream, lambda: message, done, deadline_s))
+            return JSONResponse(
+                {
+                    "actions": answer.chunk.actions.tolist(),
+                    "terminate": answer.chunk.terminate.tolist(),
+                    "info": {**answer.info, "queued_ms": round(answer.queued_ms, 3), "infer_ms": round(answer.policy_ms, 3)},
+                    "contract": service.digest,
+                }
+            )
 
-def routes(runner: Runner) -> APIRouter:
-    """The paths of one policy."""
-    router, contract = APIRouter(), runner.policy.contract
-    digest = contract.hash
+    async def ask(request: Request) -> Response:
+        """A question on pictures in, words or a place out."""
+        with service.counted(request.state.client, "ask"):
+            message = await _json(request, service)
+            return JSONResponse(await _attended(request, service.ask(request.state.client, lambda: message)))
 
-    @router.get("/healthz")
-    def healthz() -> PlainTextResponse:
-        return PlainTextResponse("OK\n")
-
-    @router.get("/contract")
-    def show_contract() -> JSONResponse:
-        return JSONResponse({"contract": contract.to_dict(), "hash": digest})
-
-    @router.get("/")
-    def page(request: Request) -> HTMLResponse:
-        return HTMLResponse(_page(runner, str(request.base_url).rstrip("/")))
-
-    @router.post("/act")
-    async def act(request: Request) -> JSONResponse:
-        """One observation in, one action chunk out."""
-        _same_contract(request, digest)
-        content = await _body(request)
-        # Pictures are decoded off the event loop: it must go on answering others meanwhile.
-        seen: Observation = await asyncio.to_thread(lambda: observation(_parse(content), contract))
-        chunk, milliseconds = await runner.act(seen)
-        return JSONResponse(
-            {
-                "actions": chunk.actions.tolist(),
-                "terminate": chunk.terminate.tolist(),
-                "info": {**plain(chunk.info), "infer_ms": round(milliseconds, 3)},
-                "contract": digest,
-            }
-        )
-
-    @router.post("/reset")
-    async def reset(request: Request) -> JSONResponse:
+    async def reset(request: Request) -> Response:
         """Forgets the streams {"ids": [...]}."""
-        _same_contract(request, digest)
-        asked = _parse(await _body(request))
+        service.same_contract(request.headers.get("x-contract"))
+        asked = await _json(request, service)
         ids = asked.get("ids") if isinstance(asked, dict) else None
         if not isinstance(ids, list):
             raise UserError("no ids", "request", 'send {"ids": ["..."]}')
         ids = [text({"id": one}, "id") for one in ids]
-        await runner.reset(ids)
+        await service.reset(request.state.client, ids)
         return JSONResponse({"reset": ids})
 
-    return router
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(described)
+
+    async def docs(_: Request) -> Response:
+        return Response(page(described), media_type="text/html")
+
+    return [
+        Route("/contract", show_contract),
+        Route("/act", act, methods=["POST"]),
+        Route("/ask", ask, methods=["POST"]),
+        Route("/reset", reset, methods=["POST"]),
+        Route("/openapi.json", openapi),
+        Route("/docs", docs),
+    ]
 
 
-def _same_contract(request: Request, digest: str) -> None:
-    asked = request.headers.get("x-contract", digest)
-    if asked != digest:
-        raise Refusal(
-            409,
-            f"the client holds contract {asked[:64]}, this server {digest}",
-            "X-Contract",
-            "serve the export the client was made for, or read /contract again",
-        )
+def error_response(refusal: Refusal) -> JSONResponse:
+    """A refusal as it is sent."""
+    error: dict[str, Any] = {"what": refusal.what, "where": refusal.where, "fix": refusal.fix}
+    headers = {}
+    if refusal.retry_after is not None:
+        error["retry_after"] = refusal.retry_after
+        # The header holds whole seconds.
+        headers["Retry-After"] = str(math.ceil(refusal.retry_after))
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = "Api-Key"
+    return JSONResponse({"error": error}, refusal.status, headers)
 
 
-async def _body(request: Request) -> bytes:
-    """The request's body; refused as soon as it is known to be too long."""
+def deadline_of(header: str | None) -> float | None:
+    """Seconds from X-Deadline-Ms; None where it is not sent."""
+    if header is None:
+        return None
+    try:
+        milliseconds = float(header)
+    except ValueError:
+        milliseconds = math.nan
+    if not 0 < milliseconds < math.inf:
+        raise Refusal(400, f"not milliseconds: {header[:40]!r}", "X-Deadline-Ms", "e.g. 200")
+    return milliseconds / 1e3
+
+
+async def _attended(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """What `work` returns; it is cancelled when the client hangs up."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Refusal(499, "the client hung up", "request")
+        return task.result()
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _json(request: Request, service: Service) -> Any:
+    content = await _body(request, service.options.message, service.options.slow_s)
+    return _parse(content) if len(content) < SMALL else await asyncio.to_thread(_parse, content)
+
+
+async def _body(request: Request, most: int, seconds: float) -> bytes:
+    """The request's body; refused as soon as it is known to be too long, or too slow."""
     declared = request.headers.get("content-length", "0")
     content = bytearray()
-    if not declared.isdigit() or int(declared) <= MAX_BYTES:
-        async for part in request.stream():
-            content += part
-            if len(content) > MAX_BYTES:
-                break
-        else:
-            return bytes(content)
-    raise Refusal(413, f"the body is longer than {MAX_BYTES} bytes", "request", "send pictures as JPEG or smaller")
+    try:
+        async with asyncio.timeout(seconds):
+            if not declared.isdigit() or int(declared) <= most:
+                async for part in request.stream():
+                    content += part
+                    if len(content) > most:
+                        break
+                else:
+                    return bytes(content)
+    except TimeoutError:
+        raise Refusal(408, f"the body took more than {seconds:g} s", "request", "send it whole") from None
+    raise Refusal(413, f"the body is longer than {most} bytes", "request", "send pictures as JPEG or smaller")
 
 
 def _parse(content: bytes) -> Any:
@@ -105,30 +157,3 @@ def _parse(content: bytes) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"not JSON: {str(error)[:200]}", "request", "send one JSON object, UTF-8") from None
-
-
-def _page(runner: Runner, url: str) -> str:
-    contract = runner.policy.contract
-    body = contract.embodiment()
-    example = {
-        "id": "me",
-        "images": {camera.name: "<base64 of a JPEG or PNG>" for camera in body.cameras},
-        "state": [round((a + b) / 2, 4) for a, b in zip(body.state.low, body.state.high, strict=True)],
-        "instruction": "pick up the red cube",
-    }
-    cameras = ", ".join(f"{camera.name} ({camera.width} x {camera.height})" for camera in body.cameras)
-    values = {
-        "title": contract.title or "A policy",
-        "url": url,
-        "hash": contract.hash,
-        "cameras": cameras,
-        "state": ", ".join(f"{name} ({unit})" for name, unit in zip(body.state.names, body.state.units, strict=True)),
-        "action": ", ".join(f"{name} ({unit})" for name, unit in zip(body.action.names, body.action.units, strict=True)),
-        "chunk": f"{contract.chunk} actions at {body.control_hz:g} Hz, {contract.execute} of them to be carried out",
-        "example": json.dumps(example, indent=1),
-        "contract": contract.to_json(),
-    }
-    page = files("vla.serving").joinpath("page.html").read_text()
-    for name, value in values.items():
-        page = page.replace("{{" + name + "}}", html.escape(value))
-    return page

@@ -12,35 +12,48 @@ from vla.contract import Camera, Embodiment, PolicyContract
 from vla.errors import ContractMismatch, UserError
 from vla.policies.base import Observation
 from vla.serving.wire import decode_array, decode_base64
+from vla.transforms import Resize
 
-MAX_SIDE = 4096
-"""The longest side of a picture in pixels: a small file can hold a picture that fills the memory."""
+Images = dict[str, np.ndarray]
 MAX_TEXT = 2000
-
 FIELDS = ("id", "images", "state", "instruction", "embodiment")
+QUESTION = ("images", "question")
 
 
-def observation(request: Any, contract: PolicyContract) -> Observation:
+def observation(request: Any, contract: PolicyContract, side: int) -> Observation:
     """Reads {"id"?, "images", "state", "instruction", "embodiment"?}; pictures and state may be arrays already (msgpack).
+
+    Args:
+        side: the longest side of a picture that is read, in pixels.
 
     Raises:
         UserError: a field that is missing, unknown or of the wrong type, a picture that cannot be read.
         ContractMismatch: a camera, size, dtype, state or embodiment that the contract does not have.
     """
-    if not isinstance(request, dict):
-        raise UserError(f"expected an object, got {type(request).__name__}", "request", f"send {', '.join(FIELDS)}")
-    for key in request:
-        if key not in FIELDS:
-            raise UserError(f"unknown field {str(key)[:60]!r}", "request", f"known are {', '.join(FIELDS)}")
+    _known(request, FIELDS)
     name = text(request, "embodiment", "")
     body = contract.embodiment(name)
     return Observation(
         id=text(request, "id", "default"),
-        images=_images(request.get("images"), body),
+        images=_images(request.get("images"), body, side),
         state=_state(request.get("state"), body),
         instruction=text(request, "instruction"),
         embodiment=name,
     )
+
+
+def question(request: Any, contract: PolicyContract, side: int) -> tuple[Images, str]:
+    """Reads {"images", "question"}: pictures of the first embodiment, and what is asked about them."""
+    _known(request, QUESTION)
+    return _images(request.get("images"), contract.embodiment(), side), text(request, "question")
+
+
+def _known(request: Any, fields: tuple[str, ...]) -> None:
+    if not isinstance(request, dict):
+        raise UserError(f"expected an object, got {type(request).__name__}", "request", f"send {', '.join(fields)}")
+    for key in request:
+        if key not in fields:
+            raise UserError(f"unknown field {str(key)[:60]!r}", "request", f"known are {', '.join(fields)}")
 
 
 def text(request: dict[Any, Any], field: str, default: str | None = None) -> str:
@@ -55,7 +68,7 @@ def text(request: dict[Any, Any], field: str, default: str | None = None) -> str
     return value
 
 
-def _images(images: Any, body: Embodiment) -> dict[str, np.ndarray]:
+def _images(images: Any, body: Embodiment, side: int) -> Images:
     names = [camera.name for camera in body.cameras]
     expected = f"send images from {', '.join(names)}"
     if not isinstance(images, dict):
@@ -65,33 +78,33 @@ def _images(images: Any, body: Embodiment) -> dict[str, np.ndarray]:
             raise ContractMismatch(f"unknown camera {str(name)[:60]!r}", "images", expected)
     for name in names:
         if name not in images:
-            came = ", ".join(images) or "none"
+            came = ", ".join(map(str, images))[:200] or "none"
             raise ContractMismatch(f"camera {name!r} is missing, got {came}", "images", expected)
-    return {camera.name: fit(_picture(images[camera.name], f"images.{camera.name}"), camera) for camera in body.cameras}
+    return {camera.name: fit(_picture(images[camera.name], f"images.{camera.name}", side), camera) for camera in body.cameras}
 
 
-def _picture(value: Any, where: str) -> np.ndarray:
+def _picture(value: Any, where: str, side: int) -> np.ndarray:
     if isinstance(value, str):
-        return _compressed(decode_base64(value, where), where)
+        return _compressed(decode_base64(value, where), where, side)
     if isinstance(value, bytes):
-        return _compressed(value, where)
+        return _compressed(value, where, side)
     if isinstance(value, dict):
         value = decode_array(value, where)
     if not isinstance(value, np.ndarray):
         raise UserError(f"expected a picture, got {type(value).__name__}", where, "base64 of a JPEG or PNG file, or an array")
     if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
         raise ContractMismatch(f"got {value.dtype} {list(value.shape)}", where, "expected uint8 [height, width, 3], upright RGB")
-    if max(value.shape) > MAX_SIDE:
-        raise UserError(f"{value.shape[1]} x {value.shape[0]} pixels, at most {MAX_SIDE} a side", where)
+    if max(value.shape) > side:
+        raise UserError(f"{value.shape[1]} x {value.shape[0]} pixels, at most {side} a side", where)
     return value
 
 
-def _compressed(content: bytes, where: str) -> np.ndarray:
+def _compressed(content: bytes, where: str, side: int) -> np.ndarray:
     """A JPEG or PNG file as uint8 [H, W, 3], turned upright by its EXIF note. The size is checked before pixels are decoded."""
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture:
-            if max(picture.size) > MAX_SIDE:
-                raise UserError(f"{picture.width} x {picture.height} pixels, at most {MAX_SIDE} a side", where)
+            if max(picture.size) > side:
+                raise UserError(f"{picture.width} x {picture.height} pixels, at most {side} a side", where)
             if picture.mode not in ("RGB", "RGBA", "P"):
                 raise ContractMismatch(f"a picture of mode {picture.mode}", where, "expected 8-bit RGB")
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
@@ -102,7 +115,7 @@ def _compressed(content: bytes, where: str) -> np.ndarray:
 
 
 def fit(picture: np.ndarray, camera: Camera) -> np.ndarray:
-    """The picture in the camera's size: scaled down where the aspect ratio is the camera's, else refused.
+    """The picture in the camera's size: scaled down, as for training, where the aspect ratio is the camera's, else refused.
 
     The ratio fits if scaling to the camera's height gives its width to the nearest pixel.
     """
@@ -116,8 +129,7 @@ def fit(picture: np.ndarray, camera: Camera) -> np.ndarray:
             f"images.{camera.name}",
             f"expected {camera.width} x {camera.height}, or larger with that aspect ratio",
         )
-    scaled = Image.fromarray(picture).resize((camera.width, camera.height), Image.Resampling.LANCZOS)
-    return np.asarray(scaled)
+    return Resize(camera.height, camera.width)(picture)
 
 
 def _state(value: Any, body: Embodiment) -> np.ndarray:

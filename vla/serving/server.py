@@ -1,70 +1,74 @@
-"""`vla serve`: one policy behind one port."""
+"""`vla serve`: one port, from binding it to the last answer."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ipaddress
 import logging
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 
-from vla.errors import ContractMismatch, UserError
+from vla.errors import UserError
 from vla.policies.base import Policy
-from vla.serving import http, websocket
-from vla.serving.runner import Runner
-from vla.serving.wire import MAX_BYTES
+from vla.serving.app import create_app
+from vla.serving.connections import limited
+from vla.serving.keys import Keys
+from vla.serving.options import Options
 
 log = logging.getLogger("vla.serving")
+GRACE_S = 10
+"""Seconds that requests under way have when the server goes down."""
 
 
-def create_app(policy: Policy) -> FastAPI:
-    """The application that serves the policy. Errors are JSON {"error": {"what", "where", "fix"}} with a 4xx or 5xx status.
+class Server(uvicorn.Server):
+    """uvicorn's, but what is under way is answered before connections are closed; SIGHUP reloads the policies.
 
-    400 is a request that cannot be read, 422 one that does not fit the contract, 409 another contract, 413 too long a body, 500
-    the policy's own failure (its traceback goes to the server's log only).
+    Args:
+        load: name -> what loads that policy again.
     """
-    runner = Runner(policy)
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI):
-        yield
-        runner.close()
+    def __init__(self, config: uvicorn.Config, load: Mapping[str, Callable[[], Policy]]):
+        super().__init__(config)
+        self._load = load
+        self._reloading: asyncio.Task[None] | None = None
 
-    # The interactive documentation loads scripts from elsewhere.
-    app = FastAPI(title="vla serve", docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.include_router(http.routes(runner))
-    app.include_router(websocket.routes(runner))
-    app.add_exception_handler(UserError, _refuse)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _fault)
-    return app
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._load and threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_S):
+                await asyncio.gather(*(service.drain() for service in self.services.values()))
+        await super().shutdown(sockets)
 
-def _error(status: int, what: str, fix: str = "", where: str = "") -> JSONResponse:
-    return JSONResponse({"error": {"what": what, "where": where, "fix": fix}}, status)
+    @property
+    def services(self):
+        return self.config.app.state.services  # type: ignore[union-attr]
 
+    async def reload(self) -> None:
+        """Loads every policy again; one that cannot be had, or that holds another contract, is left as it is."""
+        for name, load in self._load.items():
+            try:
+                await self.services[name].replace(load)
+                log.info("reloaded", extra={"fields": {"policy": name}})
+            except Exception as error:  # noqa: BLE001
+                log.error("not reloaded, the old one goes on", extra={"fields": {"policy": name, "error": str(error)}})
 
-def _refuse(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, UserError)
-    status = error.status if isinstance(error, http.Refusal) else 422 if isinstance(error, ContractMismatch) else 400
-    return _error(status, error.what, error.fix, error.where)
-
-
-def _http_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return _error(error.status_code, f"{request.method} {request.url.path}: {error.detail}", "see / for what can be asked")
-
-
-def _fault(_: Request, error: Exception) -> JSONResponse:
-    return _error(500, f"the policy failed with {type(error).__name__}", "see the server's log")
+    def _hang_up(self) -> None:
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.create_task(self.reload())
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -81,48 +85,103 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _server(policy: Policy) -> uvicorn.Server:
-    return uvicorn.Server(
-        uvicorn.Config(
-            create_app(policy),
-            log_level="warning",
-            ws_max_size=MAX_BYTES,
-            ws_per_message_deflate=False,
-            timeout_graceful_shutdown=10,
-        )
+def _server(
+    policies: Mapping[str, Policy],
+    options: Options,
+    keys: Keys | None,
+    tls: tuple[str, str] | None,
+    load: Mapping[str, Callable[[], Policy]],
+) -> Server:
+    config = uvicorn.Config(
+        create_app(policies, options, keys),
+        http=limited(options.connections, options.slow_s),
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws_max_size=options.message,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=GRACE_S,
+        ssl_certfile=tls[0] if tls else None,
+        ssl_keyfile=tls[1] if tls else None,
     )
+    try:
+        config.load()
+    except OSError as error:
+        raise UserError(
+            f"the certificate or its key cannot be read: {error}", "TLS", "give PEM files that belong together"
+        ) from None
+    return Server(config, load)
 
 
-def serve(policy: Policy, host: str = "127.0.0.1", port: int = 8000) -> None:
+def serve(
+    policies: Mapping[str, Policy],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    options: Options | None = None,
+    keys: str = "",
+    tls: tuple[str, str] | None = None,
+    public: bool = False,
+    load: Mapping[str, Callable[[], Policy]] | None = None,
+) -> None:
     """Serves until SIGTERM or Ctrl-C; requests under way are answered first.
 
+    Args:
+        policies: name -> policy; the first is also served without its name.
+        keys: file of API keys; "" lets everybody in, which only a loopback address may unless `public`.
+        tls: PEM files of the certificate and its key.
+        load: name -> what loads that policy again on SIGHUP.
+
     Raises:
-        UserError: the address cannot be had.
+        UserError: the address cannot be had, or others could reach it without a key.
     """
+    held = Keys(keys) if keys else None
+    for file in tls or ():
+        if not Path(file).is_file():
+            raise UserError("no such file", file, "give the certificate and its key as PEM files")
     bound = _bind(host, port)
-    address = f"http://{host if ':' not in host else f'[{host}]'}:{bound.getsockname()[1]}"
-    if not bound.getsockname()[0].startswith(("127.", "::1")):
-        log.warning("anyone who reaches %s can use this policy: there is no key yet", address)
+    reachable = not ipaddress.ip_address(bound.getsockname()[0].split("%")[0]).is_loopback
+    if reachable and held is None and not public:
+        bound.close()
+        raise UserError(
+            "anyone who reaches this address could use the policy",
+            f"{host}:{port}",
+            "give --keys FILE, or --public if that is what you want",
+        )
+    server = _server(policies, options or Options(), held, tls, load or {})
+    scheme = "https" if tls else "http"
+    address = f"{scheme}://{host if ':' not in host else f'[{host}]'}:{bound.getsockname()[1]}"
+    if reachable and not tls:
+        log.warning("keys and pictures travel unencrypted: give --tls, or put a proxy with TLS in front")
     # uvicorn raises the signal again when it has closed everything; a handler of ours then ends the program with code 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    print(f"serving contract {policy.contract.hash[:12]} at {address} (Ctrl-C ends it)", flush=True)
+    digests = ", ".join(f"{name} ({policy.contract.hash[:12]})" for name, policy in policies.items())
+    print(f"serving {digests} at {address} (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-        _server(policy).run([bound])
+        server.run([bound])
 
 
 @contextlib.contextmanager
-def running(policy: Policy, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def running(
+    policy: Policy | Mapping[str, Policy],
+    host: str = "127.0.0.1",
+    port: int = 0,
+    options: Options | None = None,
+    keys: Keys | None = None,
+    tls: tuple[str, str] | None = None,
+) -> Iterator[str]:
     """Serves from a thread of this process while the block runs; yields the address."""
     bound = _bind(host, port)
-    server = _server(policy)
+    policies = policy if isinstance(policy, Mapping) else {"policy": policy}
+    server = _server(policies, options or Options(), keys, tls, {})
     thread = threading.Thread(target=server.run, args=([bound],), name="vla-serve", daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
-        time.sleep(0.01)
+        time.sleep(0.005)
     if not server.started:
         raise RuntimeError("the server did not start; its log says why")
     try:
-        yield f"http://{host}:{bound.getsockname()[1]}"
+        yield f"{'https' if tls else 'http'}://{host}:{bound.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(15)

@@ -15,9 +15,6 @@ import numpy as np
 
 from vla.errors import UserError
 
-MAX_BYTES = 32 * 2**20
-"""The longest request that a server reads."""
-
 
 def encode_array(array: np.ndarray) -> dict[str, Any]:
     """The array as a JSON object."""

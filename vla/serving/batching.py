@@ -1,0 +1,169 @@
+"""The one thread in which a policy runs, and the batches that it is given: requests of all clients and protocols together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from vla.policies.base import ActionChunk, Observation, Policy
+from vla.serving.fair import FairQueue
+from vla.serving.metrics import Metrics
+from vla.serving.options import Options
+from vla.serving.refusal import PolicyFault, Refusal, busy
+
+log = logging.getLogger("vla.serving")
+Result = TypeVar("Result")
+ABOUT_S = 1.0
+"""A client that asked within this time is expected to ask again soon."""
+
+
+@dataclasses.dataclass(eq=False)
+class Job:
+    """A waiting request. `queued_ms` and `policy_ms` are filled in when it is answered."""
+
+    observation: Observation
+    owner: str
+    future: asyncio.Future[ActionChunk]
+    since: float
+    queued_ms: float = 0.0
+    policy_ms: float = 0.0
+
+
+class Batcher:
+    """Calls a blocking policy from an event loop, always from the same thread, with as many observations as have gathered.
+
+    A batch starts when it is full, when every client that is about has asked, or when its first request has waited long enough. A
+    lone client therefore never waits. Between two calls of the policy, whatever else needs its thread is done.
+    """
+
+    def __init__(self, policy: Policy, options: Options, metrics: Metrics):
+        self.policy, self.options, self.metrics = policy, options, metrics
+        self._queue: FairQueue[Job] = FairQueue()
+        self._about: dict[tuple[str, str], float] = {}
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._running = 0
+        self._second_per_batch = 0.1
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def drain(self) -> None:
+        """Takes no more requests and waits for those under way."""
+        self._closing = True
+        while len(self._queue) or self._running:
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
+
+    async def act(self, observation: Observation, owner: str, deadline_s: float) -> tuple[ActionChunk, Job]:
+        """The chunk for this observation, and how long it took. Whoever stops waiting takes the request out of the line.
+
+        Raises:
+            Refusal: 503 where the line is full or the server is going down, 504 after `deadline_s` seconds.
+            PolicyFault: the answer does not fit the contract; whatever the policy itself raises.
+        """
+        if self._closing:
+            raise busy("the server is going down", 1.0)
+        if len(self._queue) >= self.options.queue:
+            rounds = 1 + len(self._queue) // self.options.batch
+            raise busy(f"{len(self._queue)} requests are waiting", round(max(rounds * self._second_per_batch, 0.05), 2))
+        stream = observation.id
+        job = Job(observation, owner, asyncio.get_running_loop().create_future(), time.perf_counter())
+        self._queue.push(owner, stream, job)
+        self._about[owner, stream] = job.since
+        self._arrived.set()
+        try:
+            return await asyncio.wait_for(job.future, deadline_s), job
+        except TimeoutError:
+            raise Refusal(
+                504, f"no answer within {deadline_s:g} s", "server", "allow more time, or ask less often", 1.0
+            ) from None
+        finally:
+            self._queue.remove(owner, stream, job)
+
+    async def call(self, function: Callable[..., Result], *values: Any) -> Result:
+        """Something else that has to be done in the policy's thread, after the batch under way."""
+        self._running += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *values)
+        finally:
+            self._running -= 1
+
+    async def _run(self) -> None:
+        while True:
+            await self._gather()
+            jobs = []
+            while len(self._queue) and len(jobs) < self.options.batch:
+                job = self._queue.pop()
+                if not job.future.done():
+                    jobs.append(job)
+            if jobs:
+                await self._answer(jobs)
+
+    async def _gather(self) -> None:
+        """Waits for requests worth a batch."""
+        while not len(self._queue):
+            self._arrived.clear()
+            await self._arrived.wait()
+        first = time.perf_counter()
+        while (left := first + self.options.wait_ms / 1e3 - time.perf_counter()) > 0 and len(self._queue) < self._expected():
+            self._arrived.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), left)
+
+    def _expected(self) -> int:
+        now = time.perf_counter()
+        if len(self._about) > 1:
+            self._about = {stream: since for stream, since in self._about.items() if now - since < ABOUT_S}
+        return min(self.options.batch, len(self._about))
+
+    async def _answer(self, jobs: list[Job]) -> None:
+        began = time.perf_counter()
+        try:
+            chunks = await self.call(self._act, [job.observation for job in jobs])
+        except Exception as error:  # noqa: BLE001
+            if len(jobs) > 1:
+                # One client's request must not take the others' answers with it.
+                for job in jobs:
+                    if not job.future.done():
+                        await self._answer([job])
+            elif not jobs[0].future.done():
+                jobs[0].future.set_exception(error)
+            return
+        seconds = time.perf_counter() - began
+        self._second_per_batch = 0.8 * self._second_per_batch + 0.2 * seconds
+        self.metrics.batch(len(jobs), seconds)
+        for job, chunk in zip(jobs, chunks, strict=True):
+            job.queued_ms, job.policy_ms = 1e3 * (began - job.since), 1e3 * seconds
+            if not job.future.done():
+                job.future.set_result(chunk)
+
+    def _act(self, observations: list[Observation]) -> list[ActionChunk]:
+        chunks = self.policy.act(observations)
+        if len(chunks) != len(observations):
+            raise PolicyFault(f"{len(chunks)} chunks for {len(observations)} observations")
+        return [self._checked(o, chunk, len(chunks)) for o, chunk in zip(observations, chunks, strict=True)]
+
+    def _checked(self, observation: Observation, chunk: ActionChunk, rows: int) -> ActionChunk:
+        size = self.policy.contract.embodiment(observation.embodiment).action.size
+        actions, terminate = np.asarray(chunk.actions, np.float64), np.asarray(chunk.terminate, bool)
+        if actions.ndim != 2 or actions.shape[1] != size or len(terminate) != len(actions) or not np.isfinite(actions).all():
+            raise PolicyFault(f"actions {actions.shape} (finite: {np.isfinite(actions).all()}), terminate {terminate.shape}")
+        return ActionChunk(actions, terminate, {"batch": rows, **chunk.info})

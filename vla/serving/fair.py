@@ -1,0 +1,52 @@
+"""A waiting line that is fair between clients: round-robin over owners, and over each owner's streams."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class FairQueue(Generic[Item]):
+    """Items of one stream leave in their order; a client's thousand items delay another's single one by one place."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, dict[str, deque[Item]]] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def push(self, owner: str, stream: str, item: Item) -> None:
+        self._lines.setdefault(owner, {}).setdefault(stream, deque()).append(item)
+        self._size += 1
+
+    def pop(self) -> Item:
+        """The next item; IndexError where there is none."""
+        if not self._size:
+            raise IndexError("the queue is empty")
+        owner, streams = next(iter(self._lines.items()))
+        stream, line = next(iter(streams.items()))
+        item = line.popleft()
+        # Whoever was served goes to the end, and is forgotten with its last item.
+        del self._lines[owner], streams[stream]
+        if line:
+            streams[stream] = line
+        if streams:
+            self._lines[owner] = streams
+        self._size -= 1
+        return item
+
+    def remove(self, owner: str, stream: str, item: Item) -> bool:
+        """Takes an item out of the line; False if it has left already."""
+        line = self._lines.get(owner, {}).get(stream, deque())
+        if item not in line:
+            return False
+        line.remove(item)
+        self._size -= 1
+        if not line:
+            del self._lines[owner][stream]
+            if not self._lines[owner]:
+                del self._lines[owner]
+        return True
