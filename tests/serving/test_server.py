@@ -196,7 +196,7 @@ def test_sigterm_lets_a_request_finish_and_exits_with_0():
     url = re.search(r"http://\S+", process.stdout.readline())
     assert url
     address = url.group()
-    for _ in range(100):
+    for _ in range(600):
         try:
             assert httpx.get(f"{address}/healthz").status_code == 200
             break
