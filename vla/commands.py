@@ -193,10 +193,10 @@ def rollout(
 
         if out:
             options = Evaluation(policy, chosen, out, batch, execute, workers, max(videos, bool(video)), fresh, record)
-            record = evaluate(options, progress)
+            found = evaluate(options, progress)
             if video:
-                shutil.copy2(film_path(out, record), video)
-            return f"{said(record)}\nrecord: {out}/results.json, page: {out}/report.html"
+                shutil.copy2(film_path(out, found), video)
+            return f"{said(found)}\nrecord: {out}/results.json, page: {out}/report.html"
         count = min(workers or os.cpu_count() or 1, len(todo))
         acting = open_policy(policy, batch or count)
         if video and acting is None:

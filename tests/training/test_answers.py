@@ -37,8 +37,9 @@ def batch(examples):
         "lift the red cube", "red cube", (0.25, 0.5), (10, 20, 30, 40), 0, 0, EMBODIMENT_NAME,
     )  # fmt: skip
     items = [QuestionItem(PICTURES, QUESTIONS), robot]
-    made = examples.batch([examples.build(item) for item in items])
-    return {**made, "items": items, "weight": torch.ones(2), "source": torch.tensor([0, 1])}
+    built = [examples.build(item) for item in items]
+    more = {"actions": torch.tensor([one.actions for one in built]), "weight": torch.ones(2), "source": torch.tensor([0, 1])}
+    return {**examples.batch(built), **more, "items": items}
 
 
 def scored_tokens(batch):
@@ -53,26 +54,26 @@ def certain(ids, words):
 
 def test_actions_are_found_and_their_legal_integers(examples, batch):
     tokens, (answers, ids) = ActionTokens(examples, 5000), scored_tokens(batch)
-    action, legal = tokens.find(batch["items"], answers)
+    action, legal = tokens.find(batch, answers)
     width = EMBODIMENT.action.size + 1
     assert int(action.sum()) == 2 * width and action[-2 * width :].all()
     step = [np.flatnonzero(row).tolist() for row in legal.numpy()]
-    assert [len(s) for s in step] == [len(s) for s in examples.legal()] * 2
-    assert step[0] == [0, 1] and all(int(b) in s for b, s in zip(tokens.bins(ids[action]), step, strict=True))
+    assert [len(s) for s in step] == [len(s) for s in examples.codec().places()][: 2 * width]
+    assert step[0] == [0, 1] and all(int(b) in s for b, s in zip(tokens.symbols(ids[action]), step, strict=True))
 
 
 def test_only_what_has_neighbours_is_smoothed(examples, batch):
     tokens, (answers, ids) = ActionTokens(examples, 5000), scored_tokens(batch)
     logits = torch.randn(len(ids), 5000, generator=torch.Generator().manual_seed(0))
     exact = -token_logprobs(logits, ids)
-    smooth = tokens.loss(logits, ids, 2.0, batch["items"], answers)
+    smooth = tokens.loss(logits, ids, 2.0, batch, answers)
     width = EMBODIMENT.action.size + 1
     changed = (smooth != exact).tolist()
     free = [False, *(i not in CONSTANT for i in range(width - 1))]
     assert CONSTANT and changed[-2 * width :] == free * 2
     # Before the actions: places, words and their ends are exact, the four integers of the plan are not.
     assert changed[-2 * width - 4 : -2 * width] == [True] * 4 and not any(changed[: -2 * width - 4])
-    assert torch.equal(tokens.loss(logits, ids, 0.0, batch["items"], answers), exact)
+    assert torch.equal(tokens.loss(logits, ids, 0.0, batch, answers), exact)
 
 
 def test_measures_of_a_model_that_knows_and_of_one_that_is_off(examples, batch):

@@ -166,4 +166,4 @@ class Batcher:
         actions, terminate = np.asarray(chunk.actions, np.float64), np.asarray(chunk.terminate, bool)
         if actions.ndim != 2 or actions.shape[1] != size or len(terminate) != len(actions) or not np.isfinite(actions).all():
             raise PolicyFault(f"actions {actions.shape} (finite: {np.isfinite(actions).all()}), terminate {terminate.shape}")
-        return ActionChunk(actions, terminate, {"batch": rows, **chunk.info})
+        return ActionChunk(actions, terminate, {"batch": rows, **chunk.info}, chunk.status)

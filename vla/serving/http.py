@@ -47,6 +47,7 @@ def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
                 {
                     "actions": answer.chunk.actions.tolist(),
                     "terminate": answer.chunk.terminate.tolist(),
+                    "status": answer.chunk.status,
                     "info": {**answer.info, "queued_ms": round(answer.queued_ms, 3), "infer_ms": round(answer.policy_ms, 3)},
                     "contract": service.digest,
                 }

@@ -59,6 +59,10 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
                     "items": _numbers(first.action),
                 },
                 "terminate": {"type": "array", "items": {"type": "boolean"}},
+                "status": {
+                    "type": "string",
+                    "description": "why there are no actions, else empty",
+                },
                 "info": {"type": "object", "description": "batch (rows of the call), queued_ms, infer_ms, the policy's plan"},
                 "contract": {"type": "string"},
             },

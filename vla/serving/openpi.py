@@ -20,7 +20,7 @@ from vla.errors import UserError
 from vla.serving.http import deadline_of
 from vla.serving.keymaps import to_request
 from vla.serving.refusal import Refusal, refused
-from vla.serving.service import Answer, Service
+from vla.serving.service import Answer, Service, whole
 from vla.serving.wire import pack, plain, unpack
 
 NUMBER = itertools.count()
@@ -94,6 +94,7 @@ class Conversation:
         return self._said(await self.service.act(self.client, self.stream, read, done, self.deadline_s))
 
     def _said(self, answer: Answer) -> dict[str, Any]:
+        whole(answer)
         timing = {"infer_ms": answer.policy_ms + answer.queued_ms}
         if self.total_ms is not None:
             timing["prev_total_ms"] = self.total_ms

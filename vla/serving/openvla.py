@@ -15,7 +15,7 @@ from vla.contract import Embodiment, PolicyContract
 from vla.errors import ContractMismatch, UserError
 from vla.serving.clients import Client
 from vla.serving.refusal import Refusal
-from vla.serving.service import Service
+from vla.serving.service import Service, whole
 from vla.serving.wire import encode_array
 
 PICTURES = ("image", "full_image")
@@ -40,7 +40,7 @@ async def answer(
         return to_request(payload[0], service.contract)
 
     got = await service.act(client, "openvla", read, done, deadline_s)
-    actions = to_oxe(got.chunk.actions, service.contract.embodiment(got.seen.embodiment))
+    actions = to_oxe(whole(got).chunk.actions, service.contract.embodiment(got.seen.embodiment))
     content: Any = [encode_array(one) for one in actions] if "full_image" in payload[0] else encode_array(actions[0])
     return JSONResponse(json.dumps(content) if doubled else content)
 

@@ -39,6 +39,13 @@ class Answer:
     policy_ms: float
 
 
+def whole(answer: Answer) -> Answer:
+    """The answer, for clients that look at nothing but the actions; Refusal where there are none."""
+    if answer.chunk.status:
+        raise Refusal(500, f"the policy's answer is {answer.chunk.status}", "policy", "ask again with the next observation")
+    return answer
+
+
 class Service:
     """A policy being served.
 

@@ -70,6 +70,7 @@ class Result:
         target, first: what should be done and what was done first, as `describe` says it: for lifting, the object's name ("" is none).
         failure: "" for success, else its class.
         state: hash of the initial state and of what the variation changed.
+        malformed: how many answers of the policy were no whole chunk; the robot rested for a step each time.
         restarts: why workers failed in it before it went through; it began anew each time.
         frames: recorded pictures [side, 2 * side, 3], front and wrist.
         actions: for each frame but the first, the action that led to it.
@@ -88,6 +89,7 @@ class Result:
     task: str = "lift"
     variation: str = "seen"
     state: str = ""
+    malformed: int = 0
     restarts: list[str] = dataclasses.field(default_factory=list)
     frames: list[np.ndarray] = dataclasses.field(default_factory=list, repr=False)
     actions: list[np.ndarray] = dataclasses.field(default_factory=list, repr=False)

@@ -41,56 +41,63 @@ def _mean_by(values: torch.Tensor, group: torch.Tensor, groups: int) -> torch.Te
 
 
 class ActionTokens(torch.nn.Module):
-    """The integers among the words: which there are, and which are legal at each place of an action.
+    """The tokens that actions are written with, and which of them are legal at each place of a chunk.
 
     Args:
         examples: of the contract and the processor.
         words: rows of the model's table of words.
 
     Attributes:
-        ids: [I] the integers' ids, in order.
+        ids: [I] the tokens of the codec's symbols, in order; last the end, where chunks are of unequal length.
+        ordinal: whether symbols are quantities, near ones nearly the same.
     """
 
     ids: torch.Tensor
+    _integers: torch.Tensor
+    _symbols: torch.Tensor
     _bins: torch.Tensor
     _legal: torch.Tensor
 
     def __init__(self, examples: Examples, words: int):
         super().__init__()
-        ids = torch.tensor(examples.vocabulary.integer_ids)
-        bins = torch.full((words,), -1)
-        bins[ids] = torch.arange(len(ids))
-        names = list(examples.contract.embodiments)
-        self._number = {name: number for number, name in enumerate(names)} | {"": 0}
-        steps = [examples.legal(name) for name in names]
-        legal = torch.zeros(len(steps), max(map(len, steps)), len(ids), dtype=torch.bool)
-        for number, step in enumerate(steps):
-            for place, integers in enumerate(step):
-                legal[number, place, torch.from_numpy(integers)] = True
-        self._widths = [len(step) for step in steps]
-        for name, table in (("ids", ids), ("_bins", bins), ("_legal", legal)):
+        codecs, vocabulary = {name: examples.codec(name) for name in examples.contract.embodiments}, examples.vocabulary
+        self.ordinal = all(codec.fixed for codec in codecs.values())
+        self._number = {name: number for number, name in enumerate(codecs)} | {"": 0}
+        ids = torch.tensor([*vocabulary.action_ids, *(() if self.ordinal else (vocabulary.eos_id,))])
+        places = [codec.places() for codec in codecs.values()]
+        legal = torch.zeros(len(places), max(map(len, places)) + 1, len(ids), dtype=torch.bool)
+        for number, chunk in enumerate(places):
+            for place, symbols in enumerate(chunk):
+                legal[number, place, torch.from_numpy(symbols)] = True
+        if not self.ordinal:
+            legal[:, :, -1] = True
+        integers = torch.tensor(vocabulary.integer_ids, dtype=torch.long)
+        for name, table in (("ids", ids), ("_integers", integers), ("_legal", legal)):
             self.register_buffer(name, table, persistent=False)
+        for name, table in (("_symbols", ids), ("_bins", integers)):
+            self.register_buffer(name, torch.full((words,), -1).index_put((table,), torch.arange(len(table))), persistent=False)
 
-    def bins(self, ids: torch.Tensor) -> torch.Tensor:
-        """The integer that each id stands for; -1 where it is another word."""
-        return self._bins[ids]
+    def symbols(self, ids: torch.Tensor) -> torch.Tensor:
+        """The place of each id among the action tokens; -1 where it is none."""
+        return self._symbols[ids]
 
-    def find(self, items: list[Any], answers: Answers) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which scored tokens are actions, [N] bool, and the integers that are legal at these, [actions, I] bool."""
+    def find(self, batch: dict[str, Any], answers: Answers) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which scored tokens are actions, [N] bool, and which of the action tokens are legal at these, [actions, I] bool."""
         device = answers.of.device
         # The actions are the last tokens of a robot's answer, the plan stands before them.
         left = torch.bincount(answers.of).cumsum(0)[answers.of] - torch.arange(len(answers.of), device=device)
-        bodies = [self._number[getattr(item, "embodiment", "")] for item in items]
-        steps = [int(item.mask.sum()) if hasattr(item, "mask") else 0 for item in items]
-        widths = [self._widths[body] for body in bodies]
-        body, count, width = torch.tensor([bodies, steps, widths], device=device)[:, answers.row[answers.of]]
-        action = left <= count * width
-        return action, self._legal[body[action], (-left % width)[action]]
+        bodies = torch.tensor([self._number[getattr(item, "embodiment", "")] for item in batch["items"]], device=device)
+        row = answers.row[answers.of]
+        count = batch["actions"].to(device)[row]
+        action = left <= count
+        return action, self._legal[bodies[row][action], (count - left)[action]]
 
-    def loss(self, logits: torch.Tensor, ids: torch.Tensor, smoothing: float, items: list[Any], answers: Answers) -> torch.Tensor:
-        """Cross-entropy of the scored tokens, [N], from logits [N, V]; the targets of integers are bells over their neighbours.
+    def loss(
+        self, logits: torch.Tensor, ids: torch.Tensor, smoothing: float, batch: dict[str, Any], answers: Answers
+    ) -> torch.Tensor:
+        """Cross-entropy of the scored tokens, [N], from logits [N, V]; the targets of quantities are bells over their neighbours.
 
-        Where one or two integers are legal (a constant dimension, terminate) there are no neighbours.
+        Where one or two tokens are legal (a constant dimension, terminate) there are no neighbours.
 
         Args:
             smoothing: width of the bell, in bins; 0 is none.
@@ -98,13 +105,20 @@ class ActionTokens(torch.nn.Module):
         losses = -token_logprobs(logits, ids)
         if smoothing <= 0:
             return losses
-        # Integers are ordinal: a near bin is nearly right.
-        bins = self.bins(ids)
-        action, legal = self.find(items, answers)
-        ordinal = bins >= 0
-        ordinal[action] &= legal.sum(-1) > 2
-        rows = ordinal.nonzero()[:, 0]
-        table = torch.arange(len(self.ids), device=ids.device)
-        bell = torch.softmax(-0.5 * ((table - bins[rows, None]) / smoothing) ** 2, -1)
-        logs = logits[rows].float().log_softmax(-1)[:, self.ids]
-        return losses.index_put((rows,), -(bell * logs).sum(-1))
+        action, legal = self.find(batch, answers)
+        free = legal.sum(-1) > 2 if self.ordinal else torch.zeros(len(legal), dtype=torch.bool, device=ids.device)
+        rows = action.nonzero()[:, 0][free]
+        losses = losses.index_put((rows,), _bell(logits[rows], self._symbols[ids[rows]], self.ids, smoothing, legal[free]))
+        # Integers of plans and answers are quantities too.
+        rows = (~action & (self._bins[ids] >= 0)).nonzero()[:, 0]
+        return losses.index_put((rows,), _bell(logits[rows], self._bins[ids[rows]], self._integers, smoothing))
+
+
+def _bell(
+    logits: torch.Tensor, centre: torch.Tensor, words: torch.Tensor, width: float, legal: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Cross-entropy [N] of logits [N, V] with a bell over words [I] about that at `centre` [N], of those that are legal [N, I]."""
+    score = -0.5 * ((torch.arange(len(words), device=words.device) - centre[:, None]) / width) ** 2
+    if legal is not None:
+        score = score.masked_fill(~legal, -torch.inf)
+    return -(score.softmax(-1) * logits.float().log_softmax(-1)[:, words]).sum(-1)

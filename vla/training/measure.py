@@ -56,17 +56,18 @@ class Measure:
                 sums[f"{name}_count"] = (float(mine.sum()), 1)
             sums |= self._questions(name, batch["items"], said, answers, mine)
         rows = answers.row[answers.of]
-        action, legal = self.tokens.find(batch["items"], answers)
+        action, legal = self.tokens.find(batch, answers)
         used = counted[rows][action]
         legal, hit, logits, truth = legal[used], (said == ids)[action][used], logits[action][used], ids[action][used]
         # Where nothing can be chosen nothing can be wrong: constant dimensions would flatter the means.
         choice = legal.sum(-1)
         add("action_token_accuracy", hit[choice > 1])
-        nearest = logits[:, self.tokens.ids].masked_fill(~legal, -math.inf).argmax(-1)
-        off = (nearest - self.tokens.bins(truth)).abs()[choice > 2]
-        add("action_bin_error", off)
-        # In units of half an action's range, so that dimensions can be averaged.
-        add("action_l1", off * 2 / len(self.tokens.ids))
+        if self.tokens.ordinal:
+            nearest = logits[:, self.tokens.ids].masked_fill(~legal, -math.inf).argmax(-1)
+            off = (nearest - self.tokens.symbols(truth)).abs()[choice > 2]
+            add("action_bin_error", off)
+            # In units of half an action's range, so that dimensions can be averaged.
+            add("action_l1", off * 2 / len(self.tokens.ids))
         if mass:
             add("valid_mass", allowed_mass(logits, self.tokens.ids, legal))
         robot = torch.tensor([hasattr(item, "instruction") for item in batch["items"]], device=ids.device) & counted

@@ -122,7 +122,7 @@ class VLAModule(L.LightningModule):
 
     def _loss(self, logits: torch.Tensor, ids: torch.Tensor, batch: dict[str, Any], answers: Answers) -> torch.Tensor:
         """Per row, [B]."""
-        return answers.mean_by_row(self.tokens.loss(logits, ids, self.bin_smoothing, batch["items"], answers))
+        return answers.mean_by_row(self.tokens.loss(logits, ids, self.bin_smoothing, batch, answers))
 
     def training_step(self, batch: dict[str, Any], _: int) -> torch.Tensor:
         logits, ids, answers = self._score(batch)
@@ -197,6 +197,7 @@ class VLAModule(L.LightningModule):
             prompt["attention_mask"],
             prompt["pixel_values"],
             allowed=self.examples.allowed(),
+            eos_id=self.examples.ends(),
         )
         for item, ids in zip(batch["items"], out.ids, strict=True):
             chunk = self.examples.chunk(ids.numpy())
