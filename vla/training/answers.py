@@ -117,7 +117,7 @@ class ActionTokens(torch.nn.Module):
 def _bell(
     logits: torch.Tensor, centre: torch.Tensor, words: torch.Tensor, width: float, legal: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Cross-entropy [N] of logits [N, V] with a bell over words [I] about that at `centre` [N], of those that are legal [N, I]."""
+    """Cross-entropy [N] of logits [N, V] with a bell over words [I] about that at `centre` [N], of the legal ones [N, I]."""
     score = -0.5 * ((torch.arange(len(words), device=words.device) - centre[:, None]) / width) ** 2
     if legal is not None:
         score = score.masked_fill(~legal, -torch.inf)
