@@ -31,6 +31,18 @@ def test_hash_is_over_what_changes_behaviour():
     assert len({c.hash for c in (mine, moved, contract(chunk=8), contract(bins=128), contract(plan=()))}) == 5
 
 
+def test_a_contract_of_schema_1_loads_and_keeps_its_hash():
+    old = contract(chunk=6).to_dict()
+    for name in ("codec_args", "tokens", "chat"):
+        del old[name]
+    old["schema"] = 1
+    # As schema 1 was hashed.
+    assert PolicyContract.from_dict(old).hash == "c3a23ecd1dfa506905433a7309830a26c97d275446c96a23de14ee87a4a7137e"
+    assert contract(chunk=6).hash == PolicyContract.from_dict(old).hash
+    newer = [contract(tokens="append"), contract(codec_args={"lowest": 0}), contract(chat=True), contract(codec="quantile")]
+    assert len({c.hash for c in (contract(), *newer)}) == 5
+
+
 def test_plan_of_unknown_parts_is_refused():
     with pytest.raises(UserError, match="where, reach"):
         contract(plan=("why",))
@@ -89,3 +101,4 @@ def test_unknown_embodiment_lists_the_known_ones():
 def test_instructions_are_normalised():
     assert contract().instruction("  Pick UP the\n cube. ") == "pick up the cube"
     assert contract(normalise="none").instruction(" A ") == " A "
+    assert contract(normalise="lower").instruction(" A. ") == " a. "

@@ -14,8 +14,11 @@ from vla.errors import UserError
 from vla.examples import Examples
 from vla.models.load import load_vlm
 from vla.policies.base import Observation
+from vla.policies.local import LocalPolicy
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.tokenization.codecs import SETTINGS, fitted
 from vla.tokenization.sequence import Role
+from vla.training.contract import add_action_tokens
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +181,6 @@ def test_what_is_unseen_changes_nothing(looking_back, data):
 
 def test_the_past_in_a_sample_is_what_a_policy_has_seen(looking_back, data):
     """Acting at every second step gives the model what training showed it."""
-    from vla.policies.local import LocalPolicy
-
     model, examples = looking_back
     policy = LocalPolicy(model, examples.processor, examples.contract)
     source = source_looking_back(data, examples)
@@ -206,3 +207,102 @@ def test_a_picture_from_elsewhere_needs_one_camera(examples):
     assert examples.batch([example])["pixel_values"].shape == (1, 2, 3, 64, 64)
     with pytest.raises(UserError, match="no picture of a camera"):
         examples.question(QuestionItem({"roof": picture["front"]}, [Question("what is it", ["a cat"], "caption")]))
+
+
+def acting(vlm, data, codec, terminate=True, **fields):
+    """Model and examples for a codec fitted on the data; FAST's tokens are appended."""
+    values = RobotSource(data / "robot").actions
+    spec = dataclasses.replace(EMBODIMENT.action, statistics={"q01": EMBODIMENT.action.low, "q99": EMBODIMENT.action.high})
+    robot = dataclasses.replace(EMBODIMENT, action=spec)
+    args = {"vocab_size": 300} if codec == "fast" else {}
+    fields = {"tokens": "append" if codec == "fast" else "integers", **fields}
+    chosen = PolicyContract({EMBODIMENT_NAME: robot}, chunk=3, codec=codec, codec_args=args, terminate=terminate, **fields)
+    contract = fitted(chosen, lambda _: np.stack([values[i : i + 3] for i in range(len(values) - 3)]).astype(float))
+    model, processor = load_vlm(vlm)
+    add_action_tokens(contract, model, processor.tokenizer)
+    return model, Examples(contract, processor)
+
+
+@pytest.mark.parametrize("codec", SETTINGS)
+@pytest.mark.parametrize("terminate", [True, False])
+def test_every_codec_is_trained_on_what_a_policy_may_write(vlm, data, codec, terminate):
+    model, examples = acting(vlm, data, codec, terminate)
+    source = RobotSource(data / "robot", chunk=3)
+    for step in (0, 4):
+        item = source.item(step, np.random.default_rng(0))
+        example = examples.robot(item)
+        sequence = example.sequence
+        written = sequence.ids[sequence.prefix :]
+        legal, places = examples.next(), examples.allowed()
+        for i, one in enumerate(written):
+            assert one in legal(written[:i]) and one in places[i]
+        assert legal(written) == []
+        chunk = examples.chunk(written)
+        low, high = np.array(EMBODIMENT.action.low), np.array(EMBODIMENT.action.high)
+        off = abs(chunk.actions - item.actions)[item.mask] / (high - low)
+        assert not chunk.status and off.max() < {"fast": 0.08, "language-table": 0.026, "quantile": 0.1}.get(codec, 0.02)
+        assert (chunk.terminate == (item.terminate if terminate else False))[item.mask].all()
+        # The plan's two and the actions; of a chunk that reaches over the end only what is inside, if that can be told apart.
+        assert sequence.loss.sum() == 2 + example.actions
+        if codec not in ("fast", "numbers"):
+            assert example.actions == item.mask.sum() * (7 + terminate)
+        batch = examples.batch([example])
+        loss = model(**{k: v for k, v in batch.items() if k != "branch_ids"}).loss
+        assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("codec", ["fast", "numbers"])
+def test_what_a_model_writes_is_a_chunk_or_says_why_not(vlm, data, codec):
+    model, examples = acting(vlm, data, codec)
+    policy = LocalPolicy(model, examples.processor, examples.contract, batch=2)
+    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
+    for chunk in policy.act([Observation(name, item.images, item.state, "go") for name in "abc"]):
+        assert chunk.actions.shape == ((0, 7) if chunk.status else (3, 7)) and "point" in chunk.info
+    written = examples.robot(item).sequence
+    ids = written.ids[written.prefix :]
+    chunk = examples.chunk(ids[:-4])
+    assert chunk.status.startswith("malformed: ") and chunk.actions.shape == (0, 7)
+    assert examples.chunk(np.append(ids, [ids[-2]] * 5)).status == ""  # after the end nothing counts
+    with pytest.raises(UserError, match="not an action token"):
+        examples.chunk(np.append(ids[:-1], examples.vocabulary.loc_ids[0]))
+
+
+def test_pictures_may_follow_the_words(vlm, data):
+    model, examples = acting(
+        vlm, data, "uniform", prompt="to {instruction}: {images} state: {state} A:", question="{question} {images}"
+    )
+    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
+    example = examples.robot(item)
+    images = np.flatnonzero(example.sequence.roles == Role.IMAGE)
+    assert images[0] > 5 and (example.sequence.branch == (np.arange(len(example.sequence)) > images[-1])).all()
+    batch = examples.batch([example])
+    inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "prefix_mask", "pixel_values")}
+    with torch.inference_mode():
+        there = batch["attention_mask"]
+        told = model(**inputs, branch_ids=batch["branch_ids"]).logits[there]
+        assert torch.allclose(told, model(**inputs).logits[there], atol=1e-5)
+    assert LocalPolicy(model, examples.processor, examples.contract).act([Observation("a", item.images, item.state, "go")])
+    asked = [Question("what is it", ["red"], "colour"), Question("where is it", [(0.5, 0.5)], "where")]
+    assert examples.question(QuestionItem(item.images, asked[:1])).sequence.loss.sum() == 2
+    with pytest.raises(UserError, match="several questions before the same pictures"):
+        examples.question(QuestionItem(item.images, asked))
+
+
+def test_a_chat_is_one_sequence_like_any_other(vlm, data):
+    model, examples = acting(vlm, data, "uniform")
+    tokenizer = examples.processor.tokenizer
+    tokenizer.chat_template = (
+        "{% for m in messages %}<bos>{% for c in m.content %}{% if c.type == 'image' %}<image>{% else %}{{ c.text }}{% endif %}"
+        "{% endfor %}{% endfor %}{% if add_generation_prompt %}<eos>{% endif %}"
+    )
+    chatting = changed(examples, chat=True)
+    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
+    plain, chat = examples.robot(item).sequence, chatting.robot(item).sequence
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    without = chat.ids[(chat.ids != bos) & (chat.ids != eos)]
+    assert np.array_equal(without, plain.ids) and chat.ids[0] == bos and len(chat) == len(plain) + 2
+    question = QuestionItem(
+        item.images, [Question("what is it", ["red"], "colour"), Question("where is it", [(0.5, 0.5)], "where")]
+    )
+    sequence = chatting.question(question).sequence
+    assert (sequence.ids == bos).sum() == 1 and sequence.branch.max() == 2

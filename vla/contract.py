@@ -15,7 +15,9 @@ import numpy as np
 
 from vla.errors import ContractMismatch, UserError
 
-SCHEMA = 1
+SCHEMA = 2
+YOUNGER = {"codec_args": {}, "tokens": "integers", "chat": False}
+"""Fields that schema 1 did not have, with the values at which a contract means, and hashes to, what it did without them."""
 PLANS = ("where", "reach")
 Mode = Literal["act", "think", "follow"]
 """What becomes of the plan: it is left out, the model writes it, or it stands in the prompt."""
@@ -106,9 +108,13 @@ class PolicyContract:
     Attributes:
         embodiments: by name; the first is the default.
         codec: name of the action codec (`vla.tokenization.codecs`).
-        bins: bins per action dimension.
-        prompt: template of an action prompt, with {instruction} and, where the model reads it, {state}.
-        question: template of a question prompt, with {question}.
+        codec_args: its settings and what was fitted on data, plain JSON types.
+        bins: bins per action dimension, of uniform and quantile; and of each dimension of a state.
+        tokens: which tokens action symbols are (`vla.tokenization.plans`): integers, overwrite, overwrite:ID or append.
+        prompt: template of an action prompt, with {instruction} and, where the model reads it, {state}; the pictures stand at
+            {images}, or before everything.
+        question: template of a question prompt, with {question}, and {images} as above.
+        chat: whether prompts are wrapped in the tokenizer's chat template, as the user's turn.
         normalise: what is done to an instruction before it enters the prompt.
         plan: what the model writes before its actions (embodied chain of thought, Zawalski et al. 2024), in this order: "where"
             is two coordinate tokens, the named object's place in the first camera's picture; "reach" is four integers, how far it
@@ -128,7 +134,7 @@ class PolicyContract:
     bins: int = 256
     prompt: str = "Q: what action should the robot take to {instruction}? state: {state} A:"
     question: str = "Q: {question}? A:"
-    normalise: Literal["lower-strip", "none"] = "lower-strip"
+    normalise: Literal["lower-strip", "lower", "none"] = "lower-strip"
     plan: tuple[Literal["where", "reach"], ...] = ("where",)
     chunk: int = 4
     execute: int = 2
@@ -137,6 +143,9 @@ class PolicyContract:
     history: int = 1
     crop: float = 1.0
     title: str = ""
+    codec_args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tokens: str = "integers"
+    chat: bool = False
     schema: int = SCHEMA
 
     def __post_init__(self):
@@ -163,9 +172,9 @@ class PolicyContract:
         return self.embodiments[name]
 
     def instruction(self, text: str) -> str:
-        """The instruction as it enters the prompt: lower case, single spaces, no closing full stop."""
-        if self.normalise == "none":
-            return text
+        """The instruction as it enters the prompt: lower case; "lower-strip" also has single spaces and no closing full stop."""
+        if self.normalise != "lower-strip":
+            return text.lower() if self.normalise == "lower" else text
         return " ".join(text.lower().split()).rstrip(".?! ")
 
     def to_dict(self) -> dict[str, Any]:
@@ -179,6 +188,9 @@ class PolicyContract:
         """SHA-256 over the canonical form of what changes behaviour (not the title, not the key maps' spelling of clients)."""
         body = self.to_dict()
         body.pop("title")
+        young = [name for name, then in YOUNGER.items() if body[name] != then]
+        body = {name: value for name, value in body.items() if name in young or name not in YOUNGER}
+        body["schema"] = SCHEMA if young else 1
         for embodiment in body["embodiments"].values():
             embodiment.pop("keys")
         canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -235,7 +247,7 @@ class PolicyContract:
         if self.hash == other.hash:
             return
         differences = list(_differences(self.to_dict(), other.to_dict()))[:5]
-        lines = "; ".join(f"{path}: {a!r} against {b!r}" for path, a, b in differences)
+        lines = "; ".join(f"{path}: {_short(a)} against {_short(b)}" for path, a, b in differences)
         raise ContractMismatch(
             f"the contract of {mine} ({self.hash[:12]}) is not that of {theirs} ({other.hash[:12]}): {lines}",
             fix="use the data and configuration the policy was trained with, or start a new run",
@@ -250,9 +262,15 @@ def _space(data: dict[str, Any]) -> Space:
 
 def _migrate(data: dict[str, Any], where: str) -> dict[str, Any]:
     schema = data.get("schema")
-    if schema == SCHEMA:
-        return data
+    if schema in (1, SCHEMA):
+        # What schema 1 lacks has the value that it stood for.
+        return {**data, "schema": SCHEMA}
     raise UserError(f"contract schema {schema!r} is not known (this version writes {SCHEMA})", where, "upgrade vla")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def _differences(a: Any, b: Any, path: str = ""):

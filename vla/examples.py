@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from vla.contract import Embodiment, Mode, PolicyContract
 from vla.datasets.items import Images, QuestionItem, RobotItem
 from vla.errors import UserError
 from vla.policies.base import ActionChunk, Observation
+from vla.tokenization.base import ActionCodec, Malformed
 from vla.tokenization.codecs import action_codec, state_codec
-from vla.tokenization.prompts import action_prompt, question_prompt, tokenize_prompt
+from vla.tokenization.prompts import Mark, Placeholder, action_prompt, question_prompt, tokenize_prompt
 from vla.tokenization.sequence import Role, Sequence, collate, concat, fork, piece
 from vla.tokenization.vocabulary import Vocabulary
 from vla.transforms import CentreCrop, Point
@@ -30,19 +31,24 @@ BUCKET = 8
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A masked sequence with its pictures: one uint8 [H, W, 3] per camera in the contract's order, oldest first; None: unseen."""
+    """A masked sequence with its pictures: one uint8 [H, W, 3] per camera in the contract's order, oldest first; None: unseen.
+
+    Attributes:
+        actions: how many of the scored tokens, the last of all, are a chunk's.
+    """
 
     sequence: Sequence
     images: list[np.ndarray | None]
+    actions: int = 0
 
 
 class Examples:
     """Builds sequences for one contract and one model's processor.
 
     A robot sample is: pictures, prompt with the state's integers, the plan (the named object's two location tokens, its four
-    integers from the gripper), then per step
-    terminate and the action's integers. Questions are: pictures, and off them for each its prompt, the answer's words or two
-    location tokens, and the end.
+    integers from the gripper), then the chunk as the contract's codec writes it (uniform: per step terminate and the action's
+    integers), and the end where chunks are of unequal length. Questions are: pictures, and off them for each its prompt, the
+    answer's words or two location tokens, and the end. Words that stand before the pictures see them and are seen by them.
 
     Args:
         contract: what was agreed.
@@ -57,12 +63,16 @@ class Examples:
                 "use `tiny` or one of its class",
             )
         self.contract, self.processor, self.tokenizer = contract, processor, processor.tokenizer
-        self.vocabulary = Vocabulary.from_tokenizer(self.tokenizer)
+        self._codecs = {
+            name: (action_codec(contract, name), state_codec(contract, e)) for name, e in contract.embodiments.items()
+        }
+        # The embodiment with the most symbols has those of the others.
+        largest = max((actions for actions, _ in self._codecs.values()), key=lambda codec: codec.size)
+        self.vocabulary = Vocabulary.from_tokenizer(self.tokenizer, contract.tokens, largest.spelling)
         self._places = [{role: piece(ids, role) for role in (Role.IMAGE, Role.ABSENT)} for ids in processor.image_ids()]
         self._all = concat(place[Role.IMAGE] for place in self._places)
         self._crop = CentreCrop(contract.crop) if contract.crop < 1 else None
-        self._words = functools.lru_cache(4096)(self._prompted)
-        self._codecs = {name: (action_codec(contract, e), state_codec(contract, e)) for name, e in contract.embodiments.items()}
+        self._words = functools.lru_cache(4096, typed=True)(self._prompted)
 
     def __getstate__(self) -> dict:
         # For loader processes: a cache belongs to its process.
@@ -70,11 +80,12 @@ class Examples:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__ |= state
-        self._words = functools.lru_cache(4096)(self._prompted)
+        self._words = functools.lru_cache(4096, typed=True)(self._prompted)
 
     def _prompted(self, text: str) -> Sequence:
-        # A user who types "<image>" or "<eos>" writes letters.
-        return piece(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"], Role.PROMPT)
+        # A user who types "<image>" or "<eos>" writes letters; a chat template does not.
+        letters = not isinstance(text, Mark)
+        return piece(self.tokenizer(str(text), add_special_tokens=False, split_special_tokens=letters)["input_ids"], Role.PROMPT)
 
     def _codec(self, embodiment: str):
         self.contract.embodiment(embodiment)
@@ -93,27 +104,28 @@ class Examples:
         chosen = [frame.get(name) if frame else None for frame in (*missing, *frames) for name in names]
         return [image if image is None or not self._crop else self._crop(image) for image in chosen]
 
-    def _example(self, images: list[np.ndarray | None], *branches: list[Sequence]) -> Example:
+    def _pictures(self, images: list[np.ndarray | None]) -> list[Sequence]:
+        """The places of the pictures, those that are not there masked; one by one where a chat template puts each."""
         if len(images) != len(self._places):
             raise UserError(f"the model takes {len(self._places)} pictures, the contract gives {len(images)}", "examples")
-        trunk = self._all
-        if any(image is None for image in images):
-            roles = [Role.ABSENT if image is None else Role.IMAGE for image in images]
-            trunk = concat(place[role] for place, role in zip(self._places, roles, strict=True))
-        return Example(fork(trunk, *branches), images)
+        if not self.contract.chat and all(image is not None for image in images):
+            return [self._all]
+        roles = [Role.ABSENT if image is None else Role.IMAGE for image in images]
+        return [place[role] for place, role in zip(self._places, roles, strict=True)]
 
     def robot(self, item: RobotItem) -> Example:
         """A training sequence; steps past the end of the episode are not scored."""
-        actions, _ = self._codec(item.embodiment)
-        bins = np.concatenate([item.terminate[:, None].astype(np.int64), actions.encode(item.actions)], 1)
-        if not self.contract.terminate:
-            bins = bins[:, 1:]
-        written = piece(self.vocabulary.bins_to_ids(bins), Role.MODEL, np.repeat(item.mask, bins.shape[1]))
+        symbols, steps = self.codec(item.embodiment).encode(item.actions, item.terminate)
+        ids, scored = self.vocabulary.symbols_to_ids(symbols), item.mask[steps]
+        if not self.codec(item.embodiment).fixed:
+            ids, scored = np.append(ids, self.vocabulary.eos_id), np.append(scored, True)
         mode = item.mode or self.contract.modes[0]
         plan = {"point": item.point, "reach": item.reach}
         observation = Observation("", item.images, item.state, item.instruction, item.embodiment, plan)
-        answer = [*self._action_words(observation, mode), *(self._plan(plan) if mode == "think" else ()), written]
-        return self._example(self._images(item.images, self.contract.embodiment(item.embodiment), item.past), answer)
+        images = self._images(item.images, self.contract.embodiment(item.embodiment), item.past)
+        trunk, words = self._action_words(observation, mode, images)
+        answer = [*words, *(self._plan(plan) if mode == "think" else ()), piece(ids, Role.MODEL, scored)]
+        return Example(fork(concat(trunk), answer), images, int(scored.sum()))
 
     def _plan(self, plan: dict[str, Any]) -> list[Sequence]:
         """The plan as the model writes it. What is not known stands there unscored: what follows keeps its position."""
@@ -136,15 +148,22 @@ class Examples:
 
     def question(self, item: QuestionItem) -> Example:
         """A training sequence for all questions on the pictures; the answers and their end tokens are scored."""
-        branches = []
-        for question in item.questions:
-            answer = [token for part in question.answer for token in self._written(part)]
-            branches.append([*self._question_words(question.text), piece([*answer, self.vocabulary.eos_id], Role.MODEL)])
         # A picture from elsewhere may be of one camera alone.
         embodiment = self.contract.embodiment()
         if not any(c.name in item.images for c in embodiment.cameras):
             raise UserError(f"no picture of a camera; got {', '.join(item.images)}", "question")
-        return self._example(self._seen([item.images], embodiment), *branches)
+        images = self._seen([item.images], embodiment)
+        trunks, branches = [], []
+        for question in item.questions:
+            trunk, words = self._question_words(question.text, images)
+            answer = [token for part in question.answer for token in self._written(part)]
+            trunks.append(concat(trunk))
+            branches.append([*words, piece([*answer, self.vocabulary.eos_id], Role.MODEL)])
+        if any(not np.array_equal(trunk.ids, trunks[0].ids) for trunk in trunks):
+            raise UserError(
+                "several questions before the same pictures", "contract.question", "put {images} first, or ask one at a time"
+            )
+        return Example(fork(trunks[0], *branches), images)
 
     def _written(self, part: str | int | Point) -> list[int]:
         if isinstance(part, str):
@@ -164,7 +183,8 @@ class Examples:
             past: the pictures before, oldest first; those that are missing at the beginning are unseen.
         """
         images = self._images(observation.images, self.contract.embodiment(observation.embodiment), list(past))
-        return self._example(images, self._action_words(observation, self.mode(observation)))
+        trunk, words = self._action_words(observation, self.mode(observation), images)
+        return Example(fork(concat(trunk), words), images)
 
     def mode(self, observation: Observation) -> Mode:
         """How an observation is acted on: following the plan that it brings, else the contract's way.
@@ -180,34 +200,78 @@ class Examples:
 
     def ask(self, images: Images, question: str) -> Example:
         """The prompt for a question."""
-        return self._example(self._seen([images], self.contract.embodiment()), self._question_words(question))
+        seen = self._seen([images], self.contract.embodiment())
+        trunk, words = self._question_words(question, seen)
+        return Example(fork(concat(trunk), words), seen)
 
-    def _action_words(self, observation: Observation, mode: Mode | str) -> list[Sequence]:
+    def _action_words(
+        self, observation: Observation, mode: Mode | str, images: list[np.ndarray | None]
+    ) -> tuple[list[Sequence], list[Sequence]]:
+        """What stands up to the last picture, and the rest of the prompt."""
         state = self.contract.embodiment(observation.embodiment).state.check(observation.state, "the state")
-        ids = self.vocabulary.bins_to_ids(self._codec(observation.embodiment)[1].encode(state))
-        words = tokenize_prompt(action_prompt(self.contract, observation.instruction), self._words, ids)
+        segments = action_prompt(self.contract, observation.instruction, self.processor)
+        ids = None
+        if Placeholder.STATE in segments:
+            ids = self.vocabulary.bins_to_ids(self._codec(observation.embodiment)[1].encode(state))
+        trunk, words = tokenize_prompt(segments, self._words, ids, self._pictures(images))
         if mode == self.contract.modes[0]:
-            return words
+            return trunk, words
         # Any other mode says so.
         mark = self._words(MARKS[mode])
-        return [*words, mark, *(self._given(observation.plan) if mode == "follow" else ())]
+        return trunk, [*words, mark, *(self._given(observation.plan) if mode == "follow" else ())]
 
-    def _question_words(self, question: str) -> list[Sequence]:
-        return tokenize_prompt(question_prompt(self.contract, question), self._words, None)
+    def _question_words(self, question: str, images: list[np.ndarray | None]) -> tuple[list[Sequence], list[Sequence]]:
+        segments = question_prompt(self.contract, question, self.processor)
+        return tokenize_prompt(segments, self._words, None, self._pictures(images))
+
+    def codec(self, embodiment: str = "") -> ActionCodec:
+        """The codec of an embodiment's actions."""
+        return self._codec(embodiment)[0]
+
+    def ends(self, embodiment: str = "") -> int | None:
+        """The token that ends an action answer; None where all are of the same length."""
+        return None if self.codec(embodiment).fixed else self.vocabulary.eos_id
 
     def allowed(self, embodiment: str = "", mode: str = "") -> list[list[int]]:
-        """The ids that each token of an action answer may have, in order; mode "" is the contract's first."""
-        step = [
-            self.vocabulary.bins_to_ids(bins).tolist() for bins in self._codec(embodiment)[0].allowed(self.contract.terminate)
-        ]
+        """The ids that each token of an action answer may have, in order; mode "" is the contract's first.
+
+        Where answers are of unequal length these are the longest one's places, each of which may also be the end; which of the
+        ids may really come depends on those before, and `next` says so.
+        """
+        end = [] if self.ends(embodiment) is None else [self.vocabulary.eos_id]
+        places = [self.vocabulary.symbols_to_ids(symbols).tolist() + end for symbols in self.codec(embodiment).places()]
+        return [*self._plan_places(mode), *places, *([end] if end else [])]
+
+    def next(self, embodiment: str = "", mode: str = "") -> Callable[[np.ndarray], list[int]]:
+        """The function from the ids written so far [n] of an action answer to those that may come next; none: it is complete.
+
+        Raises (the function):
+            Malformed: no answer begins so.
+        """
+        codec, plan = self.codec(embodiment), self._plan_places(mode)
+
+        def follow(written: np.ndarray) -> list[int]:
+            if len(written) < len(plan):
+                return plan[len(written)]
+            ids = np.asarray(written)[len(plan) :]
+            if not codec.fixed and len(ids) and ids[-1] == self.vocabulary.eos_id:
+                return []
+            symbols, end = codec.next(self.vocabulary.ids_to_symbols(ids))
+            return self.vocabulary.symbols_to_ids(symbols).tolist() + [self.vocabulary.eos_id] * (end and not codec.fixed)
+
+        return follow
+
+    def _plan_places(self, mode: str) -> list[list[int]]:
         plan = {"where": [list(self.vocabulary.loc_ids)] * 2, "reach": [list(self.vocabulary.integer_ids)] * len(REACH)}
-        return [ids for part in self._written_plan(mode) for ids in plan[part]] + step * self.contract.chunk
+        return [ids for part in self._written_plan(mode) for ids in plan[part]]
 
     def _written_plan(self, mode: str) -> tuple[str, ...]:
         return self.contract.plan if (mode or self.contract.modes[0]) == "think" else ()
 
     def chunk(self, ids: np.ndarray, embodiment: str = "", mode: str = "") -> ActionChunk:
         """Written ids [T] back to actions in physical units; info holds the plan: `point`, `reach`.
+
+        What is no whole chunk comes back as `status`, without actions.
 
         Raises:
             UserError: an id is not an action token.
@@ -218,9 +282,14 @@ class Examples:
                 info["point"], ids = list(self.vocabulary.ids_to_point(ids[:2])), ids[2:]
             else:
                 info["reach"], ids = self.vocabulary.ids_to_bins(ids[: len(REACH)]).tolist(), ids[len(REACH) :]
-        bins = self.vocabulary.ids_to_bins(ids).reshape(self.contract.chunk, -1)
-        terminate = bins[:, 0] == 1 if self.contract.terminate else np.zeros(len(bins), bool)
-        return ActionChunk(self._codec(embodiment)[0].decode(bins[:, int(self.contract.terminate) :]), terminate, info)
+        codec = self.codec(embodiment)
+        if not codec.fixed:
+            ids = ids[: np.append(np.flatnonzero(ids == self.vocabulary.eos_id), len(ids))[0]]
+        symbols = self.vocabulary.ids_to_symbols(ids)
+        try:
+            return ActionChunk(*codec.decode(symbols), info)
+        except Malformed as error:
+            return ActionChunk(np.empty((0, codec.space.size)), np.empty(0, bool), info, f"malformed: {error.what}")
 
     def answer(self, ids: np.ndarray) -> tuple[str, tuple[float, float] | None]:
         """Written ids [T] of an answer: its words, and the point if it is one."""

@@ -8,7 +8,7 @@ import pytest
 from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.models.load import load_vlm
-from vla.policies.base import ActionChunk, Observation, RecedingHorizon, TemporalEnsemble
+from vla.policies.base import ActionChunk, Observation, RecedingHorizon, TemporalEnsemble, rest
 from vla.policies.local import LocalPolicy
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
@@ -72,3 +72,39 @@ def test_a_policy_that_looks_back_is_asked_at_its_own_pace():
     for wrap in (TemporalEnsemble, lambda p: RecedingHorizon(p, execute=3)):
         with pytest.raises(UserError, match="2 pictures are 2 steps apart"):
             wrap(policy)
+
+
+class Stuttering(Counter):
+    """Every second answer is malformed."""
+
+    def act(self, observations):
+        chunks = super().act(observations)
+        if self.calls % 2:
+            return chunks
+        return [ActionChunk(np.empty((0, 7)), np.empty(0, bool), {}, "malformed: 3 of 21 numbers") for _ in chunks]
+
+
+def test_after_a_malformed_answer_the_robot_rests_and_asks_again():
+    policy = RecedingHorizon(Stuttering())
+    got = [policy.act([observe("a")])[0] for _ in range(4)]
+    assert [chunk.status for chunk in got] == ["", "", "malformed: 3 of 21 numbers", ""]
+    # It moves nowhere, and its gripper stays as it was, within what the gripper can do.
+    assert (got[2].actions == [[0, 0, 0, 0, 0, 0, 1]]).all() and not got[2].terminate.any() and got[3].actions[0, 0] == 30
+    policy.reset(["a"])
+    assert policy.act([observe("a")])[0].actions[0, -1] == 0
+
+
+def test_an_ensemble_goes_on_with_what_it_has():
+    policy = TemporalEnsemble(Stuttering(), decay=1.0)
+    got = [policy.act([observe("a")])[0] for _ in range(2)]
+    assert got[1].status and (got[1].actions == 11).all()
+    silent = TemporalEnsemble(Stuttering())
+    silent.policy.calls = 1
+    assert (silent.act([observe("a")])[0].actions == 0).all()
+
+
+def test_a_robot_told_poses_stays_where_it_was_told_to_be():
+    poses = dataclasses.replace(EMBODIMENT, mode="absolute")
+    assert (rest(poses, np.full(7, 0.3)) == 0.3).all()
+    with pytest.raises(UserError, match="no earlier pose is known"):
+        rest(poses, None)

@@ -1,57 +1,138 @@
+"""Every codec: what it promises of values, chunks and symbols."""
+
+import dataclasses
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.contract import Camera, Embodiment, PolicyContract, Space
+from vla.contract import PolicyContract
 from vla.errors import ContractMismatch, UserError
-from vla.tokenization.codecs import UniformCodec, action_codec
+from vla.tokenization.base import Malformed
+from vla.tokenization.codecs import SETTINGS, action_codec, fitted
 
-SPACE = Space(("x", "still", "grip"), ("m", "rad", ""), (-0.05, -0.3, -1.0), (0.05, 0.3, 1.0), (None, 0.0, None))
-LIMIT = st.floats(-1e3, 1e3, allow_nan=False).map(lambda x: round(x, 6))
-
-
-@given(low=LIMIT, span=st.floats(1e-3, 1e3), share=st.floats(-0.5, 1.5), bins=st.integers(2, 1000))
-def test_decodes_within_half_a_bin_after_clipping(low, span, share, bins):
-    codec = UniformCodec(Space(("x",), ("m",), (low,), (low + span,)), bins)
-    for x in (low + share * span, low, low + span):
-        back = codec.decode(codec.encode(np.array([x])))[0]
-        assert abs(back - np.clip(x, low, low + span)) <= span / bins / 2 * (1 + 1e-6) + 1e-9
+EVERY = pytest.mark.parametrize("name", SETTINGS)
 
 
-@given(st.lists(st.integers(0, 255), min_size=3, max_size=3))
-def test_every_bin_is_its_own_round_trip(bins):
-    codec = UniformCodec(SPACE)
-    back = codec.encode(codec.decode(np.array(bins)))
-    assert [back[0], back[2]] == [bins[0], bins[2]]
+def draw(codec, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A chunk of values from below the lower to above the upper limit, with both, zero and the data's own among them."""
+    rng, space = np.random.default_rng(seed), codec.space
+    low, high = np.array(space.low), np.array(space.high)
+    values = rng.uniform(low - 0.2 * (high - low), high + 0.2 * (high - low), (codec.chunk, space.size))
+    special = np.stack([low, high, np.zeros(space.size)])[rng.integers(0, 3, codec.chunk)]
+    values = np.where(rng.random(values.shape) < 0.3, special, values)
+    # Smooth chunks as a robot's are, as well.
+    values = values if seed % 2 else np.linspace(values[0], values[-1], codec.chunk)
+    return np.where(codec.varies, values, codec.constant), rng.random(codec.chunk) < 0.3
 
 
-def test_constant_dimension_is_exact_whatever_the_bin():
-    codec = UniformCodec(SPACE)
-    assert (codec.decode(np.array([[0, 0, 0], [9, 255, 9]]))[:, 1] == 0.0).all()
-    assert codec.encode(np.array([0.0, 0.2, 0.0]))[1] == codec.allowed()[2][0]
+@EVERY
+@pytest.mark.parametrize(("chunk", "terminate"), [(1, True), (5, True), (5, False)])
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=20, deadline=None)
+def test_a_chunk_comes_back_and_every_symbol_was_legal(contract, name, chunk, terminate, seed):
+    codec = action_codec(contract(name, chunk, terminate))
+    actions, flags = draw(codec, seed)
+    symbols, steps = codec.encode(actions, flags)
+    assert steps.shape == symbols.shape and steps.min() >= 0 and steps.max() < chunk and len(symbols) <= codec.longest
+    places = codec.places()
+    for i, symbol in enumerate(symbols):
+        legal, end = codec.next(symbols[:i])
+        assert symbol in legal and not (end and codec.fixed) and set(legal) <= set(places[i])
+    assert codec.next(symbols)[1] and (not codec.fixed or len(symbols) == codec.longest)
+    back, told = codec.decode(symbols)
+    assert np.array_equal(told, flags if terminate else np.zeros(chunk, bool))
+    assert (back[:, 1] == 0.1).all() and np.isfinite(back).all()
+    again, _ = codec.encode(back, told)
+    if name != "fast":  # there the clipped values need not be a chunk's own
+        assert np.array_equal(codec.decode(again)[0], back)
 
 
-def test_allowed_tokens_of_a_step():
-    terminate, x, still, grip = UniformCodec(SPACE).allowed()
-    assert terminate.tolist() == [0, 1] and len(still) == 1
-    assert x.tolist() == grip.tolist() == list(range(256))
-    assert len(UniformCodec(SPACE).allowed(terminate=False)) == 3
+@EVERY
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=20, deadline=None)
+def test_whatever_is_written_legally_is_a_chunk(contract, name, seed):
+    codec = action_codec(contract(name))
+    rng, written = np.random.default_rng(seed), np.array([], np.int64)
+    while True:
+        legal, end = codec.next(written)
+        if not len(legal) or (end and rng.random() < 0.5):
+            assert end
+            break
+        written = np.append(written, rng.choice(legal))
+        assert len(written) <= codec.longest
+    actions, flags = codec.decode(written)
+    assert actions.shape == (codec.chunk, 3) and flags.shape == (codec.chunk,)
+    assert (actions >= codec.space.low).all() and (actions <= codec.space.high).all()
 
 
-@pytest.mark.parametrize("bins", [[0, 256, 0], [-1, 0, 0], [0.0, 0.0, 0.0], [0, 0]])
-def test_bad_bins_are_refused(bins):
-    with pytest.raises(UserError):
-        UniformCodec(SPACE).decode(np.array(bins))
+@EVERY
+def test_what_is_cut_off_or_too_long_is_malformed(contract, name):
+    codec = action_codec(contract(name))
+    symbols, _ = codec.encode(*draw(codec, 1))
+    for wrong in (symbols[:0], symbols[:3], symbols[:-1], np.append(symbols, symbols[-1]), np.tile(symbols, 2)):
+        # A number that lost its last digit may still be one.
+        if name != "numbers" or len(wrong) != len(symbols) - 1 and len(wrong) != len(symbols) + 1:
+            with pytest.raises(Malformed):
+                codec.decode(wrong)
 
 
-@pytest.mark.parametrize("value", [[np.nan, 0, 0], [np.inf, 0, 0], [0, 0]])
-def test_bad_values_are_refused(value):
-    with pytest.raises(ContractMismatch):
-        UniformCodec(SPACE).encode(np.array(value))
+@EVERY
+@pytest.mark.parametrize("wrong", ["nan", "inf", "steps", "dimensions", "flags"])
+def test_what_cannot_be_encoded_is_named(contract, name, wrong):
+    codec = action_codec(contract(name))
+    actions, flags = draw(codec, 1)
+    if wrong in ("nan", "inf"):
+        actions[2, 0] = float(wrong)
+    actions = {"steps": actions[:-1], "dimensions": actions[:, :-1]}.get(wrong, actions)
+    with pytest.raises(ContractMismatch, match="NaN or infinity in x" if wrong in ("nan", "inf") else r"chunk"):
+        codec.encode(actions, flags[:-1] if wrong == "flags" else flags)
 
 
-def test_unknown_codec_is_named():
-    robot = Embodiment((Camera("front", 64, 64),), SPACE, SPACE)
-    with pytest.raises(UserError, match="unknown codec 'fest'"):
-        action_codec(PolicyContract({"arm": robot}, codec="fest"), robot)
+@EVERY
+def test_a_codec_is_in_the_contract_whole(contract, name):
+    mine = contract(name)
+    other = PolicyContract.from_dict(mine.to_dict())
+    assert other.hash == mine.hash and fitted(mine, lambda _: pytest.fail("fitted twice")) == mine
+    codec = action_codec(mine)
+    actions, flags = draw(codec, 3)
+    assert np.array_equal(codec.encode(actions, flags)[0], action_codec(other).encode(actions, flags)[0])
+
+
+def test_fitting_gives_the_same_every_time(contract, chunks):
+    for name in ("quantile", "fast"):
+        unfitted = dataclasses.replace(contract(name), codec_args={"vocab_size": 256} if name == "fast" else {})
+        assert fitted(unfitted, lambda _: chunks).hash == contract(name).hash
+
+
+@pytest.mark.parametrize(
+    ("codec", "args", "match"),
+    [
+        ("fest", {}, "unknown codec 'fest'"),
+        ("uniform", {"scale": 3}, "codec uniform has no scale"),
+        ("quantile", {}, "lacks edges"),
+        ("fast", {}, "lacks bpe"),
+        ("openvla", {"raw": ["hand"]}, None),
+        ("numbers", {"highest": 10**6}, "at most 65536"),
+        ("numbers", {"lowest": 5, "highest": 5}, "at least 2"),
+        ("quantile", {"edges": {"arm": [[-0.05, 0.05], [-0.3, 0.3], [1.0, -1.0]]}}, "not rising"),
+        ("fast", {"bpe": {"model": 3}, "offset": 0}, "not a tokenizer"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(contract, codec, args, match):
+    chosen = dataclasses.replace(contract("uniform"), codec=codec, codec_args=args)
+    if match is None:
+        action_codec(chosen)
+        return
+    with pytest.raises(UserError, match=match):
+        action_codec(chosen)
+
+
+def test_a_folder_s_encoding_replaces_fitting(contract, tmp_path):
+    from vla.tokenization.fast import Fast
+
+    Fast.from_dict(contract("fast").codec_args).save(tmp_path)
+    chosen = dataclasses.replace(contract("fast"), codec_args={"folder": str(tmp_path)})
+    found = fitted(chosen, lambda _: pytest.fail("nothing is to be fitted"))
+    assert found.codec_args == contract("fast").codec_args and str(tmp_path) not in found.to_json()

@@ -51,6 +51,33 @@ def test_fit_then_everything_that_takes_its_checkpoint(config, tmp_path, data, c
     assert np.array_equal(from_export.act([seen])[0].actions, from_checkpoint.act([seen])[0].actions)
 
 
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("quantile", ["--contract.tokens=append", "--contract.prompt=In: {instruction}? {images} {state} Out: "]),
+        ("numbers", ["--contract.codec_args.highest=100", "--contract.terminate=false"]),
+        ("fast", ["--contract.codec_args.vocab_size=300", "--contract.tokens=append"]),
+    ],
+)
+def test_other_codecs_are_fitted_trained_and_exported(config, tmp_path, data, codec, options):
+    export = tmp_path / "export"
+    arguments = ["fit", "-c", str(config), f"--contract.codec={codec}", *options, f"--export={export}"]
+    assert cli.main([*arguments, "--trainer.max_steps=2"]) == 0
+    contract = PolicyContract.load(export)
+    assert contract.codec == codec and contract.hash == PolicyContract.load(tmp_path / "run").hash
+    if codec == "fast":  # fitted on the same data it is the same: what was saved can be used
+        assert cli.main(["predict", *arguments[1:-1], "--ckpt_path", str(checkpoint(tmp_path, 2))]) == 0
+    policy = load_policy(str(export))
+    images = {c.name: np.zeros((64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
+    chunk = policy.act([Observation("a", images, np.zeros(5), "lift the red cube")])[0]
+    assert chunk.actions.shape == ((0, 7) if chunk.status else (2, 7))
+
+
+def test_digits_are_not_smeared(config, capsys):
+    code = cli.main(["fit", "-c", str(config), "--contract.codec=numbers", "--model.bin_smoothing=2"])
+    assert code == 2 and "model.bin_smoothing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("killed_at", [2, 4])
 def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_interrupted(config, tmp_path, killed_at):
     """Within an epoch of four steps, and at its end."""

@@ -71,7 +71,8 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
         if position_ids is None:  # padding takes no place, so a prompt's positions are the same alone and in company
             position_ids = positions(attention, branch_ids)[:, past:]
         if branch_ids is None and past == 0:
-            branch_ids = (input_ids != self.config.image_token_id).long()
+            # Up to the last picture all is trunk.
+            branch_ids = 1 - (input_ids == self.config.image_token_id).long().flip(1).cummax(1).values.flip(1)
         embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
             embeds = self._place(embeds, input_ids, self.vision(pixel_values))

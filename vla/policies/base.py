@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from vla.contract import PolicyContract
+from vla.contract import Embodiment, PolicyContract
 from vla.errors import UserError
 
 
@@ -43,12 +43,15 @@ class ActionChunk:
     Attributes:
         actions: [T, A], in the contract's order and physical units.
         terminate: [T] bool, True where the policy says that the task is done.
-        info: whatever the policy adds (its plan, valid mass, status, timings).
+        info: whatever the policy adds (its plan, valid mass, timings).
+        status: "" for actions that the policy means; else what is wrong with its answer, and T is 0: what the robot does then is
+            for the caller to say (`RecedingHorizon` rests).
     """
 
     actions: np.ndarray
     terminate: np.ndarray
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    status: str = ""
 
 
 @runtime_checkable
@@ -69,7 +72,8 @@ class Policy(Protocol):
 class RecedingHorizon:
     """Executes the first `execute` actions of each chunk, then asks the policy again.
 
-    `act` returns chunks of one action. Streams that still hold actions cost no policy call.
+    `act` returns chunks of one action. Streams that still hold actions cost no policy call. Where the policy's answer is
+    malformed, the robot rests for one step, which carries the answer's status, and the policy is asked again.
 
     Args:
         policy: the policy to wrap.
@@ -81,10 +85,12 @@ class RecedingHorizon:
         self.execute = execute or policy.contract.execute
         _need_spacing(policy.contract, self.execute)
         self._queues: dict[str, list[ActionChunk]] = {}
+        self._last: dict[str, np.ndarray] = {}
 
     def reset(self, ids: Sequence[str]) -> None:
         for stream in ids:
             self._queues.pop(stream, None)
+            self._last.pop(stream, None)
         self.policy.reset(ids)
 
     def needs(self, stream: str) -> bool:
@@ -94,18 +100,24 @@ class RecedingHorizon:
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
         hungry = [o for o in observations if self.needs(o.id)]
         for observation, chunk in zip(hungry, self.policy.act(hungry) if hungry else [], strict=True):
+            if chunk.status:
+                action = rest(self.contract.embodiment(observation.embodiment), self._last.get(observation.id))
+                chunk = ActionChunk(action[None], np.zeros(1, bool), chunk.info, chunk.status)
             self._queues[observation.id] = [
-                ActionChunk(chunk.actions[i : i + 1], chunk.terminate[i : i + 1], chunk.info)
+                ActionChunk(chunk.actions[i : i + 1], chunk.terminate[i : i + 1], chunk.info, chunk.status)
                 for i in range(min(self.execute, len(chunk.actions)))
             ]
-        return [self._queues[o.id].pop(0) for o in observations]
+        answers = [self._queues[o.id].pop(0) for o in observations]
+        self._last |= {o.id: answer.actions[0] for o, answer in zip(observations, answers, strict=True)}
+        return answers
 
 
 class TemporalEnsemble:
     """Asks the policy at every step and averages what the overlapping chunks say of this step.
 
     Weights are exp(-decay * age), the newest chunk having age 0 (ACT, Zhao et al. 2023, section IV, with the order turned
-    round: there the oldest weighs most). Dimensions in `last` (a gripper) are taken from the newest chunk instead.
+    round: there the oldest weighs most). Dimensions in `last` (a gripper) are taken from the newest chunk instead. Malformed
+    answers say nothing; where no other is left, the robot rests.
 
     Args:
         policy: the policy to wrap.
@@ -118,10 +130,12 @@ class TemporalEnsemble:
         _need_spacing(policy.contract, 1)
         self.decay, self.last = decay, list(last)
         self._chunks: dict[str, list[np.ndarray]] = {}
+        self._last: dict[str, np.ndarray] = {}
 
     def reset(self, ids: Sequence[str]) -> None:
         for stream in ids:
             self._chunks.pop(stream, None)
+            self._last.pop(stream, None)
         self.policy.reset(ids)
 
     def needs(self, stream: str) -> bool:
@@ -130,14 +144,37 @@ class TemporalEnsemble:
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
         answers = []
         for observation, chunk in zip(observations, self.policy.act(observations), strict=True):
-            kept = [c[1:] for c in self._chunks.get(observation.id, []) if len(c) > 1] + [chunk.actions]
+            kept = [c[1:] for c in self._chunks.get(observation.id, []) if len(c) > 1]
+            if not chunk.status:
+                kept.append(chunk.actions)
+            elif not kept:
+                kept.append(rest(self.contract.embodiment(observation.embodiment), self._last.get(observation.id))[None])
             self._chunks[observation.id] = kept
             ages = np.arange(len(kept))[::-1]
             weights = np.exp(-self.decay * ages)
             action = np.average([c[0] for c in kept], axis=0, weights=weights)
-            action[self.last] = chunk.actions[0, self.last]
-            answers.append(ActionChunk(action[None], chunk.terminate[:1], chunk.info))
+            action[self.last] = kept[-1][0, self.last]
+            self._last[observation.id] = action
+            terminate = np.zeros(1, bool) if chunk.status else chunk.terminate[:1]
+            answers.append(ActionChunk(action[None], terminate, chunk.info, chunk.status))
         return answers
+
+
+def rest(embodiment: Embodiment, last: np.ndarray | None) -> np.ndarray:
+    """An action [A] that moves nothing: no difference, and a gripper (no unit) as it was; of poses the last one.
+
+    Raises:
+        UserError: the first action of all is wanted, and it is a pose.
+    """
+    space = embodiment.action
+    if embodiment.mode == "absolute":
+        if last is None:
+            raise UserError(
+                "the first answer is malformed, and no earlier pose is known", "policy", "restrict decoding to chunks"
+            )
+        return last
+    still = np.where([bool(unit) for unit in space.units], 0.0, 0.0 if last is None else last)
+    return np.array([s if c is None else c for s, c in zip(still, space.constant, strict=True)]).clip(space.low, space.high)
 
 
 def _need_spacing(contract: PolicyContract, steps: int) -> None:

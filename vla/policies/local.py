@@ -64,10 +64,10 @@ class LocalPolicy:
             alike.setdefault((observation.embodiment, self.examples.mode(observation), bucket), []).append(place)
         answers: dict[int, ActionChunk] = {}
         for (name, mode, _), places in alike.items():
-            allowed = self.examples.allowed(name, mode)
+            how = {"allowed": self.examples.allowed(name, mode), "eos_id": self.examples.ends(name)}
             for start in range(0, len(places), self.batch):
                 rows = places[start : start + self.batch]
-                out = self._write([examples[p] for p in rows], allowed=allowed, valid_mass=self.valid_mass)
+                out = self._write([examples[p] for p in rows], **how, valid_mass=self.valid_mass)
                 for row, place in enumerate(rows):
                     answers[place] = self.examples.chunk(out.ids[row].numpy(), name, mode)
                     if out.valid_mass is not None:

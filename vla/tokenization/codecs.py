@@ -1,77 +1,101 @@
-"""Codecs: physical values <-> bins. Bins are integers from end to end and never pass through text."""
+"""The codecs by name: from a contract to its codec, and from data to what a codec has to know of them."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from vla.contract import Embodiment, PolicyContract, Space
+from vla.contract import Embodiment, PolicyContract
 from vla.errors import UserError
+from vla.tokenization.base import ActionCodec
+from vla.tokenization.bins import Levels, OpenVLABins, QuantileBins, UniformBins
+from vla.tokenization.fast import Fast
+from vla.tokenization.fast_codec import FastCodec, scaled, scaling
+from vla.tokenization.steps import NumberCodec, StepCodec
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "uniform": {},
+    "quantile": {"edges": None},
+    "openvla": {"raw": ("gripper",)},
+    "language-table": {},
+    "numbers": {"lowest": 0, "highest": 1000},
+    "fast": {"scale": 10, "vocab_size": 1024, "range": "limits", "folder": "", "offset": None, "bpe": None},
+}
+"""What `codec_args` may say for each codec, and what holds otherwise; None is fitted on data."""
 
 
-class UniformCodec:
-    """Even bins between the limits of each dimension, decoded to their middle (RT-2, Brohan et al. 2023, section 3.2).
+def settings(contract: PolicyContract) -> dict[str, Any]:
+    """The codec's settings; UserError for an unknown codec or setting."""
+    if contract.codec not in SETTINGS:
+        raise UserError(f"unknown codec {contract.codec!r}", "contract", f"one of {', '.join(SETTINGS)}")
+    known = SETTINGS[contract.codec]
+    if unknown := contract.codec_args.keys() - known.keys():
+        raise UserError(
+            f"codec {contract.codec} has no {', '.join(sorted(unknown))}",
+            "contract codec_args",
+            f"it has {', '.join(known) or 'none'}",
+        )
+    return {**known, **contract.codec_args}
 
-    There are `bins` intervals and as many centres, so both ends of the range are within half a bin of what they decode to. A
-    dimension that the space marks as constant has one legal bin and decodes to exactly its constant: even bins have no zero.
+
+def action_codec(contract: PolicyContract, name: str = "") -> ActionCodec:
+    """The codec that the contract names, over the actions of the embodiment of that name.
+
+    Raises:
+        UserError: an unknown codec or setting, or what should have been fitted on data was not.
+    """
+    args, space = settings(contract), contract.embodiment(name).action
+    missing = [key for key in ("edges", "bpe") if key in args and args[key] is None]
+    if missing:
+        raise UserError(f"codec {contract.codec} lacks {missing[0]}", "contract codec_args", "`vla fit` fits it on the data")
+    shape = (contract.chunk, contract.terminate)
+    if contract.codec == "fast":
+        return FastCodec(space, *shape, Fast.from_dict(args), args["range"])
+    if contract.codec == "numbers":
+        return NumberCodec(Levels(space, args["highest"] - args["lowest"] + 1), args["lowest"], *shape)
+    if contract.codec == "quantile":
+        return StepCodec(QuantileBins(space, args["edges"][name or next(iter(contract.embodiments))]), *shape)
+    if contract.codec == "openvla":
+        return StepCodec(OpenVLABins(space, [n for n in args["raw"] if n in space.names]), *shape)
+    return StepCodec(UniformBins(space, contract.bins) if contract.codec == "uniform" else Levels(space, 21), *shape)
+
+
+def state_codec(contract: PolicyContract, embodiment: Embodiment) -> UniformBins:
+    """How the state enters the prompt: even bins."""
+    return UniformBins(embodiment.state, contract.bins)
+
+
+def fitted(contract: PolicyContract, chunks: Callable[[str], np.ndarray]) -> PolicyContract:
+    """The contract with all that its codec has to know of the data: quantile edges, FAST's encoding.
 
     Args:
-        space: names, limits and constants of the dimensions.
-        bins: intervals per dimension.
+        contract: as it was chosen.
+        chunks: embodiment -> chunks [N, T, A] in physical units, called only where they are needed.
     """
-
-    def __init__(self, space: Space, bins: int = 256):
-        if bins < 2:
-            raise UserError(f"{bins} bins", "codec", "give at least 2")
-        self.space, self.bins = space, bins
-        self.low, self.high = np.array(space.low, np.float64), np.array(space.high, np.float64)
-        self.width = (self.high - self.low) / bins
-        self._varies = np.array([c is None for c in space.constant], bool)
-        self._constant = np.array([0.0 if c is None else c for c in space.constant], np.float64)
-        self._constant_bins = self._bin(self._constant)
-
-    def _bin(self, values: np.ndarray) -> np.ndarray:
-        inside = np.clip(values, self.low, self.high)
-        return np.minimum((inside - self.low) / self.width, self.bins - 1).astype(np.int64)
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """Values [..., A] in physical units -> bins [..., A], int64; what lies outside the limits is clipped.
-
-        Raises:
-            ContractMismatch: another length than the space's, NaN or infinity.
-        """
-        return np.where(self._varies, self._bin(self.space.check(values, "the value to encode")), self._constant_bins)
-
-    def decode(self, bins: np.ndarray) -> np.ndarray:
-        """Bins [..., A] -> centres [..., A] in physical units, float64; a constant dimension gives its constant.
-
-        Raises:
-            UserError: not integers, another length than the space's, a bin outside 0 to bins - 1.
-        """
-        bins = np.asarray(bins)
-        if bins.dtype.kind not in "iu" or bins.ndim == 0 or bins.shape[-1] != self.space.size:
-            raise UserError(f"bins are {bins.dtype} {bins.shape}, expected integers [..., {self.space.size}]", "codec")
-        if ((bins < 0) | (bins >= self.bins)).any():
-            bad = int(bins[(bins < 0) | (bins >= self.bins)][0])
-            raise UserError(f"bin {bad} is outside 0 to {self.bins - 1}", "codec", "restrict decoding to action tokens")
-        return np.where(self._varies, self.low + (bins + 0.5) * self.width, self._constant)
-
-    def allowed(self, terminate: bool = True) -> list[np.ndarray]:
-        """The legal integers of each token of one action step, in order: terminate (0 or 1) if asked for, then the dimensions."""
-        every = np.arange(self.bins)
-        dims = [every if v else np.array([b]) for v, b in zip(self._varies, self._constant_bins, strict=True)]
-        return [np.array([0, 1]), *dims] if terminate else dims
+    args = settings(contract)
+    if args.get("edges", ...) is None:
+        found = {name: chunks(name)[:, 0] for name in contract.embodiments}
+        spaces = {name: embodiment.action for name, embodiment in contract.embodiments.items()}
+        fit = {"edges": {name: QuantileBins.fit(spaces[name], values, contract.bins) for name, values in found.items()}}
+    elif args.get("bpe", ...) is None:
+        fast = Fast.load(args["folder"]) if args["folder"] else _fit_fast(contract, args, chunks)
+        # All that the codec is goes into the contract; where it came from does not.
+        fit = fast.to_dict() | {"vocab_size": fast.size}
+    else:
+        return contract
+    kept = {key: value for key, value in contract.codec_args.items() if key != "folder"}
+    return dataclasses.replace(contract, codec_args={**kept, **fit})
 
 
-CODECS = {"uniform": UniformCodec}
+def _fit_fast(contract: PolicyContract, args: dict[str, Any], chunks: Callable[[str], np.ndarray]) -> Fast:
+    def every():
+        for name, embodiment in contract.embodiments.items():
+            space = embodiment.action
+            constant = [0.0 if c is None else c for c in space.constant]
+            values = np.where([c is None for c in space.constant], chunks(name), constant)
+            yield from scaled(values, *scaling(space, args["range"]))
 
-
-def action_codec(contract: PolicyContract, embodiment: Embodiment) -> UniformCodec:
-    """The codec that the contract names, over the embodiment's actions; UserError for an unknown name."""
-    if contract.codec not in CODECS:
-        raise UserError(f"unknown codec {contract.codec!r}", "contract", f"one of {', '.join(CODECS)}")
-    return CODECS[contract.codec](embodiment.action, contract.bins)
-
-
-def state_codec(contract: PolicyContract, embodiment: Embodiment) -> UniformCodec:
-    """How the state enters the prompt: even bins, as many as the contract has for actions."""
-    return UniformCodec(embodiment.state, contract.bins)
+    return Fast.fit(every(), contract.chunk, args["scale"], args["vocab_size"])

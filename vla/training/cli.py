@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from vla.errors import UserError
 from vla.training.callbacks import Evaluate, RolloutCallback, StepProgress
 from vla.training.checkpoint import assemble, read_checkpoint
-from vla.training.contract import ContractOptions, resolve
+from vla.training.contract import ContractOptions, add_action_tokens, resolve
 from vla.training.data import VLAData
 from vla.training.module import VLAModule
 from vla.training.saving import Checkpoints, WholeFiles, damage, newest
@@ -93,8 +93,15 @@ class VLACLI(LightningCLI):
             if not (Path(options.out) / "card.yaml").is_file():
                 self._collect(options)
         options = self._get(self.config_init, "contract")
-        contract = resolve(ContractOptions(**vars(options)), self.datamodule.cards())
+        contract = resolve(ContractOptions(**vars(options)), self.datamodule.cards(), self.datamodule.sources)
+        if self.model.bin_smoothing > 0 and contract.codec in ("numbers", "fast") and contract.tokens == "integers":
+            raise UserError(
+                f"the integers of codec {contract.codec} are no quantities",
+                "model.bin_smoothing",
+                "set it to 0, or tokens: append",
+            )
         self.model.build(self._tokenizer, contract.history)
+        add_action_tokens(contract, self.model.model, self.model.processor.tokenizer)
         self.datamodule.bind(contract, self.model.processor)
         self.model.bind(contract, list(self.datamodule.sources))
         self.model.evaluate = self._evaluate

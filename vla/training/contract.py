@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
 
 from vla.contract import Mode, PolicyContract
 from vla.datasets.card import DatasetCard
+from vla.datasets.robot import RobotSource
+from vla.datasets.sources import Split
+from vla.datasets.steps import load_steps
 from vla.errors import UserError
+from vla.models.embeddings import append_tokens
+from vla.tokenization.codecs import action_codec, fitted
+from vla.tokenization.plans import appended
+
+WINDOWS = 20_000
+"""As many chunks per embodiment are enough to fit a codec on."""
 
 
 @dataclasses.dataclass
@@ -16,8 +28,10 @@ class ContractOptions:
 
     Attributes:
         source: an export to take the whole contract from (fine-tuning keeps its statistics and codec); the rest is then ignored.
-        prompt: template of an action prompt, with {instruction} and {state}.
-        question: template of a question prompt, with {question}.
+        prompt: template of an action prompt, with {instruction}, {state} and, where pictures are not first, {images}.
+        question: template of a question prompt, with {question} and {images}.
+        chat: wraps prompts in the model's chat template.
+        normalise: lower-strip, lower (OpenVLA's) or none: what becomes of an instruction.
         plan: what is written before the actions.
         modes: act (without the plan), think (writing it), follow (a given one); a policy acts in the first.
         history: pictures per camera, `execute` steps apart.
@@ -25,13 +39,18 @@ class ContractOptions:
         execute: of these, how many are carried out before the model is asked again.
         crop: side factor of the centre crop.
         bins: per action dimension.
-        codec: of actions.
+        codec: of actions: uniform, quantile, openvla, language-table, numbers or fast.
+        codec_args: its settings; what has to be known of the data is fitted on them.
+        tokens: which tokens action symbols are: integers, overwrite, overwrite:ID or append.
+        terminate: whether each action has a flag that says that the task is done.
         title: for people.
     """
 
     source: str = ""
     prompt: str = PolicyContract.prompt
     question: str = PolicyContract.question
+    chat: bool = False
+    normalise: Literal["lower-strip", "lower", "none"] = "lower-strip"
     plan: tuple[Literal["where", "reach"], ...] = ("where",)
     modes: tuple[Mode, ...] = ()
     history: int = 1
@@ -40,11 +59,14 @@ class ContractOptions:
     crop: float = 1.0
     bins: int = 256
     codec: str = "uniform"
+    codec_args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tokens: str = "integers"
+    terminate: bool = True
     title: str = ""
 
 
-def resolve(options: ContractOptions, cards: dict[str, DatasetCard]) -> PolicyContract:
-    """The contract of a run over these data.
+def resolve(options: ContractOptions, cards: dict[str, DatasetCard], sources: Mapping[str, Any] | None = None) -> PolicyContract:
+    """The contract of a run over these data; what its codec has to know of them is fitted on the training split.
 
     Raises:
         UserError: a chunk or number of executed actions that makes no sense, or two sources describe one embodiment differently.
@@ -68,7 +90,31 @@ def resolve(options: ContractOptions, cards: dict[str, DatasetCard]) -> PolicyCo
         if card.kind == "robot" and (spec.action.low, spec.action.high) != (card.spec.action.low, card.spec.action.high):
             raise UserError(f"{card.embodiment} has other action limits than another source", f"source {name}")
     fields = {k: v for k, v in dataclasses.asdict(options).items() if k != "source"}
-    return PolicyContract(embodiments=embodiments, **fields)
+    contract = PolicyContract(embodiments=embodiments, **fields)
+    robots = [source for source in (sources or {}).values() if isinstance(source, RobotSource)]
+
+    def data(name: str) -> np.ndarray:
+        found = [chunks(source, contract.chunk) for source in robots if source.card.embodiment == name]
+        if not found:
+            raise UserError("there is no robot data to fit the codec on", f"embodiment {name}", "choose codec uniform")
+        every = np.concatenate(found)
+        return every[np.linspace(0, len(every) - 1, min(WINDOWS, len(every))).astype(int)]
+
+    return fitted(contract, data)
+
+
+def chunks(source: RobotSource, length: int, split: Split = "train") -> np.ndarray:
+    """A chunk [N, T, A] from every step of the split on, physical units; past the end its last action is repeated."""
+    steps, rows = load_steps(source.index, source.card.spec), np.unique(source.restricted(split)._rows)
+    ahead = np.minimum(rows[:, None] + np.arange(length), steps.end[rows][:, None] - 1)
+    return steps.action[ahead].astype(np.float64)
+
+
+def add_action_tokens(contract: PolicyContract, model: Any, tokenizer: Any) -> None:
+    """The tokens that the contract's symbols need and the tokenizer lacks, where the plan is to append them."""
+    if contract.tokens == "append":
+        codec = max((action_codec(contract, name) for name in contract.embodiments), key=lambda c: c.size)
+        append_tokens(model, tokenizer, appended(codec.size), codec.spelling if codec.numeric else ())
 
 
 def _names(card: DatasetCard) -> list[str]:

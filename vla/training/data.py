@@ -67,13 +67,15 @@ class Fixed(Dataset):
 
 
 def collate(examples: Examples, rows: list) -> dict[str, Any]:
-    """Model inputs as `Examples.batch` gives them, with the source's number and loss weight per row, and the items."""
+    """Model inputs as `Examples.batch` gives them; per row the number of scored action tokens, the source's number, its loss
+    weight and the item."""
     wrong = next((row for row in rows if isinstance(row, UserError)), None)
     if wrong:
         return {"error": (wrong.what, wrong.where, wrong.fix)}
     numbers, weights, items, built = zip(*rows, strict=True)
     batch = examples.batch(list(built))
-    return {**batch, "source": torch.tensor(numbers), "weight": torch.tensor(weights), "items": list(items)}
+    actions = torch.tensor([example.actions for example in built])
+    return {**batch, "actions": actions, "source": torch.tensor(numbers), "weight": torch.tensor(weights), "items": list(items)}
 
 
 class Cursor(Sampler[list[int]]):

@@ -1,0 +1,203 @@
+"""Bins: the values of each dimension <-> integers, one by one."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from vla.contract import Space
+from vla.errors import UserError
+from vla.tokenization.base import Malformed
+
+EPSILON = 1e-8
+"""What OpenVLA adds to a range before it divides by it."""
+
+
+class Bins(ABC):
+    """Values [..., A] <-> integers 0 to count - 1.
+
+    A value decodes to within half of its own bin, after clipping, over the whole range and at both ends. A dimension that the
+    space marks as constant has one legal bin and decodes to exactly its constant.
+
+    Args:
+        space: names, limits and constants of the dimensions.
+        count: bins per dimension, at most.
+    """
+
+    def __init__(self, space: Space, count: int):
+        if count < 2:
+            raise UserError(f"{count} bins", "codec", "give at least 2")
+        self.space, self.count = space, count
+        self.low, self.high = np.array(space.low, np.float64), np.array(space.high, np.float64)
+        self._varies = np.array([c is None for c in space.constant], bool)
+        self._constant = np.array([0.0 if c is None else c for c in space.constant], np.float64)
+
+    @abstractmethod
+    def _find(self, values: np.ndarray) -> np.ndarray:
+        """The bins of clipped values, as numbers that need only be cut off."""
+
+    def _clip(self, values: np.ndarray) -> np.ndarray:
+        return np.clip(values, self.low, self.high)
+
+    @abstractmethod
+    def _centre(self, bins: np.ndarray) -> np.ndarray:
+        """What bins stand for."""
+
+    def counts(self) -> np.ndarray:
+        """How many bins each dimension has, [A]."""
+        return np.full(self.space.size, self.count)
+
+    @functools.cached_property
+    def _constant_bins(self) -> np.ndarray:
+        return self._find(self._clip(self._constant)).astype(np.int64)
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Values [..., A] in physical units -> bins [..., A], int64; what lies outside the range is clipped.
+
+        Raises:
+            ContractMismatch: another length than the space's, NaN or infinity.
+        """
+        values = self._clip(self.space.check(values, "the value to encode"))
+        return np.where(self._varies, self._find(values).astype(np.int64), self._constant_bins)
+
+    def decode(self, bins: np.ndarray) -> np.ndarray:
+        """Bins [..., A] -> values [..., A] in physical units, float64; a constant dimension gives its constant.
+
+        Raises:
+            Malformed: a bin that its dimension does not have.
+            UserError: not integers, or another length than the space's.
+        """
+        bins = np.asarray(bins)
+        if bins.dtype.kind not in "iu" or bins.ndim == 0 or bins.shape[-1] != self.space.size:
+            raise UserError(f"bins are {bins.dtype} {bins.shape}, expected integers [..., {self.space.size}]", "codec")
+        counts = np.where(self._varies, self.counts(), self.count)
+        outside = (bins < 0) | (bins >= counts)
+        if outside.any():
+            *_, which = np.argwhere(outside)[0]
+            raise Malformed(f"bin {bins[outside][0]} of {self.space.names[which]} is outside 0 to {counts[which] - 1}", "codec")
+        return np.where(self._varies, self._centre(np.where(self._varies, bins, self._constant_bins)), self._constant)
+
+    def legal(self) -> list[np.ndarray]:
+        """The legal bins of each dimension, in order."""
+        rows = zip(self._varies, self.counts(), self._constant_bins, strict=True)
+        return [np.arange(count) if varies else np.array([only]) for varies, count, only in rows]
+
+
+class UniformBins(Bins):
+    """Even bins between the limits, decoded to their middle (RT-2, Brohan et al. 2023, section 3.2)."""
+
+    def __init__(self, space: Space, count: int = 256):
+        super().__init__(space, count)
+        self.width = (self.high - self.low) / count
+
+    def _find(self, values: np.ndarray) -> np.ndarray:
+        return np.minimum((values - self.low) / self.width, self.count - 1)
+
+    def _centre(self, bins: np.ndarray) -> np.ndarray:
+        return self.low + (bins + 0.5) * self.width
+
+
+class Levels(Bins):
+    """Even levels from limit to limit, both included; a value is rounded to the nearest.
+
+    Language-Table (Lynch et al. 2022; RT-2, section 4.1) has 21, the integers from -10 to 10, and so an exact middle; VLA-0
+    (Goyal et al. 2025) 1001.
+    """
+
+    def _find(self, values: np.ndarray) -> np.ndarray:
+        return np.rint((values - self.low) / (self.high - self.low) * (self.count - 1))
+
+    def _centre(self, bins: np.ndarray) -> np.ndarray:
+        return self.low + bins / (self.count - 1) * (self.high - self.low)
+
+
+class QuantileBins(Bins):
+    """Bins between quantiles of the data, narrow where values are frequent; decoded to their middle.
+
+    A value that many quantiles share has a bin of its own without any width, and so decodes exactly: zero, or the two states of
+    a gripper.
+
+    Args:
+        edges: per dimension rising edges from the lower to the upper limit; two equal ones are a value of its own.
+    """
+
+    def __init__(self, space: Space, edges: Sequence[Sequence[float]]):
+        self.edges = [np.array(row, np.float64) for row in edges]
+        super().__init__(space, max(2, *(len(row) - 1 for row in self.edges)))
+        ends = zip(self.edges, self.low, self.high, strict=False)
+        if len(self.edges) != space.size or any((np.diff(e) < 0).any() or (e[0], e[-1]) != (a, b) for e, a, b in ends):
+            raise UserError("not rising from limit to limit for each dimension", "contract codec_args.edges", "fit them again")
+        self._middles = np.zeros((space.size, self.count))
+        for row, edge in zip(self._middles, self.edges, strict=True):
+            row[: len(edge) - 1] = (edge[:-1] + edge[1:]) / 2
+
+    @staticmethod
+    def fit(space: Space, values: np.ndarray, count: int = 256) -> list[list[float]]:
+        """The edges for values [N, A]: at most `count` bins, from limit to limit.
+
+        What makes up more than four bins' share of the data gets a bin of its own, the rest is shared out evenly.
+        """
+        values = np.clip(space.check(values, "the data"), space.low, space.high)
+        rows = []
+        for column, low, high in zip(values.T, space.low, space.high, strict=True):
+            different, times = np.unique(column, return_counts=True)
+            own = different[times > max(1, 4 * len(column) / count)]
+            rest = column[~np.isin(column, own)]
+            inner = np.quantile(rest, np.linspace(0, 1, count - 1 - 2 * len(own))) if len(rest) else []
+            edges = np.sort(np.concatenate([[low, high], inner, own, own]))
+            # Of equal edges two are enough.
+            rows.append(edges[np.append([True, True], edges[2:] != edges[:-2])].tolist())
+        return rows
+
+    def counts(self) -> np.ndarray:
+        return np.array([len(edge) - 1 for edge in self.edges])
+
+    def _find(self, values: np.ndarray) -> np.ndarray:
+        columns = zip(self.edges, np.moveaxis(values, -1, 0), strict=True)
+        return np.stack([_place(edge, column) for edge, column in columns], -1)
+
+    def _centre(self, bins: np.ndarray) -> np.ndarray:
+        return self._middles[np.arange(self.space.size), bins]
+
+
+def _place(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
+    first, after = np.searchsorted(edges, values, side="left"), np.searchsorted(edges, values, side="right")
+    # An edge that is there twice is a bin of its own; else the bin ends at the first edge that is not below the value.
+    return np.where(after - first > 1, first, np.maximum(first - 1, 0))
+
+
+class OpenVLABins(Bins):
+    """OpenVLA's: 256 edges from -1 to 1 after its scaling to q01 and q99, hence 255 centres (prismatic/vla/action_tokenizer.py).
+
+    Bin b is its token id 32000 - 1 - b. The 256th holds only exactly 1 and shares the centre of the 255th.
+
+    Args:
+        space: with statistics q01 and q99.
+        raw: names of dimensions that are not scaled (its `mask` is False there): they are taken as from -1 to 1.
+    """
+
+    def __init__(self, space: Space, raw: Sequence[str] = ()):
+        super().__init__(space, 256)
+        unknown = set(raw) - set(space.names)
+        if unknown or not {"q01", "q99"} <= space.statistics.keys():
+            what = f"no dimension {', '.join(sorted(unknown))}" if unknown else "no statistics q01 and q99"
+            raise UserError(what, "codec openvla", f"the space has {', '.join(space.names)}; a card of real data has statistics")
+        self.raw = np.isin(space.names, list(raw))
+        self.low, self.high = np.where(self.raw, -1.0, space.statistics["q01"]), np.where(self.raw, 1.0, space.statistics["q99"])
+        self.edges = np.linspace(-1, 1, 256)
+        self.centres = (self.edges[:-1] + self.edges[1:]) / 2
+
+    def _clip(self, values: np.ndarray) -> np.ndarray:
+        # Only once it is scaled: what lies above q99 is then exactly 1, what is q99 a little less.
+        return values
+
+    def _find(self, values: np.ndarray) -> np.ndarray:
+        scaled = 2 * (values - self.low) / (self.high - self.low + EPSILON) - 1
+        return np.digitize(np.clip(np.where(self.raw, values, scaled), -1, 1), self.edges) - 1
+
+    def _centre(self, bins: np.ndarray) -> np.ndarray:
+        centres = self.centres[np.minimum(bins, len(self.centres) - 1)]
+        return np.where(self.raw, centres, 0.5 * (centres + 1) * (self.high - self.low) + self.low)

@@ -1,0 +1,71 @@
+"""FAST as an action codec: a whole chunk in as few tokens as it needs."""
+
+from __future__ import annotations
+
+import numpy as np
+from tokenizers import decoders
+
+from vla.contract import Space
+from vla.errors import UserError
+from vla.tokenization.base import ActionCodec, Malformed
+from vla.tokenization.fast import Fast
+
+
+class FastCodec(ActionCodec):
+    """FAST over a chunk: first a flag per step (symbols 0 and 1) where the contract has them, then the encoding's tokens.
+
+    Actions are scaled to [-1, 1] by the limits of the space, or by q01 and q99 of the data (as pi0-FAST does), and clipped.
+
+    Args:
+        space, chunk, terminate: the contract's.
+        fast: the encoding.
+        by: limits or quantiles.
+    """
+
+    numeric = False
+
+    def __init__(self, space: Space, chunk: int, terminate: bool, fast: Fast, by: str = "limits"):
+        super().__init__(space, chunk, terminate)
+        self.fast, self.size, self.flags = fast, fast.size, chunk * terminate
+        self.low, self.high = scaling(space, by)
+        self.longest = self.flags + chunk * space.size * (1 + 3 * isinstance(fast.bpe.decoder, decoders.ByteLevel))
+
+    def encode(self, actions: np.ndarray, terminate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        actions, terminate = self.check(actions, terminate)
+        ids = self.fast.encode(scaled(actions, self.low, self.high))
+        flags = terminate.astype(np.int64)[: self.flags]
+        steps = np.concatenate([np.arange(self.flags), np.zeros(len(ids), np.int64)])
+        return np.concatenate([flags, ids]), steps
+
+    def decode(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        symbols = np.asarray(symbols, np.int64)
+        flags, ids = symbols[: self.flags], symbols[self.flags :]
+        if len(flags) < self.flags or (flags > 1).any():
+            raise Malformed(f"{flags.tolist()} are not {self.flags} terminate flags", "codec")
+        values = np.clip(self.fast.decode(ids, self.chunk, self.space.size), -1, 1)
+        actions = self.low + (values + 1) / 2 * (self.high - self.low)
+        return np.where(self.varies, actions, self.constant), flags == 1 if self.flags else np.zeros(self.chunk, bool)
+
+    def next(self, written: np.ndarray) -> tuple[np.ndarray, bool]:
+        if len(written) < self.flags:
+            return np.array([0, 1]), False
+        ids = self.fast.next(written[self.flags :], self.chunk * self.space.size)
+        return ids, not len(ids)
+
+    def places(self) -> list[np.ndarray]:
+        return [np.array([0, 1])] * self.flags + [np.arange(self.size)] * (self.longest - self.flags)
+
+
+def scaling(space: Space, by: str) -> tuple[np.ndarray, np.ndarray]:
+    """What becomes -1 and 1; UserError for an unknown word, or quantiles that the space does not have."""
+    if by == "limits":
+        return np.array(space.low, np.float64), np.array(space.high, np.float64)
+    if by != "quantiles" or not {"q01", "q99"} <= space.statistics.keys():
+        raise UserError(f"range {by!r}", "contract codec_args", "limits, or quantiles of a space with statistics q01 and q99")
+    return np.array(space.statistics["q01"], np.float64), np.array(space.statistics["q99"], np.float64)
+
+
+def scaled(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Actions [..., A] in [-1, 1]; 0 in a dimension without any range."""
+    span = np.where(high > low, high - low, 1)
+    return np.where(high > low, np.clip(2 * (actions - low) / span - 1, -1, 1), 0)
