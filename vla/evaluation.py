@@ -32,7 +32,7 @@ from vla.sim.workers import Workers
 BATCH = 2
 """Rows of a local model's calls where nobody says otherwise. A number of its own, not the number of cores: it is part of what a
 result is, and the same command should give the same result on another machine."""
-MORE = ("objects", "target", "first", "executed")
+MORE = ("objects", "target", "first", "executed", "malformed")
 """What an episode of the record holds beyond its format; how long it took is in episodes.jsonl only."""
 
 
@@ -128,6 +128,8 @@ def said(record: Record) -> str:
         lines.append(f"  {group['task']}, {group['variation']}, {group['kind']}: {Rate(**group['success'])}")
     if use := summary["language_use"]["all"]:
         lines.append(f"language use: {100 * use['rate']:+.0f} points ({100 * use['low']:+.0f} to {100 * use['high']:+.0f})")
+    if malformed := sum(episode.more.get("malformed", 0) for episode in record.episodes):
+        lines.append(f"malformed answers: {malformed}; the robot rested for a step each time")
     if restarts := record.more["run"]["restarts"]:
         lines.append(f"workers restarted: {len(restarts)} ({restarts[0]})")
     return "\n".join(lines)
@@ -242,7 +244,7 @@ def _record(options: Evaluation, identity: dict[str, Any], lines: list[dict[str,
 
 def _episode(line: dict[str, Any]) -> EpisodeRecord:
     names = [f.name for f in dataclasses.fields(EpisodeRecord) if f.name != "more"]
-    return EpisodeRecord(**{name: line[name] for name in names}, more={name: line[name] for name in MORE})
+    return EpisodeRecord(**{name: line[name] for name in names}, more={name: line[name] for name in MORE if name in line})
 
 
 def _clear(folder: Path) -> None:

@@ -69,7 +69,10 @@ class RemotePolicy:
                 "embodiment": observation.embodiment,
             },
         )
-        return ActionChunk(np.array(answer["actions"]), np.array(answer["terminate"], bool), answer["info"])
+        status, actions = answer.get("status", ""), np.array(answer["actions"])
+        if status:
+            actions = np.empty((0, self.contract.embodiment(observation.embodiment).action.size))
+        return ActionChunk(actions, np.array(answer["terminate"], bool), answer["info"], status)
 
     def _stream(self, stream: str) -> str:
         return f"{self._name}/{stream}"

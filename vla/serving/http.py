@@ -55,6 +55,7 @@ def routes(runner: Runner) -> APIRouter:
             {
                 "actions": chunk.actions.tolist(),
                 "terminate": chunk.terminate.tolist(),
+                "status": chunk.status,
                 "info": {**plain(chunk.info), "infer_ms": round(milliseconds, 3)},
                 "contract": digest,
             }

@@ -46,4 +46,4 @@ class Runner:
         actions, terminate = np.asarray(chunks[0].actions, np.float64), np.asarray(chunks[0].terminate, bool)
         if actions.ndim != 2 or actions.shape[1] != size or len(terminate) != len(actions) or not np.isfinite(actions).all():
             raise PolicyFault(f"actions {actions.shape} (finite: {np.isfinite(actions).all()}), terminate {terminate.shape}")
-        return ActionChunk(actions, terminate, chunks[0].info), milliseconds
+        return ActionChunk(actions, terminate, chunks[0].info, chunks[0].status), milliseconds

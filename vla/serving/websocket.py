@@ -59,6 +59,9 @@ async def _loop(socket: WebSocket, runner: Runner, stream: str) -> None:
             raise UserError("a text frame", "message", "send msgpack in a binary frame")
         seen = await asyncio.to_thread(_read, content, runner.policy.contract, stream)
         chunk, milliseconds = await runner.act(seen)
+        if chunk.status:
+            # openpi's clients look at nothing but the actions.
+            raise UserError(f"the policy's answer is {chunk.status}", "policy")
         timing = {"infer_ms": milliseconds} | ({"prev_total_ms": total} if total is not None else {})
         answer = {"actions": chunk.actions, "terminate": chunk.terminate, "info": plain(chunk.info), "state": seen.state}
         await socket.send_bytes(pack({**answer, "policy_timing": {"infer_ms": milliseconds}, "server_timing": timing}))

@@ -63,6 +63,7 @@ class Result:
         target, first: names of the object that should be and of the one that was lifted first ("" is none).
         failure: "" for success, else its class.
         state: hash of the initial state and of what the variation changed.
+        malformed: how many answers of the policy were no whole chunk; the robot rested for a step each time.
         restarts: why workers failed in it before it went through; it began anew each time.
         frames: recorded pictures [side, 2 * side, 3], front and wrist.
     """
@@ -80,6 +81,7 @@ class Result:
     task: str = "lift"
     variation: str = "seen"
     state: str = ""
+    malformed: int = 0
     restarts: list[str] = dataclasses.field(default_factory=list)
     frames: list[np.ndarray] = dataclasses.field(default_factory=list, repr=False)
 

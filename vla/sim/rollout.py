@@ -76,6 +76,7 @@ class _Rollout:
         self.waiting: dict[Worker, Observation] = {}
         self.steps: dict[str, int] = {}
         self.faults: dict[str, list[str]] = collections.defaultdict(list)
+        self.malformed: collections.Counter[str] = collections.Counter()
         self.results: dict[str, Result] = {}
 
     def run(self) -> list[Result]:
@@ -99,7 +100,7 @@ class _Rollout:
 
     def _begin(self, worker: Worker) -> None:
         episode = self.running[worker] = self.todo.popleft()
-        self.steps[episode.id] = 0
+        self.steps[episode.id] = self.malformed[episode.id] = 0
         if self.acting is None:
             self._send(worker, "expert", episode)
         else:
@@ -111,7 +112,7 @@ class _Rollout:
             self._again(worker, answer.reason)
         elif isinstance(answer, Result):
             episode = self.running.pop(worker)
-            answer.restarts = self.faults.get(episode.id, [])
+            answer.restarts, answer.malformed = self.faults.get(episode.id, []), self.malformed[episode.id]
             self.results[episode.id] = answer
             if self.acting is not None:
                 self.acting.reset([episode.id])
@@ -128,6 +129,7 @@ class _Rollout:
         observations = list(turn.values())
         for worker, observation, chunk in zip(turn, observations, self.acting.act(observations), strict=True):
             self.steps[observation.id] += 1
+            self.malformed[observation.id] += bool(chunk.status)
             look = self.sees and self.acting.needs(observation.id)
             self._send(worker, "step", chunk.actions[0], bool(chunk.terminate[0]), look)
 
@@ -181,11 +183,11 @@ class _Checked:
         try:
             actions = self.contract.embodiment(observation.embodiment).action.check(chunk.actions, "the policy's answer")
             terminate = np.asarray(chunk.terminate, bool)
-            if actions.ndim != 2 or not len(actions) or terminate.shape != actions.shape[:1]:
+            if actions.ndim != 2 or bool(len(actions)) == bool(chunk.status) or terminate.shape != actions.shape[:1]:
                 raise ContractMismatch(
                     f"the policy's answer has shape {actions.shape} and terminate {terminate.shape}, expected [T, A] and [T]"
                 )
         except (ContractMismatch, TypeError, ValueError) as error:
             what = error.what if isinstance(error, UserError) else f"the policy's answer is no array of numbers: {error}"
             raise ContractMismatch(what, self.where(observation.id), "the policy is at fault; finished episodes are kept") from None
-        return ActionChunk(actions, terminate, chunk.info)
+        return ActionChunk(actions, terminate, chunk.info, chunk.status)
