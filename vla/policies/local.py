@@ -58,9 +58,9 @@ class LocalPolicy:
 
     @classmethod
     def from_export(cls, folder: str | Path, batch: int | Sequence[int] = 1, probabilities: bool = False) -> LocalPolicy:
-        """Reads a folder that `vla export` wrote."""
+        """Reads a folder that `vla export` wrote; whatever the type of its weights, it computes in float32."""
         contract = PolicyContract.load(folder)
-        model, processor = load_vlm(folder)
+        model, processor = load_vlm(folder, dtype=torch.float32)
         return cls(model, processor, contract, batch, probabilities=probabilities)
 
     def reset(self, ids: Sequence[str]) -> None:

@@ -1,18 +1,27 @@
-"""`vla export`: a checkpoint as a self-contained folder of safetensors, configuration, processor and contract."""
+"""`vla export`: a checkpoint as a self-contained folder of safetensors, configuration, processor, contract and card."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from vla.contract import PolicyContract
 from vla.errors import UserError
+from vla.training.model_card import Card, facts_of, model_card
+
+Weights = dict[str, torch.Tensor]
+CLOSE = 1e-3
+"""Largest difference of a logit that merging adapters may make, relative to the largest logit."""
 
 
-def write_export(folder: str | Path, model: Any, processor: Any, contract: PolicyContract) -> Path:
+def write_export(folder: str | Path, model: Any, processor: Any, contract: PolicyContract, card: Card | None = None) -> Path:
     """Writes the folder whole or not at all, replacing an earlier export.
 
     Raises:
@@ -26,6 +35,11 @@ def write_export(folder: str | Path, model: Any, processor: Any, contract: Polic
     model.save_pretrained(unfinished)
     processor.save_pretrained(unfinished)
     contract.save(unfinished)
+    card = card or Card()
+    card = dataclasses.replace(
+        card, weights=weights_hash(model.state_dict()), parameters=sum(p.numel() for p in model.parameters())
+    )
+    (unfinished / "README.md").write_text(model_card(contract, card), encoding="utf-8")
     for path in unfinished.rglob("*"):
         # safetensors writes for the owner alone.
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -35,16 +49,115 @@ def write_export(folder: str | Path, model: Any, processor: Any, contract: Polic
     return folder
 
 
-def export(ckpt: str, out: str) -> str:
+def export(
+    ckpt: str,
+    out: str,
+    merge_lora: bool = True,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    alpha: float = 1.0,
+    base: str = "",
+    results: str = "",
+) -> str:
     """Writes a checkpoint of `vla fit` as a folder that `vla rollout` and `vla serve` take.
 
     Args:
         ckpt: the checkpoint file.
         out: the folder to write; an earlier export there is replaced.
+        merge_lora: adapters are merged into the weights in float32, and logits before and after are compared. An export holds
+            whole weights: without merging, a checkpoint with adapters is refused.
+        dtype: of the weights that are written. Halving them changes answers now and then: evaluate again.
+        alpha: 1 is what was trained, 0 the base; between them weights are averaged (WiSE-FT, Wortsman et al. 2022).
+        base: the model that training began with (`tiny` or a folder); needed for alpha below 1.
+        results: an evaluation's folder, whose success rates go into the card.
     """
-    from vla.training.checkpoint import load_checkpoint
+    from vla.training.checkpoint import assemble, read_checkpoint
 
-    model, processor, contract = load_checkpoint(ckpt)
-    folder = write_export(out, model, processor, contract)
+    if not 0 <= alpha <= 1 or (alpha < 1 and not base):
+        raise UserError(f"alpha is {alpha}", "--alpha", "give 0 to 1, and --base for less than 1")
+    checkpoint = read_checkpoint(ckpt)
+    model, processor, contract = assemble(checkpoint, ckpt)
+    card = Card(**facts_of(ckpt, results, contract), dtype=dtype, alpha=alpha, base=base)
+    if checkpoint.get("lora", {}).get("rank"):
+        if not merge_lora:
+            raise UserError("the checkpoint has adapters", ckpt, "leave --merge_lora on: an export holds whole weights")
+        difference, digest = compare_merged(checkpoint, model)
+        card = dataclasses.replace(card, lora=checkpoint["lora"], merged_difference=difference, base_hash=digest)
+    if base:
+        start = _base_weights(base)
+        card = dataclasses.replace(card, base_hash=weights_hash(start))
+        if alpha < 1:
+            model.load_state_dict(interpolated(start, model.state_dict(), alpha))
+    folder = write_export(out, model.to(getattr(torch, dtype)), processor, contract, card)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20
     return f"{folder}: {size:.1f} MiB, contract {contract.hash[:12]}"
+
+
+def compare_merged(checkpoint: dict[str, Any], model: Any) -> tuple[float, str]:
+    """Checks that merging adapters changed nothing.
+
+    Args:
+        checkpoint: as it was saved, with adapters.
+        model: with adapters merged.
+
+    Returns:
+        The largest difference of a logit, relative to the largest logit; the hash of the base's weights, without adapters.
+
+    Raises:
+        UserError: the logits differ by more than `CLOSE`.
+    """
+    from vla.models.adapters import Lora, add_lora
+
+    adapted = add_lora(type(model)(model.config), Lora(**checkpoint["lora"])).eval()
+    adapted.load_state_dict({k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")})
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.config.text_config.vocab_size, (2, 16), generator=generator)
+    # Words alone: the adapters of a picture's encoder are compared by their weights' hash only where there are none.
+    ids = torch.where(ids == model.config.image_token_id, (ids + 1) % model.config.text_config.vocab_size, ids)
+    with torch.inference_mode():
+        before, after = (m(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float() for m in (adapted, model))
+    difference = float((before - after).abs().max() / before.abs().max().clamp_min(1e-6))
+    if not difference <= CLOSE:
+        raise UserError(f"merging the adapters changes logits by {difference:.2g} of the largest", "export", "please report this")
+    return difference, weights_hash(_without_adapters(adapted.state_dict()))
+
+
+def interpolated(base: Weights, trained: Weights, alpha: float) -> Weights:
+    """base + alpha (trained - base), in float32.
+
+    Raises:
+        UserError: the two are not the same model's.
+    """
+    different = [n for n in trained if n not in base or base[n].shape != trained[n].shape] + [n for n in base if n not in trained]
+    if different:
+        raise UserError(
+            f"the base has other weights: {', '.join(different[:3])}", "--base", "give the model that training began with"
+        )
+    return {
+        name: torch.lerp(base[name].float(), value.float(), alpha).to(value.dtype) if value.is_floating_point() else value
+        for name, value in trained.items()
+    }
+
+
+def weights_hash(weights: Weights) -> str:
+    """SHA-256 over names, types, shapes and values, whatever the order."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _without_adapters(weights: Weights) -> Weights:
+    """What peft's names hide: the weights of the model before adapters were added."""
+    return {
+        name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", "."): value
+        for name, value in weights.items()
+        if "lora_" not in name and ".modules_to_save." not in name
+    }
+
+
+def _base_weights(base: str) -> Weights:
+    from vla.models.load import load_vlm
+
+    return load_vlm(base, dtype=torch.float32)[0].state_dict()

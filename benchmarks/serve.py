@@ -1,0 +1,300 @@
+"""Serving: added latency, batching across clients, and a mixed load in which every answer is checked against its own request.
+
+Servers run in processes of their own, with one torch thread; so does the in-process side, which runs here, like all the clients.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import httpx
+import numpy as np
+import psutil
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from vla.contract import PolicyContract
+from vla.policies.base import ActionChunk, Observation
+from vla.report.provenance import provenance
+from vla.serving.wire import encode_array, pack, unpack
+from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.transforms import Resize
+
+EXPORT = Path("runs/demo/export")
+CLIENTS, SIDE = 16, 224
+CAMERAS = [camera.name for camera in EMBODIMENT.cameras]
+
+
+class StandIn:
+    """20 ms a call and 1 ms an observation; answers the means of the pictures, and the state."""
+
+    contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=2)
+
+    def __init__(self, fixed: float, each: float):
+        self.fixed, self.each = fixed, each
+
+    def reset(self, ids):
+        pass
+
+    def act(self, observations):
+        time.sleep(self.fixed + self.each * len(observations))
+        return [ActionChunk(np.array([expected(o.images, o.state)] * 2), np.zeros(2, bool)) for o in observations]
+
+
+def expected(images: dict[str, np.ndarray], state: np.ndarray) -> list[float]:
+    return [*(float(images[name].mean()) for name in CAMERAS), *map(float, state)]
+
+
+def serve_stand_in(fixed: float, each: float, batch: int) -> None:
+    from vla.serving.options import Options
+    from vla.serving.server import serve
+
+    serve({"stand-in": StandIn(fixed, each)}, port=0, options=Options(batch))
+
+
+@contextlib.contextmanager
+def server(*arguments: str) -> Iterator[tuple[str, psutil.Process]]:
+    """A server in its own process: its address and the process."""
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout
+        found = re.search(r"http://(\S+)", process.stdout.readline())
+        assert found, f"the server ended with exit code {process.wait()}"
+        address = found[1]
+        for _ in range(600):
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"http://{address}/healthz").status_code == 200:
+                    break
+            time.sleep(0.1)
+        yield address, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def demo_server(batch: int):
+    return server(sys.executable, "-m", "vla", "serve", str(EXPORT), "--port", "0", "--threads", "1", "--batch", str(batch))
+
+
+def stand_in(fixed: float, each: float, batch: int):
+    return server(sys.executable, __file__, "--stand-in", str(fixed), str(each), str(batch))
+
+
+def observation(rng: np.random.Generator, side: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    images = {name: rng.integers(0, 256, (side, side, 3), np.uint8) for name in CAMERAS}
+    return images, rng.uniform(EMBODIMENT.state.low, EMBODIMENT.state.high)
+
+
+def message(images: dict[str, np.ndarray], state: np.ndarray) -> bytes:
+    return pack({"images": images, "state": state, "prompt": "lift the red cube"})
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    return {f"p{share}": 1e3 * float(np.percentile(seconds, share)) for share in (50, 99)}
+
+
+async def latency(address: str, policy, count: int) -> dict[str, dict[str, float]]:
+    """One client, two 224-px pictures; the in-process call gets them in the contract's size. The two take turns."""
+    rng = np.random.default_rng(0)
+    shrink = {camera.name: Resize(camera.height, camera.width) for camera in EMBODIMENT.cameras}
+    took: dict[str, list[float]] = {"in process": [], "served": [], "served less the policy's call": []}
+    async with connect(f"ws://{address}", compression=None, max_size=None) as client:
+        await client.recv()
+        for _ in range(count):
+            images, state = observation(rng, SIDE)
+            small = {name: shrink[name](image) for name, image in images.items()}
+            began = time.perf_counter()
+            policy.act([Observation("0", small, state, "lift the red cube")])
+            took["in process"].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            await client.send(message(images, state))
+            answer = unpack(bytes(await client.recv()))
+            took["served"].append(time.perf_counter() - began)
+            took["served less the policy's call"].append(took["served"][-1] - answer["policy_timing"]["infer_ms"] / 1e3)
+    return {name: quantiles(seconds[10:]) for name, seconds in took.items()}
+
+
+async def throughput(address: str, count: int, clients: int = CLIENTS) -> dict[str, float]:
+    """Requests per second of clients that ask again as soon as they are answered, and their latencies (ms)."""
+    side, took = EMBODIMENT.cameras[0].height, []
+
+    async def one(seed: int) -> None:
+        messages = [message(*observation(np.random.default_rng((seed, i)), side)) for i in range(4)]
+        async with connect(f"ws://{address}", compression=None, max_size=None) as client:
+            await client.recv()
+            for i in range(warm + count // clients):
+                began = time.perf_counter()
+                await client.send(messages[i % 4])
+                answer = await client.recv()
+                assert isinstance(answer, bytes), answer
+                if i >= warm:
+                    took.append((began, time.perf_counter() - began))
+
+    warm = 5
+    await asyncio.gather(*(one(seed) for seed in range(clients)))
+    span = max(b + t for b, t in took) - min(b for b, _ in took)
+    return {"rate": len(took) / span, **quantiles([t for _, t in took])}
+
+
+def batch_rate(policy, count: int) -> float:
+    """Observations per second of in-process calls with 16 rows."""
+    rng = np.random.default_rng(0)
+    seen = []
+    for i in range(CLIENTS):
+        images, state = observation(rng, EMBODIMENT.cameras[0].height)
+        seen.append(Observation(str(i), images, state, "lift the red cube"))
+    for _ in range(3):
+        policy.act(seen)
+    began = time.perf_counter()
+    for _ in range(-(-count // CLIENTS)):
+        policy.act(seen)
+    return -(-count // CLIENTS) * CLIENTS / (time.perf_counter() - began)
+
+
+BROKEN = (b"", b"\xc1", b"\x81\xa1a", pack({"images": 3}), pack({"prompt": "x" * 5000}), pack([1, 2]), os.urandom(500))
+
+
+async def load(address: str, process: psutil.Process, seconds: float) -> dict[str, float]:
+    """Clients of all protocols, and some that send rubbish, for so long. Growth is from a tenth of the time on."""
+    end, counts = time.monotonic() + seconds, {"answers": 0, "wrong": 0, "refused": 0, "lost": 0}
+    side = EMBODIMENT.cameras[0].height
+
+    def check(found: list[float], images: dict[str, np.ndarray], state: np.ndarray) -> None:
+        counts["answers"] += 1
+        counts["wrong"] += not np.allclose(found, expected(images, state), atol=1e-9)
+
+    async def openpi(rng: np.random.Generator) -> None:
+        while time.monotonic() < end:
+            async with connect(f"ws://{address}", compression=None) as client:
+                await client.recv()
+                for _ in range(50):
+                    images, state = observation(rng, side)
+                    await client.send(message(images, state))
+                    check(unpack(bytes(await client.recv()))["actions"][0], images, state)
+
+    async def http(rng: np.random.Generator) -> None:
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
+            while time.monotonic() < end:
+                images, state = observation(rng, side)
+                content = {"id": str(rng.integers(20)), "images": {n: encode_array(i) for n, i in images.items()}}
+                answer = await client.post(
+                    f"http://{address}/act", json={**content, "state": state.tolist(), "instruction": "go"}
+                )
+                check(answer.json()["actions"][0], images, state)
+
+    async def openvla(rng: np.random.Generator) -> None:
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
+            while time.monotonic() < end:
+                images, state = observation(rng, side)
+                pictures = {"image": encode_array(images["front"]), "wrist_image": encode_array(images["wrist"])}
+                answer = await client.post(
+                    f"http://{address}/act", json={**pictures, "state": state.tolist(), "instruction": "go"}
+                )
+                found = np.frombuffer(base64.b64decode(answer.json()["__numpy__"])).copy()
+                # The gripper's place, here the state's last: back from 1 open, 0 closed.
+                found[-1] = 1 - 2 * found[-1]
+                check(found.tolist(), images, state)
+
+    async def broken(rng: np.random.Generator) -> None:
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
+            while time.monotonic() < end:
+                content = BROKEN[rng.integers(len(BROKEN))]
+                answer = await client.post(f"http://{address}/act", content=content)
+                with contextlib.suppress(ConnectionClosed):
+                    async with connect(f"ws://{address}", compression=None) as socket:
+                        await socket.recv()
+                        await socket.send(content)
+                        counts["refused"] += isinstance(await socket.recv(), str) and 400 <= answer.status_code < 500
+                await asyncio.sleep(0.01)
+
+    async def watched() -> float:
+        await asyncio.sleep(seconds / 10)
+        before = process.memory_info().rss
+        await asyncio.sleep(max(end - time.monotonic() - 0.5, 0))
+        return (process.memory_info().rss - before) / 2**20
+
+    kinds = [openpi] * 6 + [http] * 3 + [openvla] * 2 + [broken]
+    growth, *_ = await asyncio.gather(watched(), *(kind(np.random.default_rng(i)) for i, kind in enumerate(kinds)))
+    return {**counts, "growth": growth}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=2000, help="per figure")
+    parser.add_argument("--seconds", type=float, default=60, help="of mixed load; the whole form is 600")
+    parser.add_argument("--stand-in", nargs=3, metavar=("FIXED", "EACH", "BATCH"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.stand_in:
+        fixed, each, batch = options.stand_in
+        serve_stand_in(float(fixed), float(each), int(batch))
+        return 0
+    if not (EXPORT / "contract.json").is_file():
+        print(f"there is no {EXPORT}: run make demo", file=sys.stderr)
+        return 2
+    import torch
+
+    from vla.policies.local import LocalPolicy
+    from vla.serving.options import LADDER
+
+    torch.set_num_threads(1)
+    count = options.requests
+    policy = LocalPolicy.from_export(EXPORT, LADDER)
+    with demo_server(CLIENTS) as (address, _):
+        alone = asyncio.run(latency(address, policy, count))
+        # Before and after: the machine may not be the same all the time.
+        inside = batch_rate(policy, count // 2)
+        batched = asyncio.run(throughput(address, count))
+        inside = (inside + batch_rate(policy, count // 2)) / 2
+    with demo_server(1) as (address, _):
+        single = asyncio.run(throughput(address, count))
+    with stand_in(0.02, 0.001, CLIENTS) as (address, _):
+        slow = asyncio.run(throughput(address, count))
+    with stand_in(0.02, 0.001, 1) as (address, _):
+        slow_single = asyncio.run(throughput(address, count))
+    with stand_in(0.0, 0.0, CLIENTS) as (address, process):
+        mixed = asyncio.run(load(address, process, options.seconds))
+    served, local = alone["served"], alone["in process"]
+    values = {
+        "added latency, p50 (ms)": (served["p50"] - local["p50"], "<=", 3.0),
+        "added latency, p99 (ms)": (served["p99"] - local["p99"], "<=", 10.0),
+        "16 clients / in-process batches of 16": (batched["rate"] / inside, ">=", 0.7),
+        "batching on / off": (batched["rate"] / single["rate"], ">=", 1.0),
+        "stand-in of 20 ms + 1 ms, batching on / off": (slow["rate"] / slow_single["rate"], ">=", 6.0),
+        "16 clients, p99 / p50": (batched["p99"] / batched["p50"], "<=", 3.0),
+        "growth under mixed load (MiB)": (mixed["growth"], "<=", 20.0),
+        "answers that are not the request's own": (mixed["wrong"], "<=", 0.0),
+    }
+    bars = {
+        name: {"value": round(value, 3), "bar": f"{sign} {bar:g}", "holds": bool(value >= bar if sign == ">=" else value <= bar)}
+        for name, (value, sign, bar) in values.items()
+    }
+    measured = {
+        "latency (ms)": alone,
+        "in-process batches of 16 (observations/s)": inside,
+        "16 clients": batched,
+        "16 clients, batching off": single,
+        "stand-in": slow,
+        "stand-in, batching off": slow_single,
+        "mixed load": {**mixed, "seconds": options.seconds},
+    }
+    print(
+        json.dumps(
+            {"bars": bars, "measured": measured, "requests": count, **provenance(), "command": " ".join(sys.argv)}, indent=1
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

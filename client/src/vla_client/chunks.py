@@ -1,0 +1,73 @@
+"""From chunks of actions to one action per control step."""
+
+from typing import Any, Callable, Dict, Sequence
+
+import numpy as np
+
+Infer = Callable[[Dict[str, Any]], Dict[str, Any]]
+
+
+class RecedingHorizon:
+    """Executes the first `execute` actions of a chunk, then asks again.
+
+    Args:
+        infer: observation -> {"actions": [T, A]}, e.g. `Connection.infer`.
+        execute: actions taken of each chunk; a server's contract says how many it was made for.
+    """
+
+    def __init__(self, infer: Infer, execute: int):
+        if execute < 1:
+            raise ValueError("execute at least 1 action of each chunk")
+        self.infer, self.execute = infer, execute
+        self._queue = []  # type: List[np.ndarray]
+
+    def reset(self) -> None:
+        self._queue = []
+
+    @property
+    def needs_observation(self) -> bool:
+        """Whether the next step will look at its observation; else its pictures need not be taken."""
+        return not self._queue
+
+    def step(self, observation: Dict[str, Any]) -> np.ndarray:
+        """The next action [A]."""
+        if not self._queue:
+            self._queue = list(_actions(self.infer(observation))[: self.execute])
+        return self._queue.pop(0)
+
+
+class TemporalEnsemble:
+    """Asks at every step and averages what the overlapping chunks say of it, with weights exp(-decay * age).
+
+    After ACT (Zhao et al. 2023, section IV), with the order turned round: there the oldest chunk weighs most.
+
+    Args:
+        infer: observation -> {"actions": [T, A]}.
+        decay: how fast older chunks lose weight.
+        newest: dimensions that are taken from the newest chunk and never averaged, such as a gripper.
+    """
+
+    needs_observation = True
+
+    def __init__(self, infer: Infer, decay: float = 0.5, newest: Sequence[int] = (-1,)):
+        self.infer, self.decay, self.newest = infer, decay, list(newest)
+        self._chunks = []  # type: List[np.ndarray]
+
+    def reset(self) -> None:
+        self._chunks = []
+
+    def step(self, observation: Dict[str, Any]) -> np.ndarray:
+        """The next action [A]."""
+        chunk = _actions(self.infer(observation))
+        self._chunks = [old[1:] for old in self._chunks if len(old) > 1] + [chunk]
+        weights = np.exp(-self.decay * np.arange(len(self._chunks))[::-1])
+        action = np.average([one[0] for one in self._chunks], axis=0, weights=weights)
+        action[self.newest] = chunk[0, self.newest]
+        return action
+
+
+def _actions(answer: Dict[str, Any]) -> np.ndarray:
+    actions = np.array(answer["actions"], np.float64)
+    if actions.ndim != 2 or not len(actions):
+        raise ValueError("a chunk has shape [steps, dimensions], not {}".format(list(actions.shape)))
+    return actions

@@ -1,0 +1,73 @@
+"""What stands between a policy's actions and a robot's joints."""
+
+import dataclasses
+from typing import Any, Dict, Optional
+
+import numpy as np
+
+
+class Refused(ValueError):
+    """The action must not be carried out."""
+
+
+@dataclasses.dataclass
+class Limits:
+    """What the robot may be told, per dimension of the action.
+
+    Attributes:
+        low, high: [A] an action is clamped to these.
+        rate: [A] the largest change from one action to the next; None is no limit. For a gripper, infinity.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    rate: Optional[np.ndarray] = None
+
+    def __post_init__(self) -> None:
+        self.low, self.high = np.asarray(self.low, np.float64), np.asarray(self.high, np.float64)
+        if self.low.shape != self.high.shape or self.low.ndim != 1 or not (self.low <= self.high).all():
+            raise ValueError("give a low and a high limit for each dimension, low at most high")
+        if self.rate is not None:
+            self.rate = np.broadcast_to(np.asarray(self.rate, np.float64), self.low.shape)
+            if not (self.rate > 0).all():
+                raise ValueError("rates must be above 0")
+
+    @classmethod
+    def of(cls, metadata: Dict[str, Any], embodiment: Optional[str] = None, rate: Any = None) -> "Limits":
+        """The limits of the contract that `vla serve` tells on connecting."""
+        bodies = metadata["contract"]["embodiments"]
+        space = bodies[embodiment or next(iter(bodies))]["action"]
+        return cls(space["low"], space["high"], rate)
+
+
+class Guard:
+    """Refuses NaN, clamps to limits, limits the rate of change.
+
+    Attributes:
+        clamped: how many actions had to be changed. A policy that is clamped all the time is broken, or its units are.
+    """
+
+    def __init__(self, limits: Limits):
+        self.limits, self.clamped = limits, 0
+        self._last = None  # type: Optional[np.ndarray]
+
+    def reset(self) -> None:
+        self._last = None
+
+    def __call__(self, action: np.ndarray) -> np.ndarray:
+        """The action that may be carried out.
+
+        Raises:
+            Refused: NaN, infinity or another number of dimensions.
+        """
+        action = np.array(action, np.float64)
+        if action.shape != self.limits.low.shape:
+            raise Refused("{} dimensions, the robot has {}".format(list(action.shape), len(self.limits.low)))
+        if not np.isfinite(action).all():
+            raise Refused("dimension {} is {}".format(*next((i, a) for i, a in enumerate(action) if not np.isfinite(a))))
+        safe = np.clip(action, self.limits.low, self.limits.high)
+        if self._last is not None and self.limits.rate is not None:
+            safe = np.clip(safe, self._last - self.limits.rate, self._last + self.limits.rate)
+        self.clamped += int(not np.array_equal(safe, action))
+        self._last = safe
+        return safe

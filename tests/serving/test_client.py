@@ -1,0 +1,340 @@
+"""The robot's side: chunks, guard, watchdog, coming back after a kill; against a real server, and with Python 3.8's syntax."""
+
+import ast
+import importlib.util
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "client/src"))
+
+import vla_client  # noqa: E402
+from vla_client import (  # noqa: E402
+    Connection,
+    Guard,
+    Limits,
+    RecedingHorizon,
+    Refused,
+    Robot,
+    ServerError,
+    TemporalEnsemble,
+    Unreachable,
+    drive,
+)
+from vla_client.robot import Watchdog  # noqa: E402
+from vla_client.wire import pack, unpack  # noqa: E402
+
+from vla.policies import base  # noqa: E402
+from vla.serving import wire  # noqa: E402
+from vla.serving.keys import Keys  # noqa: E402
+from vla.serving.options import Options  # noqa: E402
+from vla.serving.server import running  # noqa: E402
+
+
+def message(seed=0):
+    rng = np.random.default_rng(seed)
+    images = {name: rng.integers(0, 256, (64, 64, 3), np.uint8) for name in ("front", "wrist")}
+    return {"images": images, "state": rng.uniform(-1, 1, 5), "prompt": "go"}
+
+
+def ws(url):
+    return url.replace("http", "ws")
+
+
+def test_it_is_python_3_8_and_small():
+    files = [*(ROOT / "client").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
+    assert len(files) >= 6
+    for file in files:
+        ast.parse(file.read_text(), feature_version=(3, 8))
+        assert not re.search(r"removeprefix|\bmatch \w+:$|: list\[|-> dict\[| \| None", file.read_text()), file
+    code = "import sys, vla_client; sys.exit(bool({'torch', 'vla', 'scipy', 'PIL'} & sys.modules.keys()))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT / "client/src")}).returncode == 0
+    )
+
+
+def test_the_bytes_are_the_servers():
+    for array in (np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((0, 3), np.uint8), np.array(1.5)):
+        assert pack({"a": array}) == wire.pack({"a": array})
+        back = unpack(wire.pack({"a": array}))["a"]
+        assert back.dtype == array.dtype and back.shape == array.shape and back.flags.writeable
+    with pytest.raises(ValueError):
+        pack(np.array([object()]))
+    for wrong in (b"\xc1", pack({b"__ndarray__": True}), pack({b"__ndarray__": 1, b"data": b"", b"dtype": "O", b"shape": [1]})):
+        with pytest.raises(ValueError):
+            unpack(wrong)
+
+
+class Chunks:
+    """Chunk k is [[10 k, 10 k + 1, ...]] in every dimension."""
+
+    def __init__(self, length=4):
+        self.calls, self.length = 0, length
+
+    def __call__(self, _):
+        self.calls += 1
+        rows = 10.0 * self.calls + np.arange(self.length)
+        return {"actions": np.stack([rows, rows], 1)}
+
+
+def test_receding_horizon_asks_when_its_actions_are_used_up():
+    infer = Chunks()
+    policy = RecedingHorizon(infer, 2)
+    assert [policy.step({})[0] for _ in range(5)] == [10, 11, 20, 21, 30] and infer.calls == 3
+    policy.reset()
+    assert policy.needs_observation and policy.step({})[0] == 40
+
+
+def test_ensembling_is_that_of_the_policies_here(contract, observed):
+    rng = np.random.default_rng(0)
+    chunks = list(rng.normal(size=(6, 4, 7)))
+    mine = TemporalEnsemble(lambda o: {"actions": chunks[o["k"]]})
+
+    class Told:
+        def __init__(self):
+            self.contract = contract
+
+        def reset(self, ids):
+            pass
+
+        def act(self, observations):
+            return [base.ActionChunk(chunks[o.plan["k"]], np.zeros(4, bool)) for o in observations]
+
+    theirs = base.TemporalEnsemble(Told())
+    for k in range(6):
+        seen = observed(plan={"k": k})
+        assert np.allclose(mine.step({"k": k}), theirs.act([seen])[0].actions[0])
+
+
+def test_the_guard_clamps_limits_the_rate_and_refuses_nan():
+    guard = Guard(Limits([-1, -1], [1, 1], rate=[0.5, np.inf]))
+    assert guard([0.2, -7]).tolist() == [0.2, -1] and guard.clamped == 1
+    assert guard([1, 1]).tolist() == [0.7, 1] and guard([0.7, 1]).tolist() == [0.7, 1] and guard.clamped == 2
+    for wrong in ([np.nan, 0], [0, np.inf], [0, 0, 0]):
+        with pytest.raises(Refused):
+            guard(wrong)
+    for limits in (([1], [0]), ([0, 0], [1]), ([0], [1], [0])):
+        with pytest.raises(ValueError):
+            Limits(*limits)
+
+
+def test_the_watchdog_holds_until_it_is_fed():
+    held = []
+    with Watchdog(lambda: held.append(time.monotonic()), 0.1) as dog:
+        for _ in range(6):
+            time.sleep(0.02)
+            dog.feed()
+        assert not held
+        time.sleep(0.4)
+        assert len(held) >= 2
+
+
+class Recorded(Robot):
+    def __init__(self):
+        self.done = []
+
+    def observe(self):
+        return message(len(self.done))
+
+    def act(self, action):
+        self.done.append(action)
+
+    def hold(self):
+        self.done.append(None)
+
+
+def test_a_robot_is_driven_and_holds_when_an_answer_is_not_to_be_carried_out(policy_class):
+    with running(policy_class()) as url:
+        connection = Connection(ws(url), timeout=5.0)
+        assert connection.metadata["contract_hash"] == policy_class().contract.hash
+        robot, trouble = Recorded(), []
+        guard = Guard(Limits.of(connection.metadata))
+        assert drive(robot, RecedingHorizon(connection.infer, 2), guard, 100, 5, 5.0, on_trouble=trouble.append) == 5
+        assert robot.done[-1] is None and guard.clamped == 5 and not trouble
+        assert all(np.abs(action).max() <= 1 for action in robot.done[:-1])
+        broken = RecedingHorizon(lambda _: {"actions": np.full((2, 7), np.nan)}, 2)
+        robot = Recorded()
+        assert drive(robot, broken, guard, 100, 3, stop=lambda: len(robot.done) > 3, on_trouble=trouble.append) == 0
+        assert robot.done == [None] * len(robot.done) and isinstance(trouble[0], Refused)
+        connection.close()
+
+
+def test_a_robot_holds_while_nobody_answers():
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unreachable):
+        Connection(f"ws://127.0.0.1:{silent.getsockname()[1]}", timeout=0.3)
+
+    def gone(_):
+        time.sleep(0.3)
+        raise Unreachable("nobody")
+
+    robot, trouble = Recorded(), []
+    stop = time.monotonic() + 0.8
+    guard = Guard(Limits([-1], [1]))
+    done = drive(robot, RecedingHorizon(gone, 1), guard, 50, 9, 0.1, lambda: time.monotonic() > stop, trouble.append)
+    assert done == 0 and trouble and len(robot.done) > len(trouble) + 1, "the watchdog held while the server was waited for"
+
+
+def test_what_is_refused_is_not_tried_again(policy_class, tmp_path):
+    (tmp_path / "keys").write_text("arm " + "k" * 20)
+    with running(policy_class(), keys=Keys(tmp_path / "keys")) as url:
+        with pytest.raises(ServerError, match="401"):
+            Connection(ws(url), key="wrong")
+        with pytest.raises(ServerError, match="expected abc"):
+            Connection(ws(url), key="k" * 20, contract="abc")
+        connection = Connection(ws(url), key="k" * 20)
+        with pytest.raises(ServerError, match="wrist"):
+            connection.infer({"images": {"front": message()["images"]["front"]}, "state": [0.0] * 5, "prompt": "go"})
+        assert connection.infer(message())["actions"].shape == (4, 7)
+
+
+def test_a_busy_server_is_asked_again(policy_class):
+    class Slow(policy_class):
+        def act(self, observations):
+            time.sleep(0.05)
+            return super().act(observations)
+
+    retries = []
+    with running(Slow(), options=Options(batch=1, queue=1)) as url:
+
+        def ask(seed):
+            connection = Connection(ws(url), timeout=20.0, on_retry=retries.append)
+            for k in range(3):
+                mean = message(seed + k)["images"]["front"].mean()
+                assert connection.infer(message(seed + k))["actions"][0, 0] == pytest.approx(mean)
+
+        threads = [threading.Thread(target=ask, args=(10 * i,)) for i in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert retries, "it was never busy"
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {folder!r})
+from conftest import MeanPixelPolicy
+from vla.serving.server import serve
+serve({{"policy": MeanPixelPolicy()}}, port={port})
+"""
+
+
+def start(port):
+    program = PROGRAM.format(folder=str(ROOT / "tests/serving"), port=port)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout and (found := re.search(r":(\d+) ", process.stdout.readline()))
+    return process, int(found[1])
+
+
+def test_a_killed_server_comes_back_and_its_clients_go_on():
+    process, port = start(0)
+    retries, answers = [], []
+    stop = threading.Event()
+
+    def ask(seed):
+        connection = Connection(f"ws://127.0.0.1:{port}", timeout=60.0, on_retry=retries.append)
+        k = 0
+        while not stop.is_set():
+            asked = message(1000 * seed + k)
+            got = connection.infer(asked)["actions"]
+            answers.append(got[0, 0] == pytest.approx(asked["images"]["front"].mean()))
+            k += 1
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(3)]
+    try:
+        for thread in threads:
+            thread.start()
+        wait(lambda: len(answers) > 20)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        wait(lambda: len(retries) >= 3)
+        before = len(answers)
+        process, _ = start(port)
+        wait(lambda: len(answers) > before + 20)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        process.terminate()
+    assert all(answers) and process.wait(20) == 0
+
+
+def wait(true, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_the_robot_loop_example(policy_class):
+    with running(policy_class()) as url:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "client/examples/robot_loop.py"), ws(url), "go", "4"],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "client/src")},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "4 actions, 4 clamped" and lines[-2] == "hold" and lines[0].startswith("dx=")
+
+
+class LikeLibero:
+    """LIBERO's keys, invented pictures; done after 23 steps."""
+
+    def __init__(self):
+        self.actions = []
+
+    def reset(self):
+        self.actions = []
+
+    def set_init_state(self, state):
+        assert state == "initial"
+        return self._seen()
+
+    def step(self, action):
+        self.actions.append(action)
+        return self._seen(), 0.0, len(self.actions) == 23, {}
+
+    def _seen(self):
+        rng = np.random.default_rng(len(self.actions))
+        return {
+            "agentview_image": rng.integers(0, 256, (256, 256, 3), np.uint8),
+            "robot0_eye_in_hand_image": rng.integers(0, 256, (256, 256, 3), np.uint8),
+            "robot0_eef_pos": np.array([0.1, 0.2, 0.3]),
+            "robot0_eef_quat": np.array([0.0, 0.0, 0.0, 1.0]),
+            "robot0_gripper_qpos": np.array([0.04, -0.04]),
+        }
+
+
+def test_the_libero_example_with_its_keys(policy_class):
+    from vla.contract import Camera, Embodiment, PolicyContract, Space
+
+    spec = importlib.util.spec_from_file_location("libero_main", ROOT / "examples/libero/main.py")
+    main = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(main)
+    assert np.allclose(main.axis_angle([0, 0, np.sin(0.25), np.cos(0.25)]), [0, 0, 0.5])
+    state = Space(tuple("xyzabc") + ("left", "right"), ("",) * 8, (-4.0,) * 8, (4.0,) * 8)
+    action = Space(tuple("xyzabc") + ("gripper",), ("",) * 7, (-1.0,) * 7, (1.0,) * 7)
+    keys = policy_class().contract.embodiment().keys
+    body = Embodiment((Camera("front", 224, 224), Camera("wrist", 224, 224)), state, action, keys=keys)
+    policy = policy_class(PolicyContract({"libero": body}, chunk=10, execute=5))
+    env = LikeLibero()
+    with running(policy) as url:
+        connection = Connection(ws(url))
+        assert main.episode(env, "initial", "pick up the bowl", connection, length=40)
+        connection.close()
+    assert env.actions[:10] == [main.NOTHING] * 10 and len(env.actions) == 23
+    assert np.allclose(env.actions[10][2:6], [0.1, 0.2, 0.3, 0.0]) and env.actions[10][0] == 1, "clamped to the contract's limits"
+    assert vla_client.__all__

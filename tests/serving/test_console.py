@@ -1,0 +1,145 @@
+"""The console, clicked through in Debian's chromium; skipped by name where chromium is not installed."""
+
+import json
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vla.policies.base import ActionChunk
+from vla.policies.local import Answer
+from vla.report.video import write_video
+from vla.serving.keys import Keys
+from vla.serving.server import running
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
+KEY = "k" * 20
+
+
+@pytest.fixture(scope="module")
+def seeing(policy_class):
+    """Says what it sees, with a plan and probabilities; answers questions."""
+
+    class Seeing(policy_class):
+        def act(self, observations):
+            chunks = []
+            for o in observations:
+                level = o.images["front"].mean() / 255
+                rows = np.full((4, 7), 2 * level - 1)
+                info = {"point": [0.25, 0.75], "probabilities": {"plan": [0.5], "steps": np.full((4, 8), 0.9).tolist()}}
+                chunks.append(ActionChunk(rows, np.array([False, False, o.instruction == "stop", False]), info))
+            return chunks
+
+        def ask(self, images, questions):
+            return [Answer(f"{q}: {int(i['front'].mean())}", None) for i, q in zip(images, questions, strict=True)]
+
+    return Seeing()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        camera = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *camera])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser):
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    shown = context.new_page()
+    shown.set_default_timeout(20_000)
+    wrong = []
+    shown.on("pageerror", lambda error: wrong.append(str(error)))
+    shown.on(
+        "request", lambda request: wrong.append(request.url) if not re.match(r"http://127|data:|blob:", request.url) else None
+    )
+    yield shown
+    context.close()
+    assert not wrong, "errors, or something loaded from elsewhere"
+
+
+def until(page, expression, argument=None):
+    """Waits by asking again and again: playwright's own waiting needs `eval`, which the page's policy forbids."""
+    end = time.monotonic() + 30
+    while not page.evaluate(expression, argument):
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(50)
+
+
+def test_from_a_picture_to_plots_answers_and_replay(seeing, page, tmp_path):
+    Image.new("RGB", (200, 100), (255, 255, 255)).save(tmp_path / "white.png")
+    film = [np.full((64, 64, 3), 20 * i, np.uint8) for i in range(10)]
+    write_video(tmp_path / "film.mp4", film, fps=10)
+    (tmp_path / "actions.json").write_text(json.dumps({"hz": 10, "actions": [[0.1 * i] * 7 for i in range(10)]}))
+    with running(seeing) as url:
+        page.goto(url)
+        page.set_input_files("#file-front", tmp_path / "white.png")
+        page.fill("#instruction", "stop")
+        page.click("#act")
+        page.wait_for_selector("#chunk canvas:nth-child(7)")
+        said = page.text_content("#said")
+        assert "4 actions" in said and "batch 1" in said and "done, it says, at action 3" in said
+        values = page.get_attribute("#chunk canvas:first-child", "title").split(", ")
+        assert len(values) == 4 and float(values[0]) > 0.98, "the white picture went to the policy"
+        page.click("#ask")
+        until(page, "document.querySelector('#answer').textContent")
+        assert page.text_content("#answer") == "what colour is the cube: 255"
+        assert page.text_content("#hash") == seeing.contract.hash and "dx (m)" in page.text_content("#facts")
+        page.check("#again")
+        until(page, "Number(document.querySelector('#rate').textContent) > 1")
+        assert "ms" in page.text_content("#p50")
+        page.uncheck("#again")
+        page.set_input_files("#film", tmp_path / "film.mp4")
+        page.set_input_files("#actions", tmp_path / "actions.json")
+        page.wait_for_selector("#played canvas:nth-child(7)")
+        before = page.evaluate("document.querySelector('#played canvas').toDataURL()")
+        page.evaluate("document.querySelector('#video').currentTime = 0.5")
+        until(page, "document.querySelector('#video').currentTime >= 0.4 && !document.querySelector('#video').seeking")
+        until(page, "before => document.querySelector('#played canvas').toDataURL() != before", before)
+
+
+def test_a_webcam(seeing, page):
+    with running(seeing) as url:
+        page.goto(url)
+        page.click("#webcam-front")
+        until(page, "!!document.querySelector('#cameras canvas').source")
+        page.click("#act")
+        page.wait_for_selector("#chunk canvas:nth-child(7)")
+
+
+def test_what_is_refused_is_shown(policy_class, page, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "actions.json").write_text("[[1, 2]]")
+    with running(policy_class()) as url:
+        page.goto(url)
+        page.wait_for_selector("#main:visible")
+        page.click("#ask")
+        page.wait_for_selector("#trouble:visible")
+        assert "answers no questions" in page.text_content("#trouble")
+        page.set_input_files("#file-wrist", tmp_path / "broken.png")
+        until(page, "document.querySelector('#trouble').textContent.includes('not a picture')")
+        page.set_input_files("#actions", tmp_path / "actions.json")
+        until(page, "document.querySelector('#trouble').textContent.includes('7 numbers')")
+
+
+def test_the_locked_door(seeing, page, tmp_path):
+    (tmp_path / "keys").write_text(f"me {KEY}\n")
+    with running(seeing, keys=Keys(tmp_path / "keys")) as url:
+        page.goto(url)
+        page.wait_for_selector("#door:visible")
+        assert not page.is_visible("#main")
+        page.fill("#key", "wrong")
+        page.click("#door button")
+        until(page, "document.querySelector('#trouble').textContent.includes('401')")
+        page.fill("#key", KEY)
+        page.click("#door button")
+        page.wait_for_selector("#main:visible")
+        page.click("#act")
+        page.wait_for_selector("#chunk canvas:nth-child(7)")

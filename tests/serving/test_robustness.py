@@ -1,0 +1,257 @@
+"""Malformed messages over all protocols: the server goes on answering good clients, and its memory stays bounded.
+
+The short form runs always; 10,000 messages with `-m slow`.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import zlib
+
+import httpx
+import msgpack
+import numpy as np
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
+
+from vla.serving.wire import encode_array, pack, unpack
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {folder!r})
+from conftest import MeanPixelPolicy
+from vla.serving.options import Options
+from vla.serving.server import serve
+serve({{"policy": MeanPixelPolicy()}}, port=0, options=Options(slow_s=1.0))
+"""
+PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+GROWTH = 150
+"""MiB that the server may hold more after than before: pictures of 4096 pixels a side are 50 MiB each while they are read."""
+
+
+@pytest.fixture(scope="module")
+def server():
+    program = PROGRAM.format(folder=os.path.dirname(__file__))
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout
+    found = re.search(r"http://(\S+)", process.stdout.readline())
+    assert found
+    for _ in range(200):
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"http://{found[1]}/healthz").status_code == 200:
+                break
+    good(found[1])
+    before = psutil.Process(process.pid).memory_info().rss
+    yield found[1]
+    good(found[1])
+    growth = (psutil.Process(process.pid).memory_info().rss - before) / 2**20
+    process.terminate()
+    assert process.wait(30) == 0
+    assert growth < GROWTH, f"{growth:.0f} MiB more"
+
+
+def good(address):
+    """Good clients of three protocols are answered as they should be."""
+    mean = pytest.approx(PICTURE.mean())
+    images = {"front": encode_array(PICTURE), "wrist": encode_array(PICTURE)}
+    rest = {"state": [0.0] * 5, "instruction": "go"}
+    assert httpx.post(f"http://{address}/act", json={"images": images, **rest}).json()["actions"][0][0] == mean
+    openvla = httpx.post(f"http://{address}/act", json={"image": images["front"], "wrist": images["wrist"], **rest}).json()
+    assert np.frombuffer(base64.b64decode(openvla["__numpy__"]))[0] == mean
+    with connect(f"ws://{address}", compression=None) as client:
+        client.recv()
+        client.send(pack({"images": {"front": PICTURE, "wrist": PICTURE}, "state": np.zeros(5), "prompt": "go"}))
+        assert unpack(client.recv())["actions"][0, 0] == mean
+
+
+def over_http(address, content, path="/act"):
+    answer = httpx.post(f"http://{address}{path}", content=content)
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.json()["error"]["what"] and "Traceback" not in answer.text
+
+
+def over_websocket(address, content):
+    with connect(f"ws://{address}", compression=None, max_size=None) as client:
+        client.recv()
+        client.send(content)
+        answer = client.recv()
+        assert "Traceback" not in str(answer)
+
+
+def raw(address, content):
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as client, contextlib.suppress(OSError):
+        client.sendall(content)
+        client.shutdown(socket.SHUT_WR)
+        client.settimeout(5)
+        assert b"Traceback" not in client.recv(4096)
+
+
+# Values of JSON and msgpack, of the right names with wrong content as often as not.
+NAMES = st.sampled_from(
+    ["images", "image", "full_image", "state", "instruction", "prompt", "id", "embodiment", "encoded", "front", "wrist", "ids"]
+    + ["__numpy__", "dtype", "shape", "observation/image", "observation/state", "unnorm_key", "question", "type", "payload"]
+)
+LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=20)
+ARRAYS = st.fixed_dictionaries(
+    {
+        "__numpy__": st.binary(max_size=30).map(lambda b: base64.b64encode(b).decode()) | LEAVES,
+        "dtype": st.sampled_from(["|u1", "<f4", "<f8", "O", "V8", "<c8", "x", "|S3"]) | LEAVES,
+        "shape": st.lists(st.integers(-2, 2**40), max_size=10) | LEAVES,
+    }
+)
+JSON = st.recursive(
+    LEAVES | ARRAYS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=6), max_leaves=12
+)
+PACKED = st.recursive(
+    LEAVES
+    | st.binary(max_size=30)
+    | st.fixed_dictionaries(
+        {b"__ndarray__": st.just(True)},
+        optional={
+            b"data": st.binary(max_size=30) | LEAVES,
+            b"dtype": st.sampled_from(["|u1", "<f4", "O", "V8", "<c8", "|O", "x"]) | LEAVES,
+            b"shape": st.lists(st.integers(-2, 2**40), max_size=10) | LEAVES,
+        },
+    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=6),
+    max_leaves=12,
+)
+
+
+def malformed(examples):
+    """A run of that many messages, a quarter over each way in."""
+
+    def run(address):
+        common = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+        quarter = settings(max_examples=examples // 4, **common)
+
+        @quarter
+        @given(JSON)
+        def http(value):
+            over_http(address, json.dumps(value), "/act")
+
+        @quarter
+        @given(PACKED, st.integers(0, 40))
+        def websocket(value, cut):
+            content = msgpack.packb(value)
+            over_websocket(address, content[:-cut] if cut < len(content) and cut > 20 else content)
+
+        @quarter
+        @given(st.dictionaries(NAMES, JSON, max_size=5), st.booleans())
+        def openvla(value, doubled):
+            value = {**value, "image": value.get("image")}
+            over_http(address, json.dumps({"encoded": json.dumps(value)} if doubled else value))
+
+        @quarter
+        @given(st.binary(max_size=200), st.sampled_from([b"", b"POST /act HTTP/1.1\r\nHost: a\r\n", b"GET / HTTP/1.1\r\n"]))
+        def bare(content, head):
+            raw(address, head + content)
+
+        for kind in (http, websocket, openvla, bare):
+            kind()
+            good(address)
+
+    return run
+
+
+def test_malformed_messages(server):
+    malformed(120)(server)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_thousand_malformed_messages(server):
+    malformed(10_000)(server)
+
+
+def bomb(width, height):
+    """A PNG of that size with all its pixels of one colour: a few kilobytes that are gigabytes."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    lines = zlib.compressobj(9)
+    data = b"".join(lines.compress(b"\0" * (1 + 3 * width)) for _ in range(height)) + lines.flush()
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def array(data=b"", dtype="|u1", shape=(64, 64, 3)):
+    return {b"__ndarray__": True, b"data": data, b"dtype": dtype, b"shape": list(shape)}
+
+
+def seen(**changes):
+    picture = array(PICTURE.tobytes())
+    return {"images": {"front": picture, "wrist": picture}, "state": [0.0] * 5, "prompt": "go", **changes}
+
+
+WHOLE = msgpack.packb(seen())
+MADE = {
+    "truncated": WHOLE[: len(WHOLE) // 2],
+    "twice": WHOLE * 2,
+    "wrong dtype": msgpack.packb(seen(images={"front": array(PICTURE.astype("f4").tobytes(), "<f4"), "wrist": array()})),
+    "huge shape, little data": msgpack.packb(seen(images={"front": array(b"abc", shape=(2**31, 2**31, 3)), "wrist": array()})),
+    "negative shape": msgpack.packb(seen(state=array(b"", shape=(-1,)))),
+    "object dtype": msgpack.packb(seen(state=array(b"\x80\x04N.", "|O", (1,)))),
+    "a pickle": b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93\x94.",
+    "deep nesting": b"\x91" * 100_000 + b"\xc0",
+    "deep maps": b"\x81\xa1a" * 5_000 + b"\xc0",
+    "an array that says it is large": b"\xdd\xff\xff\xff\xff",
+    "a text that says it is large": b"\xdb\xff\xff\xff\xff",
+    "decompression bomb": msgpack.packb(seen(images={"front": bomb(30_000, 2_000), "wrist": bomb(30_000, 2_000)})),
+    "keys that are no text": msgpack.packb({1: 2, None: 3, 2.5: 4}),
+    "an extension": msgpack.packb(msgpack.ExtType(5, b"x")),
+    "NaN": msgpack.packb(seen(state=[float("nan")] * 5)),
+    "infinite": msgpack.packb(seen(state=[1e999] * 5)),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_hand_made_messages(server, name):
+    over_websocket(server, MADE[name])
+    with contextlib.suppress(httpx.RemoteProtocolError):
+        over_http(server, MADE[name])
+    good(server)
+
+
+def test_largest_pictures_are_read_and_released(server):
+    large = base64.b64encode(bomb(4096, 4096)).decode()
+    answer = httpx.post(
+        f"http://{server}/act",
+        json={"images": {"front": large, "wrist": large}, "state": [0.0] * 5, "instruction": "go"},
+        timeout=60,
+    )
+    assert answer.status_code == 200 and answer.json()["actions"][0][0] == 0
+    deep = httpx.post(f"http://{server}/act", content=b"[" * 200_000)
+    assert deep.status_code == 400
+
+
+def test_half_open_and_slow_connections_are_let_go(server):
+    host, port = server.split(":")
+    crowd = []
+    for begun in (b"", b"POST /act HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n") * 10:
+        crowd.append(socket.create_connection((host, int(port))))
+        crowd[-1].sendall(begun)
+    good(server)
+    for one in crowd:
+        one.settimeout(10)
+        with contextlib.suppress(ConnectionError):
+            assert one.recv(100) == b""
+        one.close()
+    with contextlib.suppress(WebSocketException), connect(f"ws://{server}") as client:
+        client.recv()
+        # Gone without a word, in the middle of a frame.
+        client.socket.sendall(b"\x82\x7e\xff\xff")
+        client.socket.shutdown(socket.SHUT_RDWR)
+    good(server)

@@ -1,0 +1,116 @@
+"""Exports: weights averaged with the base, adapters merged, types, the card; contracts of older versions."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from vla.contract import PolicyContract
+from vla.errors import UserError
+from vla.models.adapters import Lora, add_lora, merged
+from vla.models.load import load_vlm
+from vla.policies.base import Observation
+from vla.policies.local import LocalPolicy
+from vla.report.records import EpisodeRecord, Record
+from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.training.checkpoint import describe_model
+from vla.training.export import compare_merged, export, interpolated, weights_hash
+
+CONTRACT = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=1)
+
+
+def checkpoint(path, vlm, lora=None, change=0.01):
+    """A checkpoint as `vla fit` writes it, of weights that differ a little from the base's."""
+    model, processor = load_vlm(vlm)
+    lora = lora or Lora()
+    described = describe_model(model, processor)
+    model = add_lora(model, lora)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if not lora.rank or "lora_B" in name:
+                value.add_(change * torch.randn_like(value))
+    content = {
+        "state_dict": {f"model.{k}": v for k, v in model.state_dict().items()},
+        "contract": CONTRACT.to_dict(),
+        "vlm": described,
+        "lora": dataclasses.asdict(lora),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    return content
+
+
+def weights(folder):
+    return load_vlm(folder, dtype=torch.float32)[0].state_dict()
+
+
+def test_alpha_goes_from_the_base_to_what_was_trained(tmp_path, vlm):
+    content = checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm)
+    ckpt, base = str(tmp_path / "run/checkpoints/last.ckpt"), weights(vlm)
+    for alpha in (0.0, 0.5, 1.0):
+        export(ckpt, str(tmp_path / f"{alpha}"), alpha=alpha, base=str(vlm))
+        found = weights(tmp_path / f"{alpha}")
+        for name, value in found.items():
+            assert torch.allclose(value, (1 - alpha) * base[name] + alpha * content["state_dict"][f"model.{name}"], atol=1e-6), (
+                name
+            )
+    card = (tmp_path / "0.5" / "README.md").read_text()
+    assert CONTRACT.hash in card and weights_hash(base) in card and "base + 0.5" in card and "not evaluated" in card
+    for wrong in ({"alpha": 0.5}, {"alpha": 1.5, "base": str(vlm)}):
+        with pytest.raises(UserError, match="alpha"):
+            export(ckpt, str(tmp_path / "no"), **wrong)
+    with pytest.raises(UserError, match="other weights"):
+        interpolated({"a": torch.zeros(2)}, {"a": torch.zeros(3)}, 0.5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_the_bytes_still_acts(tmp_path, vlm, dtype):
+    import numpy as np
+
+    checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm)
+    sizes = {}
+    for kind in ("float32", dtype):
+        export(str(tmp_path / "run/checkpoints/last.ckpt"), str(tmp_path / kind), dtype=kind)
+        sizes[kind] = sum(p.stat().st_size for p in (tmp_path / kind).glob("*.safetensors"))
+    assert sizes[dtype] < 0.6 * sizes["float32"]
+    policy = LocalPolicy.from_export(tmp_path / dtype)
+    images = {c.name: np.zeros((64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
+    (chunk,) = policy.act([Observation("a", images, np.array([0, 0, 0.1, 0, 0.04]), "go")])
+    assert chunk.actions.shape == (2, 7) and np.isfinite(chunk.actions).all()
+
+
+def test_adapters_are_merged_and_compared_and_the_base_is_named(tmp_path, vlm):
+    pytest.importorskip("peft")
+    content = checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm, Lora(rank=2), change=0.3)
+    ckpt = str(tmp_path / "run/checkpoints/last.ckpt")
+    export(ckpt, str(tmp_path / "out"))
+    card = (tmp_path / "out/README.md").read_text()
+    assert "rank 2, merged" in card and weights_hash(weights(vlm)) in card
+    changed = [n for n, v in weights(tmp_path / "out").items() if not torch.equal(v, weights(vlm)[n])]
+    assert changed, "the adapters' product is in the weights"
+    with pytest.raises(UserError, match="has adapters"):
+        export(ckpt, str(tmp_path / "out"), merge_lora=False)
+    model = add_lora(load_vlm(vlm)[0], Lora(rank=2))
+    with pytest.raises(UserError, match="changes logits"):
+        compare_merged(content, merged(model))
+
+
+def test_the_card_has_the_success_of_its_own_contract_only(tmp_path, vlm):
+    checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm)
+    (tmp_path / "run/logs").mkdir()
+    told = "data:\n  robot_share: 0.4\n  sources:\n    robot:\n      init_args: {path: /somewhere/robot, weight: 2.0}\n"
+    (tmp_path / "run/logs/config.yaml").write_text(told)
+    episodes = [
+        EpisodeRecord("lift", "seen", i, "correct", "go", "0" * 8, i < 9, 10, "" if i < 9 else "dropped") for i in range(10)
+    ]
+    more = {"batch": [1], "versions": {}, "episodes": episodes}
+    Record("mine", "0" * 64, "p", CONTRACT.hash, **more).save(tmp_path / "good")
+    Record("mine", "0" * 64, "p", "f" * 64, **more).save(tmp_path / "bad")
+    ckpt = str(tmp_path / "run/checkpoints/last.ckpt")
+    export(ckpt, str(tmp_path / "out"), results=str(tmp_path / "good"))
+    card = (tmp_path / "out/README.md").read_text()
+    assert "90 % of 10 (60 to 98 %)" in card and "robot: path robot, weight 2.0" in card and "0.4 of a batch" in card
+    assert "/somewhere" not in card and "commit" in card
+    with pytest.raises(UserError, match="another|of contract"):
+        export(ckpt, str(tmp_path / "out"), results=str(tmp_path / "bad"))
