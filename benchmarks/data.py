@@ -146,6 +146,8 @@ def synthetic(folder: Path) -> None:
         "reach": np.full((MILLION, 4), -1, np.int16),
         **{name: np.zeros(MILLION, np.int32) for name in ("instruction", "target", "embodiment")},
         "words": np.array(["lift it"]),
+        "unreadable": np.zeros(0, np.int64),
+        "why": np.zeros(0, np.str_),
     }
     ShardIndex(folder).columns("steps", lambda: steps)
 

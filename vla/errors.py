@@ -23,5 +23,9 @@ class UserError(Exception):
         return "\n".join(parts)
 
 
+class Unreadable(UserError):
+    """A record of a data set cannot be read: damaged, incomplete, or not as the card says. Others may be as they should."""
+
+
 class ContractMismatch(UserError):
     """Two sides hold different contracts, or an observation does not fit the contract."""

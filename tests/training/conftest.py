@@ -1,12 +1,28 @@
 """A small recipe: what training tests run."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import yaml
 
+# For helpers beside the tests, which are no package.
+sys.path.insert(0, str(Path(__file__).parent))
+
 
 @pytest.fixture
-def config(tmp_path, vlm, data):
+def config(tmp_path, recipe):
     """A small recipe in the form of configs/demo.yaml."""
+    return recipe(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def recipe(vlm, data):
+    """Writes it for runs in a folder."""
+    return lambda folder: write(folder, vlm, data)
+
+
+def write(tmp_path, vlm, data):
     body = {
         "data": {
             "batch_size": 4,

@@ -1,144 +1,131 @@
 """A run that was ended at any moment and resumed ends bit for bit like one that was not."""
 
+import functools
+import itertools
 import os
 import random
 import shutil
-import subprocess
-import sys
-import time
-from multiprocessing import resource_tracker
-from pathlib import Path
 
-import psutil
 import pytest
-import torch
-import yaml
+from resuming import EPOCH, STEPS, assert_same, command, edit_config, fork, options, states, stream_questions
 
 from vla import cli
 from vla.datasets.index import ShardIndex
 from vla.datasets.shards import ShardWriter
-from vla.models.load import load_vlm
 from vla.training.saving import damage, newest
 
-MOMENTS = ("on_train_batch_start", "on_after_backward", "on_before_zero_grad", "on_save_checkpoint", "on_validation_start")
+KINDS = ("periodic", "SIGTERM", "SIGUSR1", "epoch")
+EVERY = {"periodic": 2, "epoch": EPOCH, "SIGTERM": 100, "SIGUSR1": 100}
+CODES = {"SIGKILL": -9, "SIGTERM": 143, "SIGUSR1": 138}
+PRODUCT = list(itertools.product((0, 2), (1, 3), KINDS))
 
 
-def command(config, *more, dies=None):
-    """Arguments of a `vla fit`; `dies` is (moment, number, signal)."""
-    if dies:
-        moment, number, sent = dies
-        body = yaml.safe_load(config.read_text())
-        body["trainer"]["callbacks"].append(
-            {"class_path": "dying.DieAt", "init_args": {"moment": moment, "number": number, "sent": sent}}
-        )
-        config = config.with_name("dying.yaml")
-        config.write_text(yaml.safe_dump(body))
-    return ["fit", "-c", str(config), *more]
+@pytest.fixture(scope="module")
+def several(recipe, data, tmp_path_factory):
+    """Writes a recipe over three sources, one of them with a picture that cannot be read; the weights are averaged."""
+    spoilt = tmp_path_factory.mktemp("spoilt")
+    index = ShardIndex(data / "robot")
+    with ShardWriter(spoilt) as writer:
+        for i, key in enumerate(index.keys):
+            writer.write(key, {**index.read(i), **({"front.jpg": b"nothing"} if i == 3 else {})})
+    shutil.copy(data / "robot/card.yaml", spoilt)
+
+    def edit(body):
+        sources = body["data"]["sources"]
+        early = {"folder": str(spoilt), "weight": 0.3, "holdout": 0.25, "first_steps": 2, "first_times": 2}
+        early |= {"augment": [{"brightness": 0.1}]}
+        sources["early"] = {"class_path": "vla.datasets.robot.RobotSource", "init_args": early}
+        sources["questions"]["init_args"] |= {"asked": 2, "augment": [{"contrast": 0.1}]}
+        body["trainer"]["callbacks"].append({"class_path": "vla.training.callbacks.EMA", "init_args": {"decay": 0.9}})
+
+    def write(folder):
+        config = recipe(folder)
+        edit_config(config, edit)
+        return config
+
+    return write
 
 
-def fork(arguments):
-    """Exit code of a command in a process of its own, which has imported everything already."""
-    os.environ["VLA_TEST_RUN"] = mark = str(time.time_ns())
-    pid = os.fork()
-    if not pid:
-        code = 1
-        try:
-            sys.path.insert(0, str(Path(__file__).parent))
-            # What keeps track of the parent's shared memory is the parent's.
-            resource_tracker._resource_tracker.__init__()
-            code = cli.main(arguments)
-        except SystemExit as end:
-            code = end.code
-        finally:
-            os._exit(code)
-    status = os.waitpid(pid, 0)[1]
-    # Its loader processes end with it, even where it could not tell them to.
-    until = time.monotonic() + 10
-    while left := [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get("VLA_TEST_RUN") == mark]:
-        assert time.monotonic() < until, left
-        time.sleep(0.1)
-    return os.waitstatus_to_exitcode(status)
+@pytest.fixture(scope="module")
+def straight(several, tmp_path_factory):
+    """What a run that nobody ends comes to, by accumulated batches and further options."""
+
+    @functools.cache
+    def run(accumulate, every, *more):
+        folder = tmp_path_factory.mktemp("straight")
+        # Without loader processes: their number changes nothing.
+        assert cli.main(command(several(folder), *options(0, accumulate, every), *more)) == 0
+        return states(folder / "run")
+
+    return run
 
 
-def spawn(arguments, devices):
-    """The same in a new process, which starts one for each further rank."""
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(cli.__file__).parents[1])])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "vla", *arguments, "--trainer.devices", str(devices)]
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=400)
+def moments(accumulate, since, until):
+    """(hook, how-manieth call) between two optimizer steps, of a run that began at step 0."""
+    batches = range(since * accumulate + 1, until * accumulate + 1)
+    found = [(hook, n) for hook in ("on_train_batch_start", "on_after_backward", "on_train_batch_end") for n in batches]
+    found += [("on_before_zero_grad", n) for n in range(since + 1, until + 1)]
+    # Validation comes every third step.
+    return found + [("on_validation_start", n) for n in (1, 2) if since < 3 * n < until]
 
 
-def states(tmp_path, step=6):
-    """Everything of a checkpoint that decides how a run goes on."""
-    saved = torch.load(tmp_path / f"run/checkpoints/step={step:07d}.ckpt", weights_only=True)
-    return {name: saved[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "VLAData", "global_step")}
-
-
-def assert_same(one, other, where=""):
-    # FSDP2 makes lists of tuples.
-    assert type(one) is type(other) or {type(one), type(other)} == {list, tuple}, where
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        for i, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_same(a, b, f"{where}.{i}")
+def check(config, run, straight, workers, accumulate, kind, rng, *more):
+    """Saved in one of the four ways, killed at a random moment after that and before any other save, resumed."""
+    chosen = [*options(workers, accumulate, EVERY[kind]), *more]
+    saved = {"periodic": 2, "epoch": EPOCH}.get(kind, 0)
+    if not saved:
+        hook, number = rng.choice(moments(accumulate, 0, STEPS - 2))
+        assert fork(command(config, *chosen, dies={"moment": hook, "number": number, "sent": kind})) == [CODES[kind]]
+        saved = int(newest(run / "checkpoints").stem[5:])
+        chosen_again = [*chosen, "--ckpt_path", "last"]
+        hook, number = rng.choice(moments(accumulate, 0, STEPS - saved))
     else:
-        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, where
-
-
-def options(workers, accumulate):
-    return [
-        "--trainer.max_steps=6",
-        f"--trainer.accumulate_grad_batches={accumulate}",
-        f"--data.workers={workers}",
-        f"--data.epoch_steps={4 * accumulate}",
-        f"--trainer.val_check_interval={3 * accumulate}",
-    ]
-
-
-def check(config, tmp_path, workers, accumulate, moment, number, sent="SIGKILL"):
-    # Without loader processes: their number changes nothing.
-    assert cli.main(command(config, *options(0, accumulate))) == 0
-    straight = states(tmp_path)
-    (tmp_path / "run").rename(tmp_path / "straight")
-    chosen = options(workers, accumulate)
-    died = fork(command(config, *chosen, dies=(moment, number, sent)))
-    # Told in the validation after the last step, a run is through.
-    through = sent != "SIGKILL" and (moment, number) == ("on_validation_start", 2)
-    assert died == (0 if through else {"SIGKILL": -9, "SIGTERM": 143, "SIGUSR1": 138}[sent])
+        # Up to the next save, which a kill may well fall into.
+        chosen_again = chosen
+        hook, number = rng.choice([*moments(accumulate, saved, min(saved + EVERY[kind], STEPS)), ("on_save_checkpoint", 2)])
+    assert fork(command(config, *chosen_again, dies={"moment": hook, "number": number})) == [CODES["SIGKILL"]]
+    assert newest(run / "checkpoints").stem == f"step={saved:07d}"
     assert cli.main(command(config, *chosen, "--ckpt_path", "last")) == 0
-    assert_same(straight, states(tmp_path))
+    assert_same(straight(accumulate, EVERY[kind], *more), states(run))
 
 
-@pytest.mark.parametrize(
-    ("workers", "accumulate", "moment", "number", "sent"),
-    [
-        (0, 2, "on_after_backward", 7, "SIGKILL"),
-        (2, 1, "on_save_checkpoint", 2, "SIGKILL"),
-        (0, 3, "on_train_batch_start", 8, "SIGTERM"),
-    ],
-)
-def test_a_killed_run_goes_on_exactly(config, tmp_path, workers, accumulate, moment, number, sent):
-    check(config, tmp_path, workers, accumulate, moment, number, sent)
+@pytest.mark.parametrize(("workers", "accumulate", "kind"), [(0, 1, "epoch"), (0, 3, "SIGTERM"), (2, 1, "periodic")])
+def test_a_killed_run_goes_on_exactly(several, straight, tmp_path, workers, accumulate, kind):
+    check(several(tmp_path), tmp_path / "run", straight, workers, accumulate, kind, random.Random(0))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-def test_a_run_killed_anywhere_goes_on_exactly(config, tmp_path, seed):
-    rng = random.Random(seed)
-    workers, accumulate, moment = (0, 2)[seed % 2], rng.choice((1, 2, 3)), rng.choice(MOMENTS)
-    most = {"on_save_checkpoint": 3, "on_validation_start": 2, "on_before_zero_grad": 6}.get(moment, 6 * accumulate)
-    check(
-        config,
-        tmp_path,
-        workers,
-        accumulate,
-        moment,
-        rng.randint(1, most),
-        rng.choice(("SIGKILL", "SIGKILL", "SIGTERM", "SIGUSR1")),
-    )
+@pytest.mark.parametrize(
+    ("workers", "accumulate", "kind", "seed"), [(*case, seed) for case in PRODUCT for seed in ((1,) if case[0] else (1, 2, 3))]
+)
+def test_a_run_saved_in_any_way_and_killed_anywhere_goes_on_exactly(several, straight, tmp_path, workers, accumulate, kind, seed):
+    rng = random.Random(f"{workers} {accumulate} {kind} {seed}")
+    check(several(tmp_path), tmp_path / "run", straight, workers, accumulate, kind, rng)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+@pytest.mark.parametrize("kind", ["periodic", "SIGTERM"])
+def test_a_run_in_half_precision_goes_on_exactly(several, straight, tmp_path, precision, kind):
+    rng = random.Random(f"{precision} {kind}")
+    check(several(tmp_path), tmp_path / "run", straight, 0, 3, kind, rng, f"--trainer.precision={precision}")
+
+
+@pytest.mark.parametrize(
+    "part", [0.5, *(pytest.param(part, marks=pytest.mark.slow) for part in (0.0, 0.99, 1.0))], ids=lambda part: f"{part:.0%}"
+)
+def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(several, straight, tmp_path, capfd, part):
+    config, folder = several(tmp_path), tmp_path / "run/checkpoints"
+    # last.ckpt is a link: a write is a checkpoint.
+    assert fork(command(config, *options(0, 3), writing={"number": 2, "part": part})) == [-9]
+    names = ["last.ckpt", "step=0000002.ckpt", "step=0000004.ckpt.tmp"]
+    assert sorted(p.name for p in folder.iterdir()) == names
+    capfd.readouterr()
+    assert cli.main(command(config, *options(0, 3), "--ckpt_path", "last")) == 0
+    shown = capfd.readouterr()
+    assert "step=0000004.ckpt.tmp is unfinished" in shown.err and "step=0000002.ckpt" in shown.out
+    assert not list(folder.glob("*.tmp"))
+    assert_same(straight(3, 2), states(tmp_path / "run"))
 
 
 def test_the_newest_whole_checkpoint_is_found(config, tmp_path, capsys):
@@ -158,79 +145,7 @@ def test_the_newest_whole_checkpoint_is_found(config, tmp_path, capsys):
     assert newest(tmp_path) is None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_ranks_go_on_exactly_and_agree_with_one(config, tmp_path, strategy):
-    chosen = options(0, 2)
-    assert cli.main(command(config, *chosen)) == 0
-    single = states(tmp_path)
-    (tmp_path / "run").rename(tmp_path / "single")
-    if strategy == "ddp":
-        two = [*chosen, "--trainer.strategy=ddp"]
-    else:
-        kind = "lightning.pytorch.strategies.ModelParallelStrategy"
-        two = [*chosen, f"--trainer.strategy={kind}", "--trainer.strategy.data_parallel_size=2"]
-        two += ["--trainer.strategy.tensor_parallel_size=1", "--trainer.strategy.save_distributed_checkpoint=false"]
-    done = spawn(command(config, *two, f"--export={tmp_path / 'export'}"), 2)
-    assert done.returncode == 0, done.stderr[-3000:]
-    straight = states(tmp_path)
-    for name, value in single["state_dict"].items():
-        assert torch.allclose(value, straight["state_dict"][name], atol=2e-4), name
-    exported = load_vlm(tmp_path / "export")[0].state_dict()
-    assert all(torch.equal(value, exported[name.removeprefix("model.")]) for name, value in straight["state_dict"].items())
-    (tmp_path / "run").rename(tmp_path / "straight")
-    died = spawn(command(config, *two, dies=("on_after_backward", 9, "SIGKILL")), 2)
-    assert died.returncode != 0
-    again = spawn(command(config, *two, "--ckpt_path=last"), 2)
-    assert again.returncode == 0 and "going on from" in again.stdout, again.stderr[-3000:]
-    assert_same(straight, states(tmp_path))
-    # One process goes on with what two began: the same batches, shared out anew.
-    begun = tmp_path / "straight/checkpoints/step=0000002.ckpt"
-    (tmp_path / "run").rename(tmp_path / "again")
-    assert cli.main(command(config, *chosen, f"--ckpt_path={begun}")) == 0
-    fewer = states(tmp_path)
-    assert fewer["VLAData"] == straight["VLAData"]
-    assert all(torch.allclose(value, fewer["state_dict"][name], atol=2e-4) for name, value in straight["state_dict"].items())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
-def test_two_processes_of_a_launcher_train_like_one(config, tmp_path, launcher):
-    chosen = options(0, 1)
-    assert cli.main(command(config, *chosen)) == 0
-    single = states(tmp_path)
-    (tmp_path / "run").rename(tmp_path / "single")
-    two = ["fit", "-c", str(config), *chosen, "--trainer.strategy=ddp", "--trainer.devices=2"]
-    port = str(random.randint(20000, 40000))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cli.__file__).parents[1])}
-    if launcher == "torchrun":
-        line = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node=2",
-            f"--master-port={port}",
-            "-m",
-            "vla",
-            *two,
-        ]
-        runs = [subprocess.Popen(line, env=environment)]
-    else:
-        common = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
-        common |= {"SLURM_NODELIST": "localhost", "SLURM_NNODES": "1", "SLURM_NODEID": "0", "MASTER_PORT": port}
-        runs = [
-            subprocess.Popen(
-                [sys.executable, "-m", "vla", *two],
-                env={**environment, **common, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-            )
-            for rank in range(2)
-        ]
-    assert [run.wait(400) for run in runs] == [0] * len(runs)
-    for name, value in states(tmp_path)["state_dict"].items():
-        assert torch.allclose(value, single["state_dict"][name], atol=2e-4), name
-
-
-def test_a_slurm_job_that_is_told_to_end_goes_back_into_the_queue(config, tmp_path, monkeypatch):
+def test_a_slurm_job_that_is_told_to_end_goes_back_into_the_queue(several, straight, tmp_path, monkeypatch):
     tool = tmp_path / "bin/scontrol"
     tool.parent.mkdir()
     tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
@@ -238,56 +153,37 @@ def test_a_slurm_job_that_is_told_to_end_goes_back_into_the_queue(config, tmp_pa
     monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
     # A job id alone: the rest of SLURM's environment would make Lightning look for its nodes.
     monkeypatch.setenv("SLURM_JOB_ID", "4_7")
-    check(config, tmp_path, 0, 1, "on_train_batch_start", 4, "SIGUSR1")
+    check(several(tmp_path), tmp_path / "run", straight, 0, 1, "SIGUSR1", random.Random(0))
     assert (tmp_path / "asked").read_text() == "requeue 4_7\n"
 
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_run_on_a_stream_goes_on_exactly(config, data, tmp_path, lost):
     """Also where the local folder with what was fetched and counted is gone."""
-    index = ShardIndex(data / "questions")
-    with ShardWriter(tmp_path / "web", per_shard=3) as writer:
-        for i, key in enumerate(index.keys):
-            writer.write(key, index.read(i))
-    body = yaml.safe_load(config.read_text())
-    body["data"]["sources"]["questions"] = {
-        "class_path": "vla.datasets.stream.QuestionStream",
-        "init_args": {
-            "urls": f"pipe:cat {tmp_path}/web/shard-{{000000..000003}}.tar",
-            "pictures": {"front": "front.jpg"},
-            "fetched": str(tmp_path / "fetched"),
-            "together": 2,
-            "weight": 0.5,
-        },
-    }
-    config.write_text(yaml.safe_dump(body))
-    chosen = options(0, 1)
-    assert cli.main(command(config, *chosen)) == 0
-    straight = states(tmp_path)
+    edit_config(config, lambda body: stream_questions(body, data, tmp_path))
+    assert cli.main(command(config, *options())) == 0
+    straight = states(tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "straight")
     shutil.rmtree(tmp_path / "fetched")
-    assert fork(command(config, *chosen, dies=("on_after_backward", 4, "SIGKILL"))) == -9
+    assert fork(command(config, *options(), dies={"moment": "on_after_backward", "number": 4})) == [-9]
     if lost:
         shutil.rmtree(tmp_path / "fetched")
-    assert cli.main(command(config, *chosen, "--ckpt_path", "last")) == 0
-    assert_same(straight, states(tmp_path))
+    assert cli.main(command(config, *options(), "--ckpt_path", "last")) == 0
+    assert_same(straight, states(tmp_path / "run"))
 
 
 def test_saves_fall_on_every_nth_and_the_last_step(config, tmp_path):
     """Also on the last batch of an epoch, and where no folder is named."""
-    body = yaml.safe_load(config.read_text())
-    (saving,) = (c for c in body["trainer"]["callbacks"] if c["class_path"].endswith("Checkpoints"))
-    del saving["init_args"]["dirpath"]
-    config.write_text(yaml.safe_dump(body))
+    edit_config(config, lambda body: body["trainer"]["callbacks"][0]["init_args"].pop("dirpath"))
     more = ["--trainer.max_steps=7", "--data.epoch_steps=4", "--trainer.val_check_interval=3"]
     assert cli.main(command(config, *more)) == 0
     folder = tmp_path / "run/checkpoints"
     assert [p.name for p in sorted(folder.glob("step*"))] == [f"step={n:07d}.ckpt" for n in (2, 4, 6, 7)]
-    straight = states(tmp_path, 7)
+    straight = states(tmp_path / "run", 7)
     for n in (6, 7):
         (folder / f"step={n:07d}.ckpt").unlink()
     assert cli.main(command(config, *more, "--ckpt_path", "last")) == 0
-    assert_same(straight, states(tmp_path, 7))
+    assert_same(straight, states(tmp_path / "run", 7))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 import torch
 import yaml
 
@@ -50,3 +51,18 @@ def test_checkpoints_beyond_where_a_run_begins_are_put_aside(config, tmp_path, c
     # Those that a resumed run comes from stay.
     assert cli.main(["fit", "-c", str(config), "--ckpt_path", "last"]) == 0
     assert sorted(p.name for p in folder.glob("step*")) == ["step=0000002.ckpt", "step=0000004.ckpt"]
+
+
+@pytest.mark.parametrize("wrong", ["Missing", "Unexpected"])
+def test_a_checkpoint_with_other_weights_is_refused(config, tmp_path, wrong):
+    assert cli.main(["fit", "-c", str(config), "--trainer.max_steps=2"]) == 0
+    path = tmp_path / "run/checkpoints/step=0000002.ckpt"
+    saved = torch.load(path, weights_only=True)
+    weights = saved["state_dict"]
+    if wrong == "Missing":
+        weights.pop(next(iter(weights)))
+    else:
+        weights["model.other"] = torch.zeros(1)
+    torch.save(saved, path)
+    with pytest.raises(RuntimeError, match=wrong):
+        cli.main(["fit", "-c", str(config), "--ckpt_path", "last"])

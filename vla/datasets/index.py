@@ -16,9 +16,9 @@ import numpy as np
 
 from vla.datasets.remote import RemoteFolder
 from vla.datasets.shards import PATTERN
-from vla.errors import UserError
+from vla.errors import Unreadable, UserError
 
-VERSION = 2
+VERSION = 3
 OPEN_FILES = 128
 """Shards that a process keeps open."""
 FETCHED_OPEN = 16
@@ -30,7 +30,7 @@ class ShardIndex:
     """The samples of a folder of shards, in order, each read with `pread`.
 
     What was found of `shard-000000.tar` is kept in `shard-000000.idx` as long as the shard's size and time stay. Safe to hand to
-    worker processes, forked or spawned: file descriptors are opened where they are used. A shard that is elsewhere is fetched when
+    worker processes, forked or spawned: file descriptors are opened where they are used. `stamp` changes with the shards. A shard that is elsewhere is fetched when
     one of its samples is read, or when nothing else says how many there are.
 
     Args:
@@ -51,10 +51,10 @@ class ShardIndex:
         self._tables: dict[int, Columns] = {}
         self._files: dict[int, Any] = {}
         if self.remote:
-            self._stamp = _digest(list(self._counts.items()))
+            self.stamp = _digest([VERSION, *self._counts.items()])
         else:
             stamps = [_stamp(self.folder / name) for name in self._names]
-            self._stamp = _digest(list(zip(self._names, stamps, strict=True)))
+            self.stamp = _digest(list(zip(self._names, stamps, strict=True)))
             self._check_keys()
 
     def _check_keys(self) -> None:
@@ -116,7 +116,7 @@ class ShardIndex:
         """Members of sample i by extension; of those named in `only`, if any are.
 
         Raises:
-            UserError: the sample has no such member, or the shard is shorter than when it was indexed.
+            Unreadable: the sample has no such member, or the shard cannot be read there.
         """
         return self.read_at(*self._place(i), only)
 
@@ -132,19 +132,24 @@ class ShardIndex:
         rows = {str(names[e]): low + k for k, e in enumerate(table["extension"][low:high].tolist())}
         missing = [m for m in only if m not in rows]
         if missing:
-            raise UserError(f"it has no {', '.join(missing)}, only {', '.join(rows)}", self.where_at(shard, row))
+            raise Unreadable(f"it has no {', '.join(missing)}, only {', '.join(rows)}", self.where_at(shard, row))
         handle = self._open(shard)
         found = {}
         for extension in only or rows:
             size = int(table["size"][rows[extension]])
-            found[extension] = os.pread(handle, size, int(table["offset"][rows[extension]]))
+            try:
+                found[extension] = os.pread(handle, size, int(table["offset"][rows[extension]]))
+            except OSError as error:
+                raise Unreadable(f"it cannot be read: {error.strerror}", self.where_at(shard, row, extension)) from error
             if len(found[extension]) != size:
-                raise UserError("the shard is shorter than when it was indexed", self.where_at(shard, row, extension), "write it again")
+                raise Unreadable(
+                    "the shard is shorter than when it was indexed", self.where_at(shard, row, extension), "write it again"
+                )
         return found
 
     def columns(self, name: str, build: Callable[[], Columns]) -> Columns:
         """What `build` finds in all samples, kept as `NAME.columns` beside the shards as long as none of them changes."""
-        return _cached(self.folder / f"{name}.columns", self._stamp, build)
+        return _cached(self.folder / f"{name}.columns", self.stamp, build)
 
     def _place(self, i: int) -> tuple[int, int]:
         """The shard of sample i, and its place there."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from vla.datasets.sources import Source
-from vla.errors import UserError
+from vla.datasets.sources import Source, read
+from vla.errors import Unreadable, UserError
 
 PERIOD = 1024
 ROBOT_SHARES = {"rt2-pali-x": 0.5, "rt2-palm-e": 0.66}
@@ -124,8 +124,12 @@ class Mixture:
 
     def sample(self, t: int) -> tuple[str, Any]:
         """(source name, item) of sample t."""
+        return self.read(t)[:2]
+
+    def read(self, t: int) -> tuple[str, Any, list[Unreadable]]:
+        """The same, and what could not be read: the source's next sample stands in for it, whoever reads it."""
         name, _, i = self.draw(t)
-        return name, self.sources[name].item(i, np.random.default_rng((self.seed, t)))
+        return name, *read(self.sources[name], i, (self.seed, t))
 
     def shares(self, t: int) -> dict[str, Share]:
         """What the first t samples were, by source."""

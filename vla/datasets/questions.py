@@ -12,8 +12,8 @@ from vla.datasets.index import Columns, ShardIndex
 from vla.datasets.items import Images, Question, QuestionItem
 from vla.datasets.pictures import Pictures
 from vla.datasets.shards import decode_json
-from vla.datasets.sources import Source
-from vla.errors import UserError
+from vla.datasets.sources import Source, read_all
+from vla.errors import Unreadable, UserError
 
 
 class QuestionSource(Source[QuestionItem]):
@@ -45,8 +45,12 @@ class QuestionSource(Source[QuestionItem]):
 
     @functools.cached_property
     def _table(self) -> Columns:
-        """`types` [T] of questions and how many of each a picture has: `counts` [N, T]."""
+        """`types` [T] of questions and how many of each a picture has: `counts` [N, T]; what is `unreadable`, and `why`."""
         return self.index.columns("questions", lambda: _count_types(self.index))
+
+    @property
+    def _left_out(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._table["unreadable"], self._table["why"]
 
     def _all_rows(self) -> np.ndarray:
         # The split comes first: it must not depend on which types are drawn.
@@ -61,7 +65,7 @@ class QuestionSource(Source[QuestionItem]):
 
     @functools.cached_property
     def _pictures(self) -> Pictures:
-        return Pictures(self.index, self.card.spec.cameras, self._rows.tolist() if self.cache else ())
+        return Pictures(self.index, self.card.spec.cameras, self._rows if self.cache else ())
 
     def questions(self, i: int) -> list[dict]:
         """All questions on picture i of the split: {"type", "question", "answer"}."""
@@ -91,10 +95,12 @@ class QuestionSource(Source[QuestionItem]):
 
 
 def _count_types(index: ShardIndex) -> Columns:
-    found = [collections.Counter(q["type"] for q in _read_questions(index, record)) for record in range(len(index))]
-    types = sorted(set().union(*found))
-    counts = np.array([[min(kinds[name], 255) for name in types] for kinds in found], np.uint8)
-    return {"types": np.array(types, np.str_), "counts": counts.reshape(len(found), len(types))}
+    found, wrong = read_all(len(index), lambda record: collections.Counter(q["type"] for q in _read_questions(index, record)))
+    types = sorted(set().union(*found.values()))
+    counts = np.zeros((len(index), len(types)), np.uint8)
+    for record, kinds in found.items():
+        counts[record] = [min(kinds[name], 255) for name in types]
+    return {"types": np.array(types, np.str_), "counts": counts, **wrong}
 
 
 def _read_questions(index: ShardIndex, record: int) -> list[dict]:
@@ -102,14 +108,14 @@ def _read_questions(index: ShardIndex, record: int) -> list[dict]:
 
 
 def parse_questions(data: bytes, where: str) -> list[dict]:
-    """The `questions` of a JSON object: [{"type", "question", "answer"}]; UserError naming `where` if they are none."""
+    """The `questions` of a JSON object: [{"type", "question", "answer"}]; Unreadable naming `where` if they are none."""
     questions = decode_json(data, where).get("questions")
     if not isinstance(questions, list):
-        raise UserError("it holds no list of questions", where)
+        raise Unreadable("it holds no list of questions", where)
     for q in questions:
         complete = isinstance(q, dict) and isinstance(q.get("type"), str) and isinstance(q.get("question"), str)
         if not complete or not _is_answer(q.get("answer")):
-            raise UserError(f"not a question: {q}", where, "it has type, question and answer: a word, or a list of words, points and integers")
+            raise Unreadable(f"not a question: {q}", where, "it has type, question and answer: a word, or a list of words, points and integers")
     return questions
 
 

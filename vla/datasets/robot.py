@@ -63,6 +63,10 @@ class RobotSource(Source[RobotItem]):
     def _table(self) -> Steps:
         return load_steps(self.index, self.card.spec)
 
+    @property
+    def _left_out(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._table.unreadable, self._table.why
+
     def _all_rows(self) -> np.ndarray:
         episodes = np.unique(self._table.episode)
         rows = np.flatnonzero(np.isin(self._table.episode, episodes[self._part(len(episodes))]))

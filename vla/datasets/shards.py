@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vla.errors import UserError
+from vla.errors import Unreadable, UserError
 
 PATTERN = "shard-*.tar"
 Member = bytes | np.ndarray | dict
@@ -30,16 +30,18 @@ def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
 
 
 def decode_jpeg(data: bytes, where: str) -> np.ndarray:
-    """JPEG (or any picture Pillow reads) -> uint8 RGB [H, W, 3]; UserError naming `where` if it is damaged."""
+    """JPEG (or any picture Pillow reads) -> uint8 RGB [H, W, 3]; Unreadable naming `where` if it is damaged."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"the picture cannot be decoded: {error}", where, "write the shard again") from error
+    except UnidentifiedImageError as error:  # whose message names an object in memory
+        raise Unreadable("the picture cannot be decoded: it has no known format", where, "write the shard again") from error
+    except (OSError, SyntaxError) as error:
+        raise Unreadable(f"the picture cannot be decoded: {error}", where, "write the shard again") from error
 
 
 def decode_array(data: bytes, where: str) -> np.ndarray:
-    """NumPy's .npy format -> array, never unpickling; UserError naming `where` if it is damaged."""
+    """NumPy's .npy format -> array, never unpickling; Unreadable naming `where` if it is damaged."""
     try:
         # 10 bytes, of which the last two say how long the header is; format 1.0 is what arrays of plain types have.
         if data[:8] == b"\x93NUMPY\x01\x00":
@@ -48,7 +50,7 @@ def decode_array(data: bytes, where: str) -> np.ndarray:
             return np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape, order=order).copy()
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError) as error:
-        raise UserError(f"not an array: {error}", where, "write the shard again") from error
+        raise Unreadable(f"not an array: {error}", where, "write the shard again") from error
 
 
 @functools.lru_cache(256)
@@ -63,13 +65,13 @@ def _array_header(header: bytes) -> tuple[np.dtype, tuple[int, ...], Literal["C"
 
 
 def decode_json(data: bytes, where: str) -> dict[str, Any]:
-    """JSON object -> dict; UserError naming `where` if it is damaged."""
+    """JSON object -> dict; Unreadable naming `where` if it is damaged."""
     try:
         value = json.loads(data)
     except ValueError as error:
-        raise UserError(f"not JSON: {error}", where, "write the shard again") from error
+        raise Unreadable(f"not JSON: {error}", where, "write the shard again") from error
     if not isinstance(value, dict):
-        raise UserError("not a JSON object", where, "write the shard again")
+        raise Unreadable("not a JSON object", where, "write the shard again")
     return value
 
 
@@ -113,7 +115,7 @@ class ShardWriter:
         old = sorted(self.folder.glob(PATTERN))
         if old and not self.overwrite:
             raise UserError(f"the folder already holds {len(old)} shards", str(self.folder), "choose another or overwrite it")
-        for path in [*old, *self.folder.glob("shard-*.idx"), *self.folder.glob("shard-*.tmp"), *self.folder.glob("*.columns")]:
+        for path in [*old, *self.folder.glob("shard-*.idx"), *self.folder.glob("shard-*.tmp"), *self.folder.glob("*.columns"), *self.folder.glob("*.pixels")]:
             path.unlink()
         return self
 

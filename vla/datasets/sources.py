@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
 from vla.datasets.card import FILE, DatasetCard
-from vla.datasets.index import ShardIndex
+from vla.datasets.index import Columns, ShardIndex
 from vla.datasets.items import Images
 from vla.datasets.remote import RemoteFolder, is_remote
-from vla.errors import UserError
+from vla.errors import Unreadable, UserError
 from vla.transforms import Augmentation, Point
 
 Split = Literal["train", "val", "all"]
 OPENED = ("index", "_rows", "_pictures", "_table", "_ends", "_asked")
+STAND_INS = 10
+"""So many samples are tried in place of one that cannot be read; as many records may be unreadable in any source."""
 T = TypeVar("T")
 
 
@@ -72,8 +75,10 @@ class Source(Generic[T]):
         loss_weight: what the loss of its tokens is multiplied by.
         split: "val" is the last `holdout` share (at least one), "train" the rest, "all" both.
         holdout: share of the episodes, or pictures, that is kept back.
-        cache: whether decoded pictures are kept in memory (12 KiB per 64-pixel picture).
+        cache: whether decoded pictures are kept beside the shards, mapped by all processes of a machine (12 KiB per 64-pixel
+            picture).
         augment: applied in order: (images, point, rng) -> (images, point).
+        tolerate: share of the samples that may be unreadable (ten may in any case): each is named, and the next stands in for it.
     """
 
     kind = ""
@@ -92,9 +97,12 @@ class Source(Generic[T]):
         fetched: str = "",
         fetched_gib: float = 20.0,
         together: int = 8,
+        tolerate: float = 0.001,
     ):
         if together < 1:
             raise UserError(f"together {together}", str(folder), "draw from at least 1 shard at a time")
+        if not 0 <= tolerate <= 1:
+            raise UserError(f"tolerate {tolerate}", str(folder), "give a share from 0 to 1")
         if min(lead, max_samples) < 0:
             raise UserError(f"lead {lead}, max_samples {max_samples}", str(folder), "give numbers of samples")
         if split not in ("train", "val", "all") or not 0 < holdout < 1:
@@ -105,6 +113,7 @@ class Source(Generic[T]):
         self.remote = RemoteFolder(str(folder), fetched, self.fetched_bytes) if is_remote(folder) else None
         self.split, self.holdout, self.cache, self.augment = split, holdout, cache, list(augment)
         self.lead, self.max_samples, self.together = lead, max_samples, together
+        self.tolerate = tolerate
 
     def __getstate__(self) -> dict:
         # A spawned worker opens the data set itself: cheaper than sending it the pictures.
@@ -113,7 +122,8 @@ class Source(Generic[T]):
     def settings(self) -> dict[str, Any]:
         """All that says which samples there are and how they are drawn; not where they are."""
         elsewhere = ("folder", "remote", "fetched", "fetched_bytes", "cache", "urls", "loss_weight", "chunk", "history", "spacing")
-        return {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in (*elsewhere, *OPENED, "card")}
+        others = (*elsewhere, "tolerate", *OPENED, "card")
+        return {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in others}
 
     def restricted(self, split: Split) -> Self:
         """The same source with another split, opened anew; what is not trained on is neither augmented nor kept in memory."""
@@ -129,8 +139,35 @@ class Source(Generic[T]):
         return len(self._rows)
 
     def item(self, i: int, rng: np.random.Generator) -> T:
-        """Sample i of the split; whatever is drawn in it comes from `rng`."""
+        """Sample i of the split; whatever is drawn in it comes from `rng`.
+
+        Raises:
+            Unreadable: it is damaged; see `read`.
+        """
         raise NotImplementedError
+
+    def after(self, i: int) -> int:
+        """The sample that stands in for sample i: that of the next row."""
+        return int(np.searchsorted(self._rows, self._rows[i], side="right")) % len(self)
+
+    def size(self, drawn: int) -> int:
+        """Of how many samples some may be unreadable, `drawn` having been drawn."""
+        return len(self)
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """The records that could not be read when the data set was opened: where -> why. They are left out."""
+        return {self.index.where(int(record)): str(why) for record, why in zip(*self._left_out, strict=True)}
+
+    def check(self, unreadable: Mapping[str, str], samples: int) -> None:
+        """Raises UserError if of so many samples more are unreadable (where -> why) than is tolerated."""
+        if len(unreadable) > max(STAND_INS, self.tolerate * samples):
+            first = "; ".join(f"{where}: {why}" for where, why in itertools.islice(unreadable.items(), 3))
+            raise UserError(
+                f"{len(unreadable)} samples of {samples} cannot be read, the first of them {first}",
+                str(self.folder),
+                "write them again, or raise `tolerate`",
+            )
 
     @functools.cached_property
     def card(self) -> DatasetCard:
@@ -173,9 +210,15 @@ class Source(Generic[T]):
     def _rows(self) -> np.ndarray:
         """Which rows of the data set are in the split, as often as they are in an epoch."""
         rows = self._all_rows()
+        self.check(self.unreadable, len(self.index))
         return rows[: self.max_samples] if self.max_samples else rows
 
     def _all_rows(self) -> np.ndarray:
+        raise NotImplementedError
+
+    @property
+    def _left_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Places in the index of the records that cannot be read, and why not."""
         raise NotImplementedError
 
     def _part(self, count: int) -> slice:
@@ -189,3 +232,40 @@ class Source(Generic[T]):
         for augment in self.augment:
             images, points = augment(images, points, rng)
         return images, points
+
+
+def read(source: Source, i: int, seed: int | tuple[int, ...]) -> tuple[Any, list[Unreadable]]:
+    """Sample i, or if it cannot be read the first one after it that can; and what was wrong.
+
+    Raises:
+        UserError: none of STAND_INS samples after it can be read either.
+    """
+    wrong: list[Unreadable] = []
+    while True:
+        try:
+            return source.item(i, np.random.default_rng(seed)), wrong
+        except Unreadable as error:
+            wrong.append(error)
+            if len(wrong) > STAND_INS:
+                first = wrong[0]
+                raise UserError(f"{first.what}; nor can the {STAND_INS} samples after it be read", first.where, first.fix) from first
+        i = source.after(i)
+
+
+def read_all(count: int, record: Callable[[int], T]) -> tuple[dict[int, T], Columns]:
+    """What `record` gives for each of `count` records that can be read; numbers of the others (`unreadable`), and `why`.
+
+    Raises:
+        Unreadable: none can be.
+    """
+    found: dict[int, T] = {}
+    wrong: dict[int, Unreadable] = {}
+    for number in range(count):
+        try:
+            found[number] = record(number)
+        except Unreadable as error:
+            wrong[number] = error
+    if wrong and not found:
+        raise wrong[0]
+    why = np.array([error.what for error in wrong.values()], np.str_)
+    return found, {"unreadable": np.array(list(wrong), np.int64), "why": why}

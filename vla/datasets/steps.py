@@ -10,7 +10,8 @@ import numpy as np
 from vla.contract import ContractMismatch, Embodiment, Space
 from vla.datasets.index import Columns, ShardIndex
 from vla.datasets.shards import decode_array, decode_json
-from vla.errors import UserError
+from vla.datasets.sources import read_all
+from vla.errors import Unreadable, UserError
 from vla.transforms import Point
 
 FIELDS = ("episode", "step", "length", "instruction", "terminate", "embodiment", "target")
@@ -32,6 +33,7 @@ class Steps:
         point: float32 [N, 2], where the named object is in the first camera's picture; NaN where that is not said.
         reach: int16 [N, 4], how far it is from the gripper; -1 where that is not said.
         words: [W] what is said; instruction, target and embodiment are int32 [N] places in it.
+        unreadable: int [U], positions in the index of records that are left out, and `why` str [U].
     """
 
     record: np.ndarray
@@ -48,6 +50,8 @@ class Steps:
     target: np.ndarray
     embodiment: np.ndarray
     words: np.ndarray
+    unreadable: np.ndarray
+    why: np.ndarray
 
     def said(self, row: int) -> dict[str, Any]:
         """Instruction, target, embodiment, point and reach of a step; the last two are None where they are not said."""
@@ -63,8 +67,8 @@ def load_steps(index: ShardIndex, spec: Embodiment) -> Steps:
     """Every step's action, state and description, read at first and taken from the file beside the shards from then on.
 
     Raises:
-        UserError: a member is missing, damaged, not finite or of another length than the card says, or an episode lacks steps;
-            shard and key are named.
+        UserError: an episode lacks steps, and not because they cannot be read; shard and key are named.
+        Unreadable: of no record all members are there, whole, finite and of the length that the card says.
     """
     steps = Steps(**index.columns("steps", lambda: _read(index, spec)))
     # The card may have changed since.
@@ -75,42 +79,41 @@ def load_steps(index: ShardIndex, spec: Embodiment) -> Steps:
 
 
 def _read(index: ShardIndex, spec: Embodiment) -> Columns:
-    actions, states, infos = [], [], []
     words: dict[str, int] = {}
-    for record in range(len(index)):
-        members = index.read(record, ("action.npy", "state.npy", "json"))
-        actions.append(_vector(members["action.npy"], spec.action, index.where(record, "action.npy")))
-        states.append(_vector(members["state.npy"], spec.state, index.where(record, "state.npy")))
-        info = decode_json(members["json"], index.where(record, "json"))
-        missing = [field for field in FIELDS if field not in info]
-        if missing:
-            raise UserError(f"it lacks {', '.join(missing)}", index.where(record, "json"))
-        row = [words.setdefault(info[name], len(words)) for name in WORDS]
-        place = [*(info.get("point") or (np.nan, np.nan)), *(info.get("reach") or [-1] * REACH)]
-        numbers = [int(info[name]) for name in ("episode", "step", "length", "terminate")] + [int(info.get("segment", 0))]
-        if len(place) != 2 + REACH:
-            raise UserError("point has two numbers and reach four", index.where(record, "json"))
-        infos.append([*numbers, *row, *place])
+
+    def record(number: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
+        members = index.read(number, ("action.npy", "state.npy", "json"))
+        action = _vector(members["action.npy"], spec.action, index.where(number, "action.npy"))
+        state = _vector(members["state.npy"], spec.state, index.where(number, "state.npy"))
+        return action, state, _numbers(decode_json(members["json"], index.where(number, "json")), words, index.where(number, "json"))
+
+    found, left_out = read_all(len(index), record)
+    actions, states, infos = zip(*found.values(), strict=True)
     table = np.array(infos, np.float64).reshape(len(infos), -1)
     order = np.lexsort((table[:, 1], table[:, 0]))
-    table = table[order]
+    table, records = table[order], np.array(list(found))[order]
     episode, step, length, terminate, segment, *said = table[:, :8].astype(np.int64).T
     starts = np.searchsorted(episode, episode)
     ends = np.searchsorted(episode, episode, side="right")
-    wrong = np.flatnonzero((step != np.arange(len(step)) - starts) | (length != ends - starts))
-    if len(wrong):
-        row = wrong[0]
+    rows = np.arange(len(episode))
+    lost = length - (ends - starts)
+    wrong = (step < 0) | (step >= length) | (length != length[starts]) | ((rows > starts) & (step == np.roll(step, 1)))
+    # What cannot be read may be missing, but no more.
+    if lost[np.unique(starts)].sum() > len(left_out["unreadable"]):
+        wrong |= lost > 0
+    if wrong.any():
+        row = np.flatnonzero(wrong)[0]
         raise UserError(
             f"episode {episode[row]} has {ends[row] - starts[row]} samples, not the steps 0 to {length[row] - 1}",
-            index.where(int(order[row])),
+            index.where(int(records[row])),
             "a shard is missing, or two data sets were mixed: write the folder again",
         )
     # An episode may leave out steps between its segments: no chunk of actions reaches over such a gap.
-    rows = np.arange(len(episode))
-    last = np.flatnonzero(np.append((episode[1:] != episode[:-1]) | (segment[1:] != segment[:-1]), True))
+    gap = (episode[1:] != episode[:-1]) | (segment[1:] != segment[:-1]) | (step[1:] != step[:-1] + 1)
+    last = np.flatnonzero(np.append(gap, True))
     part = np.searchsorted(last, rows)
     return {
-        "record": order,
+        "record": records,
         "episode": episode,
         "step": step,
         "start": np.append(0, last[:-1] + 1)[part],
@@ -122,14 +125,30 @@ def _read(index: ShardIndex, spec: Embodiment) -> Columns:
         "reach": table[:, 10:].astype(np.int16),
         **{name: column.astype(np.int32) for name, column in zip(WORDS, said, strict=True)},
         "words": np.array(list(words), np.str_),
+        **left_out,
     }
+
+
+def _numbers(info: dict[str, Any], words: dict[str, int], where: str) -> list[float]:
+    """A record's description: episode, step, length, terminate, segment, places in `words`, point and reach."""
+    missing = [field for field in FIELDS if field not in info]
+    if missing:
+        raise Unreadable(f"it lacks {', '.join(missing)}", where)
+    try:
+        place = [float(x) for x in (*(info.get("point") or (np.nan, np.nan)), *(info.get("reach") or [-1] * REACH))]
+        numbers = [int(info[name]) for name in ("episode", "step", "length", "terminate")] + [int(info.get("segment", 0))]
+    except (TypeError, ValueError) as error:
+        raise Unreadable(f"not a number: {error}", where) from error
+    if len(place) != 2 + REACH:
+        raise Unreadable("point has two numbers and reach four", where)
+    return [*numbers, *(words.setdefault(str(info[name]), len(words)) for name in WORDS), *place]
 
 
 def _vector(data: bytes, space: Space, where: str) -> np.ndarray:
     value = decode_array(data, where)
     if value.ndim != 1:
-        raise UserError(f"it has shape {value.shape}, not one vector", where)
+        raise Unreadable(f"it has shape {value.shape}, not one vector", where)
     try:
         return space.check(value, "it").astype(np.float32)
     except ContractMismatch as error:
-        raise UserError(error.what, where, "write the shard again") from error
+        raise Unreadable(error.what, where, "write the shard again") from error

@@ -15,7 +15,7 @@ from vla.datasets.questions import QuestionSource, parse_questions
 from vla.datasets.remote import NAME, RemoteFolder
 from vla.datasets.shards import decode_jpeg
 from vla.datasets.sources import Order
-from vla.errors import UserError
+from vla.errors import Unreadable, UserError
 
 
 class QuestionStream(QuestionSource):
@@ -65,6 +65,10 @@ class QuestionStream(QuestionSource):
         folder = RemoteFolder(found, self.fetched, self.fetched_bytes)
         return ShardIndex(folder, dict.fromkeys(map(NAME.format, range(len(found)))))
 
+    @property
+    def unreadable(self) -> dict[str, str]:
+        return {}
+
     @functools.cached_property
     def _rows(self) -> np.ndarray:
         """The shards of the split."""
@@ -88,6 +92,14 @@ class QuestionStream(QuestionSource):
             return (i >> 32) - 1, i & (1 << 32) - 1
         shard = int(np.searchsorted(self._ends, i, side="right"))
         return int(self._rows[shard]), i - int(self._ends[shard - 1] if shard else 0)
+
+    def after(self, i: int) -> int:
+        """The next sample of the same shard, as `Streamed` names it."""
+        shard, row = self._place(i)
+        return (shard + 1 << 32) | (row + 1) % self.index.samples(shard)
+
+    def size(self, drawn: int) -> int:
+        return drawn
 
     def questions(self, i: int) -> list[dict]:
         return self._asked(i)[1]
@@ -119,7 +131,7 @@ class QuestionStream(QuestionSource):
         try:
             return [{"type": "caption", "question": self.question, "answer": data.decode().strip()}]
         except UnicodeDecodeError as error:
-            raise UserError(f"not UTF-8 text: {error}", where) from error
+            raise Unreadable(f"not UTF-8 text: {error}", where) from error
 
 
 class Streamed:

@@ -19,38 +19,40 @@ from vla.datasets.card import DatasetCard
 from vla.datasets.mixture import Mixture, weigh
 from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
-from vla.datasets.sources import Split
-from vla.errors import ContractMismatch, UserError
+from vla.datasets.sources import Split, read
+from vla.errors import ContractMismatch, Unreadable, UserError
 from vla.examples import Examples
+from vla.training.unreadable import LeftOut
 
 Sources = dict[str, RobotSource | QuestionSource]
 
 
 class Draws(Dataset):
-    """Sample t of the mixture as (source number, loss weight, item without its pictures, example)."""
+    """Sample t of the mixture as (source number, loss weight, item without its pictures, example, what could not be read)."""
 
     def __init__(self, mixture: Mixture, examples: Examples):
         self.mixture, self.examples, self.names = mixture, examples, list(mixture.sources)
 
     def __getitem__(self, t: int):
         try:
-            name, item = self.mixture.sample(t)
+            name, item, wrong = self.mixture.read(t)
         except UserError as error:
             # It has to reach the training process as it is, and a loader process would wrap it up.
             return error
         example = self.examples.build(item)
         # The pictures are in the example: they need not travel from a loader process twice.
-        return self.names.index(name), self.mixture.sources[name].loss_weight, item.without_pictures(), example
+        number, weight = self.names.index(name), self.mixture.sources[name].loss_weight
+        return number, weight, item.without_pictures(), example, _said(name, wrong)
 
 
 class Fixed(Dataset):
     """Samples of each source's held-out split, evenly spread; every `ranks`-th of them from `rank` on.
 
-    All ranks have equally many: what fills one up has weight 0.
+    All ranks have equally many: what fills one up has weight 0, as has what stands in for a sample that cannot be read.
     """
 
     def __init__(self, sources: Sources, examples: Examples, limit: int, rank: int = 0, ranks: int = 1):
-        self.examples, self.sources = examples, list(sources.values())
+        self.examples, self.names, self.sources = examples, list(sources), list(sources.values())
         rows: list[tuple[int, int, float]] = []
         for number, source in enumerate(self.sources):
             spread = np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)
@@ -63,20 +65,25 @@ class Fixed(Dataset):
 
     def __getitem__(self, row: int):
         number, i, weight = self.rows[row]
-        item = self.sources[number].item(i, np.random.default_rng(i))
-        return number, weight, item, self.examples.build(item)
+        item, wrong = read(self.sources[number], i, i)
+        return number, 0.0 if wrong else weight, item, self.examples.build(item), _said(self.names[number], wrong)
+
+
+def _said(name: str, wrong: list[Unreadable]) -> list[tuple[str, str, str]]:
+    """Source, where and what of records that cannot be read."""
+    return [(name, error.where, error.what) for error in wrong]
 
 
 def collate(examples: Examples, rows: list) -> dict[str, Any]:
     """Model inputs as `Examples.batch` gives them; per row the number of scored action tokens, the source's number, its loss
-    weight and the item."""
-    wrong = next((row for row in rows if isinstance(row, UserError)), None)
-    if wrong:
-        return {"error": (wrong.what, wrong.where, wrong.fix)}
-    numbers, weights, items, built = zip(*rows, strict=True)
-    batch = examples.batch(list(built))
+    weight and the item; and what was `unreadable`: (source, where, what)."""
+    error = next((row for row in rows if isinstance(row, UserError)), None)
+    if error:
+        return {"error": (error.what, error.where, error.fix)}
+    numbers, weights, items, built, wrong = zip(*rows, strict=True)
+    batch = {**examples.batch(list(built)), "source": torch.tensor(numbers), "weight": torch.tensor(weights)}
     actions = torch.tensor([example.actions for example in built])
-    return {**batch, "actions": actions, "source": torch.tensor(numbers), "weight": torch.tensor(weights), "items": list(items)}
+    return {**batch, "actions": actions, "items": list(items), "unreadable": [said for several in wrong for said in several]}
 
 
 class Cursor(Sampler[list[int]]):
@@ -143,6 +150,7 @@ class VLAData(L.LightningDataModule):
         self.val_samples, self.epoch_steps = val_samples, epoch_steps
         self.robot_share, self.temperature, self.predict = robot_share, temperature, predict
         self.consumed = 0
+        self.left_out = LeftOut(list(sources))
         self.examples: Examples
 
     def cards(self) -> dict[str, DatasetCard]:
@@ -169,6 +177,9 @@ class VLAData(L.LightningDataModule):
         if self.batch_size % ranks:
             raise UserError(f"batch_size {self.batch_size} for {ranks} ranks", "data", "choose a multiple of the number of ranks")
         sources = self.split("train")
+        for name, source in sources.items():
+            for where, what in source.unreadable.items():
+                self.left_out.note(name, where, what, "it is left out")
         weights = weigh(sources, self.robot_share, self.temperature)  # type: ignore[arg-type]
         self.mixture = Mixture(sources, self.seed, self.epoch_steps * self.batch_size, weights)  # type: ignore[arg-type]
         return DataLoader(
@@ -187,8 +198,29 @@ class VLAData(L.LightningDataModule):
         each = max(self.batch_size // self._place()[1], 1)
         return DataLoader(fixed, batch_size=each, collate_fn=functools.partial(collate, self.examples))
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Notes what could not be read: here, of what is consumed, and not where loader processes run ahead.
+
+        Raises:
+            UserError: more than is tolerated.
+        """
+        for name, where, what in batch.pop("unreadable", ()):
+            self.left_out.note(name, where, what, "the next sample stands in for it")
+            source, drawn = self.sources[name], 0
+            if hasattr(self, "mixture"):
+                source, drawn = self.mixture.sources[name], self.mixture.shares(self.consumed)[name].count
+            source.check(self.left_out.found[name], source.size(drawn))
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        """Says what was left out."""
+        if self._place()[0] == 0:
+            self.left_out.report()
+
     def drawn(self) -> dict[str, float]:
-        """What was drawn so far and how it counts: per source its share and the wanted one, samples, epochs and loss weight."""
+        """What was drawn so far and how it counts: per source its share and the wanted one, samples, epochs and loss weight, and
+        how many could not be read. All ranks call it."""
+        self.left_out.share(self._place()[1])
         values = {}
         for name, share in self.mixture.shares(self.consumed).items():
             found = {
@@ -197,6 +229,7 @@ class VLAData(L.LightningDataModule):
                 "samples": share.count,
                 "epochs": share.epochs,
                 "weight": self.sources[name].loss_weight,
+                "unreadable": len(self.left_out.found[name]),
             }
             values |= {f"data/{name}_{key}": float(value) for key, value in found.items()}
         return values
@@ -235,7 +268,8 @@ class VLAData(L.LightningDataModule):
         return said
 
     def state_dict(self) -> dict[str, Any]:
-        return {"consumed": self.consumed, "batch_size": self.batch_size, "seed": self.seed, "mixture": self._identity()}
+        said = {"consumed": self.consumed, "batch_size": self.batch_size, "seed": self.seed, "mixture": self._identity()}
+        return {**said, "unreadable": self.left_out.found}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         ours = self._identity()
@@ -256,6 +290,7 @@ class VLAData(L.LightningDataModule):
                     "resume with the same value, or start from the weights alone",
                 )
         self.consumed = state_dict["consumed"]
+        self.left_out.add(state_dict.get("unreadable", {}))
 
 
 def _names(part: Any) -> list[str]:

@@ -199,7 +199,9 @@ class VLAModule(L.LightningModule):
             allowed=self.examples.allowed(),
             eos_id=self.examples.ends(),
         )
-        for item, ids in zip(batch["items"], out.ids, strict=True):
+        for item, ids, weight in zip(batch["items"], out.ids, batch["weight"].tolist(), strict=True):
+            if not weight:  # it stands in for one that cannot be read
+                continue
             chunk = self.examples.chunk(ids.numpy())
             rows.append(
                 {

@@ -84,6 +84,9 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        # After an epoch's last batch a new epoch begins; Lightning would count it as the old one.
+        if trainer.fit_loop.restarted_mid_epoch and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            trainer.fit_loop.reset_restart_stage()
         # What a run was resumed from is not saved again.
         self._last_global_step_saved = trainer.global_step
         if self.monitor == "step" and trainer.is_global_zero:
