@@ -1,7 +1,4 @@
-"""Writing shards: webdataset tar files whose bytes depend on nothing but the samples.
-
-Torch is imported (by webdataset) only when a writer is opened: simulation workers use the encoders alone.
-"""
+"""Writing shards: webdataset tar files whose bytes depend on nothing but the samples. Imports no torch: workers write too."""
 
 from __future__ import annotations
 
@@ -10,12 +7,14 @@ import io
 import json
 import math
 import os
+import tokenize
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from vla.datasets.tar import TarWriter
 from vla.errors import UserError
 
 PATTERN = "shard-*.tar"
@@ -41,13 +40,14 @@ def decode_jpeg(data: bytes, where: str) -> np.ndarray:
 def decode_array(data: bytes, where: str) -> np.ndarray:
     """NumPy's .npy format -> array, never unpickling; UserError naming `where` if it is damaged."""
     try:
-        # 10 bytes, of which the last two say how long the header is; format 1.0 is what arrays of plain types have.
-        if data[:8] == b"\x93NUMPY\x01\x00":
-            start = 10 + int.from_bytes(data[8:10], "little")
-            dtype, shape, order = _array_header(data[:start])
-            return np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape, order=order).copy()
-        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
+        # 10 bytes, of which the last two say how long the header is; format 1.0 is what arrays of plain types have. A header may
+        # claim any shape: nothing is allocated before the bytes are there.
+        if data[:8] != b"\x93NUMPY\x01\x00":
+            raise ValueError("not NumPy's format 1.0")
+        start = 10 + int.from_bytes(data[8:10], "little")
+        dtype, shape, order = _array_header(data[:start])
+        return np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape, order=order).copy()
+    except (ValueError, OSError, EOFError, SyntaxError, OverflowError, TypeError, tokenize.TokenError) as error:
         raise UserError(f"not an array: {error}", where, "write the shard again") from error
 
 
@@ -121,7 +121,6 @@ class ShardWriter:
         if kind is None:
             self._finish()
         elif self._file is not None and self._tar is not None:
-            self._tar.close()
             self._file.close()
             self._path.with_suffix(".tmp").unlink()
             self._file = self._tar = None
@@ -138,14 +137,12 @@ class ShardWriter:
         """
         if not key or "." in key or "/" in key or key.startswith("_") or key in self._keys:
             raise UserError(f"the key {key!r} is empty, used twice, or has '.', '/' or a leading '_'", str(self.folder))
-        data = {name: encode_member(name, value) for name, value in members.items()}
+        data = [(name, encode_member(name, value)) for name, value in sorted(members.items())]
         if self._file is None:
-            from webdataset.writer import TarWriter
-
             self._file = self._path.with_suffix(".tmp").open("wb")
-            self._tar = TarWriter(self._file, user="vla", group="vla", encoder=False, mtime=0)
+            self._tar = TarWriter(self._file)
         assert self._tar is not None
-        self._tar.write({"__key__": key, **data})
+        self._tar.write(key, data)
         self._keys.add(key)
         self.count += 1
         if self.count % self.per_shard == 0:
