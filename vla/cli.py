@@ -12,6 +12,7 @@ from typing import Any
 
 from vla.errors import UserError
 
+DATA = "converts, checks, describes and shows data sets of other formats"
 LIGHTNING = {
     "fit": "trains a policy",
     "validate": "reports held-out loss, action errors and question accuracy",
@@ -62,6 +63,21 @@ def _serve() -> Callable:
     return serve
 
 
+def _data(argv: list[str]) -> int:
+    from jsonargparse import auto_cli
+
+    from vla.data_commands import COMMANDS as known
+
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        rows = [f"  {name:<10}{text}" for name, (_, text) in known.items()]
+        print("\n".join(["usage: vla data COMMAND [options]", "", *rows, "", "`vla data COMMAND --help` tells more."]))
+        return 0
+    if argv[0] not in known:
+        raise UserError(f"unknown command {argv[0]!r}", "vla data", f"one of {', '.join(known)}")
+    function = known[argv[0]][0]
+    return _said(auto_cli(function, args=_flags(function, argv[1:]), prog=f"vla data {argv[0]}", as_positional=True))
+
+
 COMMANDS: dict[str, tuple[Callable[[], Callable], str]] = {
     "demo": (_demo, "the whole main job: collect, train, roll out, export, serve, report"),
     "doctor": (_doctor, "checks this machine"),
@@ -74,7 +90,7 @@ COMMANDS: dict[str, tuple[Callable[[], Callable], str]] = {
 
 
 def _usage() -> str:
-    rows = {**{name: text for name, (_, text) in COMMANDS.items()}, **LIGHTNING}
+    rows = {**{name: text for name, (_, text) in COMMANDS.items()}, "data": DATA, **LIGHTNING}
     lines = [f"  {name:<10}{text}" for name, text in rows.items()]
     return "\n".join(["usage: vla COMMAND [options]", "", *lines, "", "`vla COMMAND --help` tells more."])
 
@@ -163,6 +179,11 @@ def _run(name: str, argv: list[str]) -> int:
     else:
         # What is served is the one thing that goes without saying its name.
         result = auto_cli(function, args=args, prog=f"vla {name}", as_positional=name == "serve")
+    return _said(result)
+
+
+def _said(result: Any) -> int:
+    """Prints what a command answers; gives its exit code."""
     if isinstance(result, int):
         return result
     if result is not None:
@@ -188,7 +209,9 @@ def main(argv: list[str] | None = None) -> int:
             return _train(argv)
         if argv[0] in COMMANDS:
             return _run(argv[0], argv[1:])
-        raise UserError(f"unknown command {argv[0]!r}", "vla", f"one of {', '.join([*COMMANDS, *LIGHTNING])}")
+        if argv[0] == "data":
+            return _data(argv[1:])
+        raise UserError(f"unknown command {argv[0]!r}", "vla", f"one of {', '.join([*COMMANDS, 'data', *LIGHTNING])}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import tokenize
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,13 +44,14 @@ def decode_jpeg(data: bytes, where: str) -> np.ndarray:
 def decode_array(data: bytes, where: str) -> np.ndarray:
     """NumPy's .npy format -> array, never unpickling; Unreadable naming `where` if it is damaged."""
     try:
-        # 10 bytes, of which the last two say how long the header is; format 1.0 is what arrays of plain types have.
-        if data[:8] == b"\x93NUMPY\x01\x00":
-            start = 10 + int.from_bytes(data[8:10], "little")
-            dtype, shape, order = _array_header(data[:start])
-            return np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape, order=order).copy()
-        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
+        # 10 bytes, of which the last two say how long the header is; format 1.0 is what arrays of plain types have. A header may
+        # claim any shape: nothing is allocated before the bytes are there.
+        if data[:8] != b"\x93NUMPY\x01\x00":
+            raise ValueError("not NumPy's format 1.0")
+        start = 10 + int.from_bytes(data[8:10], "little")
+        dtype, shape, order = _array_header(data[:start])
+        return np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape, order=order).copy()
+    except (ValueError, OSError, EOFError, SyntaxError, OverflowError, TypeError, tokenize.TokenError) as error:
         raise Unreadable(f"not an array: {error}", where, "write the shard again") from error
 
 

@@ -1,0 +1,132 @@
+"""verify, inspect, stats and preview, and the commands as people type them."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from rlds_files import plain
+from test_convert import CARD
+
+from vla.cli import main
+from vla.datasets.formats.check import verify
+from vla.datasets.formats.recognise import open_reader
+from vla.datasets.formats.source_card import load_source_card
+
+pytest.importorskip("google_crc32c")
+
+
+@pytest.fixture
+def source(tmp_path):
+    plain(tmp_path / "rlds")
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD))
+    return tmp_path
+
+
+def vla(capsys, *words):
+    code = main(["data", *map(str, words)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_from_one_end_to_the_other(source, capsys):
+    out, card = source / "out", source / "card.yaml"
+    code, text, _ = vla(capsys, "convert", source / "rlds", out, "--card", card, "--dry-run")
+    assert code == 0 and "about" in text and not out.exists()
+    code, text, _ = vla(capsys, "convert", source / "rlds", out, "--card", card, "--workers", 1)
+    assert code == 0 and "written: 4 of 4 records, 18 steps" in text
+    code, text, error = vla(capsys, "convert", source / "rlds", out, "--card", card, "--workers", 1)
+    assert code == 2 and "not empty" in error
+    assert vla(capsys, "convert", source / "rlds", out, "--card", card, "--workers", 1, "--overwrite")[0] == 0
+    code, text, _ = vla(capsys, "verify", out, "--workers", 1)
+    assert code == 0 and "4 records, 18 steps and 18 pictures are whole; 0 damaged" in text
+    code, text, _ = vla(capsys, "inspect", out)
+    assert code == 0 and "records: 4" in text and "gripper: 0 closed, 1 open" in text
+    code, text, _ = vla(capsys, "inspect", source / "rlds")
+    assert code == 0 and "steps/action: tensor float32 [7]" in text and "train: 4" in text
+    code, text, _ = vla(capsys, "stats", source / "rlds", "--card", card)
+    assert code == 0 and json.loads(text)["action"]["mask"] == [True] * 6 + [False]
+    code, text, _ = vla(capsys, "preview", out, source / "page")
+    assert code == 0 and (source / "page/index.html").is_file()
+    assert vla(capsys, "explode")[0] == 2 and vla(capsys)[0] == 0
+
+
+def test_overwrite_touches_nothing_that_is_not_a_conversions(source, capsys):
+    home = source / "home"
+    (home / "data").mkdir(parents=True)
+    (home / "data/mine.txt").write_text("x")
+    code, _, error = vla(capsys, "convert", source / "rlds", home, "--overwrite", "--workers", 1)
+    assert code == 2 and "not empty" in error and (home / "data/mine.txt").is_file()
+
+
+def test_holdout_writes_two(source, capsys):
+    assert vla(capsys, "convert", source / "rlds", source / "out", "--holdout", 0.25, "--workers", 1)[0] == 0
+    assert "1 records" in vla(capsys, "verify", source / "out/val", "--workers", 1)[1]
+    assert "3 records" in vla(capsys, "verify", source / "out/train", "--workers", 1)[1]
+
+
+def test_damage_is_in_the_exit_code(source, capsys):
+    path = next((source / "rlds").glob("*00000-of*"))
+    data = bytearray(path.read_bytes())
+    data[300] ^= 1
+    path.write_bytes(data)
+    code, text, _ = vla(capsys, "verify", source / "rlds", "--workers", 1)
+    assert code == 1 and "record 0: the record has a wrong checksum" in text and "3 records" in text
+    code, text, _ = vla(capsys, "convert", source / "rlds", source / "out", "--on-error", "skip", "--workers", 1)
+    assert code == 1 and "damaged: 1 records" in text
+
+
+@pytest.mark.parametrize("place", [700, 2000, -3000])
+def test_one_changed_byte_of_a_shard_is_found(source, capsys, place):
+    vla(capsys, "convert", source / "rlds", source / "out", "--workers", 1)
+    path = next((source / "out").glob("*.tar"))
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0xFF
+    path.write_bytes(data)
+    code, text, _ = vla(capsys, "verify", source / "out", "--workers", 1)
+    assert code == 1 and "checksum" in text
+
+
+def test_a_missing_and_a_cut_shard_are_found(source, capsys):
+    vla(capsys, "convert", source / "rlds", source / "out", "--workers", 1)
+    path = next((source / "out").glob("*.tar"))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    code, text, _ = vla(capsys, "verify", source / "out", "--workers", 1)
+    assert code == 1 and "nothing after it can be read" in text
+    path.unlink()
+    (source / "out/shard-000007.tar").write_bytes(data)
+    assert "the shard is missing" in vla(capsys, "verify", source / "out", "--workers", 1)[1]
+
+
+def test_several_processes_find_the_same(source):
+    reader, card = open_reader(source / "rlds"), load_source_card(str(source / "card.yaml"))
+    from vla.datasets.formats import check
+
+    one = verify(reader, card)
+    check.TOGETHER = 2
+    try:
+        assert verify(reader, card, workers=2) == one
+    finally:
+        check.TOGETHER = 16
+
+
+def test_a_preview_shows_what_a_policy_would_see(source, capsys):
+    said = {**CARD, "cameras": {"front": {"key": "observation/image", "orientation": "raw_opengl"}}}
+    (source / "flipped.yaml").write_text(yaml.safe_dump(said))
+    for name in ("card", "flipped"):
+        vla(capsys, "preview", source / "rlds", source / name, "--card", source / f"{name}.yaml", "--episodes", 1)
+    one, other = (np.asarray(Image.open(source / name / "000-pictures.png")).astype(int) for name in ("card", "flipped"))
+    one, other = one[:16, :16], other[:16, :16]
+    assert np.abs(one - other[::-1]).mean() < 6 < np.abs(one - other).mean()
+    page = (source / "flipped/index.html").read_text()
+    assert "raw_opengl" in page and "0 closed, 1 open" in page and (source / "flipped/000-values.png").is_file()
+
+
+def test_what_is_not_there_or_not_known(tmp_path, capsys):
+    assert "nothing is there" in vla(capsys, "inspect", tmp_path / "no")[2]
+    (tmp_path / "x").mkdir()
+    assert "no known format" in vla(capsys, "inspect", tmp_path / "x")[2]
+    assert "unknown format" in vla(capsys, "inspect", tmp_path / "x", "--format", "zarr")[2]
+    assert "size" in vla(capsys, "convert", tmp_path / "x", tmp_path / "y", "--size", "big")[2]

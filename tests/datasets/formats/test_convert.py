@@ -1,0 +1,239 @@
+"""Conversions as a whole, from RLDS files: bytes, resuming, reports, splits."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import yaml
+from rlds_files import LENGTHS, PLAIN, episode, plain, write
+
+from vla.datasets.card import DatasetCard
+from vla.datasets.formats import convert
+from vla.datasets.formats.convert import PARTS, Options, plan, run
+from vla.datasets.formats.prepare import Changes
+from vla.datasets.index import ShardIndex
+from vla.datasets.robot import RobotSource
+from vla.datasets.steps import load_steps
+from vla.errors import UserError
+
+pytest.importorskip("google_crc32c")
+
+CARD = {
+    "title": "toy",
+    "embodiment": "toy-arm",
+    "cameras": {"front": {"key": "observation/image"}},
+    "state": [{"key": "observation/state", "names": ["x", "y"]}],
+    "action": [
+        {"key": "action", "pick": [0, 1, 2], "names": ["dx", "dy", "dz"], "units": ["m"], "role": "position"},
+        {"key": "action", "pick": [3, 4, 5], "names": ["drx", "dry", "drz"], "units": ["rad"], "role": "rotation"},
+        {"key": "action", "pick": [6], "names": ["gripper"], "role": "gripper", "low": 0, "high": 1},
+    ],
+    "instruction": "language_instruction",
+    "gripper": "0 closed, 1 open",
+    "control_hz": 5,
+}
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch):
+    """Three parts: what is divided at training size is divided here."""
+    monkeypatch.setattr(convert, "PART_BYTES", 3000)
+    monkeypatch.setattr(convert, "PART_STEPS", 100)
+
+
+@pytest.fixture
+def source(tmp_path):
+    plain(tmp_path / "rlds")
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD))
+    return tmp_path
+
+
+def options(root, out="out", **changes):
+    return Options(**{"source": str(root / "rlds"), "out": str(root / out), "card": str(root / "card.yaml"), **changes})
+
+
+def converted(root, out="out", **changes):
+    report = run(plan(options(root, out, **changes)))
+    return root / out, report
+
+
+def files(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file() and p.suffix in (".tar", ".yaml", ".json")}
+
+
+def test_shards_hold_what_the_records_held(source):
+    folder, report = converted(source)
+    card = DatasetCard.load(folder)
+    assert report["records"] == {"found": 4, "written": 4} and report["steps"] == sum(LENGTHS) and not (folder / PARTS).exists()
+    assert card.counts == {"episodes": 4, "steps": 18} and card.spec.gripper == "0 closed, 1 open" and card.spec.control_hz == 5
+    index = ShardIndex(folder)
+    steps = load_steps(index, card.spec)
+    # In the order of the files: 0, 2, 1, 3.
+    at = 0
+    for ordinal, number in enumerate((0, 2, 1, 3)):
+        given = episode(number, LENGTHS[number])
+        rows = slice(at, at := at + LENGTHS[number])
+        assert np.array_equal(steps.action[rows], given["steps/action"]) and (steps.episode[rows] == ordinal).all()
+        for t, jpeg in enumerate(given["steps/observation/image"]):
+            # Byte for byte: nothing is encoded twice.
+            assert index.read(rows.start + t, ("front.jpg",))["front.jpg"] == jpeg
+        assert steps.said(rows.start)["instruction"] == f"lift object {number}"
+        assert steps.terminate[rows].tolist() == [False] * (LENGTHS[number] - 1) + [True]
+    values = np.concatenate([episode(i, n)["steps/action"] for i, n in enumerate(LENGTHS)])
+    assert card.spec.action.statistics["q99"] == pytest.approx(np.quantile(values, 0.99, axis=0), abs=1e-6)
+    assert card.spec.action.low[6] == 0 and card.spec.action.constant == (None,) * 7
+
+
+def test_they_train(source):
+    folder, _ = converted(source)
+    item = RobotSource(folder, chunk=2).item(0, np.random.default_rng(0))
+    assert item.images["front"].shape == (16, 16, 3) and item.instruction == "lift object 0" and item.embodiment == "toy-arm"
+
+
+def test_the_same_bytes_with_several_processes(source):
+    one, _ = converted(source, "one")
+    job = plan(options(source, "two"))
+    assert len(job.parts) > 1
+    run(job, workers=2)
+    assert files(one) == files(source / "two")
+
+
+def test_it_goes_on_where_it_was_killed(source):
+    whole, _ = converted(source, "whole")
+    job = plan(options(source, "killed"))
+
+    def dies():
+        done = iter(range(2))
+        write, convert._write_part = (
+            convert._write_part,
+            lambda job, k: (next(done, None) is None and os.kill(os.getpid(), signal.SIGKILL), write(job, k)),
+        )
+        run(job)
+
+    process = multiprocessing.get_context("fork").Process(target=dies)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    folder = source / "killed"
+    assert (folder / PARTS).is_dir() and not (folder / "card.yaml").exists()
+    left = {p.name: p.stat().st_mtime_ns for p in folder.glob("shard-*.tar")}
+    assert len(left) == 2
+    # A shard without its note may be there, and an unfinished one.
+    (folder / "shard-000002.tmp").write_bytes(b"half")
+    time.sleep(0.01)
+    converted(source, "killed")
+    assert {name: (folder / name).stat().st_mtime_ns for name in left} == left
+    assert files(folder) == files(whole)
+
+
+def test_another_conversion_does_not_go_on(source):
+    job = plan(options(source))
+    convert._claim(job, job.folder / PARTS)
+    with pytest.raises(UserError, match="another conversion was begun here"):
+        converted(source, changes=Changes(noops=True))
+    (source / "full").mkdir()
+    (source / "full/mine.txt").write_text("x")
+    with pytest.raises(UserError, match="not empty"):
+        converted(source, "full")
+
+
+def spoil(source, at, value=b"\xff"):
+    path = next((source / "rlds").glob("*00000-of*"))
+    data = bytearray(path.read_bytes())
+    data[at : at + len(value)] = value
+    path.write_bytes(data)
+
+
+def test_damaged_records_are_named_and_counted(source):
+    spoil(source, 200)
+    with pytest.raises(UserError, match="wrong checksum"):
+        converted(source)
+    folder, report = converted(source, "skipped", skip=True)
+    assert report["records"] == {"found": 4, "written": 3} and report["damaged"]["count"] == 1
+    assert "toy-train.tfrecord-00000-of-00002, record 0: the record has a wrong checksum" in report["damaged"]["records"][0]
+    assert len(load_steps(ShardIndex(folder), DatasetCard.load(folder).spec).action) == sum(LENGTHS) - LENGTHS[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda e: e["steps/observation/image"].__setitem__(3, e["steps/observation/image"][3][:-40]), "cut off or damaged"),
+        (lambda e: e["steps/observation/image"].__setitem__(3, b"no picture"), "cannot be decoded"),
+        (lambda e: e["steps/action"].__setitem__((2, 1), np.nan), "dy is nan at step 2"),
+    ],
+)
+def test_nothing_of_a_bad_episode_is_written(tmp_path, change, why):
+    bad = episode(1, 4)
+    change(bad)
+    write(tmp_path / "rlds", [episode(0, 3), bad, episode(2, 3)], PLAIN, files=1)
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD))
+    folder, report = converted(tmp_path, skip=True)
+    assert why in report["damaged"]["records"][0] and "record 1" in report["damaged"]["records"][0]
+    keys = ShardIndex(folder).keys
+    assert len(keys) == 6 and not any(key.startswith("e000001") for key in keys)
+
+
+def test_what_is_left_out_is_said(source):
+    given = episode(0, 4)
+    given["steps/language_instruction"] = [b""] * 4
+    write(source / "rlds", [given, episode(1, 5)], PLAIN, files=1, name="toy")
+    for path in (source / "rlds").glob("*of-00002"):
+        path.unlink()
+    _, report = converted(source)
+    assert report["left_out"]["no instruction"]["count"] == 1 and report["records"]["written"] == 1
+    _, report = converted(source, "said", changes=Changes(text="lift"))
+    assert report["records"]["written"] == 2
+
+
+def test_splits_are_by_episode_and_stay(source):
+    kept = {}
+    for part in ("train", "val"):
+        folder, _ = converted(source, part, part=part, share=0.25)
+        kept[part] = {key.split("_")[0] for key in ShardIndex(folder).keys}
+    assert len(kept["train"]) == 3 and len(kept["val"]) == 1 and not kept["train"] & kept["val"]
+    folder, _ = converted(source, "some", episodes="1:3")
+    assert {key.split("_")[0] for key in ShardIndex(folder).keys} == {"e000001", "e000002"}
+    assert converted(source, "split", split="train")[1]["records"]["found"] == 4
+    with pytest.raises(UserError, match="no split 'test'"):
+        plan(options(source, split="test"))
+
+
+def test_pictures_are_resized_and_turned(source):
+    folder, _ = converted(source, height=8, width=10)
+    assert RobotSource(folder, chunk=1).item(0, np.random.default_rng(0)).images["front"].shape == (8, 10, 3)
+    (source / "card.yaml").write_text(
+        yaml.safe_dump({**CARD, "cameras": {"front": {"key": "observation/image", "orientation": "raw_opengl"}}})
+    )
+    turned, _ = converted(source, "turned")
+    plain_, _ = converted(source, "plain", card="")
+    name = "image"
+    one = RobotSource(plain_, chunk=1).item(17, np.random.default_rng(0)).images[name]
+    other = RobotSource(turned, chunk=1).item(17, np.random.default_rng(0)).images["front"]
+    assert np.abs(one[::-1].astype(int) - other).mean() < 4 < np.abs(one.astype(int) - other).mean()
+
+
+def test_the_expected_size_is_near(source):
+    job = plan(options(source))
+    run(job)
+    size = sum(p.stat().st_size for p in (source / "out").glob("*.tar"))
+    assert 0.4 < job.expected / size < 2.5
+
+
+def test_constant_dimensions_are_named(tmp_path):
+    given = [episode(i, 4) for i in range(2)]
+    for e in given:
+        e["steps/action"][:, 5] = 0.25
+    write(tmp_path / "rlds", given, PLAIN)
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD))
+    spec = DatasetCard.load(converted(tmp_path)[0]).spec.action
+    assert spec.constant[5] == 0.25 and spec.low[5] < 0.25 < spec.high[5]
+
+
+def test_the_report_is_kept(source):
+    folder, report = converted(source)
+    assert json.loads((folder / "conversion.json").read_text()) == report
+    assert set(report["sha256"]) == {p.name for p in folder.glob("*.tar")}

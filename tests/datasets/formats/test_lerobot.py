@@ -1,0 +1,237 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+pa = pytest.importorskip("pyarrow")
+import pyarrow.parquet as pq  # noqa: E402
+from lerobot_files import FPS, LENGTHS, PICTURE, VIDEO, WRITERS, action, level, write_v2, write_v3  # noqa: E402
+
+from vla.datasets.card import DatasetCard  # noqa: E402
+from vla.datasets.formats import convert  # noqa: E402
+from vla.datasets.formats.convert import Options, plan, run  # noqa: E402
+from vla.datasets.formats.lerobot import LeRobotReader  # noqa: E402
+from vla.datasets.formats.lerobot_source import LeRobotSource  # noqa: E402
+from vla.datasets.formats.recognise import recognise  # noqa: E402
+from vla.datasets.index import ShardIndex  # noqa: E402
+from vla.datasets.mixture import Mixture  # noqa: E402
+from vla.datasets.robot import RobotSource  # noqa: E402
+from vla.datasets.shards import ShardWriter, encode_jpeg  # noqa: E402
+from vla.errors import UserError  # noqa: E402
+
+
+@pytest.fixture(scope="module", params=WRITERS)
+def source(request, tmp_path_factory):
+    return WRITERS[request.param](tmp_path_factory.mktemp(request.param) / "set")
+
+
+def levels(frames, rows):
+    """The brightness of the right side of each frame."""
+    return [float(np.mean(pixels[:, 32:])) for pixels in frames.rows(rows)]
+
+
+def test_episodes_come_back_as_written(source):
+    reader = LeRobotReader(source)
+    assert recognise(source) == "lerobot"
+    for episode, (ref, length) in enumerate(zip(reader.refs(), LENGTHS, strict=True)):
+        raw = reader.read(ref)
+        assert np.array_equal(raw["action"], action(episode, length)) and raw["observation.state"].shape == (length, 2)
+        assert raw["task"] == [("pick it", "place it")[episode % 2]] * length
+        expected = [level(episode, t) for t in range(length)]
+        assert np.allclose(levels(raw[VIDEO], range(length)), expected, atol=4)
+        assert np.allclose(levels(raw[VIDEO], [1, 3]), [expected[1], expected[3]], atol=4)
+        assert len(list(raw[PICTURE].rows(range(length)))) == length
+
+
+def test_conversion(source, tmp_path):
+    report = run(plan(Options(str(source), str(tmp_path / "out"))))
+    assert report["records"]["written"] == 3 and report["steps"] == 15
+    shards = RobotSource(tmp_path / "out", chunk=1)
+    assert list(shards.card.spec.action.names) == ["x", "gripper"] and shards.card.spec.state.names == ("a", "b")
+    assert shards.card.spec.control_hz == FPS and shards.card.embodiment == "so100"
+    item = shards.item(8, np.random.default_rng(0))
+    assert item.instruction == "place it" and item.images["top"][:, 32:].mean() == pytest.approx(level(1, 2), abs=4)
+    assert item.images["wrist"][:, 32:].mean() == pytest.approx(255 - level(1, 2), abs=2)
+
+
+def test_as_a_source_without_conversion(source, tmp_path):
+    run(plan(Options(str(source), str(tmp_path / "out"))))
+    shards, direct = RobotSource(tmp_path / "out", chunk=3), LeRobotSource(source, chunk=3)
+    assert len(direct) == len(shards) == 15 and direct.card.spec.cameras == shards.card.spec.cameras
+    for name in ("low", "high", "names", "constant"):
+        assert getattr(direct.card.spec.action, name) == getattr(shards.card.spec.action, name)
+    for i in (3, 14, 0, 9):
+        one, other = (s.item(i, np.random.default_rng(0)) for s in (direct, shards))
+        assert np.array_equal(one.actions, other.actions) and np.array_equal(one.mask, other.mask)
+        assert one.instruction == other.instruction and (one.episode, one.step) == (other.episode, other.step)
+        for name, image in one.images.items():
+            assert np.abs(image.astype(int) - other.images[name]).mean() < 3
+    again = pickle.loads(pickle.dumps(direct))
+    assert np.array_equal(
+        again.item(4, np.random.default_rng(0)).images["top"], direct.item(4, np.random.default_rng(0)).images["top"]
+    )
+    assert again.settings() == LeRobotSource(source, chunk=3).settings()
+    assert {s.episode for s in (direct.restricted("val").item(i, np.random.default_rng(0)) for i in range(5))} == {2}
+
+
+def test_in_a_mixture(source):
+    mixture = Mixture({"a": LeRobotSource(source, chunk=1)}, seed=0)
+    assert mixture.sources["a"].order((0, 1)).at(3)[1] in range(15)
+
+
+# Back and forth.
+
+
+def ours(folder):
+    """Our own shards with all that a step may say."""
+    from vla.contract import Camera, Embodiment, Space
+
+    rng = np.random.default_rng(0)
+    space = Space(("dx", "gripper"), ("m", ""), (-0.5, -1.0), (0.5, 1.0))
+    state = Space(("x",), ("m",), (0.0,), (1.0,))
+    with ShardWriter(folder, 7) as writer:
+        for episode, length in enumerate((5, 4, 3)):
+            for step in range(length):
+                said = {"episode": episode, "step": step, "length": length, "instruction": f"lift {episode}", "embodiment": "arm"}
+                said |= {
+                    "terminate": int(step == length - 1),
+                    "target": "cube",
+                    "segment": step // 3,
+                    "point": [0.25, step / 10],
+                    "reach": [1, 2, 3, step],
+                }
+                members = {"front.jpg": encode_jpeg(rng.integers(0, 255, (64, 64, 3), np.uint8)), "json": said}
+                members |= {
+                    "action.npy": rng.uniform(-0.4, 0.4, 2).astype(np.float32),
+                    "state.npy": rng.uniform(0, 1, 1).astype(np.float32),
+                }
+                writer.write(f"e{episode:06d}_s{step:04d}", members)
+    spec = Embodiment((Camera("front", 64, 64),), state, space, rotation="none", gripper="-1 open, +1 closed", control_hz=12.5)
+    DatasetCard("mine", "robot", "arm", spec, conventions={"pictures": "upright RGB"}).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("video", ["none", "h264", "av1"])
+def test_shards_to_lerobot_and_back(tmp_path, monkeypatch, video):
+    monkeypatch.setattr(convert, "PART_STEPS", 9)
+    given = ours(tmp_path / "ours")
+    run(plan(Options(str(given), str(tmp_path / "lerobot"), to="lerobot", video=video)))
+    run(plan(Options(str(tmp_path / "lerobot"), str(tmp_path / "back"))))
+    one, other = ShardIndex(given), ShardIndex(tmp_path / "back")
+    assert one.keys == other.keys
+    for i in range(len(one)):
+        before, after = one.read(i), other.read(i)
+        if video == "none":
+            assert before == after
+        else:
+            del before["front.jpg"], after["front.jpg"]
+            assert before == after
+    old, new = DatasetCard.load(given), DatasetCard.load(tmp_path / "back")
+    for name in ("cameras", "frame", "mode", "rotation", "gripper", "control_hz"):
+        assert getattr(old.spec, name) == getattr(new.spec, name)
+    for name in ("names", "units", "low", "high"):
+        assert getattr(old.spec.action, name) == getattr(new.spec.action, name)
+    assert new.conventions.items() >= old.conventions.items()
+
+
+def test_what_is_written_is_lerobots_layout(tmp_path, monkeypatch):
+    monkeypatch.setattr(convert, "PART_STEPS", 9)
+    job = plan(Options(str(ours(tmp_path / "ours")), str(tmp_path / "out"), to="lerobot", video="h264"))
+    assert len(job.parts) == 2
+    run(job)
+    out = tmp_path / "out"
+    info = json.loads((out / "meta/info.json").read_text())
+    assert info["codebase_version"] == "v3.0" and info["total_frames"] == 12 and info["splits"] == {"train": "0:3"}
+    assert info["features"]["observation.images.front"]["shape"] == [64, 64, 3]
+    rows = [row for p in sorted((out / "data/chunk-000").iterdir()) for row in pq.read_table(p).to_pylist()]
+    assert [r["index"] for r in rows] == list(range(12)) and [r["episode_index"] for r in rows] == [0] * 5 + [1] * 4 + [2] * 3
+    assert [r["timestamp"] for r in rows[5:9]] == pytest.approx([0, 0.08, 0.16, 0.24])
+    tasks = pq.read_table(out / "meta/tasks.parquet")
+    assert tasks["__index_level_0__"].to_pylist() == ["lift 0", "lift 1", "lift 2"] and [r["task_index"] for r in rows[::5]] == [
+        0,
+        1,
+        2,
+    ]
+    episodes = [e for p in sorted((out / "meta/episodes/chunk-000").iterdir()) for e in pq.read_table(p).to_pylist()]
+    assert [(e["dataset_from_index"], e["dataset_to_index"]) for e in episodes] == [(0, 5), (5, 9), (9, 12)]
+    assert episodes[1]["videos/observation.images.front/from_timestamp"] == pytest.approx(0.4)
+    assert episodes[2]["videos/observation.images.front/file_index"] == 1
+    stats = json.loads((out / "meta/stats.json").read_text())
+    assert stats["action"]["count"] == [12] and np.shape(stats["observation.images.front"]["mean"]) == (3, 1, 1)
+    assert stats["action"]["mean"] == pytest.approx(np.mean([r["action"] for r in rows], 0))
+    assert not list(out.rglob("*tmp*")) and not (out / ".parts").exists()
+
+
+def test_odd_sides_need_another_size(tmp_path):
+    given = ours(tmp_path / "ours")
+    with pytest.raises(UserError, match="even sides"):
+        run(plan(Options(str(given), str(tmp_path / "out"), to="lerobot", height=33, width=33, video="h264")))
+
+
+# What is wrong is named.
+
+
+def refused(folder, why):
+    reader = LeRobotReader(folder)
+    with pytest.raises(UserError, match=why) as caught:
+        for ref in reader.refs():
+            if ref.damage:
+                raise UserError(ref.damage, ref.name)
+            raw = reader.read(ref)
+            for key in (VIDEO, PICTURE):
+                list(raw[key].rows(range(ref.weight)))
+    return str(caught.value)
+
+
+def test_damage_is_named(tmp_path):
+    folder = write_v2(tmp_path / "a")
+    path = folder / f"videos/chunk-000/{VIDEO}/episode_000001.mp4"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 3])
+    assert "episode_000001.mp4" in refused(folder, "cannot be read|ends before frame|missing")
+    path.unlink()
+    assert "episode 1" in refused(folder, "episode_000001.mp4 is missing")
+    path.write_bytes(whole)
+    data = folder / "data/chunk-000/episode_000002.parquet"
+    data.write_bytes(data.read_bytes()[:-200])
+    assert "episode 2" in refused(folder, "cannot be read")
+
+
+def test_lengths_and_indices_that_do_not_fit_are_named(tmp_path):
+    folder = write_v2(tmp_path / "a")
+    meta = folder / "meta/episodes.jsonl"
+    meta.write_text(meta.read_text().replace('"length": 6', '"length": 7'))
+    assert "episode 0" in refused(folder, "it has 6 rows, not the frames 0 to 6")
+    meta.write_text("".join(meta.read_text().replace('"length": 7', '"length": 6').splitlines(keepends=True)[:2]))
+    assert "episode 2" in refused(folder, "the list of episodes lacks it")
+    (folder / "meta/tasks.jsonl").write_text('{"task_index": 0, "task": "pick it"}\n')
+    assert "episode 1" in refused(folder, "task_index 1, but there are 1 tasks")
+
+
+def test_a_video_that_is_too_short_is_named(tmp_path):
+    folder = write_v3(tmp_path / "a")
+    meta = folder / "meta/episodes/chunk-000/file-000.parquet"
+    rows = pq.read_table(meta).to_pylist()
+    rows[2][f"videos/{VIDEO}/from_timestamp"] += 0.3
+    pq.write_table(pa.Table.from_pylist(rows), meta)
+    assert "episode 2" in refused(folder, "ends before frame 2 of 5")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("data_path", "../../{episode_index}.parquet", "leaves the data set's folder"),
+        ("data_path", "{episode_index.__class__}", "in the path"),
+        ("codebase_version", "v1.6", "v2.0, v2.1 and v3.0"),
+        ("fps", 0, "0.0 frames per second"),
+        ("features", None, "not LeRobot's"),
+    ],
+)
+def test_descriptions_are_not_trusted(tmp_path, key, value, why):
+    folder = write_v2(tmp_path / "a")
+    info = json.loads((folder / "meta/info.json").read_text())
+    (folder / "meta/info.json").write_text(json.dumps({**info, key: value}))
+    with pytest.raises(UserError) as caught:
+        LeRobotReader(folder).refs()
+    assert why in str(caught.value)

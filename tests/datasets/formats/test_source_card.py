@@ -1,0 +1,72 @@
+import dataclasses
+
+import pytest
+import yaml
+
+from vla.datasets.formats.source_card import load_source_card, shipped, source_card
+from vla.errors import UserError
+
+GOOD = {
+    "cameras": {"front": {"key": "obs/front"}},
+    "action": [{"key": "action", "names": ["x", "grip"], "units": ["m", ""], "do": [{"scale": {"by": 2.0}}]}],
+    "instruction": "text",
+    "control_hz": 5,
+}
+
+
+@pytest.mark.parametrize("name", ["bridge", "bridge_oxe", "droid", "fractal", "kuka", "libero", "robomimic"])
+def test_shipped_cards_are_whole_and_say_what_they_were_checked_against(name):
+    assert name in shipped()
+    card = load_source_card(name)
+    assert card.verified.startswith("unverified against data")
+    for said in (card.gripper, card.rotation, card.frame):
+        assert said != "not said"
+    assert card.cameras and card.action and card.state
+    grippers = [part for part in card.action if part.role == "gripper"]
+    assert len(grippers) == 1 and grippers[0].low is not None and grippers[0].high is not None
+    assert sum(len(part.names) for part in card.action) == 7
+
+
+def test_a_file_is_read_as_it_stands(tmp_path):
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(GOOD))
+    card = load_source_card(str(tmp_path / "my.yaml"))
+    assert card == source_card(GOOD, "x")
+    assert card.action[0].operations() == [("scale", {"by": 2.0})] and card.instruction == ("text",)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"colour": 1}, "unknown keys: colour"),
+        ({"alignment": "between"}, "one of pre, post"),
+        ({"cameras": {"front": {"orientation": "upright"}}}, "no key"),
+        ({"cameras": {"front": {"key": "a", "orientation": "sideways"}}}, "raw_opengl"),
+        ({"action": [{"key": "a", "names": ["x"], "do": ["eval"]}]}, "unknown operation 'eval'"),
+        ({"action": [{"key": "a", "names": ["x"], "do": [{"scale": {"with": 1}}]}]}, "scale takes by, offset"),
+        ({"action": [{"key": "a"}]}, "no names"),
+        ({"action": [{"names": ["x"]}]}, "a key or a constant"),
+        ({"action": [{"key": "a", "names": ["x"], "units": ["m", "m"]}]}, "2 units for 1 names"),
+        ({"action": {"key": "a"}}, "not a list"),
+        ({"steps": ["shuffle"]}, "drop_first"),
+        ({"control_hz": 0}, "actions per second"),
+        ({"control_hz": "fast"}, "actions per second"),
+        ({"text": 3}, "must be a str"),
+    ],
+)
+def test_mistakes_are_named(change, why):
+    with pytest.raises(UserError) as caught:
+        source_card({**GOOD, **change}, "my.yaml")
+    assert why in str(caught.value) and "my.yaml" in str(caught.value)
+
+
+def test_neither_file_nor_shipped(tmp_path):
+    with pytest.raises(UserError, match="no such card") as caught:
+        load_source_card("brigde")
+    assert "bridge" in str(caught.value)
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="not YAML"):
+        load_source_card(str(tmp_path / "bad.yaml"))
+
+
+def test_cards_are_plain_values():
+    assert dataclasses.asdict(load_source_card("libero"))["alignment"] == "post"

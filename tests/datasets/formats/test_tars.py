@@ -1,0 +1,152 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import webdataset as wds
+from rlds_files import jpeg
+
+from vla.contract import Camera, Embodiment, Space
+from vla.datasets.card import DatasetCard
+from vla.datasets.formats.convert import Options, plan, run
+from vla.datasets.formats.recognise import open_reader, recognise
+from vla.datasets.formats.tars import TarReader
+from vla.datasets.index import ShardIndex
+from vla.datasets.questions import QuestionSource
+from vla.datasets.robot import RobotSource
+from vla.errors import UserError
+
+
+def npy(values):
+    file = io.BytesIO()
+    np.save(file, np.asarray(values, np.float32))
+    return file.getvalue()
+
+
+def robot_tars(folder, said=True, lengths=(3, 4, 2)):
+    """As somebody with webdataset's own writer would; episodes lie across files, in any order."""
+    folder.mkdir()
+    samples = []
+    for episode, length in enumerate(lengths):
+        for step in range(length):
+            sample = {
+                "__key__": f"traj{episode}_{step:03d}",
+                "cam.jpg": jpeg(episode * 50 + step),
+                "action.npy": npy([step, episode]),
+            }
+            sample["state.npy"] = npy([episode])
+            if said:
+                sample["json"] = json.dumps({"episode": f"run-{episode}", "step": step, "instruction": f"do {episode}"}).encode()
+            else:
+                sample["txt"] = f"do {episode}".encode()
+            samples.append(sample)
+    order = np.random.default_rng(0).permutation(len(samples))
+    for k in range(2):
+        with wds.TarWriter(str(folder / f"part-{k}.tar"), encoder=False) as writer:
+            for i in order[k::2]:
+                writer.write(samples[i])
+    return folder
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_robot_steps_of_others(tmp_path, said):
+    folder = robot_tars(tmp_path / "tars", said)
+    assert recognise(folder) == "webdataset"
+    reader = TarReader(folder)
+    refs = reader.refs()
+    assert [ref.weight for ref in refs] == [3, 4, 2] and not any(ref.damage for ref in refs)
+    run(plan(Options(str(folder), str(tmp_path / "out"))))
+    source = RobotSource(tmp_path / "out", chunk=2)
+    item = source.item(4, np.random.default_rng(0))
+    assert item.actions.tolist() == [[1, 1], [2, 1]] and item.state.tolist() == [1] and item.instruction == "do 1"
+    assert item.images["cam"].shape == (16, 16, 3)
+
+
+def test_a_cut_file_loses_what_is_behind_the_cut_and_says_so(tmp_path):
+    folder = robot_tars(tmp_path / "tars")
+    path = folder / "part-1.tar"
+    path.write_bytes(path.read_bytes()[:9000])
+    refs = TarReader(folder).refs()
+    assert any("part-1.tar" in ref.name and "nothing after it" in ref.damage for ref in refs)
+    assert sum(ref.weight for ref in refs) < 9
+    (tmp_path / "no.tar").write_bytes(b"no tar at all" * 100)
+    (ref,) = TarReader(tmp_path / "no.tar").refs()
+    assert "not a tar file" in ref.damage
+
+
+def test_our_own_with_other_sizes(tmp_path):
+    run(plan(Options(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"))))
+    assert recognise(tmp_path / "out") == "shards"
+    run(plan(Options(str(tmp_path / "out"), str(tmp_path / "small"), height=8, width=8)))
+    assert DatasetCard.load(tmp_path / "small").spec.cameras == (Camera("cam", 8, 8),)
+    one, other = ShardIndex(tmp_path / "out"), ShardIndex(tmp_path / "small")
+    assert one.keys == other.keys and one.read(3, ("json",)) == other.read(3, ("json",))
+
+
+def test_our_questions(tmp_path):
+    from vla.datasets.shards import ShardWriter
+
+    asked = {"questions": [{"type": "where", "question": "where", "answer": [[0.5, 0.25]]}]}
+    with ShardWriter(tmp_path / "q") as writer:
+        for i in range(3):
+            writer.write(f"q{i}", {"front.jpg": jpeg(i), "json": asked})
+    nothing = Space((), (), (), ())
+    DatasetCard("q", "questions", "arm", Embodiment((Camera("front", 16, 16),), nothing, nothing)).save(tmp_path / "q")
+    run(plan(Options(str(tmp_path / "q"), str(tmp_path / "out"), camera="front")))
+    assert QuestionSource(tmp_path / "out").questions(2) == asked["questions"]
+
+
+# Pictures with texts.
+
+
+def image_text(folder, samples):
+    folder.mkdir()
+    with wds.TarWriter(str(folder / "00000.tar"), encoder=False) as writer:
+        for i, sample in enumerate(samples):
+            writer.write({"__key__": f"{i:09d}", **sample})
+    return folder
+
+
+def test_captions_and_questions(tmp_path):
+    talk = {"conversations": [{"from": "human", "value": "<image>\nwhat is it?"}, {"from": "gpt", "value": "a cat"}]}
+    samples = [
+        {"jpg": jpeg(1), "txt": b"a dog\non a sofa"},
+        {"png": jpeg(2), "json": json.dumps(talk).encode()},
+        {"jpg": jpeg(3), "json": json.dumps({"caption": "a bird", "url": "x"}).encode(), "txt": b"a bird"},
+        {"jpg": jpeg(4), "json": json.dumps({"question": "how many?", "answer": "two"}).encode()},
+        {"jpg": jpeg(5)},
+        {"txt": b"alone"},
+    ]
+    folder = image_text(tmp_path / "it", samples)
+    assert recognise(folder) == "image-text"
+    report = run(plan(Options(str(folder), str(tmp_path / "out"), skip=True)))
+    assert report["records"] == {"found": 6, "written": 4} and report["questions"] == {
+        "caption": 2,
+        "conversation": 1,
+        "question": 1,
+    }
+    assert (
+        "neither a caption nor questions" in report["damaged"]["records"][0] and "no picture" in report["damaged"]["records"][1]
+    )
+    source = QuestionSource(tmp_path / "out")
+    assert source.questions(0) == [{"type": "caption", "question": "describe the picture", "answer": "a dog on a sofa"}]
+    assert source.questions(1)[0]["question"] == "what is it?" and source.item(3, np.random.default_rng(0)).questions[
+        0
+    ].answer == ["two"]
+
+
+def test_sizes_that_differ_need_one(tmp_path):
+    folder = image_text(tmp_path / "it", [{"jpg": jpeg(1, size), "txt": b"x"} for size in (16, 24)])
+    with pytest.raises(UserError, match="24 x 24, others 16 x 16"):
+        run(plan(Options(str(folder), str(tmp_path / "out"))))
+    run(plan(Options(str(folder), str(tmp_path / "sized"), height=20, width=20)))
+    assert QuestionSource(tmp_path / "sized").pictures(1)["image"].shape == (20, 20, 3)
+
+
+def test_a_hidden_member_that_claims_much_is_not_read(tmp_path):
+    reader = open_reader(robot_tars(tmp_path / "tars"))
+    ref = reader.refs()[0]
+    samples = reader._tables(ref.place[0][0])
+    samples[ref.place[0][1]].places["action.npy"] = (0, 2**40)
+    with pytest.raises(UserError, match="bytes"):
+        reader.read(ref)

@@ -1,0 +1,127 @@
+import json
+
+import pytest
+from rlds_files import jpeg
+
+from vla.datasets.formats.convert import Options, plan, run
+from vla.datasets.formats.recognise import recognise
+from vla.datasets.formats.visual_questions import LLaVAReader, VQAv2Reader
+from vla.datasets.questions import QuestionSource
+from vla.errors import UserError
+
+
+def turn(who, value):
+    return {"from": who, "value": value}
+
+
+ENTRIES = [
+    {
+        "id": "1",
+        "image": "a/one.jpg",
+        "conversations": [
+            turn("human", "<image>\nWhat is it?"),
+            turn("gpt", "A cup."),
+            turn("human", "Colour?"),
+            turn("gpt", "Red."),
+        ],
+    },
+    {"id": "2", "conversations": [turn("human", "2+2?"), turn("gpt", "4")]},
+    {"id": "3", "image": "a/two.jpg", "conversations": [turn("human", "Is it big?\n<image>"), turn("gpt", "No.")]},
+]
+
+
+def llava(folder, entries=ENTRIES, name="llava.json"):
+    (folder / "a").mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(("one", "two")):
+        (folder / f"a/{picture}.jpg").write_bytes(jpeg(i * 100))
+    text = json.dumps(entries) if name.endswith(".json") else "".join(json.dumps(e) + "\n" for e in entries)
+    (folder / name).write_text(text)
+    return folder / name
+
+
+@pytest.mark.parametrize("name", ["llava.json", "llava.jsonl"])
+def test_llava(tmp_path, name):
+    path = llava(tmp_path / "in", name=name)
+    assert recognise(path) == "llava"
+    report = run(plan(Options(str(path), str(tmp_path / "out"))))
+    assert report["records"] == {"found": 3, "written": 2} and report["left_out"]["no picture: text alone"]["count"] == 1
+    source = QuestionSource(tmp_path / "out")
+    asked = [(q["question"], q["answer"]) for q in source.questions(0)]
+    assert asked == [("What is it?", "A cup."), ("Colour?", "Red.")] and source.questions(1)[0]["question"] == "Is it big?"
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ({"image": "../../secret.jpg"}, "leaves the data set's folder"),
+        ({"image": "a/none.jpg"}, "none.jpg cannot be read"),
+        ({"conversations": [turn("gpt", "Yes.")]}, "take turns"),
+        ({"conversations": "what?"}, "no conversations"),
+        ({"image": ["a/one.jpg", "a/two.jpg"]}, "2 pictures"),
+    ],
+)
+def test_entries_that_cannot_be_used_are_named(tmp_path, entry, why):
+    path = llava(tmp_path / "in", [ENTRIES[0], {**ENTRIES[2], **entry}])
+    report = run(plan(Options(str(path), str(tmp_path / "out"), skip=True)))
+    assert (
+        report["records"]["written"] == 1
+        and why in report["damaged"]["records"][0]
+        and "entry 1" in report["damaged"]["records"][0]
+    )
+
+
+def vqa(folder, change=lambda questions, annotations: None):
+    folder.mkdir()
+    questions = [
+        {"image_id": 42, "question": "How many?", "question_id": 1},
+        {"image_id": 42, "question": "Which?", "question_id": 2},
+    ]
+    questions.append({"image_id": 7, "question": "Where?", "question_id": 3})
+    annotations = [
+        {
+            "question_id": n,
+            "image_id": q["image_id"],
+            "question_type": "x",
+            "answer_type": kind,
+            "multiple_choice_answer": best,
+            "answers": [{"answer": best, "answer_confidence": "yes", "answer_id": k} for k in range(1, 11)],
+        }
+        for n, q, kind, best in zip((1, 2, 3), questions, ("number", "other", "other"), ("2", "red", "here"), strict=True)
+    ]
+    change(questions, annotations)
+    common = {"info": {}, "license": {}, "data_type": "mscoco", "data_subtype": "train2014"}
+    path = folder / "v2_OpenEnded_mscoco_train2014_questions.json"
+    path.write_text(json.dumps({**common, "task_type": "Open-Ended", "questions": questions}))
+    (folder / "v2_mscoco_train2014_annotations.json").write_text(json.dumps({**common, "annotations": annotations}))
+    (folder / "pictures").mkdir()
+    for image in (42, 7):
+        (folder / f"pictures/COCO_train2014_{image:012d}.jpg").write_bytes(jpeg(image))
+    return path
+
+
+def test_vqav2(tmp_path):
+    path = vqa(tmp_path / "in")
+    assert recognise(path) == "vqav2"
+    report = run(plan(Options(str(path), str(tmp_path / "out"), pictures=str(tmp_path / "in/pictures"))))
+    assert report["records"]["written"] == 2 and report["questions"] == {"number": 1, "other": 2}
+    first = QuestionSource(tmp_path / "out").questions(0)
+    assert [(q["question"], q["answer"]) for q in first] == [("How many?", "2"), ("Which?", "red")]
+    assert first[0]["answers"] == ["2"] * 10
+
+
+def test_questions_without_answers_are_named(tmp_path):
+    path = vqa(tmp_path / "in", lambda q, a: a.pop(1))
+    refs = VQAv2Reader(path, str(tmp_path / "in/pictures")).refs()
+    assert [ref.damage for ref in refs if ref.damage] == ["v2_mscoco_train2014_annotations.json has no answer to it"]
+    (tmp_path / "in/v2_mscoco_train2014_annotations.json").unlink()
+    with pytest.raises(UserError, match="annotations file is not beside it"):
+        VQAv2Reader(path, str(tmp_path / "in/pictures")).refs()
+
+
+def test_files_that_are_no_json(tmp_path):
+    (tmp_path / "x.json").write_text("[1, 2")
+    with pytest.raises(UserError, match="not JSON"):
+        LLaVAReader(tmp_path / "x.json").refs()
+    (tmp_path / "y.json").write_text("[[" * 100_000)
+    with pytest.raises(UserError, match="not JSON"):
+        LLaVAReader(tmp_path / "y.json").refs()

@@ -1,0 +1,263 @@
+"""`vla data …`: other people's data sets converted, checked, described and shown."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from vla.datasets.formats.base import Reader
+from vla.datasets.formats.convert import PARTS, REPORT, Options, plan, run
+from vla.datasets.formats.prepare import Changes
+from vla.datasets.formats.recognise import open_reader
+from vla.datasets.formats.source_card import SourceCard, load_source_card
+from vla.errors import UserError
+
+
+def convert(
+    source: str,
+    out: str,
+    format: str = "auto",
+    to: Literal["shards", "lerobot"] = "shards",
+    card: str = "",
+    instruction: str = "",
+    pictures: str = "",
+    camera: str = "image",
+    size: str = "",
+    noops: Literal["keep", "drop"] = "keep",
+    rate: float = 0.0,
+    split: str = "",
+    episodes: str = "",
+    holdout: float = 0.0,
+    video: Literal["av1", "h264", "none"] = "av1",
+    on_error: Literal["fail", "skip"] = "fail",
+    workers: int = 0,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Converts a data set to our shards or to LeRobot v3.0; when it was stopped, the same command goes on.
+
+    Args:
+        source: folder or file: RLDS, LeRobot, robomimic or LIBERO HDF5, WebDataset tar, LLaVA or VQAv2 JSON, or our shards.
+        out: folder to write.
+        format: auto, rlds, lerobot, hdf5, shards, webdataset, image-text, llava or vqav2.
+        to: what to write.
+        card: conventions of the source: a YAML file, or a shipped card, e.g. bridge, fractal, kuka, droid, libero, robomimic.
+        instruction: for data that has none.
+        pictures: folder of the pictures that a JSON file names.
+        camera: name of the camera that pictures with questions are of.
+        size: of the pictures, e.g. 224 or 240x320 (height x width); "" keeps theirs.
+        noops: whether steps without movement are kept.
+        rate: actions per second to come down to; 0 keeps the source's.
+        split: one of the source's own splits.
+        episodes: FIRST:END of the records, e.g. 0:100.
+        holdout: share of the records that is held back: writes OUT/train and OUT/val.
+        video: codec of LeRobot's videos; none writes pictures.
+        on_error: whether damaged records end the conversion, or are left out, counted and named.
+        workers: processes; 0 is one per core.
+        overwrite: replace what is there.
+        dry_run: only say what would be written.
+    """
+    height, width = _size(size)
+    options = Options(
+        source=source,
+        out=out,
+        format=format,
+        to=to,
+        card=card,
+        pictures=pictures,
+        split=split,
+        episodes=episodes,
+        height=height,
+        width=width,
+        changes=Changes(noops == "drop", rate, instruction),
+        camera=camera,
+        video=video,
+        skip=on_error == "skip",
+    )
+    if not 0 <= holdout < 1:
+        raise UserError(f"holdout {holdout}", "--holdout", "a share from 0 to 1")
+    parts = {"train": f"{out}/train", "val": f"{out}/val"} if holdout else {"all": out}
+    damaged = 0
+    for part, folder in parts.items():
+        chosen = dataclasses.replace(options, part=part, share=holdout, out=folder)  # type: ignore[arg-type]
+        job = plan(chosen)
+        count = sum(map(len, job.parts))
+        print(f"{folder}: about {_bytes(job.expected)} in {len(job.parts)} parts, from {count} records ({job.reader.format})")
+        if job.card.verified.startswith("unverified"):
+            print(f"note: the card of {job.card.title or source} is {job.card.verified}: look at `vla data preview`")
+        if dry_run:
+            continue
+        if overwrite:
+            _clear(Path(folder))
+        with _bar(count, "convert") as progress:
+            report = run(job, workers or os.cpu_count() or 1, progress)
+        print(summary(report))
+        damaged += report["damaged"]["count"]
+    return 1 if damaged else 0
+
+
+def summary(report: dict[str, Any]) -> str:
+    """A conversion's report in words."""
+    records = report["records"]
+    lines = [f"written: {records['written']} of {records['found']} records, {report['steps']} steps"]
+    lines += [f"dropped: {count} steps ({reason})" for reason, count in report["dropped_steps"].items() if count]
+    for reason, entry in report["left_out"].items():
+        lines.append(f"left out: {entry['count']} records ({reason}), e.g. {entry['records'][0]}")
+    if report["damaged"]["count"]:
+        lines.append(f"damaged: {report['damaged']['count']} records")
+        lines += [f"  {text}" for text in report["damaged"]["records"][:10]]
+    return "\n".join(lines)
+
+
+def inspect(source: str, format: str = "auto", card: str = "", pictures: str = "") -> str:
+    """Says what is in a data set, from its descriptions.
+
+    Args:
+        source: folder or file of any known format.
+        format: its name; auto recognises it.
+        card: conventions, as for convert.
+        pictures: folder of the pictures that a JSON file names.
+    """
+    from vla.datasets.formats.describe import inspect as look
+
+    reader, chosen = _opened(source, format, card, pictures)
+    return _lines(look(reader, chosen))
+
+
+def verify(source: str, format: str = "auto", card: str = "", pictures: str = "", workers: int = 0) -> int:
+    """Reads all of a data set: every record, every picture, checksums. Exits with 1 if anything is damaged.
+
+    Args:
+        source: folder or file of any known format.
+        format: its name; auto recognises it.
+        card: conventions, as for convert.
+        pictures: folder of the pictures that a JSON file names.
+        workers: processes; 0 is one per core.
+    """
+    from vla.datasets.formats.check import verify as check
+
+    reader, chosen = _opened(source, format, card, pictures)
+    with _bar(0, "verify") as progress:
+        found = check(reader, chosen, workers or os.cpu_count() or 1, progress)
+    for problem in found.problems:
+        print(problem)
+    unnamed = found.damaged - len(found.problems)
+    print(
+        f"{found.records} records, {found.steps} steps and {found.pictures} pictures are whole; {found.damaged} damaged", end=""
+    )
+    print(
+        f" ({unnamed} of them not named)" * (unnamed > 0)
+        + f"; {found.left_out} without instruction or picture" * (found.left_out > 0)
+    )
+    return 1 if found.damaged else 0
+
+
+def stats(source: str, format: str = "auto", card: str = "", scheme: str = "openvla", out: str = "") -> str:
+    """Statistics of actions and states, as OpenVLA, openpi or LeRobot define them; names dimensions that never vary.
+
+    Args:
+        source: folder or file of robot data in any known format.
+        format: its name; auto recognises it.
+        card: conventions, as for convert.
+        scheme: whose definition: openvla, openpi, openpi-padded, lerobot or lerobot-mean.
+        out: JSON file to write; "" prints it.
+    """
+    from vla.datasets.formats.describe import statistics
+
+    found = statistics(*_opened(source, format, card, ""), scheme)
+    text = json.dumps(found, indent=1)
+    if not out:
+        return text
+    Path(out).write_text(text + "\n")
+    lines = [f"{out}: {found['episodes']} episodes, {found['steps']} steps"]
+    for space in ("action", "state"):
+        for name, value in found.get(space, {}).get("constant", {}).items():
+            lines.append(f"constant: {space} {name} is always {value:g}")
+    return "\n".join(lines + [f"not read: {text}" for text in found["not_read"][:10]])
+
+
+def preview(source: str, out: str, format: str = "auto", card: str = "", pictures: str = "", episodes: int = 3) -> str:
+    """Writes a page with pictures and plots of some episodes: flipped cameras and inverted grippers are seen at once.
+
+    Args:
+        source: folder or file of any known format.
+        out: folder for index.html and its PNG files.
+        format: its name; auto recognises it.
+        card: conventions, as for convert.
+        pictures: folder of the pictures that a JSON file names.
+        episodes: how many are shown, spread over the data.
+    """
+    from vla.datasets.formats.preview import preview as show
+
+    files = show(*_opened(source, format, card, pictures), Path(out), episodes)
+    return f"{out}/index.html, {len(files) - 1} pictures"
+
+
+COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
+    "convert": (convert, "to our shards or LeRobot v3.0, from any known format"),
+    "inspect": (inspect, "what is in a data set"),
+    "verify": (verify, "whether every record and picture is whole"),
+    "stats": (stats, "statistics as OpenVLA, openpi or LeRobot define them"),
+    "preview": (preview, "a page with pictures and plots"),
+}
+
+
+def _opened(source: str, format: str, card: str, pictures: str) -> tuple[Reader, SourceCard]:
+    reader = open_reader(source, format, pictures)
+    return reader, load_source_card(card) if card else reader.card()
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x") if text else ["0"]
+    if len(sides) > 2 or not all(side.isdigit() and len(side) < 6 for side in sides):
+        raise UserError(f"size {text!r}", "--size", "e.g. 224 or 240x320 (height x width)")
+    return int(sides[0]), int(sides[-1])
+
+
+def _clear(folder: Path) -> None:
+    """Removes what an earlier conversion wrote, and nothing else: without its report or its parts a folder is not touched."""
+    if not any((folder / name).exists() for name in (REPORT, PARTS)):
+        return
+    for name in (PARTS, "data", "videos", "meta"):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+    for pattern in ("shard-*.tar", "shard-*.idx", "shard-*.tmp", "*.columns", "card.yaml", REPORT):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} TiB"
+
+
+@contextlib.contextmanager
+def _bar(total: int, name: str) -> Iterator[Callable[[int, int], None]]:
+    with tqdm(total=total, desc=name, unit="record") as bar:
+
+        def progress(done: int, every: int) -> None:
+            bar.total = every
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def _lines(value: Any, indent: str = "") -> str:
+    lines = []
+    for name, entry in value.items():
+        if isinstance(entry, dict):
+            lines += [f"{indent}{name}:", _lines(entry, indent + "  ")] if entry else []
+        else:
+            lines.append(f"{indent}{name}: {', '.join(map(str, entry)) if isinstance(entry, list) else entry}")
+    return "\n".join(lines)

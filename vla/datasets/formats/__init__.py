@@ -1,0 +1,1 @@
+"""Other people's data formats, read and written without their libraries: RLDS, LeRobot, HDF5, WebDataset, question sets."""

@@ -1,0 +1,91 @@
+"""What is in a data set, in words and as statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from vla.datasets.formats import schemes
+from vla.datasets.formats.base import Reader, Ref
+from vla.datasets.formats.prepare import Changes, Dropped, Episode, prepare
+from vla.datasets.formats.source_card import SourceCard
+from vla.datasets.statistics import VARIES
+from vla.errors import UserError
+
+SCHEMES = ("openvla", "openpi", "openpi-padded", "lerobot", "lerobot-mean")
+
+
+def inspect(reader: Reader, card: SourceCard) -> dict[str, Any]:
+    """Format, records, features, and what the card makes of them. Reads descriptions, and no more than one record."""
+    refs = reader.refs()
+    broken = [ref for ref in refs if ref.damage]
+    said: dict[str, Any] = {"format": reader.format, "kind": reader.kind, "records": len(refs)}
+    if broken:
+        said["known to be damaged"] = {"count": len(broken), "first": f"{broken[0].name}: {broken[0].damage}"}
+    said |= reader.about()
+    said["splits"] = {name: len(records) if records is not None else len(refs) for name, records in reader.splits().items()}
+    said["cameras"] = {name: f"{camera.key}, comes {camera.orientation}" for name, camera in card.cameras.items()}
+    for space in ("action", "state"):
+        said[space] = [
+            n + (f" ({u})" if u else "") for p in getattr(card, space) for n, u in zip(p.names, p.all_units, strict=True)
+        ]
+    said["conventions"] = {k: getattr(card, k) for k in ("frame", "mode", "rotation", "gripper", "alignment", "control_hz")}
+    said["card"] = card.verified
+    return said
+
+
+def episodes(reader: Reader, card: SourceCard, skipped: list[str]) -> Iterator[Episode]:
+    """Every robot record, prepared, without its pictures; those that cannot be read are named in `skipped`."""
+    for ref in reader.refs():
+        try:
+            yield _one(reader, card, ref)
+        except Dropped as reason:
+            skipped.append(f"{ref.name}: {reason}")
+        except UserError as error:
+            skipped.append(f"{error.where}: {error.what}")
+
+
+def _one(reader: Reader, card: SourceCard, ref: Ref) -> Episode:
+    if ref.damage:
+        raise UserError(ref.damage, ref.name)
+    return prepare(reader.read(ref), card, Changes(text="unsaid"), ref.name)
+
+
+def statistics(reader: Reader, card: SourceCard, scheme: str) -> dict[str, Any]:
+    """Statistics of action and state by a scheme; which dimensions never vary; what could not be read.
+
+    Raises:
+        UserError: an unknown scheme, pictures with questions, or nothing that can be read.
+    """
+    if scheme not in SCHEMES:
+        raise UserError(f"unknown scheme {scheme!r}", "--scheme", f"one of {', '.join(SCHEMES)}")
+    if reader.kind != "robot":
+        raise UserError("pictures with questions have no actions", str(reader.path))
+    skipped: list[str] = []
+    values = [(e.action, e.state) for e in episodes(reader, card, skipped)]
+    if not values:
+        raise UserError("no record can be read", str(reader.path), skipped[0] if skipped else "")
+    answer: dict[str, Any] = {"scheme": scheme, "episodes": len(values), "steps": sum(len(a) for a, _ in values)}
+    for place, space in enumerate(("action", "state")):
+        parts = getattr(card, space)
+        names = [name for part in parts for name in part.names]
+        if not names:
+            continue
+        chunks = [value[place] for value in values]
+        found = _by(scheme, chunks, [part.role != "gripper" for part in parts for _ in part.names])
+        low = np.min([c.min(0) for c in chunks], 0)
+        high = np.max([c.max(0) for c in chunks], 0)
+        constant = {n: float(a) for n, a, b in zip(names, low, high, strict=True) if b - a < VARIES}
+        answer[space] = {"names": names, **{k: v.tolist() for k, v in found.items()}, "constant": constant}
+    return {**answer, "not_read": skipped}
+
+
+def _by(scheme: str, chunks: list[np.ndarray], normalised: list[bool]) -> schemes.Statistics:
+    """Statistics of episodes' values by a scheme."""
+    if scheme == "openvla":
+        return schemes.openvla(lambda: iter(chunks), normalised)
+    if scheme.startswith("openpi"):
+        return schemes.openpi(chunks, padded=scheme == "openpi-padded")
+    return schemes.lerobot(map(schemes.lerobot_episode, chunks), weighted=scheme == "lerobot-mean")

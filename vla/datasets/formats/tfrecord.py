@@ -1,0 +1,71 @@
+"""TFRecord files without TensorFlow: length and payload, each with a masked CRC-32C.
+
+A record is `uint64 length, uint32 crc(length), payload, uint32 crc(payload)`, little endian (TensorFlow, lib/io/record_writer).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from vla.datasets.formats.base import LIMIT, library
+from vla.errors import UserError
+
+_HEAD = struct.Struct("<QI")
+_MASK = 0xA282EAD8
+
+
+@functools.cache
+def _crc() -> Callable[[bytes], int]:
+    return library("google_crc32c", "reading TFRecords").value
+
+
+def masked_crc(data: bytes) -> int:
+    """CRC-32C of the bytes, rotated and offset as TFRecord stores it."""
+    crc = _crc()(data)
+    return ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF
+
+
+class Broken(UserError):
+    """From here on a file cannot be read: lengths say where the next record is."""
+
+
+def scan(path: str | Path) -> Iterator[tuple[int, int]]:
+    """(offset, length) of each payload of a file, without reading them.
+
+    Raises:
+        Broken: a damaged or impossible length, or the file ends within a record; what came before is whole.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb", buffering=0) as file:
+        offset, record = 0, 0
+        while offset < size:
+            head = os.pread(file.fileno(), _HEAD.size, offset)
+            where = f"{path}, record {record}"
+            if len(head) < _HEAD.size:
+                raise Broken("the file ends within a record's header", where, "copy the file again")
+            length, crc = _HEAD.unpack(head)
+            if masked_crc(head[:8]) != crc:
+                raise Broken("the record's length has a wrong checksum", where, "copy the file again")
+            if length > LIMIT:
+                raise Broken(f"the record claims {length} bytes", where, f"at most {LIMIT} are read")
+            if offset + _HEAD.size + length + 4 > size:
+                raise Broken("the file ends within the record", where, "copy the file again")
+            yield offset + _HEAD.size, length
+            offset += _HEAD.size + length + 4
+            record += 1
+
+
+def read(file: IO[bytes], offset: int, length: int, where: str) -> bytes:
+    """One payload; UserError naming `where` if it is cut off or its checksum is wrong."""
+    data = os.pread(file.fileno(), length + 4, offset)
+    if len(data) < length + 4:
+        raise UserError("the file ends within the record", where, "copy the file again")
+    payload = data[:length]
+    if masked_crc(payload) != int.from_bytes(data[length:], "little"):
+        raise UserError("the record has a wrong checksum", where, "copy the file again")
+    return payload

@@ -1,0 +1,135 @@
+"""Frames of videos by PyAV: in order from a time, one at a time by seeking, and written as LeRobot encodes them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.datasets.formats.base import library
+from vla.datasets.formats.pictures import PIXELS
+from vla.errors import UserError
+
+CODECS: dict[str, tuple[str, dict[str, str]]] = {
+    "av1": ("libsvtav1", {"g": "2", "crf": "30", "preset": "12"}),
+    "h264": ("libx264", {"g": "2", "crf": "23", "preset": "veryfast"}),
+}
+"""A key frame every second frame, as LeRobot has it: any frame is at most one away from where decoding can begin."""
+
+
+def _av() -> Any:
+    return library("av", "reading videos")
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path, where: str) -> Iterator[tuple[Any, Any]]:
+    av = _av()
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            if not container.streams.video:
+                raise UserError("it holds no video", where)
+            stream = container.streams.video[0]
+            if (stream.codec_context.width or 0) * (stream.codec_context.height or 0) > PIXELS:
+                raise UserError(f"frames of {stream.codec_context.width} x {stream.codec_context.height}", where, "too large")
+            # Processes are what runs in parallel here.
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except (av.FFmpegError, OSError) as error:
+        raise UserError(f"the video cannot be read: {error}", where, "copy the file again") from error
+
+
+class VideoFrames:
+    """T frames of a video from a time on.
+
+    Args:
+        path: of the MP4.
+        start: seconds at which the first frame is.
+        length: T.
+        fps: frames per second.
+        where: names it in messages.
+    """
+
+    def __init__(self, path: str | Path, start: float, length: int, fps: float, where: str):
+        self.path, self.start, self.length, self.fps, self.where = str(path), start, length, fps, where
+
+    def __len__(self) -> int:
+        return self.length
+
+    def rows(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
+        """uint8 [H, W, 3] of each row; UserError naming the first frame that is not there."""
+        wanted = iter(rows)
+        row = next(wanted, None)
+        if row is None:
+            return
+        with _opened(self.path, self.where) as (container, stream):
+            _seek(container, stream, self.start + row / self.fps)
+            for frame in container.decode(stream):
+                if frame.time is None:
+                    continue
+                here = round((frame.time - self.start) * self.fps)
+                if here > row:
+                    raise UserError(f"frame {row} of {self.length} is missing", self.where, "copy the file again")
+                if here == row:
+                    yield frame.to_ndarray(format="rgb24")
+                    row = next(wanted, None)
+                    if row is None:
+                        return
+        raise UserError(f"the video ends before frame {row} of {self.length}", self.where, "copy the file again")
+
+
+def _seek(container: Any, stream: Any, time: float) -> None:
+    """To the last key frame before a time."""
+    if time > 0 and stream.time_base:
+        container.seek(int(time / stream.time_base), stream=stream, backward=True)
+
+
+class VideoWriter:
+    """An MP4 of RGB frames of one size; a context manager.
+
+    Raises:
+        UserError: an unknown codec, or sides that are not even (yuv420p).
+    """
+
+    def __init__(self, path: Path, fps: float, codec: str):
+        if codec not in CODECS:
+            raise UserError(f"unknown video codec {codec!r}", "--video", f"one of {', '.join(CODECS)}, none")
+        self.path, self.fps, self.codec = path, fps, codec
+        self.stream: Any = None
+
+    def __enter__(self) -> VideoWriter:
+        av = _av()
+        # SVT-AV1 reports its settings on every start.
+        av.logging.set_level(av.logging.ERROR)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.container = av.open(str(self.path), "w", format="mp4")
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends a frame, uint8 [H, W, 3]."""
+        av = _av()
+        if self.stream is None:
+            height, width = frame.shape[:2]
+            if height % 2 or width % 2:
+                raise UserError(f"frames of {height} x {width}", str(self.path), "videos need even sides: --size")
+            name, options = CODECS[self.codec]
+            rate = Fraction(self.fps).limit_denominator(1000)
+            self.stream = self.container.add_stream(name, rate=rate, options=options)
+            self.stream.width, self.stream.height, self.stream.pix_fmt = width, height, "yuv420p"
+            self.stream.codec_context.thread_count = 1
+        self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+
+    def __exit__(self, kind, error, trace) -> None:
+        if self.stream is not None and kind is None:
+            self.container.mux(self.stream.encode(None))
+        self.container.close()
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float, codec: str = "av1") -> None:
+    """All frames as one MP4."""
+    with VideoWriter(path, fps, codec) as video:
+        for frame in frames:
+            video.write(frame)
