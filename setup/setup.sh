@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.vla-setup
-extras='.[sim,serve,report,formats,lora,wandb,dev]'
+extras='.[sim,serve,report,lora,wandb,formats,dev]'
 disk_gb=7.5
 # EGL renders; OSMesa is its fall-back, and newer distributions no longer have it.
 libraries='libegl1 libgl1-mesa-dri libgles2'
