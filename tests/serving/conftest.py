@@ -54,6 +54,8 @@ class MeanPixelPolicy:
     def _one(self, o: Observation) -> ActionChunk:
         if o.instruction == "break":
             raise ZeroDivisionError("secret detail")
+        if o.instruction == "stutter":
+            return ActionChunk(np.empty((0, 7)), np.empty(0, bool), {}, "malformed: 3 of 7 numbers")
         self.calls[o.id] = self.calls.get(o.id, 0) + 1
         row = [o.images["front"].mean(), o.images["wrist"].mean(), *o.state[:4], len(o.instruction)]
         if o.instruction == "nan":

@@ -48,6 +48,11 @@ def test_remote_answers_what_local_answers(url, policy_class, observed):
     assert RemotePolicy(url).act(seen[:1])[0].info["calls"] == 1, "two clients' streams of one name are two streams"
 
 
+def test_a_malformed_answer_reaches_the_client_as_such(url, observed):
+    chunk = RemotePolicy(url).act([observed(instruction="stutter")])[0]
+    assert chunk.status == "malformed: 3 of 7 numbers" and chunk.actions.shape == (0, 7) and chunk.terminate.shape == (0,)
+
+
 def test_many_clients_get_their_own_answers_from_one_policy_thread(url, policy, observed):
     def client(seed):
         remote = RemotePolicy(url)

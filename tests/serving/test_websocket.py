@@ -82,3 +82,12 @@ def test_an_error_is_a_text_frame_then_close_1011_and_others_go_on(url, message,
             assert closed.value.rcvd.code == 1011
         other.send(msgpack.packb(libero()[1]))
         assert isinstance(other.recv(), bytes)
+
+
+def test_a_malformed_answer_is_an_error(url):
+    with connect(url.replace("http", "ws"), compression=None, max_size=None) as client:
+        client.recv()
+        client.send(msgpack.packb(libero(prompt="stutter")[1]))
+        assert "malformed: 3 of 7 numbers" in client.recv()
+        with pytest.raises(ConnectionClosed):
+            client.recv()

@@ -6,6 +6,7 @@ import pytest
 from vla.contract import PolicyContract
 from vla.errors import ContractMismatch, UserError
 from vla.models.load import load_vlm
+from vla.policies.base import ActionChunk
 from vla.policies.local import LocalPolicy
 from vla.policies.random import RandomPolicy
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
@@ -41,6 +42,27 @@ def test_an_episode_that_always_fails_is_named_and_the_workers_go_on(toy, seeing
             rollout(seeing(), EPISODES, workers)
         assert "episode lift / seen, seed 1" in str(refused.value)
         assert len(rollout(seeing(), EPISODES[:2], workers)) == 2
+
+
+def test_malformed_answers_are_counted_and_the_robot_rests(toy, seeing):
+    class Stuttering(seeing):
+        """Says nothing in its first answer to the episodes of seed 1."""
+
+        asked = set()
+
+        def act(self, observations):
+            chunks = super().act(observations)
+            for i, o in enumerate(observations):
+                if "/1/" in o.id and o.id not in self.asked:
+                    self.asked.add(o.id)
+                    chunks[i] = ActionChunk(np.empty((0, 7)), np.empty(0, bool), {}, "malformed: 3 of 7 numbers")
+            return chunks
+
+    with Workers(2, toy()) as workers:
+        results = rollout(Stuttering(), EPISODES, workers)
+        plain = rollout(seeing(), EPISODES, workers)
+    assert [r.malformed for r in results] == [int(r.seed == 1) for r in results]
+    assert results[0].to_dict()["malformed"] == 0 and [r.malformed for r in plain] == [0] * len(plain)
 
 
 @pytest.mark.parametrize(

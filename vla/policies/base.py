@@ -173,7 +173,7 @@ def rest(embodiment: Embodiment, last: np.ndarray | None) -> np.ndarray:
                 "the first answer is malformed, and no earlier pose is known", "policy", "restrict decoding to chunks"
             )
         return last
-    still = np.where([bool(unit) for unit in space.units], 0.0, 0.0 if last is None else last)
+    still = np.where([unit not in ("", "1") for unit in space.units], 0.0, 0.0 if last is None else last)
     return np.array([s if c is None else c for s, c in zip(still, space.constant, strict=True)]).clip(space.low, space.high)
 
 
