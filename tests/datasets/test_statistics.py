@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import arrays
 from vla.contract import Space
 from vla.datasets.statistics import describe, space_with_statistics
 from vla.errors import UserError
-from vla.tokenization.codecs import UniformCodec
+from vla.tokenization.bins import UniformBins
 
 SPACE = Space(("a", "b"), ("", ""), (-10.0, -10.0), (10.0, 10.0))
 
@@ -18,7 +18,7 @@ def test_statistics_are_ordered_and_constants_decode_exactly(values):
     found = {name: np.array(row) for name, row in space.statistics.items()}
     for low, high in [("min", "q01"), ("q01", "q99"), ("q99", "max"), ("min", "mean"), ("mean", "max")]:
         assert (found[low] <= found[high] + 1e-9).all()
-    back = UniformCodec(space).decode(UniformCodec(space).encode(values))
+    back = UniformBins(space).decode(UniformBins(space).encode(values))
     for dim, constant in enumerate(space.constant):
         assert (constant is None) == bool(np.ptp(values[:, dim]) >= 1e-9)
         if constant is not None:
