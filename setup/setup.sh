@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 stamp=.venv/.vla-setup
 extras='.[sim,serve,report,lora,wandb,formats,dev]'
-disk_gb=7.5
+disk_gb=9
 # EGL renders; OSMesa is its fall-back, and newer distributions no longer have it.
 libraries='libegl1 libgl1-mesa-dri libgles2'
 fallback='libosmesa6'

@@ -166,8 +166,9 @@ def rollout(
         workers: processes; 0 is one per core.
     """
     find_task(task)
-    if episodes < 0 or horizon < 0:
-        raise UserError(f"{episodes} episodes, horizon {horizon}", "rollout", "ask for at least 1")
+    if min(episodes, horizon, workers, batch, execute, videos) < 0:
+        numbers = f"episodes {episodes}, horizon {horizon}, workers {workers}, batch {batch}, execute {execute}, videos {videos}"
+        raise UserError(numbers, "rollout", "none of them can be below 0")
     if suite and (instruction or (task, kind, seed, horizon) != ("lift", "correct", 0, 0)):
         raise UserError(
             "a suite has its own tasks, instructions, kinds, seeds and horizon",

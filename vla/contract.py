@@ -204,6 +204,10 @@ class PolicyContract:
         Raises:
             UserError: an unknown schema, a missing or an unknown field.
         """
+        if not isinstance(data, dict):
+            raise UserError(
+                f"not a contract: a {type(data).__name__}", where, "it must be what `contract.json` of an export holds"
+            )
         data = _migrate(dict(data), where)
         try:
             embodiments = {

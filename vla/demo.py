@@ -264,7 +264,7 @@ class _Demo:
             correct, swapped, empty = ([r for r in results if r.kind == k] for k in ("correct", "swapped", "empty"))
             # Failures are known afterwards only; an episode goes the same way again.
             missed = [r.seed for r in correct if not r.success and not r.frames]
-            missed = missed[: FAILURES_FILMED - sum(not r.success for r in correct[:filmed])]
+            missed = missed[: max(FAILURES_FILMED - sum(not r.success for r in correct[:filmed]), 0)]
             again = rollout(policy, [Episode(i, "correct", video=True, horizon=horizon) for i in missed], workers)
         (self.folder / "episodes.jsonl").write_text("".join(json.dumps(r.to_dict()) + "\n" for r in results))
         # Unsaid: how often the object is lifted that would have been named.

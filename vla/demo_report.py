@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -82,7 +83,7 @@ def finish(folder: Path, report: dict[str, Any], done: Mapping[str, Mapping[str,
     if report["interrupted"]:
         stages = ", ".join(report["interrupted"])
         report["notes"] = [f"Interrupted in {stages}: time and memory are those of the last attempt."]
-    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (folder / "report.json").write_text(json.dumps(_finite(report), indent=1, allow_nan=False) + "\n")
     page = write_report(
         folder / "report.html",
         report,
@@ -101,6 +102,15 @@ def finish(folder: Path, report: dict[str, Any], done: Mapping[str, Mapping[str,
     print(f'  {vla} rollout --policy {folder}/export --instruction "lift the green cube" --video out.mp4')
     print(f"  {vla} serve {folder}/export")
     print(f"  {vla} validate -c {folder}/demo.yaml --ckpt_path {folder}/train/checkpoints/last.ckpt")
+
+
+def _finite(value: Any) -> Any:
+    """The same with nothing (null) for numbers that are none: a share of no episodes."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _name(report: Mapping[str, Any], other: bool) -> str:

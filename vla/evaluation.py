@@ -9,11 +9,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vla.errors import UserError
+from vla.contract import Embodiment
+from vla.errors import ContractMismatch, UserError
 from vla.filming import film, film_grid
 from vla.policies.base import Policy
 from vla.policies.load import load_policy
@@ -64,8 +65,28 @@ class Evaluation:
 
 
 def open_policy(name: str, batch: int) -> Policy | None:
-    """The policy of that name for the tabletop's robot; None is the scripted expert."""
-    return None if name == "expert" else load_policy(name, batch, {EMBODIMENT_NAME: EMBODIMENT})
+    """The policy of that name for the tabletop's robot; None is the scripted expert.
+
+    Raises:
+        ContractMismatch: it drives another robot, or this one by other conventions.
+    """
+    if name == "expert":
+        return None
+    policy = load_policy(name, batch, {EMBODIMENT_NAME: EMBODIMENT})
+    theirs = policy.contract.embodiment(EMBODIMENT_NAME)
+    for field, ours, other in _conventions(EMBODIMENT, theirs):
+        if ours != other:
+            raise ContractMismatch(f"{field} is {other} for the policy and {ours} for the tabletop", name, "it would act wrongly")
+    return policy
+
+
+def _conventions(ours: Embodiment, theirs: Embodiment) -> Iterator[tuple[str, Any, Any]]:
+    """What must be alike for actions and observations to mean the same."""
+    for name in ("cameras", "control_hz", "frame", "mode", "rotation", "gripper"):
+        yield name, getattr(ours, name), getattr(theirs, name)
+    for space in ("state", "action"):
+        for name in ("names", "units"):
+            yield f"{name} of {space}", getattr(getattr(ours, space), name), getattr(getattr(theirs, space), name)
 
 
 def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None] | None = None) -> Record:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vla.errors import UserError
 from vla.report.provenance import Memory, commit
 
 
@@ -23,7 +24,10 @@ class Stages:
 
     def __init__(self, folder: Path, identity: dict[str, Any], memory: Memory):
         self.path, self.identity, self.memory = folder / "stages.json", identity, memory
-        saved = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        try:
+            saved = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        except ValueError as error:
+            raise UserError(f"not JSON: {error}", str(self.path), "add --fresh to start over") from error
         ours = saved.get("identity") == identity
         self.changed = bool(saved) and not ours
         self.done: dict[str, Any] = saved.get("done", {}) if ours else {}

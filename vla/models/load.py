@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerBase
 
 from vla.errors import UserError
@@ -46,14 +47,19 @@ def load_vlm(name: str | Path, trust_remote_code: bool = False, history: int = 0
     if history:
         kwargs["history"] = history
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            where, trust_remote_code=trust_remote_code, use_safetensors=True, **kwargs
-        )
+        options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, **kwargs}
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(where, trust_remote_code=trust_remote_code, **options)
+        model, found = loaded
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        why = str(error).strip().splitlines()[0]
         raise UserError(
-            f"cannot load the model: {error}", str(name), "name `tiny`, a model folder or a public image-text-to-text model"
+            f"cannot load the model: {why}", str(name), "name `tiny`, a model folder or a public image-text-to-text model"
         ) from error
+    # What tells pictures of different ages apart may be new.
+    missing = sorted(name for name in found["missing_keys"] if "vision.age" not in name)
+    if missing:
+        raise UserError(f"the weights lack {', '.join(missing[:5])}", str(where), "export or download the model again")
     if history:
         processor.history = history
     return model.eval(), processor

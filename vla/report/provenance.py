@@ -30,14 +30,20 @@ def provenance() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit; "unknown" outside of one."""
+    """The checkout's commit, with "-dirty" where files of it were changed; "unknown" outside of one."""
+    package = Path(__file__).resolve().parents[1]
+
+    def git(*command: str) -> str:
+        done = subprocess.run(["git", *command], cwd=package, capture_output=True, text=True, timeout=10)
+        return done.stdout.strip()
+
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
-        ).stdout.strip()
+        # Installed into somebody else's checkout it is not of that one's commit.
+        if Path(git("rev-parse", "--show-toplevel") or "/") != package.parent:
+            return "unknown"
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.TimeoutExpired):
-        found = ""
-    return found or "unknown"
+        return "unknown"
 
 
 def _installed() -> dict[str, str]:

@@ -21,6 +21,7 @@ from vla.errors import UserError
 from vla.sim import questions as asking
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.experts import done, expert_action
+from vla.sim.scene import SLOTS
 from vla.sim.tasks import find_task
 from vla.sim.tasks.base import Goal
 from vla.sim.tasks.outcome import Outcome
@@ -87,6 +88,10 @@ def collect(options: Collect, report: Report | None = None) -> dict[str, int]:
     """
     if min(options.episodes, options.pictures, options.poses) < 1:
         raise UserError("nothing to collect", "collect", "ask for at least one episode, picture and pose")
+    if options.workers < 0 or not 0 <= options.objects <= SLOTS:
+        raise UserError(
+            f"workers {options.workers}, objects {options.objects}", "collect", f"at least 0 workers, and 0 to {SLOTS} objects"
+        )
     return (_collect_questions if options.task == "questions" else _collect_episodes)(options, report or (lambda *_: None))
 
 

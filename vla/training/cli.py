@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +93,8 @@ class VLACLI(LightningCLI):
             # As parsed, or already made by the parser.
             options = chosen if isinstance(chosen, self._options) else self._options(**vars(chosen))
             if not (Path(options.out) / "card.yaml").is_file():
-                self._collect(options)
+                # Without a card it is what an interrupted run left.
+                self._collect(dataclasses.replace(options, overwrite=True))
         options = self._get(self.config_init, "contract")
         contract = resolve(ContractOptions(**vars(options)), self.datamodule.cards(), self.datamodule.sources)
         if self.model.bin_smoothing > 0 and contract.codec in ("numbers", "fast") and contract.tokens == "integers":
