@@ -32,7 +32,8 @@ def decode_jpeg(data: bytes, where: str) -> np.ndarray:
     """JPEG (or any picture Pillow reads) -> uint8 RGB [H, W, 3]; UserError naming `where` if it is damaged."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
+            # Converting RGB to RGB would copy it.
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise UserError(f"the picture cannot be decoded: {error}", where, "write the shard again") from error
 
