@@ -34,7 +34,8 @@ def decode_jpeg(data: bytes, where: str) -> np.ndarray:
     """JPEG (or any picture Pillow reads) -> uint8 RGB [H, W, 3]; Unreadable naming `where` if it is damaged."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
+            # Converting RGB to RGB would copy it.
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except UnidentifiedImageError as error:  # whose message names an object in memory
         raise Unreadable("the picture cannot be decoded: it has no known format", where, "write the shard again") from error
     except (OSError, SyntaxError) as error:

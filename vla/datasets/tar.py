@@ -12,8 +12,10 @@ from vla.errors import UserError
 
 BLOCK, RECORD = 512, 10240
 _BEFORE = b"0000444\0" + b"0000000\0" * 2
-_AFTER = b"0" + bytes(100) + b"ustar\x0000" + b"vla".ljust(32, b"\0") * 2
-_TIME, _BLANK = b"00000000000\0", b" " * 8
+_TIME = b"00000000000\0"
+_AFTER = (b"0" + bytes(100) + b"ustar\x0000" + b"vla".ljust(32, b"\0") * 2).ljust(BLOCK - 156, b"\0")
+_SUM = sum(_BEFORE + _TIME + b" " * 8 + _AFTER)
+"""The checksum of a header is that of all its bytes, spaces where it will stand itself."""
 
 
 class TarWriter:
@@ -47,5 +49,5 @@ def header(name: str, size: int) -> bytes:
         raise UserError(
             f"the member {name!r} of {size} bytes does not fit in a tar file", "tar", "shorten names, or split the data"
         )
-    fields = b"".join((path.ljust(100, b"\0"), _BEFORE, b"%011o\0" % size, _TIME, _BLANK, _AFTER)).ljust(BLOCK, b"\0")
-    return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]
+    length = b"%011o\0" % size
+    return b"".join((path.ljust(100, b"\0"), _BEFORE, length, _TIME, b"%06o\0 " % (_SUM + sum(path) + sum(length)), _AFTER))

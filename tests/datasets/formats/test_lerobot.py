@@ -80,6 +80,19 @@ def test_in_a_mixture(source):
     assert mixture.sources["a"].order((0, 1)).at(3)[1] in range(15)
 
 
+def test_a_configuration_may_name_it(source):
+    from jsonargparse import ArgumentParser
+
+    from vla.datasets.sources import Source
+
+    parser = ArgumentParser()
+    parser.add_argument("--mine", type=Source)
+    said = {"class_path": "vla.datasets.formats.lerobot_source.LeRobotSource"}
+    said["init_args"] = {"folder": str(source), "height": 32, "width": 32, "weight": 2.0, "chunk": 1}
+    made = parser.instantiate_classes(parser.parse_object({"mine": said})).mine
+    assert made.weight == 2 and made.item(0, np.random.default_rng(0)).images["top"].shape == (32, 32, 3)
+
+
 # Back and forth.
 
 

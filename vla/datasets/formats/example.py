@@ -19,11 +19,11 @@ class _Damaged(Exception):
     pass
 
 
-def parse_example(data: bytes, where: str) -> dict[str, Feature]:
-    """Names -> byte strings, float32 [N] or int64 [N]; UserError naming `where` if the bytes are no Example."""
+def parse_example(data: bytes, where: str, end: int | None = None) -> dict[str, Feature]:
+    """Names -> byte strings, float32 [N] or int64 [N], of the bytes up to `end`; UserError naming `where` for anything else."""
     found: dict[str, Feature] = {}
     try:
-        for number, low, high in _fields(data, 0, len(data)):
+        for number, low, high in _fields(data, 0, len(data) if end is None else end):
             if number != 1:
                 continue
             for entry, start, end in _fields(data, low, high):

@@ -38,8 +38,8 @@ class LeRobotSource(RobotSource):
         width: … and width; 0 keeps theirs.
     """
 
-    def __init__(self, folder: str | Path, *args: Any, conventions: str = "", height: int = 0, width: int = 0, **kwargs: Any):
-        super().__init__(folder, *args, **kwargs)
+    def __init__(self, folder: str | Path, conventions: str = "", height: int = 0, width: int = 0, **kwargs: Any):
+        super().__init__(folder, **kwargs)
         if self.remote:
             raise UserError("a LeRobot data set elsewhere", str(folder), "copy it here, or convert it to shards")
         self.conventions, self.height, self.width = conventions, height, width

@@ -105,17 +105,17 @@ class RLDSReader(Reader):
             names[ref.place[0]].add(ref.name)
         return dict(names)
 
-    def payload(self, ref: Ref) -> bytes:
-        """A record's bytes, its checksum verified."""
+    def _example(self, ref: Ref) -> dict[str, Feature]:
+        """A record's features, its checksum verified."""
         _, path, offset = ref.place
         if path not in self._open:
             if len(self._open) >= OPEN_FILES:
                 self._open.pop(next(iter(self._open))).close()
             self._open[path] = Path(path).open("rb", buffering=0)  # noqa: SIM115
-        return tfrecord.read(self._open[path], offset, ref.weight, ref.name)
+        return parse_example(tfrecord.read(self._open[path], offset, ref.weight, ref.name), ref.name, ref.weight)
 
     def read(self, ref: Ref) -> Raw:
-        return shape_episode(parse_example(self.payload(ref), ref.name), self.features, ref.name)
+        return shape_episode(self._example(ref), self.features, ref.name)
 
     def card(self) -> SourceCard:
         features = self.features or self._guessed()
@@ -139,7 +139,7 @@ class RLDSReader(Reader):
     def _guessed(self) -> dict[str, Spec]:
         """What the first record looks like, where there is no features.json."""
         ref = next((r for r in self.refs() if not r.damage), None)
-        return infer(parse_example(self.payload(ref), ref.name)) if ref else {}
+        return infer(self._example(ref)) if ref else {}
 
     def about(self) -> dict[str, Any]:
         said = {name: f"{s.kind} {s.dtype} {list(s.shape)}".strip() for name, s in (self.features or self._guessed()).items()}

@@ -28,6 +28,8 @@ from vla.datasets.statistics import VARIES
 from vla.datasets.tar import TarWriter
 from vla.errors import UserError
 
+_to_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
 
 @functools.cache
 def _head(size: int) -> bytes:
@@ -169,7 +171,7 @@ def _samples(job: Job, ordinal: int, ref: Ref, episode: Any) -> Iterator[tuple[s
         }
         members = {f"{name}.jpg": data for name, data in pictures.items()}
         members |= {"action.npy": vector(episode.action[step]), "state.npy": vector(episode.state[step])}
-        members["json"] = json.dumps(info, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        members["json"] = _to_json(info).encode()
         yield f"e{ordinal:06d}_s{step:04d}", sorted(members.items())
 
 
