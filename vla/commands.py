@@ -168,7 +168,7 @@ def rollout(
     find_task(task)
     if min(episodes, horizon, workers, batch, execute, videos) < 0:
         numbers = f"episodes {episodes}, horizon {horizon}, workers {workers}, batch {batch}, execute {execute}, videos {videos}"
-        raise UserError(numbers, "rollout", "none of them can be below 0")
+        raise UserError(numbers, "rollout", "each is at least 0; 0 leaves it to us")
     if suite and (instruction or (task, kind, seed, horizon) != ("lift", "correct", 0, 0)):
         raise UserError(
             "a suite has its own tasks, instructions, kinds, seeds and horizon",

@@ -210,7 +210,8 @@ class Source(Generic[T]):
     def _rows(self) -> np.ndarray:
         """Which rows of the data set are in the split, as often as they are in an epoch."""
         rows = self._all_rows()
-        self.check(self.unreadable, len(self.index))
+        if self.unreadable:
+            self.check(self.unreadable, len(self.index))
         return rows[: self.max_samples] if self.max_samples else rows
 
     def _all_rows(self) -> np.ndarray:

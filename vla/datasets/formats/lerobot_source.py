@@ -133,6 +133,9 @@ class LeRobotSource(RobotSource):
             terminate=np.concatenate([e.terminate for e, _ in self._episodes]),
             embodiment=np.full(at, robot, np.int32),
             words=np.array(list(words), np.str_),
+            # An episode that cannot be read is an error here: there is no record to leave out.
+            unreadable=np.zeros(0, np.int64),
+            why=np.zeros(0, np.str_),
             **{
                 **joined,
                 "point": joined["point"].astype(np.float32),
