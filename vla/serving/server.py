@@ -155,6 +155,8 @@ def serve(
         log.warning("keys and pictures travel unencrypted: give --tls, or put a proxy with TLS in front")
     # uvicorn raises the signal again when it has closed everything; a handler of ours then ends the program with code 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Until the loop has its handler: a reload asked for during warm-up must not end the program.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     digests = ", ".join(f"{name} ({policy.contract.hash[:12]})" for name, policy in policies.items())
     print(f"serving {digests} at {address} (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
