@@ -214,7 +214,7 @@ def test_setup_says_how_much_disk_is_missing(checkout):
     df.write_text("#!/bin/sh\necho Filesystem\necho disk 9000000 8000000 1000000 88% /\n")
     df.chmod(0o755)
     done, installs = checkout()
-    assert done.returncode == 1 and "7.5 GB" in done.stderr and not installs
+    assert done.returncode == 1 and "9 GB of disk" in done.stderr and not installs
 
 
 @pytest.mark.parametrize("who", [{"USER_ID": "0"}, {"USER_ID": "1000", "SUDO": "yes"}])
