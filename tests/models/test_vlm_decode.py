@@ -89,22 +89,34 @@ def test_transformers_own_generate_agrees(small, prompts):
 
 
 def test_the_written_out_step_is_the_modules_one_and_follows_the_weights(small, prompts, monkeypatch):
-    """Every step's choice among all words, with forced words and unequal prompts; again after a weight has changed."""
+    """Every step's choice among all words, with forced words and unequal prompts; again after weights have changed."""
     model = copy.deepcopy(small[0])
     everything = [None, [301], None, [302], [303], None, None]
 
-    def both():
+    def check():
         lean = generate(model, *prompts, everything, valid_mass=False)
         with monkeypatch.context() as without:
             without.setattr(readers, "lean_step", lambda language: None)
-            return lean, generate(model, *prompts, everything)
-
-    for change in (0.0, 0.3):
-        with torch.no_grad():
-            model.language.layers[0].mlp.dense_h_to_4h.weight.add_(change)
-        lean, plain = both()
+            plain = generate(model, *prompts, everything)
         assert torch.equal(lean.ids, plain.ids) and torch.allclose(lean.logprobs, plain.logprobs, atol=1e-4)
-    assert readers.lean_step(model.language) is not None
+
+    def trained(fused):
+        generate(model, *prompts, everything)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, fused=fused)
+        for weight in model.parameters():
+            weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+        optimizer.step()
+
+    check()
+    for fused in (True, False):
+        trained(fused)
+        check()
+    model.requires_grad_(False)
+    check()
+    with torch.no_grad():
+        model.language.layers[0].mlp.dense_h_to_4h.weight.add_(0.3)
+    check()
+    assert readers.lean_step(model.language) is readers.lean_step(model.language)
 
 
 def test_samples_of_one_prompt_are_read_once(small, prompts):

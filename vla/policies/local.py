@@ -61,7 +61,7 @@ class LocalPolicy:
         """Reads a folder that `vla export` wrote; whatever the type of its weights, it computes in float32."""
         contract = PolicyContract.load(folder)
         model, processor = load_vlm(folder, dtype=torch.float32)
-        return cls(model, processor, contract, batch, probabilities=probabilities)
+        return cls(model.requires_grad_(False), processor, contract, batch, probabilities=probabilities)
 
     def reset(self, ids: Sequence[str]) -> None:
         for stream in ids:
