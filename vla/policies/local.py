@@ -12,10 +12,13 @@ import torch
 
 from vla.contract import PolicyContract
 from vla.datasets.items import Images
-from vla.examples import BUCKET, Example, Examples
+from vla.examples import Example, Examples
 from vla.models.decode import Decoded, generate
 from vla.models.load import load_vlm
 from vla.policies.base import ActionChunk, Observation
+
+BUCKET = 16
+"""Prompts are padded to a multiple of it: coarser than in training, so that a word more seldom parts the rows of a call."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +123,7 @@ class LocalPolicy:
 
     def _write(self, examples: list[Example], **how: Any) -> Decoded:
         padded = examples + [examples[0]] * (self._shape(len(examples)) - len(examples))
-        batch = self.examples.batch(padded)
+        batch = self.examples.batch(padded, BUCKET)
         return generate(
             self.model, batch["input_ids"], batch["prefix_mask"], batch["attention_mask"], batch["pixel_values"], **how
         )
