@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,8 @@ _options: Collect
 def _start(options: Collect) -> None:
     from vla.sim.tabletop import Tabletop
 
+    # An interrupt is for the parent, which ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     global _table, _poses, _options
     _table, _options = Tabletop(), options
     if options.task == "questions":
