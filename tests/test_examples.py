@@ -205,7 +205,7 @@ def test_a_picture_from_elsewhere_needs_one_camera(examples):
     example = examples.question(QuestionItem(picture, [Question("what is it", ["a cat"], "caption")]))
     assert (example.sequence.roles == Role.ABSENT).sum() == 16 and example.images[1] is None
     assert examples.batch([example])["pixel_values"].shape == (1, 2, 3, 64, 64)
-    with pytest.raises(UserError, match="no picture of a camera"):
+    with pytest.raises(UserError, match="no picture of camera front, wrist; got"):
         examples.question(QuestionItem({"roof": picture["front"]}, [Question("what is it", ["a cat"], "caption")]))
 
 

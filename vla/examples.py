@@ -107,7 +107,11 @@ class Examples:
     def _pictures(self, images: list[np.ndarray | None]) -> list[Sequence]:
         """The places of the pictures, those that are not there masked; one by one where a chat template puts each."""
         if len(images) != len(self._places):
-            raise UserError(f"the model takes {len(self._places)} pictures, the contract gives {len(images)}", "examples")
+            raise UserError(
+                f"the model takes {len(self._places)} pictures, the contract gives {len(images)}",
+                "model.vlm",
+                "a new model sees as many cameras as the data have",
+            )
         if not self.contract.chat and all(image is not None for image in images):
             return [self._all]
         roles = [Role.ABSENT if image is None else Role.IMAGE for image in images]
@@ -151,7 +155,9 @@ class Examples:
         # A picture from elsewhere may be of one camera alone.
         embodiment = self.contract.embodiment()
         if not any(c.name in item.images for c in embodiment.cameras):
-            raise UserError(f"no picture of a camera; got {', '.join(item.images)}", "question")
+            names = ", ".join(c.name for c in embodiment.cameras)
+            fix = "convert it with one of these as --camera"
+            raise UserError(f"no picture of camera {names}; got {', '.join(item.images)}", "question", fix)
         images = self._seen([item.images], embodiment)
         trunks, branches = [], []
         for question in item.questions:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vla.contract import Mode, PolicyContract
+from vla.contract import Camera, Mode, PolicyContract, Space
 from vla.datasets.items import Images, RobotItem
 from vla.datasets.pictures import Pictures
 from vla.datasets.sources import Source
 from vla.datasets.steps import Steps, load_steps
-from vla.errors import UserError
+from vla.errors import ContractMismatch, UserError
 from vla.transforms import Point
 
 
@@ -52,8 +52,14 @@ class RobotSource(Source[RobotItem]):
         """Takes chunk length and history from the contract.
 
         Raises:
+            ContractMismatch: the contract has another robot, or other cameras, states or actions of it.
             UserError: a mode that the contract does not have.
         """
+        wanted, found = contract.embodiment(self.card.embodiment), self.card.spec
+        for name in ("cameras", "state", "action"):
+            ours, theirs = (_names(getattr(spec, name)) for spec in (wanted, found))
+            if ours != theirs:
+                raise ContractMismatch(f"{name}: the policy has {', '.join(ours)}, the data {', '.join(theirs)}", str(self.folder))
         self.chunk, self.history, self.spacing = contract.chunk, contract.history, contract.execute
         unknown = set(self.modes or ()) - set(contract.modes)
         if unknown:
@@ -141,3 +147,8 @@ class RobotSource(Source[RobotItem]):
             return names[0] if names else ""
         weights = np.array([(self.modes or {})[name] for name in names], np.float64)
         return names[rng.choice(len(names), p=weights / weights.sum())]
+
+
+def _names(part: tuple[Camera, ...] | Space) -> list[str]:
+    """Of cameras, or of a space's dimensions."""
+    return list(part.names) if isinstance(part, Space) else [camera.name for camera in part]

@@ -39,7 +39,7 @@ class TinyVLMConfig(PreTrainedConfig):
         text_config: configuration of any causal language model that takes `inputs_embeds` and a 4-D mask; a dict with
             `model_type`, or a config object. Missing entries of the default model come from `TEXT`.
         vision_name: a network of `timm.create_model` that has `features_only`.
-        vision_args: its further arguments (plain JSON types).
+        vision_args: its further arguments (plain JSON types); None: those of `VISION` for its network, none for another.
         stride: picture pixels per side of one cell of the feature map; the network must have a feature of that stride.
         image_size: side of the square pictures, in pixels.
         pools: one per camera: the map is averaged over pools x pools cells, so a camera has
@@ -54,7 +54,7 @@ class TinyVLMConfig(PreTrainedConfig):
 
     text_config: Any = None
     vision_name: str = "resnet10t"
-    vision_args: dict = None  # type: ignore[assignment]  # None is VISION
+    vision_args: dict = None  # type: ignore[assignment]
     stride: int = 8
     image_size: int = 64
     pools: list = None  # type: ignore[assignment]  # None is [1, 2]
@@ -69,7 +69,8 @@ class TinyVLMConfig(PreTrainedConfig):
             if text.get("model_type", TEXT["model_type"]) == TEXT["model_type"]:
                 text = {**TEXT, **text}
             self.text_config = AutoConfig.for_model(text.pop("model_type"), **text)
-        self.vision_args = dict(VISION) if self.vision_args is None else self.vision_args
+        if self.vision_args is None:
+            self.vision_args = dict(VISION) if self.vision_name == TinyVLMConfig.vision_name else {}
         self.pools = list(self.pools or (1, 2))
         if self.prefix not in ("bidirectional", "causal"):
             raise UserError(f"prefix {self.prefix!r}", "model configuration", "one of bidirectional, causal")

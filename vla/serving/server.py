@@ -152,7 +152,7 @@ def serve(
     scheme = "https" if tls else "http"
     address = f"{scheme}://{host if ':' not in host else f'[{host}]'}:{bound.getsockname()[1]}"
     if reachable and not tls:
-        log.warning("keys and pictures travel unencrypted: give --tls, or put a proxy with TLS in front")
+        log.warning("keys and pictures travel unencrypted: give --tls_cert and --tls_key, or put a proxy with TLS in front")
     # uvicorn raises the signal again when it has closed everything; a handler of ours then ends the program with code 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # Until the loop has its handler: a reload asked for during warm-up must not end the program.

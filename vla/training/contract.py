@@ -80,6 +80,8 @@ def resolve(options: ContractOptions, cards: dict[str, DatasetCard], sources: Ma
     embodiments = {}
     # Robot cards first: they carry the statistics.
     for name, card in sorted(cards.items(), key=lambda item: item[1].kind != "robot"):
+        if card.kind == "questions" and embodiments and card.embodiment not in embodiments:
+            continue  # pictures of no robot: they stand in for those of the camera whose name they have
         spec = embodiments.setdefault(card.embodiment, card.spec)
         if spec.cameras != card.spec.cameras:
             raise UserError(

@@ -17,8 +17,9 @@ from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.examples import Examples
 from vla.models.adapters import Lora, add_lora
-from vla.models.load import load_vlm, new_tiny
+from vla.models.load import load_vlm
 from vla.models.logprobs import scored
+from vla.models.own import SHORT, NewVLM
 from vla.training.answers import ActionTokens, Answers
 from vla.training.callbacks import Evaluate, roll_out
 from vla.training.checkpoint import describe_model
@@ -33,8 +34,8 @@ class VLAModule(L.LightningModule):
     weight; a batch's is the mean over its samples, divided by the mean weight.
 
     Args:
-        vlm: "tiny", "scratch" (its structure and tokenizer, random weights), "new" (the same with a tokenizer of its own), a
-            folder, or a public model's name.
+        vlm: "tiny", a folder that `vla export` or `save_pretrained` wrote, "scratch" (the structure and tokenizer of `tiny`,
+            random weights), "new" (the same with a tokenizer of its own), or a small model of one's own.
         learning_rate: the highest; linear warm-up, then cosine to 2 % of it.
         warmup: optimizer steps.
         weight_decay: of matrices; vectors and embeddings have none.
@@ -56,7 +57,7 @@ class VLAModule(L.LightningModule):
 
     def __init__(
         self,
-        vlm: str = "tiny",
+        vlm: str | NewVLM = "tiny",
         learning_rate: float = 1e-3,
         warmup: int = 100,
         weight_decay: float = 0.05,
@@ -81,22 +82,19 @@ class VLAModule(L.LightningModule):
         self.processor: Any = None
         self._waiting, self._working, self._left, self._said = 0.0, 0.0, 0.0, 0
 
-    def build(self, tokenizer: Callable[[], Any] | None = None, history: int = 1) -> None:
+    def build(self, tokenizer: Callable[[], Any] | None = None, history: int = 1, cameras: int = 2) -> None:
         """Loads the model and its processor, or makes new ones.
 
         Args:
             tokenizer: makes the tokenizer of `vlm: new`.
             history: pictures per camera, the contract's.
+            cameras: how many there are; so many a new model sees.
         """
-        if self.vlm == "new":
-            if tokenizer is None:
-                raise UserError("there is no corpus for a new tokenizer", "model.vlm", "name a model")
-            self.model, self.processor = new_tiny(tokenizer(), history=history)
-        elif self.vlm == "scratch":
-            processor = load_vlm("tiny")[1]
-            self.model, self.processor = new_tiny(processor.tokenizer, history=history)
+        chosen = SHORT.get(self.vlm, self.vlm) if isinstance(self.vlm, str) else self.vlm
+        if isinstance(chosen, NewVLM):
+            self.model, self.processor = chosen.make(tokenizer, history, cameras)
         else:
-            self.model, self.processor = load_vlm(self.vlm, self.trust_remote_code, history)
+            self.model, self.processor = load_vlm(chosen, self.trust_remote_code, history)
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self.model = add_lora(self.model, self.lora)
