@@ -16,7 +16,7 @@ SMALL = {"text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attenti
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(900))
+            item.add_marker(pytest.mark.timeout(3600))
 
 
 @pytest.fixture(scope="session")
