@@ -159,6 +159,15 @@ def test_parameters_learn_as_the_configuration_says(vlm):
         freeze(model, [".*"])
 
 
+def test_the_rate_warms_up_and_falls_along_a_cosine():
+    from vla.training.optimizer import FLOOR, warm_up_then_cosine
+
+    factor = warm_up_then_cosine(4, 20)
+    assert [factor(step) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+    assert factor(12) == pytest.approx((1 + FLOOR) / 2) and factor(20) == factor(99) == pytest.approx(FLOOR)
+    assert all(factor(step) > factor(step + 1) for step in range(4, 20)) and warm_up_then_cosine(0, 5)(0) == 1
+
+
 @pytest.mark.parametrize(("asked", "count"), [("", 6), ("{data}/robot", 24), ("{data}/robot/shard-000000.tar", 24)])
 def test_predict_writes_what_is_asked_for(config, tmp_path, data, asked, count):
     """The held-out steps, a whole data set, one shard of it."""

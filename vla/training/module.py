@@ -284,7 +284,12 @@ class VLAModule(L.LightningModule):
         checkpoint["contract"] = self.contract.to_dict()
         checkpoint["vlm"] = describe_model(self.model, self.processor)
         checkpoint["lora"] = dataclasses.asdict(self.lora)
-        checkpoint["learning"] = {"freeze": self.freeze_names, "rates": self.rates, "optimizer": self.optimizer}
+        checkpoint["learning"] = self._learning()
+
+    def _learning(self) -> dict[str, Any]:
+        """What the optimizer's state and the schedule hold: a checkpoint would quietly have the last word."""
+        rates = {"learning_rate": self.learning_rate, "warmup": self.warmup, "weight_decay": self.weight_decay}
+        return {"freeze": self.freeze_names, "rates": self.rates, "optimizer": self.optimizer, **rates}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "contract" not in checkpoint:
@@ -295,10 +300,11 @@ class VLAModule(L.LightningModule):
             raise UserError(f"the checkpoint has adapters {checkpoint.get('lora')}, now they are {self.lora}", "model.lora")
         if self._trainer is None or not self.trainer.training:
             return
-        learning = {"freeze": self.freeze_names, "rates": self.rates, "optimizer": self.optimizer}
-        if checkpoint.get("learning", learning) != learning:
+        theirs, ours = checkpoint.get("learning", {}), self._learning()
+        differ = [f"{name}: {value}, now {ours.get(name)}" for name, value in theirs.items() if value != ours.get(name)]
+        if differ:
             raise UserError(
-                f"the checkpoint learned with {checkpoint['learning']}, now it is {learning}", "model", "keep it as it was"
+                f"the checkpoint learned with {'; '.join(differ)}", "model", "keep it as it was, or start from the weights alone"
             )
         averages = any(isinstance(c, WeightAveraging) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
         if "current_model_state" in checkpoint and not averages:
