@@ -53,7 +53,7 @@ def complete(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     places = [AddedToken(token, normalized=False) for token in LOCATIONS if token not in known]
     integers = [AddedToken(token, normalized=False, single_word=True) for token in INTEGERS if token not in known]
     if "<image>" not in known:
-        tokenizer.add_tokens(AddedToken("<image>", normalized=False, special=True), special_tokens=True)
+        tokenizer.add_tokens(cast(Any, AddedToken("<image>", normalized=False, special=True)), special_tokens=True)
     tokenizer.add_tokens(cast(Any, places + integers))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
