@@ -78,6 +78,18 @@ def test_first_steps_come_more_often_in_training_alone(robot):
     assert len(held[0]) == len(held[1])
 
 
+def test_states_are_noisy_in_training_alone_and_actions_stay(robot):
+    def item(split, noise):
+        return RobotSource(robot, chunk=1, split=split, holdout=0.3, state_noise=noise).item(0, np.random.default_rng(1))
+
+    clean, noisy = item("train", 0.0), item("train", 0.1)
+    assert not np.array_equal(clean.state, noisy.state) and np.abs(clean.state - noisy.state).max() < 1
+    assert np.array_equal(clean.actions, noisy.actions) and noisy.state.dtype == clean.state.dtype
+    assert np.array_equal(item("val", 0.0).state, item("val", 0.1).state)
+    with pytest.raises(UserError, match="state_noise"):
+        item("train", 1.0)
+
+
 def test_only_so_many_samples_are_used(robot, asked):
     assert len(RobotSource(robot, chunk=1, max_samples=7)) == 7 and len(QuestionSource(asked, max_samples=100)) == 19
 
