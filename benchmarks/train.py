@@ -30,7 +30,7 @@ from vla.report.provenance import provenance
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.callbacks import StepProgress, Throughput
 from vla.training.contract import ContractOptions, resolve
-from vla.training.data import VLAData
+from vla.training.data import VLAData, collate
 from vla.training.module import VLAModule
 from vla.training.optimizer import make_optimizer, parameter_groups
 
@@ -170,8 +170,7 @@ def structure(name: str, batch: int, steps: int) -> dict:
 
     def made() -> dict:
         items = [item() for _ in range(batch)]
-        rows = module.examples.batch([module.examples.robot(i) for i in items])
-        return {**rows, "source": torch.zeros(batch), "weight": torch.ones(batch), "items": items}
+        return collate(module.examples, [(0, 1.0, i, module.examples.robot(i), []) for i in items])
 
     batches = [made() for _ in range(4)] * -(-steps // 4)
     throughput = Throughput(every=5)
