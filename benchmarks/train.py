@@ -85,13 +85,14 @@ class Clock(L.Callback):
 def fitted(module: VLAModule, data: L.LightningDataModule, batches: int, config: dict) -> tuple[list[float], float]:
     """When each batch of `vla fit`'s loop ended, and the share of the time that it waited for data."""
     clock, folder = Clock(), tempfile.mkdtemp()
+    steps = batches // config["trainer"]["accumulate_grad_batches"]
     trainer = L.Trainer(
         accelerator="auto",
         devices=1,
-        max_steps=batches // config["trainer"]["accumulate_grad_batches"],
+        max_steps=steps,
         accumulate_grad_batches=config["trainer"]["accumulate_grad_batches"],
         gradient_clip_val=config["trainer"]["gradient_clip_val"],
-        log_every_n_steps=config["trainer"]["log_every_n_steps"],
+        log_every_n_steps=min(config["trainer"]["log_every_n_steps"], steps),
         logger=L.pytorch.loggers.TensorBoardLogger(folder),
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -203,7 +204,7 @@ def structure(name: str, batch: int, steps: int) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batches", type=int, default=45)
+    parser.add_argument("--batches", type=int, default=45, help="of a turn; the first nine are not timed")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--structure", choices=sorted(STRUCTURES), help="only the speed of a model of this structure")
     parser.add_argument("--batch", type=int, default=16, help="samples per batch of the structure")
