@@ -30,7 +30,7 @@ from vla.report.provenance import provenance
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.callbacks import StepProgress, Throughput
 from vla.training.contract import ContractOptions, resolve
-from vla.training.data import VLAData
+from vla.training.data import VLAData, collate
 from vla.training.module import VLAModule
 from vla.training.optimizer import make_optimizer, parameter_groups
 
@@ -85,13 +85,14 @@ class Clock(L.Callback):
 def fitted(module: VLAModule, data: L.LightningDataModule, batches: int, config: dict) -> tuple[list[float], float]:
     """When each batch of `vla fit`'s loop ended, and the share of the time that it waited for data."""
     clock, folder = Clock(), tempfile.mkdtemp()
+    steps = batches // config["trainer"]["accumulate_grad_batches"]
     trainer = L.Trainer(
         accelerator="auto",
         devices=1,
-        max_steps=batches // config["trainer"]["accumulate_grad_batches"],
+        max_steps=steps,
         accumulate_grad_batches=config["trainer"]["accumulate_grad_batches"],
         gradient_clip_val=config["trainer"]["gradient_clip_val"],
-        log_every_n_steps=config["trainer"]["log_every_n_steps"],
+        log_every_n_steps=min(config["trainer"]["log_every_n_steps"], steps),
         logger=L.pytorch.loggers.TensorBoardLogger(folder),
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -170,8 +171,7 @@ def structure(name: str, batch: int, steps: int) -> dict:
 
     def made() -> dict:
         items = [item() for _ in range(batch)]
-        rows = module.examples.batch([module.examples.robot(i) for i in items])
-        return {**rows, "source": torch.zeros(batch), "weight": torch.ones(batch), "items": items}
+        return collate(module.examples, [(0, 1.0, i, module.examples.robot(i), []) for i in items])
 
     batches = [made() for _ in range(4)] * -(-steps // 4)
     throughput = Throughput(every=5)
@@ -204,7 +204,7 @@ def structure(name: str, batch: int, steps: int) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batches", type=int, default=45)
+    parser.add_argument("--batches", type=int, default=45, help="of a turn; the first nine are not timed")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--structure", choices=sorted(STRUCTURES), help="only the speed of a model of this structure")
     parser.add_argument("--batch", type=int, default=16, help="samples per batch of the structure")
