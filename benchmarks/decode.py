@@ -76,7 +76,7 @@ def acting(toy: bool) -> tuple[LocalPolicy, list[Observation]]:
         return LocalPolicy(*load_vlm("tiny"), contract), [Observation("", p, np.zeros(5), "lift the red cube") for p in pictures]
     from vla.datasets.robot import RobotSource
 
-    policy = LocalPolicy.from_export(RUN / "export")
+    policy = LocalPolicy.from_export(RUN / "export", device="cpu")
     source = RobotSource(RUN / "data/robot", chunk=1, split="val", holdout=0.05)
     items = [source.item(i, np.random.default_rng(0)) for i in np.linspace(0, len(source) - 1, 8).astype(int)]
     # One instruction, one length: transformers' loop wants its prompts padded on the other side.

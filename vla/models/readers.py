@@ -194,7 +194,8 @@ class HubReader:
         if mutual:
             fed["attention_mask"] = self.inputs["attention_mask"].bool()[:, None, None].expand(-1, 1, fresh.shape[1], -1)
         self._first = False
-        self._next = fed["position_ids"][..., -1:] + 1
+        if self.static is not None:
+            self._next = fed["position_ids"][..., -1:] + 1
         return self.model.model(**fed).last_hidden_state[:, -wanted:]
 
     def _logits(self, hidden: torch.Tensor, words: torch.Tensor | None) -> torch.Tensor:

@@ -18,6 +18,11 @@ from vla.models.load import load_vlm
 from vla.policies.base import ActionChunk, Observation
 
 
+def usual_device() -> str:
+    """Where a policy computes if nobody says."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What the model says to a question: words, and a point (right, down; 0 to 1) if it answers with a place."""
@@ -58,11 +63,18 @@ class LocalPolicy:
         self._past: dict[str, list[Images]] = {}
 
     @classmethod
-    def from_export(cls, folder: str | Path, batch: int | Sequence[int] = 1, probabilities: bool = False) -> LocalPolicy:
-        """Reads a folder that `vla export` wrote; whatever the type of its weights, it computes in float32."""
+    def from_export(
+        cls, folder: str | Path, batch: int | Sequence[int] = 1, probabilities: bool = False, device: str = ""
+    ) -> LocalPolicy:
+        """Reads a folder that `vla export` wrote; whatever the type of its weights, it computes in float32.
+
+        Args:
+            folder, batch, probabilities: as above.
+            device: cpu, cuda …; "" is the GPU where there is one.
+        """
         contract = PolicyContract.load(folder)
         model, processor = load_vlm(folder, dtype=torch.float32)
-        return cls(model, processor, contract, batch, probabilities=probabilities)
+        return cls(model.to(device or usual_device()), processor, contract, batch, probabilities=probabilities)
 
     def reset(self, ids: Sequence[str]) -> None:
         for stream in ids:
@@ -126,7 +138,7 @@ class LocalPolicy:
             pairs = zip(images[start : start + self.batch], questions[start : start + self.batch], strict=True)
             examples = [self.examples.ask(i, q) for i, q in pairs]
             out = self._write(examples, max_new_tokens=limit, eos_id=self.examples.vocabulary.eos_id)
-            answers += [Answer(*self.examples.answer(row.numpy())) for row in out.ids[: len(examples)]]
+            answers += [Answer(*self.examples.answer(row.numpy())) for row in out.ids[: len(examples)].cpu()]
         return answers
 
     def _shape(self, rows: int) -> int:
