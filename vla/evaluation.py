@@ -163,7 +163,8 @@ def said(record: Record) -> str:
     if use := summary["language_use"]["all"]:
         lines.append(f"language use: {100 * use['rate']:+.0f} points ({100 * use['low']:+.0f} to {100 * use['high']:+.0f})")
     if malformed := sum(episode.more.get("malformed", 0) for episode in record.episodes):
-        lines.append(f"malformed answers: {malformed}; the robot rested for a step each time")
+        some = sum(bool(episode.more.get("malformed", 0)) for episode in record.episodes)
+        lines.append(f"malformed answers: {malformed}, in {some} episodes; the robot rested for a step each time")
     if restarts := record.more["run"]["restarts"]:
         lines.append(f"workers restarted: {len(restarts)} ({restarts[0]})")
     return "\n".join(lines)

@@ -26,6 +26,9 @@ def test_rates_and_groups():
     rates = rates_of(episodes)
     assert rates["success"]["rate"] == pytest.approx(1 / 3) and rates["execution"]["rate"] == pytest.approx(2 / 3)
     assert rates["recognition"] | {"low": 0, "high": 0} == {"rate": 0.5, "n": 2, "low": 0, "high": 0}
+    assert rates["malformed"]["rate"] == 0 and rates["malformed"]["n"] == 3
+    episodes[2].more["malformed"] = 4
+    assert rates_of(episodes)["malformed"]["rate"] == pytest.approx(1 / 3)
     summary = summarise([*episodes, episode(0, "correct", "a", "a", "dim"), episode(0, "empty", "", "b")])
     assert [(g["variation"], g["kind"], g["success"]["n"]) for g in summary["groups"]] == [
         ("seen", "correct", 3),

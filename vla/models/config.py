@@ -47,6 +47,7 @@ class TinyVLMConfig(PreTrainedConfig):
         history: pictures per camera.
         image_token_id: the placeholder in `input_ids`, once per image token.
         prefix: whether tokens of the prefix see the whole prefix or only what stands before them.
+        int8: whether the language model's weights are integers (`vla.models.int8`); such a model does not learn.
     """
 
     model_type = "vla-tiny"
@@ -61,6 +62,7 @@ class TinyVLMConfig(PreTrainedConfig):
     history: int = 1
     image_token_id: int = 3
     prefix: str = "bidirectional"
+    int8: bool = False
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):

@@ -114,7 +114,9 @@ def _language(use: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _failures(groups: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list[dict[str, Any]]:
     names = sorted({name for group in groups for name in group["failures"]})
-    return [
-        {"name": name, "numbers": [sum(g["failures"].get(name, 0) for g in groups if g["kind"] == kind) for kind in kinds]}
-        for name in names
-    ]
+    counts = [(name, [(g["kind"], g["failures"].get(name, 0)) for g in groups]) for name in names]
+    if any(g["malformed"]["rate"] for g in groups):
+        # No class of its own: such an episode may still have succeeded.
+        malformed = [(g["kind"], round(g["malformed"]["rate"] * g["malformed"]["n"])) for g in groups]
+        counts.append(("some answer malformed", malformed))
+    return [{"name": name, "numbers": [sum(n for of, n in found if of == kind) for kind in kinds]} for name, found in counts]

@@ -13,12 +13,17 @@ from vla.report.intervals import wilson
 from vla.report.proportions import Counts, difference
 from vla.report.records import EpisodeRecord
 
+HOW = {"executed": False, "first": "", "target": "", "malformed": 0}
+"""What is read of an episode's `more`, and what holds where it is missing."""
+
 
 def rates(episodes: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    """Success, wrong object, execution and recognition with their 95 % Wilson intervals; recognition is of the executed.
+    """Success, wrong object, execution and recognition with their 95 % Wilson intervals; recognition is of the executed; and
+    the share of episodes in which an answer of the policy was malformed.
 
     Args:
-        episodes: each with `success`, `failure`, `executed`, `first` and `target`: what was done, what should be ("" is none).
+        episodes: each with `success`, `failure`, `executed`, `first` and `target`: what was done, what should be ("" is none);
+            and `malformed`, how many answers were.
     """
     n, executed = len(episodes), [e for e in episodes if e.executed]
     return {
@@ -26,16 +31,17 @@ def rates(episodes: Sequence[Any]) -> dict[str, dict[str, Any]]:
         "wrong_object": wilson(sum(e.failure == "wrong object" for e in episodes), n).to_dict(),
         "execution": wilson(len(executed), n).to_dict(),
         "recognition": wilson(sum(e.first == e.target for e in executed), len(executed)).to_dict(),
+        "malformed": wilson(sum(e.malformed > 0 for e in episodes), n).to_dict(),
     }
 
 
 def rates_of(episodes: Sequence[EpisodeRecord]) -> dict[str, dict[str, Any]]:
-    """The rates of recorded episodes, which have `executed`, `first` and `target` in `more`."""
+    """The rates of recorded episodes, which have `executed`, `first`, `target` and `malformed` in `more`."""
     return rates([SimpleNamespace(success=e.success, failure=e.failure, **_how(e)) for e in episodes])
 
 
 def _how(episode: EpisodeRecord) -> dict[str, Any]:
-    return {key: episode.more.get(key, default) for key, default in (("executed", False), ("first", ""), ("target", ""))}
+    return {key: episode.more.get(key, default) for key, default in HOW.items()}
 
 
 def language_use(episodes: Iterable[EpisodeRecord]) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from vla.models.adapters import Lora, add_lora
 from vla.models.load import load_vlm
 from vla.models.logprobs import scored
 from vla.models.own import SHORT, NewVLM
+from vla.policies.local import LocalPolicy
 from vla.training.answers import ActionTokens, Answers
 from vla.training.callbacks import Evaluate, roll_out
 from vla.training.checkpoint import describe_model
@@ -95,6 +96,8 @@ class VLAModule(L.LightningModule):
             self.model, self.processor = chosen.make(tokenizer, history, cameras)
         else:
             self.model, self.processor = load_vlm(chosen, self.trust_remote_code, history)
+            if getattr(self.model.config, "int8", False):
+                raise UserError("integer weights do not learn", chosen, "train from an export of another dtype")
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self.model = add_lora(self.model, self.lora)
@@ -180,37 +183,28 @@ class VLAModule(L.LightningModule):
         rates = roll_out(self.evaluate, self, self.test_episodes, batch=2)
         self.log_dict({f"test/{name}": value for name, value in rates.items()}, batch_size=self.test_episodes)
 
-    def predict_step(self, batch: dict[str, Any], _: int) -> list[dict[str, Any]]:
-        """Writes actions for the batch's robot samples: decoded chunk and truth, physical units."""
-        from vla.models.decode import generate
+    def on_predict_start(self) -> None:
+        self._policy = LocalPolicy(self.model, self.processor, self.contract, self.trainer.datamodule.batch_size)  # type: ignore[attr-defined]
 
-        rows = []
-        # As a policy acts, whatever the source's modes.
-        batch["items"] = [dataclasses.replace(item, mode="") for item in batch["items"]]
-        prompt = self.examples.batch([_prompt(self.examples.robot(item)) for item in batch["items"]])
-        out = generate(
-            self.model,
-            prompt["input_ids"],
-            prompt["prefix_mask"],
-            prompt["attention_mask"],
-            prompt["pixel_values"],
-            allowed=self.examples.allowed(),
-            eos_id=self.examples.ends(),
-        )
-        for item, ids, weight in zip(batch["items"], out.ids, batch["weight"].tolist(), strict=True):
-            if not weight:  # it stands in for one that cannot be read
-                continue
-            chunk = self.examples.chunk(ids.numpy())
-            rows.append(
-                {
-                    "episode": item.episode,
-                    "step": item.step,
-                    "instruction": item.instruction,
-                    "actions": chunk.actions.round(5).tolist(),
-                    "truth": item.actions[item.mask].round(5).tolist(),
-                }
-            )
-        return rows
+    def predict_step(self, batch: dict[str, Any], _: int) -> list[dict[str, Any]]:
+        """Writes actions for the batch's robot samples: decoded chunk and truth, physical units; `status` says why not."""
+        # What weighs nothing stands in for one that cannot be read. The others are acted on as a policy does it, whatever the
+        # source's modes.
+        found = zip(batch["items"], batch["weight"].tolist(), strict=True)
+        items = [dataclasses.replace(item, mode="") for item, weight in found if weight]
+        prompts = [_prompt(self.examples.robot(item)) for item in items]
+        chunks = self._policy.answer(prompts, [(item.embodiment, "") for item in items])
+        return [
+            {
+                "episode": item.episode,
+                "step": item.step,
+                "instruction": item.instruction,
+                "actions": chunk.actions.round(5).tolist(),
+                "truth": item.actions[item.mask].round(5).tolist(),
+                "status": chunk.status,
+            }
+            for item, chunk in zip(items, chunks, strict=True)
+        ]
 
     def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> dict[str, Any]:
         """Moves the tensors; Lightning's own would also copy every item, field by field.
@@ -313,4 +307,4 @@ class VLAModule(L.LightningModule):
 
 def _prompt(example):
     """The part of a training example before the answer."""
-    return dataclasses.replace(example, sequence=example.sequence[: example.sequence.prefix])
+    return dataclasses.replace(example, sequence=example.sequence[: example.sequence.prefix], block=0)
