@@ -46,8 +46,12 @@ def _states_alone(reader: HDF5Reader) -> bool:
     if ref is None:
         return False
     demo = reader.opened(ref.place[0])["data"][ref.place[1]]
-    pictures = any(getattr(entry, "ndim", 0) == 4 for entry in demo.get("obs", {}).values())
-    return "states" in demo and "model_file" in demo.attrs and not pictures
+    try:
+        pictures = any(getattr(entry, "ndim", 0) == 4 for entry in demo.get("obs", {}).values())
+        return "states" in demo and "model_file" in demo.attrs and not pictures
+    except (AttributeError, KeyError, OSError, RuntimeError):
+        # It is damaged; who reads it says how.
+        return False
 
 
 class ReplayReader(HDF5Reader):

@@ -225,7 +225,7 @@ def _tellable(scene: Scene, told_by: str) -> bool:
     if told_by == "side":
         return all(told_side(scene, i) for i in (0, 1))
     places = [scene[i].y for i in from_left(scene)]
-    return told_by not in ("number", "symbol") or min(np.diff(places)) >= TELLING
+    return told_by not in ("number", "symbol") or bool(min(np.diff(places)) >= TELLING)
 
 
 def from_left(scene: Scene) -> list[int]:
