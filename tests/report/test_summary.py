@@ -3,7 +3,7 @@
 import pytest
 
 from vla.report.records import EpisodeRecord
-from vla.report.summary import language_use, rates_of, summarise
+from vla.report.summary import language_use, malformed, rates_of, summarise
 
 
 def episode(seed, kind, target, first, variation="seen"):
@@ -19,6 +19,13 @@ def test_language_use_of_the_obedient_the_deaf_and_the_idle():
     assert language_use(obedient)["rate"] == 1 and language_use(obedient)["low"] > 0.5
     assert language_use(deaf)["rate"] == 0 and language_use(idle)["rate"] == 0
     assert language_use([e for e in obedient if e.kind == "correct"]) is None
+
+
+def test_malformed_is_a_share_of_the_steps_where_it_was_counted():
+    episodes = [episode(seed, "correct", "a", "a") for seed in range(4)]
+    assert malformed(episodes) is None and summarise(episodes)["malformed"] is None
+    episodes[0].more["malformed"], episodes[1].more["malformed"] = 1, 0
+    assert malformed(episodes) == 0.1 == summarise(episodes)["malformed"]
 
 
 def test_rates_and_groups():

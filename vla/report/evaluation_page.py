@@ -70,6 +70,10 @@ def _notes(record: Record) -> list[str]:
             f"Language use {_points(use['rate'])} ({_points(use['low'])} to {_points(use['high'])}): "
             + ("the instruction decides what is done." if sure else "these episodes do not show that the instruction is heard.")
         )
+    if share := record.more["summary"].get("malformed"):
+        notes.append(
+            f"At {100 * share:.2g} % of the steps the policy's answer was no whole chunk of actions, and the robot rested."
+        )
     return notes
 
 

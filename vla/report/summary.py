@@ -44,6 +44,13 @@ def _how(episode: EpisodeRecord) -> dict[str, Any]:
     return {key: episode.more.get(key, default) for key, default in HOW.items()}
 
 
+def malformed(episodes: Iterable[EpisodeRecord]) -> float | None:
+    """Share of the steps at which the policy's answer was no whole chunk and the robot rested; None where nobody counted them."""
+    counted = [e for e in episodes if "malformed" in e.more]
+    steps = sum(e.steps for e in counted)
+    return sum(e.more["malformed"] for e in counted) / steps if steps else None
+
+
 def language_use(episodes: Iterable[EpisodeRecord]) -> dict[str, Any] | None:
     """Share doing A when A is asked for minus share doing A when B is, on the same scenes; None without such pairs.
 
@@ -65,7 +72,8 @@ def summarise(episodes: Sequence[EpisodeRecord]) -> dict[str, Any]:
 
     Returns:
         "kinds": kind of instruction -> rates over all tasks and variations; "groups": for each (task, variation, kind) its rates
-        and "failures", class -> number; "language_use": over everything and per (task, variation), where both instructions ran.
+        and "failures", class -> number; "malformed": share of all steps; "language_use": over everything and per (task,
+        variation), where both instructions ran.
     """
     kinds: dict[str, list[EpisodeRecord]] = {}
     groups: dict[tuple[str, str, str], list[EpisodeRecord]] = {}
@@ -85,6 +93,7 @@ def summarise(episodes: Sequence[EpisodeRecord]) -> dict[str, Any]:
             }
             for key, some in groups.items()
         ],
+        "malformed": malformed(episodes),
         "language_use": {
             "all": language_use(episodes),
             "groups": [{"task": task, "variation": variation, **use} for (task, variation), use in used.items()],

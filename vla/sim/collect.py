@@ -20,10 +20,11 @@ from vla.datasets.shards import ShardWriter, encode_member
 from vla.datasets.statistics import space_with_statistics
 from vla.errors import UserError
 from vla.sim import questions as asking
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME, robot
 from vla.sim.experts import done, expert_action
 from vla.sim.scene import SLOTS
-from vla.sim.tasks import find_task
+from vla.sim.stock_collect import start_stock, stock_episodes
+from vla.sim.tasks import STOCK_TASKS, find_task, known_task
 from vla.sim.tasks.base import Goal
 from vla.sim.tasks.outcome import Outcome
 from vla.sim.variation import Variation
@@ -38,6 +39,11 @@ CONVENTIONS = {
     "point": "middle of the named object in the front picture, (right, down), 0 to 1",
     "reach": "the named object from the gripper along x, y, z, then the turn to its faces: 256 even steps over +-0.2 m and +-pi/4 rad",
 }
+STOCK_CONVENTIONS = {
+    "pictures": "upright RGB, taken before the action",
+    "state": "robosuite's eef_pos (m, world), eef_quat as a rotation vector, gripper_qpos (m)",
+    "actions": "robosuite's own, -1 to 1; the expert's clean label",
+}
 BLOCK = 50
 Report = Callable[[int, int, str], None]
 """Called with (done, of how many, a word on how it goes)."""
@@ -49,10 +55,11 @@ class Collect:
 
     Attributes:
         out: the folder that gets the shards and card.yaml.
-        task: one of the tabletop's tasks writes its demonstrations, "questions" pictures with questions.
+        task: one of the tabletop's tasks or of robosuite's own writes its demonstrations, "questions" pictures with questions.
         episodes: demonstrations to write.
         pictures: pictures with questions to write.
         objects: on the table of a question picture; 0 draws one to four.
+        numbers: whether questions also ask for numbers, and for what stands for them; the other questions stay the same.
         sizes: whether the objects of demonstrations are small or large, and are named so.
         poses: expert episodes from which the robot's poses in question pictures are taken.
         noise: standard deviation (m) of the disturbance of the expert's actions.
@@ -68,6 +75,7 @@ class Collect:
     episodes: int = 200
     pictures: int = 4000
     objects: int = 0
+    numbers: bool = False
     sizes: bool = False
     poses: int = 24
     noise: float = 0.012
@@ -214,12 +222,18 @@ def _wander(goal: Goal, rng: np.random.Generator, outcome: Outcome) -> None:
 
 
 def _collect_episodes(options: Collect, report: Report) -> dict[str, int]:
-    task = find_task(options.task)
+    task = known_task(options.task)
+    if not task.expert:
+        raise UserError(f"{task.name} has no scripted expert", "collect", "nobody can demonstrate it here")
+    stock = task.name in STOCK_TASKS
+    if stock and options.sizes:
+        raise UserError(f"{task.name} has objects of one size", "collect", "leave out --sizes")
+    scene, start = (stock_episodes, start_stock) if stock else (_scene_episodes, _start)
     failures: collections.Counter[str] = collections.Counter()
     all_actions, all_states, written = [], [], 0
     limit = 4 * options.episodes + 8
     with ShardWriter(options.out, overwrite=options.overwrite) as writer:
-        for attempts in map_in_processes(_scene_episodes, range(limit), _start, (options,), options.workers):
+        for attempts in map_in_processes(scene, range(limit), start, (options,), options.workers):
             for failure, steps, actions, states in attempts:
                 if written == options.episodes:
                     break
@@ -239,10 +253,9 @@ def _collect_episodes(options: Collect, report: Report) -> dict[str, int]:
         raise UserError(f"only {written} of {options.episodes} episodes succeeded: {dict(failures)}", options.out, "lower the noise")
     actions, states = np.concatenate(all_actions), np.concatenate(all_states)
     counts = {"episodes": written, "steps": len(actions), "discarded": sum(failures.values()) - written}
+    _, body = robot(task.name)
     spec = dataclasses.replace(
-        EMBODIMENT,
-        action=space_with_statistics(EMBODIMENT.action, actions),
-        state=space_with_statistics(EMBODIMENT.state, states),
+        body, action=space_with_statistics(body.action, actions), state=space_with_statistics(body.state, states)
     )
     _card(options, "robot", spec, counts, writer.shards, wordings=list(task.wordings)).save(options.out)
     return counts
@@ -252,7 +265,7 @@ def _ask_block(block: int) -> list[dict[str, Any]]:
     samples = []
     for picture in range(block * BLOCK, min((block + 1) * BLOCK, _options.pictures)):
         rng = np.random.default_rng((_options.seed, 5, picture))
-        asked = asking.draw_picture(_table, _poses, rng, _options.objects)
+        asked = asking.draw_picture(_table, _poses, rng, _options.objects, _options.numbers)
         samples.append({**_encode(_pictures()), "json": {"questions": asked}})
     return samples
 
@@ -267,7 +280,8 @@ def _collect_questions(options: Collect, report: Report) -> dict[str, int]:
                 kinds.update(q["type"] for q in members["json"]["questions"])
             report(writer.count, options.pictures, f"{sum(kinds.values())} questions")
     counts = {"pictures": options.pictures}
-    wordings = [w for kind in asking.TYPES for w in asking.WORDINGS[kind]]
+    types = asking.TYPES + asking.NUMERATE * options.numbers
+    wordings = [w for kind in types for w in asking.WORDINGS[kind]]
     _card(options, "questions", EMBODIMENT, counts, writer.shards, wordings, dict(kinds)).save(options.out)
     return counts
 
@@ -275,16 +289,19 @@ def _collect_questions(options: Collect, report: Report) -> dict[str, int]:
 def _card(
     options: Collect, kind: Any, spec: Any, counts: dict, shards: dict, wordings: list[str], kinds: dict | None = None
 ) -> DatasetCard:
-    made = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("out", "workers", "overwrite")}
+    stock = options.task in STOCK_TASKS
+    # A card of old stays what it was when an option is added later.
+    left = ("out", "workers", "overwrite", *([] if options.numbers else ["numbers"]))
+    made = {k: v for k, v in dataclasses.asdict(options).items() if k not in left}
     return DatasetCard(
-        name=f"tabletop-{options.task}",
+        name=options.task if stock else f"tabletop-{options.task}",
         kind=kind,
-        embodiment=EMBODIMENT_NAME,
+        embodiment=robot(options.task)[0],
         spec=spec,
         counts=counts,
         shards=shards,
         questions=kinds or {},
-        conventions=CONVENTIONS,
+        conventions=STOCK_CONVENTIONS if stock else CONVENTIONS,
         wordings=wordings,
         generator={"command": f"vla collect --task {options.task}", **made},
     )

@@ -138,13 +138,16 @@ def sink(options: Options, kind: str) -> Sink:
     return RobotSink() if kind == "robot" else QuestionSink()
 
 
-def plan(options: Options) -> Job:
+def plan(options: Options, reader: Reader | None = None) -> Job:
     """Opens the source, chooses its records, looks at the first whole one and divides them into parts. Writes nothing.
+
+    Args:
+        reader: of the source, where it is open already.
 
     Raises:
         UserError: no such format, card, split or records; no record can be read; without `skip`, any known damage.
     """
-    reader = open_reader(options.source, options.format, options.pictures)
+    reader = reader or open_reader(options.source, options.format, options.pictures)
     card = load_source_card(options.card) if options.card else reader.card()
     if reader.kind == "questions":
         card = dataclasses.replace(card, cameras={options.camera: next(iter(card.cameras.values()))})
