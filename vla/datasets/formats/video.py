@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -126,6 +127,14 @@ class VideoWriter:
         if self.stream is not None and kind is None:
             self.container.mux(self.stream.encode(None))
         self.container.close()
+
+
+def frame_bytes(frames: list[np.ndarray], fps: float, codec: str) -> float:
+    """Bytes per frame of a film like these frames."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "some.mp4"
+        write_video(path, frames, fps, codec)
+        return path.stat().st_size / len(frames)
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float, codec: str = "av1") -> None:
