@@ -112,6 +112,8 @@ def inside(root: Path, name: str, where: str) -> Path:
     """A file named by a data set's own description; UserError if it lies outside of the data set's folder."""
     try:
         path, home = (root / name).resolve(), root.resolve()
+        # Names that are too long are an error here, and nowhere else.
+        path.exists()
     except (ValueError, OSError, RuntimeError) as error:
         raise UserError(f"{name!r} is no path: {error}", where, "copy the file again") from error
     # Hugging Face's cache holds links to files that lie two folders up.

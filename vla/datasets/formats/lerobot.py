@@ -103,7 +103,7 @@ class LeRobotReader(Reader):
             file = pq.ParquetFile(path)
             _bounded(file, range(file.num_row_groups), str(path))
             return file.read()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"it cannot be read: {error}", str(path), "copy the file again") from error
 
     def refs(self) -> list[Ref]:
@@ -205,7 +205,7 @@ class LeRobotReader(Reader):
                 pc = library("pyarrow.compute", "reading LeRobot data")
                 table = table.filter(pc.equal(table["episode_index"], number))
             return table
-        except (pa.ArrowException, OSError, KeyError) as error:
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise UserError(f"it cannot be read: {error}", f"{where}, {data}", "copy the file again") from error
 
     def _column(self, name: str, column: Any, where: str) -> Any:

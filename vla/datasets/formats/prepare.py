@@ -202,8 +202,10 @@ def texts(value: Any, length: int, where: str) -> list[str]:
 
 
 def _finite(values: np.ndarray, parts: Sequence[Part], rows: np.ndarray, where: str) -> None:
-    if not np.isfinite(values).all():
-        step, dimension = np.argwhere(~np.isfinite(values))[0]
+    # What float32 cannot hold is no number either.
+    fits = np.abs(values) <= np.finfo(np.float32).max
+    if not fits.all():
+        step, dimension = np.argwhere(~fits)[0]
         names = [name for part in parts for name in part.names]
         raise UserError(
             f"{names[dimension]} is {values[step, dimension]} at step {rows[step]}", where, "skip it: --on-error skip"

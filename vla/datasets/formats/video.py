@@ -34,6 +34,8 @@ def _opened(path: str | Path, where: str) -> Iterator[tuple[Any, Any]]:
             if not container.streams.video:
                 raise UserError("it holds no video", where)
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise UserError("its codec is not known", where, "copy the file again")
             if (stream.codec_context.width or 0) * (stream.codec_context.height or 0) > PIXELS:
                 raise UserError(f"frames of {stream.codec_context.width} x {stream.codec_context.height}", where, "too large")
             # Processes are what runs in parallel here.
