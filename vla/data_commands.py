@@ -14,7 +14,8 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from vla.datasets.formats.base import Reader
-from vla.datasets.formats.convert import PARTS, REPORT, Options, plan, run
+from vla.datasets.formats.convert import PARTS, Options, plan, run
+from vla.datasets.formats.notes import REPORT
 from vla.datasets.formats.prepare import Changes
 from vla.datasets.formats.recognise import open_reader
 from vla.datasets.formats.source_card import SourceCard, load_source_card
@@ -114,12 +115,14 @@ def summary(report: dict[str, Any]) -> str:
     """A conversion's report in words."""
     records = report["records"]
     lines = [f"written: {records['written']} of {records['found']} records, {report['steps']} steps"]
+    lines += [f"not chosen: {count} records ({option})" for option, count in report["not_chosen"].items()]
     lines += [f"dropped: {count} steps ({reason})" for reason, count in report["dropped_steps"].items() if count]
     for reason, entry in report["left_out"].items():
         lines.append(f"left out: {entry['count']} records ({reason}), e.g. {entry['records'][0]}")
     if report["damaged"]["count"]:
         lines.append(f"damaged: {report['damaged']['count']} records")
         lines += [f"  {text}" for text in report["damaged"]["records"][:10]]
+    lines += [f"constant: {name} is always {value:g}" for name, value in report.get("constant", {}).items()]
     return "\n".join(lines)
 
 

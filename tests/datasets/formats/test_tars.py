@@ -83,6 +83,14 @@ def test_our_own_with_other_sizes(tmp_path):
     assert one.keys == other.keys and one.read(3, ("json",)) == other.read(3, ("json",))
 
 
+def test_a_missing_shard_is_said(tmp_path):
+    run(plan(Options(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"))))
+    path = next((tmp_path / "out").glob("*.tar"))
+    path.rename(tmp_path / "out/shard-000009.tar")
+    *whole, lost = open_reader(tmp_path / "out").refs()
+    assert len(whole) == 3 and lost.damage == "the shard is missing" and path.name in lost.name
+
+
 def test_our_questions(tmp_path):
     from vla.datasets.shards import ShardWriter
 

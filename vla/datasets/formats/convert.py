@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,19 +14,22 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from filelock import FileLock, Timeout
 
+from vla.datasets.formats import notes
 from vla.datasets.formats.base import Raw, Reader, Ref
-from vla.datasets.formats.pictures import Ready, picture_size
+from vla.datasets.formats.notes import REPORT
+from vla.datasets.formats.pictures import Ready, decode, picture_size
 from vla.datasets.formats.prepare import Changes, Dropped, Episode, prepare
 from vla.datasets.formats.recognise import open_reader
 from vla.datasets.formats.source_card import SourceCard, load_source_card
+from vla.datasets.formats.workers import pool
 from vla.errors import UserError
 
 PARTS = ".parts"
-REPORT = "conversion.json"
 PART_BYTES, PART_STEPS = 96 * 2**20, 2000
-NAMED = 50
-"""So many damaged records are named in a report; all are counted."""
+FILMED = 12
+"""So many frames are encoded to see how large a video will be."""
 Numbered = list[tuple[int, Ref]]
 
 
@@ -75,7 +76,14 @@ class Options:
 
 @dataclasses.dataclass
 class Job:
-    """A conversion that is set up: all a process needs to write any of its parts."""
+    """A conversion that is set up: all a process needs to write any of its parts.
+
+    Attributes:
+        ready: camera -> what its pictures go through.
+        parts: the records of each part, with their places among all records.
+        expected: bytes that will be written, about.
+        not_chosen: option -> records that it leaves to others.
+    """
 
     options: Options
     reader: Reader
@@ -83,7 +91,7 @@ class Job:
     ready: dict[str, Ready]
     parts: list[Numbered]
     expected: int
-    """Bytes that are expected to be written."""
+    not_chosen: dict[str, int]
 
     @property
     def folder(self) -> Path:
@@ -156,37 +164,42 @@ def plan(options: Options, reader: Reader | None = None) -> Job:
     elif not card.cameras:
         raise UserError("it has no pictures", options.source, "robosuite's demo.hdf5 holds states alone: record pictures first")
     refs = list(enumerate(reader.refs()))
-    chosen = _choose(refs, reader, options)
+    chosen, not_chosen = _choose(refs, reader, options)
     broken = [ref for _, ref in chosen if ref.damage]
     if broken and not options.skip:
         raise UserError(broken[0].damage, broken[0].name, f"{len(broken)} such records; leave them out: --on-error skip")
-    job = Job(options, reader, card, {}, [], 0)
+    job = Job(options, reader, card, {}, [], 0, not_chosen)
     _probe(job, chosen)
     job.parts = _divide(chosen)
     return job
 
 
-def _choose(refs: Numbered, reader: Reader, options: Options) -> Numbered:
+def _choose(refs: Numbered, reader: Reader, options: Options) -> tuple[Numbered, dict[str, int]]:
+    """The records that are asked for, and how many each option has left out."""
+    before, left = len(refs), {}
     if options.split:
         splits = reader.splits()
         if options.split not in splits:
             raise UserError(f"there is no split {options.split!r}", options.source, f"it has {', '.join(splits) or 'none'}")
         names = splits[options.split]
         refs = [(i, ref) for i, ref in refs if names is None or ref.name in names]
+        left["--split"], before = before - len(refs), len(refs)
     if options.episodes:
         first, colon, end = options.episodes.partition(":")
         if not colon or not all(word.isdigit() or not word for word in (first, end)):
             raise UserError(f"episodes {options.episodes!r}", "--episodes", "FIRST:END, e.g. 0:100")
         refs = refs[int(first or 0) : int(end) if end else None]
+        left["--episodes"], before = before - len(refs), len(refs)
     if options.part != "all":
         # By the digest of the name: which episodes are held back does not depend on how many there are.
         ranked = sorted(refs, key=lambda entry: hashlib.sha256(_short(entry[1].name).encode()).digest())
         count = max(round(len(refs) * options.share), 1)
         held = {i for i, _ in ranked[:count]}
         refs = [(i, ref) for i, ref in refs if (i in held) == (options.part == "val")]
+        left["--holdout"] = before - len(refs)
     if not refs:
         raise UserError("no records are left to convert", options.source, "look at --split, --episodes and --holdout")
-    return refs
+    return refs, left
 
 
 def _short(name: str) -> str:
@@ -197,6 +210,7 @@ def _short(name: str) -> str:
 def _probe(job: Job, refs: Numbered) -> None:
     """Sizes of pictures and the expected size of the result, from the first record that can be read."""
     options, problem = job.options, None
+    filmed = options.to == "lerobot" and options.video != "none"
     for _, ref in refs[:200]:
         try:
             raw = job.read(ref)
@@ -207,12 +221,19 @@ def _probe(job: Job, refs: Numbered) -> None:
                 images, steps = {name: (raw[c.key], np.arange(1)) for name, c in job.card.cameras.items()}, 1
             sizes = 0
             for name, (frames, rows) in images.items():
-                frame = next(iter(frames.rows(rows[:1].tolist())))
-                height, width = picture_size(frame, ref.name)
+                first = list(frames.rows(rows[: FILMED if filmed else 1].tolist()))
+                height, width = picture_size(first[0], ref.name)
                 given = options.height or height, options.width or width
                 orientation = job.card.cameras[name].orientation
                 job.ready[name] = Ready(*given, orientation, bool(options.height), options.quality)
-                sizes += -(-len(job.ready[name](frame, ref.name)) // 512) * 512 + 512
+                made = [job.ready[name](frame, ref.name) for frame in first]
+                if filmed:
+                    from vla.datasets.formats.video import frame_bytes
+
+                    rate = options.changes.rate or job.card.control_hz
+                    sizes += frame_bytes([decode(data, ref.name) for data in made], rate, options.video)
+                else:
+                    sizes += -(-len(made[0]) // 512) * 512 + 512
         except Dropped:
             continue
         except UserError as error:
@@ -220,8 +241,9 @@ def _probe(job: Job, refs: Numbered) -> None:
                 raise
             problem = error
             continue
-        # Three members beside the pictures, a header and a block each.
-        job.expected = int(steps * (sizes + 3 * 1024) / max(ref.weight, 1) * sum(max(r.weight, 1) for _, r in refs))
+        # In shards three members beside the pictures, a header and a block each.
+        beside = 3 * 1024 if options.to == "shards" else 4 * 64
+        job.expected = int(steps * (sizes + beside) / max(ref.weight, 1) * sum(max(r.weight, 1) for _, r in refs))
         return
     raise problem or UserError("no record has an instruction and steps", options.source, "give one: --instruction TEXT")
 
@@ -243,24 +265,49 @@ def _divide(refs: Numbered) -> list[Numbered]:
 def run(job: Job, workers: int = 1, progress: Callable[[int, int], None] = lambda done, all: None) -> dict[str, Any]:
     """Writes all parts that are not there yet, then puts them together; gives the report, also written as conversion.json.
 
+    A conversion that was finished before is left as it is, and gives its report.
+
     Raises:
-        UserError: a damaged record (without `skip`), another conversion's unfinished parts in the folder, no room on the disk.
+        UserError: a damaged record (without `skip`), another conversion's unfinished parts in the folder, another process that
+            writes there, no room on the disk.
     """
-    writer = sink(job.options, job.reader.kind)
-    parts = job.folder / PARTS
-    _claim(job, parts)
-    missing = [k for k in range(len(job.parts)) if not _note(parts, k).is_file()]
-    done = sum(len(part) for k, part in enumerate(job.parts) if k not in set(missing))
-    total = sum(map(len, job.parts))
-    progress(done, total)
-    for k in _written(job, missing, workers):
-        done += len(job.parts[k])
+    writer, total = sink(job.options, job.reader.kind), sum(map(len, job.parts))
+    identity = _identity(job)
+    if (report := _finished(job, identity)) is not None:
+        progress(total, total)
+        return report
+    with _claimed(job, identity) as parts:
+        missing = [k for k in range(len(job.parts)) if not _note(parts, k).is_file()]
+        done = total - sum(len(job.parts[k]) for k in missing)
         progress(done, total)
-    notes = [_note(parts, k) for k in range(len(job.parts))]
-    report = _report(job, notes)
-    report |= writer.finish(job, notes)
-    (job.folder / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    shutil.rmtree(parts)
+        for k in _written(job, missing, workers):
+            done += len(job.parts[k])
+            progress(done, total)
+        written = [_note(parts, k) for k in range(len(job.parts))]
+        report = notes.report(job, written) | writer.finish(job, written) | {"identity": identity}
+        _whole(job.folder / REPORT, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+        shutil.rmtree(parts)
+    return report
+
+
+def _identity(job: Job) -> str:
+    """A digest of all that makes the result what it is, and of where it comes from."""
+    records = [[(i, ref.name, ref.weight) for i, ref in part] for part in job.parts]
+    body = {**dataclasses.asdict(job.options), "out": "", "records": records, "card": repr(job.card), "ready": repr(job.ready)}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _finished(job: Job, identity: str) -> dict[str, Any] | None:
+    """The report of this conversion, if it is all there."""
+    try:
+        report = json.loads((job.folder / REPORT).read_bytes())
+        whole = report["identity"] == identity and all((job.folder / name).is_file() for name in report["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not whole:
+        return None
+    # It was stopped while it was clearing up.
+    shutil.rmtree(job.folder / PARTS, ignore_errors=True)
     return report
 
 
@@ -268,11 +315,10 @@ def _note(parts: Path, number: int) -> Path:
     return parts / f"{number:06d}.npz"
 
 
-def _claim(job: Job, parts: Path) -> None:
-    """Makes the folder this conversion's; what it has written before stays."""
-    records = [[(i, ref.name, ref.weight) for i, ref in part] for part in job.parts]
-    body = {**dataclasses.asdict(job.options), "out": "", "records": records, "card": repr(job.card), "ready": repr(job.ready)}
-    identity = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+@contextlib.contextmanager
+def _claimed(job: Job, identity: str) -> Iterator[Path]:
+    """The folder of the parts: this conversion's, and no other process's; what it has written before stays."""
+    parts = job.folder / PARTS
     if not parts.is_dir():
         if job.folder.exists() and any(job.folder.iterdir()):
             raise UserError("the folder is not empty", str(job.folder), "choose another, or --overwrite")
@@ -280,11 +326,24 @@ def _claim(job: Job, parts: Path) -> None:
         if job.expected > free:
             raise UserError(f"{job.expected >> 20} MiB are expected, {free >> 20} MiB are free", str(job.folder), "make room")
         parts.mkdir(parents=True)
-    said = parts / "identity"
-    if not said.is_file():
-        _whole(said, identity.encode())
-    elif said.read_text() != identity:
-        raise UserError("another conversion was begun here", str(job.folder), "finish it with its own command, or --overwrite")
+    lock, said = FileLock(parts / "lock"), parts / "identity"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError("another process is converting into this folder", str(job.folder), "wait for it, or end it") from None
+    try:
+        if not said.is_file():
+            # What an earlier conversion was clearing up when it was stopped.
+            for old in parts.glob("*.npz"):
+                old.unlink()
+            _whole(said, identity.encode())
+        elif said.read_text() != identity:
+            raise UserError(
+                "another conversion was begun here", str(job.folder), "finish it with its own command, or --overwrite"
+            )
+        yield parts
+    finally:
+        lock.release()
 
 
 def _written(job: Job, missing: list[int], workers: int) -> Iterator[int]:
@@ -294,15 +353,14 @@ def _written(job: Job, missing: list[int], workers: int) -> Iterator[int]:
             _write_part(job, k)
             yield k
         return
-    context = multiprocessing.get_context("spawn")
     slim = dataclasses.replace(job, parts=[])
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)), context, _begin, (slim,)) as pool:
+    with pool(min(workers, len(missing)), _begin, slim) as processes:
         todo, running = iter(missing), {}
         try:
             while True:
                 # A few ahead: the parts are not all pickled at once.
                 for k in todo:
-                    running[pool.submit(_write_in_worker, k, job.parts[k])] = k
+                    running[processes.submit(_write_in_worker, k, job.parts[k])] = k
                     if len(running) > workers:
                         break
                 if not running:
@@ -311,10 +369,12 @@ def _written(job: Job, missing: list[int], workers: int) -> Iterator[int]:
                     k = running.pop(future)
                     future.result()
                     yield k
-        except BaseException:
+        except concurrent.futures.BrokenExecutor as error:
+            fix = "perhaps memory was short: go on with fewer --workers"
+            raise UserError("a process that writes was killed", str(job.folder), fix) from error
+        finally:
             for future in running:
                 future.cancel()
-            raise
 
 
 _JOB: Job | None = None
@@ -337,93 +397,10 @@ class _Only(dict):
 
 
 def _write_part(job: Job, number: int) -> None:
-    note = sink(job.options, job.reader.kind).write(job, number)
-    note["info"] = np.frombuffer(json.dumps(note["info"]).encode(), np.uint8)
-    path = _note(job.folder / PARTS, number)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, **note)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    notes.save(_note(job.folder / PARTS, number), sink(job.options, job.reader.kind).write(job, number))
 
 
 def _whole(path: Path, data: bytes) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_bytes(data)
     os.replace(temporary, path)
-
-
-def info_of(note: Path) -> dict[str, Any]:
-    """The plain facts of a part."""
-    with np.load(note) as kept:
-        return json.loads(kept["info"].tobytes())
-
-
-def column(notes: list[Path], name: str) -> Callable[[], Iterator[np.ndarray]]:
-    """An array of all parts, one part at a time, as often as it is asked for."""
-
-    def chunks() -> Iterator[np.ndarray]:
-        for note in notes:
-            with np.load(note) as kept:
-                yield kept[name]
-
-    return chunks
-
-
-@dataclasses.dataclass
-class Tally:
-    """What becomes of a part's records."""
-
-    records: int = 0
-    steps: int = 0
-    errors: list[str] = dataclasses.field(default_factory=list)
-    left_out: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    dropped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-
-    @contextlib.contextmanager
-    def of(self, ref: Ref, skip: bool) -> Iterator[None]:
-        """Counts a record that is damaged or left out, and goes on; without `skip` damage ends it."""
-        try:
-            yield
-        except Dropped as reason:
-            self.left_out.setdefault(str(reason), []).append(ref.name)
-        except UserError as error:
-            if not skip:
-                raise
-            self.errors.append(f"{error.where}: {error.what}")
-
-    def add(self, episode: Episode) -> None:
-        self.records += 1
-        self.steps += len(episode)
-        self.dropped += episode.dropped
-
-    def plain(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "dropped": dict(self.dropped)}
-
-
-def _report(job: Job, notes: list[Path]) -> dict[str, Any]:
-    """Sums up what became of all records."""
-    dropped, left_out, errors = collections.Counter[str](), collections.defaultdict(list), []
-    counts = collections.Counter[str]()
-    for note in notes:
-        info = info_of(note)
-        counts.update({"records": info["records"], "steps": info["steps"], "errors": len(info["errors"])})
-        dropped.update(info["dropped"])
-        errors += info["errors"][: NAMED - len(errors)]
-        for reason, names in info["left_out"].items():
-            counts["left out"] += len(names)
-            known = left_out[reason]
-            known[:1] = [(known[0] if known else 0) + len(names)]
-            known += names[: NAMED + 1 - len(known)]
-    options = {k: v for k, v in dataclasses.asdict(job.options).items() if k not in ("source", "out", "pictures")}
-    return {
-        "source": Path(job.options.source).name,
-        "format": job.reader.format,
-        "records": {"found": sum(map(len, job.parts)), "written": counts["records"]},
-        "steps": counts["steps"],
-        "dropped_steps": dict(dropped),
-        "left_out": {reason: {"count": names[0], "records": names[1:]} for reason, names in left_out.items()},
-        "damaged": {"count": counts["errors"], "records": errors},
-        "options": options,
-    }
