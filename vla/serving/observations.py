@@ -16,8 +16,16 @@ from vla.transforms import Resize
 
 Images = dict[str, np.ndarray]
 MAX_TEXT = 2000
+SMALL = 2**16
+"""Numbers of a picture that is read on the event loop."""
 FIELDS = ("id", "images", "state", "instruction", "embodiment")
 QUESTION = ("images", "question")
+
+
+def quick(request: Any) -> bool:
+    """Whether its pictures are small arrays, which are read in less time than it takes to have a thread do it."""
+    images = request.get("images") if isinstance(request, dict) else None
+    return isinstance(images, dict) and all(isinstance(one, np.ndarray) and one.size <= SMALL for one in images.values())
 
 
 def observation(request: Any, contract: PolicyContract, side: int) -> Observation:
