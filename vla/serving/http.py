@@ -84,7 +84,7 @@ def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
     ]
 
 
-def error_response(refusal: Refusal) -> JSONResponse:
+def error_response(refusal: Refusal) -> Response:
     """A refusal as it is sent."""
     error: dict[str, Any] = {"what": refusal.what, "where": refusal.where, "fix": refusal.fix}
     headers = {}
@@ -94,7 +94,8 @@ def error_response(refusal: Refusal) -> JSONResponse:
         headers["Retry-After"] = str(math.ceil(refusal.retry_after))
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Api-Key"
-    return JSONResponse({"error": error}, refusal.status, headers)
+    # In ASCII: what is quoted of the request may hold what UTF-8 cannot say.
+    return Response(json.dumps({"error": error}), refusal.status, headers, media_type="application/json")
 
 
 def deadline_of(header: str | None) -> float | None:

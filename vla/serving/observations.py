@@ -73,6 +73,10 @@ def text(request: dict[Any, Any], field: str, default: str | None = None) -> str
         raise UserError(f"expected text, got {type(value).__name__}", field)
     if len(value) > MAX_TEXT:
         raise UserError(f"{len(value)} characters, at most {MAX_TEXT} are read", field)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError("half a character (a lone surrogate)", field, "send whole Unicode text") from None
     return value
 
 
