@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from vla.errors import UserError
 from vla.filming import actions_of, describe, film
-from vla.policies.base import Policy
+from vla.policies.base import Policy, TemporalEnsemble
 from vla.report.intervals import Rate
 from vla.report.summary import rates
 from vla.serving.options import Options
@@ -231,6 +231,9 @@ def serve(
     deadline_s: float = Options.deadline_s,
     connections: int = Options.connections,
     rate: float = Options.rate,
+    message: int = Options.message,
+    side: int = Options.side,
+    ensemble: bool = False,
     threads: int = 0,
 ) -> None:
     """Answers clients with a policy's actions, over HTTP and websocket, until it is stopped.
@@ -249,6 +252,10 @@ def serve(
         deadline_s: seconds until an unanswered request is given up.
         connections: open connections, of all clients together.
         rate: requests per second of one key, or one address; 0 is as many as come.
+        message: bytes of a request.
+        side: longest side of a picture that is read, in pixels.
+        ensemble: average, for each client, what its overlapping chunks say of an action (temporal ensembling): for clients that
+            ask at every step. An answer is one action then.
         threads: of the policy's computations; 0 leaves it to torch.
     """
     import torch
@@ -258,14 +265,19 @@ def serve(
     from vla.serving.options import LADDER
     from vla.serving.server import serve as run
 
-    options = Options(batch, wait_ms, queue, deadline_s, connections=connections, rate=rate)
+    options = Options(batch, wait_ms, queue, deadline_s, message=message, side=side, connections=connections, rate=rate)
     if bool(tls_cert) != bool(tls_key):
         raise UserError("a certificate needs its key, and a key its certificate", "TLS", "give --tls_cert and --tls_key")
     if threads:
         torch.set_num_threads(threads)
     ladder = sorted({min(shape, batch) for shape in (*LADDER, batch)})
     named = dict(_named(one) for one in policy.split(","))
-    load = {name: functools.partial(load_policy, path, ladder, probabilities=True) for name, path in named.items()}
+
+    def open_one(path: str) -> Policy:
+        found = load_policy(path, ladder, probabilities=True)
+        return TemporalEnsemble(found) if ensemble else found
+
+    load = {name: functools.partial(open_one, path) for name, path in named.items()}
     log_to_stderr()
     tls = (tls_cert, tls_key) if tls_cert else None
     run({name: one() for name, one in load.items()}, host, port, options, keys, tls, public, load)

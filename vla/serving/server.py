@@ -38,6 +38,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, load: Mapping[str, Callable[[], Policy]]):
         super().__init__(config)
         self._load = load
+        self._asked = False
         self._reloading: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -67,8 +68,15 @@ class Server(uvicorn.Server):
                 log.error("not reloaded, the old one goes on", extra={"fields": {"policy": name, "error": str(error)}})
 
     def _hang_up(self) -> None:
+        self._asked = True
         if self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.create_task(self.reload())
+            self._reloading = asyncio.create_task(self._reload_when_asked())
+
+    async def _reload_when_asked(self) -> None:
+        # Asked again meanwhile: what has been read may be older than what is meant.
+        while self._asked:
+            self._asked = False
+            await self.reload()
 
 
 def _bind(host: str, port: int) -> socket.socket:
