@@ -12,16 +12,6 @@ ALLOWED = [ACTIONS, ACTIONS, [345], ACTIONS, [346], [347], ACTIONS]
 BLOCKS = [(), (Block.of([ACTIONS] * 5, 7, True),), (Block.of([ACTIONS] * 5, 7, False),)]
 
 
-@pytest.fixture
-def prompts(small):
-    generator = torch.Generator().manual_seed(1)
-    lengths = torch.tensor([84, 90, 87])
-    ids = torch.randint(300, 500, (3, 90), generator=generator)
-    ids[:, :80] = small[1].image_token_id
-    attention = torch.arange(90) < lengths[:, None]
-    return ids, attention.clone(), attention, torch.rand(3, 2, 3, 64, 64, generator=generator)
-
-
 def assert_same(one, other):
     assert torch.equal(one.ids, other.ids) and torch.allclose(one.logprobs, other.logprobs, atol=1e-4)
 

@@ -14,17 +14,6 @@ WORDS = list(range(300, 340))
 ALLOWED = [WORDS, [345], WORDS, [346], [347], WORDS, WORDS]
 
 
-@pytest.fixture
-def prompts(small):
-    """Three prompts of unequal length, padded on the right: ids, prefix, attention, pixels."""
-    generator = torch.Generator().manual_seed(1)
-    lengths = torch.tensor([84, 90, 87])
-    ids = torch.randint(300, 500, (3, 90), generator=generator)
-    ids[:, :80] = small[1].image_token_id
-    attention = torch.arange(90) < lengths[:, None]
-    return ids, attention.clone(), attention, torch.rand(3, 2, 3, 64, 64, generator=generator)
-
-
 def row(prompts, index):
     ids, prefix, attention, pixels = (p[index : index + 1] for p in prompts)
     n = int(attention.sum())

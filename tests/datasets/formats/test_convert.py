@@ -16,7 +16,9 @@ from rlds_files import LENGTHS, PLAIN, episode, plain, write
 
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats import convert
-from vla.datasets.formats.convert import PARTS, Options, plan, run
+from vla.datasets.formats.convert import PARTS, run
+from vla.datasets.formats import job as planning
+from vla.datasets.formats.job import Options, plan
 from vla.datasets.formats.prepare import Changes
 from vla.datasets.index import ShardIndex
 from vla.datasets.robot import RobotSource
@@ -44,8 +46,8 @@ CARD = {
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch):
     """Three parts: what is divided at training size is divided here."""
-    monkeypatch.setattr(convert, "PART_BYTES", 3000)
-    monkeypatch.setattr(convert, "PART_STEPS", 100)
+    monkeypatch.setattr(planning, "PART_BYTES", 3000)
+    monkeypatch.setattr(planning, "PART_STEPS", 100)
 
 
 @pytest.fixture
@@ -136,9 +138,9 @@ def test_it_goes_on_where_it_was_killed(source):
 COMMAND = """
 import sys
 from vla.cli import main
-from vla.datasets.formats import convert
+from vla.datasets.formats import job
 if __name__ == "__main__":
-    convert.PART_BYTES = 3000
+    job.PART_BYTES = 3000
     raise SystemExit(main(["data", "convert", *sys.argv[1:], "--workers", "2"]))
 """
 

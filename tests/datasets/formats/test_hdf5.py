@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vla.datasets.card import DatasetCard
-from vla.datasets.formats.convert import Options, plan, run
+from vla.datasets.formats.convert import run
+from vla.datasets.formats.job import Options, plan
 from vla.datasets.formats.hdf5 import HDF5Reader
 from vla.datasets.formats.recognise import recognise
 from vla.datasets.index import ShardIndex

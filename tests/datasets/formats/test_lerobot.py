@@ -15,7 +15,9 @@ from lerobot_files import FPS, LENGTHS, PICTURE, VIDEO, WRITERS, action, level, 
 from vla.datasets.card import DatasetCard  # noqa: E402
 from vla.datasets.formats import convert, lerobot_writer  # noqa: E402
 from vla.datasets.formats.check import verify  # noqa: E402
-from vla.datasets.formats.convert import Options, plan, run  # noqa: E402
+from vla.datasets.formats.convert import run  # noqa: E402
+from vla.datasets.formats import job as planning  # noqa: E402
+from vla.datasets.formats.job import Options, plan  # noqa: E402
 from vla.datasets.formats.lerobot import LeRobotReader  # noqa: E402
 from vla.datasets.formats.lerobot_source import LeRobotSource  # noqa: E402
 from vla.datasets.formats.pictures import decode  # noqa: E402
@@ -134,7 +136,7 @@ def ours(folder):
 
 @pytest.mark.parametrize("video", ["none", "h264", "av1"])
 def test_shards_to_lerobot_and_back(tmp_path, monkeypatch, video):
-    monkeypatch.setattr(convert, "PART_STEPS", 9)
+    monkeypatch.setattr(planning, "PART_STEPS", 9)
     given = ours(tmp_path / "ours")
     run(plan(Options(str(given), str(tmp_path / "lerobot"), to="lerobot", video=video)))
     run(plan(Options(str(tmp_path / "lerobot"), str(tmp_path / "back"))))
@@ -156,7 +158,7 @@ def test_shards_to_lerobot_and_back(tmp_path, monkeypatch, video):
 
 
 def test_what_is_written_is_lerobots_layout(tmp_path, monkeypatch):
-    monkeypatch.setattr(convert, "PART_STEPS", 9)
+    monkeypatch.setattr(planning, "PART_STEPS", 9)
     job = plan(Options(str(ours(tmp_path / "ours")), str(tmp_path / "out"), to="lerobot", video="h264"))
     assert len(job.parts) == 2
     run(job)
@@ -184,7 +186,7 @@ def test_what_is_written_is_lerobots_layout(tmp_path, monkeypatch):
 
 
 def test_it_goes_on_where_it_was_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(convert, "PART_STEPS", 6)
+    monkeypatch.setattr(planning, "PART_STEPS", 6)
     given = ours(tmp_path / "ours")
 
     def job(name):

@@ -8,7 +8,8 @@ from rlds_files import jpeg
 
 from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
-from vla.datasets.formats.convert import Options, plan, run
+from vla.datasets.formats.convert import run
+from vla.datasets.formats.job import Options, plan
 from vla.datasets.formats.recognise import open_reader, recognise
 from vla.datasets.formats.tars import TarReader
 from vla.datasets.index import ShardIndex

@@ -18,7 +18,7 @@ from vla.datasets.formats.prepare import Dropped, Episode
 from vla.errors import UserError
 
 if TYPE_CHECKING:
-    from vla.datasets.formats.convert import Job
+    from vla.datasets.formats.job import Job
 
 REPORT = "conversion.json"
 NAMED = 50

@@ -18,7 +18,7 @@ import numpy as np
 from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.base import Ref
-from vla.datasets.formats.convert import Job
+from vla.datasets.formats.job import Job
 from vla.datasets.formats.moments import summary
 from vla.datasets.formats.notes import Tally, column, info_of
 from vla.datasets.formats.prepare import Dropped
