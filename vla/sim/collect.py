@@ -158,8 +158,11 @@ def _demonstrate(goal: Goal, rng: np.random.Generator) -> tuple[str, list[dict[s
     steps, actions, states, terminate, segment = [], [], [], [], 0
     # Some steps after the end show what it looks like.
     while not outcome.failure and sum(terminate) < 3 and len(steps) < 2 * task.horizon:
-        if noisy and not _table.grasped(target) and rng.random() < _options.excursions:
-            _wander(goal, rng, outcome)
+        if noisy and not done(_table, goal) and rng.random() < _options.excursions:
+            if _table.grasped(target):
+                _sink(goal, outcome, int(rng.integers(1, 6)))
+            else:
+                _wander(goal, rng, outcome)
             segment += bool(steps)
             continue
         action, state = expert_action(_table, goal), _table.state()
@@ -206,7 +209,8 @@ def _wander(goal: Goal, rng: np.random.Generator, outcome: Outcome) -> None:
     kind = rng.choice(["anywhere", "other", "close"], p=[0.3, 0.3, 0.4])
     somewhere = np.concatenate([rng.uniform(-0.05, 0.05, 2), rng.uniform(-0.02, 0.05, 1), np.zeros(2), rng.uniform(-0.25, 0.25, 1)])
     other = int(rng.choice([i for i, o in enumerate(_table.scene) if i != goal.target and o.movable]))
-    astray = dataclasses.replace(goal, target=other, reference=None if goal.reference == other else goal.reference)
+    # What it goes to cannot be put onto itself.
+    astray = Goal("lift", other) if other == goal.reference else dataclasses.replace(goal, target=other)
     shut, closed = int(rng.integers(1, 9)), rng.choice([-1.0, 1.0], p=[0.7, 0.3])
     for step in range(int(rng.integers(*{"anywhere": (2, 9), "other": (4, 18), "close": (2, 14)}[kind]))):
         if kind == "other":
@@ -218,6 +222,19 @@ def _wander(goal: Goal, rng: np.random.Generator, outcome: Outcome) -> None:
         _table.step(action)
         outcome.update(_table)
         if outcome.over or outcome.task.disturbed(_table, other):
+            break
+
+
+def _sink(goal: Goal, outcome: Outcome, steps: int) -> None:
+    """Lets what it holds down towards the table and stays there, unrecorded; what follows shows how to go on.
+
+    Without it a demonstration shows the first moment of a hold once and the closing before it many times: a policy that lost a step
+    there said "stay closed" for ever.
+    """
+    for _ in range(steps):
+        _table.step(np.array([0, 0, -0.03 if _table.lift(goal.target) > 0.005 else 0.0, 0, 0, 0, 1.0]))
+        outcome.update(_table)
+        if outcome.over:
             break
 
 
