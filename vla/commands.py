@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import re
 import shutil
 from pathlib import Path
@@ -26,7 +25,7 @@ from vla.sim.suites import Suite, check_kinds, load_suite
 from vla.sim.tasks import TASKS, known_task
 from vla.sim.tasks.wording import known_objects, named_object
 from vla.sim.variation import SEEN
-from vla.sim.workers import Workers
+from vla.sim.workers import Engine, Workers, open_workers, worker_count
 
 TRAINING_ROLLOUTS = 500_000
 """Seeds of rollouts during training: choosing a checkpoint by them leaves evaluation's scenes unseen."""
@@ -146,6 +145,7 @@ def rollout(
     batch: int = 0,
     execute: int = 0,
     workers: int = 0,
+    engine: Engine = "local",
 ) -> str:
     """Drives the simulated robot with a policy and says how it went.
 
@@ -169,6 +169,7 @@ def rollout(
         batch: rows per call of a local model, part of the result's identity; 0 is 2 with `out`, else one per worker.
         execute: actions taken of each chunk; 0 takes the contract's.
         workers: processes; 0 is one per core.
+        engine: "ray" spreads the episodes over a Ray cluster; results are the same.
     """
     check_kinds(known_task(task), (kind,), "--kind")
     if min(episodes, horizon, workers, batch, execute, videos) < 0:
@@ -197,18 +198,18 @@ def rollout(
                 bar.write(describe(result) + "".join(f"; again: {why}" for why in result.restarts))
 
         if out:
-            options = Evaluation(policy, chosen, out, batch, execute, workers, max(videos, bool(video)), fresh, record)
+            options = Evaluation(policy, chosen, out, batch, execute, workers, max(videos, bool(video)), fresh, record, engine)
             found = evaluate(options, progress)
             if video:
                 shutil.copy2(film_path(out, found), video)
                 shutil.copy2(actions_of(film_path(out, found)), actions_of(video))
             return f"{said(found)}\nrecord: {out}/results.json, page: {out}/report.html"
-        count = min(workers or os.cpu_count() or 1, len(todo))
+        count = worker_count(engine, workers, len(todo))
         acting = open_policy(policy, batch or count, chosen.tasks)
         if video and acting is None:
             raise UserError("the expert acts without pictures, there is nothing to film", "rollout", "leave out --video")
         todo[0] = dataclasses.replace(todo[0], video=bool(video))
-        with Workers(count) as pool, recording(record, policy, fresh) as recorder:
+        with open_workers(engine, count) as pool, recording(record, policy, fresh) as recorder:
             results = run_rollout(acting, todo, pool, lambda r: progress(r, bar.n + 1), execute, recorder=recorder)
     if video:
         film(results[0], video)

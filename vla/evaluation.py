@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import os
 import re
 import shutil
 import time
@@ -31,7 +30,7 @@ from vla.sim.record import Recorder
 from vla.sim.rollout import rollout
 from vla.sim.suites import Suite
 from vla.sim.tasks import known_task
-from vla.sim.workers import Workers
+from vla.sim.workers import Engine, open_workers, worker_count
 
 BATCH = 2
 """Rows of a local model's calls where nobody says otherwise. A number of its own, not the number of cores: it is part of what a
@@ -52,6 +51,7 @@ class Evaluation:
         videos: episodes to film.
         fresh: replace what the folder holds.
         record: folder that gets the episodes as robot data; "" is none.
+        engine: where the workers are; no part of what a result is.
     """
 
     policy: str
@@ -63,6 +63,7 @@ class Evaluation:
     videos: int = 0
     fresh: bool = False
     record: str = ""
+    engine: Engine = "local"
 
 
 def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",)) -> Policy | None:
@@ -139,9 +140,12 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
                 progress(result, len(journal.lines))
 
         began = time.perf_counter()
-        count = min(options.workers or os.cpu_count() or 1, max(len(todo), 1))
+        count = worker_count(options.engine, options.workers, len(todo))
         if todo:
-            with Workers(count) as workers, recording(options.record, options.policy, options.fresh) as recorder:
+            with (
+                open_workers(options.engine, count) as workers,
+                recording(options.record, options.policy, options.fresh) as recorder,
+            ):
                 rollout(policy, todo, workers, finished, options.execute, recorder=recorder)
         seconds = time.perf_counter() - began
         record = _record(options, identity, journal.lines, {"seconds": seconds, "episodes": len(todo), "workers": count})

@@ -36,11 +36,11 @@ def toys(toy, monkeypatch):
     """Evaluations run on toys; returns how often workers were started, and what they are made of."""
     state = {"started": 0, "make": toy()}
 
-    def make(count):
+    def make(engine, count):
         state["started"] += 1
         return Workers(min(count, 2), state["make"])
 
-    monkeypatch.setattr(evaluation, "Workers", make)
+    monkeypatch.setattr(evaluation, "open_workers", make)
     return state
 
 
@@ -102,7 +102,7 @@ def test_kill_nine_loses_no_finished_episode(toys, tmp_path):
         "import sys, functools; sys.path.insert(0, sys.argv[1])\n"
         "from toy_simulation import ToySimulation\n"
         "from vla import evaluation; from vla.sim.workers import Workers; from test_suite import toy_suite\n"
-        "evaluation.Workers = lambda count: Workers(1, functools.partial(ToySimulation, 'stop'))\n"
+        "evaluation.open_workers = lambda engine, count: Workers(1, functools.partial(ToySimulation, 'stop'))\n"
         "if __name__ == '__main__': evaluation.evaluate(evaluation.Evaluation('random', toy_suite, sys.argv[2]))\n"
     )
     (tmp_path / "test_suite.py").write_text(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vla.datasets.card import DatasetCard
+from vla.sim import collect as collecting
 from vla.sim.collect import Collect, collect
 from vla.sim.episodes import EVALUATION, Episode, set_up
 from vla.sim.experts import done, expert_action
@@ -272,8 +273,14 @@ def test_collected_demonstrations_say_what_they_show(tmp_path):
     assert described[-1]["terminate"] == 1 and len(described) == counts["steps"]
 
 
-def test_a_demonstration_may_go_astray_to_the_object_that_its_own_belongs_on(tmp_path):
-    assert collect(Collect(str(tmp_path), task="stack", episodes=1, workers=1, seed=1, clean=0.0, excursions=0.2))["episodes"] == 1
+def test_a_demonstration_may_go_astray_to_the_object_that_its_own_belongs_on(table, monkeypatch):
+    goal = Goal("stack", 0, reference=1)
+    monkeypatch.setattr(collecting, "_table", table, raising=False)
+    for seed in range(6):
+        table.reset((Object("red", "cube", 0.0, 0.0, 0.0), Object("blue", "cube", 0.08, 0.1, 0.0)))
+        before = table.state()
+        collecting._wander(goal, np.random.default_rng(seed), Outcome(TASKS["stack"], goal, 800))
+        assert not np.allclose(table.state(), before, atol=1e-3)
 
 
 def test_rollouts_of_every_task_say_what_was_done():

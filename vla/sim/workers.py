@@ -8,9 +8,12 @@ import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Literal
 
 from vla.sim.slot import Slot
+
+Engine = Literal["local", "ray"]
+"""Where workers are: processes on this machine, or actors on a Ray cluster."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Workers:
     def __init__(self, count: int = 0, make: Callable[[], Any] = Slot):
         self.make = make
         self.restarts: list[str] = []
-        self.all = [Worker(make) for _ in range(count or multiprocessing.cpu_count())]
+        self.all = [self._start() for _ in range(count or multiprocessing.cpu_count())]
 
     def __enter__(self) -> Workers:
         return self
@@ -97,7 +100,7 @@ class Workers:
     def restart(self, worker: Worker, reason: str = "") -> None:
         """Puts a new process in the place of one; a reason is noted."""
         worker.kill()
-        self.all[self.all.index(worker)] = Worker(self.make)
+        self.all[self.all.index(worker)] = self._start()
         if reason:
             self.restarts.append(reason)
 
@@ -105,8 +108,7 @@ class Workers:
         """Waits until some of these workers have answered, or are overdue by `deadline` seconds, which is a Fault."""
         asked = {w: w.asked for w in among if w.asked is not None}
         patience = max(0.0, min(asked.values()) + deadline - time.monotonic())
-        by_pipe = {w.pipe: w for w in asked}
-        found = [(by_pipe[p], by_pipe[p].receive()) for p in wait(list(by_pipe), patience) if isinstance(p, Connection)]
+        found = [(w, w.receive()) for w in self._answered(list(asked), patience)]
         now = time.monotonic()
         late = [w for w in asked if w not in [f for f, _ in found] and now - asked[w] >= deadline]
         return found + [(w, Fault(f"no answer within {deadline:g} s")) for w in late]
@@ -121,3 +123,33 @@ class Workers:
             # One that still steps has nobody to tell of it.
             worker.process.join(5 if worker.asked is None else 0.1)
             worker.kill()
+
+    def _start(self) -> Worker:
+        return Worker(self.make)
+
+    def _answered(self, asked: list[Worker], patience: float) -> list[Worker]:
+        """Those that have answered, or have died, as soon as there is one; after so many seconds none."""
+        by_pipe = {w.pipe: w for w in asked}
+        return [by_pipe[p] for p in wait(list(by_pipe), patience) if isinstance(p, Connection)]
+
+
+def worker_count(engine: Engine, asked: int, episodes: int) -> int:
+    """How many workers serve so many episodes; asked for 0, one per core, of this machine or of the Ray cluster."""
+    if engine == "ray":
+        from vla.sim.cluster import connect
+
+        asked = asked or connect()
+    return min(asked or multiprocessing.cpu_count(), max(episodes, 1))
+
+
+def open_workers(engine: Engine, count: int) -> Workers:
+    """Worker processes here, or actors on the Ray cluster.
+
+    Raises:
+        UserError: Ray is not installed, or the cluster has fewer CPUs.
+    """
+    if engine == "ray":
+        from vla.sim.cluster import RayWorkers
+
+        return RayWorkers(count)
+    return Workers(count)

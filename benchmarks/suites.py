@@ -1,0 +1,58 @@
+"""The demo's policy on every shipped suite with every control of the instruction: `suites.py --record` measures and records,
+without it what is recorded is read and two scenes of each suite are repeated. Prints one JSON object; there is no bar.
+
+Reads runs/demo/export (run `make demo` first).
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from vla.evaluation import Evaluation, evaluate
+from vla.report.provenance import provenance
+from vla.sim.suites import known_suites, load_suite
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPORT, RESULTS = ROOT / "runs/demo/export", ROOT / "benchmarks/results/suites.json"
+SHORT = 2
+
+
+def measure(name: str, episodes: int) -> dict:
+    """Rates by kind of instruction and by variation, and language use."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = evaluate(Evaluation(str(EXPORT), load_suite(name, episodes), folder))
+    summary = record.more["summary"]
+    return {
+        "scenes": episodes,
+        "suite_hash": record.suite_hash,
+        "language_use": summary["language_use"]["all"],
+        "kinds": {kind: {key: rates[key] for key in ("success", "execution")} for kind, rates in summary["kinds"].items()},
+        "variations": {one["variation"]: one["success"] for one in summary["groups"] if one["kind"] == "correct"},
+        "minutes": round(record.more["run"]["seconds"] / 60, 2),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", action="store_true", help="measure with --episodes and write benchmarks/results/suites.json")
+    parser.add_argument("--episodes", type=int, default=10, help="scenes of each variation")
+    options = parser.parse_args()
+    if not EXPORT.is_dir():
+        print(f"no {EXPORT.relative_to(ROOT)}: run make demo", file=sys.stderr)
+        return 2
+    recorded = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    if options.record:
+        weights = json.loads((ROOT / "runs/demo/report.json").read_text())["commit"]
+        recorded = {**provenance(), "command": "benchmarks/suites.py --record", "trained_at": weights, "suites": {}}
+        for name in known_suites():
+            recorded["suites"][name] = measure(name, options.episodes)
+            RESULTS.write_text(json.dumps(recorded, indent=1) + "\n")
+    repeated = {} if options.record else {name: measure(name, SHORT) for name in known_suites()}
+    print(json.dumps({"recorded": recorded, "repeated": repeated}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

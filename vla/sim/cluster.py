@@ -1,0 +1,99 @@
+"""Workers on a Ray cluster: `--engine ray`. They do what worker processes do, wherever Ray puts them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from vla.errors import UserError
+from vla.sim.slot import Slot
+from vla.sim.workers import Fault, Worker, Workers
+
+try:
+    import ray
+except ImportError:
+    raise UserError("Ray is not installed", "--engine ray", "pip install 'vla[ray]'") from None
+
+Unreachable = (ray.exceptions.RayError, ConnectionError)
+
+
+def connect() -> int:
+    """Joins the cluster that RAY_ADDRESS names or that runs on this machine, or else starts one; how many CPUs it has.
+
+    Raises:
+        UserError: there is no cluster at that address.
+    """
+    if not ray.is_initialized():
+        try:
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, ValueError) as error:
+            raise UserError(f"no Ray cluster can be joined: {error}", "--engine ray", "`ray status` tells about it") from None
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
+class _Held:
+    """What is remote: one simulation, asked by name."""
+
+    def __init__(self, make: Callable[[], Any]):
+        self._simulation = make()
+
+    def tell(self, name: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._simulation, name)(*arguments)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked must hear of it
+            return Fault(f"{type(error).__name__}: {error}")
+
+
+class RayWorker(Worker):
+    """One actor, which has a CPU to itself, and the answer that it owes."""
+
+    def __init__(self, make: Callable[[], Any]):
+        self._actor = ray.remote(_Held).options(num_cpus=1, max_restarts=0).remote(make)
+        self.answer: Any = None
+        self.asked: float | None = None
+
+    def send(self, *message: Any) -> None:
+        self.asked = time.monotonic()
+        self.answer = self._actor.tell.remote(*message)
+
+    def receive(self) -> Any:
+        try:
+            answer = ray.get(self.answer)
+        except Unreachable as error:
+            # Ray quotes a whole traceback; its last line says what it was.
+            return Fault(f"{type(error).__name__}: {str(error).strip().splitlines()[-1].strip()}")
+        self.asked = None
+        return answer
+
+    def kill(self) -> None:
+        ray.kill(self._actor)
+
+
+class RayWorkers(Workers):
+    """As `Workers`.
+
+    Args:
+        count: actors, one CPU each; 0 is one per CPU of the cluster.
+
+    Raises:
+        UserError: the cluster has fewer CPUs, or there is no cluster at RAY_ADDRESS.
+    """
+
+    def __init__(self, count: int = 0, make: Callable[[], Any] = Slot):
+        if count > (cpus := connect()):
+            raise UserError(f"the cluster has {cpus} CPUs for {count} workers", "--workers", "ask for fewer, or add machines")
+        super().__init__(count or cpus, make)
+
+    def close(self) -> None:
+        for worker in self.all:
+            worker.kill()
+
+    def _start(self) -> Worker:
+        return RayWorker(self.make)
+
+    def _answered(self, asked: list[Worker], patience: float) -> list[Worker]:
+        by_answer = {w.answer: w for w in asked if isinstance(w, RayWorker)}
+        ray.wait(list(by_answer), num_returns=1, timeout=patience)
+        ready, _ = ray.wait(list(by_answer), num_returns=len(by_answer), timeout=0)
+        return [by_answer[answer] for answer in ready]
