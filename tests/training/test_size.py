@@ -107,6 +107,11 @@ def test_a_rollout_has_the_averaged_weights():
     with averaged(trainer, module):
         assert module.weight.item() == 2
     assert module.weight.item() == 1
+    # Under bf16-true the average is finer than the weights, and stays so.
+    callback._average_model.module.weight.data.fill_(1.001)
+    with averaged(trainer, module.bfloat16()):
+        assert module.weight.item() == 1
+    assert callback._average_model.module.weight.item() == pytest.approx(1.001, abs=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])

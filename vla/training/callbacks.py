@@ -86,10 +86,24 @@ class EMA(EMAWeightAveraging):
     def __init__(self, decay: float = 0.999):
         # Buffers are tables, some of them of integers: there is nothing to average.
         super().__init__(decay=decay, use_buffers=False)
+        self._own: list[torch.Tensor] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         _refuse_sharded(pl_module, "EMA")
         super().setup(trainer, pl_module, stage)
+
+    def _swap_models(self, pl_module: L.LightningModule) -> None:
+        """Gives the module the average, and at the next call its own weights back.
+
+        Lightning copies both ways; under bf16-true that would round the average, which is kept in fp32, at every validation.
+        """
+        if self._own:
+            for parameter, own in zip(pl_module.parameters(), self._own, strict=True):
+                parameter.data.copy_(own)
+            self._own = []
+        else:
+            self._own = [parameter.data.clone() for parameter in pl_module.parameters()]
+            self._copy_average_to_current(pl_module)
 
 
 @contextlib.contextmanager
