@@ -62,10 +62,11 @@ def test_the_cards_orientation_is_framed_among_all():
     for chosen, name in enumerate(("upright", "raw_opengl", "rot180")):
         given = episode([1, 0])
         sheet = np.asarray(sheets.orientations(card(orientation=name), {"front": given.images["front"][0].frames[0]}, "test"))
-        framed = [tuple(sheet[1, k * (sheets.TILE + 8) + 60]) == ImageColor.getrgb(sheets.OPEN) for k in range(3)]
+        wide = sheets.LARGE + 2 * sheets.EDGE
+        framed = [tuple(sheet[1, k * wide + 60]) == ImageColor.getrgb(sheets.OPEN) for k in range(3)]
         assert framed == [k == chosen for k in range(3)]
         # Bright at the top and red at the right; upside down; both round.
-        tiles = [sheet[4 : 4 + sheets.TILE, k * (sheets.TILE + 8) + 4 :][:, : sheets.TILE].astype(int) for k in range(3)]
+        tiles = [sheet[sheets.EDGE :, k * wide + sheets.EDGE :][: sheets.LARGE, : sheets.LARGE].astype(int) for k in range(3)]
         assert [tile[:40].mean() > tile[-40:].mean() for tile in tiles] == [True, False, False]
         assert [tile[:, :40, 0].mean() < tile[:, -40:, 0].mean() for tile in tiles] == [True, True, False]
 

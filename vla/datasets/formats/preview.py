@@ -21,8 +21,10 @@ p.small,td:first-child{{color:#5a6875}}</style>
 <h1>{title}</h1><table>{rows}</table>{episodes}"""
 UPRIGHT = """<h2>Which way up?</h2><p class="small">Each camera in every orientation that a card can say. The framed one is what a
 policy will see: it must be upright, and writing must be readable. If another one is, name it in the card.</p>"""
-GRIPPER = """<p class="small">Below each picture: its step and the gripper's command, <b style="color:{open}">open</b> or <b
-style="color:{closed}">closed</b> by the card. Fingers that are closed above "open" mean that the card says it the wrong way round.</p>"""
+CAPTIONS = """<h2>Do pictures and numbers agree?</h2><p class="small">Below each picture: its step, and what the card makes of the numbers.
+Where it says <b style="color:{open}">open</b> the fingers must open, where it says <b style="color:{closed}">closed</b> they must close;
+otherwise the gripper is the wrong way round. When z grows, the arm must go up in a picture of a fixed camera; otherwise that is upside
+down.</p>"""
 
 
 def preview(reader: Reader, card: SourceCard, out: Path, episodes: int = 3) -> list[str]:
@@ -49,7 +51,7 @@ def preview(reader: Reader, card: SourceCard, out: Path, episodes: int = 3) -> l
     if not parts:
         raise UserError("no record can be shown", str(reader.path), "look at what `vla data verify` says")
     if reader.kind == "robot":
-        parts.insert(0, GRIPPER.format(open=sheets.OPEN, closed=sheets.CLOSED))
+        parts.insert(0, CAPTIONS.format(open=sheets.OPEN, closed=sheets.CLOSED))
         if card.cameras:
             parts.insert(0, f'{UPRIGHT}<img src="orientations.png" alt="">')
             written.append("orientations.png")
@@ -64,7 +66,7 @@ def _said(reader: Reader, card: SourceCard, records: int) -> Iterator[tuple[str,
     if reader.kind == "robot":
         yield "cameras", ", ".join(f"{k} ({c.key}, comes {c.orientation})" for k, c in card.cameras.items())
         yield from (("gripper", card.gripper), ("rotation", card.rotation), ("frame", card.frame))
-        yield "actions", f"{card.mode}, {card.control_hz:g} per second; observations {card.alignment}-action"
+        yield "control", f"{card.mode} actions, {card.control_hz:g} per second; observations {card.alignment}-action"
     yield "card", card.verified
     yield from card.conventions.items()
 

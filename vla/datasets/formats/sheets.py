@@ -15,7 +15,7 @@ from vla.datasets.formats.prepare import Episode
 from vla.datasets.formats.source_card import Orientation, SourceCard
 from vla.transforms import Orient
 
-TILE, COLUMNS, LINE = 128, 8, 18
+TILE, LARGE, EDGE, COLUMNS, LINE = 128, 224, 4, 8, 18
 OPEN, CLOSED, PLAIN = "#0f766e", "#b4531f", "#5a6875"
 COLOURS = {"open": OPEN, "closed": CLOSED}
 ACTION, STATE = OPEN, "#4453a8"
@@ -46,7 +46,7 @@ def shown_steps(card: SourceCard, episode: Episode) -> np.ndarray:
 
 
 def contact_sheet(card: SourceCard, episode: Episode, steps: np.ndarray, where: str) -> Image.Image:
-    """A row of upright pictures for each camera; below them step and gripper command, in the colour of open or closed."""
+    """A row of upright pictures for each camera; below them step, gripper command (also as colour) and height."""
     width, height = TILE * len(steps), TILE * len(episode.images)
     sheet = Image.new("RGB", (width, height + LINE), "white")
     for row, (name, (frames, rows)) in enumerate(episode.images.items()):
@@ -55,7 +55,8 @@ def contact_sheet(card: SourceCard, episode: Episode, steps: np.ndarray, where: 
         caption(sheet, 0, row * TILE, 7 * len(name) + 8, name)
     for column, step in enumerate(steps.tolist()):
         words, colour = command(card, episode.action[step])
-        caption(sheet, column * TILE, height, TILE, f"{step}  {words}", colour)
+        up = [f"z {episode.state[step, i]:.2f}" for i, name, _ in dimensions(card, "state") if name in ("z", "z (m)")]
+        caption(sheet, column * TILE, height, TILE, "  ".join([str(step), words, *up]), colour)
     return sheet
 
 
@@ -72,15 +73,15 @@ def orientations(card: SourceCard, frames: Mapping[str, Any], where: str) -> Ima
     Args:
         frames: camera -> a picture as the format has it.
     """
-    known = get_args(Orientation)
-    sheet = Image.new("RGB", ((TILE + 8) * len(known), (TILE + LINE + 8) * len(frames)), "white")
+    known, wide, high = get_args(Orientation), LARGE + 2 * EDGE, LARGE + LINE + 2 * EDGE
+    sheet = Image.new("RGB", (wide * len(known), high * len(frames)), "white")
     for row, (name, frame) in enumerate(frames.items()):
         for column, orientation in enumerate(known):
-            x, y, chosen = column * (TILE + 8), row * (TILE + LINE + 8), orientation == card.cameras[name].orientation
+            x, y, chosen = column * wide, row * high, orientation == card.cameras[name].orientation
             if chosen:
-                ImageDraw.Draw(sheet).rectangle((x, y, x + TILE + 7, y + TILE + LINE + 7), fill=OPEN)
-            sheet.paste(tile(frame, orientation, where), (x + 4, y + 4))
-            caption(sheet, x + 4, y + TILE + 4, TILE, f"{name}: {orientation}", OPEN if chosen else PLAIN)
+                ImageDraw.Draw(sheet).rectangle((x, y, x + wide - 1, y + high - 1), fill=OPEN)
+            sheet.paste(tile(frame, orientation, where, LARGE), (x + EDGE, y + EDGE))
+            caption(sheet, x + EDGE, y + EDGE + LARGE, LARGE, f"{name}: {orientation}", OPEN if chosen else PLAIN)
     return sheet
 
 
@@ -98,16 +99,17 @@ def caption(sheet: Image.Image, x: int, y: int, width: int, words: str, colour: 
 
 
 def plot(card: SourceCard, episode: Episode, steps: np.ndarray, path: Path) -> None:
-    """Every dimension over the steps, the grippers' first; the steps that are shown are marked.
+    """Every dimension over the steps; the steps that are shown are marked.
 
-    Gripper commands are drawn over the width of the page, with the fingers' state on an axis of its own.
+    Gripper commands come first, over the width of the page, open at the top; with them, on an axis of its own, the fingers' state.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    spaces = {space: _dimensions(card, space) for space in ("action", "state")}
-    grippers = [d for d in spaces["action"] if d[2] == "gripper"]
-    others = [("action", d) for d in spaces["action"] if d[2] != "gripper"] + [("state", d) for d in spaces["state"]]
+    every = [(space, dimension) for space in ("action", "state") for dimension in dimensions(card, space)]
+    grippers = [d for space, d in every if space == "action" and d[2] == "gripper"]
+    fingers = [d for space, d in every if space == "state" and d[2] == "gripper"] if grippers else []
+    others = [(space, d) for space, d in every if d not in (grippers if space == "action" else fingers)]
     height = len(grippers) + -(-len(others) // 4)
     figure = Figure(figsize=(10.6, 1.5 * height))
     FigureCanvasAgg(figure)
@@ -129,19 +131,20 @@ def plot(card: SourceCard, episode: Episode, steps: np.ndarray, path: Path) -> N
         wide = axes("action", (1, row + 1), dimension, f": {card.gripper}" if ends else " (the card does not say which end is open)")
         if ends:
             wide.set_yticks(list(ends.values()), list(ends))
-        fingers = wide.twinx()
-        for column, name, role in spaces["state"]:
-            if role == "gripper":
-                fingers.plot(episode.state[:, column], color=STATE, linewidth=1, linestyle="--", label=f"state {name}")
-        fingers.tick_params(labelsize=7)
-        if fingers.lines:
-            fingers.legend(fontsize=7, loc="upper right")
+            if ends["open"] < ends["closed"]:
+                wide.invert_yaxis()
+        beside = wide.twinx()
+        beside.tick_params(labelsize=7)
+        for column, name, _ in fingers:
+            beside.plot(episode.state[:, column], color=STATE, linewidth=1, linestyle="--", label=f"state {name}")
+        if fingers:
+            beside.legend(fontsize=7, loc="upper right")
     for place, (space, dimension) in enumerate(others):
         axes(space, (4, 4 * len(grippers) + place + 1), dimension)
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
 
 
-def _dimensions(card: SourceCard, space: str) -> list[tuple[int, str, str]]:
+def dimensions(card: SourceCard, space: str) -> list[tuple[int, str, str]]:
     """Column, name with its unit, and role of each dimension."""
     every = [(n, u, part.role) for part in getattr(card, space) for n, u in zip(part.names, part.all_units, strict=True)]
     return [(column, f"{name} ({unit})" if unit else name, role) for column, (name, unit, role) in enumerate(every)]
