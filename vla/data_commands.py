@@ -70,8 +70,6 @@ def convert(
         overwrite: replace what is there.
         dry_run: only say what would be written.
     """
-    from vla.sim.replay import replayed
-
     height, width = _size(size)
     options = Options(
         source=source,
@@ -89,7 +87,7 @@ def convert(
         video=video,
         skip=on_error == "skip",
     )
-    reader = replayed(open_reader(source, format, pictures), cameras.split(",") if cameras else (), height, width)
+    reader = _rendered(open_reader(source, format, pictures), cameras, height, width)
     if not 0 <= holdout < 1:
         raise UserError(f"holdout {holdout}", "--holdout", "a share from 0 to 1")
     parts = {"train": f"{out}/train", "val": f"{out}/val"} if holdout else {"all": out}
@@ -99,8 +97,9 @@ def convert(
         job = plan(chosen, reader)
         count = sum(map(len, job.parts))
         print(f"{folder}: about {_bytes(job.expected)} in {len(job.parts)} parts, from {count} records ({job.reader.format})")
-        if job.card.verified.startswith("unverified"):
-            print(f"note: the card of {job.card.title or source} is {job.card.verified}: look at `vla data preview`")
+        print("pictures: " + ", ".join(f"{name} {r.height} x {r.width}" for name, r in job.ready.items()))
+        if job.reader.kind == "robot" and job.card.verified.startswith("unverified"):
+            print(_warning(job.card, card))
         if dry_run:
             continue
         if overwrite:
@@ -110,6 +109,16 @@ def convert(
         print(summary(report))
         damaged += report["damaged"]["count"]
     return 1 if damaged else 0
+
+
+def _warning(card: SourceCard, named: str) -> str:
+    """What a user should look at before a long conversion."""
+    if named:
+        return f"note: the card of {card.title or named} is {card.verified}: look at `vla data preview`"
+    unsaid = [name for name in ("gripper", "rotation", "frame") if getattr(card, name) == "not said"]
+    pictures = " and ".join(sorted({camera.orientation for camera in card.cameras.values()}))
+    taken = f"{pictures} pictures, observations {card.alignment}-action, {card.control_hz:g} actions per second"
+    return f"note: without a card it is taken for granted: {taken}; unsaid: {', '.join(unsaid)}: look at `vla data preview`"
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -138,8 +147,8 @@ def inspect(source: str, format: str = "auto", card: str = "", pictures: str = "
     """
     from vla.datasets.formats.describe import inspect as look
 
-    reader, chosen = _opened(source, format, card, pictures)
-    return _lines(look(reader, chosen))
+    reader = _rendered(open_reader(source, format, pictures))
+    return _lines(look(reader, _card(card, reader)))
 
 
 def verify(source: str, format: str = "auto", card: str = "", pictures: str = "", workers: int = 0) -> int:
@@ -170,7 +179,14 @@ def verify(source: str, format: str = "auto", card: str = "", pictures: str = ""
     return 1 if found.damaged else 0
 
 
-def stats(source: str, format: str = "auto", card: str = "", scheme: str = "openvla", out: str = "") -> str:
+def stats(
+    source: str,
+    format: str = "auto",
+    card: str = "",
+    scheme: str = "openvla",
+    layout: Literal["ours", "theirs"] = "ours",
+    out: str = "",
+) -> str:
     """Statistics of actions and states, as OpenVLA, openpi or LeRobot define them; names dimensions that never vary.
 
     Args:
@@ -178,12 +194,16 @@ def stats(source: str, format: str = "auto", card: str = "", scheme: str = "open
         format: its name; auto recognises it.
         card: conventions, as for convert.
         scheme: whose definition: openvla, openpi, openpi-padded, lerobot or lerobot-mean.
+        layout: ours has names, constants and what was not read; theirs is the file of the scheme's owner, e.g. norm_stats.json.
         out: JSON file to write; "" prints it.
     """
-    from vla.datasets.formats.describe import statistics
+    from vla.datasets.formats.describe import in_their_file, statistics
 
-    found = statistics(*_opened(source, format, card, ""), scheme)
-    text = json.dumps(found, indent=1)
+    reader, chosen = _opened(source, format, card, "")
+    with _bar(0, "stats") as progress:
+        found = statistics(reader, chosen, scheme, progress)
+    body = found if layout == "ours" else in_their_file(found, chosen.title or reader.path.name)
+    text = json.dumps(body, indent=1)
     if not out:
         return text
     Path(out).write_text(text + "\n")
@@ -194,7 +214,9 @@ def stats(source: str, format: str = "auto", card: str = "", scheme: str = "open
     return "\n".join(lines + [f"not read: {text}" for text in found["not_read"][:10]])
 
 
-def preview(source: str, out: str, format: str = "auto", card: str = "", pictures: str = "", episodes: int = 3) -> str:
+def preview(
+    source: str, out: str, format: str = "auto", card: str = "", pictures: str = "", cameras: str = "", episodes: int = 3
+) -> str:
     """Writes a page with pictures and plots of some episodes: flipped cameras and inverted grippers are seen at once.
 
     Args:
@@ -203,11 +225,13 @@ def preview(source: str, out: str, format: str = "auto", card: str = "", picture
         format: its name; auto recognises it.
         card: conventions, as for convert.
         pictures: folder of the pictures that a JSON file names.
+        cameras: for robosuite's demo.hdf5: those to render, as for convert.
         episodes: how many are shown, spread over the data.
     """
     from vla.datasets.formats.preview import preview as show
 
-    files = show(*_opened(source, format, card, pictures), Path(out), episodes)
+    reader = _rendered(open_reader(source, format, pictures), cameras, 128, 128)
+    files = show(reader, _card(card, reader), Path(out), episodes)
     return f"{out}/index.html, {len(files) - 1} pictures"
 
 
@@ -222,7 +246,18 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
 
 def _opened(source: str, format: str, card: str, pictures: str) -> tuple[Reader, SourceCard]:
     reader = open_reader(source, format, pictures)
-    return reader, load_source_card(card) if card else reader.card()
+    return reader, _card(card, reader)
+
+
+def _card(name: str, reader: Reader) -> SourceCard:
+    return load_source_card(name) if name else reader.card()
+
+
+def _rendered(reader: Reader, cameras: str = "", height: int = 0, width: int = 0) -> Reader:
+    """The reader, or one that renders robosuite's states."""
+    from vla.sim.replay import replayed
+
+    return replayed(reader, cameras.split(",") if cameras else (), height, width)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vla import cli
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.hdf5 import HDF5Reader
+from vla.datasets.formats.sheets import TILE
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
 from vla.sim.experts.stock import stock_action
@@ -67,6 +69,15 @@ def test_converted_data_is_that_of_rollouts(recorded, tmp_path):
     chosen = ["--cameras", "frontview,birdview", "--size", "32x40", "--workers", "1"]
     assert cli.main(["data", "convert", str(path), str(tmp_path / "views"), *chosen]) == 0
     assert [(c.name, c.height, c.width) for c in DatasetCard.load(tmp_path / "views").spec.cameras] == [("frontview", 32, 40), ("birdview", 32, 40)]
+
+
+def test_it_is_looked_at_as_it_will_be_converted(recorded, tmp_path, capsys):
+    path, _ = recorded
+    assert cli.main(["data", "inspect", str(path)]) == 0
+    assert "agentview: obs/agentview_image, comes upright" in capsys.readouterr().out
+    assert cli.main(["data", "preview", str(path), str(tmp_path), "--cameras", "frontview", "--episodes", "1"]) == 0
+    with Image.open(tmp_path / "000-pictures.png") as sheet:
+        assert sheet.width == STEPS * TILE and np.std(np.asarray(sheet)[:TILE]) > 10
 
 
 def test_what_cannot_be_rendered_is_refused(recorded, tmp_path):

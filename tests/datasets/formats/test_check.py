@@ -12,7 +12,9 @@ from test_convert import CARD
 
 from vla.cli import main
 from vla.datasets.formats.check import verify
+from vla.datasets.formats.norm_stats import embodiments
 from vla.datasets.formats.recognise import open_reader
+from vla.datasets.formats.sheets import TILE
 from vla.datasets.formats.source_card import load_source_card
 
 pytest.importorskip("google_crc32c")
@@ -49,6 +51,12 @@ def test_from_one_end_to_the_other(source, capsys):
     assert code == 0 and "steps/action: tensor float32 [7]" in text and "train: 4" in text
     code, text, _ = vla(capsys, "stats", source / "rlds", "--card", card)
     assert code == 0 and json.loads(text)["action"]["mask"] == [True] * 6 + [False]
+    code, text, _ = vla(capsys, "stats", source / "rlds", "--card", card, "--layout", "theirs")
+    (theirs,) = embodiments(json.loads(text)).values()
+    assert code == 0 and theirs.action.constant[2] is None and theirs.action.statistics["mask"] == (1,) * 6 + (0,)
+    for scheme, keys in (("openpi", ["state", "actions"]), ("lerobot", ["action", "observation.state"])):
+        body = json.loads(vla(capsys, "stats", source / "rlds", "--card", card, "--scheme", scheme, "--layout", "theirs")[1])
+        assert list(body.get("norm_stats", body)) == keys
     code, text, _ = vla(capsys, "preview", out, source / "page")
     assert code == 0 and (source / "page/index.html").is_file()
     assert vla(capsys, "explode")[0] == 2 and vla(capsys)[0] == 0
@@ -125,10 +133,25 @@ def test_a_preview_shows_what_a_policy_would_see(source, capsys):
     for name in ("card", "flipped"):
         vla(capsys, "preview", source / "rlds", source / name, "--card", source / f"{name}.yaml", "--episodes", 1)
     one, other = (np.asarray(Image.open(source / name / "000-pictures.png")).astype(int) for name in ("card", "flipped"))
-    one, other = one[:16, :16], other[:16, :16]
+    # Of the first picture, what its camera's name does not cover.
+    one, other = one[:TILE, TILE // 2 : TILE], other[:TILE, TILE // 2 : TILE]
     assert np.abs(one - other[::-1]).mean() < 6 < np.abs(one - other).mean()
     page = (source / "flipped/index.html").read_text()
     assert "raw_opengl" in page and "0 closed, 1 open" in page and (source / "flipped/000-values.png").is_file()
+    assert "orientations.png" in page and (source / "flipped/orientations.png").is_file()
+
+
+def test_data_without_pictures_is_shown_too(source, capsys):
+    (source / "blind.yaml").write_text(yaml.safe_dump({**CARD, "cameras": {}}))
+    assert vla(capsys, "preview", source / "rlds", source / "page", "--card", source / "blind.yaml")[0] == 0
+    assert sorted(p.name for p in (source / "page").iterdir()) == [*(f"{k:03d}-values.png" for k in range(3)), "index.html"]
+
+
+def test_what_a_format_leaves_unsaid_is_pointed_out(source, capsys):
+    text = vla(capsys, "convert", source / "rlds", source / "out", "--dry-run")[1]
+    assert "pictures: image 16 x 16" in text and "10 actions per second; unsaid: gripper, rotation, frame" in text
+    text = vla(capsys, "convert", source / "rlds", source / "out", "--card", source / "card.yaml", "--size", 8, "--dry-run")[1]
+    assert "pictures: front 8 x 8" in text and "the card of toy is unverified" in text
 
 
 def test_what_is_not_there_or_not_known(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from vla.datasets.formats.convert import PARTS, run
 from vla.datasets.formats import job as planning
 from vla.datasets.formats.job import Options, plan
 from vla.datasets.formats.prepare import Changes
+from vla.datasets.formats.shard_parts import space
+from vla.datasets.formats.source_card import Part
 from vla.datasets.index import ShardIndex
 from vla.datasets.robot import RobotSource
 from vla.datasets.steps import load_steps
@@ -115,7 +118,7 @@ def test_it_goes_on_where_it_was_killed(source):
         done = iter(range(2))
         write, convert._write_part = (
             convert._write_part,
-            lambda job, k: (next(done, None) is None and os.kill(os.getpid(), signal.SIGKILL), write(job, k)),
+            lambda *part: (next(done, None) is None and os.kill(os.getpid(), signal.SIGKILL), write(*part)),
         )
         run(job)
 
@@ -133,6 +136,28 @@ def test_it_goes_on_where_it_was_killed(source):
     converted(source, "killed")
     assert {name: (folder / name).stat().st_mtime_ns for name in left} == left
     assert files(folder) == files(whole)
+
+
+def test_what_cannot_be_written_is_said_and_the_command_goes_on(source):
+    whole, _ = converted(source, "whole")
+    job = plan(options(source, "full"))
+    answers, question = multiprocessing.get_context("fork").Pipe(duplex=False)
+
+    def fails():
+        # As on a full disk, a file cannot grow.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+        try:
+            run(job)
+        except UserError as error:
+            question.send(str(error))
+
+    process = multiprocessing.get_context("fork").Process(target=fails)
+    process.start()
+    process.join(60)
+    assert answers.poll() and "give the same command" in answers.recv()
+    assert not list((source / "full").glob("shard-*.tar"))
+    converted(source, "full")
+    assert files(source / "full") == files(whole)
 
 
 COMMAND = """
@@ -293,6 +318,13 @@ def test_constant_dimensions_are_named(tmp_path):
     spec = DatasetCard.load(folder).spec.action
     assert report["constant"] == {"action drz": 0.25}
     assert spec.constant[5] == 0.25 and spec.low[5] < 0.25 < spec.high[5]
+
+
+def test_limits_lie_apart_whatever_the_card_gives():
+    values = {name: (-5.0 if name in ("min", "q01") else -4.0,) for name in ("mean", "std", "min", "max", "q01", "q99")}
+    for given, limits in (((None, None), (-5, -4)), ((0.0, None), (0, 1)), ((None, -9.0), (-10, -9)), ((-6.0, None), (-6, -4))):
+        found = space((Part("a", ("x",), low=given[0], high=given[1]),), values, "quantiles")
+        assert (found.low[0], found.high[0]) == limits
 
 
 def test_the_report_is_kept(source):

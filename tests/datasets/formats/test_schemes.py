@@ -1,6 +1,8 @@
 """Statistics and normalisation by their owners' definitions.
 
-golden_statistics.json was made by openpi's and LeRobot's own code.
+golden_statistics.json: what is named openpi and lerobot was made by their own code. OpenVLA's part was made without ours, from what its
+get_dataset_statistics is described to do (TensorFlow is not here): all float32 steps in one array `a`, then in NumPy
+`a.mean(0)`, `a.std(0)`, `a.min(0)`, `a.max(0)`, `numpy.quantile(a, 0.01, axis=0)` and `numpy.quantile(a, 0.99, axis=0)`.
 """
 
 import json
@@ -47,14 +49,11 @@ def test_lerobots(scheme):
 
 
 def test_openvlas():
-    values = np.concatenate(episodes()).astype(np.float32)
     found = schemes.openvla(lambda: iter([e.astype(np.float32) for e in episodes()]), [True, True, False])
-    for name, expected in {
-        "q01": np.quantile(values, 0.01, axis=0),
-        "q99": np.quantile(values, 0.99, axis=0),
-        "std": values.std(0),
-    }.items():
-        assert found[name] == pytest.approx(expected, rel=1e-5)
+    assert GOLDEN["openvla"].keys() == found.keys() - {"mask"}
+    for name, expected in GOLDEN["openvla"].items():
+        # Sums of float32 are rounded as they grow; what is picked from the values is not summed.
+        assert found[name] == pytest.approx(expected, rel=1e-5 if name in ("mean", "std") else 1e-6), name
     assert found["mask"].tolist() == [True, True, False]
 
 

@@ -27,8 +27,8 @@ PARTS = ".parts"
 class Sink(Protocol):
     """A format that is written: parts by any process, the rest by one at the end."""
 
-    def write(self, job: Job, number: int) -> dict[str, Any]:
-        """Writes a part; gives its arrays (for the file beside it) and, as "info", plain facts of it."""
+    def write(self, job: Job, number: int, part: Numbered) -> dict[str, Any]:
+        """Writes a part, under its number; gives its arrays (for the file beside it) and, as "info", plain facts of it."""
         ...
 
     def finish(self, job: Job, notes: list[Path]) -> dict[str, Any]:
@@ -58,14 +58,14 @@ def run(job: Job, workers: int = 1, progress: Callable[[int, int], None] = lambd
 
     Raises:
         UserError: a damaged record (without `skip`), another conversion's unfinished parts in the folder, another process that
-            writes there, no room on the disk.
+            writes there, no room on the disk, or it cannot be written: then the same command goes on.
     """
     writer, total = sink(job.options, job.reader.kind), sum(map(len, job.parts))
     identity = _identity(job)
     if (report := _finished(job, identity)) is not None:
         progress(total, total)
         return report
-    with _claimed(job, identity) as parts:
+    with _claimed(job, identity) as parts, _writing(job.folder):
         missing = [k for k in range(len(job.parts)) if not _note(parts, k).is_file()]
         done = total - sum(len(job.parts[k]) for k in missing)
         progress(done, total)
@@ -135,11 +135,21 @@ def _claimed(job: Job, identity: str) -> Iterator[Path]:
         lock.release()
 
 
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What the operating system says of a full disk or a lost mount, in the words of all other errors."""
+    try:
+        yield
+    except OSError as error:
+        where = str(error.filename or folder)
+        raise UserError(f"it cannot be read or written: {error.strerror or error}", where, "mend that, then give the same command") from error
+
+
 def _written(job: Job, missing: list[int], workers: int) -> Iterator[int]:
     """Writes parts; gives their numbers as they are done."""
     if workers < 2 or len(missing) < 2:
         for k in missing:
-            _write_part(job, k)
+            _write_part(job, k, job.parts[k])
             yield k
         return
     slim = dataclasses.replace(job, parts=[])
@@ -176,17 +186,11 @@ def _begin(job: Job) -> None:
 
 def _write_in_worker(number: int, part: Numbered) -> None:
     assert _JOB is not None
-    # The place in the list says which part it is.
-    _write_part(dataclasses.replace(_JOB, parts=_Only(number, part)), number)  # type: ignore[arg-type]
+    _write_part(_JOB, number, part)
 
 
-class _Only(dict):
-    def __init__(self, number: int, part: Numbered):
-        super().__init__({number: part})
-
-
-def _write_part(job: Job, number: int) -> None:
-    notes.save(_note(job.folder / PARTS, number), sink(job.options, job.reader.kind).write(job, number))
+def _write_part(job: Job, number: int, part: Numbered) -> None:
+    notes.save(_note(job.folder / PARTS, number), sink(job.options, job.reader.kind).write(job, number, part))
 
 
 def _whole(path: Path, data: bytes) -> None:

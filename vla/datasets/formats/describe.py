@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -38,15 +38,18 @@ def inspect(reader: Reader, card: SourceCard) -> dict[str, Any]:
     return said
 
 
-def episodes(reader: Reader, card: SourceCard, skipped: list[str]) -> Iterator[Episode]:
+def episodes(reader: Reader, card: SourceCard, skipped: list[str], progress: Callable[[int, int], None]) -> Iterator[Episode]:
     """Every robot record, prepared, without its pictures; those that cannot be read are named in `skipped`."""
-    for ref in reader.refs():
+    refs = reader.refs()
+    for done, ref in enumerate(refs):
+        progress(done, len(refs))
         try:
             yield _one(reader, card, ref)
         except Dropped as reason:
             skipped.append(f"{ref.name}: {reason}")
         except UserError as error:
             skipped.append(f"{error.where}: {error.what}")
+    progress(len(refs), len(refs))
 
 
 def _one(reader: Reader, card: SourceCard, ref: Ref) -> Episode:
@@ -55,7 +58,9 @@ def _one(reader: Reader, card: SourceCard, ref: Ref) -> Episode:
     return prepare(reader.read(ref), card, Changes(text="unsaid"), ref.name)
 
 
-def statistics(reader: Reader, card: SourceCard, scheme: str) -> dict[str, Any]:
+def statistics(
+    reader: Reader, card: SourceCard, scheme: str, progress: Callable[[int, int], None] = lambda done, all: None
+) -> dict[str, Any]:
     """Statistics of action and state by a scheme; which dimensions never vary; what could not be read.
 
     Raises:
@@ -67,7 +72,7 @@ def statistics(reader: Reader, card: SourceCard, scheme: str) -> dict[str, Any]:
         raise UserError("pictures with questions have no actions", str(reader.path))
     skipped: list[str] = []
     spaces = {"action": Spool(), "state": Spool()}
-    for episode in episodes(reader, card, skipped):
+    for episode in episodes(reader, card, skipped, progress):
         for name, spool in spaces.items():
             spool.add(getattr(episode, name))
     count = len(spaces["action"].shapes)
@@ -83,6 +88,22 @@ def statistics(reader: Reader, card: SourceCard, scheme: str) -> dict[str, Any]:
         constant = {n: float(a) for n, a, b in zip(names, spool.low, spool.high, strict=True) if b - a < VARIES}
         answer[space] = {"names": names, **{k: v.tolist() for k, v in found.items()}, "constant": constant}
     return {**answer, "not_read": skipped}
+
+
+def in_their_file(found: dict[str, Any], name: str) -> dict[str, Any]:
+    """What `statistics` gives, as the scheme's owner keeps it: OpenVLA's dataset_statistics.json, openpi's norm_stats.json,
+    LeRobot's meta/stats.json.
+
+    Args:
+        name: of the data set, which OpenVLA keeps by names.
+    """
+    action, state = ({k: v for k, v in found.get(s, {}).items() if k not in ("names", "constant")} for s in ("action", "state"))
+    if found["scheme"] == "openvla":
+        counts = {"num_transitions": found["steps"], "num_trajectories": found["episodes"]}
+        return {name: {"action": action, **({"proprio": state} if state else {}), **counts}}
+    if found["scheme"].startswith("openpi"):
+        return {"norm_stats": {**({"state": state} if state else {}), "actions": action}}
+    return {"action": action, **({"observation.state": state} if state else {})}
 
 
 class Spool:

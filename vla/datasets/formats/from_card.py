@@ -44,6 +44,6 @@ def role_of(name: str) -> Role:
     """What a dimension is, by its name."""
     if "grip" in name or "gap" in name:
         return "gripper"
-    if re.fullmatch(r"d?[xyz]", name):
+    if re.fullmatch(r"[dv]?[xyz]", name):
         return "position"
-    return "rotation" if re.fullmatch(r"d?(r[xyz]|roll|pitch|yaw)", name) else "other"
+    return "rotation" if re.fullmatch(r"[dv]?(r[xyz]|roll|pitch|yaw)", name) else "other"

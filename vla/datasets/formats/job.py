@@ -125,7 +125,8 @@ def plan(options: Options, reader: Reader | None = None) -> Job:
     elif not card.action:
         raise UserError("it is not said which values are the action", options.source, "write a card: --card FILE")
     elif not card.cameras:
-        raise UserError("it has no pictures", options.source, "robosuite's demo.hdf5 holds states alone: record pictures first")
+        fix = "name its cameras in a card: --card FILE; states of robosuite's demo.hdf5 are rendered: --cameras agentview"
+        raise UserError("it has no pictures", options.source, fix)
     refs = list(enumerate(reader.refs()))
     chosen, not_chosen = _choose(refs, reader, options)
     broken = [ref for _, ref in chosen if ref.damage]

@@ -14,7 +14,7 @@ import numpy as np
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.base import library
 from vla.datasets.formats.convert import PARTS
-from vla.datasets.formats.job import Job
+from vla.datasets.formats.job import Job, Numbered
 from vla.datasets.formats.lerobot import EXTRA
 from vla.datasets.formats.moments import summary
 from vla.datasets.formats.notes import Tally, column, info_of
@@ -35,7 +35,7 @@ TASK, LOCAL = "task", "episode"
 class LeRobotSink:
     """Robot episodes as data and video files with their statistics."""
 
-    def write(self, job: Job, number: int) -> dict[str, Any]:
+    def write(self, job: Job, number: int, part: Numbered) -> dict[str, Any]:
         pa, pq = _arrow()
         tally, episodes, actions, states = Tally(), [], [], []
         path = job.folder / PARTS / f"data-{number:06d}.parquet"
@@ -47,7 +47,7 @@ class LeRobotSink:
                     videos[name] = stack.enter_context(VideoWriter(target, _rate(job), job.options.video))
             writer = stack.enter_context(_parquet(pq, path, _schema(pa, job)))
             start = 0
-            for _, ref in job.parts[number]:
+            for _, ref in part:
                 with tally.of(ref, job.options.skip):
                     episode = job.episode(ref)
                     # Encoders do not go back: all pictures first.

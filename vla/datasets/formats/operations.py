@@ -99,6 +99,7 @@ def check(name: str, arguments: dict[str, Any], where: str) -> None:
     """UserError for an operation that does not exist, or arguments that it does not take."""
     if name not in OPERATIONS:
         raise UserError(f"unknown operation {name!r}", where, f"one of {', '.join(OPERATIONS)}")
-    known = list(inspect.signature(OPERATIONS[name]).parameters)[1:]
-    if set(arguments) - set(known) or not all(isinstance(v, int | float | str) for v in arguments.values()):
+    known = {p.name: type(p.default) for p in list(inspect.signature(OPERATIONS[name]).parameters.values())[1:]}
+    fits = {str: str, float: int | float}
+    if set(arguments) - set(known) or not all(isinstance(v, fits[known[k]]) for k, v in arguments.items()):
         raise UserError(f"{name} takes {', '.join(known) or 'nothing'}, not {arguments}", where)

@@ -12,7 +12,7 @@ import numpy as np
 
 from vla.datasets.formats import operations
 from vla.datasets.formats.base import Frames, Raw
-from vla.datasets.formats.rotations import compose
+from vla.datasets.formats.rate import first_steps, merge
 from vla.datasets.formats.source_card import Part, SourceCard
 from vla.errors import UserError
 
@@ -98,7 +98,7 @@ def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Episode
         terminate = np.array([terminate[a:b].any() for a, b in _groups(np.flatnonzero(moving), len(terminate))], bool)
         action, state, seen = action[moving], state[moving], seen[moving]
     if changes.rate and changes.rate != card.control_hz:
-        starts = _starts(len(action), card.control_hz, changes.rate, where)
+        starts = first_steps(len(action), card.control_hz, changes.rate, where)
         groups = _groups(starts, len(action))
         dropped["rate"] += len(action) - len(starts)
         terminate = np.array([terminate[a:b].any() for a, b in groups], bool)
@@ -223,28 +223,8 @@ def still(action: np.ndarray, card: SourceCard) -> np.ndarray:
     return same & (np.linalg.norm(moves, axis=1) < STILL)
 
 
-def merge(actions: np.ndarray, card: SourceCard) -> np.ndarray:
-    """One action [A] that does what several in a row do."""
-    merged, at = actions[-1].copy(), 0
-    for part in card.action if card.mode == "delta" else ():
-        span = slice(at, at := at + len(part.names))
-        speed = any("/s" in unit for unit in part.all_units)
-        if part.role == "rotation" and card.rotation == "axis_angle" and len(part.names) == 3 and not speed:
-            merged[span] = compose(actions[:, span])
-        elif part.role in ("position", "rotation", "joint"):
-            merged[span] = actions[:, span].mean(0) if speed else actions[:, span].sum(0)
-    return merged
-
-
 def _roles(card: SourceCard) -> np.ndarray:
     return np.array([part.role for part in card.action for _ in part.names])
-
-
-def _starts(length: int, given: float, wanted: float, where: str) -> np.ndarray:
-    if wanted > given:
-        raise UserError(f"{wanted:g} actions per second asked for", where, f"the data has {given:g}, and none are made up")
-    starts = np.rint(np.arange(int(np.ceil(length * wanted / given))) * given / wanted).astype(int)
-    return starts[starts < length]
 
 
 def _groups(starts: np.ndarray, length: int) -> list[tuple[int, int]]:

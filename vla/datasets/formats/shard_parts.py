@@ -18,10 +18,11 @@ import numpy as np
 from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.base import Ref
-from vla.datasets.formats.job import Job
+from vla.datasets.formats.job import Job, Numbered
 from vla.datasets.formats.moments import summary
 from vla.datasets.formats.notes import Tally, column, info_of
 from vla.datasets.formats.prepare import Dropped
+from vla.datasets.formats.rate import merged_limits
 from vla.datasets.formats.source_card import Part, SourceCard
 from vla.datasets.questions import parse_questions
 from vla.datasets.shards import encode_member
@@ -77,10 +78,10 @@ def _whole(file: IO[bytes], writer: TarWriter) -> Iterator[None]:
 class RobotSink:
     """Robot episodes: one sample per step."""
 
-    def write(self, job: Job, number: int) -> dict[str, Any]:
+    def write(self, job: Job, number: int, part: Numbered) -> dict[str, Any]:
         tally, actions, states, samples = Tally(), [], [], 0
         with _shard(job, number) as (path, file, writer):
-            for ordinal, ref in job.parts[number]:
+            for ordinal, ref in part:
                 with tally.of(ref, job.options.skip), _whole(file, writer):
                     episode = job.episode(ref)
                     for key, members in _samples(job, ordinal, ref, episode):
@@ -119,10 +120,10 @@ class RobotSink:
 class QuestionSink:
     """Pictures with questions: one sample per picture."""
 
-    def write(self, job: Job, number: int) -> dict[str, Any]:
+    def write(self, job: Job, number: int, part: Numbered) -> dict[str, Any]:
         tally, types, samples = Tally(), {}, 0
         with _shard(job, number) as (path, file, writer):
-            for ordinal, ref in job.parts[number]:
+            for ordinal, ref in part:
                 with tally.of(ref, job.options.skip), _whole(file, writer):
                     raw = job.read(ref)
                     pictures = {}
@@ -211,7 +212,7 @@ def embodiment(job: Job, statistics: dict[str, dict[str, tuple[float, ...]]]) ->
     return Embodiment(
         cameras=_cameras(job),
         state=space(card.state, statistics["state"], card.limits),
-        action=space(card.action, statistics["action"], card.limits),
+        action=space(merged_limits(card, job.options.changes.rate), statistics["action"], card.limits),
         frame=card.frame,
         mode=card.mode,
         rotation=card.rotation,
@@ -235,6 +236,9 @@ def space(parts: tuple[Part, ...], statistics: dict[str, tuple[float, ...]], lim
             a, b = (smallest, largest) if largest - smallest >= VARIES else (a - 1.0, b + 1.0)
         low.append(a if least is None else float(least))
         high.append(b if most is None else float(most))
+        if low[-1] >= high[-1]:
+            # Only one end is given, and all values lie beyond it.
+            low[-1], high[-1] = (low[-1], low[-1] + 1.0) if most is None else (high[-1] - 1.0, high[-1])
         constant.append(smallest + 0.0 if largest - smallest < VARIES else None)
     found = Space(names, units, tuple(low), tuple(high), tuple(constant))
     return dataclasses.replace(found, statistics=statistics)

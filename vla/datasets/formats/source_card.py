@@ -6,6 +6,7 @@ Not the card of our own shards (`vla.datasets.card`), which is written from it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -156,7 +157,8 @@ def source_card(data: Any, where: str) -> SourceCard:
         fields[space] = tuple(_part(part, f"{where}, {space} {number}") for number, part in enumerate(parts))
     for name in ("instruction", "steps"):
         fields[name] = _texts(fields.get(name, ()), f"{where}, {name}")
-    for name, kind in (("title", str), ("verified", str), ("embodiment", str), ("text", str), ("conventions", dict)):
+    texts = ("title", "verified", "embodiment", "text", "frame", "rotation", "gripper")
+    for name, kind in (*((name, str) for name in texts), ("conventions", dict)):
         if not isinstance(fields.get(name, kind()), kind):
             raise UserError(f"{name} is a {type(fields[name]).__name__}", where, f"it must be a {kind.__name__}")
     card = SourceCard(**fields)
@@ -164,7 +166,13 @@ def source_card(data: Any, where: str) -> SourceCard:
     _choice(card.limits, Limits, f"{where}, limits")
     _choice(card.mode, Literal["delta", "absolute"], f"{where}, mode")
     for camera in card.cameras.values():
+        if not isinstance(camera.key, str):
+            raise UserError(f"a camera's key is {camera.key!r}", where, "the format's name of the pictures")
         _choice(camera.orientation, Orientation, f"{where}, cameras")
+    for space in ("state", "action"):
+        names = [name for part in getattr(card, space) for name in part.names]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"{', '.join(twice)} more than once", f"{where}, {space}", "give every dimension a name of its own")
     for name in card.steps:
         if name not in operations.STEPS:
             raise UserError(f"unknown operation {name!r}", f"{where}, steps", f"one of {', '.join(operations.STEPS)}")
@@ -189,6 +197,12 @@ def _part(data: Any, where: str) -> Part:
         raise UserError("it needs a key or a constant, not both", where)
     if len(part.all_units) != len(part.names):
         raise UserError(f"{len(part.units)} units for {len(part.names)} names", where)
+    for name in ("low", "high", "constant"):
+        value = getattr(part, name)
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise UserError(f"{name} is {value!r}", where, "a number")
+    if part.low is not None and part.high is not None and part.low >= part.high:
+        raise UserError(f"its limits are {part.low} to {part.high}", where, "low below high")
     _choice(part.role, Role, f"{where}, role")
     for op in part.do:
         if not (isinstance(op, str) or (isinstance(op, dict) and len(op) == 1 and isinstance(next(iter(op.values())), dict))):

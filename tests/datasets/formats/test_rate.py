@@ -1,0 +1,49 @@
+"""Fewer actions per second do what all of them did."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from vla.datasets.formats.rate import first_steps, merge, merged_limits
+from vla.datasets.formats.source_card import Part, SourceCard, load_source_card
+from vla.errors import UserError
+
+TURNS = np.array([[0.5, 0.1, -0.3], [0.2, -0.7, 0.4], [-0.1, 0.3, 0.9]])
+
+
+def test_the_steps_that_begin_a_group():
+    assert first_steps(7, 10, 5, "e").tolist() == [0, 2, 4, 6]
+    assert first_steps(8, 20, 8, "e").tolist() == [0, 2, 5]
+    with pytest.raises(UserError, match="none are made up"):
+        first_steps(7, 10, 20, "e")
+
+
+@pytest.mark.parametrize("rotation", ["axis_angle", "euler_xyz"])
+@pytest.mark.parametrize(("unit", "radians"), [("rad", 1.0), ("0.5 rad", 0.5), ("deg", np.pi / 180)])
+@pytest.mark.parametrize("apart", [False, True])
+def test_turns_are_composed_in_their_own_form_and_unit(rotation, unit, radians, apart):
+    """Also where each dimension is a part of its own, as in our shards; against SciPy's rotations."""
+    names = ("drx", "dry", "drz")
+    parts = tuple(Part("a", (n,), (unit,), role="rotation") for n in names) if apart else (Part("a", names, (unit,), role="rotation"),)
+    card = SourceCard(action=parts, rotation=rotation)
+    made = {"axis_angle": Rotation.from_rotvec, "euler_xyz": lambda v: Rotation.from_euler("xyz", v)}[rotation]
+    whole = made(TURNS[2]) * made(TURNS[1]) * made(TURNS[0])
+    found = made(merge(TURNS / radians, card) * radians)
+    assert (found * whole.inv()).magnitude() < 1e-6
+
+
+def test_speeds_are_averaged_and_the_rest_stays():
+    card = load_source_card("droid")
+    actions = np.arange(14.0).reshape(2, 7)
+    assert merge(actions, card).tolist() == [*actions.mean(0)[:6], 13]
+    absolute = dataclasses.replace(load_source_card("libero"), mode="absolute")
+    assert merge(actions, absolute).tolist() == actions[-1].tolist() and merged_limits(absolute, 5) == absolute.action
+
+
+def test_limits_grow_with_what_is_added_up():
+    card = load_source_card("libero")
+    assert [(p.low, p.high) for p in merged_limits(card, 10)] == [(-2, 2), (-2, 2), (-1, 1)]
+    assert [(p.low, p.high) for p in merged_limits(card, 8)] == [(-3, 3), (-3, 3), (-1, 1)]
+    assert merged_limits(card, 0) == card.action
