@@ -56,7 +56,8 @@ def _chart(lines: Mapping[str, tuple[list[float], ...]], across: np.ndarray, x: 
             colour, line = COLOURS[place % len(COLOURS)], LINES[place // len(COLOURS) % len(LINES)]
             axes.plot(across, middle, color=colour, linestyle=line, linewidth=1.7, label=name)
             if band:
-                axes.fill_between(across, *band, color=colour, alpha=0.12, linewidth=0)
+                low, high = band
+                axes.fill_between(across, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.set_ylim(0, 1.02)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlabel(x, loc="right")
