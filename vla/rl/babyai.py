@@ -64,7 +64,7 @@ class BabyAI(gymnasium.Env):
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         view, reward, terminated, truncated, _ = self._env.step(int(action))
-        info = {"fields": self._fields(), "is_success": bool(terminated and reward > 0)}
+        info = {"fields": self._fields(), "is_success": bool(terminated and float(reward) > 0)}
         return self._observation(view), float(reward), terminated, truncated, info
 
     def close(self) -> None:

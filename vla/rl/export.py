@@ -76,7 +76,7 @@ def read_agent(folder: str | Path) -> tuple[BasePolicy, RLOptions, dict[str, Any
 
 def _policy(said: dict[str, Any], options: RLOptions) -> BasePolicy:
     seen = spaces.Dict({name: _space(box) for name, box in said["observations"].items()})
-    kind = MultiInputActorCriticPolicy if options.algorithm == "ppo" else SACPolicy
+    kind: Any = MultiInputActorCriticPolicy if options.algorithm == "ppo" else SACPolicy
     return kind(seen, _action_space(said["actions"]), lambda _: 0.0, **policy_arguments(options, said["mix"]))
 
 
