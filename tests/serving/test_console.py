@@ -73,11 +73,16 @@ def until(page, expression, argument=None):
         page.wait_for_timeout(50)
 
 
+def roll(stem, steps):
+    """A film and its actions beside it."""
+    write_video(f"{stem}.mp4", [np.full((64, 64, 3), 20 * i, np.uint8) for i in range(steps)], fps=10)
+    told = {"hz": 10, "instruction": "lift the red cube", "actions": [[0.1 * i] * 7 for i in range(steps)]}
+    stem.with_suffix(".json").write_text(json.dumps(told))
+
+
 def test_from_a_picture_to_plots_answers_and_replay(seeing, page, tmp_path):
     Image.new("RGB", (200, 100), (255, 255, 255)).save(tmp_path / "white.png")
-    film = [np.full((64, 64, 3), 20 * i, np.uint8) for i in range(10)]
-    write_video(tmp_path / "film.mp4", film, fps=10)
-    (tmp_path / "actions.json").write_text(json.dumps({"hz": 10, "actions": [[0.1 * i] * 7 for i in range(10)]}))
+    roll(tmp_path / "film", 10)
     with running(seeing) as url:
         page.goto(url)
         page.set_input_files("#file-front", tmp_path / "white.png")
@@ -96,13 +101,34 @@ def test_from_a_picture_to_plots_answers_and_replay(seeing, page, tmp_path):
         until(page, "Number(document.querySelector('#rate').textContent) > 1")
         assert "ms" in page.text_content("#p50")
         page.uncheck("#again")
-        page.set_input_files("#film", tmp_path / "film.mp4")
-        page.set_input_files("#actions", tmp_path / "actions.json")
+        page.set_input_files("#files", [tmp_path / "film.mp4", tmp_path / "film.json"])
         page.wait_for_selector("#played canvas:nth-child(7)")
+        assert page.text_content("#film") == "lift the red cube, 10 actions" and not page.is_visible("#choice")
         before = page.evaluate("document.querySelector('#played canvas').toDataURL()")
         page.evaluate("document.querySelector('#video').currentTime = 0.5")
         until(page, "document.querySelector('#video').currentTime >= 0.4 && !document.querySelector('#video').seeking")
         until(page, "before => document.querySelector('#played canvas').toDataURL() != before", before)
+
+
+def test_a_whole_folder_of_films(seeing, page, tmp_path):
+    videos = tmp_path / "seen/videos"
+    videos.mkdir(parents=True)
+    for name, steps in (("a", 4), ("b", 6)):
+        roll(videos / name, steps)
+    write_video(videos / "grid.mp4", [np.zeros((64, 64, 3), np.uint8)] * 3)
+    (tmp_path / "seen/results.json").write_text("{}")
+    with running(seeing) as url:
+        page.goto(url)
+        page.wait_for_selector("#main:visible")
+        page.set_input_files("#folder", tmp_path / "seen")
+        for choice, told in (("a", "4 actions"), ("b", "6 actions"), ("grid", "no actions beside this film")):
+            page.select_option("#films", label=f"seen/videos/{choice}")
+            until(page, "told => document.querySelector('#film').textContent.includes(told)", told)
+            assert page.locator("#played canvas").count() == (0 if choice == "grid" else 7)
+        page.select_option("#films", label="seen/videos/b")
+        page.wait_for_selector("#played canvas:nth-child(7)")
+        page.evaluate("document.querySelector('#video').play()")
+        until(page, "document.querySelector('#video').ended")
 
 
 def test_a_webcam(seeing, page):
@@ -125,7 +151,7 @@ def test_what_is_refused_is_shown(policy_class, page, tmp_path):
         assert "answers no questions" in page.text_content("#trouble")
         page.set_input_files("#file-wrist", tmp_path / "broken.png")
         until(page, "document.querySelector('#trouble').textContent.includes('not a picture')")
-        page.set_input_files("#actions", tmp_path / "actions.json")
+        page.set_input_files("#files", tmp_path / "actions.json")
         until(page, "document.querySelector('#trouble').textContent.includes('7 numbers')")
 
 

@@ -1,7 +1,7 @@
 """The waiting line against a plain model of it."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla.serving.fair import FairQueue
@@ -9,6 +9,7 @@ from vla.serving.fair import FairQueue
 ITEMS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("12")), max_size=40)
 
 
+@settings(deadline=None)
 @given(ITEMS)
 def test_nothing_is_lost_and_a_stream_keeps_its_order(pushed):
     queue = FairQueue()
@@ -33,6 +34,7 @@ def test_a_client_with_many_requests_delays_another_by_one_place():
     assert len(queue) == 100
 
 
+@settings(deadline=None)
 @given(ITEMS, st.integers(0, 39))
 def test_what_is_taken_out_does_not_come(pushed, index):
     queue = FairQueue()

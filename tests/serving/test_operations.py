@@ -89,6 +89,13 @@ def test_another_sites_page_may_not_ask(url, observed):
     assert httpx.post(f"{url}/act", json=asked(observed), headers={"Origin": url}).status_code == 200
     with pytest.raises(InvalidStatus, match="403"):
         connect(url.replace("http", "ws"), additional_headers=origin)
+    assert httpx.post(f"{url}/act", json=asked(observed), headers={"Origin": "http://[", "Host": "["}).status_code == 403
+    # A name of the other site's that was made to lead here.
+    rebound = f"elsewhere.example:{url.rsplit(':', 1)[1]}"
+    tricked = {"Origin": f"http://{rebound}", "Host": rebound}
+    assert httpx.post(f"{url}/act", json=asked(observed), headers=tricked).status_code == 403
+    local = url.replace("127.0.0.1", "localhost")
+    assert httpx.post(f"{local}/act", json=asked(observed), headers={"Origin": local}).status_code == 200
 
 
 def test_rates_and_connections_of_one_client(policy_class, observed):

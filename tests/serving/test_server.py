@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -215,6 +216,68 @@ def test_sigterm_lets_a_request_finish_and_exits_with_0():
         assert answer.result().status_code == 200
     _, errors = process.communicate(timeout=15)
     assert process.returncode == 0 and "Traceback" not in errors, errors
+
+
+RELOADING = """
+import itertools, sys
+sys.path.insert(0, {folder!r})
+from conftest import MeanPixelPolicy
+from vla.serving.logs import log_to_stderr
+from vla.serving.server import serve
+log_to_stderr()
+numbers = itertools.count()
+class Numbered(MeanPixelPolicy):
+    def __init__(self):
+        super().__init__()
+        self.number = next(numbers)
+    def act(self, observations):
+        chunks = super().act(observations)
+        for chunk in chunks:
+            chunk.info["number"] = self.number
+        return chunks
+def broken():
+    raise OSError("half an export")
+serve({{"a": Numbered(), "b": Numbered()}}, port=0, load={{"a": Numbered, "b": broken}})
+"""
+
+
+def test_sighup_changes_the_policies_under_load_and_every_request_is_answered(tmp_path):
+    program = RELOADING.format(folder=os.path.dirname(__file__))
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=log, text=True)
+    assert process.stdout and (url := re.search(r"http://\S+", process.stdout.readline()))
+    numbers, stop = {"a": [], "b": []}, threading.Event()
+
+    def ask(name):
+        with httpx.Client(transport=httpx.HTTPTransport(retries=20), timeout=30) as client:
+            while not stop.is_set():
+                answer = client.post(f"{url.group()}/policies/{name}/act", json=request())
+                assert answer.status_code == 200, answer.text
+                numbers[name].append(answer.json()["info"]["number"])
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask, name) for name in "aabb"]
+        try:
+            for done in (0, 2, 3):
+                end = time.monotonic() + 30
+                while numbers["a"][-2:] != [done] * 2 or len(numbers["b"]) < 5:
+                    assert time.monotonic() < end and not any(one.done() for one in asking), (done, numbers["a"][-3:])
+                    time.sleep(0.02)
+                process.send_signal(signal.SIGHUP)
+        finally:
+            stop.set()
+        assert all(one.result() is None for one in asking)
+    process.terminate()
+    assert process.wait(15) == 0 and set(numbers["b"]) == {1} and set(numbers["a"]) >= {0, 2, 3}
+    log = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert "half an export" in next(line for line in log if line["what"].startswith("not reloaded"))["error"]
+
+
+def test_every_shape_is_warm_before_anybody_is_answered(policy_class):
+    policy = policy_class()
+    with running(policy, options=Options(batch=8)) as url:
+        assert set(policy.batches) == {1, 4, 8} and not policy.calls
+        assert httpx.get(f"{url}/healthz").status_code == 200
 
 
 def test_a_server_and_its_client_import_no_torch():

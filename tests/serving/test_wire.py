@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -16,6 +16,7 @@ arrays = hnp.arrays(
 )
 
 
+@settings(deadline=None)
 @given(arrays)
 def test_an_array_survives_json_and_msgpack(array):
     for back in (
@@ -50,6 +51,7 @@ def test_an_array_that_is_not_whole_is_refused(data):
         wire.decode_array(data, "x")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_msgpack_or_refused(content):
     with contextlib.suppress(UserError):

@@ -129,6 +129,8 @@ class TemporalEnsemble:
         self.policy, self.contract = policy, policy.contract
         _need_spacing(policy.contract, 1)
         self.decay, self.last = decay, list(last)
+        # Questions go past it.
+        self.ask = getattr(policy, "ask", None)
         self._chunks: dict[str, list[np.ndarray]] = {}
         self._last: dict[str, np.ndarray] = {}
 

@@ -160,7 +160,7 @@ class PromptableRepresentation:
             return empty
         written = empty
         for _ in range(self.settings.tokens):
-            logits = reader.read(written[:, -1:], None).float()
+            logits = reader.read(written[:, -1:], None)[:, -1].float()
             logits[:, self._family.eos] = -torch.inf
             written = torch.cat([written, logits.argmax(-1, keepdim=True)], 1)
         return written

@@ -103,7 +103,10 @@ async def _refuse(_: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     what = f"{request.method} {request.url.path}: {error.detail}"
-    return http.error_response(Refusal(error.status_code, what, "", "see /docs for what can be asked"))
+    response = http.error_response(Refusal(error.status_code, what, "", "see /docs for what can be asked"))
+    # Which methods there are.
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def _fault(_: Request, error: Exception) -> Response:

@@ -17,12 +17,11 @@ from vla.policies.base import ActionChunk, Observation, Policy
 from vla.serving.fair import FairQueue
 from vla.serving.metrics import Metrics
 from vla.serving.options import Options
+from vla.serving.pace import Pace
 from vla.serving.refusal import PolicyFault, Refusal, busy
 
 log = logging.getLogger("vla.serving")
 Result = TypeVar("Result")
-ABOUT_S = 1.0
-"""A client that asked within this time is expected to ask again soon."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -40,14 +39,15 @@ class Job:
 class Batcher:
     """Calls a blocking policy from an event loop, always from the same thread, with as many observations as have gathered.
 
-    A batch starts when it is full, when every client that is about has asked, or when its first request has waited long enough. A
-    lone client therefore never waits. Between two calls of the policy, whatever else needs its thread is done.
+    A batch starts when it is full, when nobody else is expected to ask soon, or when its first request has waited long enough:
+    never longer than a call takes, for the others' own call would come no later then. A lone client therefore never waits.
+    Between two calls of the policy, whatever else needs its thread is done.
     """
 
     def __init__(self, policy: Policy, options: Options, metrics: Metrics):
         self.policy, self.options, self.metrics = policy, options, metrics
         self._queue: FairQueue[Job] = FairQueue()
-        self._about: dict[tuple[str, str], float] = {}
+        self.pace = Pace()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
         self._task: asyncio.Task[None] | None = None
@@ -87,7 +87,7 @@ class Batcher:
         stream = observation.id
         job = Job(observation, owner, asyncio.get_running_loop().create_future(), time.perf_counter())
         self._queue.push(owner, stream, job)
-        self._about[owner, stream] = job.since
+        self.pace.asked(stream, job.since)
         self._arrived.set()
         try:
             return await asyncio.wait_for(job.future, deadline_s), job
@@ -122,17 +122,11 @@ class Batcher:
         while not len(self._queue):
             self._arrived.clear()
             await self._arrived.wait()
-        first = time.perf_counter()
-        while (left := first + self.options.wait_ms / 1e3 - time.perf_counter()) > 0 and len(self._queue) < self._expected():
+        until = time.perf_counter() + min(self.options.wait_ms / 1e3, self._second_per_batch)
+        while len(self._queue) < self.options.batch and (now := time.perf_counter()) < until and self.pace.coming(now, until):
             self._arrived.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._arrived.wait(), left)
-
-    def _expected(self) -> int:
-        now = time.perf_counter()
-        if len(self._about) > 1:
-            self._about = {stream: since for stream, since in self._about.items() if now - since < ABOUT_S}
-        return min(self.options.batch, len(self._about))
+                await asyncio.wait_for(self._arrived.wait(), until - now)
 
     async def _answer(self, jobs: list[Job]) -> None:
         began = time.perf_counter()
@@ -149,11 +143,12 @@ class Batcher:
             return
         seconds = time.perf_counter() - began
         self._second_per_batch = 0.8 * self._second_per_batch + 0.2 * seconds
-        self.metrics.batch(len(jobs), seconds)
+        self.metrics.batch(len(jobs), seconds, sum(bool(chunk.status) for chunk in chunks))
         for job, chunk in zip(jobs, chunks, strict=True):
             job.queued_ms, job.policy_ms = 1e3 * (began - job.since), 1e3 * seconds
             if not job.future.done():
                 job.future.set_result(chunk)
+                self.pace.answered(job.observation.id, time.perf_counter())
 
     def _act(self, observations: list[Observation]) -> list[ActionChunk]:
         chunks = self.policy.act(observations)

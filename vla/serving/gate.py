@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,7 +35,7 @@ class Gate:
             return
         address = scope["client"][0] if scope.get("client") else "unknown"
         try:
-            _same_origin(headers)
+            _own_page(headers, scope, keyed=self.clients.keys is not None)
             client = self.clients.identify(headers, address)
             self.clients.enter(client)
         except Refusal as refusal:
@@ -57,11 +58,30 @@ class Gate:
             self.clients.leave(client)
 
 
-def _same_origin(headers: dict[str, str]) -> None:
-    """Refuses what another site's page asks of this server through the browser of someone who may."""
+def _own_page(headers: dict[str, str], scope: Scope, keyed: bool) -> None:
+    """Refuses what another site's page asks of this server through the browser of someone who may.
+
+    Where no key protects, also what comes under a name that was made to lead to this machine's own address (DNS rebinding).
+    """
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+    if origin is None:
+        return
+    try:
+        site = urlsplit(origin)
+    except ValueError:
+        site = urlsplit("")
+    own = site.netloc == headers.get("host")
+    if not keyed and _loopback((scope.get("server") or ("",))[0]):
+        own = own and _loopback(site.hostname or "")
+    if not own:
         raise Refusal(403, f"a page of {origin[:100]} may not ask this server", "Origin", "open the server's own page")
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:

@@ -20,8 +20,6 @@ from vla.serving.refusal import Refusal
 from vla.serving.service import Service
 
 Result = TypeVar("Result")
-SMALL = 2**16
-"""Bytes of JSON that are read on the event loop: a thread would take longer."""
 
 
 def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
@@ -42,7 +40,7 @@ def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
                 return await _attended(request, openvla.answer(service, client, message, done, deadline_s))
             # A stream is its client's `id`; the field is checked with the others.
             stream = str(message.get("id", "default")) if isinstance(message, dict) else ""
-            answer = await _attended(request, service.act(client, stream, lambda: message, done, deadline_s))
+            answer = await _attended(request, service.act(client, stream, message, done, deadline_s))
             return JSONResponse(
                 {
                     "actions": answer.chunk.actions.tolist(),
@@ -57,7 +55,7 @@ def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
         """A question on pictures in, words or a place out."""
         with service.counted(request.state.client, "ask"):
             message = await _json(request, service)
-            return JSONResponse(await _attended(request, service.ask(request.state.client, lambda: message)))
+            return JSONResponse(await _attended(request, service.ask(request.state.client, message)))
 
     async def reset(request: Request) -> Response:
         """Forgets the streams {"ids": [...]}."""
@@ -86,7 +84,7 @@ def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
     ]
 
 
-def error_response(refusal: Refusal) -> JSONResponse:
+def error_response(refusal: Refusal) -> Response:
     """A refusal as it is sent."""
     error: dict[str, Any] = {"what": refusal.what, "where": refusal.where, "fix": refusal.fix}
     headers = {}
@@ -96,7 +94,8 @@ def error_response(refusal: Refusal) -> JSONResponse:
         headers["Retry-After"] = str(math.ceil(refusal.retry_after))
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Api-Key"
-    return JSONResponse({"error": error}, refusal.status, headers)
+    # In ASCII: what is quoted of the request may hold what UTF-8 cannot say.
+    return Response(json.dumps({"error": error}), refusal.status, headers, media_type="application/json")
 
 
 def deadline_of(header: str | None) -> float | None:
@@ -132,7 +131,11 @@ async def _gone(request: Request) -> None:
 
 async def _json(request: Request, service: Service) -> Any:
     content = await _body(request, service.options.message, service.options.slow_s)
-    return _parse(content) if len(content) < SMALL else await asyncio.to_thread(_parse, content)
+    try:
+        # Not in a thread: parsing holds the interpreter all the time anyway.
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, f"not JSON: {str(error)[:200]}", "request", "send one JSON object, UTF-8") from None
 
 
 async def _body(request: Request, most: int, seconds: float) -> bytes:
@@ -151,10 +154,3 @@ async def _body(request: Request, most: int, seconds: float) -> bytes:
     except TimeoutError:
         raise Refusal(408, f"the body took more than {seconds:g} s", "request", "send it whole") from None
     raise Refusal(413, f"the body is longer than {most} bytes", "request", "send pictures as JPEG or smaller")
-
-
-def _parse(content: bytes) -> Any:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"not JSON: {str(error)[:200]}", "request", "send one JSON object, UTF-8") from None

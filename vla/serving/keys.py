@@ -36,8 +36,8 @@ class Keys:
             raise UserError(
                 "no key in the file", str(path), f"one line for each client: a name and {SHORTEST} characters or more"
             )
-        if self._path.stat().st_mode & 0o077:
-            log.warning("others on this machine can read %s: chmod 600 it", path)
+        if self._path.stat().st_mode & 0o007:
+            log.warning("others on this machine can read %s: chmod 600 it (640 for a group)", path)
 
     def name(self, key: str) -> str | None:
         """Whose key this is; None for a wrong one. Takes as long for any key: every one is compared, whole."""

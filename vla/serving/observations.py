@@ -16,8 +16,16 @@ from vla.transforms import Resize
 
 Images = dict[str, np.ndarray]
 MAX_TEXT = 2000
+SMALL = 2**16
+"""Numbers of a picture that is read on the event loop."""
 FIELDS = ("id", "images", "state", "instruction", "embodiment")
 QUESTION = ("images", "question")
+
+
+def quick(request: Any) -> bool:
+    """Whether its pictures are small arrays, which are read in less time than it takes to have a thread do it."""
+    images = request.get("images") if isinstance(request, dict) else None
+    return isinstance(images, dict) and all(isinstance(one, np.ndarray) and one.size <= SMALL for one in images.values())
 
 
 def observation(request: Any, contract: PolicyContract, side: int) -> Observation:
@@ -65,6 +73,10 @@ def text(request: dict[Any, Any], field: str, default: str | None = None) -> str
         raise UserError(f"expected text, got {type(value).__name__}", field)
     if len(value) > MAX_TEXT:
         raise UserError(f"{len(value)} characters, at most {MAX_TEXT} are read", field)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError("half a character (a lone surrogate)", field, "send whole Unicode text") from None
     return value
 
 

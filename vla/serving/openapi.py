@@ -12,12 +12,14 @@ from vla.serving.observations import MAX_TEXT
 STATUSES = {
     "400": "cannot be read",
     "401": "no key, or a wrong one",
+    "403": "another site's page asks",
     "408": "came too slowly",
     "409": "another contract",
     "413": "too long",
     "422": "does not fit the contract",
     "429": "too often; retry after",
     "500": "the policy failed",
+    "501": "the policy answers no questions",
     "503": "busy; retry after",
     "504": "the deadline passed",
 }
@@ -27,6 +29,8 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
     """An OpenAPI 3.1 document for this contract: its cameras, its state, its actions."""
     bodies = {name: _observation(name, body) for name, body in contract.embodiments.items()}
     first = contract.embodiment()
+    state = {"oneOf": [_numbers(first.state), {"$ref": "#/components/schemas/array"}]}
+    widths = {body.action.size: _numbers(body.action) for body in contract.embodiments.values()}
     images = {"$ref": f"#/components/schemas/images.{next(iter(bodies))}"}
     schemas: dict[str, Any] = {
         **{f"observation.{name}": schema for name, schema in bodies.items()},
@@ -46,17 +50,23 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
         },
         "openvla": {
             "type": "object",
-            "required": ["image", "instruction"],
-            "properties": {"image": {"$ref": "#/components/schemas/array"}, "instruction": {"type": "string"}},
-            "description": "OpenVLA's payload, plain or as {\"encoded\": JSON}; the answer is an array in json_numpy's form.",
+            "anyOf": [{"required": [one]} for one in ("image", "full_image", "encoded")],
+            "properties": {
+                **{name: {"$ref": "#/components/schemas/picture"} for name in ("image", "full_image")},
+                **{name: {"type": "string"} for name in ("instruction", "unnorm_key", "encoded")},
+                "state": state,
+            },
+            "description": "OpenVLA's payload, plain or as JSON in `encoded`; the answer is an array in json_numpy's form (for "
+            "OFT's, with `full_image` instead of `image`, a list of them), and JSON in JSON where the payload was.",
         },
         "chunk": {
             "type": "object",
+            "required": ["actions", "terminate", "status", "info", "contract"],
             "properties": {
                 "actions": {
                     "type": "array",
                     "description": f"{contract.chunk} actions, {first.control_hz:g} a second, {contract.execute} to execute",
-                    "items": _numbers(first.action),
+                    "items": {"anyOf": list(widths.values())},
                 },
                 "terminate": {"type": "array", "items": {"type": "boolean"}},
                 "status": {
@@ -81,7 +91,8 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
             },
         },
     }
-    observation = {"oneOf": [{"$ref": f"#/components/schemas/observation.{name}"} for name in bodies]}
+    known = [{"$ref": f"#/components/schemas/{name}"} for name in (*(f"observation.{name}" for name in bodies), "openvla")]
+    observation = {"anyOf": known}
     question = {
         "type": "object",
         "required": ["images", "question"],
@@ -90,8 +101,9 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
     answer = {"type": "object", "properties": {"text": {"type": "string"}, "point": {"type": ["array", "null"]}}}
     ids = {"type": "object", "required": ["ids"], "properties": {"ids": {"type": "array", "items": {"type": "string"}}}}
     shown = {"type": "object", "properties": {"contract": {"type": "object"}, "hash": {"type": "string"}}}
-    chunk = {"$ref": "#/components/schemas/chunk"}
-    observation["oneOf"].append({"$ref": "#/components/schemas/openvla"})
+    array = {"$ref": "#/components/schemas/array"}
+    openvla = [array, {"type": "array", "items": array}, {"type": "string"}]
+    chunk = {"anyOf": [{"$ref": "#/components/schemas/chunk"}, *openvla]}
     return {
         "openapi": "3.1.0",
         "info": {"title": contract.title or "vla serve", "version": contract.hash[:12]},
@@ -99,6 +111,8 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
             "schemas": schemas,
             "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"}},
         },
+        # A server may have been started without keys.
+        "security": [{}, {"key": []}],
         "paths": {
             f"{prefix}/act": _path("post", "What the robot sees in, an action chunk out.", chunk, observation),
             f"{prefix}/ask": _path("post", "A question on pictures in, words or a place out.", answer, question),
@@ -113,7 +127,7 @@ def _path(method: str, summary: str, answer: dict[str, Any], body: dict[str, Any
         return {"content": {"application/json": {"schema": schema}}}
 
     error = content({"$ref": "#/components/schemas/error"})
-    statuses = STATUSES if body else {"401": STATUSES["401"]}
+    statuses = STATUSES if body else {status: STATUSES[status] for status in ("401", "403", "503")}
     responses = {"200": {"description": "done", **content(answer)}}
     responses |= {status: {"description": why, **error} for status, why in statuses.items()}
     one: dict[str, Any] = {"summary": summary, "responses": responses}

@@ -80,7 +80,7 @@ class Conversation:
             content = frame.get("bytes")
             if content is None:
                 raise UserError("a text frame", "message", "send msgpack in a binary frame")
-            message = await asyncio.to_thread(unpack, content) if len(content) > 2**16 else unpack(content)
+            message = unpack(content)
             if not isinstance(message, dict):
                 raise UserError(f"expected a map, got {type(message).__name__}", "message", "send one msgpack map per message")
             enveloped = _envelope(message)
@@ -88,10 +88,8 @@ class Conversation:
             await self.socket.send_bytes(pack(reply))
 
     async def _act(self, message: dict[Any, Any], done: dict[str, Any]) -> dict[str, Any]:
-        def read() -> dict[Any, Any]:
-            return {**to_request(message, self.service.contract), "id": self.stream}
-
-        return self._said(await self.service.act(self.client, self.stream, read, done, self.deadline_s))
+        request = {**to_request(message, self.service.contract), "id": self.stream}
+        return self._said(await self.service.act(self.client, self.stream, request, done, self.deadline_s))
 
     def _said(self, answer: Answer) -> dict[str, Any]:
         whole(answer)

@@ -33,15 +33,10 @@ async def answer(
 ) -> Response:
     """One action for `image`, a list of them for OFT's `full_image`; the gripper is 1 open, 0 closed, as in Open X-Embodiment."""
     doubled = "encoded" in message
-    payload: list[dict[str, Any]] = []
-
-    def read() -> dict[str, Any]:
-        payload.append(_unwrapped(message) if doubled else message)
-        return to_request(payload[0], service.contract)
-
-    got = await service.act(client, "openvla", read, done, deadline_s)
+    payload = _unwrapped(message) if doubled else message
+    got = await service.act(client, "openvla", to_request(payload, service.contract), done, deadline_s)
     actions = to_oxe(whole(got).chunk.actions, service.contract.embodiment(got.seen.embodiment))
-    content: Any = [encode_array(one) for one in actions] if "full_image" in payload[0] else encode_array(actions[0])
+    content: Any = [encode_array(one) for one in actions] if "full_image" in payload else encode_array(actions[0])
     return JSONResponse(json.dumps(content) if doubled else content)
 
 

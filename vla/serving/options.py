@@ -16,7 +16,8 @@ class Options:
 
     Attributes:
         batch: most observations in one call of the policy; 1 is batching off.
-        wait_ms: longest time that the first of a batch waits for others. It waits only while other clients are about.
+        wait_ms: longest time that the first of a batch waits for others. It waits only for streams that are expected to ask by
+            then, and no longer than a call of the policy takes.
         queue: requests that may wait; one more is told to come back.
         deadline_s: seconds until an unanswered request is given up; a client may ask for less.
         idle_s: seconds after which what the policy keeps for a silent stream is forgotten.
@@ -30,7 +31,7 @@ class Options:
     """
 
     batch: int = 16
-    wait_ms: float = 5.0
+    wait_ms: float = 20.0
     queue: int = 64
     deadline_s: float = 30.0
     idle_s: float = 600.0

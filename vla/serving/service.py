@@ -17,7 +17,7 @@ from vla.policies.base import ActionChunk, Observation, Policy
 from vla.serving.batching import Batcher
 from vla.serving.clients import Client
 from vla.serving.metrics import Metrics
-from vla.serving.observations import Images, observation, question
+from vla.serving.observations import Images, observation, question, quick
 from vla.serving.options import LADDER, Options
 from vla.serving.refusal import Refusal, refused
 from vla.serving.streams import Streams
@@ -100,15 +100,14 @@ class Service:
         await self.batcher.call(swap)
 
     async def act(
-        self, client: Client, stream: str, read: Callable[[], Any], done: dict[str, Any], deadline_s: float | None = None
+        self, client: Client, stream: str, request: Any, done: dict[str, Any], deadline_s: float | None = None
     ) -> Answer:
         """Answers one request, inside `counted`.
 
         Args:
             client: who asks.
             stream: the client's name for what it drives.
-            read: makes our own fields of the message (`vla.serving.observations`); called off the event loop, since pictures are
-                decoded there.
+            request: under our own field names (`vla.serving.observations`).
             done: what is logged of the request.
             deadline_s: the client gives up then; never more than the server's own.
 
@@ -117,23 +116,25 @@ class Service:
         """
         client.admit()
         name = f"{client.name}/{stream}"
-        seen = await asyncio.to_thread(lambda: dataclasses.replace(self.read(read()), id=name))
+        side = self.options.side
+        if quick(request):
+            seen = observation(request, self.contract, side)
+        else:
+            seen = await asyncio.to_thread(observation, request, self.contract, side)
+        seen = dataclasses.replace(seen, id=name)
         self.streams.touch(name)
         limit = min(deadline_s or self.options.deadline_s, self.options.deadline_s)
         chunk, job = await self.batcher.act(seen, client.name, limit)
         done |= {"queued_ms": job.queued_ms, "policy_ms": job.policy_ms, "batch": chunk.info["batch"]}
         return Answer(seen, chunk, plain(chunk.info), job.queued_ms, job.policy_ms)
 
-    def read(self, request: Any) -> Observation:
-        return observation(request, self.contract, self.options.side)
-
-    async def ask(self, client: Client, read: Callable[[], Any]) -> dict[str, Any]:
+    async def ask(self, client: Client, request: Any) -> dict[str, Any]:
         """Answers a question on pictures: {"text", "point"}. 501 where the policy cannot."""
         client.admit()
         asked = getattr(self.policy, "ask", None)
         if asked is None:
             raise Refusal(501, "this policy answers no questions", "server", "serve an export of a vision-language model")
-        images, words = await asyncio.to_thread(lambda: question(read(), self.contract, self.options.side))
+        images, words = await asyncio.to_thread(question, request, self.contract, self.options.side)
         (answer,) = await self.batcher.call(asked, [images], [words])
         return {"text": answer.text, "point": answer.point}
 
@@ -180,6 +181,8 @@ class Service:
     async def _forget(self, names: list[str]) -> None:
         if names:
             self.streams.drop(names)
+            for name in names:
+                self.batcher.pace.gone(name)
             await self.batcher.call(self.policy.reset, names)
 
     async def _sweep(self) -> None:

@@ -170,18 +170,44 @@ byId("door").onsubmit = (event) => {
   start();
 };
 
-// Replay.
-let played = null;
-byId("film").onchange = () => { byId("video").src = URL.createObjectURL(byId("film").files[0]); };
-byId("actions").onchange = guarded(async () => {
-  const text = await byId("actions").files[0].text();
-  try {
-    played = parseActions(text);
-  } catch (error) {
-    throw new Refused(`no actions in this file: ${error.message}`);
-  }
-  replay();
+// Replay: films by name, each with the actions of the same name.
+let films = [], played = null;
+
+function paired(files) {
+  const named = [...files].map((file) => [/^(.*)\.(\w+)$/.exec(file.webkitRelativePath || file.name) || [], file]);
+  const videos = named.filter(([[, , ending]]) => /^(mp4|webm)$/i.test(ending)), told = named.filter(([[, , ending]]) => /^jsonl?$/i.test(ending));
+  if (videos.length < 2 && told.length < 2) return [{ name: "", video: videos[0]?.[1], actions: told[0]?.[1] }];
+  return videos.map(([[, name], video]) => ({ name, video, actions: told.find(([[, other]]) => other === name)?.[1] }));
+}
+
+const choose = (input) => guarded(async () => {
+  films = paired(input.files);
+  if (!films.length) throw new Refused("no film (.mp4) among these files");
+  byId("choice").hidden = films.length < 2;
+  byId("films").replaceChildren(...films.map(({ name }, i) => new Option(name, i)));
+  await play(films[0]);
 });
+
+async function play({ video, actions }) {
+  URL.revokeObjectURL(byId("video").src);
+  if (video) byId("video").src = URL.createObjectURL(video);
+  else byId("video").removeAttribute("src");
+  played = null;
+  byId("played").replaceChildren();
+  byId("film").textContent = actions ? "" : "no actions beside this film";
+  if (!actions) return;
+  try {
+    played = parseActions(await actions.text());
+  } catch (error) {
+    throw new Refused(`no actions in ${actions.name}: ${error.message}`);
+  }
+  byId("film").textContent = played.told;
+  replay();
+}
+
+byId("files").onchange = choose(byId("files"));
+byId("folder").onchange = choose(byId("folder"));
+byId("films").onchange = guarded(() => play(films[byId("films").value]));
 
 function parseActions(text) {
   let told;
@@ -195,14 +221,22 @@ function parseActions(text) {
   if (!told.actions?.length || told.actions.some((row) => row.length !== width || !row.every(Number.isFinite))) {
     throw new Error(`expected rows of ${width} numbers`);
   }
-  return { hz: told.hz ?? body.control_hz, actions: told.actions };
+  const said = [told.instruction, `${told.actions.length} actions`, told.outcome].filter(Boolean);
+  return { hz: told.hz ?? body.control_hz, actions: told.actions, told: said.join(", ") };
 }
 
 function replay() {
   if (played) plot(byId("played"), played.actions, { hz: played.hz, at: Math.min(byId("video").currentTime * played.hz, played.actions.length) });
 }
-byId("video").ontimeupdate = replay;
-byId("video").onseeked = replay;
+byId("video").ontimeupdate = byId("video").onseeked = replay;
+// The film's own events come four times a second.
+byId("video").onplay = () => {
+  const draw = () => {
+    replay();
+    if (!byId("video").paused && !byId("video").ended) requestAnimationFrame(draw);
+  };
+  draw();
+};
 
 // Live figures, from the counters that Prometheus reads.
 let before = null;
