@@ -8,18 +8,22 @@ from typing import Any
 import torch
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 from vla.errors import UserError
-from vla.models.load import load_vlm
 from vla.promptable.cache import CachedRepresentation
+from vla.promptable.load import load_frozen
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation
 from vla.rl.babyai import BabyAI
 from vla.rl.features import PooledFeatures
 from vla.rl.options import RLOptions
+from vla.rl.processes import ProcessVecEnv
+from vla.rl.tabletop import Tabletop
 from vla.rl.vector import PromptedVecEnv
 
+TABLETOP = "tabletop/"
+"""What the names of the tabletop's tasks begin with."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     # The notebook's; all else is Stable-Baselines3's.
     "ppo": {"learning_rate": 1e-4, "n_steps": 64, "ent_coef": 5e-3},
@@ -31,13 +35,7 @@ def make_representation(options: RLOptions) -> CachedRepresentation | None:
     """The frozen model as it is asked; None where nothing asks it."""
     if not {"states", "answer"} & set(options.observe):
         return None
-    if not options.vlm:
-        raise UserError("no model is named", "vlm", "give `tiny` or a model's folder")
-    model, processor = load_vlm(options.vlm, dtype=torch.float32)
-    if options.random >= 0:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.random)
-            model = type(model)(model.config)
+    model, processor = load_frozen(options.vlm, options.random)
     prompt = PromptTemplate(options.prompt)
     made = PromptableRepresentation(model, processor, prompt, options.representation)
     return CachedRepresentation(made, options.cache.folder, options.cache.memory_mb)
@@ -45,8 +43,17 @@ def make_representation(options: RLOptions) -> CachedRepresentation | None:
 
 def make_environments(options: RLOptions, representation: CachedRepresentation | None) -> VecMonitor:
     """Environments in step, with what a head sees of them."""
-    inner = DummyVecEnv([functools.partial(BabyAI, options.environment.name)] * options.environment.count)
-    return VecMonitor(PromptedVecEnv(inner, representation, options.observe, BabyAI.fields), info_keywords=("is_success",))
+    name, count = options.environment.name, options.environment.count
+    if name.startswith(TABLETOP):
+        made: VecEnv = ProcessVecEnv(functools.partial(Tabletop, name.removeprefix(TABLETOP)), count)
+    else:
+        made = DummyVecEnv([functools.partial(BabyAI, name)] * count)
+    fields = Tabletop.fields if name.startswith(TABLETOP) else BabyAI.fields
+    try:
+        return VecMonitor(PromptedVecEnv(made, representation, options.observe, fields), info_keywords=("is_success",))
+    except UserError:
+        made.close()
+        raise
 
 
 def policy_arguments(options: RLOptions, mix: int) -> dict[str, Any]:

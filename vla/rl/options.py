@@ -15,7 +15,7 @@ class EnvironmentOptions:
     """Where it learns.
 
     Attributes:
-        name: a level of BabyAI, e.g. "BabyAI-GoToLocal-v0".
+        name: a level of BabyAI, e.g. "BabyAI-GoToLocal-v0", or a task of the tabletop, e.g. "tabletop/lift".
         count: environments in step.
     """
 
@@ -66,10 +66,12 @@ class RLOptions:
         observe: what the head sees beside the non-visual state.
         pooler: between states and head.
         cache: of states.
-        algorithm: of Stable-Baselines3.
+        algorithm: ppo and sac of Stable-Baselines3 learn in an environment; bc (behaviour cloning) and iql learn from data.
         arguments: to it, e.g. {learning_rate: 1.0e-4, n_steps: 64}.
+        data: folder of a robot data set, for bc and iql.
+        chunk: actions that a head learned from data writes at a time, and that are carried out before it looks again.
         net: widths of the head's hidden layers (the paper: one of 128).
-        steps: of all environments together.
+        steps: of all environments together; of the optimizer where it learns from data.
         checkpoint: steps between checkpoints; environments begin anew there, which makes a resumed run equal to an uninterrupted.
         seed: of everything drawn.
     """
@@ -84,16 +86,22 @@ class RLOptions:
     observe: list[Observe] = dataclasses.field(default_factory=lambda: ["states"])
     pooler: PoolerOptions = dataclasses.field(default_factory=PoolerOptions)
     cache: CacheOptions = dataclasses.field(default_factory=CacheOptions)
-    algorithm: Literal["ppo", "sac"] = "ppo"
+    algorithm: Literal["ppo", "sac", "bc", "iql"] = "ppo"
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data: str = ""
+    chunk: int = 2
     net: list[int] = dataclasses.field(default_factory=lambda: [128])
     steps: int = 50_000
     checkpoint: int = 8192
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.checkpoint < 1:
-            raise UserError(f"{self.steps} steps, checkpoints every {self.checkpoint}", "rl fit", "positive numbers")
+        if min(self.steps, self.checkpoint, self.chunk) < 1:
+            numbers = f"{self.steps} steps, checkpoints every {self.checkpoint}, chunks of {self.chunk}"
+            raise UserError(numbers, "rl fit", "positive numbers")
+        if bool(self.data) != (self.algorithm in ("bc", "iql")):
+            fix = "bc and iql learn from data, ppo and sac in an environment"
+            raise UserError(f"algorithm {self.algorithm} with data {self.data!r}", "rl fit", fix)
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one it goes on from: all but where things lie and how long it runs."""
