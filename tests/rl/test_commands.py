@@ -17,7 +17,8 @@ from vla.rl.babyai_questions import COUNTS, WORDINGS, collect_questions
 from vla.rl.build import make_environments
 from vla.rl.commands import read_options
 
-CONFIGS = sorted(f.name for f in (resources.files("vla.configs") / "rl").iterdir())
+ALL = sorted(f.name for f in (resources.files("vla.configs") / "rl").iterdir())
+CONFIGS = [name for name in ALL if name.startswith("babyai-")]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -26,6 +27,13 @@ def test_every_configuration_is_a_run(name):
     assert f"babyai-{options.condition}.yaml" == name and options.out == f"runs/rl/babyai-{options.condition}"
     if not {"states", "answer"} & set(options.observe):
         make_environments(options, None).close()
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in CONFIGS])
+def test_every_configuration_of_the_tabletop_learns_from_the_demos_data(name):
+    options = read_options(["-c", cli.find_config(f"configs/rl/{name}")])
+    assert f"tabletop-{options.condition}.yaml" == name and options.out == f"runs/rl/tabletop-{options.condition}"
+    assert options.data == "runs/demo/data/robot" and options.vlm == "tiny" and options.environment.name == "tabletop/lift"
 
 
 def test_conditions_share_everything_but_what_is_seen():

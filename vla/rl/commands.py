@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 
 from vla.rl.babyai_questions import START, collect_questions
 from vla.rl.fit import fit
+from vla.rl.offline import fit_offline
 from vla.rl.options import RLOptions
 from vla.rl.probing import probe_all
 
@@ -15,6 +16,8 @@ from vla.rl.probing import probe_all
 def run_fit(argv: list[str]) -> str:
     """Trains a head as a configuration says; a repeated run goes on from its checkpoint."""
     options = read_options(argv)
+    if options.data:
+        return fit_offline(options)
     run = fit(options)
     last = float(run.curve()[-5:].mean())
     hits = f", {100 * run.more['cache']['rate']:.0f} % of the states from the cache" if run.more["cache"] else ""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +17,16 @@ from stable_baselines3.common.policies import BasePolicy, MultiInputActorCriticP
 from stable_baselines3.sac.policies import MultiInputPolicy as SACPolicy
 
 from vla.errors import UserError
+from vla.policies.prompted import KIND, SAID, WEIGHTS, whole_folder
 from vla.promptable.cache import CachedRepresentation
 from vla.report.provenance import provenance
 from vla.rl.build import mixed_layers, policy_arguments
 from vla.rl.options import CacheOptions, EnvironmentOptions, PoolerOptions, RLOptions, Settings
 
-WEIGHTS, SAID = "policy.safetensors", "rl.json"
-KIND = "pr2l"
-
 
 def write_agent(folder: Path, agent: BaseAlgorithm, options: RLOptions, representation: CachedRepresentation | None) -> Path:
     """Writes the export whole or not at all, replacing an earlier one."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / SAID).is_file():
-        raise UserError("the folder is there and is no export", str(folder), "choose another")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    unfinished.mkdir()
     weights = {name: value.detach().cpu().clone().contiguous() for name, value in agent.policy.state_dict().items()}
-    save_file(weights, unfinished / WEIGHTS)
     said = {
         "kind": KIND,
         "options": dataclasses.asdict(options),
@@ -47,12 +36,9 @@ def write_agent(folder: Path, agent: BaseAlgorithm, options: RLOptions, represen
         "actions": _actions(agent.action_space),
         **provenance(),
     }
-    (unfinished / SAID).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    for path in unfinished.iterdir():
-        path.chmod(0o644)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(unfinished, folder)
+    with whole_folder(folder) as unfinished:
+        save_file(weights, unfinished / WEIGHTS)
+        (unfinished / SAID).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     return folder
 
 

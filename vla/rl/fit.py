@@ -5,26 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
-from vla.errors import UserError
 from vla.promptable.cache import CachedRepresentation, Hits
 from vla.report.learning import FILE, LearningRun, load_run
 from vla.report.provenance import provenance
 from vla.rl.build import make_agent, make_environments, make_representation
+from vla.rl.checkpoint import read_checkpoint, write_checkpoint
 from vla.rl.export import write_agent
 from vla.rl.options import RLOptions
-
-CHECKPOINT = "checkpoint.pt"
 
 
 class Episodes(BaseCallback):
@@ -96,29 +91,6 @@ def _begin(agent: BaseAlgorithm, seed: int) -> None:
     agent._last_obs = None
 
 
-def read_checkpoint(out: Path, options: RLOptions) -> dict[str, Any] | None:
-    """The folder's checkpoint; None where there is none.
-
-    Raises:
-        UserError: it is damaged, of another run, or of an algorithm that cannot go on.
-    """
-    path = out / CHECKPOINT
-    if not path.is_file():
-        return None
-    try:
-        saved = torch.load(path, weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"not a checkpoint: {error}", str(path), "remove it, or give another --out") from error
-    different = [k for k, v in options.identity().items() if saved["identity"].get(k) != v]
-    if different:
-        raise UserError(f"the folder's run has another {', '.join(different)}", str(path), "give another --out")
-    if options.algorithm != "ppo" and saved["steps"] < options.steps:
-        raise UserError(
-            f"{options.algorithm} cannot go on: its memory is not saved", str(path), "remove it, or give another --out"
-        )
-    return saved
-
-
 def _save(
     out: Path, agent: BaseAlgorithm, episodes: list[list[float]], options: RLOptions, asked: CachedRepresentation | None
 ) -> None:
@@ -131,9 +103,7 @@ def _save(
         "episodes": episodes,
         "hits": dataclasses.asdict(asked.hits) if asked else {},
     }
-    unfinished = out / f".{CHECKPOINT}.{os.getpid()}"
-    torch.save(state, unfinished)
-    unfinished.replace(out / CHECKPOINT)
+    write_checkpoint(out, state)
 
 
 def _record(options: RLOptions, agent: BaseAlgorithm, episodes: list[list[float]], representation: Any) -> LearningRun:
