@@ -89,14 +89,19 @@ def installed(wheel, tmp_path_factory) -> Path:
     return folder
 
 
-def test_wheel_works_outside_the_checkout(installed, tmp_path):
+RL = (Path(sysconfig.get_path("purelib")) / "stable_baselines3").is_dir()
+
+
+@pytest.mark.parametrize("rl", [False, pytest.param(True, marks=pytest.mark.skipif(not RL, reason="vla[rl] is not installed"))])
+def test_wheel_works_outside_the_checkout(installed, tmp_path, rl):
     code = (
         "import importlib, pathlib, pkgutil, vla\n"
         "from importlib.resources import files\n"
         "import torch, vla.datasets\n"
         "for path, name in ((vla.__path__, 'vla.'), (vla.datasets.__path__, 'vla.datasets.')):\n"
         "    for module in pkgutil.walk_packages(path, name):\n"
-        "        if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
+        f"        if module.name.startswith('vla.rl.') == {rl} and not module.name.endswith('__main__'):\n"
+        "            importlib.import_module(module.name)\n"
         "print(pathlib.Path(vla.__file__).parent)\n"
         "print(len([f for f in files('vla.configs').iterdir() if f.name.endswith('.yaml')]))"
     )

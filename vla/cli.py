@@ -13,6 +13,7 @@ from typing import Any
 from vla.errors import UserError
 
 DATA = "converts, checks, describes and shows data sets of other formats"
+RL = "trains reinforcement-learning heads on a frozen, prompted model"
 LIGHTNING = {
     "fit": "trains a policy",
     "validate": "reports held-out loss, action errors and question accuracy",
@@ -78,6 +79,21 @@ def _data(argv: list[str]) -> int:
     return _said(auto_cli(function, args=_flags(function, argv[1:]), prog=f"vla data {argv[0]}", as_positional=True))
 
 
+def _rl(argv: list[str]) -> int:
+    try:
+        from vla.rl.commands import COMMANDS as known
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed", "vla rl", "install vla[rl]") from error
+
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        rows = [f"  {name:<10}{text}" for name, (_, text) in known.items()]
+        print("\n".join(["usage: vla rl COMMAND [options]", "", *rows, "", "`vla rl COMMAND --help` tells more."]))
+        return 0
+    if argv[0] not in known:
+        raise UserError(f"unknown command {argv[0]!r}", "vla rl", f"one of {', '.join(known)}")
+    return _said(known[argv[0]][0](_find_configs(argv[1:])))
+
+
 COMMANDS: dict[str, tuple[Callable[[], Callable], str]] = {
     "demo": (_demo, "the whole main job: collect, train, roll out, export, serve, report"),
     "doctor": (_doctor, "checks this machine"),
@@ -90,13 +106,13 @@ COMMANDS: dict[str, tuple[Callable[[], Callable], str]] = {
 
 
 def _usage() -> str:
-    rows = {**{name: text for name, (_, text) in COMMANDS.items()}, "data": DATA, **LIGHTNING}
+    rows = {**{name: text for name, (_, text) in COMMANDS.items()}, "data": DATA, "rl": RL, **LIGHTNING}
     lines = [f"  {name:<10}{text}" for name, text in rows.items()]
     return "\n".join(["usage: vla COMMAND [options]", "", *lines, "", "`vla COMMAND --help` tells more."])
 
 
 def find_config(name: str) -> str:
-    """A configuration's path: on disk as it stands, else in the package (`configs/demo.yaml`, `demo.yaml`).
+    """A configuration's path: on disk as it stands, else in the package (`configs/demo.yaml`, `demo.yaml`, `configs/rl/….yaml`).
 
     Raises:
         UserError: neither; the package's own are named.
@@ -104,10 +120,12 @@ def find_config(name: str) -> str:
     if Path(name).is_file():
         return name
     folder = resources.files("vla.configs")
-    packaged = folder / Path(name).name
-    if Path(name).parent.name in ("", "configs") and packaged.is_file():
+    place = Path(name).parts[-2:] if Path(name).parent.name == "rl" else Path(name).parts[-1:]
+    packaged = folder.joinpath(*place)
+    if Path(name).parent.name in ("", "configs", "rl") and packaged.is_file():
         return str(packaged)
     own = sorted(f"configs/{f.name}" for f in folder.iterdir() if f.name.endswith(".yaml"))
+    own += sorted(f"configs/rl/{f.name}" for f in (folder / "rl").iterdir())
     raise UserError("no such configuration", name, f"give a file, or one of the package's: {', '.join(own)}")
 
 
@@ -211,7 +229,9 @@ def main(argv: list[str] | None = None) -> int:
             return _run(argv[0], argv[1:])
         if argv[0] == "data":
             return _data(argv[1:])
-        raise UserError(f"unknown command {argv[0]!r}", "vla", f"one of {', '.join([*COMMANDS, 'data', *LIGHTNING])}")
+        if argv[0] == "rl":
+            return _rl(argv[1:])
+        raise UserError(f"unknown command {argv[0]!r}", "vla", f"one of {', '.join([*COMMANDS, 'data', 'rl', *LIGHTNING])}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -115,6 +116,11 @@ class RobotSource(Source[RobotItem]):
     def states(self) -> np.ndarray:
         """All states of the split, float32 [N, S]."""
         return self._table.state[np.unique(self._rows)]
+
+    def said(self, name: Literal["instruction", "target"]) -> list[str]:
+        """What the steps of the split say, each once."""
+        places = np.unique(getattr(self._table, name)[np.unique(self._rows)])
+        return [str(word) for word in self._table.words[places]]
 
     def item(self, i: int, rng: np.random.Generator) -> RobotItem:
         if not self.chunk or self.chunk < 1:

@@ -21,8 +21,8 @@ def load_policy(
     """The policy that `name` stands for.
 
     Args:
-        name: a folder that `vla export` wrote, a checkpoint (*.ckpt) of `vla fit`, the http address of `vla serve`, the ws
-            address of any server of openpi's protocol, openvla+http of any server of OpenVLA's, or "random".
+        name: a folder of `vla export` or `vla rl fit`, a checkpoint (*.ckpt) of `vla fit`, the http address of `vla serve`, the
+            ws address of any server of openpi's protocol, openvla+http of any server of OpenVLA's, or "random".
         batch: rows per call of a local model; several are a ladder.
         embodiments: the robots that will ask, for policies that do not say which they were made for.
         probabilities: whether a local model's chunks report the probability of each written token.
@@ -40,6 +40,10 @@ def load_policy(
             raise UserError("it does not say for which robot it is", name, "it can be used in `vla rollout` only")
         return _unbound(name, scheme, embodiments)
     path = Path(name)
+    if (path / "rl.json").is_file():
+        from vla.policies.prompted import PromptedPolicy
+
+        return PromptedPolicy.from_export(path, batch)
     if path.is_dir():
         from vla.policies.local import LocalPolicy
 

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 PACKAGES = ("torch", "transformers", "lightning", "mujoco", "robosuite", "numpy", "webdataset", "timm")
+PACKAGES += ("stable-baselines3", "minigrid")
 
 
 def provenance() -> dict[str, Any]:

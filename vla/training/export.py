@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import shutil
 import uuid
@@ -15,9 +14,9 @@ import torch
 from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.models.int8 import to_int8
+from vla.models.weights import Weights, weights_hash
 from vla.training.model_card import Card, facts_of, model_card
 
-Weights = dict[str, torch.Tensor]
 CLOSE = 1e-3
 """Largest difference of a logit that merging adapters may make, relative to the largest logit."""
 
@@ -143,16 +142,6 @@ def interpolated(base: Weights, trained: Weights, alpha: float) -> Weights:
         name: torch.lerp(base[name].float(), value.float(), alpha).to(value.dtype) if value.is_floating_point() else value
         for name, value in trained.items()
     }
-
-
-def weights_hash(weights: Weights) -> str:
-    """SHA-256 over names, types, shapes and values, whatever the order."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        value = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _without_adapters(weights: Weights) -> Weights:

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla.contract import Space
+from vla.promptable.actions import Shares
+from vla.promptable.told import UNKNOWN, Told
+
+TOLD = Told.of(["Lift the red cube.", "pick up the small red cube"], ["red cube", "small red cube", "cube", ""])
+
+
+def test_words_are_those_of_the_data():
+    assert TOLD.words == ("cube", "lift", "pick", "red", "small", "the", "up")
+    assert TOLD.bag("lift THE red ball!").tolist() == [0, 1, 0, 1, 0, 1, 0] and not TOLD.bag("").any()
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("lift the red cube", "red cube"),
+        ("Take the small red cube to the cube", "small red cube"),
+        ("the cube beside the red cube", "cube"),
+        ("lift the redcube", UNKNOWN),
+        ("", UNKNOWN),
+    ],
+)
+def test_the_first_and_longest_known_object_fills_prompts(said, named):
+    assert TOLD.fields(said) == {"instruction": said, "object": named}
+
+
+SPACE = Space(("a", "b", "c"), ("m",) * 3, (-2.0, 0.0, -1.0), (2.0, 4.0, 1.0), (None, 3.0, None))
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=2))
+def test_shares_come_back(shares):
+    actions = Shares(SPACE).inverse(np.array([shares]))
+    assert actions.shape == (1, 3) and actions[0, 1] == 3.0
+    assert np.allclose(Shares(SPACE)(actions), shares, atol=1e-12)
+
+
+def test_what_is_outside_the_limits_is_clipped_both_ways():
+    assert Shares(SPACE)(np.array([9.0, 0.0, -9.0])).tolist() == [1, -1]
+    assert Shares(SPACE).inverse(np.array([9.0, -9.0])).tolist() == [2, 3, -1]

@@ -1,0 +1,104 @@
+import functools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("stable_baselines3")
+pytest.importorskip("minigrid")
+pytest.importorskip("robosuite")
+
+from vla.errors import UserError
+from vla.models.load import load_vlm
+from vla.promptable.prompts import PromptTemplate
+from vla.promptable.representation import PromptableRepresentation, Settings
+from vla.rl.export import act, read_agent
+from vla.rl.fit import fit
+from vla.rl.options import EnvironmentOptions, PoolerOptions, RLOptions
+from vla.rl.processes import ProcessVecEnv
+from vla.rl.tabletop import Tabletop
+from vla.rl.vector import PromptedVecEnv
+from vla.sim.embodiment import EMBODIMENT
+from vla.sim.episodes import Episode, set_up
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Two tables, each in its process."""
+    made = ProcessVecEnv(functools.partial(Tabletop, "lift"), 2)
+    yield made
+    made.close()
+
+
+def test_a_process_of_the_table_holds_no_torch():
+    code = "import sys, vla.rl.tabletop; raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_observations_fit_and_name_the_goal_of_the_seed(tables):
+    tables.seed(3)
+    seen = tables.reset()
+    for row, (seed, info) in enumerate(zip((3, 4), tables.reset_infos, strict=True)):
+        assert tables.observation_space.contains({name: values[row] for name, values in seen.items()})
+        assert info["fields"]["instruction"] == set_up(Episode(seed))[2] and info["fields"]["object"] in info["instruction"]
+    assert (seen["state"][:, EMBODIMENT.state.size :].sum(1) == 2).all() and set(seen["oracle"].flat) <= {0.0, 1.0}
+
+
+def test_actions_are_shares_of_the_limits(tables):
+    tables.seed(3)
+    tables.reset()
+    before = tables.step(np.zeros((2, 5), np.float32))[0]["state"][:, :3]
+    seen, rewards, dones, infos = tables.step(np.tile(np.array([1, 0, 0, 0, -1], np.float32), (2, 1)))
+    moved = seen["state"][:, :3] - before
+    assert (moved[:, 0] > 0.012).all() and (np.abs(moved[:, 1]) < 0.006).all()
+    assert not rewards.any() and not dones.any() and not any(info["is_success"] for info in infos)
+
+
+def test_one_call_of_the_model_sees_all_tables_also_where_an_episode_ends(tables, vlm, monkeypatch):
+    calls = []
+    settings = Settings(tokens=1, image=False, batch=4)
+    represent = PromptableRepresentation(*load_vlm(vlm), PromptTemplate("Q: {object}? A:"), settings)
+    original = type(represent)._compute
+    monkeypatch.setattr(type(represent), "_compute", lambda self, *a: (calls.append(len(a[1])), original(self, *a))[1])
+    made = PromptedVecEnv(tables, represent, ("states",), Tabletop.fields)
+    made.seed(5)
+    made.reset()
+    goals = [info["fields"]["object"] for info in tables.reset_infos]
+    for _ in range(100):
+        seen, _, dones, infos = made.step(np.zeros((2, 5), np.float32))
+        if dones.any():
+            break
+    assert dones.all() and calls == [2] * (len(calls) - 1) + [4]
+    assert all(info["TimeLimit.truncated"] and info["terminal_observation"]["tokens"].any() for info in infos)
+    assert [info["fields"]["object"] for info in tables.reset_infos] != goals and seen["tokens"].shape[0] == 2
+
+
+def test_a_process_that_fails_is_named():
+    made = ProcessVecEnv(functools.partial(Tabletop, "lift"), 1)
+    try:
+        made._workers.all[0].process.kill()
+        with pytest.raises(UserError, match="its process failed"):
+            made.reset()
+    finally:
+        made.close()
+
+
+def test_sac_learns_on_it_and_its_export_acts_within_the_limits(vlm, tmp_path):
+    options = RLOptions(
+        out=str(tmp_path / "run"),
+        environment=EnvironmentOptions("tabletop/lift", 1),
+        vlm=str(vlm),
+        prompt="Q: where is the {object}? A:",
+        representation=Settings(tokens=2, batch=1, image=False, words=40),
+        pooler=PoolerOptions(width=16, hidden=16, out=8),
+        algorithm="sac",
+        arguments={"learning_starts": 4, "batch_size": 4, "buffer_size": 100},
+        net=[8],
+        steps=8,
+        checkpoint=8,
+    )
+    fit(options)
+    policy, _, more = read_agent(f"{options.out}/export")
+    action = act(policy, {name: np.zeros((1, *box["shape"]), box["dtype"]) for name, box in more["observations"].items()})
+    assert action.shape == (1, 5) and (np.abs(action) <= 1).all()

@@ -1,0 +1,175 @@
+"""PR2L's state: what a frozen vision-language model computes while it reads an observation and a question and writes an answer.
+
+Chen, Mees, Kumar, Levine 2024, "Vision-Language Models Provide Promptable Representations for Reinforcement Learning"
+(arXiv 2402.02651).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+
+from vla.errors import UserError
+from vla.models.weights import weights_hash
+from vla.promptable.families import Pictures, family
+from vla.promptable.layers import Capture, Choice, chosen_layers
+from vla.promptable.prompts import PromptTemplate
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the representation is made of; all of it decides the states, so all of it belongs to a cache's key.
+
+    Attributes:
+        tokens: written to every prompt, greedily, exactly so many: an answer that would end goes on. 0 writes none.
+        image, prompt: whether the states of image tokens, and of the prompt's words, are kept.
+        layers: which states; see `layers.Choice`.
+        words: room for a prompt's words, in tokens.
+        batch: rows per call of the model. Other shapes give other last digits, so every call is padded to this one.
+        dtype: of the states that come out, "float16" or "float32".
+        image_tokens: of an observation's pictures; 0: the model's processor says.
+        chat: put the prompt into the model's chat template.
+    """
+
+    tokens: int = 8
+    image: bool = True
+    prompt: bool = True
+    layers: Choice = "last-two"
+    words: int = 32
+    batch: int = 8
+    dtype: str = "float16"
+    image_tokens: int = 0
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.image_tokens) < 0 or min(self.words, self.batch) < 1:
+            raise UserError(f"{self}", "representation", "numbers are positive; tokens and image_tokens may be 0")
+        if not (self.tokens or self.image or self.prompt):
+            raise UserError("no tokens are kept", "representation", "keep image or prompt tokens, or write some")
+        if self.dtype not in ("float16", "float32"):
+            raise UserError(f"dtype {self.dtype!r}", "representation", "float16 or float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class States:
+    """A batch of representations.
+
+    Attributes:
+        tokens: [B, L, D]: image and prompt tokens as they stand, padding, written tokens; of each token its layers one after the
+            other. Zero where there is padding.
+        padding: [B, L] bool, True is padding, as torch's key-padding masks have it.
+        written: [B, N] ids of the answer.
+    """
+
+    tokens: torch.Tensor
+    padding: torch.Tensor
+    written: torch.Tensor
+
+
+class PromptableRepresentation:
+    """A frozen model as an observation's encoder. The model is put into evaluation mode and its gradients are switched off.
+
+    Args:
+        model, processor: as `vla.models.load.load_vlm` gives them.
+        prompt: the question.
+        settings: what of the model's states is kept.
+
+    Attributes:
+        layers: the layers whose states are kept.
+        shape: (L, D) of every observation's tokens.
+        identity: what decides the states beside observation and filled-in prompt, as JSON holds it.
+
+    Raises:
+        UserError: the model cannot write, or the settings contradict one another.
+    """
+
+    def __init__(self, model: Any, processor: Any, prompt: PromptTemplate, settings: Settings | None = None):
+        self.settings, self.prompt, self.processor = settings or Settings(), prompt, processor
+        self.model = model.eval().requires_grad_(False)
+        self._family = family(self.model, processor, self.settings.image_tokens, self.settings.chat)
+        self.layers = chosen_layers(self.settings.layers, len(self._family.decoder.layers))
+        self._length = self._family.image_tokens + self.settings.words
+        self._kept = self.settings.image * self._family.image_tokens + self.settings.prompt * self.settings.words
+        width = self.model.config.get_text_config().hidden_size
+        self.shape = ((self._kept + self.settings.tokens) * len(self.layers), width)
+        self.identity = {
+            "model": weights_hash(self.model.state_dict()),
+            "computes": str(self.model.dtype).removeprefix("torch."),
+            **dataclasses.asdict(self.settings),
+        }
+
+    def question(self, fields: Mapping[str, str]) -> str:
+        """The prompt as it is asked; UserError where a field is not filled."""
+        return self.prompt.fill(fields)
+
+    def __call__(self, images: Sequence[Pictures], fields: Sequence[Mapping[str, str]]) -> States:
+        """The states of observations.
+
+        Args:
+            images: of each its pictures, uint8 [H, W, 3], of all equally many.
+            fields: what fills the prompt's fields.
+
+        Raises:
+            UserError: unequal numbers of pictures, an unknown field, a prompt with more words than there is room for.
+        """
+        counts = [len(pictures) for pictures in images]
+        if len(set(counts)) > 1 or len(images) != len(fields) or not counts or not counts[0]:
+            raise UserError(
+                f"observations with {counts} pictures and {len(fields)} sets of fields",
+                "representation",
+                "give every observation as many pictures, one at least, and its fields",
+            )
+        texts, size = [self.question(one) for one in fields], self.settings.batch
+        done = [self._compute(images[i : i + size], texts[i : i + size]) for i in range(0, len(texts), size)]
+        return States(*(torch.cat([getattr(part, f.name) for part in done]) for f in dataclasses.fields(States)))
+
+    def answers(self, written: torch.Tensor) -> list[str]:
+        """Written ids [B, N] as words; the answer comes first, then what a model writes that is not let stop."""
+        tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in written.tolist()]
+
+    @torch.inference_mode()
+    def _compute(self, images: Sequence[Pictures], texts: Sequence[str]) -> States:
+        rows, short = len(texts), self.settings.batch - len(texts)
+        # What fills the declared shape is computed and thrown away.
+        inputs = self._family.inputs([*images, *[images[0]] * short], [*texts, *[texts[0]] * short], self._length)
+        with Capture(self._family.decoder, self.layers) as seen:
+            reader = self._family.reader(inputs)
+            written = self._write(reader, seen)
+            prompts = torch.stack([seen.states[layer][0] for layer in self.layers], 2)
+            ids = inputs["input_ids"].to(prompts.device)
+            tokens, padding = self._choose(prompts, ids, inputs["attention_mask"].to(prompts.device).bool())
+            if self.settings.tokens:
+                answer = self._family.written(reader, written, seen)
+                tokens = torch.cat([tokens, torch.stack([answer[layer] for layer in self.layers], 2)], 1)
+                padding = torch.cat([padding, torch.zeros_like(written, dtype=torch.bool)], 1)
+        tokens = rearrange(tokens, "b t layer d -> b (t layer) d").to(getattr(torch, self.settings.dtype))
+        padding = padding.repeat_interleave(len(self.layers), 1)
+        return States(tokens[:rows].cpu(), padding[:rows].cpu(), written[:rows].cpu())
+
+    def _write(self, reader: Any, seen: Capture) -> torch.Tensor:
+        """Reads the prompts and writes the likeliest words, never an end mark; ids [B, N]."""
+        empty = torch.empty(reader.rows, 0, dtype=torch.long, device=reader.device)
+        if not self.settings.tokens:
+            with seen.until_deepest():
+                reader.read(empty, torch.zeros(1, dtype=torch.long, device=reader.device))
+            return empty
+        written = empty
+        for _ in range(self.settings.tokens):
+            logits = reader.read(written[:, -1:], None)[:, -1].float()
+            logits[:, self._family.eos] = -torch.inf
+            written = torch.cat([written, logits.argmax(-1, keepdim=True)], 1)
+        return written
+
+    def _choose(self, states: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of prompts' states [B, P, layers, D] those that are kept, packed to the left; and where there is padding."""
+        image = ids == self._family.image_id
+        keep = real & ((image & self.settings.image) | (~image & self.settings.prompt))
+        order = (~keep).long().argsort(dim=1, stable=True)[:, : self._kept]
+        padding = ~keep.gather(1, order)
+        packed = states.gather(1, order[:, :, None, None].expand(-1, -1, *states.shape[2:]))
+        return packed.masked_fill(padding[:, :, None, None], 0.0), padding

@@ -1,0 +1,62 @@
+"""`vla rl fit | probe | questions`: what is behind the names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jsonargparse import ArgumentParser
+
+from vla.rl.babyai_questions import START, collect_questions
+from vla.rl.fit import fit
+from vla.rl.offline import fit_offline
+from vla.rl.options import RLOptions
+from vla.rl.probing import probe_all
+
+
+def run_fit(argv: list[str]) -> str:
+    """Trains a head as a configuration says; a repeated run goes on from its checkpoint."""
+    options = read_options(argv)
+    if options.data:
+        return fit_offline(options)
+    run = fit(options)
+    last = float(run.curve()[-5:].mean())
+    hits = f", {100 * run.more['cache']['rate']:.0f} % of the states from the cache" if run.more["cache"] else ""
+    return (
+        f"{options.out}: {run.condition}, {run.steps:,} steps, {len(run.ends):,} episodes, area {run.area():.3f}, "
+        f"success in the last fifth {100 * last:.0f} %{hits}"
+    )
+
+
+def read_options(argv: list[str]) -> RLOptions:
+    """Options from configurations and the command line; what comes later wins."""
+    parser = ArgumentParser(prog="vla rl fit", description="Trains an RL head on a frozen model's states.")
+    parser.add_argument("-c", "--config", action="config", help="a configuration, e.g. configs/rl/babyai-task.yaml")
+    parser.add_class_arguments(RLOptions)
+    made = parser.instantiate_classes(parser.parse_args(argv))
+    return RLOptions(**{name: value for name, value in vars(made).items() if name != "config"})
+
+
+def run_probe(argv: list[str]) -> str:
+    """Ranks conditions by what their model's states tell of the goal."""
+    parser = ArgumentParser(prog="vla rl probe", description="Ranks prompts, layers and poolings without training.")
+    parser.add_argument("-c", "--config", action="append", type=str, required=True, help="a condition; give several")
+    parser.add_function_arguments(probe_all, as_group=False, skip={"conditions"})
+    given = parser.parse_args(argv).as_dict()
+    return probe_all([read_options(["-c", config]) for config in given.pop("config")], **given)
+
+
+def run_questions(argv: list[str]) -> str:
+    """Pictures of BabyAI's rooms with questions about them."""
+    parser = ArgumentParser(prog="vla rl questions", description="Writes pictures of BabyAI's rooms with questions about them.")
+    parser.add_function_arguments(collect_questions, as_group=False)
+    given = parser.parse_args(argv).as_dict()
+    counts = collect_questions(**given)
+    said = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    return f"{given['out']}: {said}; the model to begin with: {given['out']}/{START}"
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], str], str]] = {
+    "fit": (run_fit, "trains a head"),
+    "probe": (run_probe, "ranks prompts, layers and poolings without training"),
+    "questions": (run_questions, "writes pictures of BabyAI's rooms with questions, to train a model for them"),
+}

@@ -1,0 +1,112 @@
+"""Prompts, layers and poolings ranked without reinforcement learning: what their states and answers say of BabyAI's rooms."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vla.errors import UserError
+from vla.promptable.probe import POOLINGS, Probe, classify, pooled, regress
+from vla.report.wording import Table, aligned
+from vla.rl.babyai import BabyAI
+from vla.rl.build import make_representation
+from vla.rl.options import RLOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """Views of rooms, each of its own: pictures, what fills prompts, and the truth.
+
+    Attributes:
+        visible: [N] int, 1 where the goal is in view.
+        place: [N, 2] its column and row in the view, NaN where it is not.
+    """
+
+    pictures: list[np.ndarray]
+    fields: list[dict[str, str]]
+    visible: torch.Tensor
+    place: torch.Tensor
+
+
+def draw_frames(level: str, count: int, seed: int = 0) -> Frames:
+    """Views from places where a robot may stand; half of them show the goal, so that guessing is right in half the cases."""
+    env, rng = BabyAI(level), np.random.default_rng(seed)
+    pictures, fields, visible, places = [], [], [], []
+    wanted = {True: count - count // 2, False: count // 2}
+    for _ in range(100 * count):
+        if not any(wanted.values()):
+            break
+        _, info = env.reset(seed=int(rng.integers(2**31)))
+        picture, _ = env.wander(rng)
+        place = env.goal_place()
+        if wanted[place is not None]:
+            wanted[place is not None] -= 1
+            pictures.append(picture)
+            fields.append(info["fields"])
+            visible.append(int(place is not None))
+            places.append(place or (np.nan, np.nan))
+    env.close()
+    if any(wanted.values()):
+        raise UserError("the goal is always, or never, in view", level, "choose another level")
+    order = rng.permutation(count)
+    return Frames(
+        [pictures[i] for i in order],
+        [fields[i] for i in order],
+        torch.tensor(visible)[order],
+        torch.tensor(places, dtype=torch.float32)[order],
+    )
+
+
+def probe(options: RLOptions, frames: Frames) -> dict[str, Any]:
+    """What one condition's model tells of the goal, half of the rooms held out.
+
+    Returns:
+        "answer": share of the rooms in which the written answer begins with yes exactly where the goal is in view (None where
+        nothing is written); "present" and "place": for each pooling the linear probe's accuracy of presence, and R² of the goal's
+        place where it is in view.
+    """
+    representation = make_representation(options)
+    if representation is None:
+        raise UserError("nothing asks a model", options.condition, "probe conditions with observe: [states]")
+    states = representation([[picture] for picture in frames.pictures], frames.fields)
+    half, layers = len(frames.pictures) // 2, len(representation.representation.layers)
+    found: dict[str, Any] = {"condition": options.condition, "prompt": options.prompt, "answer": None, "present": {}, "place": {}}
+    if states.written.shape[1]:
+        yes = torch.tensor([answer.lower().startswith("yes") for answer in representation.answers(states.written)])
+        found["answer"] = float((yes == frames.visible.bool()).float().mean())
+    seen = frames.visible.bool()
+    known, asked = torch.arange(len(seen)) < half, torch.arange(len(seen)) >= half
+    for pooling in POOLINGS if states.written.shape[1] else POOLINGS[:1]:
+        x = pooled(states, pooling, layers)
+        present: Probe = classify(x[known], frames.visible[known], x[asked], frames.visible[asked])
+        place = regress(x[known & seen], frames.place[known & seen], x[asked & seen], frames.place[asked & seen])
+        found["present"][pooling], found["place"][pooling] = present.score, place.score
+    return found
+
+
+def probe_all(conditions: Sequence[RLOptions], pictures: int = 1000, seed: int = 0, out: str = "") -> str:
+    """A table of all conditions on the same rooms.
+
+    Args:
+        conditions: as `vla rl fit` takes them.
+        pictures: half of them held out, each of a room of its own.
+        seed: of the rooms.
+        out: JSON file that gets the scores.
+    """
+    rows = []
+    levels = {level: draw_frames(level, pictures, seed) for level in {one.environment.name for one in conditions}}
+    found = [probe(one, levels[one.environment.name]) for one in conditions]
+    for one in found:
+        scores = [one[kind].get(pooling) for kind in ("present", "place") for pooling in POOLINGS]
+        rows.append([one["condition"], *("–" if score is None else f"{score:.3f}" for score in (one["answer"], *scores))])
+    if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(json.dumps({"pictures": pictures, "seed": seed, "probes": found}, indent=1) + "\n", encoding="utf-8")
+    header = ["condition", "answer", *(f"{kind}, {pooling}" for kind in ("present", "place R²") for pooling in POOLINGS)]
+    return aligned(Table("Probes", "", header, rows))
