@@ -19,7 +19,7 @@ from vla.serving.clients import Client
 from vla.serving.metrics import Metrics
 from vla.serving.observations import Images, observation, question, quick
 from vla.serving.options import LADDER, Options
-from vla.serving.refusal import Refusal, refused
+from vla.serving.refusal import Refusal, busy, late, refused
 from vla.serving.streams import Streams
 from vla.serving.wire import plain
 
@@ -60,7 +60,8 @@ class Service:
         self.options, self.metrics = options, metrics
         self.batcher = Batcher(policy, options, metrics)
         self.streams = Streams(options.idle_s, options.streams)
-        self.active = 0
+        self.active = self._questions = 0
+        self._turn = asyncio.Lock()
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
@@ -135,7 +136,17 @@ class Service:
         if asked is None:
             raise Refusal(501, "this policy answers no questions", "server", "serve an export of a vision-language model")
         images, words = await asyncio.to_thread(question, request, self.contract, self.options.side)
-        (answer,) = await self.batcher.call(asked, [images], [words])
+        if self._questions >= self.options.queue:
+            raise busy(f"{self._questions} questions are waiting", 1.0)
+        self._questions += 1
+        try:
+            # One at a time: robots wait for one question at most.
+            async with asyncio.timeout(self.options.deadline_s), self._turn:
+                (answer,) = await self.batcher.call(asked, [images], [words])
+        except TimeoutError:
+            raise late(self.options.deadline_s) from None
+        finally:
+            self._questions -= 1
         return {"text": answer.text, "point": answer.point}
 
     async def reset(self, client: Client, streams: list[str]) -> None:
