@@ -11,20 +11,18 @@ import torch  # noqa: F401  (before the simulator, see vla/sim/gl.py)
 from vla.report.intervals import wilson
 from vla.report.provenance import provenance
 from vla.sim.episodes import Episode
-from vla.sim.experts.stock import stock_action
 from vla.sim.rollout import Workers, rollout
-from vla.sim.stock import Stock
-from vla.sim.tasks import TASKS, find_task
+from vla.sim.tasks import STOCK_TASKS, TASKS, known_task
 
 RESULTS = Path(__file__).resolve().parent / "results" / "experts.json"
 BAR, SCENES, SHORT = 0.95, 200, 10
-OWN = {f"robosuite-{name}": name for name in ("Lift", "Stack")}
-"""robosuite's own tasks that have an expert."""
+KNOWN = [*TASKS, *(name for name, task in STOCK_TASKS.items() if task.expert)]
 
 
 def measure(task: str, episodes: int, workers: Workers) -> dict:
-    """How often the expert reaches the goal of a task, half of the time the swapped one; with the interval and the failures."""
-    todo = [Episode(i, "swapped" if i % 2 else "correct", task=task) for i in range(episodes)]
+    """How often the expert reaches the goal of a task, half of the time the swapped one if it has one; with the failures."""
+    goals = known_task(task).goals
+    todo = [Episode(i, "swapped" if goals > 1 and i % 2 else "correct", task=task) for i in range(episodes)]
     results = rollout(None, todo, workers)
     failures = {f"{r.seed} {r.kind}": r.failure for r in results if not r.success}
     steps = sorted(r.steps for r in results)
@@ -35,45 +33,21 @@ def measure(task: str, episodes: int, workers: Workers) -> dict:
     }
 
 
-def measure_stock(task: str, episodes: int) -> dict:
-    """The same for one of robosuite's own tasks, whose success is its own check."""
-    stock, failures, steps = Stock(task), [], []
-    for seed in range(episodes):
-        stock.reset(seed)
-        taken = 0
-        while not stock.success() and taken < stock.task.horizon:
-            stock.step(stock_action(stock))
-            taken += 1
-        steps.append(taken)
-        if not stock.success():
-            failures.append(seed)
-    return {
-        **wilson(episodes - len(failures), episodes).to_dict(),
-        "median_steps": sorted(steps)[episodes // 2],
-        "failures": failures,
-    }
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tasks", nargs="*", help="tasks to measure and record")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     for task in options.tasks:
-        if task not in OWN:
-            find_task(task)
+        known_task(task)
     recorded = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     with Workers(options.workers) as workers:
-
-        def run(task: str, episodes: int) -> dict:
-            return measure_stock(OWN[task], episodes) if task in OWN else measure(task, episodes, workers)
-
         for task in options.tasks:
             where = {**provenance(), "command": "benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])}
-            recorded[task] = {**run(task, SCENES), **where}
+            recorded[task] = {**measure(task, SCENES, workers), **where}
             RESULTS.write_text(json.dumps(recorded, indent=1) + "\n")
-        repeated = {} if options.tasks else {task: run(task, SHORT) for task in recorded}
-    found = {task: recorded.get(task, {}) for task in options.tasks or [*TASKS, *OWN]}
+        repeated = {} if options.tasks else {task: measure(task, SHORT, workers) for task in recorded}
+    found = {task: recorded.get(task, {}) for task in options.tasks or KNOWN}
     bars = {
         f"{task}.expert": {
             "value": one.get("rate"),

@@ -21,7 +21,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from vla.datasets.formats.convert import Options, plan, run
+from vla.datasets.formats.convert import run
+from vla.datasets.formats.job import Options, plan
 from vla.datasets.formats.lerobot_source import Decoder
 from vla.datasets.formats.rlds import RLDSReader
 from vla.datasets.formats.tfrecord import masked_crc

@@ -117,7 +117,8 @@ def speed(rounds: int = 4, steps: int = 40) -> dict:
 
 def resets(rounds: int = 8) -> dict:
     """Seconds from one episode's variation and scene to the next one's, against a hard reset."""
-    variations = load_suite("rt2/unseen-environments").variations + load_suite("rt2/unseen-backgrounds").variations
+    names = ("rt2/unseen-environments", "rt2/unseen-backgrounds", "rt2/unseen-heights")
+    variations = [variation for name in names for variation in load_suite(name).variations]
     ours, stock = tabletop.Tabletop(), Stock(LARGE)
     wardrobe, scene = Wardrobe(ours), set_up(Episode(0))[0]
     ours.reset(scene)

@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 stamp=.venv/.vla-setup
 extras='.[sim,serve,report,lora,wandb,formats,dev]'
 disk_gb=9
+spare_gb=2 # what is needed where the environment is whole and some packages change
 # EGL renders; OSMesa is its fall-back, and newer distributions no longer have it.
 libraries='libegl1 libgl1-mesa-dri libgles2'
 fallback='libosmesa6'
@@ -36,11 +37,12 @@ pick_python() { # prints a supported interpreter; a candidate may exist and stil
     "Install one of them, or name it: PYTHON=/path/to/python3.12 make setup"
 }
 
-check_disk() {
-  local free
-  free=$(df -Pk . | awk 'NR == 2 {print $4}')
-  awk -v free="$free" -v need="$disk_gb" 'BEGIN {exit !(free >= need * 1024 * 1024)}' ||
-    fail "$disk_gb GB of disk are needed in $PWD, $((free / 1024 / 1024)) GB are free"
+check_disk() { # what the environment takes, less what is there of it; an upgrade may replace everything
+  local free there=0 need
+  free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1024 / 1024)}')
+  if [ -d .venv ] && [ -z "$upgrade" ]; then there=$(du -sk .venv | awk '{print int($1 / 1024 / 1024)}'); fi
+  need=$((disk_gb - there > spare_gb ? disk_gb - there : spare_gb))
+  [ "$free" -ge "$need" ] || fail "$need GB of disk are needed in $PWD, $free GB are free"
 }
 
 key() { # changes whenever the environment must be installed anew
@@ -49,24 +51,29 @@ key() { # changes whenever the environment must be installed anew
 
 has_library() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'; }
 
-install_libraries() { # Debian and Ubuntu only; elsewhere `vla doctor` says whether pictures can be rendered
+has_renderer() { # whether EGL or OSMesa is there, from whichever package; $1: a Python
+  "$1" -c 'import sys; from ctypes.util import find_library as find; sys.exit(not (find("EGL") or find("OSMesa")))'
+}
+
+install_libraries() { # $1: a Python. Debian and Ubuntu only; elsewhere `vla doctor` says whether pictures can be rendered
   command -v apt-get >/dev/null && command -v dpkg-query >/dev/null || return 0
   local missing='' as_root='' allowed=yes library
-  for library in $libraries; do has_library "$library" || missing="$missing $library"; done
+  for library in $libraries $fallback; do has_library "$library" || missing="$missing $library"; done
+  [ -n "$missing" ] || return 0
   if [ "$(id -u)" -ne 0 ]; then
     if sudo -n true >/dev/null 2>&1; then as_root='sudo -n'; else allowed=''; fi
   fi
-  if [ -n "$allowed" ] && { [ -n "$missing" ] || ! has_library "$fallback"; }; then
-    $as_root apt-get update -q
-  fi
-  if ! has_library "$fallback" && apt-cache show "$fallback" >/dev/null 2>&1; then missing="$missing $fallback"; fi
+  [ -z "$allowed" ] || $as_root apt-get update -q || true
+  apt-cache show "$fallback" >/dev/null 2>&1 || missing=${missing% "$fallback"}
   [ -n "$missing" ] || return 0
-  [ -n "$allowed" ] ||
-    fail "libraries for rendering are missing:$missing. Install them, then run this again:" \
-      "  sudo apt-get update && sudo apt-get install -y$missing"
-  echo "setup: installing$missing"
-  # shellcheck disable=SC2086  # a list of words
-  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing
+  if [ -n "$allowed" ]; then
+    echo "setup: installing$missing"
+    # shellcheck disable=SC2086  # a list of words
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing && return 0
+  fi
+  local command="  sudo apt-get update && sudo apt-get install -y$missing"
+  has_renderer "$1" || fail "libraries for rendering are missing:$missing. Install them, then run this again:" "$command"
+  printf 'setup: %s\n' "going on without$missing: another library is there, and the doctor will try it. To install:" "$command"
 }
 
 upgrade=''
@@ -82,10 +89,10 @@ if [ -x .venv/bin/python ]; then
   [ -z "$upgrade" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(key)" ] && exit 0
 else
   python=$(pick_python)
-  check_disk
 fi
 
-install_libraries
+check_disk
+install_libraries "${python:-.venv/bin/python}"
 if [ ! -x .venv/bin/python ]; then
   echo "setup: making .venv with $("$python" -V)"
   "$python" -m venv .venv

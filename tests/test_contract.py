@@ -33,14 +33,25 @@ def test_hash_is_over_what_changes_behaviour():
 
 def test_a_contract_of_schema_1_loads_and_keeps_its_hash():
     old = contract(chunk=6).to_dict()
-    for name in ("codec_args", "tokens", "chat"):
+    for name in ("codec_args", "tokens", "chat", "block"):
         del old[name]
     old["schema"] = 1
     # As schema 1 was hashed.
     assert PolicyContract.from_dict(old).hash == "c3a23ecd1dfa506905433a7309830a26c97d275446c96a23de14ee87a4a7137e"
     assert contract(chunk=6).hash == PolicyContract.from_dict(old).hash
     newer = [contract(tokens="append"), contract(codec_args={"lowest": 0}), contract(chat=True), contract(codec="quantile")]
-    assert len({c.hash for c in (contract(), *newer)}) == 5
+    newer += [contract(block="causal"), contract(block="bidirectional")]
+    assert len({c.hash for c in (contract(), *newer)}) == 7
+
+
+def test_a_contract_from_before_blocks_loads_and_keeps_its_hash():
+    old = contract(tokens="append").to_dict()
+    del old["block"]
+    assert PolicyContract.from_dict(old).hash == contract(tokens="append").hash
+    # As schema 2 was hashed before.
+    assert contract(tokens="append").hash == "dd99835841e6d54ab6730515b59f2f2803ee4d85231e3a1a4b19d22e99cce0bd"
+    with pytest.raises(UserError, match="none, causal, bidirectional"):
+        contract(block="all")
 
 
 def test_plan_of_unknown_parts_is_refused():

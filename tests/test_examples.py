@@ -12,6 +12,7 @@ from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
 from vla.examples import Examples
+from vla.models.decode import generate
 from vla.models.load import load_vlm
 from vla.policies.base import Observation
 from vla.policies.local import LocalPolicy
@@ -205,7 +206,7 @@ def test_a_picture_from_elsewhere_needs_one_camera(examples):
     example = examples.question(QuestionItem(picture, [Question("what is it", ["a cat"], "caption")]))
     assert (example.sequence.roles == Role.ABSENT).sum() == 16 and example.images[1] is None
     assert examples.batch([example])["pixel_values"].shape == (1, 2, 3, 64, 64)
-    with pytest.raises(UserError, match="no picture of a camera"):
+    with pytest.raises(UserError, match="no picture of camera front, wrist; got"):
         examples.question(QuestionItem({"roof": picture["front"]}, [Question("what is it", ["a cat"], "caption")]))
 
 
@@ -251,13 +252,35 @@ def test_every_codec_is_trained_on_what_a_policy_may_write(vlm, data, codec, ter
         assert torch.isfinite(loss)
 
 
-@pytest.mark.parametrize("codec", ["fast", "numbers"])
-def test_what_a_model_writes_is_a_chunk_or_says_why_not(vlm, data, codec):
+@pytest.mark.parametrize("codec", SETTINGS)
+def test_a_policy_writes_whole_chunks_and_nothing_else(vlm, data, codec):
+    """Random weights would write anything: what is written is legal, and the same whatever the company."""
     model, examples = acting(vlm, data, codec)
-    policy = LocalPolicy(model, examples.processor, examples.contract, batch=2)
     item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
-    for chunk in policy.act([Observation(name, item.images, item.state, "go") for name in "abc"]):
-        assert chunk.actions.shape == ((0, 7) if chunk.status else (3, 7)) and "point" in chunk.info
+    seen = [Observation(str(i), item.images, item.state, words) for i, words in enumerate(["go", "lift the cube", "go on"])]
+    policy = LocalPolicy(model, examples.processor, examples.contract, batch=3, valid_mass=True, probabilities=True)
+    low, high = np.array(EMBODIMENT.action.low), np.array(EMBODIMENT.action.high)
+    chunks = policy.act(seen)
+    for observation, chunk in zip(seen, chunks, strict=True):
+        assert not chunk.status and chunk.actions.shape == (3, 7) and "point" in chunk.info
+        assert (chunk.actions >= low - 0.01).all() and (chunk.actions <= high + 0.01).all()
+        assert (chunk.actions[:, 3:5] == 0).all() and 0 < chunk.info["valid_mass"] < 1
+        alone = LocalPolicy(model, examples.processor, examples.contract).act([observation])[0]
+        assert np.array_equal(alone.actions, chunk.actions) and np.array_equal(alone.terminate, chunk.terminate)
+        shares = chunk.info["probabilities"]
+        assert len(shares["plan"]) == 2
+        assert (
+            np.shape(shares["steps"]) == (3, 8)
+            if examples.codec().fixed
+            else 0 < len(shares["tokens"]) <= examples.codec().longest + 1
+        )
+
+
+@pytest.mark.parametrize("codec", ["fast", "numbers"])
+def test_what_is_no_whole_chunk_says_so(vlm, data, codec):
+    """Written by a decoder that restricts each place alone; and cut off."""
+    model, examples = acting(vlm, data, codec)
+    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
     written = examples.robot(item).sequence
     ids = written.ids[written.prefix :]
     chunk = examples.chunk(ids[:-4])
@@ -265,6 +288,43 @@ def test_what_a_model_writes_is_a_chunk_or_says_why_not(vlm, data, codec):
     assert examples.chunk(np.append(ids, [ids[-2]] * 5)).status == ""  # after the end nothing counts
     with pytest.raises(UserError, match="not an action token"):
         examples.chunk(np.append(ids[:-1], examples.vocabulary.loc_ids[0]))
+    policy = LocalPolicy(model, examples.processor, examples.contract)
+    policy.examples.writing = lambda *_: {"allowed": examples.allowed(), "eos_id": examples.ends()}
+    (chunk,) = policy.act([Observation("a", item.images, item.state, "go")])
+    assert chunk.status.startswith("malformed: ") and chunk.actions.shape == (0, 7) and "point" in chunk.info
+
+
+@pytest.mark.parametrize("block", ["causal", "bidirectional"])
+def test_a_chunk_is_trained_and_written_at_once(vlm, data, block):
+    """What the model is told while it learns is what it is told when it acts: the same losses, from either side."""
+    model, examples = acting(vlm, data, "uniform", block=block)
+    item = RobotSource(data / "robot", chunk=3).item(4, np.random.default_rng(0))  # one more step follows
+    example = examples.robot(item)
+    batch, tokens = examples.batch([example]), 3 * 8
+    end = len(example.sequence)
+    assert (batch["input_ids"][0, end - tokens : end] == examples.tokenizer.pad_token_id).all()
+    assert batch["labels"][0, end - tokens : end - 8].tolist() == example.sequence.ids[end - tokens : end - 8].tolist()
+    assert (batch["labels"][0, end - 8 : end] == -100).all() and batch["attention_mask"][0, end - tokens : end].all()
+    names = ("input_ids", "prefix_mask", "attention_mask", "pixel_values")
+    with torch.inference_mode():
+        logits = model(*(batch[n] for n in names[:1]), **{n: batch[n] for n in names[1:]}).logits[0]
+    # Acting, with the truth for the plan, since what is written after it depends on it.
+    prompt = dataclasses.replace(example, sequence=example.sequence[: example.sequence.prefix], block=0)
+    how = examples.writing()
+    how["allowed"] = [[i] for i in example.sequence.ids[example.sequence.prefix : end - tokens].tolist()]
+    fed = examples.batch([prompt], 1)
+    out = generate(model, *(fed[n] for n in names), **how)
+    places = examples.codec().places()
+    for place, symbols in enumerate(places):
+        told = logits[end - tokens - 1 + place, examples.vocabulary.symbols_to_ids(symbols)].log_softmax(-1).max()
+        assert torch.allclose(told, out.logprobs[0, 2 + place], atol=1e-4)
+    (chunk,) = LocalPolicy(model, examples.processor, examples.contract).act([Observation("a", item.images, item.state, "go")])
+    assert not chunk.status and chunk.actions.shape == (3, 7)
+
+
+def test_what_has_no_fixed_length_is_not_written_at_once(vlm, data):
+    with pytest.raises(UserError, match="codec numbers writes answers of unequal length"):
+        acting(vlm, data, "numbers", block="causal")
 
 
 def test_pictures_may_follow_the_words(vlm, data):

@@ -130,6 +130,7 @@ case "$*" in
   *"%d.%d"*) echo {version} ;;
   "-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$(dirname "$0")/uv" .venv/bin/uv ;;
   "-VV") echo "Python {version}" ;;
+  *find_library*) [ -z "$NO_RENDERER" ] ;;
   "-m vla.doctor") exit "${{DOCTOR:-0}}" ;;
 esac
 """
@@ -137,6 +138,7 @@ esac
 
 APT = """#!/bin/sh
 echo "apt-get $*" >> "$LOG"
+exit "${APT:-0}"
 """
 
 
@@ -155,7 +157,7 @@ def checkout(tmp_path):
 
     write("uv", '#!/bin/sh\necho "uv $*" >> "$LOG"\n')
     # What is installed, root and sudo are each said by a variable; no test may install a library.
-    write("dpkg-query", '#!/bin/sh\n[ -n "$BARE" ] || echo install ok installed\n')
+    write("dpkg-query", '#!/bin/sh\ncase " $MISSING " in *" $3 "*) ;; *) echo install ok installed ;; esac\n')
     write("id", '#!/bin/sh\necho "${USER_ID:-0}"\n')
     write("sudo", '#!/bin/sh\n[ -n "$SUDO" ] || exit 1\nshift\n"$@"\n')
     write("apt-get", APT)
@@ -209,28 +211,60 @@ def test_setup_fails_with_the_doctor_and_is_not_done_then(checkout):
     assert done.returncode == 0 and again
 
 
-def test_setup_says_how_much_disk_is_missing(checkout):
-    df = checkout.path / "stubs/df"
-    df.write_text("#!/bin/sh\necho Filesystem\necho disk 9000000 8000000 1000000 88% /\n")
-    df.chmod(0o755)
+@pytest.mark.parametrize(
+    ("there", "stamped", "free", "needed"),
+    [(0, False, 8, 9), (0, False, 9, None), (4, False, 4, 5), (4, False, 5, None), (7, True, 1, 2), (7, True, 2, None)],
+)
+def test_setup_says_how_much_disk_is_missing(checkout, there, stamped, free, needed):
+    """Nothing there yet, an environment that an interrupted set-up left, a whole one to which something changed."""
+    if there:
+        assert checkout()[0].returncode == 0
+        stamp = checkout.path / ".venv/.vla-setup"
+        stamp.write_text("of before") if stamped else stamp.unlink()
+    for name, line in (("df", f"disk 99 99 {free * 2**20} 88% /"), ("du", f"{there * 2**20} .venv")):
+        tool = checkout.path / "stubs" / name
+        tool.write_text(f"#!/bin/sh\n{'echo Filesystem' * (name == 'df')}\necho {line}\n")
+        tool.chmod(0o755)
     done, installs = checkout()
-    assert done.returncode == 1 and "9 GB of disk" in done.stderr and not installs
+    if needed:
+        assert done.returncode == 1 and not installs
+        assert f"{needed} GB of disk" in done.stderr and f"{free} GB are free" in done.stderr
+    else:
+        assert done.returncode == 0 and installs
+
+
+EGL = "libegl1 libgl1-mesa-dri libgles2"
 
 
 @pytest.mark.parametrize("who", [{"USER_ID": "0"}, {"USER_ID": "1000", "SUDO": "yes"}])
 @pytest.mark.parametrize("osmesa", [True, False])
 def test_setup_installs_missing_libraries_where_it_may(checkout, who, osmesa):
-    done, calls = checkout(BARE="yes", NO_OSMESA=str(int(not osmesa)), **who)
+    done, calls = checkout(MISSING=f"{EGL} libosmesa6", NO_OSMESA=str(int(not osmesa)), **who)
     assert done.returncode == 0, done.stderr
     update, install, _ = calls
-    assert update.startswith("apt-get update") and "libegl1 libgl1-mesa-dri libgles2" in install
+    assert update.startswith("apt-get update") and EGL in install
     assert ("libosmesa6" in install) == osmesa
 
 
-def test_setup_prints_the_command_where_it_may_not_install(checkout):
-    done, calls = checkout(BARE="yes", USER_ID="1000")
+def test_setup_prints_the_command_where_nothing_renders_and_it_may_not_install(checkout):
+    done, calls = checkout(MISSING=f"{EGL} libosmesa6", USER_ID="1000", NO_RENDERER="1")
     assert done.returncode == 1 and not calls
-    assert "sudo apt-get update && sudo apt-get install -y libegl1 libgl1-mesa-dri libgles2 libosmesa6\n" in done.stderr
+    assert f"sudo apt-get update && sudo apt-get install -y {EGL} libosmesa6\n" in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["libosmesa6", EGL])
+@pytest.mark.parametrize("who", [{"USER_ID": "1000"}, {"USER_ID": "0", "APT": "100"}])
+def test_setup_goes_on_where_another_library_renders(checkout, missing, who):
+    """Without rights, or without the distribution's servers."""
+    done, calls = checkout(MISSING=missing, **who)
+    assert done.returncode == 0, done.stderr
+    assert f"going on without {missing}" in done.stdout and f"apt-get install -y {missing}\n" in done.stdout
+    assert calls[-1].startswith("uv ")
+
+
+def test_setup_says_nothing_of_a_fall_back_that_the_distribution_does_not_have(checkout):
+    done, _ = checkout(MISSING="libosmesa6", NO_OSMESA="1", USER_ID="1000")
+    assert done.returncode == 0 and "osmesa" not in done.stdout + done.stderr
 
 
 def test_no_registry_or_machine_is_named():

@@ -22,7 +22,7 @@ LIGHTNING = {
 
 
 def _demo() -> Callable:
-    from vla.demo import demo
+    from vla.demo.command import demo
 
     return demo
 

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vla.errors import UserError
-from vla.filming import describe, film
+from vla.filming import actions_of, describe, film
 from vla.policies.base import Policy, TemporalEnsemble
 from vla.report.intervals import Rate
 from vla.report.summary import rates
@@ -22,7 +22,8 @@ from vla.sim.collect import Collect
 from vla.sim.collect import collect as run_collect
 from vla.sim.episodes import Episode, Kind, Result
 from vla.sim.rollout import rollout as run_rollout
-from vla.sim.tasks import find_task
+from vla.sim.suites import Suite, check_kinds, load_suite
+from vla.sim.tasks import TASKS, known_task
 from vla.sim.tasks.wording import known_objects, named_object
 from vla.sim.variation import SEEN
 from vla.sim.workers import Workers
@@ -52,6 +53,7 @@ def collect(
     clean: float = Collect.clean,
     excursions: float = Collect.excursions,
     objects: int = Collect.objects,
+    numbers: bool = Collect.numbers,
     sizes: bool = Collect.sizes,
     poses: int = Collect.poses,
     seed: int = 0,
@@ -62,13 +64,15 @@ def collect(
 
     Args:
         out: folder to write.
-        task: demonstrations of "lift", "put", "push" or "stack"; "questions" for pictures with questions.
+        task: demonstrations of "lift", "put", "push" or "stack", or of one of robosuite's own tasks, e.g. "robosuite-Lift";
+            "questions" for pictures with questions.
         episodes: demonstrations.
         pictures: pictures, for questions.
         noise: standard deviation (m) of the disturbance of the expert's actions.
         clean: share of the episodes without disturbance.
         excursions: how often, per step, a disturbed episode goes astray for a while before it goes on.
         objects: on the table of a question picture; 0 draws one to four.
+        numbers: ask also for numbers and what stands for them (suite rt2/symbols); the other questions stay the same.
         sizes: make the objects of demonstrations small or large, and name them so.
         poses: expert episodes from which the robot's poses in question pictures are taken.
         seed: of everything drawn.
@@ -76,7 +80,7 @@ def collect(
         overwrite: replace data that is already there.
     """
     if task != "questions":
-        find_task(task)
+        known_task(task)
     counts = collect_with_progress(
         Collect(
             out,
@@ -87,6 +91,7 @@ def collect(
             clean=clean,
             excursions=excursions,
             objects=objects,
+            numbers=numbers,
             sizes=sizes,
             poses=poses,
             seed=seed,
@@ -148,7 +153,7 @@ def rollout(
         policy: an export's folder, a checkpoint, the http address of `vla serve`, the ws address of an openpi server,
             openvla+http://… of an OpenVLA server, "expert" or "random".
         suite: evaluates on a suite, e.g. "rt2/seen", or on a .yaml file; it says tasks, variations, kinds, seeds and horizon.
-        task: "lift", "put", "push" or "stack".
+        task: "lift", "put", "push" or "stack", or one of robosuite's own, e.g. "robosuite-Lift".
         instruction: a sentence for the robot, e.g. "lift the green cube"; the objects it names are put on the table.
             "" draws goal and wording.
         episodes: scenes to try; 0 is 1, or what the suite says.
@@ -156,7 +161,7 @@ def rollout(
             means anything.
         seed: of the first scene; the next ones follow.
         horizon: steps until an episode is given up; 0 is the task's.
-        video: MP4 of the first episode.
+        video: MP4 of the first episode; its actions are written beside it, as .json.
         videos: films that many episodes into `out`.
         out: folder for results.json, one line per episode and report.html; a stopped evaluation goes on there.
         record: folder that gets the episodes as robot data, every step with what was seen and done.
@@ -165,7 +170,7 @@ def rollout(
         execute: actions taken of each chunk; 0 takes the contract's.
         workers: processes; 0 is one per core.
     """
-    find_task(task)
+    check_kinds(known_task(task), (kind,), "--kind")
     if min(episodes, horizon, workers, batch, execute, videos) < 0:
         numbers = f"episodes {episodes}, horizon {horizon}, workers {workers}, batch {batch}, execute {execute}, videos {videos}"
         raise UserError(numbers, "rollout", "each is at least 0; 0 leaves it to us")
@@ -177,10 +182,9 @@ def rollout(
         )
     if not out and (suite or videos or (fresh and not record)):
         raise UserError("--suite, --videos and --fresh need a folder", "rollout", "add --out, e.g. --out runs/seen")
-    if instruction and named_object(instruction) is None:
+    if instruction and task in TASKS and named_object(instruction) is None:
         print(f"note: the instruction names none of {', '.join(known_objects())}; nothing counts as success")
     from vla.evaluation import Evaluation, evaluate, film_path, open_policy, recording, said
-    from vla.sim.suites import Suite, load_suite
 
     one = Suite(task, (task,), (SEEN,), episodes or 1, horizon, (kind,), seed, instruction=instruction)
     chosen = load_suite(suite, episodes) if suite else one
@@ -197,9 +201,10 @@ def rollout(
             found = evaluate(options, progress)
             if video:
                 shutil.copy2(film_path(out, found), video)
+                shutil.copy2(actions_of(film_path(out, found)), actions_of(video))
             return f"{said(found)}\nrecord: {out}/results.json, page: {out}/report.html"
         count = min(workers or os.cpu_count() or 1, len(todo))
-        acting = open_policy(policy, batch or count)
+        acting = open_policy(policy, batch or count, chosen.tasks)
         if video and acting is None:
             raise UserError("the expert acts without pictures, there is nothing to film", "rollout", "leave out --video")
         todo[0] = dataclasses.replace(todo[0], video=bool(video))

@@ -16,11 +16,12 @@ import numpy as np
 from vla.errors import ContractMismatch, UserError
 
 SCHEMA = 2
-YOUNGER = {"codec_args": {}, "tokens": "integers", "chat": False}
-"""Fields that schema 1 did not have, with the values at which a contract means, and hashes to, what it did without them."""
+YOUNGER = {"codec_args": {}, "tokens": "integers", "chat": False, "block": "none"}
+"""Fields that came later, with the values at which a contract means, and hashes to, what it did without them."""
 PLANS = ("where", "reach")
 Mode = Literal["act", "think", "follow"]
 """What becomes of the plan: it is left out, the model writes it, or it stands in the prompt."""
+BLOCKS = ("none", "causal", "bidirectional")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +124,8 @@ class PolicyContract:
         chunk: actions the model writes per call.
         execute: actions of a chunk that are carried out before the model is asked again.
         terminate: whether each action is preceded by a terminate token.
+        block: whether a chunk's tokens are written all at once, from blanks: "causal" where a blank sees those before it,
+            "bidirectional" where it sees all of them; "none": one after the other.
         modes: how robot samples are trained; a policy acts in the first, and if "follow" is among them it follows a plan that
             an observation brings. By default ("think",) where there is a plan, else ("act",).
         history: pictures per camera, `execute` steps apart: what a policy saw at its last calls.
@@ -147,6 +150,7 @@ class PolicyContract:
     codec_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     tokens: str = "integers"
     chat: bool = False
+    block: Literal["none", "causal", "bidirectional"] = "none"
     schema: int = SCHEMA
 
     def __post_init__(self):
@@ -161,6 +165,8 @@ class PolicyContract:
                 "contract",
                 f"each of {', '.join(known)} at most once; not follow first, since a policy acts in the first",
             )
+        if self.block not in BLOCKS:
+            raise UserError(f"block {self.block!r}", "contract", f"one of {', '.join(BLOCKS)}")
         if self.history < 1:
             raise UserError(f"history {self.history}", "contract", "give at least 1 picture per camera")
 

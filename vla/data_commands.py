@@ -14,7 +14,9 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from vla.datasets.formats.base import Reader
-from vla.datasets.formats.convert import PARTS, REPORT, Options, plan, run
+from vla.datasets.formats.convert import PARTS, run
+from vla.datasets.formats.job import Options, plan
+from vla.datasets.formats.notes import REPORT
 from vla.datasets.formats.prepare import Changes
 from vla.datasets.formats.recognise import open_reader
 from vla.datasets.formats.source_card import SourceCard, load_source_card
@@ -31,6 +33,7 @@ def convert(
     pictures: str = "",
     camera: str = "image",
     size: str = "",
+    cameras: str = "",
     noops: Literal["keep", "drop"] = "keep",
     rate: float = 0.0,
     split: str = "",
@@ -54,6 +57,8 @@ def convert(
         pictures: folder of the pictures that a JSON file names.
         camera: name of the camera that pictures with questions are of.
         size: of the pictures, e.g. 224 or 240x320 (height x width); "" keeps theirs.
+        cameras: for robosuite's demo.hdf5, which has states and no pictures: those to render, by robosuite's names, e.g.
+            agentview,robot0_eye_in_hand.
         noops: whether steps without movement are kept.
         rate: actions per second to come down to; 0 keeps the source's.
         split: one of the source's own splits.
@@ -65,6 +70,8 @@ def convert(
         overwrite: replace what is there.
         dry_run: only say what would be written.
     """
+    from vla.sim.replay import replayed
+
     height, width = _size(size)
     options = Options(
         source=source,
@@ -82,13 +89,14 @@ def convert(
         video=video,
         skip=on_error == "skip",
     )
+    reader = replayed(open_reader(source, format, pictures), cameras.split(",") if cameras else (), height, width)
     if not 0 <= holdout < 1:
         raise UserError(f"holdout {holdout}", "--holdout", "a share from 0 to 1")
     parts = {"train": f"{out}/train", "val": f"{out}/val"} if holdout else {"all": out}
     damaged = 0
     for part, folder in parts.items():
         chosen = dataclasses.replace(options, part=part, share=holdout, out=folder)  # type: ignore[arg-type]
-        job = plan(chosen)
+        job = plan(chosen, reader)
         count = sum(map(len, job.parts))
         print(f"{folder}: about {_bytes(job.expected)} in {len(job.parts)} parts, from {count} records ({job.reader.format})")
         if job.card.verified.startswith("unverified"):
@@ -108,12 +116,14 @@ def summary(report: dict[str, Any]) -> str:
     """A conversion's report in words."""
     records = report["records"]
     lines = [f"written: {records['written']} of {records['found']} records, {report['steps']} steps"]
+    lines += [f"not chosen: {count} records ({option})" for option, count in report["not_chosen"].items()]
     lines += [f"dropped: {count} steps ({reason})" for reason, count in report["dropped_steps"].items() if count]
     for reason, entry in report["left_out"].items():
         lines.append(f"left out: {entry['count']} records ({reason}), e.g. {entry['records'][0]}")
     if report["damaged"]["count"]:
         lines.append(f"damaged: {report['damaged']['count']} records")
         lines += [f"  {text}" for text in report["damaged"]["records"][:10]]
+    lines += [f"constant: {name} is always {value:g}" for name, value in report.get("constant", {}).items()]
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ from vla.report.pairing import interleaved
 from vla.report.provenance import provenance
 from vla.report.records import EpisodeRecord, Key, Record
 from vla.report.summary import summarise
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.embodiment import robot
 from vla.sim.episodes import Episode, Result
 from vla.sim.journal import Journal
 from vla.sim.record import Recorder
 from vla.sim.rollout import rollout
 from vla.sim.suites import Suite
+from vla.sim.tasks import known_task
 from vla.sim.workers import Workers
 
 BATCH = 2
@@ -64,19 +65,23 @@ class Evaluation:
     record: str = ""
 
 
-def open_policy(name: str, batch: int) -> Policy | None:
-    """The policy of that name for the tabletop's robot; None is the scripted expert.
+def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",)) -> Policy | None:
+    """The policy of that name for the robots of these tasks; None is the scripted expert.
 
     Raises:
+        UserError: a task has no expert.
         ContractMismatch: it drives another robot, or this one by other conventions.
     """
     if name == "expert":
+        if without := [task for task in tasks if not known_task(task).expert]:
+            raise UserError(f"{', '.join(without)} has no scripted expert", "--policy expert", "give a policy, or random")
         return None
-    policy = load_policy(name, batch, {EMBODIMENT_NAME: EMBODIMENT})
-    theirs = policy.contract.embodiment(EMBODIMENT_NAME)
-    for field, ours, other in _conventions(EMBODIMENT, theirs):
-        if ours != other:
-            raise ContractMismatch(f"{field} is {other} for the policy and {ours} for the tabletop", name, "it would act wrongly")
+    robots = dict(map(robot, tasks))
+    policy = load_policy(name, batch, robots)
+    for body, ours in robots.items():
+        for field, mine, theirs in _conventions(ours, policy.contract.embodiment(body)):
+            if mine != theirs:
+                raise ContractMismatch(f"{field} is {theirs} for the policy and {mine} for {body}", name, "it would act wrongly")
     return policy
 
 
@@ -101,7 +106,7 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
     """
     folder, suite = Path(options.out), options.suite
     batch = options.batch or BATCH
-    policy = open_policy(options.policy, batch)
+    policy = open_policy(options.policy, batch, suite.tasks)
     if options.videos and policy is None:
         raise UserError("the expert acts without pictures, there is nothing to film", "rollout", "leave out --videos")
     identity = _identity(options, policy, batch)
@@ -163,7 +168,8 @@ def said(record: Record) -> str:
     if use := summary["language_use"]["all"]:
         lines.append(f"language use: {100 * use['rate']:+.0f} points ({100 * use['low']:+.0f} to {100 * use['high']:+.0f})")
     if malformed := sum(episode.more.get("malformed", 0) for episode in record.episodes):
-        lines.append(f"malformed answers: {malformed}; the robot rested for a step each time")
+        some = sum(bool(episode.more.get("malformed", 0)) for episode in record.episodes)
+        lines.append(f"malformed answers: {malformed}, in {some} episodes; the robot rested for a step each time")
     if restarts := record.more["run"]["restarts"]:
         lines.append(f"workers restarted: {len(restarts)} ({restarts[0]})")
     return "\n".join(lines)
@@ -237,7 +243,7 @@ def _films(folder: Path, suite: Suite, lines: list[dict[str, Any]]) -> list[dict
         if (folder / _film(line)).is_file()
     ]
     if len(found) > 1:
-        film_grid([folder / one["path"] for one in found], folder / "videos/grid.mp4")
+        film_grid([folder / one["path"] for one in found], folder / "videos/grid.mp4", robot(suite.tasks[0])[1].control_hz)
         found.insert(0, {"path": "videos/grid.mp4", "title": f"{len(found)} episodes", "wide": True})
     return found
 

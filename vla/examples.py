@@ -13,6 +13,8 @@ import torch
 from vla.contract import Embodiment, Mode, PolicyContract
 from vla.datasets.items import Images, QuestionItem, RobotItem
 from vla.errors import UserError
+from vla.models.allowed import Block
+from vla.models.attention import BLOCK
 from vla.policies.base import ActionChunk, Observation
 from vla.tokenization.base import ActionCodec, Malformed
 from vla.tokenization.codecs import action_codec, state_codec
@@ -35,11 +37,13 @@ class Example:
 
     Attributes:
         actions: how many of the scored tokens, the last of all, are a chunk's.
+        block: how many tokens, the last of all, are written at once: blanks stand for them in what the model reads.
     """
 
     sequence: Sequence
     images: list[np.ndarray | None]
     actions: int = 0
+    block: int = 0
 
 
 class Examples:
@@ -66,6 +70,12 @@ class Examples:
         self._codecs = {
             name: (action_codec(contract, name), state_codec(contract, e)) for name, e in contract.embodiments.items()
         }
+        if contract.block != "none" and not all(actions.fixed for actions, _ in self._codecs.values()):
+            raise UserError(
+                f"codec {contract.codec} writes answers of unequal length, which cannot be written at once",
+                "contract.block",
+                "none, or another codec",
+            )
         # The embodiment with the most symbols has those of the others.
         largest = max((actions for actions, _ in self._codecs.values()), key=lambda codec: codec.size)
         self.vocabulary = Vocabulary.from_tokenizer(self.tokenizer, contract.tokens, largest.spelling)
@@ -73,13 +83,15 @@ class Examples:
         self._all = concat(place[Role.IMAGE] for place in self._places)
         self._crop = CentreCrop(contract.crop) if contract.crop < 1 else None
         self._words = functools.lru_cache(4096, typed=True)(self._prompted)
+        self._writing: dict[tuple[str, str], dict[str, Any]] = {}
 
     def __getstate__(self) -> dict:
         # For loader processes: a cache belongs to its process.
-        return {name: value for name, value in self.__dict__.items() if name != "_words"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_words", "_writing")}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__ |= state
+        self._writing = {}
         self._words = functools.lru_cache(4096, typed=True)(self._prompted)
 
     def _prompted(self, text: str) -> Sequence:
@@ -107,7 +119,11 @@ class Examples:
     def _pictures(self, images: list[np.ndarray | None]) -> list[Sequence]:
         """The places of the pictures, those that are not there masked; one by one where a chat template puts each."""
         if len(images) != len(self._places):
-            raise UserError(f"the model takes {len(self._places)} pictures, the contract gives {len(images)}", "examples")
+            raise UserError(
+                f"the model takes {len(self._places)} pictures, the contract gives {len(images)}",
+                "model.vlm",
+                "a new model sees as many cameras as the data have",
+            )
         if not self.contract.chat and all(image is not None for image in images):
             return [self._all]
         roles = [Role.ABSENT if image is None else Role.IMAGE for image in images]
@@ -125,7 +141,8 @@ class Examples:
         images = self._images(item.images, self.contract.embodiment(item.embodiment), item.past)
         trunk, words = self._action_words(observation, mode, images)
         answer = [*words, *(self._plan(plan) if mode == "think" else ()), piece(ids, Role.MODEL, scored)]
-        return Example(fork(concat(trunk), answer), images, int(scored.sum()))
+        block = len(ids) if self.contract.block != "none" else 0
+        return Example(fork(concat(trunk), answer), images, int(scored.sum()), block)
 
     def _plan(self, plan: dict[str, Any]) -> list[Sequence]:
         """The plan as the model writes it. What is not known stands there unscored: what follows keeps its position."""
@@ -151,7 +168,9 @@ class Examples:
         # A picture from elsewhere may be of one camera alone.
         embodiment = self.contract.embodiment()
         if not any(c.name in item.images for c in embodiment.cameras):
-            raise UserError(f"no picture of a camera; got {', '.join(item.images)}", "question")
+            names = ", ".join(c.name for c in embodiment.cameras)
+            fix = "convert it with one of these as --camera"
+            raise UserError(f"no picture of camera {names}; got {', '.join(item.images)}", "question", fix)
         images = self._seen([item.images], embodiment)
         trunks, branches = [], []
         for question in item.questions:
@@ -261,6 +280,25 @@ class Examples:
 
         return follow
 
+    def writing(self, embodiment: str = "", mode: str = "") -> dict[str, Any]:
+        """How an action answer is written, as `vla.models.decode.write` takes it: what is allowed, its end, its block."""
+        if (embodiment, mode) not in self._writing:
+            self._writing[embodiment, mode] = self._way(embodiment, mode)
+        return self._writing[embodiment, mode]
+
+    def _way(self, embodiment: str, mode: str) -> dict[str, Any]:
+        if (end := self.ends(embodiment)) is not None:
+            return {"allowed": self.next(embodiment, mode), "eos_id": end}
+        places, plan = self.allowed(embodiment, mode), self.planned(mode)
+        if self.contract.block == "none":
+            return {"allowed": [torch.tensor(words) for words in places]}
+        block = Block.of(places[plan:], self.tokenizer.pad_token_id, self.contract.block == "bidirectional")
+        return {"allowed": [torch.tensor(words) for words in places[:plan]], "block": block}
+
+    def planned(self, mode: str = "") -> int:
+        """How many tokens of an action answer are its plan, the first ones; mode "" is the contract's first."""
+        return len(self._plan_places(mode))
+
     def _plan_places(self, mode: str) -> list[list[int]]:
         plan = {"where": [list(self.vocabulary.loc_ids)] * 2, "reach": [list(self.vocabulary.integer_ids)] * len(REACH)}
         return [ids for part in self._written_plan(mode) for ids in plan[part]]
@@ -302,17 +340,25 @@ class Examples:
         """Pads on the right to a multiple of `bucket`.
 
         Returns:
-            input_ids [B, L], attention_mask and prefix_mask bool [B, L], branch_ids [B, L], labels [B, L] (-100 where nothing
-            is scored) and pixel_values float [B, C, 3, S, S] in [-1, 1].
+            input_ids [B, L], with blanks for what is written at once; attention_mask bool [B, L], branch_ids [B, L]; prefix_mask
+            int8 [B, L], the group of tokens that see one another (`vla.models.attention`); labels [B, L] (-100 where nothing is
+            scored) and pixel_values float [B, C, 3, S, S] in [-1, 1].
         """
         longest = max(len(e.sequence) for e in examples)
         arrays = collate([e.sequence for e in examples], self.tokenizer.pad_token_id, -(-longest // bucket) * bucket)
-        ids = torch.from_numpy(arrays["ids"])
+        ids, group = torch.from_numpy(arrays["ids"]), torch.from_numpy(arrays["prefix"]).to(torch.int8)
+        labels = ids.masked_fill(~torch.from_numpy(arrays["loss"]), -100)
+        for row, example in enumerate(examples):
+            if example.block:
+                block = slice(len(example.sequence) - example.block, len(example.sequence))
+                ids[row, block] = self.tokenizer.pad_token_id
+                # The last blank says nothing, and decoding leaves it out.
+                group[row, block][:-1] = BLOCK if self.contract.block == "bidirectional" else 0
         return {
             "input_ids": ids,
             "attention_mask": torch.from_numpy(arrays["attention"]),
-            "prefix_mask": torch.from_numpy(arrays["prefix"]),
+            "prefix_mask": group,
             "branch_ids": torch.from_numpy(arrays["branch"]).long(),
-            "labels": ids.masked_fill(~torch.from_numpy(arrays["loss"]), -100),
+            "labels": labels,
             "pixel_values": self.processor.pixels([e.images for e in examples]),
         }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from vla.report.video import caption, grid, read_video, write_video
-from vla.sim.embodiment import CONTROL_HZ
+from vla.sim.embodiment import robot
 from vla.sim.episodes import Result
 
 
@@ -16,7 +17,8 @@ def describe(result: Result) -> str:
     """One line on how an episode went."""
     said = f"“{result.instruction}”" if result.instruction else "no instruction"
     how = "success" if result.success else result.failure
-    return f"{said}: {how} after {result.steps} steps (on the table: {', '.join(result.objects)})"
+    table = f" (on the table: {', '.join(result.objects)})" if result.objects else ""
+    return f"{said}: {how} after {result.steps} steps{table}"
 
 
 def captioned(result: Result) -> list[np.ndarray]:
@@ -25,27 +27,44 @@ def captioned(result: Result) -> list[np.ndarray]:
     side = result.frames[0].shape[0]
     end, how = ("success", "success") if result.success else ("failure", result.failure)
     told = result.instruction or "(no instruction)"
-    done = [" ", *map(_said, result.actions)]
+    done = [" ", *(_said(action, result.task) for action in result.actions)]
     frames = [caption(frame, [told, action], side=side) for frame, action in zip(result.frames[:-1], done, strict=False)]
     last = caption(result.frames[-1], [told, f"{how} after {result.steps} steps"], end, side)
     # Words that need more lines than others leave their frame higher.
     tall = max(frame.shape[0] for frame in [*frames, last])
     even = [np.pad(f, ((tall - f.shape[0], 0), (0, 0), (0, 0)), constant_values=255) for f in [*frames, last]]
-    return even + even[-1:] * (round(CONTROL_HZ) - 1)
+    return even + even[-1:] * (round(rate(result)) - 1)
 
 
-def _said(action: np.ndarray) -> str:
+def _said(action: np.ndarray, task: str) -> str:
     """An action in a few words: centimetres, degrees, and what the gripper does."""
-    x, y, z = 100 * action[:3]
-    gripper = "close" if action[-1] > 0 else "open"
-    return f"x {x:+.1f}  y {y:+.1f}  z {z:+.1f} cm   turn {np.degrees(action[5]):+.0f}°   {gripper}"
+    _, body = robot(task)
+    # "m", or how many of them are one.
+    sizes = [float(number or 1) for number, _, _ in (unit.rpartition(" ") for unit in body.action.units[:6])]
+    (x, y, z), turn = 100 * action[:3] * sizes[:3], np.degrees(action[5] * sizes[5])
+    gripper = ("close" if action[6] > 0 else "open") if len(action) > 6 else ""
+    return f"x {x:+.1f}  y {y:+.1f}  z {z:+.1f} cm   turn {turn:+.0f}°   {gripper}"
+
+
+def rate(result: Result) -> float:
+    """Frames, and actions, per second of an episode."""
+    return robot(result.task)[1].control_hz
 
 
 def film(result: Result, path: str | Path) -> Path:
-    """Writes an episode as a film."""
-    return write_video(path, captioned(result), fps=CONTROL_HZ)
+    """Writes an episode as a film, and its actions beside it, which the console of `vla serve` shows while the film plays."""
+    # First: where there is a film there are its actions.
+    actions_of(path).parent.mkdir(parents=True, exist_ok=True)
+    actions = {"hz": rate(result), "actions": [np.round(action, 5).tolist() for action in result.actions]}
+    actions_of(path).write_text(json.dumps(actions) + "\n", encoding="utf-8")
+    return write_video(path, captioned(result), fps=rate(result))
 
 
-def film_grid(films: Iterable[str | Path], path: str | Path) -> Path:
+def actions_of(film: str | Path) -> Path:
+    """The file of a film's actions."""
+    return Path(film).with_suffix(".json")
+
+
+def film_grid(films: Iterable[str | Path], path: str | Path, fps: float) -> Path:
     """Writes films as one, beside each other and at half their size."""
-    return write_video(path, grid([[frame[::2, ::2] for frame in read_video(one)] for one in films]), fps=CONTROL_HZ)
+    return write_video(path, grid([[frame[::2, ::2] for frame in read_video(one)] for one in films]), fps=fps)

@@ -1,8 +1,10 @@
+import dataclasses
 import pickle
 
 import numpy as np
 import pytest
 
+from vla.contract import PolicyContract
 from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
@@ -74,6 +76,18 @@ def test_first_steps_come_more_often_in_training_alone(robot):
     assert np.array_equal(early.actions, plain.actions)
     held = [RobotSource(robot, chunk=1, split="val", first_steps=2, first_times=times) for times in (1, 3)]
     assert len(held[0]) == len(held[1])
+
+
+def test_states_are_noisy_in_training_alone_and_actions_stay(robot):
+    def item(split, noise):
+        return RobotSource(robot, chunk=1, split=split, holdout=0.3, state_noise=noise).item(0, np.random.default_rng(1))
+
+    clean, noisy = item("train", 0.0), item("train", 0.1)
+    assert not np.array_equal(clean.state, noisy.state) and np.abs(clean.state - noisy.state).max() < 1
+    assert np.array_equal(clean.actions, noisy.actions) and noisy.state.dtype == clean.state.dtype
+    assert np.array_equal(item("val", 0.0).state, item("val", 0.1).state)
+    with pytest.raises(UserError, match="state_noise"):
+        item("train", 1.0)
 
 
 def test_only_so_many_samples_are_used(robot, asked):
@@ -176,8 +190,6 @@ def test_augmentation_is_applied_and_follows_the_generator(asked):
 
 
 def test_modes_are_drawn_by_their_weights(robot):
-    from vla.contract import PolicyContract
-
     contract = PolicyContract({"arm": RobotSource(robot).card.spec}, modes=("think", "act"), chunk=2)
     source = RobotSource(robot, modes={"think": 3, "act": 1})
     source.bind(contract)
@@ -191,10 +203,19 @@ def test_modes_are_drawn_by_their_weights(robot):
 
 
 def test_all_pictures_of_a_sample_are_augmented_alike(robot):
-    from vla.contract import PolicyContract
-
     source = RobotSource(robot, augment=[Augmentation(brightness=0.5)])
     source.bind(PolicyContract({"arm": source.card.spec}, chunk=2, execute=1, history=3))
     item = source.item(5, np.random.default_rng(1))  # the third step of episode 1, whose pictures are 20 + step
     levels = [int(frame["front"][0, 0, 0]) for frame in (*item.past, item.images)]
     assert np.diff(levels).tolist() == [1, 1] and levels[0] != 20
+
+
+def test_a_contract_of_another_robot_is_refused(robot):
+    spec = RobotSource(robot).card.spec
+    for known, said in (
+        ({"other": spec}, "unknown embodiment 'arm'"),
+        ({"arm": dataclasses.replace(spec, cameras=spec.cameras[:1])}, "cameras: the policy has front, the data front, wrist"),
+        ({"arm": dataclasses.replace(spec, action=spec.state)}, "action: the policy has x, y, the data dx, grip"),
+    ):
+        with pytest.raises(UserError, match=said):
+            RobotSource(robot).bind(PolicyContract(known))

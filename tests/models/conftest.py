@@ -2,6 +2,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 
 from vla.models.load import new_tiny
 from vla.models.text import train_tokenizer
@@ -27,3 +28,14 @@ def hub():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def prompts(small):
+    """Three prompts of unequal length, padded on the right: ids, prefix, attention, pixels."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.tensor([84, 90, 87])
+    ids = torch.randint(300, 500, (3, 90), generator=generator)
+    ids[:, :80] = small[1].image_token_id
+    attention = torch.arange(90) < lengths[:, None]
+    return ids, attention.clone(), attention, torch.rand(3, 2, 3, 64, 64, generator=generator)

@@ -5,6 +5,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from vla.errors import UserError
+from vla.models.allowed import Block
 from vla.models.decode import generate_from
 
 ACTIONS = list(range(300, 340))
@@ -96,3 +97,26 @@ def test_padding_on_the_right_and_samples_of_the_likeliest_are_refused(vlm, hub)
         generate_from(made, {**inputs, "attention_mask": inputs["attention_mask"].flip(1)}, ALLOWED)
     with pytest.raises(UserError, match="4 samples at temperature 0"):
         generate_from(made, inputs, ALLOWED, samples=4)
+
+
+@pytest.mark.parametrize("plan", [[], [ACTIONS, [345]]], ids=["alone", "after a plan"])
+def test_a_block_is_written_at_once(vlm, hub, plan):
+    """Causal: as one reading of prompt, plan and blanks says; in company as alone. Mutual: later blanks matter."""
+    name, made = vlm
+    places = [ACTIONS, [345], list(range(310, 350)), ACTIONS]
+    out = {mutual: generate_from(made, hub.prompts(name), plan, block=Block.of(places, 7, mutual)) for mutual in (False, True)}
+    assert torch.equal(out[False].ids[:, : len(plan) + 1], out[True].ids[:, : len(plan) + 1])
+    assert not torch.allclose(out[False].logprobs[:, len(plan) + 2], out[True].logprobs[:, len(plan) + 2])
+    for row in range(3):
+        one = hub.alone(name, hub.prompts(name), row)
+        for mutual, together in out.items():
+            alone = generate_from(made, one, plan, block=Block.of(places, 7, mutual))
+            assert torch.equal(alone.ids[0], together.ids[row]) and torch.allclose(
+                alone.logprobs[0], together.logprobs[row], atol=1e-4
+            )
+        # Forced word by word: what comes after each is what the block said.
+        blanks = [[w] for w in out[False].ids[row, : len(plan)].tolist()] + [[7]] * (len(places) - 1)
+        for place, words in enumerate(places):
+            after = generate_from(made, one, [*blanks[: len(plan) + place], words])
+            assert torch.allclose(after.logprobs[0, -1], out[False].logprobs[row, len(plan) + place], atol=1e-4)
+            assert after.ids[0, -1] == out[False].ids[row, len(plan) + place]

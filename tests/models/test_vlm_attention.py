@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vla.models.attention import additive, attend, positions, visible
+from vla.models.attention import BLOCK, PREFIX, additive, attend, positions, visible
 
 
 def test_prefix_is_bidirectional_and_answers_are_causal():
@@ -20,6 +20,13 @@ def test_prefix_is_bidirectional_and_answers_are_causal():
     )
     assert torch.equal(visible(attention, prefix)[0, 0], expected)
     assert torch.equal(visible(attention, prefix, first=4)[0, 0], expected[4:])
+
+
+def test_a_block_sees_what_stands_before_it_and_itself():
+    group = torch.tensor([[PREFIX, PREFIX, 0, BLOCK, BLOCK, 0]])
+    expected = torch.ones(6, 6).tril()
+    expected[0, 1] = expected[3, 4] = 1
+    assert torch.equal(visible(torch.ones(1, 6, dtype=torch.bool), group)[0, 0], expected.bool())
 
 
 def test_branches_see_the_trunk_and_themselves():

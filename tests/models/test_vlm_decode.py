@@ -4,22 +4,14 @@ import math
 import pytest
 import torch
 
+from vla.errors import UserError
 from vla.models import readers
+from vla.models.allowed import Block
+from vla.models.attention import BLOCK
 from vla.models.decode import generate
 
 WORDS = list(range(300, 340))
 ALLOWED = [WORDS, [345], WORDS, [346], [347], WORDS, WORDS]
-
-
-@pytest.fixture
-def prompts(small):
-    """Three prompts of unequal length, padded on the right: ids, prefix, attention, pixels."""
-    generator = torch.Generator().manual_seed(1)
-    lengths = torch.tensor([84, 90, 87])
-    ids = torch.randint(300, 500, (3, 90), generator=generator)
-    ids[:, :80] = small[1].image_token_id
-    attention = torch.arange(90) < lengths[:, None]
-    return ids, attention.clone(), attention, torch.rand(3, 2, 3, 64, 64, generator=generator)
 
 
 def row(prompts, index):
@@ -89,22 +81,34 @@ def test_transformers_own_generate_agrees(small, prompts):
 
 
 def test_the_written_out_step_is_the_modules_one_and_follows_the_weights(small, prompts, monkeypatch):
-    """Every step's choice among all words, with forced words and unequal prompts; again after a weight has changed."""
+    """Every step's choice among all words, with forced words and unequal prompts; again after weights have changed."""
     model = copy.deepcopy(small[0])
     everything = [None, [301], None, [302], [303], None, None]
 
-    def both():
+    def check():
         lean = generate(model, *prompts, everything, valid_mass=False)
         with monkeypatch.context() as without:
             without.setattr(readers, "lean_step", lambda language: None)
-            return lean, generate(model, *prompts, everything)
-
-    for change in (0.0, 0.3):
-        with torch.no_grad():
-            model.language.layers[0].mlp.dense_h_to_4h.weight.add_(change)
-        lean, plain = both()
+            plain = generate(model, *prompts, everything)
         assert torch.equal(lean.ids, plain.ids) and torch.allclose(lean.logprobs, plain.logprobs, atol=1e-4)
-    assert readers.lean_step(model.language) is not None
+
+    def trained(fused):
+        generate(model, *prompts, everything)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, fused=fused)
+        for weight in model.parameters():
+            weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+        optimizer.step()
+
+    check()
+    for fused in (True, False):
+        trained(fused)
+        check()
+    model.requires_grad_(False)
+    check()
+    with torch.no_grad():
+        model.language.layers[0].mlp.dense_h_to_4h.weight.add_(0.3)
+    check()
+    assert readers.lean_step(model.language) is readers.lean_step(model.language)
 
 
 def test_samples_of_one_prompt_are_read_once(small, prompts):
@@ -121,3 +125,89 @@ def test_samples_of_one_prompt_are_read_once(small, prompts):
     logits = small[0](*row(prompts, 1)[:1], row(prompts, 1)[3], prefix_mask=row(prompts, 1)[1]).logits[0, -1, WORDS]
     often = torch.tensor([(alone.ids[:, 0] == w).float().mean() for w in WORDS])
     assert (often - logits.softmax(-1)).abs().max() < 0.1
+
+
+def follow(written):
+    """Rows whose first word is even go on with one of ten words until they choose 310, the others write two of another ten."""
+    if not len(written):
+        return WORDS
+    if written[0] % 2:
+        return list(range(320, 330)) if len(written) < 3 else []
+    return [] if written[-1] == 310 or len(written) == 6 else list(range(305, 315))
+
+
+def test_what_may_follow_may_differ_from_row_to_row(small, prompts):
+    together = generate(small[0], *prompts, follow, eos_id=2, valid_mass=True)
+    for i, (ids, mass) in enumerate(zip(together.ids.tolist(), together.valid_mass, strict=True)):
+        expected = generate(small[0], *row(prompts, i), follow).ids[0].tolist()
+        assert ids == expected + [2] * (len(ids) - len(expected)) and (mass[len(expected) + 1 :] == 1).all()
+        assert all(w in follow(expected[:k]) for k, w in enumerate(expected)) and follow(expected) == []
+        words, logprobs, masses = naive(
+            small[0], *row(prompts, i)[:2], row(prompts, i)[3], [follow(expected[:k]) for k in range(len(expected))]
+        )
+        assert words == expected and torch.allclose(together.logprobs[i, : len(words)], torch.tensor(logprobs), atol=1e-4)
+        assert torch.allclose(mass[: len(words)], torch.tensor(masses), atol=1e-4)
+    drawn = generate(
+        small[0], *row(prompts, 0), follow, eos_id=2, temperature=1.0, samples=20, generator=torch.Generator().manual_seed(0)
+    )
+    lengths = set()
+    for ids in drawn.ids.tolist():
+        whole = next(k for k in range(len(ids) + 1) if follow(ids[:k]) == [])
+        assert all(w in follow(ids[:k]) for k, w in enumerate(ids[:whole])) and set(ids[whole:]) <= {2}
+        lengths.add(whole)
+    assert len(lengths) > 1
+    with pytest.raises(UserError, match="unequal length"):
+        generate(small[0], *row(prompts, 0), follow, temperature=1.0, samples=20, generator=torch.Generator().manual_seed(0))
+
+
+def test_as_many_tokens_are_written_as_there_are_places(small, prompts):
+    assert generate(small[0], *prompts, [WORDS] * 70).ids.shape == (3, 70)
+
+
+PLACES = [WORDS, [345], list(range(320, 360)), WORDS, WORDS]
+
+
+@pytest.mark.parametrize("mutual", [True, False])
+@pytest.mark.parametrize("plan", [[], [WORDS, [301]], [[302], [303]]], ids=["alone", "after a plan", "after forced words"])
+def test_a_block_is_written_at_once_as_one_reading_of_all_says(small, prompts, plan, mutual, monkeypatch):
+    """The reference has no cache, no company and no restriction: prompt, plan and blanks whole, one row at a time."""
+    block = Block.of(PLACES, 0, mutual)
+    out = generate(small[0], *prompts, plan, block=block)
+    mass = generate(small[0], *prompts, plan, block=block, valid_mass=True)
+    with monkeypatch.context() as without:
+        without.setattr(readers, "lean_step", lambda language: None)
+        plain = generate(small[0], *prompts, plan, block=block)
+    assert torch.equal(out.ids, mass.ids) and torch.equal(out.ids, plain.ids)
+    for i in range(3):
+        ids, prefix, _, pixels = row(prompts, i)
+        fed = torch.cat([ids, out.ids[i : i + 1, : len(plan)], torch.zeros(1, len(PLACES) - 1, dtype=torch.long)], 1)
+        group = torch.zeros_like(fed)
+        group[:, : ids.shape[1]] = prefix
+        group[:, 1 - len(PLACES) :] = BLOCK if mutual else 0
+        with torch.inference_mode():
+            logits = small[0](fed, pixels, prefix_mask=group).logits[0, -len(PLACES) :]
+        for place, words in enumerate(PLACES):
+            chosen = logits[place, words]
+            assert out.ids[i, len(plan) + place] == words[chosen.argmax()]
+            assert torch.allclose(out.logprobs[i, len(plan) + place], chosen.log_softmax(-1).max(), atol=1e-4)
+            share = logits[place].softmax(-1)[words].sum()
+            assert torch.allclose(mass.valid_mass[i, len(plan) + place], share, atol=1e-4)
+    changed = generate(small[0], *prompts, plan, block=Block.of(PLACES, 1, mutual))
+    assert not torch.allclose(changed.logprobs, out.logprobs)
+
+
+def test_a_block_needs_one_call_and_samples_share_it(small, prompts):
+    calls = []
+    hook = small[0].language.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        drawn = generate(
+            small[0], *prompts, [], block=Block.of(PLACES, 0, True), temperature=1.0, samples=5,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+    finally:
+        hook.remove()
+    assert len(calls) == 1 and drawn.ids.shape == (15, len(PLACES))
+    assert all(set(drawn.ids[:, k].tolist()) <= set(words) for k, words in enumerate(PLACES))
+    assert len({tuple(ids) for ids in drawn.ids[:5].tolist()}) > 1
+    with pytest.raises(UserError, match="unknown length"):
+        generate(small[0], *prompts, None, block=Block.of(PLACES, 0, True))

@@ -30,6 +30,14 @@ def test_two_policies_that_differ(make):
     json.dumps(c.to_dict(), allow_nan=False)
 
 
+def test_malformed_answers_are_said_where_they_were_counted(make, episode):
+    counted = [episode(i, i < 3, more={"malformed": i}) for i in range(4)]
+    c = compare_records([make("a", counted), make("b", "1100")])
+    assert [x.malformed for x in c.policies] == [6 / 160, None]
+    assert "Answers that were no whole chunk of actions, at which the robot rested: 3.8 % of the steps of a." in said(c)
+    assert "no whole chunk" not in said(compare_records([make("a", "1100"), make("b", "1010")]))
+
+
 def test_what_is_not_separated_is_not_ranked(make):
     c = compare_records([make("a", A), make("b", B)], alpha=0.01)
     assert c.ranking == [["a", "b"]] and [x.letters for x in c.policies] == ["a", "a"]

@@ -1,10 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla.report.intervals import wilson
+from vla.report.intervals import mean, wilson
 
 
 def test_published_values():
@@ -38,3 +39,19 @@ def test_no_trials_and_nonsense():
 def test_words_never_round_to_all_or_nothing():
     assert str(wilson(199, 200)).startswith("99.5 % of 200 (97 to 99.9 %)")
     assert str(wilson(0, 40)).startswith("0 % of 40 (0 to 9 %)")
+
+
+def test_the_mean_of_rates_has_an_interval_that_covers():
+    rng, shares, n = np.random.default_rng(0), np.array([0.7, 0.8, 0.9, 0.95, 0.98, 0.99]), 40
+    drawn = rng.binomial(n, shares, (3000, len(shares)))
+    means = [mean([wilson(int(k), n) for k in row]) for row in drawn]
+    covered = np.mean([m.low <= shares.mean() <= m.high for m in means])
+    assert 0.94 <= covered <= 0.985
+    for m in means[:100]:
+        assert 0 <= m.low <= m.rate <= m.high <= 1 and m.n == n * len(shares)
+
+
+def test_the_mean_of_one_rate_is_that_rate():
+    one, same = wilson(7, 9), mean([wilson(7, 9)])
+    assert (same.rate, same.n, same.low, same.high) == (one.rate, one.n, pytest.approx(one.low), pytest.approx(one.high))
+    assert math.isnan(mean([]).rate) and mean([wilson(9, 10)] * 4).low > wilson(9, 10).low

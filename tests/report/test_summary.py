@@ -3,7 +3,7 @@
 import pytest
 
 from vla.report.records import EpisodeRecord
-from vla.report.summary import language_use, rates_of, summarise
+from vla.report.summary import language_use, malformed, rates_of, summarise
 
 
 def episode(seed, kind, target, first, variation="seen"):
@@ -21,11 +21,21 @@ def test_language_use_of_the_obedient_the_deaf_and_the_idle():
     assert language_use([e for e in obedient if e.kind == "correct"]) is None
 
 
+def test_malformed_is_a_share_of_the_steps_where_it_was_counted():
+    episodes = [episode(seed, "correct", "a", "a") for seed in range(4)]
+    assert malformed(episodes) is None and summarise(episodes)["malformed"] is None
+    episodes[0].more["malformed"], episodes[1].more["malformed"] = 1, 0
+    assert malformed(episodes) == 0.1 == summarise(episodes)["malformed"]
+
+
 def test_rates_and_groups():
     episodes = [episode(0, "correct", "a", "a"), episode(1, "correct", "a", "b"), episode(2, "correct", "a", "")]
     rates = rates_of(episodes)
     assert rates["success"]["rate"] == pytest.approx(1 / 3) and rates["execution"]["rate"] == pytest.approx(2 / 3)
     assert rates["recognition"] | {"low": 0, "high": 0} == {"rate": 0.5, "n": 2, "low": 0, "high": 0}
+    assert rates["malformed"]["rate"] == 0 and rates["malformed"]["n"] == 3
+    episodes[2].more["malformed"] = 4
+    assert rates_of(episodes)["malformed"]["rate"] == pytest.approx(1 / 3)
     summary = summarise([*episodes, episode(0, "correct", "a", "a", "dim"), episode(0, "empty", "", "b")])
     assert [(g["variation"], g["kind"], g["success"]["n"]) for g in summary["groups"]] == [
         ("seen", "correct", 3),

@@ -9,7 +9,7 @@ from vla.sim.questions import vocabulary_corpus
 from vla.sim.scene import COLOURS, SHAPES, UNSEEN_COLOURS, UNSEEN_SHAPES, sample_scene
 from vla.sim.suites import Suite, known_suites, load_suite, read_suite
 from vla.sim.tasks.lift import Lift
-from vla.sim.variation import Variation, draw_scene
+from vla.sim.variation import NUMBERS, SYMBOLS, Variation, draw_scene
 
 SUITE = {"tasks": ["lift"], "variations": {"seen": {}}, "episodes": 2}
 
@@ -70,6 +70,9 @@ def test_a_file_of_the_users_is_a_suite_too(tmp_path):
         ({"variations": {"a": {"light": [1, 1]}}}, "three numbers"),
         ({"variations": {"a": {"floor": [1, 1, -1]}}}, "three numbers"),
         ({"variations": {"a": {"camera": "left"}}}, "three metres"),
+        ({"variations": {"a": {"raised": 0.2}}}, "`raised` is 0.2"),
+        ({"variations": {"a": {"raised": "high"}}}, "`raised` is 'high'"),
+        ({"variations": {"a": {"told_by": "number", "sizes": True}}}, "differ in less than their number"),
         ({"variations": {"a": {"distractors": 9}}}, "`distractors` is 9"),
         ({"variations": {"a": 3}}, "expected names and values"),
         ({"tasks": ["push"], "variations": {"a": {"shapes": ["ball"]}}}, "push cannot have a red ball"),
@@ -119,6 +122,23 @@ def test_objects_are_told_by_what_questions_taught():
             (other,) = [o for o in scene if o.name in said]
             there = [o for o in scene if o is not other and (o.y < other.y) == (side == "left")]
             assert there == [item] and abs(item.y - other.y) >= 0.05
+
+
+def test_numbers_and_what_stands_for_them_are_unique_and_taught():
+    taught, plain = " ".join(vocabulary_corpus(numbers=True)).split(), vocabulary_corpus()
+    assert not {"dog", "unicorn"} & set(" ".join(plain).split()) and vocabulary_corpus(numbers=True)[: len(plain)] == plain
+    told, fours = set(), 0
+    for episode in load_suite("rt2/symbols").all():
+        scene, goal, said = set_up(episode)
+        places = sorted(o.y for o in scene)
+        number = places.index(scene[goal.target].y)
+        assert min(np.diff(places)) >= 0.05 and set(said.split()) <= {*taught, "object", "that"}
+        words = (f"number {NUMBERS[number]}",) if episode.variation.told_by == "number" else SYMBOLS[NUMBERS[number]]
+        (found,) = [word for word in words if word in said]
+        assert not any(o.colour in said or o.shape in said for o in scene)
+        told.add(found)
+        fours += number == 3
+    assert len(told) >= 9 and fours
 
 
 def test_horizon_is_each_tasks_own_unless_the_suite_has_one():

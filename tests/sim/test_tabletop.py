@@ -19,6 +19,7 @@ from vla.sim.tasks.base import HOLD_STEPS, Goal
 from vla.sim.tasks.lift import LIFTED
 from vla.sim.tasks.outcome import Outcome
 from vla.sim.tasks.wording import named_object
+from vla.sim.variation import NUMBERS, SYMBOLS
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
@@ -208,6 +209,25 @@ def test_questions_are_answered_from_the_state(table):
                 assert sorted(question["answer"][::2]) == sorted(names)
                 assert question["answer"][1::2] == sorted(question["answer"][1::2])
     assert seen == set(questions.TYPES) and near > 5
+
+
+def test_numbers_are_asked_after_all_else_and_answered_from_the_state(table):
+    poses, answers = questions.collect_poses(table, np.random.default_rng(0), 2), []
+    for picture in range(40):
+        plain = questions.draw_picture(table, poses, np.random.default_rng((1, picture)))
+        asked = questions.draw_picture(table, poses, np.random.default_rng((1, picture)), numbers=True)
+        assert asked[: len(plain)] == plain
+        order = sorted(table.scene, key=lambda o: table.project(table.scene.index(o))[0])
+        for question in asked[len(plain) :]:
+            said = question["question"]
+            if question["type"] == "number":
+                (place,) = [i for i, n in enumerate(NUMBERS) if f"number {n} from" in said]
+                assert question["answer"] == order[place].name
+            else:
+                (number,) = [n for n, symbols in SYMBOLS.items() if any(s in said for s in symbols)]
+                assert question["answer"] == ("yes" if number == NUMBERS[len(order) - 1] else "no")
+                answers.append(question["answer"])
+    assert 0.25 < answers.count("yes") / len(answers) < 0.75 and len(answers) > 10
 
 
 def test_swapped_and_correct_episodes_share_the_scene():

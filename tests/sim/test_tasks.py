@@ -272,6 +272,10 @@ def test_collected_demonstrations_say_what_they_show(tmp_path):
     assert described[-1]["terminate"] == 1 and len(described) == counts["steps"]
 
 
+def test_a_demonstration_may_go_astray_to_the_object_that_its_own_belongs_on(tmp_path):
+    assert collect(Collect(str(tmp_path), task="stack", episodes=1, workers=1, seed=1, clean=0.0, excursions=0.2))["episodes"] == 1
+
+
 def test_rollouts_of_every_task_say_what_was_done():
     """Recognition and language use compare `first` and `target`: goals that differ in their place alone must differ there."""
     episodes = [Episode(0, kind, task=task) for task in NEW for kind in ("correct", "swapped")]

@@ -61,3 +61,23 @@ def test_a_black_picture_is_a_lost_context(simulation, monkeypatch):
     with pytest.raises(RuntimeError, match="'front' is black: the OpenGL context is lost"):
         simulation.start(Episode(0))
     assert simulation.start(Episode(0), look=False).images == {}
+
+
+@pytest.mark.parametrize("task", ["lift", "push"])
+@pytest.mark.parametrize("raised", [0.03, -0.03])
+def test_a_raised_table_is_a_fresh_processs_and_the_expert_works_on_it(simulation, task, raised):
+    table, episode = simulation.table, Episode(2, task=task, variation=Variation("high", raised=raised))
+    with Workers(1) as workers:
+        (fresh,) = rollout(None, [dataclasses.replace(episode, video=True, horizon=3)], workers)
+    simulation.expert(Episode(1, task="lift", horizon=3))
+    used = simulation.expert(dataclasses.replace(episode, video=True, horizon=3))
+    assert used.state == fresh.state and all(np.array_equal(a, b) for a, b in zip(fresh.frames, used.frames, strict=True))
+    assert simulation.expert(episode).success
+    simulation.start(episode, look=False)
+    lying, hand = table.data.xpos[table.body(0)][2], table.state()[2]
+    for _ in range(10):
+        table.step(np.array([0, 0, 0, 0, 0, 0, -1.0]))
+    assert abs(table.data.xpos[table.body(0)][2] - lying) < 0.002 and abs(table.lift(0)) < 0.002
+    simulation.start(dataclasses.replace(episode, variation=Variation()), look=False)
+    # The robot, and what it calls its height, stay.
+    assert table.raised == 0 and table.state()[2] == hand and lying - table.data.xpos[table.body(0)][2] == pytest.approx(raised)

@@ -97,7 +97,7 @@ def fork(arguments, ranks=1):
             for other in left:
                 os.kill(other, signal.SIGKILL)
     # Their loader processes end with them, even where they could not tell them to.
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while found := [p for p in psutil.process_iter(["environ"]) if mark.items() <= (p.info["environ"] or {}).items()]:
         assert time.monotonic() < until, found
         time.sleep(0.1)

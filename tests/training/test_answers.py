@@ -1,7 +1,5 @@
 """Which tokens are actions, what is smoothed, and what is measured."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -30,10 +28,13 @@ def examples():
 @pytest.fixture(scope="module")
 def batch(examples):
     """A row with two questions, and one whose chunk has two real steps of three."""
-    action = np.array([c or 0.0 for c in EMBODIMENT.action.constant], np.float32)
+    # Anywhere between the middles of bins, and past the end whatever.
+    space = EMBODIMENT.action
+    varied = np.random.default_rng(0).uniform(space.low, space.high, (3, space.size))
+    actions = np.where([c is None for c in space.constant], varied, [c or 0.0 for c in space.constant]).astype(np.float32)
     mask = np.array([True, True, False])
     robot = RobotItem(
-        PICTURES, np.zeros(5, np.float32), np.tile(action, (3, 1)), mask, np.array([False, True, True]),
+        PICTURES, np.zeros(5, np.float32), actions, mask, np.array([False, True, True]),
         "lift the red cube", "red cube", (0.25, 0.5), (10, 20, 30, 40), 0, 0, EMBODIMENT_NAME,
     )  # fmt: skip
     items = [QuestionItem(PICTURES, QUESTIONS), robot]
@@ -96,7 +97,18 @@ def test_measures_of_a_model_that_knows_and_of_one_that_is_off(examples, batch):
     free = width - 1 - len(CONSTANT)
     assert wrong["valid_mass"] == pytest.approx(free / width, abs=1e-3)
     assert wrong["questions_question_accuracy"] == 0 and wrong["action_token_accuracy"] == 0
-    assert math.isclose(wrong["action_l1"], wrong["action_bin_error"] / 128)
+
+    # Decoded against the true action, unbinned, in halves of a dimension's range: what is sure is off by its bins' width alone.
+    codec, truth = examples.codec(), batch["items"][1].actions[:2].astype(np.float64)
+    half = (np.array(EMBODIMENT.action.high) - np.array(EMBODIMENT.action.low)) / 2
+    varies = [i for i in range(EMBODIMENT.action.size) if i not in CONSTANT]
+
+    def l1(said):
+        return np.abs((said - truth) / half)[:, varies].mean()
+
+    binned = codec.decode(codec.encode(batch["items"][1].actions, np.zeros(3, bool))[0])[0][:2]
+    assert 0 < right["action_l1"] == pytest.approx(l1(binned)) and right["action_l1"] < 1 / 256
+    assert wrong["action_l1"] == pytest.approx(l1(codec.bins.decode(np.full(7, 7))))
 
 
 def test_a_place_near_the_truth_is_right(examples, batch):

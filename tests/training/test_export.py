@@ -64,8 +64,8 @@ def test_alpha_goes_from_the_base_to_what_was_trained(tmp_path, vlm):
         interpolated({"a": torch.zeros(2)}, {"a": torch.zeros(3)}, 0.5)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_the_bytes_still_acts(tmp_path, vlm, dtype):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
+def test_fewer_bytes_still_act(tmp_path, vlm, dtype):
     import numpy as np
 
     checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm)
@@ -73,7 +73,8 @@ def test_half_the_bytes_still_acts(tmp_path, vlm, dtype):
     for kind in ("float32", dtype):
         export(str(tmp_path / "run/checkpoints/last.ckpt"), str(tmp_path / kind), dtype=kind)
         sizes[kind] = sum(p.stat().st_size for p in (tmp_path / kind).glob("*.safetensors"))
-    assert sizes[dtype] < 0.6 * sizes["float32"]
+    # Integers are the language model's layers alone, of which this one has hardly any.
+    assert sizes[dtype] < (1.0 if dtype == "int8" else 0.6) * sizes["float32"]
     policy = LocalPolicy.from_export(tmp_path / dtype)
     images = {c.name: np.zeros((64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
     (chunk,) = policy.act([Observation("a", images, np.array([0, 0, 0.1, 0, 0.04]), "go")])

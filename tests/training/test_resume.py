@@ -69,12 +69,15 @@ def moments(accumulate, since, until):
     return found + [("on_validation_start", n) for n in (1, 2) if since < 3 * n < until]
 
 
-def check(config, run, straight, workers, accumulate, kind, rng, *more):
-    """Saved in one of the four ways, killed at a random moment after that and before any other save, resumed."""
+def check(config, run, straight, workers, accumulate, kind, rng, note, *more):
+    """Saved in one of the four ways, killed at a random moment after that and before any other save, resumed.
+
+    `note` takes what is recorded of it (benchmarks/resume.py)."""
     chosen = [*options(workers, accumulate, EVERY[kind]), *more]
     saved = {"periodic": 2, "epoch": EPOCH}.get(kind, 0)
     if not saved:
         hook, number = rng.choice(moments(accumulate, 0, STEPS - 2))
+        note("told", f"{hook} {number}")
         assert fork(command(config, *chosen, dies={"moment": hook, "number": number, "sent": kind})) == [CODES[kind]]
         saved = int(newest(run / "checkpoints").stem[5:])
         chosen_again = [*chosen, "--ckpt_path", "last"]
@@ -83,6 +86,7 @@ def check(config, run, straight, workers, accumulate, kind, rng, *more):
         # Up to the next save, which a kill may well fall into.
         chosen_again = chosen
         hook, number = rng.choice([*moments(accumulate, saved, min(saved + EVERY[kind], STEPS)), ("on_save_checkpoint", 2)])
+    note("killed", f"{hook} {number}")
     assert fork(command(config, *chosen_again, dies={"moment": hook, "number": number})) == [CODES["SIGKILL"]]
     assert newest(run / "checkpoints").stem == f"step={saved:07d}"
     assert cli.main(command(config, *chosen, "--ckpt_path", "last")) == 0
@@ -90,32 +94,37 @@ def check(config, run, straight, workers, accumulate, kind, rng, *more):
 
 
 @pytest.mark.parametrize(("workers", "accumulate", "kind"), [(0, 1, "epoch"), (0, 3, "SIGTERM"), (2, 1, "periodic")])
-def test_a_killed_run_goes_on_exactly(several, straight, tmp_path, workers, accumulate, kind):
-    check(several(tmp_path), tmp_path / "run", straight, workers, accumulate, kind, random.Random(0))
+def test_a_killed_run_goes_on_exactly(several, straight, tmp_path, record_property, workers, accumulate, kind):
+    check(several(tmp_path), tmp_path / "run", straight, workers, accumulate, kind, random.Random(0), record_property)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "accumulate", "kind", "seed"), [(*case, seed) for case in PRODUCT for seed in ((1,) if case[0] else (1, 2, 3))]
 )
-def test_a_run_saved_in_any_way_and_killed_anywhere_goes_on_exactly(several, straight, tmp_path, workers, accumulate, kind, seed):
+def test_a_run_saved_in_any_way_and_killed_anywhere_goes_on_exactly(
+    several, straight, tmp_path, record_property, workers, accumulate, kind, seed
+):
     rng = random.Random(f"{workers} {accumulate} {kind} {seed}")
-    check(several(tmp_path), tmp_path / "run", straight, workers, accumulate, kind, rng)
+    check(several(tmp_path), tmp_path / "run", straight, workers, accumulate, kind, rng, record_property)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
 @pytest.mark.parametrize("kind", ["periodic", "SIGTERM"])
-def test_a_run_in_half_precision_goes_on_exactly(several, straight, tmp_path, precision, kind):
+def test_a_run_in_half_precision_goes_on_exactly(several, straight, tmp_path, record_property, precision, kind):
     rng = random.Random(f"{precision} {kind}")
-    check(several(tmp_path), tmp_path / "run", straight, 0, 3, kind, rng, f"--trainer.precision={precision}")
+    check(several(tmp_path), tmp_path / "run", straight, 0, 3, kind, rng, record_property, f"--trainer.precision={precision}")
 
 
 @pytest.mark.parametrize(
     "part", [0.5, *(pytest.param(part, marks=pytest.mark.slow) for part in (0.0, 0.99, 1.0))], ids=lambda part: f"{part:.0%}"
 )
-def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(several, straight, tmp_path, capfd, part):
+def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(
+    several, straight, tmp_path, capfd, record_property, part
+):
     config, folder = several(tmp_path), tmp_path / "run/checkpoints"
+    record_property("killed", f"{part:.0%} of the second checkpoint written")
     # last.ckpt is a link: a write is a checkpoint.
     assert fork(command(config, *options(0, 3), writing={"number": 2, "part": part})) == [-9]
     names = ["last.ckpt", "step=0000002.ckpt", "step=0000004.ckpt.tmp"]
@@ -145,7 +154,7 @@ def test_the_newest_whole_checkpoint_is_found(config, tmp_path, capsys):
     assert newest(tmp_path) is None
 
 
-def test_a_slurm_job_that_is_told_to_end_goes_back_into_the_queue(several, straight, tmp_path, monkeypatch):
+def test_a_slurm_job_that_is_told_to_end_goes_back_into_the_queue(several, straight, tmp_path, monkeypatch, record_property):
     tool = tmp_path / "bin/scontrol"
     tool.parent.mkdir()
     tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
@@ -153,7 +162,7 @@ def test_a_slurm_job_that_is_told_to_end_goes_back_into_the_queue(several, strai
     monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
     # A job id alone: the rest of SLURM's environment would make Lightning look for its nodes.
     monkeypatch.setenv("SLURM_JOB_ID", "4_7")
-    check(several(tmp_path), tmp_path / "run", straight, 0, 1, "SIGUSR1", random.Random(0))
+    check(several(tmp_path), tmp_path / "run", straight, 0, 1, "SIGUSR1", random.Random(0), record_property)
     assert (tmp_path / "asked").read_text() == "requeue 4_7\n"
 
 
@@ -194,7 +203,9 @@ def test_saves_fall_on_every_nth_and_the_last_step(config, tmp_path):
         ("--data.robot_share=0.7", "robot_share: None, now 0.7"),
         ("--trainer.accumulate_grad_batches=2", "accumulate_grad_batches: 1, now 2"),
         ("--data.seed=1", "seed 0, now it is 1"),
-        ("--model.freeze=[vision]", "learned with"),
+        ("--data.batch_size=6", "batch_size 4, now it is 6"),
+        ("--model.freeze=[vision]", "freeze: [], now ['vision']"),
+        ("--model.learning_rate=0.1", "learning_rate: 0.001, now 0.1"),
         ("--contract.chunk=3", "chunk: 2 against 3"),
     ],
 )

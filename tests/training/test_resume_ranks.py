@@ -63,7 +63,7 @@ def test_two_ranks_agree_with_one(config, tmp_path, strategy):
         ("fsdp2", 0, 3, "epoch", ADAPTED),
     ],
 )
-def test_two_ranks_go_on_exactly(config, data, tmp_path, strategy, workers, accumulate, kind, more):
+def test_two_ranks_go_on_exactly(config, data, tmp_path, record_property, strategy, workers, accumulate, kind, more):
     """Of which one is told, or killed."""
     if "stream" in more:
         edit_config(config, lambda body: stream_questions(body, data, tmp_path))
@@ -84,6 +84,7 @@ def test_two_ranks_go_on_exactly(config, data, tmp_path, strategy, workers, accu
         # The other rank learns of it.
         told = {"moment": "on_train_batch_start", "number": rng.randint(1, 4 * accumulate)}
         told |= {"sent": kind, "rank": rng.randrange(2)}
+        record_property("told", f"{told['moment']} {told['number']} of rank {told['rank']}")
         assert fork(command(config, *chosen, dies=told), 2) == [{"SIGTERM": 143, "SIGUSR1": 138}[kind]] * 2
         saved = int(newest(run / "checkpoints").stem[5:])
         again = [*chosen, "--ckpt_path", "last"]
@@ -91,6 +92,7 @@ def test_two_ranks_go_on_exactly(config, data, tmp_path, strategy, workers, accu
     else:
         number = rng.randint(saved * accumulate + 1, min(saved + every, STEPS) * accumulate)
     killed = {"moment": "on_after_backward", "number": number, "rank": rng.randrange(2)}
+    record_property("killed", f"{killed['moment']} {number} of rank {killed['rank']}")
     assert fork(command(config, *again, dies=killed), 2)[killed["rank"]] == -9
     assert newest(run / "checkpoints").stem == f"step={saved:07d}"
     assert fork(command(config, *chosen, "--ckpt_path", "last"), 2) == [0, 0]
@@ -98,18 +100,29 @@ def test_two_ranks_go_on_exactly(config, data, tmp_path, strategy, workers, accu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
-@pytest.mark.parametrize("nodes", [1, 2])
-def test_two_processes_of_a_launcher_train_like_one(config, tmp_path, launcher, nodes):
-    """On one node, or on two that are both this machine."""
+@pytest.mark.parametrize(
+    ("launcher", "nodes", "strategy"),
+    [
+        ("lightning", 1, "ddp"),
+        ("torchrun", 1, "ddp"),
+        ("torchrun", 2, "ddp"),
+        ("torchrun", 2, "fsdp2"),
+        ("slurm", 1, "fsdp2"),
+        ("slurm", 2, "ddp"),
+    ],
+)
+def test_two_processes_of_a_launcher_train_like_one(config, tmp_path, launcher, nodes, strategy):
+    """On one node, or on two that are both this machine; Lightning itself starts the second process of one node."""
     run, chosen = tmp_path / "run", options()
     assert cli.main(command(config, *chosen)) == 0
     single = states(run)
     run.rename(tmp_path / "single")
     each = 2 // nodes
-    two = command(config, *chosen, "--trainer.strategy=ddp", f"--trainer.devices={each}", f"--trainer.num_nodes={nodes}")
+    two = command(config, *chosen, *TWO[strategy][:-1], f"--trainer.devices={each}", f"--trainer.num_nodes={nodes}")
     port = free_port()
-    if launcher == "torchrun":
+    if launcher == "lightning":
+        runs = [spawn(["-m", "vla", *two], {})]
+    elif launcher == "torchrun":
         line = ["-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={each}", "--master-addr=127.0.0.1"]
         line += [f"--master-port={port}"]
         runs = [spawn([*line, f"--node-rank={node}", "-m", "vla", *two], {}) for node in range(nodes)]

@@ -1,6 +1,8 @@
 """What larger models need: adapters, averages, precision, memory."""
 
+import csv
 import json
+import re
 
 import pytest
 import torch
@@ -123,19 +125,24 @@ def test_gradient_checkpointing_changes_no_weight(config, tmp_path):
     assert all(torch.allclose(value, plain[name], atol=1e-6) for name, value in state(tmp_path)["state_dict"].items())
 
 
-def test_throughput_and_agreement_are_logged(config, tmp_path):
+def test_throughput_agreement_and_a_profile_are_reported(config, tmp_path, caplog, capsys):
     with_callback(config, "Throughput", every=1)
     with_callback(config, "GradientAgreement", every=2)
-    assert cli.main(["fit", "-c", str(config)]) == 0
-    logged = (tmp_path / "run/logs/metrics.csv").read_text().splitlines()[0].split(",")
+    more = ["--trainer.profiler=simple", "--data.robot_share=rt2-palm-e", "--data.temperature=2"]
+    assert cli.main(["fit", "-c", str(config), *more]) == 0
+    assert "FIT Profiler Report" in caplog.text and "run_training_batch" in caplog.text
+    assert re.search(r"throughput: [\d.]+ samples/s, \d+ tokens/s, [\d.]+% of the time waiting for data", capsys.readouterr().err)
+    logged = list(csv.DictReader((tmp_path / "run/logs/metrics.csv").open()))
+    shares = {row["data/robot_share_wanted"] for row in logged} - {""}
+    assert [float(share) for share in shares] == [pytest.approx(0.66)]
     for name in (
         "throughput/samples_per_second",
         "throughput/tokens_per_second",
         "agreement/questions_robot",
         "data/robot_epochs",
-        "data/robot_share_wanted",
+        "data/questions_weight",
     ):
-        assert name in logged, name
+        assert name in logged[0], name
 
 
 def test_products_computed_again_to_save_memory_are_not_counted(vlm):

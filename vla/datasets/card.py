@@ -65,7 +65,7 @@ class DatasetCard:
             raise UserError("no dataset card found", str(path), "give the folder that `vla collect` or a converter wrote")
         try:
             data = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(f"not YAML: {error}", str(path)) from error
         return cls._from_dict(data, str(path))
 
@@ -82,7 +82,7 @@ class DatasetCard:
             raise UserError(f"missing keys: {', '.join(missing)}", where)
         if data["kind"] not in ("robot", "questions"):
             raise UserError(f"kind is {data['kind']!r}", where, "robot or questions")
-        for name, kind in (("counts", dict), ("shards", dict), ("questions", dict), ("conventions", dict), ("generator", dict), ("wordings", list)):
+        for name, kind in (("embodiment", str), ("counts", dict), ("shards", dict), ("questions", dict), ("conventions", dict), ("generator", dict), ("wordings", list)):
             if not isinstance(data.get(name, kind()), kind):
                 raise UserError(f"{name} is a {type(data[name]).__name__}", where, f"it must be a {kind.__name__}")
         contract = PolicyContract.from_dict({"schema": SCHEMA, "embodiments": {data["embodiment"]: data["spec"]}}, where)

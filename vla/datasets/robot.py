@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vla.contract import Mode, PolicyContract
+from vla.contract import Camera, Mode, PolicyContract, Space
 from vla.datasets.items import Images, RobotItem
 from vla.datasets.pictures import Pictures
 from vla.datasets.sources import Source
 from vla.datasets.steps import Steps, load_steps
-from vla.errors import UserError
+from vla.errors import ContractMismatch, UserError
 from vla.transforms import Point
 
 
@@ -25,6 +25,9 @@ class RobotSource(Source[RobotItem]):
         modes: how often an example is of which mode, relative to the others; None: always the contract's first.
         first_steps: so many first steps of each episode, in which the choice is made what to do …
         first_times: … come so many times in an epoch of the training split.
+        state_noise: standard deviation of what is added to the states of the training split, as a share of each dimension's
+            range from q01 to q99. Actions stay those of the true state, so a policy leans less on the last digit of a state and
+            more on what it sees.
     """
 
     kind = "robot"
@@ -38,22 +41,32 @@ class RobotSource(Source[RobotItem]):
         modes: dict[Mode, float] | None = None,
         first_steps: int = 0,
         first_times: int = 1,
+        state_noise: float = 0.0,
         **kwargs,
     ):
         super().__init__(folder, weight, loss_weight, **kwargs)
+        if not 0 <= state_noise < 1:
+            raise UserError(f"state_noise {state_noise}", str(folder), "at least 0, below 1")
         if first_steps < 0 or first_times < 1:
             raise UserError(f"first_steps {first_steps}, first_times {first_times}", str(folder), "at least 0 steps, at least once")
         if modes is not None and not (min(modes.values(), default=-1) >= 0 and sum(modes.values()) > 0):
             raise UserError(f"modes {modes}", str(folder), "give each at least 0, and one of them more")
         self.chunk, self.modes, self.first_steps, self.first_times = chunk, modes, first_steps, first_times
+        self.state_noise = state_noise
         self.history, self.spacing = 1, 1
 
     def bind(self, contract: PolicyContract) -> None:
         """Takes chunk length and history from the contract.
 
         Raises:
+            ContractMismatch: the contract has another robot, or other cameras, states or actions of it.
             UserError: a mode that the contract does not have.
         """
+        wanted, found = contract.embodiment(self.card.embodiment), self.card.spec
+        for name in ("cameras", "state", "action"):
+            ours, theirs = (_names(getattr(spec, name)) for spec in (wanted, found))
+            if ours != theirs:
+                raise ContractMismatch(f"{name}: the policy has {', '.join(ours)}, the data {', '.join(theirs)}", str(self.folder))
         self.chunk, self.history, self.spacing = contract.chunk, contract.history, contract.execute
         unknown = set(self.modes or ()) - set(contract.modes)
         if unknown:
@@ -118,7 +131,7 @@ class RobotSource(Source[RobotItem]):
         return RobotItem(
             images=images,
             past=[frame and frame[0] for frame in past],
-            state=table.state[row],
+            state=self._state(table.state[row], rng),
             actions=table.action[inside],
             mask=ahead < table.end[row],
             terminate=table.terminate[inside],
@@ -135,9 +148,23 @@ class RobotSource(Source[RobotItem]):
         seed = int(rng.integers(2**63))
         return [frame and self._change(frame, points, np.random.default_rng(seed)) for frame in frames]
 
+    def _state(self, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if not self.state_noise or self.split != "train":
+            return state
+        return (state + self.state_noise * self._spread * rng.standard_normal(len(state))).astype(state.dtype)
+
+    @functools.cached_property
+    def _spread(self) -> np.ndarray:
+        return np.subtract(*np.quantile(self.states, (0.99, 0.01), axis=0))
+
     def _mode(self, rng: np.random.Generator) -> str:
         names = list(self.modes or ())
         if len(names) < 2:
             return names[0] if names else ""
         weights = np.array([(self.modes or {})[name] for name in names], np.float64)
         return names[rng.choice(len(names), p=weights / weights.sum())]
+
+
+def _names(part: tuple[Camera, ...] | Space) -> list[str]:
+    """Of cameras, or of a space's dimensions."""
+    return list(part.names) if isinstance(part, Space) else [camera.name for camera in part]

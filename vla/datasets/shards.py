@@ -71,7 +71,7 @@ def decode_json(data: bytes, where: str) -> dict[str, Any]:
     """JSON object -> dict; Unreadable naming `where` if it is damaged."""
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unreadable(f"not JSON: {error}", where, "write the shard again") from error
     if not isinstance(value, dict):
         raise Unreadable("not a JSON object", where, "write the shard again")

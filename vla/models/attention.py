@@ -7,14 +7,16 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 NAME = "vla_prefix"
+PREFIX, BLOCK = 1, 2
+"""Groups whose tokens see one another: a prompt's, and blanks that are filled at once (`vla.models.allowed.Block`)."""
 
 
-def visible(attention: torch.Tensor, prefix: torch.Tensor, branch: torch.Tensor | None = None, first: int = 0) -> torch.Tensor:
-    """Which keys a query sees: what stands before it and, within the prefix, all of the prefix; of other branches nothing.
+def visible(attention: torch.Tensor, group: torch.Tensor, branch: torch.Tensor | None = None, first: int = 0) -> torch.Tensor:
+    """Which keys a query sees: what stands before it and, within a group, all of the group; of other branches nothing.
 
     Args:
         attention: [B, K] bool, False is padding: seen by nobody.
-        prefix: [B, K] bool, True where a token belongs to the bidirectional prefix.
+        group: [B, K], `PREFIX` or `BLOCK` where a token belongs to one, 0 where to none.
         branch: [B, K], 0 in the trunk, the same number within a branch; None: all are one.
         first: the queries are the positions from `first` on.
 
@@ -23,7 +25,7 @@ def visible(attention: torch.Tensor, prefix: torch.Tensor, branch: torch.Tensor 
     """
     place = torch.arange(attention.shape[1], device=attention.device)
     query = place[first:, None]
-    seen = (place <= query) | (prefix[:, first:, None] & prefix[:, None, :])
+    seen = (place <= query) | ((group[:, first:, None] == group[:, None, :]) & (group[:, None, :] > 0))
     if branch is not None:
         seen = seen & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, first:, None]))
     return ((seen & attention[:, None, :]) | (place == query))[:, None]

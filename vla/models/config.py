@@ -39,7 +39,7 @@ class TinyVLMConfig(PreTrainedConfig):
         text_config: configuration of any causal language model that takes `inputs_embeds` and a 4-D mask; a dict with
             `model_type`, or a config object. Missing entries of the default model come from `TEXT`.
         vision_name: a network of `timm.create_model` that has `features_only`.
-        vision_args: its further arguments (plain JSON types).
+        vision_args: its further arguments (plain JSON types); None: those of `VISION` for its network, none for another.
         stride: picture pixels per side of one cell of the feature map; the network must have a feature of that stride.
         image_size: side of the square pictures, in pixels.
         pools: one per camera: the map is averaged over pools x pools cells, so a camera has
@@ -47,6 +47,7 @@ class TinyVLMConfig(PreTrainedConfig):
         history: pictures per camera.
         image_token_id: the placeholder in `input_ids`, once per image token.
         prefix: whether tokens of the prefix see the whole prefix or only what stands before them.
+        int8: whether the language model's weights are integers (`vla.models.int8`); such a model does not learn.
     """
 
     model_type = "vla-tiny"
@@ -54,13 +55,14 @@ class TinyVLMConfig(PreTrainedConfig):
 
     text_config: Any = None
     vision_name: str = "resnet10t"
-    vision_args: dict = None  # type: ignore[assignment]  # None is VISION
+    vision_args: dict = None  # type: ignore[assignment]
     stride: int = 8
     image_size: int = 64
     pools: list = None  # type: ignore[assignment]  # None is [1, 2]
     history: int = 1
     image_token_id: int = 3
     prefix: str = "bidirectional"
+    int8: bool = False
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
@@ -69,7 +71,8 @@ class TinyVLMConfig(PreTrainedConfig):
             if text.get("model_type", TEXT["model_type"]) == TEXT["model_type"]:
                 text = {**TEXT, **text}
             self.text_config = AutoConfig.for_model(text.pop("model_type"), **text)
-        self.vision_args = dict(VISION) if self.vision_args is None else self.vision_args
+        if self.vision_args is None:
+            self.vision_args = dict(VISION) if self.vision_name == TinyVLMConfig.vision_name else {}
         self.pools = list(self.pools or (1, 2))
         if self.prefix not in ("bidirectional", "causal"):
             raise UserError(f"prefix {self.prefix!r}", "model configuration", "one of bidirectional, causal")

@@ -1,19 +1,21 @@
-"""Answers, token by token, over kept keys and values: one decoder for our own models and for those of transformers."""
+"""Answers over kept keys and values, token by token or a block at once: one decoder for our own models and transformers' own."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from vla.errors import UserError
+from vla.models.allowed import Allowed, Block, following
 from vla.models.logprobs import allowed_mass, token_logprobs
 from vla.models.readers import HubReader, PrefixReader, Reader
+from vla.models.static import StaticSteps
 
-Allowed = Sequence[Sequence[int] | None] | None
-"""The words allowed at each step, all of them where None; as many steps as it is long."""
+TOKENS = 64
+"""An answer's length where nothing says how long it may be."""
 
 
 @dataclasses.dataclass
@@ -23,7 +25,7 @@ class Decoded:
     Attributes:
         ids: [B, T]; after the end of an answer, its end token again and again.
         logprobs: [B, T] float32, over the allowed words; 0 for forced tokens and after the end.
-        valid_mass: [B, T] share of the whole vocabulary's probability that the allowed words had, if asked for.
+        valid_mass: [B, T] share of the whole vocabulary's probability that the allowed words had, if asked for; 1 after the end.
     """
 
     ids: torch.Tensor
@@ -38,90 +40,111 @@ def generate(
     attention: torch.Tensor,
     pixel_values: torch.Tensor | None,
     allowed: Allowed = None,
+    static: StaticSteps | None = None,
     **how: Any,
 ) -> Decoded:
     """Continues prompts of unequal length with a `TinyVLM`; a prompt's answer does not depend on its company (up to rounding).
 
     Args:
         ids: [B, L] prompts, padded on the right.
-        prefix_mask: [B, L] True where a token belongs to the bidirectional prefix.
+        prefix_mask: [B, L] 1 where a token belongs to the bidirectional prefix.
         attention: [B, L] False is padding.
         pixel_values: [B, C, 3, H, W] in [-1, 1].
+        static: as `static_steps` makes it for this model.
         allowed, how: as for `write`.
     """
-    return write(PrefixReader(model, ids, prefix_mask, attention, pixel_values), allowed, **how)
+    return write(PrefixReader(model, ids, prefix_mask, attention, pixel_values, static), allowed, **how)
 
 
 def generate_from(
-    model: Any, inputs: Mapping[str, Any], allowed: Sequence[Sequence[int] | None] | None = None, **how: Any
+    model: Any, inputs: Mapping[str, Any], allowed: Allowed = None, static: StaticSteps | None = None, **how: Any
 ) -> Decoded:
     """The same with any image-text-to-text model of transformers.
 
     Args:
         model: of `AutoModelForImageTextToText`.
         inputs: as its processor makes them, prompts of unequal length padded on the left.
+        static: as `static_steps` makes it for this model.
         allowed, how: as for `write`.
     """
-    return write(HubReader(model, inputs), allowed, **how)
+    return write(HubReader(model, inputs, static), allowed, **how)
+
+
+def static_steps(model: Any, compiled: bool = False) -> StaticSteps | None:
+    """What reads an answer's tokens on a GPU, for a `TinyVLM` or a model of transformers; None where its own modules have to.
+
+    Args:
+        model: on its device; its weights may change later, but stay where they are.
+        compiled: whether the operations of a step are fused first (`torch.compile`), which takes a minute at the first answer.
+    """
+    decoder = model.get_decoder()
+    # Weights that several machines have parts of are gathered anew for each step.
+    whole = not hasattr(next(decoder.parameters()), "device_mesh")
+    return StaticSteps(decoder, compiled) if whole and model.device.type == "cuda" and StaticSteps.fits(decoder) else None
 
 
 @torch.inference_mode()
 def write(
     reader: Reader,
     allowed: Allowed = None,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     eos_id: int | None = None,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
     valid_mass: bool = False,
     samples: int = 1,
+    block: Block | None = None,
 ) -> Decoded:
     """Writes an answer to each prompt of a reader.
 
     Args:
-        allowed: the words allowed at each step, all of them where None; as many steps as it is long. A step with one
-            word costs no call of the model.
-        max_new_tokens: at most so many.
-        eos_id: ends an answer; None: only the number of tokens does.
+        allowed: what may be written. Where all rows have one word no call of the model is needed.
+        max_new_tokens: at most so many; by default as many as `allowed` asks for, or `TOKENS`.
+        eos_id: ends an answer; None: only what is allowed and the number of tokens do.
         temperature: 0 takes the likeliest word, else samples with `generator`.
         valid_mass: whether to report it; then every step needs the whole vocabulary's logits.
         samples: answers to each prompt, which is read once; they stand one after the other: B is prompts times samples.
+        block: places that are written at once, after those of `allowed`.
 
     Raises:
-        UserError: several samples of the likeliest words, which are all the same.
+        UserError: several samples of the likeliest words, which are all the same; or a block after nobody knows how many tokens.
     """
     if samples < 1 or (samples > 1 and temperature == 0):
         raise UserError(f"{samples} samples at temperature {temperature}", "decoding", "sample at a temperature above 0")
-    steps = max_new_tokens if allowed is None else min(max_new_tokens, len(allowed))
+    if block is not None and (allowed is None or callable(allowed) or eos_id is not None):
+        raise UserError("a block follows text of unknown length", "decoding", "give the places before it, and no end")
+    rows, device = reader.rows, reader.device
     unread: list[torch.Tensor] = []
     tokens, logprobs, masses = [], [], []
-    rows, device = reader.rows, reader.device
     done = torch.zeros(rows * samples, dtype=torch.bool, device=device)
-    for step in range(steps):
-        words = None if allowed is None or allowed[step] is None else torch.as_tensor(allowed[step], device=device)
-        logprob, mass = torch.zeros(rows, device=device), torch.ones(rows, device=device)
+    for step in range(_steps(allowed, max_new_tokens)):
+        words, legal = None, None
+        if callable(allowed):
+            found = following(allowed, tokens, rows, eos_id)
+            if found is None:
+                break
+            words, legal = (None if table is None else table.to(device) for table in found)
+        elif allowed is not None and (place := allowed[step]) is not None:
+            words = torch.as_tensor(place, device=device)
         if words is not None and len(words) == 1 and not valid_mass:
-            token = words.expand(rows)
+            token, logprob, mass = words.expand(rows), torch.zeros(rows, device=device), torch.ones(rows, device=device)
         else:
             fresh = torch.stack(unread, 1) if unread else torch.empty(rows, 0, dtype=torch.long, device=device)
-            logits = reader.read(fresh, None if valid_mass else words).float()
+            logits = reader.read(fresh, None if valid_mass else words)[:, 0]
             unread = []
             if rows < len(done):
                 # The first choice is where the samples part; all before it is the same for all of them.
                 reader.repeat(samples)
                 rows, logits = len(done), logits.repeat_interleave(samples, 0)
+                legal = None if legal is None else legal.repeat_interleave(samples, 0)
                 tokens, logprobs, masses = (
                     [t.repeat_interleave(samples, 0) for t in part] for part in (tokens, logprobs, masses)
                 )
-            if words is not None and valid_mass:
-                mass, logits = allowed_mass(logits, words), logits[:, words]
-            choice = _choose(logits, temperature, generator)
-            logprob = token_logprobs(logits, choice)
-            token = choice if words is None else words[choice]
+            token, logprob, mass = _choose(logits, words, legal, valid_mass, temperature, generator)
         if eos_id is not None:
             ended = done[:rows]
             token = torch.where(ended, eos_id, token)
-            logprob = logprob.masked_fill(ended, 0.0)
+            logprob, mass = logprob.masked_fill(ended, 0.0), mass.masked_fill(ended, 1.0)
             done = done | (token == eos_id) if rows == len(done) else done
         unread.append(token)
         tokens.append(token)
@@ -129,10 +152,52 @@ def write(
         masses.append(mass)
         if eos_id is not None and bool(done.all()):
             break
-    return Decoded(torch.stack(tokens, 1), torch.stack(logprobs, 1), torch.stack(masses, 1) if valid_mass else None)
+    parts = [[torch.stack(part, 1)] for part in (tokens, logprobs, masses)] if tokens else [[], [], []]
+    if block is not None:
+        found = _at_once(reader, block, unread, len(done) // rows, valid_mass, temperature, generator)
+        parts = [
+            [t.repeat_interleave(len(done) // rows, 0) for t in part] + [new] for part, new in zip(parts, found, strict=True)
+        ]
+    ids, chosen, mass = (torch.cat(part, 1) for part in parts)
+    return Decoded(ids, chosen, mass if valid_mass else None)
 
 
-def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator | None) -> torch.Tensor:
+def _steps(allowed: Allowed, most: int | None) -> int:
+    if callable(allowed):
+        return 2**31 if most is None else most
+    places = TOKENS if allowed is None else len(allowed)
+    return places if most is None else most if allowed is None else min(most, places)
+
+
+def _at_once(
+    reader: Reader, block: Block, unread: list[torch.Tensor], samples: int, valid_mass: bool, *how: Any
+) -> tuple[torch.Tensor, ...]:
+    """Ids, log-probabilities and masses [rows * samples, N] of a block, from one reading of its blanks and what is unread."""
+    ahead, words, legal = len(block) - 1, block.words.to(reader.device), block.legal.to(reader.device)
+    blanks = torch.full((reader.rows, ahead), block.blank, device=reader.device)
+    fresh = torch.cat([torch.stack(unread, 1), blanks], 1) if unread else blanks
+    logits = reader.read(fresh, None if valid_mass else words, ahead, block.mutual)
+    return _choose(logits.repeat_interleave(samples, 0), words, legal, valid_mass, *how)
+
+
+def _choose(
+    logits: torch.Tensor,
+    words: torch.Tensor | None,
+    legal: torch.Tensor | None,
+    valid_mass: bool,
+    temperature: float,
+    generator: torch.Generator | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What is chosen, its log-probability and the words' mass [...], from logits [..., V] or of the words alone [..., U]."""
+    logits = logits.float()
+    mass = torch.ones(logits.shape[:-1], device=logits.device)
+    if words is not None and valid_mass:
+        mass, logits = allowed_mass(logits, words, legal), logits[..., words]
+    if legal is not None:
+        logits = logits.masked_fill(~legal, -torch.inf)
     if temperature == 0:
-        return logits.argmax(-1)
-    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+        choice = logits.argmax(-1)
+    else:
+        shares = (logits / temperature).softmax(-1)
+        choice = torch.multinomial(shares.flatten(0, -2), 1, generator=generator).view(shares.shape[:-1])
+    return choice if words is None else words[choice], token_logprobs(logits, choice), mass

@@ -18,13 +18,19 @@ ROOM = 32
 
 
 def lean_step(language: Any) -> LeanStep | None:
-    """The written-out step of a model; None where its modules have to do it. It is made once, and again when a weight changes."""
+    """The written-out step of a model; None where its modules have to do it.
+
+    Of frozen weights it is made once, and again when one changes. Weights that may be trained it reads anew each time (9 ms for
+    `tiny`): a fused optimizer changes them without counting that.
+    """
     weights = list(language.parameters())
     small = all(w.device.type == "cpu" and w.dtype == torch.float32 and not w.is_inference() for w in weights)
     if type(language) is not GPTNeoXModel or not small or torch.is_autocast_enabled("cpu"):
         return None
     if not language.config.use_parallel_residual or language.config.hidden_act != "gelu":
         return None
+    if any(w.requires_grad for w in weights):
+        return LeanStep(language)
     versions = [(w.data_ptr(), w._version) for w in weights]
     known = getattr(language, "_lean_step", None)
     if known is None or known[0] != versions:

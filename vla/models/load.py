@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerBase
 
 from vla.errors import UserError
 from vla.models.config import TinyVLMConfig
@@ -30,11 +30,12 @@ def load_vlm(name: str | Path, trust_remote_code: bool = False, history: int = 0
         name: "tiny" (shipped with the package), a folder written by `save_pretrained`, or the name of a public model, which
             transformers downloads because the user named it.
         trust_remote_code: whether code that comes with the weights may run.
-        history: pictures per camera; 0 is as saved. What tells them apart is new where the model was saved with fewer.
+        history: pictures per camera, of models of our own kind; 0 is as saved. What tells them apart is new where the model was
+            saved with fewer.
         kwargs: to `from_pretrained` of the model (dtype, device_map, ...).
 
     Raises:
-        UserError: nothing is there, or it is no image-text-to-text model.
+        UserError: nothing is there, it is no image-text-to-text model, or a history is asked of another kind than ours.
     """
     where = tiny_folder() if str(name) == "tiny" else name
     if str(name) == "tiny" and not (tiny_folder() / "config.json").is_file():
@@ -44,9 +45,13 @@ def load_vlm(name: str | Path, trust_remote_code: bool = False, history: int = 0
     folder = Path(where)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError("no model found", str(folder), "a model folder has config.json and *.safetensors")
-    if history:
-        kwargs["history"] = history
     try:
+        if history:
+            kind = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code).model_type
+            if kind != TinyVLMConfig.model_type:
+                fix = "use `tiny`, an export, or a small model of your own"
+                raise UserError(f"a model of type {kind} cannot be trained yet", str(name), fix)
+            kwargs["history"] = history
         options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, **kwargs}
         loaded: Any = AutoModelForImageTextToText.from_pretrained(where, trust_remote_code=trust_remote_code, **options)
         model, found = loaded

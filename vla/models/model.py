@@ -10,8 +10,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Gen
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from vla.errors import UserError
-from vla.models.attention import NAME, additive, positions, visible
+from vla.models.attention import NAME, PREFIX, additive, positions, visible
 from vla.models.config import TinyVLMConfig
+from vla.models.int8 import to_int8
 from vla.models.logprobs import scored, token_logprobs
 from vla.models.vision import Vision
 
@@ -38,6 +39,8 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
             if module is not self.vision.age:
                 module._is_hf_initialized = True  # type: ignore[assignment]
         self.language = AutoModel.from_config(config.text_config, attn_implementation=NAME)
+        if config.int8:
+            to_int8(self.language, empty=True)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -45,6 +48,9 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language.set_input_embeddings(value)
+
+    def get_decoder(self) -> nn.Module:
+        return self.language
 
     def hidden(
         self,
@@ -62,12 +68,12 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
         if attention_mask is None:
             attention_mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1])
         attention = attention_mask.bool()
-        if self.config.prefix == "causal":
-            prefix = torch.zeros_like(attention)
-        elif prefix_mask is not None:
-            prefix = prefix_mask.bool() & attention
+        if prefix_mask is not None:
+            group = prefix_mask.to(torch.int8) * attention
         else:  # a prompt alone is all prefix; what follows a cached one is not
-            prefix = attention if past == 0 else torch.zeros_like(attention)
+            group = attention.to(torch.int8) * (PREFIX if past == 0 else 0)
+        if self.config.prefix == "causal":
+            group = group.masked_fill(group == PREFIX, 0)
         if position_ids is None:  # padding takes no place, so a prompt's positions are the same alone and in company
             position_ids = positions(attention, branch_ids)[:, past:]
         if branch_ids is None and past == 0:
@@ -81,7 +87,7 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
         embeds = embeds.to(dtype)  # else the residual stream stays float32 under autocast, and every block casts it to and fro
         return self.language(
             inputs_embeds=embeds,
-            attention_mask=additive(visible(attention, prefix, branch_ids, past), dtype),
+            attention_mask=additive(visible(attention, group, branch_ids, past), dtype),
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
@@ -123,8 +129,9 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
             pixel_values: [B, T * C, 3, H, W] in [-1, 1], oldest first, cameras in the contract's order; None once they are in
                 the cache.
             attention_mask: [B, past + L], 0 is padding; None is no padding.
-            prefix_mask: [B, past + L], 1 where a token belongs to the bidirectional prefix. None: all of a first call without
-                labels, what stands before the first label with them, nothing of what follows a cached prompt.
+            prefix_mask: [B, past + L], 1 where a token belongs to the bidirectional prefix, 2 where to a block of blanks that see
+                one another. None: all of a first call without labels, what stands before the first label with them, nothing of
+                what follows a cached prompt.
             labels: [B, L] aligned with `input_ids`, -100 is not scored.
             logits_positions: [B, L] bool, where logits are wanted (of the token after). None: where labels need them, else all.
             past_key_values, use_cache, position_ids: as in transformers.

@@ -10,7 +10,9 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from vla.errors import UserError
+from vla.models.attention import BLOCK
 from vla.models.lean import Kept, LeanStep, lean_step
+from vla.models.static import StaticStep, StaticSteps
 
 
 class Reader(Protocol):
@@ -24,9 +26,18 @@ class Reader(Protocol):
     rows: int
     device: torch.device
 
-    def read(self, fresh: torch.Tensor, words: torch.Tensor | None) -> torch.Tensor:
-        """Reads tokens [rows, N] (none at first: the prompts are read with them); logits of the next one, [rows, V], or of these
-        words only."""
+    def read(self, fresh: torch.Tensor, words: torch.Tensor | None, ahead: int = 0, mutual: bool = False) -> torch.Tensor:
+        """Reads tokens and says what comes next; the prompts are read with the first.
+
+        Args:
+            fresh: [rows, N]; N may be 0 at first.
+            words: score these only; None: all.
+            ahead: so many of the tokens, the last, are blanks, and what follows each of them is wanted too.
+            mutual: whether the blanks see those behind them.
+
+        Returns:
+            Logits [rows, 1 + ahead, V] of what follows the last token before the blanks, and each blank.
+        """
         ...
 
     def repeat(self, times: int) -> None:
@@ -39,25 +50,45 @@ class PrefixReader:
 
     Args:
         ids: [B, L] prompts, padded on the right.
-        prefix: [B, L] True where a token belongs to the bidirectional prefix.
+        prefix: [B, L] 1 where a token belongs to the bidirectional prefix.
         attention: [B, L] False is padding.
         pixels: [B, C, 3, H, W] in [-1, 1].
+        static: what reads the tokens of the answer, made for this model; None: its modules, or on a CPU `lean`.
     """
 
-    def __init__(self, model: Any, ids: torch.Tensor, prefix: torch.Tensor, attention: torch.Tensor, pixels: torch.Tensor | None):
-        self.model, self.ids, self.prefix, self.attention, self.pixels = model, ids, prefix.bool(), attention.bool(), pixels
+    def __init__(
+        self,
+        model: Any,
+        ids: torch.Tensor,
+        prefix: torch.Tensor,
+        attention: torch.Tensor,
+        pixels: torch.Tensor | None,
+        static: StaticSteps | None = None,
+    ):
+        self.model, self.ids, self.pixels, self.static = model, ids, pixels, static
+        self.prefix, self.attention = prefix.to(torch.int8), attention.bool()
         self.rows, self.device = len(ids), ids.device
         self.cache = DynamicCache()
         self._lean: LeanStep | None = None
         self._kept: Kept | None = None
+        self._running: StaticStep | None = None
 
-    def read(self, fresh: torch.Tensor, words: torch.Tensor | None) -> torch.Tensor:
+    def read(self, fresh: torch.Tensor, words: torch.Tensor | None, ahead: int = 0, mutual: bool = False) -> torch.Tensor:
         if self._kept is not None:
-            return self.model.logits(self._step(fresh), words)
+            return self.model.logits(self._step(fresh, ahead, mutual), words)
         first = self.cache.get_seq_length() == 0
-        last = self._last(self.attention) if first and not fresh.shape[1] else None
+        if self.static is not None and not first:
+            if self._running is None:
+                self._running = self.static.begin(self.cache.layers, self.attention, self.attention.sum(1, keepdim=True))
+            hidden, self._running = self._running.read(fresh, ahead, mutual)
+            return self.model.logits(hidden[:, -1 - ahead :], words)
+        # Where the prompts end: padding stands between them and what is written.
+        last = self._last(self.attention) if first and fresh.shape[1] == ahead else None
         self.attention = torch.cat([self.attention, torch.ones_like(fresh, dtype=torch.bool)], 1)
-        self.prefix = torch.cat([self.prefix, torch.zeros_like(fresh, dtype=torch.bool)], 1)
+        group = torch.zeros_like(fresh, dtype=torch.int8)
+        if mutual:
+            group[:, fresh.shape[1] - ahead :] = BLOCK
+        self.prefix = torch.cat([self.prefix, group], 1)
         hidden = self.model.hidden(
             torch.cat([self.ids, fresh], 1) if first else fresh,
             self.pixels if first else None,
@@ -66,11 +97,14 @@ class PrefixReader:
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
-        self._lean = lean_step(self.model.language)
+        self._lean = lean_step(self.model.language) if self.static is None else None
         if self._lean is not None:
             self._keep()
-        hidden = hidden[:, -1] if last is None else hidden[torch.arange(self.rows, device=self.device), last]
-        return self.model.logits(hidden, words)
+        wanted = hidden[:, -1 - ahead :]
+        if last is not None:
+            end = hidden[torch.arange(self.rows, device=self.device), last]
+            wanted = torch.cat([end[:, None], wanted[:, 1:]], 1)
+        return self.model.logits(wanted, words)
 
     def _keep(self) -> None:
         """Hands the kept keys and values over to the written-out step."""
@@ -78,18 +112,21 @@ class PrefixReader:
         self._ends = self.attention.sum(1, keepdim=True)
         self._blind = torch.zeros(self.attention.shape, dtype=torch.float32).masked_fill_(~self.attention, -torch.inf)
 
-    def _step(self, fresh: torch.Tensor) -> torch.Tensor:
-        """The last state [B, D] after a few tokens, each of which sees the ones before it."""
+    def _step(self, fresh: torch.Tensor, ahead: int, mutual: bool) -> torch.Tensor:
+        """The last states [B, 1 + ahead, D] after a few tokens, each of which sees those before it, and mutual blanks all."""
         assert self._lean is not None and self._kept is not None
         count = fresh.shape[1]
         mask = torch.cat([self._blind, self._blind.new_zeros(self.rows, count)], 1)[:, None, None].repeat(1, 1, count, 1)
         if count > 1:
-            mask[..., -count:] += torch.full((count, count), -torch.inf).triu(1)
+            later = torch.full((count, count), -torch.inf).triu(1)
+            if mutual:
+                later[count - ahead :, count - ahead :] = 0
+            mask[..., -count:] += later
         positions = self._ends + torch.arange(count, device=self.device)
         hidden = self._lean(fresh, positions, mask, self._kept)
         self._ends = self._ends + count
         self._blind = torch.cat([self._blind, self._blind.new_zeros(self.rows, count)], 1)
-        return hidden[:, -1]
+        return hidden[:, -1 - ahead :]
 
     def repeat(self, times: int) -> None:
         self.cache.batch_repeat_interleave(times)
@@ -111,13 +148,14 @@ class HubReader:
     Args:
         model: of `AutoModelForImageTextToText`.
         inputs: as its processor makes them, prompts of unequal length padded on the left.
+        static: what reads the tokens of the answer, made for this model; None: its modules.
 
     Raises:
         UserError: a prompt is padded on the right: what comes next would follow padding.
     """
 
-    def __init__(self, model: Any, inputs: Mapping[str, Any]):
-        self.model, self.ids = model, inputs["input_ids"]
+    def __init__(self, model: Any, inputs: Mapping[str, Any], static: StaticSteps | None = None):
+        self.model, self.ids, self.static = model, inputs["input_ids"], static
         self.rows, self.device = len(self.ids), self.ids.device
         self.inputs = {name: value for name, value in inputs.items() if name != "input_ids"}
         mask = self.inputs.setdefault("attention_mask", torch.ones_like(self.ids))
@@ -126,8 +164,26 @@ class HubReader:
         self.inputs |= {"past_key_values": DynamicCache(config=model.config.get_text_config()), "use_cache": True}
         self.inputs["position_ids"] = model._prepare_position_ids_for_generation(self.ids, {**self.inputs, "input_ids": self.ids})
         self._first = True
+        self._next = torch.empty(0)
+        self._running: StaticStep | None = None
 
-    def read(self, fresh: torch.Tensor, words: torch.Tensor | None) -> torch.Tensor:
+    def read(self, fresh: torch.Tensor, words: torch.Tensor | None, ahead: int = 0, mutual: bool = False) -> torch.Tensor:
+        if self.static is not None and not self._first:
+            if self._running is None:
+                kept, mask = self.inputs["past_key_values"].layers, self.inputs["attention_mask"].bool()
+                self._running = self.static.begin(kept, mask, self._next)
+            hidden, self._running = self._running.read(fresh, ahead, mutual)
+            return self._logits(hidden[:, -1 - ahead :], words)
+        if ahead and mutual:
+            # A mask of our own: the model's is causal. It has made its own for the prompts, which are read before.
+            before = fresh[:, : fresh.shape[1] - ahead]
+            if self._first or before.shape[1]:
+                hidden = torch.cat([self._hidden(before, 1), self._hidden(fresh[:, before.shape[1] :], ahead, mutual=True)], 1)
+                return self._logits(hidden, words)
+        return self._logits(self._hidden(fresh, 1 + ahead), words)
+
+    def _hidden(self, fresh: torch.Tensor, wanted: int, mutual: bool = False) -> torch.Tensor:
+        """The last states [B, wanted, D] after tokens [B, N]."""
         if fresh.shape[1]:
             self.ids = torch.cat([self.ids, fresh], 1)
             self.inputs = self.model._update_model_kwargs_for_generation({}, self.inputs, num_new_tokens=fresh.shape[1])
@@ -135,9 +191,12 @@ class HubReader:
         fed = self.model.prepare_inputs_for_generation(
             self.ids, next_sequence_length=length, is_first_iteration=self._first, **self.inputs
         )
+        if mutual:
+            fed["attention_mask"] = self.inputs["attention_mask"].bool()[:, None, None].expand(-1, 1, fresh.shape[1], -1)
         self._first = False
-        hidden = self.model.model(**fed).last_hidden_state[:, -1]
-        return self._logits(hidden, words)
+        if self.static is not None:
+            self._next = fed["position_ids"][..., -1:] + 1
+        return self.model.model(**fed).last_hidden_state[:, -wanted:]
 
     def _logits(self, hidden: torch.Tensor, words: torch.Tensor | None) -> torch.Tensor:
         head = self.model.get_output_embeddings()
@@ -155,4 +214,5 @@ class HubReader:
             # Positions may have a leading dimension of their own kind; pictures are read and not fed again.
             if isinstance(value, torch.Tensor) and name.endswith(("_mask", "_ids")):
                 self.inputs[name] = value.repeat_interleave(times, value.dim() - 2)
+        self._next = self._next.repeat_interleave(times, self._next.dim() - 2)
         self.rows *= times

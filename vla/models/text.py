@@ -1,11 +1,12 @@
-"""The tokenizer of the small model, trained on the words of the task."""
+"""Tokenizers of small models: trained on the words of the task, or another model's with what they need."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<image>")
 LOCATIONS = tuple(f"<loc{i:02d}>" for i in range(64))
@@ -44,3 +45,16 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int = 512) -> PreTrainedT
         clean_up_tokenization_spaces=False,
         model_max_length=1024,
     )
+
+
+def complete(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The same tokenizer with `<image>`, the location tokens and the integers that it lacks, and something to pad with."""
+    known = tokenizer.get_vocab()
+    places = [AddedToken(token, normalized=False) for token in LOCATIONS if token not in known]
+    integers = [AddedToken(token, normalized=False, single_word=True) for token in INTEGERS if token not in known]
+    if "<image>" not in known:
+        tokenizer.add_tokens(cast(Any, AddedToken("<image>", normalized=False, special=True)), special_tokens=True)
+    tokenizer.add_tokens(cast(Any, places + integers))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

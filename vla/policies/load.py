@@ -45,10 +45,11 @@ def load_policy(
 
         return LocalPolicy.from_export(path, batch, probabilities)
     if path.suffix == ".ckpt":
-        from vla.policies.local import LocalPolicy
+        from vla.policies.local import LocalPolicy, usual_device
         from vla.training.checkpoint import load_checkpoint
 
-        return LocalPolicy(*load_checkpoint(path), batch=batch, probabilities=probabilities)
+        model, processor, contract = load_checkpoint(path)
+        return LocalPolicy(model.to(usual_device()), processor, contract, batch=batch, probabilities=probabilities)
     raise UserError("no such policy", name, f"give {KNOWN}")
 
 

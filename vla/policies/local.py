@@ -12,10 +12,18 @@ import torch
 
 from vla.contract import PolicyContract
 from vla.datasets.items import Images
-from vla.examples import BUCKET, Example, Examples
-from vla.models.decode import Decoded, generate
+from vla.examples import Example, Examples
+from vla.models.decode import Decoded, generate, static_steps
 from vla.models.load import load_vlm
 from vla.policies.base import ActionChunk, Observation
+
+BUCKET = 16
+"""Prompts are padded to a multiple of it: coarser than in training, so that a word more seldom parts the rows of a call."""
+
+
+def usual_device() -> str:
+    """Where a policy computes if nobody says."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +46,7 @@ class LocalPolicy:
         batch: rows per call of the model; several are a ladder, of which a call takes the smallest that holds its rows.
         valid_mass: whether chunks report the unrestricted probability of legal tokens.
         probabilities: whether chunks report the probability of each written token: `plan` [P] and `steps` [chunk, 1 + A] (the
-            terminate token first where the contract has one).
+            terminate token first where the contract has one), or `tokens` [T] where answers are of unequal length.
     """
 
     def __init__(
@@ -54,13 +62,22 @@ class LocalPolicy:
         self.shapes = (batch,) if isinstance(batch, int) else tuple(sorted(batch))
         self.batch = self.shapes[-1]
         self.examples = Examples(contract, processor)
+        self._static = static_steps(self.model)
         self._past: dict[str, list[Images]] = {}
 
     @classmethod
-    def from_export(cls, folder: str | Path, batch: int | Sequence[int] = 1, probabilities: bool = False) -> LocalPolicy:
-        """Reads a folder that `vla export` wrote; whatever the type of its weights, it computes in float32."""
+    def from_export(
+        cls, folder: str | Path, batch: int | Sequence[int] = 1, probabilities: bool = False, device: str = ""
+    ) -> LocalPolicy:
+        """Reads a folder that `vla export` wrote; whatever the type of its weights, it computes in float32.
+
+        Args:
+            folder, batch, probabilities: as above.
+            device: cpu, cuda …; "" is the GPU where there is one.
+        """
         contract = PolicyContract.load(folder)
         model, processor = load_vlm(folder, dtype=torch.float32)
+        model = model.requires_grad_(False).to(device or usual_device())
         return cls(model, processor, contract, batch, probabilities=probabilities)
 
     def reset(self, ids: Sequence[str]) -> None:
@@ -68,35 +85,48 @@ class LocalPolicy:
             self._past.pop(stream, None)
 
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
-        # Rows of one call share embodiment and mode, which have one list of legal ids, and their bucket: a longer prompt would
-        # change the shape of the computation, and so its last digits.
-        alike: dict[tuple[str, str, int], list[int]] = {}
         seen: dict[str, list[Images]] = {}
         examples = [self._example(observation, seen) for observation in observations]
-        for place, (observation, example) in enumerate(zip(observations, examples, strict=True)):
-            bucket = -(-len(example.sequence) // BUCKET)
-            alike.setdefault((observation.embodiment, self.examples.mode(observation), bucket), []).append(place)
-        answers: dict[int, ActionChunk] = {}
-        for (name, mode, _), places in alike.items():
-            how = {"allowed": self.examples.allowed(name, mode), "eos_id": self.examples.ends(name)}
-            for start in range(0, len(places), self.batch):
-                rows = places[start : start + self.batch]
-                out = self._write([examples[p] for p in rows], **how, valid_mass=self.valid_mass)
-                for row, place in enumerate(rows):
-                    answers[place] = self.examples.chunk(out.ids[row].numpy(), name, mode)
-                    answers[place].info["batch"] = self._shape(len(rows))
-                    if out.valid_mass is not None:
-                        answers[place].info["valid_mass"] = float(out.valid_mass[row].mean())
-                    if self.probabilities:
-                        answers[place].info["probabilities"] = self._probabilities(out.logprobs[row].exp(), name)
+        answers = self.answer(examples, [(o.embodiment, self.examples.mode(o)) for o in observations])
         # Only now: a call that failed may be asked again.
         self._past |= seen
-        return [answers[place] for place in range(len(observations))]
+        return answers
 
-    def _probabilities(self, written: torch.Tensor, embodiment: str) -> dict[str, Any]:
-        width = self.contract.embodiment(embodiment).action.size + int(self.contract.terminate)
-        plan = len(written) - self.contract.chunk * width
-        return {"plan": written[:plan].tolist(), "steps": written[plan:].reshape(self.contract.chunk, width).tolist()}
+    def answer(self, examples: list[Example], ways: list[tuple[str, str]]) -> list[ActionChunk]:
+        """Writes the actions that prompts ask for.
+
+        Args:
+            examples: prompts, as `Examples.act` makes them.
+            ways: embodiment and mode of each.
+        """
+        # Rows of one call share embodiment and mode, which say what may be written, and their bucket: a longer prompt would
+        # change the shape of the computation, and so its last digits.
+        alike: dict[tuple[str, str, int], list[int]] = {}
+        for place, (way, example) in enumerate(zip(ways, examples, strict=True)):
+            alike.setdefault((*way, -(-len(example.sequence) // BUCKET)), []).append(place)
+        answers: dict[int, ActionChunk] = {}
+        for (name, mode, _), places in alike.items():
+            for start in range(0, len(places), self.batch):
+                rows = places[start : start + self.batch]
+                how = self.examples.writing(name, mode)
+                out = self._write([examples[p] for p in rows], **how, valid_mass=self.valid_mass)
+                for row, place in enumerate(rows):
+                    answers[place] = self.examples.chunk(out.ids[row].cpu().numpy(), name, mode)
+                    answers[place].info |= {"batch": self._shape(len(rows)), **self._more(out, row, name, mode)}
+        return [answers[place] for place in range(len(examples))]
+
+    def _more(self, out: Decoded, row: int, embodiment: str, mode: str) -> dict[str, Any]:
+        """What else is told of an answer, from what was written of it up to its end."""
+        end = self.examples.ends(embodiment)
+        length = out.ids.shape[1] if end is None else min(int((out.ids[row] != end).sum()) + 1, out.ids.shape[1])
+        more: dict[str, Any] = {}
+        if out.valid_mass is not None:
+            more["valid_mass"] = float(out.valid_mass[row, :length].mean())
+        if self.probabilities:
+            shares, plan = out.logprobs[row, :length].exp(), self.examples.planned(mode)
+            actions = shares[plan:] if end is not None else shares[plan:].view(self.contract.chunk, -1)
+            more["probabilities"] = {"plan": shares[:plan].tolist(), "steps" if end is None else "tokens": actions.tolist()}
+        return more
 
     def _example(self, observation: Observation, seen: dict[str, list[Images]]) -> Example:
         past = seen.get(observation.id, self._past.get(observation.id, []))
@@ -112,7 +142,7 @@ class LocalPolicy:
             pairs = zip(images[start : start + self.batch], questions[start : start + self.batch], strict=True)
             examples = [self.examples.ask(i, q) for i, q in pairs]
             out = self._write(examples, max_new_tokens=limit, eos_id=self.examples.vocabulary.eos_id)
-            answers += [Answer(*self.examples.answer(row.numpy())) for row in out.ids[: len(examples)]]
+            answers += [Answer(*self.examples.answer(row.numpy())) for row in out.ids[: len(examples)].cpu()]
         return answers
 
     def _shape(self, rows: int) -> int:
@@ -120,7 +150,7 @@ class LocalPolicy:
 
     def _write(self, examples: list[Example], **how: Any) -> Decoded:
         padded = examples + [examples[0]] * (self._shape(len(examples)) - len(examples))
-        batch = self.examples.batch(padded)
-        return generate(
-            self.model, batch["input_ids"], batch["prefix_mask"], batch["attention_mask"], batch["pixel_values"], **how
-        )
+        batch = self.examples.batch(padded, BUCKET)
+        names = ("input_ids", "prefix_mask", "attention_mask", "pixel_values")
+        ids, prefix, attention, pixels = (batch[name].to(self.model.device) for name in names)
+        return generate(self.model, ids, prefix, attention, pixels, static=self._static, **how)

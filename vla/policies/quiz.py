@@ -62,10 +62,9 @@ def quiz(policy: LocalPolicy, items: list[QuestionItem], blank: bool = False) ->
     ]
 
 
-def accuracy(asked: list[Asked]) -> tuple[float, dict[str, dict[str, float]]]:
-    """The mean over question types, and accuracy and number by type."""
+def right_by_type(asked: list[Asked]) -> dict[str, np.ndarray]:
+    """Type of question -> whether each answer was right, bool [n], in the order of asking."""
     by_type: dict[str, list[bool]] = collections.defaultdict(list)
     for one in asked:
         by_type[one.question.type].append(one.correct)
-    types = {name: {"accuracy": float(np.mean(hits)), "n": len(hits)} for name, hits in sorted(by_type.items())}
-    return float(np.mean([t["accuracy"] for t in types.values()])), types
+    return {kind: np.array(right, bool) for kind, right in by_type.items()}

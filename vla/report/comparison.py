@@ -17,6 +17,7 @@ from vla.report.pairing import Paired, pair
 from vla.report.proportions import Counts, difference, episodes_needed, mcnemar
 from vla.report.records import EpisodeRecord, Record
 from vla.report.sequential import Sequential, sequential
+from vla.report.summary import malformed
 
 CORRECT = "correct"
 
@@ -27,6 +28,7 @@ class PolicyResult:
 
     Attributes:
         left_out: episodes of its record that are not in every other one.
+        malformed: share of the compared steps at which its answer was no whole chunk; None where nobody counted them.
     """
 
     name: str
@@ -39,6 +41,7 @@ class PolicyResult:
     failures: dict[str, int]
     letters: str
     left_out: int
+    malformed: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +144,7 @@ def compare_records(records: Sequence[Record], alpha: float = 0.05) -> Compariso
             failures=dict(Counter(e.failure or "not classified" for e in _of(paired, i, instruction) if not e.success)),
             letters=display[rank[i]],
             left_out=paired.left_out[i],
+            malformed=malformed(_of(paired, i, instruction)),
         )
         for i, record in enumerate(paired.records)
     ]

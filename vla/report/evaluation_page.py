@@ -70,6 +70,10 @@ def _notes(record: Record) -> list[str]:
             f"Language use {_points(use['rate'])} ({_points(use['low'])} to {_points(use['high'])}): "
             + ("the instruction decides what is done." if sure else "these episodes do not show that the instruction is heard.")
         )
+    if share := record.more["summary"].get("malformed"):
+        notes.append(
+            f"At {100 * share:.2g} % of the steps the policy's answer was no whole chunk of actions, and the robot rested."
+        )
     return notes
 
 
@@ -114,7 +118,9 @@ def _language(use: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _failures(groups: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list[dict[str, Any]]:
     names = sorted({name for group in groups for name in group["failures"]})
-    return [
-        {"name": name, "numbers": [sum(g["failures"].get(name, 0) for g in groups if g["kind"] == kind) for kind in kinds]}
-        for name in names
-    ]
+    counts = [(name, [(g["kind"], g["failures"].get(name, 0)) for g in groups]) for name in names]
+    if any(g["malformed"]["rate"] for g in groups):
+        # No class of its own: such an episode may still have succeeded.
+        malformed = [(g["kind"], round(g["malformed"]["rate"] * g["malformed"]["n"])) for g in groups]
+        counts.append(("some answer malformed", malformed))
+    return [{"name": name, "numbers": [sum(n for of, n in found if of == kind) for kind in kinds]} for name, found in counts]

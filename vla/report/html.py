@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vla.report.bars import Bar, bars, lookup
+from vla.report.bars import Outcome, lookup, outcomes
+from vla.report.intervals import percent
 from vla.report.plots import Logged, curves
 
 # Name in report.json -> what a reader is told it is. Shares of all episodes except where the words say otherwise.
@@ -59,16 +60,16 @@ def write_report(
     """
     path, data = Path(path), dict(data)
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = bars(data)
+    kept = outcomes(data)
     return write_page(
         path,
         "template.html",
         title=data.get("title", "Evaluation of a vision-language-action policy"),
         headline=_headline(data),
-        verdict=_verdict(data, kept),
+        verdict=_verdict(kept),
         notes=data.get("notes", ()),
         rates=[row for key in RATES if (row := _rate_row(data, key, kept))],
-        costs=[_cost(data, bar) for bar in kept if bar.unit in ("s", "MiB") and lookup(data, bar.key) is not None],
+        costs=[_cost(one) for one in kept if one.bar.unit in ("s", "MiB") and one.value is not None],
         types=_types(data),
         videos=[{**video, "path": _beside(path.parent, video["path"])} for video in videos],
         charts={title: data_address("image/svg+xml", svg.encode()) for title, svg in curves(metrics or {}).items()},
@@ -100,30 +101,28 @@ def _headline(data: Mapping[str, Any]) -> str:
     return f"The robot lifted the object it was told to in {round(rate * n)} of {int(n)} unseen scenes"
 
 
-def _verdict(data: Mapping[str, Any], kept: Sequence[Bar]) -> dict[str, Any]:
-    values = {bar: value for bar in kept if (value := lookup(data, bar.key)) is not None}
-    missed = [
-        f"{bar.name}: {bar.show(value)}, {'at most' if bar.most else 'at least'} {bar.show(bar.limit)} was wanted"
-        for bar, value in values.items()
-        if not bar.holds(value)
-    ]
-    return {"count": len(values), "missed": missed}
+def _verdict(kept: Sequence[Outcome]) -> dict[str, Any]:
+    """What missed its bar, and what reached it by less than the noise."""
+    missed, narrow = [str(o) for o in kept if not o.holds], [str(o) for o in kept if o.holds and o.noise]
+    return {"count": len(kept), "missed": missed, "narrow": narrow}
 
 
-def _rate_row(data: Mapping[str, Any], key: str, kept: Sequence[Bar]) -> dict[str, Any] | None:
-    value = lookup(data, KEYS.get(key, f"{key}.rate"))
+def _rate_row(data: Mapping[str, Any], key: str, kept: Sequence[Outcome]) -> dict[str, Any] | None:
+    where = KEYS.get(key, f"{key}.rate")
+    value = lookup(data, where)
     if value is None:
         return None
-    bar = next((bar for bar in kept if bar.key == KEYS.get(key, f"{key}.rate")), None)
+    of = next((one for one in kept if one.bar.key == where), None)
     name, meaning = RATES[key]
     low, high = lookup(data, f"{key}.low"), lookup(data, f"{key}.high")
-    row = {"name": name, "meaning": meaning, "at": place(value), "value": (bar or kept[0]).show(value)}
+    row = {"name": name, "meaning": meaning, "at": place(value), "value": (of or kept[0]).bar.show(value)}
     if low is not None and high is not None:
         row |= {"low": place(low), "high": place(high), "interval": f"{100 * low:.0f} to {100 * high:.0f} %"}
     if n := lookup(data, f"{key}.n"):
         row["n"] = int(n)
-    if bar:
-        row |= {"bar": place(bar.limit), "most": bar.most, "limit": bar.show(bar.limit), "holds": bar.holds(value)}
+    if of:
+        row |= {"bar": place(of.bar.limit), "most": of.bar.most, "limit": of.bar.show(of.bar.limit)}
+        row |= {"holds": of.holds, "verdict": of.verdict}
     return row
 
 
@@ -132,18 +131,32 @@ def place(share: float) -> float:
     return round(100 * min(1.0, max(0.0, share)), 2)
 
 
-def _cost(data: Mapping[str, Any], bar: Bar) -> dict[str, Any]:
-    value = lookup(data, bar.key) or 0.0
-    return {"name": bar.name, "value": bar.show(value), "limit": bar.show(bar.limit), "holds": bar.holds(value)}
+def _cost(one: Outcome) -> dict[str, Any]:
+    bar = one.bar
+    shown = {"name": bar.name, "value": bar.show(one.value or 0.0), "limit": bar.show(bar.limit)}
+    return {**shown, "holds": one.holds, "verdict": one.verdict}
 
 
-def _types(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _types(data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Rows of the table of questions by type; what is not known of them is "–"."""
     by_type = data.get("vqa", {}).get("types", {})
     return [
-        {"name": name, "value": f"{100 * value:.0f} %", "at": place(value)}
+        {
+            "name": name,
+            "n": _number(one.get("n")),
+            "accuracy": _share(lookup(one, "accuracy"), one),
+            "blank": _share(lookup(one, "blank.rate"), one.get("blank", {})),
+        }
         for name, one in sorted(by_type.items())
-        if (value := lookup({"x": one}, "x.accuracy" if isinstance(one, dict) else "x")) is not None
     ]
+
+
+def _share(value: float | None, interval: Mapping[str, Any]) -> str:
+    if value is None:
+        return "–"
+    low, high = lookup(interval, "low"), lookup(interval, "high")
+    limits = "" if low is None or high is None else f" ({percent(low)} to {percent(high)})"
+    return f"{percent(value)} %{limits}"
 
 
 def _beside(folder: Path, video: str | Path) -> str:

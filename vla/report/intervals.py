@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -48,3 +49,16 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Rate:
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     # Rounding must not put the rate outside its own interval.
     return Rate(rate, n, min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half)))
+
+
+def mean(rates: Sequence[Rate]) -> Rate:
+    """The unweighted mean of independent shares, or of differences, with an interval made of theirs; n is the sum.
+
+    The distances from each share to its limits are added as squares, so the mean inherits what Wilson's limits have (Newcombe
+    1998, Statistics in Medicine 17, 873-890; for sums, Zou and Donner 2008, Statistics in Medicine 27, 1693-1702).
+    """
+    if not rates:
+        return wilson(0, 0)
+    centre, count = sum(r.rate for r in rates) / len(rates), len(rates)
+    down, up = math.hypot(*(r.rate - r.low for r in rates)) / count, math.hypot(*(r.high - r.rate for r in rates)) / count
+    return Rate(centre, sum(r.n for r in rates), centre - down, centre + up)

@@ -13,12 +13,17 @@ from vla.report.intervals import wilson
 from vla.report.proportions import Counts, difference
 from vla.report.records import EpisodeRecord
 
+HOW = {"executed": False, "first": "", "target": "", "malformed": 0}
+"""What is read of an episode's `more`, and what holds where it is missing."""
+
 
 def rates(episodes: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    """Success, wrong object, execution and recognition with their 95 % Wilson intervals; recognition is of the executed.
+    """Success, wrong object, execution and recognition with their 95 % Wilson intervals; recognition is of the executed; and
+    the share of episodes in which an answer of the policy was malformed.
 
     Args:
-        episodes: each with `success`, `failure`, `executed`, `first` and `target`: what was done, what should be ("" is none).
+        episodes: each with `success`, `failure`, `executed`, `first` and `target`: what was done, what should be ("" is none);
+            and `malformed`, how many answers were.
     """
     n, executed = len(episodes), [e for e in episodes if e.executed]
     return {
@@ -26,16 +31,24 @@ def rates(episodes: Sequence[Any]) -> dict[str, dict[str, Any]]:
         "wrong_object": wilson(sum(e.failure == "wrong object" for e in episodes), n).to_dict(),
         "execution": wilson(len(executed), n).to_dict(),
         "recognition": wilson(sum(e.first == e.target for e in executed), len(executed)).to_dict(),
+        "malformed": wilson(sum(e.malformed > 0 for e in episodes), n).to_dict(),
     }
 
 
 def rates_of(episodes: Sequence[EpisodeRecord]) -> dict[str, dict[str, Any]]:
-    """The rates of recorded episodes, which have `executed`, `first` and `target` in `more`."""
+    """The rates of recorded episodes, which have `executed`, `first`, `target` and `malformed` in `more`."""
     return rates([SimpleNamespace(success=e.success, failure=e.failure, **_how(e)) for e in episodes])
 
 
 def _how(episode: EpisodeRecord) -> dict[str, Any]:
-    return {key: episode.more.get(key, default) for key, default in (("executed", False), ("first", ""), ("target", ""))}
+    return {key: episode.more.get(key, default) for key, default in HOW.items()}
+
+
+def malformed(episodes: Iterable[EpisodeRecord]) -> float | None:
+    """Share of the steps at which the policy's answer was no whole chunk and the robot rested; None where nobody counted them."""
+    counted = [e for e in episodes if "malformed" in e.more]
+    steps = sum(e.steps for e in counted)
+    return sum(e.more["malformed"] for e in counted) / steps if steps else None
 
 
 def language_use(episodes: Iterable[EpisodeRecord]) -> dict[str, Any] | None:
@@ -59,7 +72,8 @@ def summarise(episodes: Sequence[EpisodeRecord]) -> dict[str, Any]:
 
     Returns:
         "kinds": kind of instruction -> rates over all tasks and variations; "groups": for each (task, variation, kind) its rates
-        and "failures", class -> number; "language_use": over everything and per (task, variation), where both instructions ran.
+        and "failures", class -> number; "malformed": share of all steps; "language_use": over everything and per (task,
+        variation), where both instructions ran.
     """
     kinds: dict[str, list[EpisodeRecord]] = {}
     groups: dict[tuple[str, str, str], list[EpisodeRecord]] = {}
@@ -79,6 +93,7 @@ def summarise(episodes: Sequence[EpisodeRecord]) -> dict[str, Any]:
             }
             for key, some in groups.items()
         ],
+        "malformed": malformed(episodes),
         "language_use": {
             "all": language_use(episodes),
             "groups": [{"task": task, "variation": variation, **use} for (task, variation), use in used.items()],

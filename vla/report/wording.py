@@ -60,6 +60,9 @@ def sentences(c: Comparison) -> list[str]:
     left = [f"{p.left_out} of {p.name}" for p in c.policies if p.left_out]
     if left:
         said.append(f"Episodes left out, because not every record has them: {_and(left)}.")
+    rested = [f"{100 * p.malformed:.2g} % of the steps of {p.name}" for p in c.policies if p.malformed]
+    if rested:
+        said.append(f"Answers that were no whole chunk of actions, at which the robot rested: {_and(rested)}.")
     return [sentence for sentence in said + _differing(c) if sentence]
 
 

@@ -141,7 +141,7 @@ class Batcher:
             return
         seconds = time.perf_counter() - began
         self._second_per_batch = 0.8 * self._second_per_batch + 0.2 * seconds
-        self.metrics.batch(len(jobs), seconds)
+        self.metrics.batch(len(jobs), seconds, sum(bool(chunk.status) for chunk in chunks))
         for job, chunk in zip(jobs, chunks, strict=True):
             job.queued_ms, job.policy_ms = 1e3 * (began - job.since), 1e3 * seconds
             if not job.future.done():

@@ -20,6 +20,7 @@ class Metrics:
         self._queued = Histogram("vla_queue_seconds", "waiting for the policy", buckets=SECONDS, registry=self.registry)
         self._policy = Histogram("vla_policy_seconds", "one call of the policy", buckets=SECONDS, registry=self.registry)
         self._rows = Histogram("vla_batch_rows", "observations per call", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry)
+        self._malformed = Counter("vla_malformed", "answers of the policy that were no whole chunk", registry=self.registry)
 
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
         """A figure that is read when it is asked for."""
@@ -31,8 +32,9 @@ class Metrics:
             self._seconds.observe(seconds)
             self._queued.observe(queued_ms / 1e3)
 
-    def batch(self, rows: int, seconds: float) -> None:
+    def batch(self, rows: int, seconds: float, malformed: int) -> None:
         self._rows.observe(rows)
+        self._malformed.inc(malformed)
         self._policy.observe(seconds)
 
     def text(self) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,11 @@ from vla.datasets.shards import ShardWriter, encode_member
 from vla.datasets.statistics import space_with_statistics
 from vla.errors import UserError
 from vla.sim import questions as asking
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME, robot
 from vla.sim.experts import done, expert_action
 from vla.sim.scene import SLOTS
-from vla.sim.tasks import find_task
+from vla.sim.stock_collect import start_stock, stock_episodes
+from vla.sim.tasks import STOCK_TASKS, find_task, known_task
 from vla.sim.tasks.base import Goal
 from vla.sim.tasks.outcome import Outcome
 from vla.sim.variation import Variation
@@ -37,6 +39,11 @@ CONVENTIONS = {
     "point": "middle of the named object in the front picture, (right, down), 0 to 1",
     "reach": "the named object from the gripper along x, y, z, then the turn to its faces: 256 even steps over +-0.2 m and +-pi/4 rad",
 }
+STOCK_CONVENTIONS = {
+    "pictures": "upright RGB, taken before the action",
+    "state": "robosuite's eef_pos (m, world), eef_quat as a rotation vector, gripper_qpos (m)",
+    "actions": "robosuite's own, -1 to 1; the expert's clean label",
+}
 BLOCK = 50
 Report = Callable[[int, int, str], None]
 """Called with (done, of how many, a word on how it goes)."""
@@ -48,10 +55,11 @@ class Collect:
 
     Attributes:
         out: the folder that gets the shards and card.yaml.
-        task: one of the tabletop's tasks writes its demonstrations, "questions" pictures with questions.
+        task: one of the tabletop's tasks or of robosuite's own writes its demonstrations, "questions" pictures with questions.
         episodes: demonstrations to write.
         pictures: pictures with questions to write.
         objects: on the table of a question picture; 0 draws one to four.
+        numbers: whether questions also ask for numbers, and for what stands for them; the other questions stay the same.
         sizes: whether the objects of demonstrations are small or large, and are named so.
         poses: expert episodes from which the robot's poses in question pictures are taken.
         noise: standard deviation (m) of the disturbance of the expert's actions.
@@ -67,6 +75,7 @@ class Collect:
     episodes: int = 200
     pictures: int = 4000
     objects: int = 0
+    numbers: bool = False
     sizes: bool = False
     poses: int = 24
     noise: float = 0.012
@@ -110,6 +119,8 @@ _options: Collect
 def _start(options: Collect) -> None:
     from vla.sim.tabletop import Tabletop
 
+    # An interrupt is for the parent, which ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     global _table, _poses, _options
     _table, _options = Tabletop(), options
     if options.task == "questions":
@@ -147,8 +158,11 @@ def _demonstrate(goal: Goal, rng: np.random.Generator) -> tuple[str, list[dict[s
     steps, actions, states, terminate, segment = [], [], [], [], 0
     # Some steps after the end show what it looks like.
     while not outcome.failure and sum(terminate) < 3 and len(steps) < 2 * task.horizon:
-        if noisy and not _table.grasped(target) and rng.random() < _options.excursions:
-            _wander(goal, rng, outcome)
+        if noisy and not done(_table, goal) and rng.random() < _options.excursions:
+            if _table.grasped(target):
+                _sink(goal, outcome, int(rng.integers(1, 6)))
+            else:
+                _wander(goal, rng, outcome)
             segment += bool(steps)
             continue
         action, state = expert_action(_table, goal), _table.state()
@@ -195,7 +209,8 @@ def _wander(goal: Goal, rng: np.random.Generator, outcome: Outcome) -> None:
     kind = rng.choice(["anywhere", "other", "close"], p=[0.3, 0.3, 0.4])
     somewhere = np.concatenate([rng.uniform(-0.05, 0.05, 2), rng.uniform(-0.02, 0.05, 1), np.zeros(2), rng.uniform(-0.25, 0.25, 1)])
     other = int(rng.choice([i for i, o in enumerate(_table.scene) if i != goal.target and o.movable]))
-    astray = dataclasses.replace(goal, target=other, reference=None if goal.reference == other else goal.reference)
+    # What it goes to cannot be put onto itself.
+    astray = Goal("lift", other) if other == goal.reference else dataclasses.replace(goal, target=other)
     shut, closed = int(rng.integers(1, 9)), rng.choice([-1.0, 1.0], p=[0.7, 0.3])
     for step in range(int(rng.integers(*{"anywhere": (2, 9), "other": (4, 18), "close": (2, 14)}[kind]))):
         if kind == "other":
@@ -210,13 +225,32 @@ def _wander(goal: Goal, rng: np.random.Generator, outcome: Outcome) -> None:
             break
 
 
+def _sink(goal: Goal, outcome: Outcome, steps: int) -> None:
+    """Lets what it holds down towards the table and stays there, unrecorded; what follows shows how to go on.
+
+    Without it a demonstration shows the first moment of a hold once and the closing before it many times: a policy that lost a step
+    there said "stay closed" for ever.
+    """
+    for _ in range(steps):
+        _table.step(np.array([0, 0, -0.03 if _table.lift(goal.target) > 0.005 else 0.0, 0, 0, 0, 1.0]))
+        outcome.update(_table)
+        if outcome.over:
+            break
+
+
 def _collect_episodes(options: Collect, report: Report) -> dict[str, int]:
-    task = find_task(options.task)
+    task = known_task(options.task)
+    if not task.expert:
+        raise UserError(f"{task.name} has no scripted expert", "collect", "nobody can demonstrate it here")
+    stock = task.name in STOCK_TASKS
+    if stock and options.sizes:
+        raise UserError(f"{task.name} has objects of one size", "collect", "leave out --sizes")
+    scene, start = (stock_episodes, start_stock) if stock else (_scene_episodes, _start)
     failures: collections.Counter[str] = collections.Counter()
     all_actions, all_states, written = [], [], 0
     limit = 4 * options.episodes + 8
     with ShardWriter(options.out, overwrite=options.overwrite) as writer:
-        for attempts in map_in_processes(_scene_episodes, range(limit), _start, (options,), options.workers):
+        for attempts in map_in_processes(scene, range(limit), start, (options,), options.workers):
             for failure, steps, actions, states in attempts:
                 if written == options.episodes:
                     break
@@ -236,10 +270,9 @@ def _collect_episodes(options: Collect, report: Report) -> dict[str, int]:
         raise UserError(f"only {written} of {options.episodes} episodes succeeded: {dict(failures)}", options.out, "lower the noise")
     actions, states = np.concatenate(all_actions), np.concatenate(all_states)
     counts = {"episodes": written, "steps": len(actions), "discarded": sum(failures.values()) - written}
+    _, body = robot(task.name)
     spec = dataclasses.replace(
-        EMBODIMENT,
-        action=space_with_statistics(EMBODIMENT.action, actions),
-        state=space_with_statistics(EMBODIMENT.state, states),
+        body, action=space_with_statistics(body.action, actions), state=space_with_statistics(body.state, states)
     )
     _card(options, "robot", spec, counts, writer.shards, wordings=list(task.wordings)).save(options.out)
     return counts
@@ -249,7 +282,7 @@ def _ask_block(block: int) -> list[dict[str, Any]]:
     samples = []
     for picture in range(block * BLOCK, min((block + 1) * BLOCK, _options.pictures)):
         rng = np.random.default_rng((_options.seed, 5, picture))
-        asked = asking.draw_picture(_table, _poses, rng, _options.objects)
+        asked = asking.draw_picture(_table, _poses, rng, _options.objects, _options.numbers)
         samples.append({**_encode(_pictures()), "json": {"questions": asked}})
     return samples
 
@@ -264,7 +297,8 @@ def _collect_questions(options: Collect, report: Report) -> dict[str, int]:
                 kinds.update(q["type"] for q in members["json"]["questions"])
             report(writer.count, options.pictures, f"{sum(kinds.values())} questions")
     counts = {"pictures": options.pictures}
-    wordings = [w for kind in asking.TYPES for w in asking.WORDINGS[kind]]
+    types = asking.TYPES + asking.NUMERATE * options.numbers
+    wordings = [w for kind in types for w in asking.WORDINGS[kind]]
     _card(options, "questions", EMBODIMENT, counts, writer.shards, wordings, dict(kinds)).save(options.out)
     return counts
 
@@ -272,16 +306,19 @@ def _collect_questions(options: Collect, report: Report) -> dict[str, int]:
 def _card(
     options: Collect, kind: Any, spec: Any, counts: dict, shards: dict, wordings: list[str], kinds: dict | None = None
 ) -> DatasetCard:
-    made = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("out", "workers", "overwrite")}
+    stock = options.task in STOCK_TASKS
+    # A card of old stays what it was when an option is added later.
+    left = ("out", "workers", "overwrite", *([] if options.numbers else ["numbers"]))
+    made = {k: v for k, v in dataclasses.asdict(options).items() if k not in left}
     return DatasetCard(
-        name=f"tabletop-{options.task}",
+        name=options.task if stock else f"tabletop-{options.task}",
         kind=kind,
-        embodiment=EMBODIMENT_NAME,
+        embodiment=robot(options.task)[0],
         spec=spec,
         counts=counts,
         shards=shards,
         questions=kinds or {},
-        conventions=CONVENTIONS,
+        conventions=STOCK_CONVENTIONS if stock else CONVENTIONS,
         wordings=wordings,
         generator={"command": f"vla collect --task {options.task}", **made},
     )

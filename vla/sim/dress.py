@@ -44,6 +44,7 @@ class Wardrobe:
             self._paint("floor", variation.floor)
         if variation.walls is not None:
             self._paint("wall_", variation.walls)
+        self.table.raise_table(variation.raised)
         if any(variation.camera):
             self._move(np.array(variation.camera))
 

@@ -1,4 +1,4 @@
-"""The tabletop's robot as data: its cameras, spaces and limits. Imports no simulator, so that any process may know it."""
+"""The simulated robots as data: their cameras, spaces and limits. Imports no simulator, so that any process may know them."""
 
 from __future__ import annotations
 
@@ -37,3 +37,48 @@ EMBODIMENT = Embodiment(
         }
     },
 )
+
+STOCK_HZ = 20.0
+STOCK_CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}
+"""Cameras of robosuite's own tasks: name in an observation -> robosuite's."""
+
+
+def _stock(gripper: bool) -> Embodiment:
+    """The Panda as robosuite drives it, by the conventions of robomimic's data: what is trained on those acts here too."""
+    fingers = 2 * gripper
+    return Embodiment(
+        cameras=tuple(Camera(name, SIZE, SIZE) for name in STOCK_CAMERAS),
+        state=Space(
+            names=("x", "y", "z", "rx", "ry", "rz", "finger_1", "finger_2")[: 6 + fingers],
+            units=("m",) * 3 + ("rad",) * 3 + ("m",) * fingers,
+            low=(-1.0, -1.0, 0.5) + (-3.2,) * 3 + (-0.05,) * fingers,
+            high=(1.0, 1.0, 2.0) + (3.2,) * 3 + (0.05,) * fingers,
+        ),
+        action=Space(
+            names=("dx", "dy", "dz", "drx", "dry", "drz", "gripper")[: 6 + gripper],
+            units=("0.05 m",) * 3 + ("0.5 rad",) * 3 + ("",) * gripper,
+            low=(-1.0,) * (6 + gripper),
+            high=(1.0,) * (6 + gripper),
+        ),
+        gripper="-1 open, +1 closed" if gripper else "none",
+        control_hz=STOCK_HZ,
+        keys={
+            "openpi-libero": {
+                "observation/image": "agentview",
+                "observation/wrist_image": "eye_in_hand",
+                "observation/state": "state",
+                "prompt": "instruction",
+            }
+        },
+    )
+
+
+STOCK_EMBODIMENTS = {"robosuite-panda": _stock(True), "robosuite-panda-wiper": _stock(False)}
+
+
+def robot(task: str) -> tuple[str, Embodiment]:
+    """Name and description of the robot that a task (`vla.sim.tasks`) is for."""
+    if not task.startswith("robosuite-"):
+        return EMBODIMENT_NAME, EMBODIMENT
+    name = "robosuite-panda" + "-wiper" * (task == "robosuite-Wipe")
+    return name, STOCK_EMBODIMENTS[name]

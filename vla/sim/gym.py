@@ -12,8 +12,7 @@ from vla.errors import UserError
 from vla.sim.embodiment import CONTROL_HZ, EMBODIMENT
 from vla.sim.episodes import KINDS, Episode, Result
 from vla.sim.simulation import VIDEO_SIZE, Simulation
-from vla.sim.stock import STOCK_TASKS
-from vla.sim.tasks import TASKS, find_task
+from vla.sim.tasks import STOCK_TASKS, TASKS, find_task
 from vla.sim.variation import SEEN, Variation
 
 
@@ -105,5 +104,5 @@ class TabletopEnv(gymnasium.Env):
 
 for _task in TASKS:
     gymnasium.register(f"vla/{_task.title()}-v0", entry_point="vla.sim.gym:TabletopEnv", kwargs={"task": _task})
-for _name in STOCK_TASKS:
-    gymnasium.register(f"vla/robosuite-{_name}-v0", entry_point="vla.sim.stock_gym:StockEnv", kwargs={"task": _name})
+for _name, _stock in STOCK_TASKS.items():
+    gymnasium.register(f"vla/{_name}-v0", entry_point="vla.sim.stock_gym:StockEnv", kwargs={"task": _stock.environment})

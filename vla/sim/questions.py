@@ -16,6 +16,7 @@ from vla.sim.embodiment import TABLE_HEIGHT
 from vla.sim.experts.grasp import lift_action, turn
 from vla.sim.scene import COLOURS, REACH_X, REACH_Y, SHAPES, SLOTS, SPACING, sample_scene
 from vla.sim.tasks.lift import Lift
+from vla.sim.variation import NUMBERS, SYMBOLS
 
 if TYPE_CHECKING:
     from vla.sim.tabletop import Tabletop
@@ -26,6 +27,8 @@ TURN = 0.55
 pair of a cube's faces is as near."""
 REACH = 0.2
 """Metres to which *reach* tells distances along each axis."""
+NUMERATE = ("number", "as many")
+"""Types that are asked only where they are wanted: an object's number from the left, and numbers by what they are symbols of."""
 COUNTS = ("zero", "one", "two", "three", "four")
 WORDINGS = {
     "where": ("where is the {name}", "point at the {name}", "locate the {name}", "where can you see the {name}"),
@@ -35,6 +38,8 @@ WORDINGS = {
     "relation": ("is the {a} {side} of the {b}", "is the {a} to the {side} of the {b}"),
     "list": ("what is on the table", "list the objects", "name the objects from left to right"),
     "reach": ("where is the {name} from the gripper", "locate the {name} from the gripper"),
+    "number": ("what is number {number} from the left", "which object is number {number} from the left"),
+    "as many": ("are there as many objects as {symbol}", "are the objects as many as {symbol}"),
     "holding": ("is the gripper holding anything", "does the gripper hold an object", "is anything held"),
 }
 
@@ -78,10 +83,15 @@ def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24)
     return poses
 
 
-def draw_picture(table: Tabletop, poses: list[Pose], rng: np.random.Generator, objects: int = 0) -> list[dict]:
+def draw_picture(
+    table: Tabletop, poses: list[Pose], rng: np.random.Generator, objects: int = 0, numbers: bool = False
+) -> list[dict]:
     """Sets up a fresh scene of so many objects (0: one to four) around one of the poses, without simulating; returns its questions.
 
     Nothing touches the robot but what it holds; more often than not one of the objects is near the gripper.
+
+    Args:
+        numbers: whether the types of NUMERATE are asked too; the others are the same with and without.
 
     Returns:
         [{"type", "question", "answer"}]: a word, or a list of words, integers and places [u, v] (each 0 to 1); render the table
@@ -108,7 +118,8 @@ def draw_picture(table: Tabletop, poses: list[Pose], rng: np.random.Generator, o
             table.object_qpos(0)[:] = pose.held
         table.forward()
         if not any(table.touched(i) for i in range(pose.held is not None, count)):
-            return ask(table, rng, held=pose.held is not None)
+            questions = ask(table, rng, held=pose.held is not None)
+            return questions + (ask_numbers(table, rng) if numbers else [])
 
 
 def ask(table: Tabletop, rng: np.random.Generator, held: bool) -> list[dict]:
@@ -155,6 +166,26 @@ def ask(table: Tabletop, rng: np.random.Generator, held: bool) -> list[dict]:
     return questions
 
 
+def ask_numbers(table: Tabletop, rng: np.random.Generator) -> list[dict]:
+    """Questions of numbers, drawn as `ask` draws; nothing where an object is hidden."""
+    scene = table.scene
+    if not all(visible(table, i) for i in range(len(scene))):
+        return []
+
+    def say(kind: str, answer: str, **words: str) -> dict:
+        return {"type": kind, "question": str(rng.choice(WORDINGS[kind])).format(**words), "answer": answer}
+
+    questions, order = [], sorted(range(len(scene)), key=lambda i: table.project(i)[0])
+    places = [table.project(i)[0] for i in order]
+    if all(b - a > 0.08 for a, b in zip(places, places[1:], strict=False)):
+        place = int(rng.integers(len(order)))
+        questions.append(say("number", scene[order[place]].name, number=NUMBERS[place]))
+    yes, number = bool(rng.random() < 0.5), NUMBERS[len(scene) - 1]
+    other = str(rng.choice([n for n in NUMBERS if n != number]))
+    symbol = str(rng.choice(SYMBOLS[number if yes else other]))
+    return [*questions, say("as many", "yes" if yes else "no", symbol=symbol)]
+
+
 def reach(table: Tabletop, index: int) -> list[int]:
     """From the gripper to object `index`: right, ahead and up by REACH at most, and the turn to a cube's faces; of 256 even steps."""
     state = table.state()
@@ -176,12 +207,15 @@ def visible(table: Tabletop, index: int) -> bool:
     return bool(hit[0] >= 0 and model.geom_bodyid[hit[0]] == table.body(index))
 
 
-def vocabulary_corpus() -> list[str]:
-    """Every wording with every noun: what a tokenizer of this world's language has to know."""
+def vocabulary_corpus(numbers: bool = False) -> list[str]:
+    """Every wording with every noun: what a tokenizer of this world's language has to know; last, if so asked, the numbers'."""
     names = [f"{c} {s}" for c in COLOURS for s in SHAPES]
     lines = [w.format(name=n) for w in Lift.wordings + WORDINGS["where"] + WORDINGS["reach"] for n in names]
     lines += [w.format(shape=s) for w in WORDINGS["colour"] for s in SHAPES]
     lines += [w.format(colour=c) for w in WORDINGS["shape"] for c in COLOURS]
     lines += [w.format(a=a, b=b, side=s) for w in WORDINGS["relation"] for a, b in zip(names, names[1:], strict=False) for s in ("left", "right")]
     lines += [*WORDINGS["count"], *WORDINGS["holding"], *WORDINGS["list"], *COUNTS, *COLOURS, *SHAPES, "yes", "no"]
+    if numbers:
+        lines += [w.format(number=n) for w in WORDINGS["number"] for n in NUMBERS]
+        lines += [w.format(symbol=s) for w in WORDINGS["as many"] for n in NUMBERS for s in SYMBOLS[n]]
     return lines

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from vla.contract import Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter, encode_member
 from vla.datasets.statistics import space_with_statistics
+from vla.errors import UserError
 from vla.policies.base import Observation
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.embodiment import robot
 from vla.sim.episodes import Episode, Result
 
 
@@ -30,6 +32,7 @@ class Recorder:
     def __init__(self, folder: str | Path, policy: str, overwrite: bool = False):
         self.folder, self.policy = Path(folder), policy
         self._writer = ShardWriter(folder, overwrite=overwrite)
+        self._robots: dict[str, Embodiment] = {}
         self._order: list[str] = []
         self._steps: dict[str, list[dict[str, Any]]] = {}
         self._ended: dict[str, Result] = {}
@@ -47,7 +50,10 @@ class Recorder:
             self._card().save(self.folder)
 
     def expect(self, episodes: list[Episode]) -> None:
-        """Says which episodes come, in the order in which they are to be written."""
+        """Says which episodes come, in the order in which they are to be written; UserError if they are of several robots."""
+        self._robots |= {robot(episode.task)[0]: robot(episode.task)[1] for episode in episodes}
+        if len(self._robots) > 1:
+            raise UserError(f"the episodes are of {' and '.join(self._robots)}", "record", "one robot per folder: record them apart")
         self._order += [episode.id for episode in episodes]
 
     def begin(self, stream: str) -> None:
@@ -77,7 +83,7 @@ class Recorder:
             "episode": self._episodes,
             "length": len(steps),
             "instruction": result.instruction,
-            "embodiment": EMBODIMENT_NAME,
+            "embodiment": robot(result.task)[0],
             "target": result.target,
             "success": result.success,
             **{name: getattr(result, name) for name in ("failure", "task", "variation", "seed", "kind")},
@@ -91,14 +97,15 @@ class Recorder:
         self._successes += result.success
 
     def _card(self) -> DatasetCard:
+        (name, body), *_ = self._robots.items()
         spec = dataclasses.replace(
-            EMBODIMENT,
-            action=space_with_statistics(EMBODIMENT.action, np.stack(self._actions)),
-            state=space_with_statistics(EMBODIMENT.state, np.stack(self._states)),
+            body,
+            action=space_with_statistics(body.action, np.stack(self._actions)),
+            state=space_with_statistics(body.state, np.stack(self._states)),
         )
         counts = {"episodes": self._episodes, "steps": len(self._actions), "successes": self._successes}
         conventions = {"pictures": "upright RGB", "action": "what was carried out, by the policy"}
         return DatasetCard(
-            self.folder.name, "robot", EMBODIMENT_NAME, spec, counts, self._writer.shards,
+            self.folder.name, "robot", name, spec, counts, self._writer.shards,
             conventions=conventions, generator={"command": "vla rollout", "policy": self.policy},
         )  # fmt: skip

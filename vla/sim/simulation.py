@@ -47,10 +47,7 @@ class Simulation:
         return self.observe(look)
 
     def observe(self, look: bool) -> Observation:
-        images = self.table.images() if look else {}
-        for camera, picture in images.items():
-            if not picture.any():
-                raise RuntimeError(f"the picture of camera {camera!r} is black: the OpenGL context is lost")
+        images = refuse_black(self.table.images()) if look else {}
         return Observation(self.episode.id, images, self.table.state(), self.instruction, EMBODIMENT_NAME)
 
     def step(self, action: np.ndarray, terminate: bool, look: bool) -> Observation | Result:
@@ -93,3 +90,11 @@ class Simulation:
         if self.episode.video:
             pictures = [self.table.render(camera, VIDEO_SIZE) for camera in self.table.cameras]
             self.frames.append(np.concatenate(pictures, 1))
+
+
+def refuse_black(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The pictures; RuntimeError if one is all black."""
+    for camera, picture in images.items():
+        if not picture.any():
+            raise RuntimeError(f"the picture of camera {camera!r} is black: the OpenGL context is lost")
+    return images

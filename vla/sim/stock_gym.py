@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium import spaces
 
 from vla.errors import UserError
-from vla.sim.embodiment import SIZE
-from vla.sim.stock import CAMERAS, CONTROL_HZ, STOCK_TASKS, Stock
+from vla.sim.embodiment import STOCK_CAMERAS, STOCK_HZ, robot
+from vla.sim.stock import Stock
 
 VIDEO_SIZE = 256
 
@@ -18,12 +18,13 @@ VIDEO_SIZE = 256
 class StockEnv(gymnasium.Env):
     """One of robosuite's tasks, told in words.
 
-    An observation has a picture per camera (uint8 [H, W, 3], upright RGB) and "state", float32 [8]: gripper x, y, z (m, world),
-    rotation vector (rad), both fingers (m). Actions are robosuite's: float32 [7] ([6] for Wipe), each -1 to 1. The reward is 1 for
-    the success that ends an episode, by robosuite's own check, else 0; the horizon truncates. The instruction is in `info`.
+    An observation has a picture per camera, "agentview" and "eye_in_hand" (uint8 [H, W, 3], upright RGB), and "state", float32 [8]
+    ([6] for Wipe): gripper x, y, z (m, world), rotation vector (rad), both fingers (m). Actions are robosuite's: float32 [7] ([6]
+    for Wipe), each -1 to 1. The reward is 1 for the success that ends an episode, by robosuite's own check, else 0; the horizon
+    truncates. The instruction is in `info`.
 
     Args:
-        task: one of `STOCK_TASKS`.
+        task: one of robosuite's, as robosuite calls it.
         horizon: steps until an episode is truncated; 0 is the task's.
         render_mode: "rgb_array" or None; `render` gives both cameras beside each other, uint8 [256, 512, 3].
 
@@ -31,16 +32,19 @@ class StockEnv(gymnasium.Env):
         UserError: an unknown task or render mode, or a step before reset.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": int(CONTROL_HZ)}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": int(STOCK_HZ)}
 
     def __init__(self, task: str = "Lift", horizon: int = 0, render_mode: str | None = None):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise UserError(f"unknown render mode {render_mode!r}", "gymnasium", "rgb_array, or none")
         self.stock, self.render_mode = Stock(task), render_mode
-        self.horizon, self.steps = horizon or STOCK_TASKS[task].horizon, -1
-        pictures = {name: spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8) for name in CAMERAS}
-        self.observation_space = spaces.Dict({**pictures, "state": spaces.Box(-4.0, 4.0, (8,), np.float32)})
-        self.action_space = spaces.Box(-1.0, 1.0, (self.stock.actions,), np.float32)
+        self.horizon, self.steps = horizon or self.stock.task.horizon, -1
+        _, body = robot(self.stock.task.name)
+        pictures = {c.name: spaces.Box(0, 255, (c.height, c.width, 3), np.uint8) for c in body.cameras}
+        # Wider than the contract's limits: a little outside of them happens, and is not hidden.
+        state = spaces.Box(-4.0, 4.0, (body.state.size,), np.float32)
+        self.observation_space = spaces.Dict({**pictures, "state": state})
+        self.action_space = spaces.Box(-1.0, 1.0, (body.action.size,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Starts episode `seed`, or a drawn one; there are no options."""
@@ -62,12 +66,10 @@ class StockEnv(gymnasium.Env):
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.render_mode is None or self.steps < 0:
             return None
-        return np.concatenate([self.stock.render(camera, VIDEO_SIZE) for camera in CAMERAS], 1)
+        return np.concatenate([self.stock.render(camera, VIDEO_SIZE) for camera in STOCK_CAMERAS], 1)
 
     def close(self) -> None:
         self.stock.close()
 
     def _observation(self) -> dict[str, Any]:
-        # A renderer hands out its own memory.
-        pictures: dict[str, Any] = {camera: self.stock.render(camera).copy() for camera in CAMERAS}
-        return {**pictures, "state": self.stock.state().astype(np.float32)}
+        return {**self.stock.images(), "state": self.stock.state().astype(np.float32)}

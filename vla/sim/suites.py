@@ -14,7 +14,9 @@ import yaml
 
 from vla.errors import UserError
 from vla.sim.episodes import KINDS, Episode, Kind
-from vla.sim.tasks import TASKS
+from vla.sim.tasks import STOCK_TASKS, TASKS, known_task
+from vla.sim.tasks.base import Task
+from vla.sim.tasks.stock import StockTask
 from vla.sim.variation import Variation, read_variation
 
 FIELDS = ("about", "tasks", "variations", "episodes", "horizon", "kinds", "seed")
@@ -57,7 +59,7 @@ class Suite:
     @property
     def horizons(self) -> int | dict[str, int]:
         """Steps until an episode is given up; by task where they differ."""
-        found = {task: self.horizon or TASKS[task].horizon for task in self.tasks}
+        found = {task: self.horizon or known_task(task).horizon for task in self.tasks}
         return found if len(set(found.values())) > 1 else found[self.tasks[0]]
 
     def all(self) -> list[Episode]:
@@ -127,7 +129,7 @@ def read_suite(name: str, data: Any, where: str) -> Suite:
     for key in ("tasks", "variations"):
         if not data.get(key):
             raise UserError(f"`{key}` is missing", where, "a suite has tasks and variations")
-    tasks = _choices(data["tasks"], "tasks", tuple(TASKS), where)
+    tasks = _choices(data["tasks"], "tasks", (*TASKS, *STOCK_TASKS), where)
     kinds = _choices(data.get("kinds", ["correct", "swapped"]), "kinds", KINDS, where)
     numbers = {}
     for key, least in (("episodes", 1), ("horizon", 1), ("seed", 0)):
@@ -138,10 +140,17 @@ def read_suite(name: str, data: Any, where: str) -> Suite:
     if not isinstance(data["variations"], dict):
         raise UserError("`variations` is not a mapping", where, "variation name -> what differs from training")
     variations = tuple(read_variation(str(key), value, where) for key, value in data["variations"].items())
-    for task in tasks:
+    for task in map(known_task, tasks):
+        check_kinds(task, kinds, where)
         for variation in variations:
-            TASKS[task].check(variation, f"{where}: variation {variation.name!r}")
+            task.check(variation, f"{where}: variation {variation.name!r}")
     return Suite(name, tasks, variations, kinds=kinds, about=str(data.get("about", "")), **numbers)
+
+
+def check_kinds(task: Task | StockTask, kinds: tuple[Kind, ...], where: str) -> None:
+    """Raises UserError for a kind of instruction that the task cannot have."""
+    if "swapped" in kinds and task.goals < 2:
+        raise UserError(f"{task.name} has one goal, there is no other to ask for", where, "leave out the kind swapped")
 
 
 def _choices(value: Any, key: str, known: tuple[Any, ...], where: str) -> tuple[Any, ...]:

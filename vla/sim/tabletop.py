@@ -142,6 +142,9 @@ def look(direction: np.ndarray) -> list[float]:
 class Tabletop:
     """The simulated robot: scenes in, pictures and states out, actions in the contract's units.
 
+    Attributes:
+        raised: how much higher (m) the table is than it was built.
+
     Raises:
         UserError: no OpenGL renderer works on this machine (only when a picture is asked for).
     """
@@ -176,7 +179,16 @@ class Tabletop:
         self._robot_root = self.model.body_rootid[self.model.geom_bodyid[self._pads[0]]]
         self._camera_names = {"front": "front", "wrist": "robot0_eye_in_hand"}
         self._renderers: dict[int, Any] = {}
+        self._table = self.model.body("table").id
+        self._table_built = float(self.model.body_pos[self._table, 2])
+        self.raised = 0.0
         self.scene: Scene = ()
+
+    def raise_table(self, by: float) -> None:
+        """Makes the table so much (m) higher than it was built; what is placed from now on stands on it. The robot stays where it is,
+        and so does the place from which it counts heights."""
+        self.raised = by
+        self.model.body_pos[self._table, 2] = self._table_built + by
 
     def _shapes(self, slot: int) -> dict[tuple[str, str], list[int]]:
         """The geoms of each (shape, size) that a slot holds."""
@@ -216,7 +228,8 @@ class Tabletop:
             if index < len(scene):
                 item = scene[index]
                 half = item.yaw / 2
-                self.data.qpos[start : start + 7] = (item.x, item.y, TABLE_HEIGHT + item.half_height, np.cos(half), 0, 0, np.sin(half))
+                high = TABLE_HEIGHT + self.raised + item.half_height
+                self.data.qpos[start : start + 7] = (item.x, item.y, high, np.cos(half), 0, 0, np.sin(half))
                 self.model.body_gravcomp[body] = 0.0
                 self._weigh(body, item.movable)
                 geoms = self._geoms[index][item.shape, item.size]
@@ -241,8 +254,8 @@ class Tabletop:
     def step(self, action: np.ndarray) -> None:
         """Carries out one action [7] (metres, radians, gripper) for one control period; it stays within the state's limits."""
         action, now = np.array(action, np.float64), self.state()[:4]
-        moved = [0, 1, 2, 5]
-        action[moved] = np.clip(now + action[moved], *self._limits) - now
+        moved, limits = [0, 1, 2, 5], self._limits + (0, 0, self.raised, 0)
+        action[moved] = np.clip(now + action[moved], *limits) - now
         command = np.clip(action / self._scale, -1, 1)
         sim = self._env.sim
         for step in range(round(1 / CONTROL_HZ / TIMESTEP)):
@@ -252,7 +265,7 @@ class Tabletop:
             sim.step2()
 
     def state(self) -> np.ndarray:
-        """Proprioception [5]: gripper x, y, z in metres from the middle of the table top, yaw in radians, gap in metres."""
+        """Proprioception [5]: gripper x, y, z in metres from the middle of the table top as it was built, yaw in radians, gap in metres."""
         x, y, z = self.data.site_xpos[self._site]
         gap = abs(self.data.qpos[self._fingers[0]]) + abs(self.data.qpos[self._fingers[1]])
         return np.array([x, y, z - TABLE_HEIGHT, self._yaw(self.data.site_xmat[self._site]), gap])
@@ -265,7 +278,7 @@ class Tabletop:
         return float((angle + np.pi / 2) % np.pi - np.pi / 2)
 
     def position(self, index: int) -> np.ndarray:
-        """Where object `index` is: x, y and the height of its middle over the table top, in metres."""
+        """Where object `index` is: its middle in metres from the middle of the table top as it was built."""
         return self.data.xpos[self._body[index]] - (0, 0, TABLE_HEIGHT)
 
     def body(self, index: int) -> int:
@@ -293,7 +306,7 @@ class Tabletop:
 
     def lift(self, index: int) -> float:
         """How far the underside of object `index` is over the table top, in metres."""
-        return float(self.position(index)[2] - self.scene[index].half_height)
+        return float(self.position(index)[2] - self.scene[index].half_height - self.raised)
 
     def upright(self, index: int) -> bool:
         """Whether object `index` stands as it was put, within 15 degrees; a cube may stand on any of its faces."""

@@ -15,9 +15,20 @@ from vla.sim.scene import COLOURS, FLAT, RECEPTACLES, SHAPES, SLOTS, UNSEEN_COLO
 Rgb = tuple[float, float, float]
 MATERIALS = ("table_ceramic", "floorplane", "walls_mat")
 """Textures that the compiled model has."""
-TOLD_BY = ("", "colour", "shape", "side")
+HIGHEST = 0.05
+"""How much (m) a table can be raised or lowered: as far as the arm works as it does on the table it was built for."""
+TOLD_BY = ("", "colour", "shape", "side", "number", "symbol")
+NUMBERS = ("one", "two", "three", "four")
+SYMBOLS = {
+    "one": ("a unicorn has horns", "an elephant has trunks"),
+    "two": ("a bird has legs", "a bicycle has wheels"),
+    "three": ("a tricycle has wheels", "a traffic light has lamps"),
+    "four": ("a dog has legs", "a car has wheels"),
+}
+"""What stands for a number, after "as many as"."""
 TELLING = 0.05
-"""How much farther to the left or right (m) than all others an object is that is told by its side."""
+"""How much farther to the left or right (m) than all others an object is that is told by its side, and than its neighbours one that
+is told by its number."""
 BLANKS = ("name", "reference", "side", "where")
 """What a wording leaves open: the object to act on, the one that says where to, "left", and "to the left of"."""
 
@@ -35,11 +46,13 @@ class Variation:
         wordings: sentences with {name} in them, and with {reference}, {side} or {where} as in the tasks' own; () is training's.
         words: what a word of an object's name is replaced by in the instruction.
         told_by: what the object to act on is told by instead of its name: its "colour", its "shape", or the "side" of another
-            object on which it is, alone.
+            object on which it is, alone; its "number" from the left; or that number by what it is a "symbol" of: as many as a dog
+            has legs.
         table: colour of the table top, or one of the model's textures; "" is training's.
         floor, walls: their colour.
         light: factors of red, green and blue.
         camera: by how much (m; x, y, z) the front camera is moved; it still looks at the same place.
+        raised: how much higher (m) the table is; below 0 lower. The robot and the cameras stay.
     """
 
     name: str = "seen"
@@ -55,14 +68,19 @@ class Variation:
     walls: Rgb | None = None
     light: Rgb = (1.0, 1.0, 1.0)
     camera: Rgb = (0.0, 0.0, 0.0)
+    raised: float = 0.0
 
     def noun(self, name: str) -> str:
         """An object's name as this variation says it."""
         return " ".join(self.words.get(word, word) for word in name.split())
 
-    def tell(self, scene: Scene, index: int) -> str:
-        """What the instruction calls object `index`, after "the"."""
+    def tell(self, scene: Scene, index: int, rng: np.random.Generator) -> str:
+        """What the instruction calls object `index`, after "the"; `rng` draws what stands for a number."""
         item = scene[index]
+        if self.told_by in ("number", "symbol"):
+            number = NUMBERS[from_left(scene).index(index)]
+            said = f"number {number}" if self.told_by == "number" else f"as many as {rng.choice(SYMBOLS[number])}"
+            return f"object that is {said} from the left"
         if self.told_by == "side":
             told = told_side(scene, index)
             assert told is not None
@@ -127,6 +145,8 @@ def _check(v: Variation, where: str) -> None:
             raise UserError(
                 f"wording {wording!r}", where, "put {name} where the object is named; {reference}, {side} and {where} are the other blanks"
             )
+    if type(v.raised) not in (int, float) or not abs(v.raised) <= HIGHEST:
+        raise UserError(f"`raised` is {v.raised!r}", where, f"-{HIGHEST} to {HIGHEST} m")
     if type(v.distractors) is not int or not 0 <= v.distractors <= SLOTS - 2:
         raise UserError(f"`distractors` is {v.distractors!r}", where, f"0 to {SLOTS - 2}")
     if v.told_by not in TOLD_BY:
@@ -196,8 +216,21 @@ def draw_scene(
         names += zip(rng.permutation(rest).tolist(), rng.permutation(list(RECEPTACLES))[:receptacles].tolist(), strict=False)
     while True:
         scene = arrange(rng, names)
-        if variation.told_by != "side" or all(told_side(scene, i) for i in (0, 1)):
+        if _tellable(scene, variation.told_by):
             return scene
+
+
+def _tellable(scene: Scene, told_by: str) -> bool:
+    """Whether the objects are far enough apart from left to right to be told so."""
+    if told_by == "side":
+        return all(told_side(scene, i) for i in (0, 1))
+    places = [scene[i].y for i in from_left(scene)]
+    return told_by not in ("number", "symbol") or bool(min(np.diff(places)) >= TELLING)
+
+
+def from_left(scene: Scene) -> list[int]:
+    """The movable objects from left to right, as the front camera sees them."""
+    return sorted((i for i, o in enumerate(scene) if o.movable), key=lambda i: scene[i].y)
 
 
 def told_side(scene: Scene, index: int) -> tuple[str, int] | None:
@@ -206,7 +239,7 @@ def told_side(scene: Scene, index: int) -> tuple[str, int] | None:
     Returns:
         "left" or "right" as the front camera sees it, and the index of the other object.
     """
-    order = sorted((i for i, o in enumerate(scene) if o.movable), key=lambda i: scene[i].y)
+    order = from_left(scene)
     for side, (last, next_, *_) in (("left", order), ("right", order[::-1])):
         if last == index and abs(scene[last].y - scene[next_].y) >= TELLING:
             return side, next_

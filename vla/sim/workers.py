@@ -10,7 +10,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from vla.sim.simulation import Simulation
+from vla.sim.slot import Slot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Fault:
     reason: str
 
 
-def _work(pipe: Connection, make: Callable[[], Simulation]) -> None:
+def _work(pipe: Connection, make: Callable[[], Any]) -> None:
     """Serves ("start", episode, look) | ("step", action, terminate, look) | ("expert", episode) until None comes."""
     # An interrupt is for the parent, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -42,7 +42,7 @@ class Worker:
         asked: time (monotonic) of the message that is not answered yet; None while there is none.
     """
 
-    def __init__(self, make: Callable[[], Simulation]):
+    def __init__(self, make: Callable[[], Any]):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, make), daemon=True)
@@ -83,7 +83,7 @@ class Workers:
         restarts: why workers were started again, one line each.
     """
 
-    def __init__(self, count: int = 0, make: Callable[[], Simulation] = Simulation):
+    def __init__(self, count: int = 0, make: Callable[[], Any] = Slot):
         self.make = make
         self.restarts: list[str] = []
         self.all = [Worker(make) for _ in range(count or multiprocessing.cpu_count())]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,7 +128,8 @@ class StepProgress(ProgressBar):
 
 
 class Throughput(L.Callback):
-    """Logs samples/s, tokens/s and, on a GPU whose peak is known, the share of it that the model's products reach (MFU).
+    """Logs samples/s, tokens/s and, on a GPU whose peak is known, the share of it that the model's products reach (MFU); says the
+    medians at the end.
 
     Products are counted once, in the second batch, without those that gradient checkpointing computes again; tokens with their
     padding, as the model computes them.
@@ -140,6 +143,7 @@ class Throughput(L.Callback):
             raise UserError(f"every {every}", "Throughput", "give at least 1")
         self.every = every
         self._began = self._step = self._samples = self._tokens = 0.0
+        self._rates: list[dict[str, float]] = []
         self._counter: FlopCounterMode | None = None
         self._operations = 0.0
 
@@ -165,14 +169,28 @@ class Throughput(L.Callback):
             peak = _peak(pl_module.device, trainer.precision)
             if peak:
                 values["mfu"] = self._operations * self._tokens / (peak * trainer.world_size)
+            self._rates.append({name: value / (now - self._began) for name, value in values.items()})
             if trainer.logger is not None:
-                rates = {f"throughput/{name}": value / (now - self._began) for name, value in values.items()}
+                rates = {f"throughput/{name}": value for name, value in self._rates[-1].items()}
                 trainer.logger.log_metrics(rates, trainer.global_step)
         self._began, self._step, self._samples, self._tokens = now, trainer.global_step, 0.0, 0.0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # A stretch with a validation in it says nothing about training.
         self._began = 0.0
+
+    def medians(self) -> dict[str, float]:
+        """samples_per_second, tokens_per_second and, where it is known, mfu; empty before the second stretch."""
+        return {name: statistics.median(rates[name] for rates in self._rates) for name in (self._rates or [{}])[0]}
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        found = self.medians()
+        if found and trainer.is_global_zero:
+            said = [f"{found['samples_per_second']:.1f} samples/s", f"{found['tokens_per_second']:.0f} tokens/s"]
+            said += [f"MFU {found['mfu']:.1%}"] if "mfu" in found else []
+            if "train/data_wait" in trainer.callback_metrics:
+                said.append(f"{float(trainer.callback_metrics['train/data_wait']):.1%} of the time waiting for data")
+            print(f"throughput: {', '.join(said)}", file=sys.stderr)
 
 
 def model_products() -> FlopCounterMode:

@@ -103,7 +103,7 @@ class VLACLI(LightningCLI):
                 "model.bin_smoothing",
                 "set it to 0, or tokens: append",
             )
-        self.model.build(self._tokenizer, contract.history)
+        self.model.build(self._tokenizer, contract.history, len(contract.embodiment().cameras))
         add_action_tokens(contract, self.model.model, self.model.processor.tokenizer)
         self.datamodule.bind(contract, self.model.processor)
         self.model.bind(contract, list(self.datamodule.sources))

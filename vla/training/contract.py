@@ -43,6 +43,7 @@ class ContractOptions:
         codec_args: its settings; what has to be known of the data is fitted on them.
         tokens: which tokens action symbols are: integers, overwrite, overwrite:ID or append.
         terminate: whether each action has a flag that says that the task is done.
+        block: causal or bidirectional: a chunk's tokens are written all at once, from blanks that see those before them, or all.
         title: for people.
     """
 
@@ -62,6 +63,7 @@ class ContractOptions:
     codec_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     tokens: str = "integers"
     terminate: bool = True
+    block: Literal["none", "causal", "bidirectional"] = "none"
     title: str = ""
 
 
@@ -80,6 +82,8 @@ def resolve(options: ContractOptions, cards: dict[str, DatasetCard], sources: Ma
     embodiments = {}
     # Robot cards first: they carry the statistics.
     for name, card in sorted(cards.items(), key=lambda item: item[1].kind != "robot"):
+        if card.kind == "questions" and embodiments and card.embodiment not in embodiments:
+            continue  # pictures of no robot: they stand in for those of the camera whose name they have
         spec = embodiments.setdefault(card.embodiment, card.spec)
         if spec.cameras != card.spec.cameras:
             raise UserError(

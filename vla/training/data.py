@@ -20,7 +20,7 @@ from vla.datasets.mixture import Mixture, weigh
 from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.datasets.sources import Split, read
-from vla.errors import ContractMismatch, Unreadable, UserError
+from vla.errors import Unreadable, UserError
 from vla.examples import Examples
 from vla.training.unreadable import LeftOut
 
@@ -249,13 +249,8 @@ class VLAData(L.LightningDataModule):
     def _asked_for(self, path: Path) -> RobotSource:
         """The data at a folder or in one shard; ContractMismatch where the policy acts on others."""
         folder, shard = (path.parent, path.name) if path.suffix == ".tar" else (path, "")
-        source, contract = RobotSource(folder), self.examples.contract
-        source.bind(contract)
-        wanted, found = contract.embodiment(source.card.embodiment), source.card.spec
-        for name in ("cameras", "state", "action"):
-            ours, theirs = (_names(getattr(spec, name)) for spec in (wanted, found))
-            if ours != theirs:
-                raise ContractMismatch(f"{name}: the policy has {', '.join(ours)}, the data {', '.join(theirs)}", str(path))
+        source = RobotSource(folder)
+        source.bind(self.examples.contract)
         return source.of_shard(shard) if shard else source
 
     def _identity(self) -> dict[str, Any]:
@@ -291,11 +286,6 @@ class VLAData(L.LightningDataModule):
                 )
         self.consumed = state_dict["consumed"]
         self.left_out.add(state_dict.get("unreadable", {}))
-
-
-def _names(part: Any) -> list[str]:
-    """Of cameras or of a space's dimensions."""
-    return list(part.names) if hasattr(part, "names") else [camera.name for camera in part]
 
 
 def _end_with(parent: int, _: int) -> None:

@@ -16,6 +16,7 @@ import torch
 from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.examples import Examples
+from vla.models.int8 import to_int8
 from vla.policies.base import Observation
 from vla.training.model_card import Card, facts_of, model_card
 
@@ -56,7 +57,7 @@ def export(
     ckpt: str,
     out: str,
     merge_lora: bool = True,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32",
     alpha: float = 1.0,
     base: str = "",
     results: str = "",
@@ -68,7 +69,8 @@ def export(
         out: the folder to write; an earlier export there is replaced.
         merge_lora: adapters are merged into the weights in float32, and logits before and after are compared. An export holds
             whole weights: without merging, a checkpoint with adapters is refused.
-        dtype: of the weights that are written. Halving them changes answers now and then: evaluate again.
+        dtype: of the weights that are written; int8 is of the language model's layers, the rest stays. Shorter ones change
+            answers now and then: evaluate again.
         alpha: 1 is what was trained, 0 the base; between them weights are averaged (WiSE-FT, Wortsman et al. 2022).
         base: the model that training began with (`tiny` or a folder); needed for alpha below 1.
         results: an evaluation's folder, whose success rates go into the card.
@@ -90,7 +92,12 @@ def export(
         card = dataclasses.replace(card, base_hash=weights_hash(start))
         if alpha < 1:
             model.load_state_dict(interpolated(start, model.state_dict(), alpha))
-    folder = write_export(out, model.to(getattr(torch, dtype)), processor, contract, card)
+    if dtype == "int8":
+        to_int8(model.get_decoder())
+        model.config.int8 = True
+    else:
+        model.to(getattr(torch, dtype))
+    folder = write_export(out, model, processor, contract, card)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20
     return f"{folder}: {size:.1f} MiB, contract {contract.hash[:12]}"
 

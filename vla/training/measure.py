@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 
 from vla.examples import Examples
@@ -66,13 +67,36 @@ class Measure:
             nearest = logits[:, self.tokens.ids].masked_fill(~legal, -math.inf).argmax(-1)
             off = (nearest - self.tokens.symbols(truth)).abs()[choice > 2]
             add("action_bin_error", off)
-            # In units of half an action's range, so that dimensions can be averaged.
-            add("action_l1", off * 2 / len(self.tokens.ids))
+            add("action_l1", self._action_l1(batch["items"], nearest, rows[action][used]))
         if mass:
             add("valid_mass", allowed_mass(logits, self.tokens.ids, legal))
         robot = torch.tensor([hasattr(item, "instruction") for item in batch["items"]], device=ids.device) & counted
         add("plan_token_accuracy", (said == ids)[robot[rows] & ~action])
         return sums
+
+    def _action_l1(self, items: list[Any], symbols: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """How far decoded actions are from the true ones as the data have them, unbinned: |difference| [D], one of each dimension
+        that varies and each real step.
+
+        A difference is in units of half its dimension's range (the contract's low and high become -1 and 1), so that metres,
+        radians and the gripper can be averaged.
+
+        Args:
+            items: the batch's.
+            symbols: [N] what is written, the likeliest legal one at each place; each after the true ones before it.
+            rows: [N] the row of each.
+        """
+        found = [torch.empty(0)]
+        for row in rows.unique().tolist():
+            item, codec = items[row], self.examples.codec(items[row].embodiment)
+            mine = symbols[rows == row].cpu().numpy()
+            # Steps past the end of the episode are not scored; anything legal stands for them.
+            chunk = np.array([legal[0] for legal in codec.places()])
+            chunk[: len(mine)] = mine
+            half = (np.array(codec.space.high) - np.array(codec.space.low)) / 2
+            off = np.abs(codec.decode(chunk)[0] - item.actions) / half
+            found.append(torch.from_numpy(off[item.mask][:, codec.varies]).flatten())
+        return torch.cat(found)
 
     def _questions(self, name: str, items: list[Any], said: torch.Tensor, answers: Answers, mine: torch.Tensor) -> Sums:
         """Right answers by type of question, as `vla.policies.quiz` counts them; each token after the true ones before it."""

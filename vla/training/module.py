@@ -17,8 +17,10 @@ from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.examples import Examples
 from vla.models.adapters import Lora, add_lora
-from vla.models.load import load_vlm, new_tiny
+from vla.models.load import load_vlm
 from vla.models.logprobs import scored
+from vla.models.own import SHORT, NewVLM
+from vla.policies.local import LocalPolicy
 from vla.training.answers import ActionTokens, Answers
 from vla.training.callbacks import Evaluate, roll_out
 from vla.training.checkpoint import describe_model
@@ -33,8 +35,8 @@ class VLAModule(L.LightningModule):
     weight; a batch's is the mean over its samples, divided by the mean weight.
 
     Args:
-        vlm: "tiny", "scratch" (its structure and tokenizer, random weights), "new" (the same with a tokenizer of its own), a
-            folder, or a public model's name.
+        vlm: "tiny", a folder that `vla export` or `save_pretrained` wrote, "scratch" (the structure and tokenizer of `tiny`,
+            random weights), "new" (the same with a tokenizer of its own), or a small model of one's own.
         learning_rate: the highest; linear warm-up, then cosine to 2 % of it.
         warmup: optimizer steps.
         weight_decay: of matrices; vectors and embeddings have none.
@@ -56,7 +58,7 @@ class VLAModule(L.LightningModule):
 
     def __init__(
         self,
-        vlm: str = "tiny",
+        vlm: str | NewVLM = "tiny",
         learning_rate: float = 1e-3,
         warmup: int = 100,
         weight_decay: float = 0.05,
@@ -81,22 +83,21 @@ class VLAModule(L.LightningModule):
         self.processor: Any = None
         self._waiting, self._working, self._left, self._said = 0.0, 0.0, 0.0, 0
 
-    def build(self, tokenizer: Callable[[], Any] | None = None, history: int = 1) -> None:
+    def build(self, tokenizer: Callable[[], Any] | None = None, history: int = 1, cameras: int = 2) -> None:
         """Loads the model and its processor, or makes new ones.
 
         Args:
             tokenizer: makes the tokenizer of `vlm: new`.
             history: pictures per camera, the contract's.
+            cameras: how many there are; so many a new model sees.
         """
-        if self.vlm == "new":
-            if tokenizer is None:
-                raise UserError("there is no corpus for a new tokenizer", "model.vlm", "name a model")
-            self.model, self.processor = new_tiny(tokenizer(), history=history)
-        elif self.vlm == "scratch":
-            processor = load_vlm("tiny")[1]
-            self.model, self.processor = new_tiny(processor.tokenizer, history=history)
+        chosen = SHORT.get(self.vlm, self.vlm) if isinstance(self.vlm, str) else self.vlm
+        if isinstance(chosen, NewVLM):
+            self.model, self.processor = chosen.make(tokenizer, history, cameras)
         else:
-            self.model, self.processor = load_vlm(self.vlm, self.trust_remote_code, history)
+            self.model, self.processor = load_vlm(chosen, self.trust_remote_code, history)
+            if getattr(self.model.config, "int8", False):
+                raise UserError("integer weights do not learn", chosen, "train from an export of another dtype")
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self.model = add_lora(self.model, self.lora)
@@ -182,37 +183,28 @@ class VLAModule(L.LightningModule):
         rates = roll_out(self.evaluate, self, self.test_episodes, batch=2)
         self.log_dict({f"test/{name}": value for name, value in rates.items()}, batch_size=self.test_episodes)
 
-    def predict_step(self, batch: dict[str, Any], _: int) -> list[dict[str, Any]]:
-        """Writes actions for the batch's robot samples: decoded chunk and truth, physical units."""
-        from vla.models.decode import generate
+    def on_predict_start(self) -> None:
+        self._policy = LocalPolicy(self.model, self.processor, self.contract, self.trainer.datamodule.batch_size)  # type: ignore[attr-defined]
 
-        rows = []
-        # As a policy acts, whatever the source's modes.
-        batch["items"] = [dataclasses.replace(item, mode="") for item in batch["items"]]
-        prompt = self.examples.batch([_prompt(self.examples.robot(item)) for item in batch["items"]])
-        out = generate(
-            self.model,
-            prompt["input_ids"],
-            prompt["prefix_mask"],
-            prompt["attention_mask"],
-            prompt["pixel_values"],
-            allowed=self.examples.allowed(),
-            eos_id=self.examples.ends(),
-        )
-        for item, ids, weight in zip(batch["items"], out.ids, batch["weight"].tolist(), strict=True):
-            if not weight:  # it stands in for one that cannot be read
-                continue
-            chunk = self.examples.chunk(ids.numpy())
-            rows.append(
-                {
-                    "episode": item.episode,
-                    "step": item.step,
-                    "instruction": item.instruction,
-                    "actions": chunk.actions.round(5).tolist(),
-                    "truth": item.actions[item.mask].round(5).tolist(),
-                }
-            )
-        return rows
+    def predict_step(self, batch: dict[str, Any], _: int) -> list[dict[str, Any]]:
+        """Writes actions for the batch's robot samples: decoded chunk and truth, physical units; `status` says why not."""
+        # What weighs nothing stands in for one that cannot be read. The others are acted on as a policy does it, whatever the
+        # source's modes.
+        found = zip(batch["items"], batch["weight"].tolist(), strict=True)
+        items = [dataclasses.replace(item, mode="") for item, weight in found if weight]
+        prompts = [_prompt(self.examples.robot(item)) for item in items]
+        chunks = self._policy.answer(prompts, [(item.embodiment, "") for item in items])
+        return [
+            {
+                "episode": item.episode,
+                "step": item.step,
+                "instruction": item.instruction,
+                "actions": chunk.actions.round(5).tolist(),
+                "truth": item.actions[item.mask].round(5).tolist(),
+                "status": chunk.status,
+            }
+            for item, chunk in zip(items, chunks, strict=True)
+        ]
 
     def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> dict[str, Any]:
         """Moves the tensors; Lightning's own would also copy every item, field by field.
@@ -286,7 +278,12 @@ class VLAModule(L.LightningModule):
         checkpoint["contract"] = self.contract.to_dict()
         checkpoint["vlm"] = describe_model(self.model, self.processor)
         checkpoint["lora"] = dataclasses.asdict(self.lora)
-        checkpoint["learning"] = {"freeze": self.freeze_names, "rates": self.rates, "optimizer": self.optimizer}
+        checkpoint["learning"] = self._learning()
+
+    def _learning(self) -> dict[str, Any]:
+        """What the optimizer's state and the schedule hold: a checkpoint would quietly have the last word."""
+        rates = {"learning_rate": self.learning_rate, "warmup": self.warmup, "weight_decay": self.weight_decay}
+        return {"freeze": self.freeze_names, "rates": self.rates, "optimizer": self.optimizer, **rates}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "contract" not in checkpoint:
@@ -297,10 +294,11 @@ class VLAModule(L.LightningModule):
             raise UserError(f"the checkpoint has adapters {checkpoint.get('lora')}, now they are {self.lora}", "model.lora")
         if self._trainer is None or not self.trainer.training:
             return
-        learning = {"freeze": self.freeze_names, "rates": self.rates, "optimizer": self.optimizer}
-        if checkpoint.get("learning", learning) != learning:
+        theirs, ours = checkpoint.get("learning", {}), self._learning()
+        differ = [f"{name}: {value}, now {ours.get(name)}" for name, value in theirs.items() if value != ours.get(name)]
+        if differ:
             raise UserError(
-                f"the checkpoint learned with {checkpoint['learning']}, now it is {learning}", "model", "keep it as it was"
+                f"the checkpoint learned with {'; '.join(differ)}", "model", "keep it as it was, or start from the weights alone"
             )
         averages = any(isinstance(c, WeightAveraging) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
         if "current_model_state" in checkpoint and not averages:
@@ -309,4 +307,4 @@ class VLAModule(L.LightningModule):
 
 def _prompt(example):
     """The part of a training example before the answer."""
-    return dataclasses.replace(example, sequence=example.sequence[: example.sequence.prefix])
+    return dataclasses.replace(example, sequence=example.sequence[: example.sequence.prefix], block=0)

@@ -1,6 +1,7 @@
 """verify, inspect, stats and preview, and the commands as people type them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -36,7 +37,8 @@ def test_from_one_end_to_the_other(source, capsys):
     assert code == 0 and "about" in text and not out.exists()
     code, text, _ = vla(capsys, "convert", source / "rlds", out, "--card", card, "--workers", 1)
     assert code == 0 and "written: 4 of 4 records, 18 steps" in text
-    code, text, error = vla(capsys, "convert", source / "rlds", out, "--card", card, "--workers", 1)
+    assert vla(capsys, "convert", source / "rlds", out, "--card", card, "--workers", 1)[0] == 0
+    code, text, error = vla(capsys, "convert", source / "rlds", out, "--card", card, "--workers", 1, "--noops", "drop")
     assert code == 2 and "not empty" in error
     assert vla(capsys, "convert", source / "rlds", out, "--card", card, "--workers", 1, "--overwrite")[0] == 0
     code, text, _ = vla(capsys, "verify", out, "--workers", 1)
@@ -61,7 +63,12 @@ def test_overwrite_touches_nothing_that_is_not_a_conversions(source, capsys):
 
 
 def test_holdout_writes_two(source, capsys):
-    assert vla(capsys, "convert", source / "rlds", source / "out", "--holdout", 0.25, "--workers", 1)[0] == 0
+    words = ("convert", source / "rlds", source / "out", "--holdout", 0.25, "--workers", 1)
+    code, text, _ = vla(capsys, *words)
+    assert code == 0 and "not chosen: 1 records (--holdout)" in text and "not chosen: 3 records" in text
+    # As if it had been stopped between the two.
+    shutil.rmtree(source / "out/val")
+    assert vla(capsys, *words)[0] == 0
     assert "1 records" in vla(capsys, "verify", source / "out/val", "--workers", 1)[1]
     assert "3 records" in vla(capsys, "verify", source / "out/train", "--workers", 1)[1]
 
@@ -97,7 +104,7 @@ def test_a_missing_and_a_cut_shard_are_found(source, capsys):
     assert code == 1 and "nothing after it can be read" in text
     path.unlink()
     (source / "out/shard-000007.tar").write_bytes(data)
-    assert "the shard is missing" in vla(capsys, "verify", source / "out", "--workers", 1)[1]
+    assert "the file is missing" in vla(capsys, "verify", source / "out", "--workers", 1)[1]
 
 
 def test_several_processes_find_the_same(source):

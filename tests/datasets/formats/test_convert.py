@@ -4,16 +4,21 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from rlds_files import LENGTHS, PLAIN, episode, plain, write
 
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats import convert
-from vla.datasets.formats.convert import PARTS, Options, plan, run
+from vla.datasets.formats.convert import PARTS, run
+from vla.datasets.formats import job as planning
+from vla.datasets.formats.job import Options, plan
 from vla.datasets.formats.prepare import Changes
 from vla.datasets.index import ShardIndex
 from vla.datasets.robot import RobotSource
@@ -41,8 +46,8 @@ CARD = {
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch):
     """Three parts: what is divided at training size is divided here."""
-    monkeypatch.setattr(convert, "PART_BYTES", 3000)
-    monkeypatch.setattr(convert, "PART_STEPS", 100)
+    monkeypatch.setattr(planning, "PART_BYTES", 3000)
+    monkeypatch.setattr(planning, "PART_STEPS", 100)
 
 
 @pytest.fixture
@@ -130,9 +135,62 @@ def test_it_goes_on_where_it_was_killed(source):
     assert files(folder) == files(whole)
 
 
+COMMAND = """
+import sys
+from vla.cli import main
+from vla.datasets.formats import job
+if __name__ == "__main__":
+    job.PART_BYTES = 3000
+    raise SystemExit(main(["data", "convert", *sys.argv[1:], "--workers", "2"]))
+"""
+
+
+def test_the_command_goes_on_wherever_it_is_killed(tmp_path):
+    """The real command with its processes, killed twice while it writes: its workers end, no shard is half there, same bytes."""
+    write(tmp_path / "rlds", [episode(i, 3) for i in range(120)], PLAIN, files=3)
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD))
+    (tmp_path / "command.py").write_text(COMMAND)
+    whole, report = converted(tmp_path, "whole", share=0.0)
+    out, told = tmp_path / "out", tmp_path / "told.txt"
+    words = [sys.executable, "command.py", str(tmp_path / "rlds"), str(out), "--card", str(tmp_path / "card.yaml")]
+
+    def start():
+        return subprocess.Popen(words, cwd=tmp_path, stdout=told.open("wb"), stderr=subprocess.STDOUT)
+
+    for least in (1, len(report["sha256"]) // 2):
+        process = start()
+        while len(list(out.glob("shard-*.tar"))) < least:
+            assert process.poll() is None, told.read_text()
+            time.sleep(0.002)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        assert not psutil.wait_procs(workers, timeout=20)[1]
+        assert not (out / "conversion.json").exists()
+        for path in out.glob("shard-*.tar"):
+            assert path.read_bytes() == (whole / path.name).read_bytes()
+    process = start()
+    assert process.wait(120) == 0, told.read_text()
+    assert "about" in told.read_text() and "written: 120 of 120 records" in told.read_text()
+    assert files(out) == files(whole)
+
+
+def test_what_is_finished_stays_as_it_is(source):
+    folder, report = converted(source)
+    times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    # Stopped while it was clearing up.
+    (folder / PARTS).mkdir()
+    assert converted(source)[1] == report and not (folder / PARTS).exists()
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
+    next(folder.glob("*.tar")).unlink()
+    with pytest.raises(UserError, match="not empty"):
+        converted(source)
+
+
 def test_another_conversion_does_not_go_on(source):
     job = plan(options(source))
-    convert._claim(job, job.folder / PARTS)
+    with convert._claimed(job, convert._identity(job)), pytest.raises(UserError, match="another process is converting"):
+        converted(source)
     with pytest.raises(UserError, match="another conversion was begun here"):
         converted(source, changes=Changes(noops=True))
     (source / "full").mkdir()
@@ -198,6 +256,8 @@ def test_splits_are_by_episode_and_stay(source):
     folder, _ = converted(source, "some", episodes="1:3")
     assert {key.split("_")[0] for key in ShardIndex(folder).keys} == {"e000001", "e000002"}
     assert converted(source, "split", split="train")[1]["records"]["found"] == 4
+    _, report = converted(source, "both", episodes="1:4", part="train", share=0.3)
+    assert report["not_chosen"] == {"--episodes": 1, "--holdout": 1} and report["records"]["found"] == 2
     with pytest.raises(UserError, match="no split 'test'"):
         plan(options(source, split="test"))
 
@@ -229,7 +289,9 @@ def test_constant_dimensions_are_named(tmp_path):
         e["steps/action"][:, 5] = 0.25
     write(tmp_path / "rlds", given, PLAIN)
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD))
-    spec = DatasetCard.load(converted(tmp_path)[0]).spec.action
+    folder, report = converted(tmp_path)
+    spec = DatasetCard.load(folder).spec.action
+    assert report["constant"] == {"action drz": 0.25}
     assert spec.constant[5] == 0.25 and spec.low[5] < 0.25 < spec.high[5]
 
 

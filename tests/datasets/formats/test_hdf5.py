@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vla.datasets.card import DatasetCard
-from vla.datasets.formats.convert import Options, plan, run
+from vla.datasets.formats.convert import run
+from vla.datasets.formats.job import Options, plan
 from vla.datasets.formats.hdf5 import HDF5Reader
 from vla.datasets.formats.recognise import recognise
 from vla.datasets.index import ShardIndex
@@ -34,6 +35,7 @@ def libero(path, lengths=LENGTHS):
         data.attrs["problem_info"] = json.dumps({"language_instruction": "open the drawer"})
         data.attrs["macros_image_convention"] = "opengl"
         data.attrs["env_args"] = json.dumps({"env_kwargs": {"control_freq": 20}})
+        data.attrs["num_demos"], data.attrs["total"] = len(lengths), sum(lengths.values())
         for name, length in lengths.items():
             demo = data.create_group(name)
             demo.attrs["num_samples"] = length
@@ -164,9 +166,19 @@ def test_headers_that_claim_gigabytes_are_not_believed(tmp_path):
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         # No byte of it is stored.
         file.create_dataset("data/demo_0/actions", (10**9, 7), chunks=(1000, 7), dtype="f8")
+        # One value, in a piece of 8 GB.
+        file.create_dataset("data/demo_1/actions", (1, 1), maxshape=(None, None), chunks=(2**15, 2**14), dtype="f8")
     reader = HDF5Reader(tmp_path / "a.hdf5")
-    with pytest.raises(UserError, match="claims"):
-        reader.read(reader.refs()[0])
+    for ref, why in zip(reader.refs(), ("claims", "pieces of"), strict=True):
+        with pytest.raises(UserError, match=why):
+            reader.read(ref)
+
+
+def test_a_missing_demonstration_is_said(tmp_path):
+    with h5py.File(libero(tmp_path / "a.hdf5"), "a") as file:
+        del file["data/demo_2"]
+    *whole, lost = HDF5Reader(tmp_path / "a.hdf5").refs()
+    assert len(whole) == 2 and "has 2 demonstrations, its num_demos says 3" in lost.damage
 
 
 def test_links_out_of_the_file_are_refused(tmp_path):

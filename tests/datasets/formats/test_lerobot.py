@@ -1,5 +1,9 @@
 import json
+import multiprocessing
+import os
 import pickle
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +13,16 @@ import pyarrow.parquet as pq  # noqa: E402
 from lerobot_files import FPS, LENGTHS, PICTURE, VIDEO, WRITERS, action, level, write_v2, write_v3  # noqa: E402
 
 from vla.datasets.card import DatasetCard  # noqa: E402
-from vla.datasets.formats import convert  # noqa: E402
-from vla.datasets.formats.convert import Options, plan, run  # noqa: E402
+from vla.datasets.formats import convert, lerobot_writer  # noqa: E402
+from vla.datasets.formats.check import verify  # noqa: E402
+from vla.datasets.formats.convert import run  # noqa: E402
+from vla.datasets.formats import job as planning  # noqa: E402
+from vla.datasets.formats.job import Options, plan  # noqa: E402
 from vla.datasets.formats.lerobot import LeRobotReader  # noqa: E402
 from vla.datasets.formats.lerobot_source import LeRobotSource  # noqa: E402
+from vla.datasets.formats.pictures import decode  # noqa: E402
 from vla.datasets.formats.recognise import recognise  # noqa: E402
+from vla.datasets.formats.shard_parts import sha256  # noqa: E402
 from vla.datasets.index import ShardIndex  # noqa: E402
 from vla.datasets.mixture import Mixture  # noqa: E402
 from vla.datasets.robot import RobotSource  # noqa: E402
@@ -127,7 +136,7 @@ def ours(folder):
 
 @pytest.mark.parametrize("video", ["none", "h264", "av1"])
 def test_shards_to_lerobot_and_back(tmp_path, monkeypatch, video):
-    monkeypatch.setattr(convert, "PART_STEPS", 9)
+    monkeypatch.setattr(planning, "PART_STEPS", 9)
     given = ours(tmp_path / "ours")
     run(plan(Options(str(given), str(tmp_path / "lerobot"), to="lerobot", video=video)))
     run(plan(Options(str(tmp_path / "lerobot"), str(tmp_path / "back"))))
@@ -149,7 +158,7 @@ def test_shards_to_lerobot_and_back(tmp_path, monkeypatch, video):
 
 
 def test_what_is_written_is_lerobots_layout(tmp_path, monkeypatch):
-    monkeypatch.setattr(convert, "PART_STEPS", 9)
+    monkeypatch.setattr(planning, "PART_STEPS", 9)
     job = plan(Options(str(ours(tmp_path / "ours")), str(tmp_path / "out"), to="lerobot", video="h264"))
     assert len(job.parts) == 2
     run(job)
@@ -174,6 +183,70 @@ def test_what_is_written_is_lerobots_layout(tmp_path, monkeypatch):
     assert stats["action"]["count"] == [12] and np.shape(stats["observation.images.front"]["mean"]) == (3, 1, 1)
     assert stats["action"]["mean"] == pytest.approx(np.mean([r["action"] for r in rows], 0))
     assert not list(out.rglob("*tmp*")) and not (out / ".parts").exists()
+
+
+def test_it_goes_on_where_it_was_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "PART_STEPS", 6)
+    given = ours(tmp_path / "ours")
+
+    def job(name):
+        return plan(Options(str(given), str(tmp_path / name), to="lerobot", video="h264"))
+
+    def dies(module, name, part):
+        whole = getattr(module, name)
+        setattr(module, name, lambda *given: os.kill(os.getpid(), signal.SIGKILL) if given[1] == part else whole(*given))
+        run(job("killed"))
+
+    # While it writes its parts, and while it puts them together.
+    for place in ((convert, "_write_part", 1), (lerobot_writer, "_episodes", 1)):
+        process = multiprocessing.get_context("fork").Process(target=dies, args=place)
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL and not (tmp_path / "killed/conversion.json").exists()
+    run(job("killed"))
+    whole = run(job("whole"))["sha256"]
+    assert run(job("killed"))["sha256"] == whole and any(name.endswith(".mp4") for name in whole)
+    files = {p.relative_to(tmp_path / "killed").as_posix(): sha256(p) for p in (tmp_path / "killed").rglob("*") if p.is_file()}
+    del files["conversion.json"]
+    assert files == whole
+
+
+@pytest.mark.parametrize("video", ["none", "h264"])
+def test_the_expected_size_is_near(tmp_path, video):
+    job = plan(Options(str(ours(tmp_path / "ours")), str(tmp_path / "out"), to="lerobot", video=video))
+    run(job)
+    size = sum(p.stat().st_size for top in ("data", "videos") for p in (tmp_path / "out" / top).rglob("*.*"))
+    assert 0.3 < job.expected / size < 3
+
+
+def test_a_changed_byte_is_found(tmp_path):
+    run(plan(Options(str(ours(tmp_path / "ours")), str(tmp_path / "out"), to="lerobot", video="none")))
+    reader = LeRobotReader(tmp_path / "out")
+    assert verify(reader, reader.card()).damaged == 0
+    path = tmp_path / "out/data/chunk-000/file-000.parquet"
+    data = bytearray(path.read_bytes())
+    # Within a picture: it is decoded all the same.
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert "checksum" in verify(LeRobotReader(tmp_path / "out"), reader.card()).problems[0]
+
+
+def test_what_lerobot_itself_wrote():
+    """lerobot/ was written by LeRobot 0.4.4: three episodes of 12 steps, a video (AV1) and a camera of pictures."""
+    reader = LeRobotReader(Path(__file__).parent / "lerobot")
+    card, refs = reader.card(), reader.refs()
+    assert reader.version == "v3.0" and [ref.weight for ref in refs] == [12] * 3 and set(card.cameras) == {"a", "b"}
+    assert [p.names for p in (*card.action, *card.state)] == [("x", "grip"), ("s", "u")]
+    for number, ref in enumerate(refs):
+        raw = reader.read(ref)
+        assert raw["action"].tolist() == [[t, number] for t in range(12)] and raw["task"] == [f"do {number % 2}"] * 12
+        for name, sign in (("a", 1), ("b", -1)):
+            seen = [
+                frame if isinstance(frame, np.ndarray) else decode(frame, "")
+                for frame in raw[f"observation.images.{name}"].rows(range(12))
+            ]
+            expected = [(40 + number * 50 + t * 4) * sign + (255 if sign < 0 else 0) for t in range(12)]
+            assert np.allclose([pixels.mean() for pixels in seen], expected, atol=3)
 
 
 def test_odd_sides_need_another_size(tmp_path):
@@ -231,10 +304,39 @@ def test_a_video_that_is_too_short_is_named(tmp_path):
     assert "episode 2" in refused(folder, "ends before frame 2 of 5")
 
 
+def test_links_of_hugging_faces_cache_are_followed_and_others_are_not(tmp_path):
+    cache = tmp_path / "datasets--me--x"
+    folder = write_v2(cache / "snapshots/abc")
+    path = folder / "data/chunk-000/episode_000000.parquet"
+    (cache / "blobs").mkdir()
+    path.rename(cache / "blobs/123")
+    path.symlink_to("../../../../blobs/123")
+    reader = LeRobotReader(folder)
+    assert len(reader.read(reader.refs()[0])["action"]) == LENGTHS[0]
+    path.unlink()
+    path.symlink_to("/etc/hostname")
+    with pytest.raises(UserError, match="leaves the data set's folder"):
+        reader.refs()
+
+
+def test_claims_of_billions_are_not_believed(tmp_path):
+    folder = write_v2(tmp_path / "a")
+    info = json.loads((folder / "meta/info.json").read_text())
+    (folder / "meta/info.json").write_text(json.dumps({**info, "total_episodes": 10**12, "splits": {"train": f"0:{10**8}"}}))
+    reader = LeRobotReader(folder)
+    refs = reader.refs()
+    assert len(refs) < 2000 and "lacks 999999998997 more" in refs[-1].damage and len(reader.splits()["train"]) == 1000 + 3
+    info["features"]["action"]["shape"] = [10**8]
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="100000000 values"):
+        LeRobotReader(folder).card()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "why"),
     [
         ("data_path", "../../{episode_index}.parquet", "leaves the data set's folder"),
+        ("data_path", "{episode_index:09999999999d}", "in the path"),
         ("data_path", "{episode_index.__class__}", "in the path"),
         ("codebase_version", "v1.6", "v2.0, v2.1 and v3.0"),
         ("fps", 0, "0.0 frames per second"),

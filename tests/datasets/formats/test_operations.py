@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla.datasets.formats import operations as ops
@@ -47,6 +47,7 @@ def turned(values):
     return np.array(answer)
 
 
+@settings(deadline=None)
 @given(vectors)
 def test_forms_of_a_rotation_agree(values):
     matrices = turned(values)
@@ -62,6 +63,7 @@ def test_forms_of_a_rotation_agree(values):
         assert (np.linalg.norm(found, axis=1) <= np.pi + 1e-9).all()
 
 
+@settings(deadline=None)
 @given(st.tuples(st.floats(-3, 3), st.floats(-1.5, 1.5), st.floats(-3, 3)))
 def test_euler_angles_are_about_fixed_axes(angles):
     x, y, z = (turned(np.eye(3)[i : i + 1] * angles[i])[0] for i in range(3))
@@ -70,6 +72,7 @@ def test_euler_angles_are_about_fixed_axes(angles):
     assert np.allclose(rot.axis_angle_to_euler(found), [angles], atol=1e-6)
 
 
+@settings(deadline=None)
 @given(vectors)
 def test_composition_is_one_after_the_other(values):
     expected = np.eye(3)

@@ -121,6 +121,7 @@ def test_absolute_actions_keep_the_last():
         ({"state": np.zeros(5)}, "6 actions, but 5 of state"),
         ({"image": Listed([b""])}, "6 actions, but 1 of camera front"),
         ({"state": np.array([0, 1, np.nan, 0, 0, 0])}, "x is nan at step 2"),
+        ({"state": np.array([0, 1, 1e39, 0, 0, 0])}, "x is 1e\\+39 at step 2"),
         ({"action": np.zeros((6, 3))}, "picks"),
         ({"action": ["a"] * 6}, "no numbers"),
         ({"image": ["a"] * 6}, "no pictures"),

@@ -1,5 +1,6 @@
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,3 +180,17 @@ def test_rubbish_is_no_example():
     for data in (b"\xff" * 20, b"\x0a\xff\xff\xff\xff\x0f", b"\x0b", records([b"x"])):
         with pytest.raises(UserError, match="record 3"):
             parse_example(data, "record 3")
+
+
+def test_what_tfds_itself_wrote():
+    """tfds/ was serialised by tensorflow-datasets 4.9.10 (encoder and features.json) and framed by tfrecord 1.14.6."""
+    found = read_all(Path(__file__).parent / "tfds")
+    assert [len(raw["action"]) for raw in found] == [3, 2]
+    for raw, n in zip(found, (3, 2), strict=True):
+        steps = np.arange(n)
+        assert np.array_equal(raw["action"], np.arange(7) + steps[:, None]) and raw["language_instruction"] == [f"do {n}"] * n
+        assert raw["big"].tolist() == [2**64 - 1 - t for t in range(n)] and raw["is_first"].tolist() == [t == 0 for t in range(n)]
+        assert raw["zl"].tolist() == [[t, 0.5] for t in range(n)] and raw["observation/state"].tolist() == [
+            [t, n] for t in range(n)
+        ]
+        assert raw["episode_metadata/file_path"] == "x"

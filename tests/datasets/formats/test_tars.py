@@ -8,7 +8,8 @@ from rlds_files import jpeg
 
 from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
-from vla.datasets.formats.convert import Options, plan, run
+from vla.datasets.formats.convert import run
+from vla.datasets.formats.job import Options, plan
 from vla.datasets.formats.recognise import open_reader, recognise
 from vla.datasets.formats.tars import TarReader
 from vla.datasets.index import ShardIndex
@@ -81,6 +82,14 @@ def test_our_own_with_other_sizes(tmp_path):
     assert DatasetCard.load(tmp_path / "small").spec.cameras == (Camera("cam", 8, 8),)
     one, other = ShardIndex(tmp_path / "out"), ShardIndex(tmp_path / "small")
     assert one.keys == other.keys and one.read(3, ("json",)) == other.read(3, ("json",))
+
+
+def test_a_missing_shard_is_said(tmp_path):
+    run(plan(Options(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"))))
+    path = next((tmp_path / "out").glob("*.tar"))
+    path.rename(tmp_path / "out/shard-000009.tar")
+    *whole, lost = open_reader(tmp_path / "out").refs()
+    assert len(whole) == 3 and lost.damage == "the shard is missing" and path.name in lost.name
 
 
 def test_our_questions(tmp_path):

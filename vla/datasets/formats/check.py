@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import hashlib
 import json
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vla.datasets.formats.base import Reader, Ref
-from vla.datasets.formats.convert import NAMED, REPORT
+from vla.datasets.formats.base import Reader, Ref, inside
+from vla.datasets.formats.notes import NAMED, REPORT
 from vla.datasets.formats.pictures import decode, rgb
 from vla.datasets.formats.prepare import Changes, Dropped, prepare
+from vla.datasets.formats.shard_parts import sha256
 from vla.datasets.formats.source_card import SourceCard
 from vla.datasets.formats.tars import ShardsReader
+from vla.datasets.formats.workers import pool
 from vla.datasets.questions import parse_questions
 from vla.datasets.shards import encode_member
 from vla.errors import UserError
@@ -70,9 +69,8 @@ def verify(
             findings.add(_group(reader, card, group))
             progress(min(done * TOGETHER, len(refs)), len(refs))
         return findings
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (reader, card)) as pool:
-        for done, found in enumerate(pool.map(_in_worker, groups), 1):
+    with pool(workers, _begin, reader, card) as processes:
+        for done, found in enumerate(processes.map(_in_worker, groups), 1):
             findings.add(found)
             progress(min(done * TOGETHER, len(refs)), len(refs))
     return findings
@@ -137,18 +135,19 @@ def _picture(frame: Any, where: str, shape: tuple[int, int] | None) -> tuple[int
 
 
 def checksums(folder: Path) -> list[UserError]:
-    """Shards that are not as the conversion wrote them, or not there."""
+    """Files that are not as the conversion wrote them, or not there."""
     try:
-        said = json.loads((folder / REPORT).read_bytes()).get("sha256", {})
-    except (OSError, ValueError):
+        said = json.loads((folder / REPORT).read_bytes())["sha256"].items()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return []
     problems = []
-    for name, expected in said.items():
-        path = folder / Path(name).name
-        if not path.is_file():
-            problems.append(UserError("the shard is missing", str(path)))
-            continue
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                problems.append(UserError("the shard's checksum is not the one that was written", str(path)))
+    for name, expected in said:
+        try:
+            path = inside(folder, name, f"{folder}/{REPORT}")
+            if not path.is_file():
+                raise UserError("the file is missing", str(folder / name))
+            if sha256(path) != expected:
+                raise UserError("its checksum is not the one that was written", str(folder / name))
+        except UserError as error:
+            problems.append(error)
     return problems

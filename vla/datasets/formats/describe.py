@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,25 +66,48 @@ def statistics(reader: Reader, card: SourceCard, scheme: str) -> dict[str, Any]:
     if reader.kind != "robot":
         raise UserError("pictures with questions have no actions", str(reader.path))
     skipped: list[str] = []
-    values = [(e.action, e.state) for e in episodes(reader, card, skipped)]
-    if not values:
+    spaces = {"action": Spool(), "state": Spool()}
+    for episode in episodes(reader, card, skipped):
+        for name, spool in spaces.items():
+            spool.add(getattr(episode, name))
+    count = len(spaces["action"].shapes)
+    if not count:
         raise UserError("no record can be read", str(reader.path), skipped[0] if skipped else "")
-    answer: dict[str, Any] = {"scheme": scheme, "episodes": len(values), "steps": sum(len(a) for a, _ in values)}
-    for place, space in enumerate(("action", "state")):
+    answer: dict[str, Any] = {"scheme": scheme, "episodes": count, "steps": sum(n for n, _ in spaces["action"].shapes)}
+    for space, spool in spaces.items():
         parts = getattr(card, space)
         names = [name for part in parts for name in part.names]
         if not names:
             continue
-        chunks = [value[place] for value in values]
-        found = _by(scheme, chunks, [part.role != "gripper" for part in parts for _ in part.names])
-        low = np.min([c.min(0) for c in chunks], 0)
-        high = np.max([c.max(0) for c in chunks], 0)
-        constant = {n: float(a) for n, a, b in zip(names, low, high, strict=True) if b - a < VARIES}
+        found = _by(scheme, spool, [part.role != "gripper" for part in parts for _ in part.names])
+        constant = {n: float(a) for n, a, b in zip(names, spool.low, spool.high, strict=True) if b - a < VARIES}
         answer[space] = {"names": names, **{k: v.tolist() for k, v in found.items()}, "constant": constant}
     return {**answer, "not_read": skipped}
 
 
-def _by(scheme: str, chunks: list[np.ndarray], normalised: list[bool]) -> schemes.Statistics:
+class Spool:
+    """Values [N, D] of episodes in a temporary file: gone through as often as needed, an episode at a time."""
+
+    def __init__(self) -> None:
+        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with this object
+        self.shapes: list[tuple[int, int]] = []
+        self.low, self.high = np.array(np.inf), np.array(-np.inf)
+
+    def add(self, values: np.ndarray) -> None:
+        """Appends an episode's values, float32 [N, D]."""
+        self.file.write(values.tobytes())
+        self.shapes.append((values.shape[0], values.shape[1]))
+        self.low, self.high = np.minimum(self.low, values.min(0)), np.maximum(self.high, values.max(0))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        at = 0
+        for rows, columns in self.shapes:
+            data = os.pread(self.file.fileno(), 4 * rows * columns, at)
+            at += len(data)
+            yield np.frombuffer(data, np.float32).reshape(rows, columns)
+
+
+def _by(scheme: str, chunks: Spool, normalised: list[bool]) -> schemes.Statistics:
     """Statistics of episodes' values by a scheme."""
     if scheme == "openvla":
         return schemes.openvla(lambda: iter(chunks), normalised)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import math
 import re
@@ -25,6 +26,17 @@ def _h5py() -> Any:
     return library("h5py", "reading HDF5")
 
 
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    """h5py raises many kinds of errors for a damaged file: all become one of ours."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"it is damaged: {error}", where, "copy the file again") from error
+
+
 class H5Frames:
     """Pictures uint8 [T, H, W, 3] of a file, some at a time."""
 
@@ -35,11 +47,13 @@ class H5Frames:
         return self.length
 
     def rows(self, rows: Sequence[int]) -> Iterable[np.ndarray]:
-        dataset = self.reader.opened(self.path)[self.name]
+        where = f"{self.path}, {self.name}"
+        with _named(where):
+            dataset = self.reader.opened(self.path)[self.name]
         for start in range(0, len(rows), TOGETHER):
             some = list(rows[start : start + TOGETHER])
             # One run of rows is read far faster than a list of them.
-            block = _read(dataset, slice(some[0], some[-1] + 1), f"{self.path}, {self.name}")
+            block = _read(dataset, slice(some[0], some[-1] + 1), where)
             yield from (block[row - some[0]] for row in some)
 
 
@@ -84,11 +98,15 @@ class HDF5Reader(Reader):
                 refs.append(Ref(str(path), 0, (), f"{error.what}; none of its episodes can be read"))
                 continue
             refs += [Ref(f"{path}, {name}", length, (str(path), name)) for name, length in demos]
+            with contextlib.suppress(Exception):
+                said = int(self.opened(str(path))["data"].attrs.get("num_demos", len(demos)))
+                if said != len(demos):
+                    refs.append(Ref(f"{path}, end", 0, (), f"it has {len(demos)} demonstrations, its num_demos says {said}"))
         return refs
 
     def _demos(self, path: str) -> list[tuple[str, int]]:
         """Names below `data` in the order of their numbers, and their lengths."""
-        try:
+        with _named(path):
             data = self.opened(path)["data"]
             numbers = sorted((int(m[1]), name) for name in data if (m := DEMO.match(name)))
             found = []
@@ -97,11 +115,6 @@ class HDF5Reader(Reader):
                 # A demonstration without actions is listed: reading it says what is wrong.
                 shape = () if _leaves(link) else getattr(data[name].get("actions"), "shape", ())
                 found.append((name, shape[0] if shape else 0))
-        except UserError:
-            raise
-        # h5py raises many kinds for a damaged file.
-        except Exception as error:
-            raise UserError(f"it is damaged: {error}", path, "copy the file again") from error
         if not found:
             raise UserError("it has no data/demo_N", path)
         return found
@@ -109,17 +122,13 @@ class HDF5Reader(Reader):
     def read(self, ref: Ref) -> Raw:
         path, name = ref.place
         raw: Raw = {}
-        try:
+        with _named(ref.name):
             group = self.opened(path)["data"]
             for key, dataset in _datasets(group, name, ref.name):
                 raw[key] = self._value(path, f"data/{name}/{key}", dataset, ref.name)
             words = instruction(dict(group.attrs), Path(path))
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"it is damaged: {error}", ref.name, "copy the file again") from error
-        said = self.opened(path)["data"][name].attrs.get("num_samples")
-        if said is not None and isinstance(raw.get("actions"), np.ndarray) and int(said) != len(raw["actions"]):
+            said = int(group[name].attrs.get("num_samples", -1))
+        if said >= 0 and isinstance(raw.get("actions"), np.ndarray) and said != len(np.atleast_1d(raw["actions"])):
             raise UserError(f"it has {len(raw['actions'])} actions, its num_samples says {said}", ref.name, "copy the file again")
         if words:
             raw["language_instruction"] = words
@@ -137,11 +146,13 @@ class HDF5Reader(Reader):
     def splits(self) -> Mapping[str, set[str] | None]:
         names = collections.defaultdict(set)
         for path in self.files:
-            masks = self.opened(str(path)).get("mask")
-            for split in masks or ():
-                entries = np.asarray(masks[split][()]).ravel()
-                demos = {e.decode() if isinstance(e, bytes) else str(e) for e in entries}
-                names[split] |= {f"{path}, {demo}" for demo in demos}
+            # A file that cannot be read is listed with its damage, and has no splits.
+            with contextlib.suppress(Exception):
+                masks = self.opened(str(path)).get("mask")
+                for split in masks or ():
+                    entries = _read(masks[split], slice(None), str(path)).ravel()
+                    demos = {e.decode() if isinstance(e, bytes) else str(e) for e in entries}
+                    names[split] |= {f"{path}, {demo}" for demo in demos}
         return dict(names)
 
     def card(self) -> SourceCard:
@@ -149,6 +160,10 @@ class HDF5Reader(Reader):
         ref = next((r for r in self.refs() if not r.damage), None)
         if ref is None:
             return SourceCard()
+        with _named(ref.name):
+            return self._said(ref)
+
+    def _said(self, ref: Ref) -> SourceCard:
         group = self.opened(ref.place[0])["data"][ref.place[1]]
         found = dict(_datasets(group.parent, ref.place[1], ref.name))
         pictures = {k: d for k, d in found.items() if d.ndim == 4 and d.dtype == np.uint8 and k.startswith("obs/")}
@@ -179,9 +194,10 @@ class HDF5Reader(Reader):
         ref = next((r for r in self.refs() if not r.damage), None)
         if ref is None:
             return {"files": len(self.files)}
-        data = self.opened(ref.place[0])["data"]
-        attributes = {k: str(v)[:200] for k, v in data.attrs.items()}
-        found = {k: f"{d.dtype} {list(d.shape)}" for k, d in _datasets(data, ref.place[1], ref.name)}
+        with _named(ref.name):
+            data = self.opened(ref.place[0])["data"]
+            attributes = {k: str(v)[:200] for k, v in data.attrs.items()}
+            found = {k: f"{d.dtype} {list(d.shape)}" for k, d in _datasets(data, ref.place[1], ref.name)}
         return {"files": len(self.files), "attributes": attributes, "features": found}
 
 
@@ -193,7 +209,7 @@ def instruction(attributes: Mapping[str, Any], path: Path) -> str:
     """What a file says its task is: LIBERO's problem_info, else "" ."""
     try:
         words = json.loads(attributes["problem_info"])["language_instruction"]
-    except (KeyError, ValueError, TypeError):
+    except (LookupError, ValueError, TypeError):
         return ""
     # Some files hold a list of words, or quotation marks within the text.
     return " ".join(words).strip() if isinstance(words, list) else str(words).strip().strip('"')
@@ -230,6 +246,8 @@ def _read(dataset: Any, rows: slice, where: str) -> np.ndarray:
     first, end, _ = rows.indices(dataset.shape[0]) if dataset.ndim else (0, 1, 1)
     if (end - first) * math.prod(dataset.shape[1:]) * dataset.dtype.itemsize > LIMIT:
         raise UserError(f"it claims {dataset.shape} values", where, f"at most {LIMIT} bytes are read")
+    if math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize > LIMIT:
+        raise UserError(f"it is stored in pieces of {dataset.chunks} values", where, f"at most {LIMIT} bytes are read")
     try:
         return np.asarray(dataset[rows] if dataset.ndim else dataset[()])
     except (OSError, RuntimeError, ValueError) as error:

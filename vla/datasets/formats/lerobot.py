@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ from vla.datasets.formats.base import LIMIT, Listed, Raw, Reader, Ref, inside, l
 from vla.datasets.formats.from_card import from_card
 from vla.datasets.formats.source_card import CameraKey, Part, SourceCard, vector_names
 from vla.datasets.formats.video import VideoFrames
+from vla.datasets.shards import decode_json
 from vla.errors import UserError
 
+MOST, LISTED = 10**9, 1000
+"""No data set has as many episodes, and no episode as many steps; so many that are missing are named one by one."""
 EXTRA = "annotation.vla"
 """A column of our own: what our shards say of a step and LeRobot has no name for, as JSON."""
 
@@ -37,13 +42,15 @@ class LeRobotReader(Reader):
             self.info = json.loads(file.read_bytes())
             self.version = str(self.info["codebase_version"])
             self.fps = float(self.info["fps"])
-            self.features: dict[str, dict[str, Any]] = dict(self.info["features"])
+            self.features = _features(self.info["features"])
             self.data_path = str(self.info["data_path"])
+            self.total = int(self.info.get("total_episodes", 0))
+            self.chunk = int(self.info.get("chunks_size", 1000))
         except OSError as error:
             raise UserError(f"it cannot be read: {error.strerror}", str(file)) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(f"damaged, or not LeRobot's: {error!r}", str(file), "copy the file again") from error
-        if not self.version.startswith(("v2.", "v3.")) or self.fps <= 0:
+        if not self.version.startswith(("v2.", "v3.")) or not 0 < self.fps < 1e6 or self.chunk < 1:
             raise UserError(f"version {self.version}, {self.fps} frames per second", str(file), "v2.0, v2.1 and v3.0 are read")
         self._file: tuple[str, Any] = ("", None)
         self._words: dict[int, str] | None = None
@@ -71,19 +78,22 @@ class LeRobotReader(Reader):
                 entries = [json.loads(line) for line in lines if line.strip()]
         except OSError as error:
             raise UserError(f"it cannot be read: {error.strerror}", str(path)) from error
-        except ValueError as error:
-            raise UserError(f"line {len(entries) + 1} is not JSON: {error}", str(path), "copy the file again") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"it holds a line that is not JSON: {error}", str(path), "copy the file again") from error
         return entries
 
     def tasks(self) -> dict[int, str]:
         """task_index -> what is to be done."""
         if self._words is None:
-            if self.whole:
-                self._words = {int(entry["task_index"]): str(entry["task"]) for entry in self._lines("tasks.jsonl")}
-            else:
-                table = self._parquet(self.path / "meta/tasks.parquet").to_pydict()
-                words = table.get("task") or table.get("__index_level_0__") or []
-                self._words = dict(zip(table.get("task_index", []), map(str, words), strict=False))
+            try:
+                if self.whole:
+                    self._words = {int(entry["task_index"]): str(entry["task"]) for entry in self._lines("tasks.jsonl")}
+                else:
+                    table = self._parquet(self.path / "meta/tasks.parquet").to_pydict()
+                    words = table.get("task") or table["__index_level_0__"]
+                    self._words = {int(i): str(text) for i, text in zip(table["task_index"], words, strict=True)}
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise UserError(f"the list of tasks is damaged: {error!r}", f"{self.path}/meta", "copy it again") from error
         return self._words
 
     def _parquet(self, path: Path) -> Any:
@@ -93,22 +103,30 @@ class LeRobotReader(Reader):
             file = pq.ParquetFile(path)
             _bounded(file, range(file.num_row_groups), str(path))
             return file.read()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"it cannot be read: {error}", str(path), "copy the file again") from error
 
     def refs(self) -> list[Ref]:
         entries = self._lines("episodes.jsonl") if self.whole else self._episodes()
         refs, there, seen = [], {}, set()
-        for entry in entries:
-            number, length = int(entry["episode_index"]), int(entry["length"])
+        for row, entry in enumerate(entries):
+            try:
+                number, length = int(entry["episode_index"]), int(entry["length"])
+                if not (0 <= number < MOST and 0 <= length < MOST) or number in seen:
+                    raise ValueError(f"episode {number} of {length} steps, or twice")
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                refs.append(Ref(f"{self.path}, entry {row}", 0, (MOST,), f"what meta/ says of it is damaged: {error!r}"))
+                continue
             seen.add(number)
             data, videos = self._places(entry)
             files = [data, *(path for path, _ in videos.values())]
             damage = next((f"{f} is missing" for f in files if not there.setdefault(f, (self.path / f).is_file())), "")
             refs.append(Ref(f"{self.path}, episode {number}", length, (number, data, videos), damage))
-        for number in sorted(set(range(int(self.info.get("total_episodes", 0)))) - seen):
-            refs.append(Ref(f"{self.path}, episode {number}", 0, (number, "", {}), "the list of episodes lacks it"))
-        return refs
+        lost = [n for n in range(min(self.total, len(seen) + LISTED)) if n not in seen]
+        refs += [Ref(f"{self.path}, episode {n}", 0, (n,), "the list of episodes lacks it") for n in lost]
+        if (more := self.total - len(seen) - len(lost)) > 0:
+            refs.append(Ref(f"{self.path}, end", 0, (MOST,), f"the list of episodes lacks {more} more"))
+        return sorted(refs, key=lambda ref: ref.place[0])
 
     def _episodes(self) -> list[dict[str, Any]]:
         entries = []
@@ -118,12 +136,12 @@ class LeRobotReader(Reader):
             entries += table.select([n for n in table.column_names if not n.startswith("stats/")]).to_pylist()
         if not entries:
             raise UserError("it lists no episodes", str(self.path / "meta/episodes"))
-        return sorted(entries, key=lambda entry: entry["episode_index"])
+        return entries
 
     def _places(self, entry: dict[str, Any]) -> tuple[str, dict[str, tuple[str, float]]]:
         """An episode's data file, and for each video its file and the second it begins at."""
         number = int(entry["episode_index"])
-        names = {"episode_index": number, "episode_chunk": number // int(self.info.get("chunks_size", 1000))}
+        names = {"episode_index": number, "episode_chunk": number // self.chunk}
         videos, start = {}, 0.0
         try:
             if not self.whole:
@@ -134,9 +152,12 @@ class LeRobotReader(Reader):
                 if not self.whole:
                     at |= {f"{part}_index": entry[f"videos/{key}/{part}_index"] for part in ("chunk", "file")}
                     start = float(entry[f"videos/{key}/from_timestamp"])
+                    if not 0 <= start < MOST:
+                        raise ValueError(f"a video that begins at {start} s")
                 videos[key] = (_filled(str(self.info["video_path"]), at), start)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"its entry lacks {error}", f"{self.path}, episode {number}", "copy meta/ again") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            what = f"what meta/ says of it is damaged, or lacks something: {error}"
+            raise UserError(what, f"{self.path}, episode {number}", "copy meta/ again") from error
         for path in (data, *(path for path, _ in videos.values())):
             inside(self.path, path, f"{self.path}/meta/info.json")
         return data, videos
@@ -158,7 +179,7 @@ class LeRobotReader(Reader):
         if "next.done" in raw:
             raw["terminate"] = raw["next.done"]
         if EXTRA in raw:
-            raw["extra"] = [json.loads(text or "{}") for text in raw.pop(EXTRA)]
+            raw["extra"] = [decode_json(str(text or "{}").encode(), f"{ref.name}, {EXTRA}") for text in raw.pop(EXTRA)]
         return raw
 
     def _said(self, raw: Raw, ref: Ref) -> list[str]:
@@ -184,7 +205,7 @@ class LeRobotReader(Reader):
                 pc = library("pyarrow.compute", "reading LeRobot data")
                 table = table.filter(pc.equal(table["episode_index"], number))
             return table
-        except (pa.ArrowException, OSError, KeyError) as error:
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise UserError(f"it cannot be read: {error}", f"{where}, {data}", "copy the file again") from error
 
     def _column(self, name: str, column: Any, where: str) -> Any:
@@ -204,7 +225,7 @@ class LeRobotReader(Reader):
     def _picture(self, entry: dict[str, Any] | None, where: str) -> bytes:
         if entry and entry.get("bytes"):
             return entry["bytes"]
-        if not entry or not entry.get("path"):
+        if not entry or not isinstance(entry.get("path"), str):
             raise UserError("a picture is missing", where)
         path = inside(self.path, entry["path"], where)
         try:
@@ -213,18 +234,19 @@ class LeRobotReader(Reader):
             raise UserError(f"the picture {entry['path']} cannot be read: {error.strerror}", where) from error
 
     def splits(self) -> Mapping[str, set[str] | None]:
-        found = {}
-        for split, said in dict(self.info.get("splits", {})).items():
-            first, _, end = str(said).partition(":")
-            if first.isdigit() and end.isdigit():
-                found[split] = {f"{self.path}, episode {n}" for n in range(int(first), int(end))}
+        found, said = {}, self.info.get("splits")
+        refs = self.refs() if isinstance(said, dict) else []
+        for split, text in said.items() if isinstance(said, dict) else ():
+            match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", str(text))
+            if match:
+                found[split] = {ref.name for ref in refs if int(match[1]) <= ref.place[0] < int(match[2])}
         return found
 
     def card(self) -> SourceCard:
         pictures = {
             camera_name(key): CameraKey(key)
             for key, f in self.features.items()
-            if f.get("dtype") in ("video", "image") and not (f.get("info") or {}).get("video.is_depth_map")
+            if f.get("dtype") in ("video", "image") and not f["info"].get("video.is_depth_map")
         }
         # Written by us: limits, units and conventions come back as they were.
         if (self.path / "meta" / FILE).is_file():
@@ -244,7 +266,7 @@ class LeRobotReader(Reader):
         feature = self.features.get(name)
         if feature is None:
             return ()
-        size = int(np.prod(feature.get("shape") or (1,)))
+        size = math.prod(feature["shape"])
         names = feature.get("names")
         if isinstance(names, dict):
             names = [n for value in names.values() for n in (value if isinstance(value, list) else [value])]
@@ -258,6 +280,19 @@ class LeRobotReader(Reader):
             k: self.info.get(k) for k in ("codebase_version", "robot_type", "fps", "total_episodes", "total_frames", "splits")
         }
         return {**said, "features": {k: f"{f.get('dtype')} {f.get('shape')}" for k, f in self.features.items()}}
+
+
+def _features(said: Any) -> dict[str, dict[str, Any]]:
+    """info.json's features with a shape and an info each; ValueError for what is none."""
+    found = {}
+    for name, feature in dict(said).items():
+        shape = feature.get("shape") or [1] if isinstance(feature, dict) else None
+        if not isinstance(shape, list) or not all(isinstance(side, int) and 0 <= side < MOST for side in shape):
+            raise ValueError(f"the feature {name!r}")
+        # v2.0 called it video_info.
+        info = feature.get("info") or feature.get("video_info")
+        found[name] = {**feature, "shape": shape, "info": info if isinstance(info, dict) else {}}
+    return found
 
 
 def camera_name(key: str) -> str:
@@ -283,8 +318,9 @@ def _filled(template: str, names: dict[str, Any]) -> str:
     import string
 
     known = {**{k: int(v) for k, v in names.items() if k != "video_key"}, "video_key": names.get("video_key", "")}
-    for _, field, _, _ in string.Formatter().parse(template):
-        if field is not None and field not in known:
+    for _, field, form, _ in string.Formatter().parse(template):
+        # A number may not be filled up to any length.
+        if field is not None and (field not in known or not re.fullmatch("(0?[0-9]d)?", form or "")):
             raise ValueError(f"{field!r} in the path {template!r}")
     return template.format(**known)
 
@@ -295,7 +331,8 @@ def _may_hold(file: Any, group: int, number: int) -> bool:
     for place in range(meta.num_columns):
         column = meta.column(place)
         if column.path_in_schema == "episode_index" and column.statistics is not None and column.statistics.has_min_max:
-            return column.statistics.min <= number <= column.statistics.max
+            low, high = column.statistics.min, column.statistics.max
+            return not isinstance(low, int) or low <= number <= high
     return True
 
 

@@ -13,13 +13,15 @@ import numpy as np
 
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.base import library
-from vla.datasets.formats.convert import PARTS, Job, Tally, column, info_of
+from vla.datasets.formats.convert import PARTS
+from vla.datasets.formats.job import Job
 from vla.datasets.formats.lerobot import EXTRA
 from vla.datasets.formats.moments import summary
+from vla.datasets.formats.notes import Tally, column, info_of
 from vla.datasets.formats.pictures import decode
 from vla.datasets.formats.prepare import Episode
 from vla.datasets.formats.schemes import BINS, LEROBOT, Histogram, Statistics, lerobot, lerobot_episode
-from vla.datasets.formats.shard_parts import embodiment
+from vla.datasets.formats.shard_parts import constants, embodiment, sha256
 from vla.datasets.formats.video import VideoWriter
 from vla.errors import UserError
 
@@ -85,7 +87,7 @@ class LeRobotSink:
     def finish(self, job: Job, notes: list[Path]) -> dict[str, Any]:
         _, pq = _arrow()
         tasks: dict[str, int] = {}
-        statistics: dict[str, list[Statistics]] = {}
+        names: dict[str, None] = {}
         episode = frame = 0
         for number, note in enumerate(notes):
             entries = info_of(note)["episodes"]
@@ -94,8 +96,7 @@ class LeRobotSink:
             for entry in entries:
                 for words in entry["tasks"]:
                     tasks.setdefault(words, len(tasks))
-                for name, each in entry["stats"].items():
-                    statistics.setdefault(name, []).append({k: np.array(v) for k, v in each.items()})
+                names |= dict.fromkeys(entry["stats"])
             _data(job, number, episode, frame, tasks)
             _episodes(job, number, entries, episode, frame)
             episode += len(entries)
@@ -104,7 +105,7 @@ class LeRobotSink:
             raise UserError("not a single episode could be written", job.options.source, "look at its reasons")
         meta = job.folder / "meta"
         pq.write_table(_tasks(tasks), meta / "tasks.parquet")
-        whole = {name: {k: v.tolist() for k, v in lerobot(each).items()} for name, each in statistics.items()}
+        whole = {name: {k: v.tolist() for k, v in lerobot(_each(notes, name)).items()} for name in names}
         (meta / "stats.json").write_text(json.dumps(whole, indent=4))
         (meta / "info.json").write_text(json.dumps(_info(job, episode, frame, len(tasks)), indent=4))
         spec = embodiment(job, {name: summary(column(notes, name)) for name in ("action", "state")})
@@ -122,7 +123,16 @@ class LeRobotSink:
             },
             generator={"command": "vla data convert", "format": job.reader.format, "source": Path(job.options.source).name},
         ).save(meta)
-        return {"tasks": len(tasks)}
+        written = sorted(path for top in ("data", "meta", "videos") for path in (job.folder / top).rglob("*.*") if path.is_file())
+        digests = {path.relative_to(job.folder).as_posix(): sha256(path) for path in written}
+        return {"tasks": len(tasks), "constant": constants(spec), "sha256": digests}
+
+
+def _each(notes: list[Path], name: str) -> Iterator[Statistics]:
+    """An entry's statistics of every episode, a part at a time."""
+    for note in notes:
+        for entry in info_of(note)["episodes"]:
+            yield {key: np.array(value) for key, value in entry["stats"][name].items()}
 
 
 class Pixels:
@@ -178,9 +188,14 @@ def _names(job: Job, space: str) -> list[str]:
 
 
 def _schema(pa: Any, job: Job) -> Any:
-    fields = [("action", pa.list_(pa.float32(), len(_names(job, "action"))))]
+    def vector(space: str) -> Any:
+        # LeRobot stores what has one value as the value itself.
+        size = len(_names(job, space))
+        return pa.float32() if size == 1 else pa.list_(pa.float32(), size)
+
+    fields = [("action", vector("action"))]
     if job.card.state:
-        fields.append(("observation.state", pa.list_(pa.float32(), len(_names(job, "state")))))
+        fields.append(("observation.state", vector("state")))
     if job.options.video == "none":
         picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         fields += [(f"observation.images.{name}", picture) for name in job.card.cameras]
@@ -199,8 +214,8 @@ def _rows(pa: Any, job: Job, episode: Episode, pictures: list[dict[str, bytes]],
     """An episode as a table of the part's schema."""
     schema, length = _schema(pa, job), len(episode)
     columns: dict[str, Any] = {
-        "action": list(episode.action),
-        "observation.state": list(episode.state),
+        "action": episode.action.ravel() if episode.action.shape[1] == 1 else list(episode.action),
+        "observation.state": episode.state.ravel() if episode.state.shape[1] == 1 else list(episode.state),
         "next.done": episode.terminate,
         EXTRA: [json.dumps(e, sort_keys=True) if e else "" for e in episode.extra],
         "timestamp": (np.arange(length) / _rate(job)).astype(np.float32),

@@ -6,7 +6,6 @@ Each takes an episode's values [T, d] and gives [T, e]. Gripper conventions afte
 from __future__ import annotations
 
 import inspect
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +18,6 @@ from vla.datasets.formats.rotations import (
     quaternion_to_axis_angle,
 )
 from vla.errors import UserError
-
-INFLATED = 1 << 20
 
 
 def relative_gripper_to_absolute(values: np.ndarray, threshold: float = 0.1) -> np.ndarray:
@@ -94,34 +91,14 @@ OPERATIONS: dict[str, Callable[..., np.ndarray]] = {
         matrix_rows_to_axis_angle,
     )
 }
-DECODERS = ("zlib_float32",)
-"""Operations on byte strings, before all others."""
 STEPS = ("drop_first", "drop_last")
 """Operations on whole episodes."""
 
 
 def check(name: str, arguments: dict[str, Any], where: str) -> None:
     """UserError for an operation that does not exist, or arguments that it does not take."""
-    if name in DECODERS and not arguments:
-        return
     if name not in OPERATIONS:
-        raise UserError(f"unknown operation {name!r}", where, f"one of {', '.join((*OPERATIONS, *DECODERS))}")
+        raise UserError(f"unknown operation {name!r}", where, f"one of {', '.join(OPERATIONS)}")
     known = list(inspect.signature(OPERATIONS[name]).parameters)[1:]
     if set(arguments) - set(known) or not all(isinstance(v, int | float | str) for v in arguments.values()):
         raise UserError(f"{name} takes {', '.join(known) or 'nothing'}, not {arguments}", where)
-
-
-def decode(name: str, values: list[bytes], where: str) -> np.ndarray:
-    """Byte strings, one per step -> [T, d]."""
-    from vla.datasets.formats.rlds import inflate
-
-    assert name == "zlib_float32"
-    try:
-        rows = []
-        for value in values:
-            machine = zlib.decompressobj()
-            rows.append(np.frombuffer(machine.decompress(value, INFLATED), "<f4"))
-            inflate(value, rows[-1].nbytes)
-        return np.stack(rows)
-    except (zlib.error, ValueError) as error:
-        raise UserError(f"not zlib-compressed floats: {error}", where) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,6 +87,8 @@ def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Episode
     if len(acts):
         terminate[-1] = True
     if isinstance(raw.get("terminate"), np.ndarray):
+        if raw["terminate"].size != length:
+            raise UserError(f"{length} actions, but {raw['terminate'].size} of terminate", where)
         terminate = raw["terminate"].astype(bool).reshape(-1)[acts]
     extra = raw.get("extra") or [{}] * length
     if changes.noops:
@@ -129,17 +132,15 @@ def gather(raw: Raw, parts: Sequence[Part], where: str, what: str) -> np.ndarray
 
 
 def _values(raw: Raw, part: Part, where: str) -> np.ndarray:
-    value, todo = _get(raw, part.key, where), part.operations()
-    if todo and todo[0][0] in operations.DECODERS and isinstance(value, list):
-        value, todo = operations.decode(todo[0][0], [v.encode() if isinstance(v, str) else v for v in value], where), todo[1:]
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
-        raise UserError("it holds no numbers", where)
-    values = value.reshape(len(value), -1).astype(np.float64)
+    value = _get(raw, part.key, where)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub" or not value.ndim:
+        raise UserError("it holds no numbers for each step", where)
+    values = value.reshape(len(value), math.prod(value.shape[1:])).astype(np.float64)
     if part.pick:
         if not -values.shape[1] <= min(part.pick) <= max(part.pick) < values.shape[1]:
             raise UserError(f"it has {values.shape[1]} values, the card picks {list(part.pick)}", where)
         values = values[:, list(part.pick)]
-    for name, arguments in todo:
+    for name, arguments in part.operations():
         values = operations.OPERATIONS[name](values, **arguments)
     if values.shape[1] != len(part.names):
         raise UserError(f"it gives {values.shape[1]} values for {len(part.names)} names: {', '.join(part.names)}", where)
@@ -187,9 +188,13 @@ def texts(value: Any, length: int, where: str) -> list[str]:
         return []
     if isinstance(value, str):
         return [value] * length
-    if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
-        rows = value.reshape(len(value), -1)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.ndim:
+        rows = value.reshape(len(value), math.prod(value.shape[1:]))
+        if ((rows < 0) | (rows > 0x10FFFF)).any():
+            raise UserError("it holds numbers that are no characters", where, "name a text in the card")
         value = ["".join(map(chr, row[: np.argmin(row != 0) if (row == 0).any() else len(row)])) for row in rows]
+    if not isinstance(value, list):
+        raise UserError("it holds no texts", where, "name another in the card")
     words = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in value]
     if len(words) != length:
         raise UserError(f"{len(words)} texts for {length} steps", where)
@@ -197,8 +202,10 @@ def texts(value: Any, length: int, where: str) -> list[str]:
 
 
 def _finite(values: np.ndarray, parts: Sequence[Part], rows: np.ndarray, where: str) -> None:
-    if not np.isfinite(values).all():
-        step, dimension = np.argwhere(~np.isfinite(values))[0]
+    # What float32 cannot hold is no number either.
+    fits = np.abs(values) <= np.finfo(np.float32).max
+    if not fits.all():
+        step, dimension = np.argwhere(~fits)[0]
         names = [name for part in parts for name in part.names]
         raise UserError(
             f"{names[dimension]} is {values[step, dimension]} at step {rows[step]}", where, "skip it: --on-error skip"

@@ -41,9 +41,11 @@ def preview(reader: Reader, card: SourceCard, out: Path, episodes: int = 3) -> l
             name = f"{len(parts):03d}"
             if reader.kind == "robot":
                 episode = prepare(reader.read(ref), card, Changes(text="(not said)"), ref.name)
-                _sheet(card, episode, ref).save(out / f"{name}-pictures.png")
+                shown = _columns(len(episode))
+                _sheet(card, episode, shown, ref).save(out / f"{name}-pictures.png")
                 _plot(card, episode, out / f"{name}-values.png")
-                words = f"{len(episode)} steps: {episode.instruction[0]}"
+                rows = f"{', '.join(episode.images)} at steps {', '.join(map(str, shown))}"
+                words = f"{len(episode)} steps: {episode.instruction[0]} (pictures: {rows})"
                 files = [f"{name}-pictures.png", f"{name}-values.png"]
             else:
                 words = _asked(reader, card, ref, out / f"{name}-pictures.png")
@@ -78,9 +80,13 @@ def _spread(refs: list[Ref], count: int) -> list[Ref]:
     return [refs[i] for i in places]
 
 
-def _sheet(card: SourceCard, episode: Episode, ref: Ref) -> Image.Image:
-    """A row of pictures for each camera, spread over the episode."""
-    columns = np.unique(np.linspace(0, len(episode) - 1, min(COLUMNS, len(episode))).round().astype(int))
+def _columns(length: int) -> np.ndarray:
+    """The steps of which pictures are shown."""
+    return np.unique(np.linspace(0, length - 1, min(COLUMNS, length)).round().astype(int))
+
+
+def _sheet(card: SourceCard, episode: Episode, columns: np.ndarray, ref: Ref) -> Image.Image:
+    """A row of pictures for each camera."""
     sheet = Image.new("RGB", (TILE * len(columns), TILE * len(episode.images)))
     for row, (name, (frames, rows)) in enumerate(episode.images.items()):
         for column, frame in enumerate(frames.rows(rows[columns].tolist())):
@@ -112,14 +118,17 @@ def _plot(card: SourceCard, episode: Episode, path: Path) -> None:
 
     rows = [(space, part, i) for space in ("action", "state") for part in getattr(card, space) for i in range(len(part.names))]
     height = -(-len(rows) // 4)
-    figure = Figure(figsize=(10.6, 1.5 * height), layout="constrained")
+    figure = Figure(figsize=(10.6, 1.5 * height))
     FigureCanvasAgg(figure)
+    # By hand: a layout that is worked out draws everything twice.
+    figure.subplots_adjust(0.05, 0.25 / (1.5 * height), 0.99, 1 - 0.25 / (1.5 * height), 0.25, 0.55)
     seen = {"action": 0, "state": 0}
     for place, (space, part, i) in enumerate(rows):
         axes = figure.add_subplot(height, 4, place + 1)
         axes.plot(getattr(episode, space)[:, seen[space]], color="#0f766e" if space == "action" else "#4453a8", linewidth=1)
         unit = f" ({part.all_units[i]})" if part.all_units[i] else ""
-        axes.set_title(f"{space} {part.names[i]}{unit}", fontsize=8)
+        ends = f": {card.gripper}" if part.role == "gripper" and space == "action" else ""
+        axes.set_title(f"{space} {part.names[i]}{unit}{ends}", fontsize=8)
         axes.tick_params(labelsize=7)
         seen[space] += 1
     buffer = io.BytesIO()

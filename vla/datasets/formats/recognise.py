@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +83,7 @@ def recognise(path: Path) -> str:
         if path.suffix in (".hdf5", ".h5"):
             return "hdf5"
         if path.suffix == ".tar":
-            return _kind_of_tar(path)
+            return _kind_of_tar([path])
         if path.suffix in (".json", ".jsonl"):
             return "vqav2" if _starts_with_object(path) else "llava"
     elif (path / "meta/info.json").is_file():
@@ -94,7 +95,7 @@ def recognise(path: Path) -> str:
     elif any(path.glob("*.hdf5")) or any(path.glob("*.h5")):
         return "hdf5"
     elif any(path.glob("*.tar")):
-        return _kind_of_tar(min(path.glob("*.tar")))
+        return _kind_of_tar(sorted(path.glob("*.tar")))
     known = "meta/info.json (LeRobot), *.tfrecord-* (RLDS), *.hdf5, *.tar (WebDataset), *.json (LLaVA, VQAv2)"
     raise UserError(f"no known format: neither {known}", str(path), f"name it: --format {'|'.join(READERS)}")
 
@@ -123,9 +124,13 @@ def _starts_with_object(path: Path) -> bool:
     return b'"questions"' in head or b'"annotations"' in head
 
 
-def _kind_of_tar(path: Path) -> str:
-    from vla.datasets.formats.tars import members
+def _kind_of_tar(paths: list[Path]) -> str:
+    """By the first sample that can be read."""
+    from vla.datasets.formats.tars import CutOff, members
 
-    for sample in members(path, at_most=1):
-        return "webdataset" if any(name.endswith((".npy", ".npz")) or name == "npy" for name in sample.places) else "image-text"
+    for path in paths:
+        with contextlib.suppress(CutOff):
+            for sample in members(path, at_most=1):
+                arrays = any(name.endswith((".npy", ".npz")) or name == "npy" for name in sample.places)
+                return "webdataset" if arrays else "image-text"
     return "webdataset"

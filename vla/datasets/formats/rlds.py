@@ -25,9 +25,12 @@ from vla.datasets.formats.example import Feature, parse_example
 from vla.datasets.formats.source_card import CameraKey, Part, SourceCard, vector_names
 from vla.errors import UserError
 
-SHARD = re.compile(r"^(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<number>\d+)-of-(?P<count>\d+)$")
+# Five digits: a name cannot promise more files than can be listed.
+SHARD = re.compile(r"^(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})$")
 PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 OPEN_FILES = 8
+INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+TYPES = ("bool", "float16", "float32", "float64", *INTEGERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +75,7 @@ class RLDSReader(Reader):
         for split, files in self._files().items():
             there = {number: path for number, _, path in files}
             promised = self._promised(split)
-            for number in range(max(count for _, count, _ in files)):
+            for number in range(max(max(count, number + 1) for number, count, _ in files)):
                 path = there.get(number)
                 if path is None:
                     name = re.sub(r"-\d{5}-of", f"-{number:05d}-of", files[0][2].name)
@@ -93,9 +96,10 @@ class RLDSReader(Reader):
 
     def _promised(self, split: str) -> list[int]:
         """Records per file, as dataset_info.json says."""
-        for entry in self.info.get("splits", []):
-            if entry.get("name") == split:
-                with contextlib.suppress(TypeError, ValueError):
+        entries = self.info.get("splits")
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, dict) and entry.get("name") == split:
+                with contextlib.suppress(TypeError, ValueError, OverflowError):
                     return [int(n) for n in entry.get("shardLengths", [])]
         return []
 
@@ -192,7 +196,8 @@ def flatten(node: Any, name: str = "", depth: int = 0) -> dict[str, Spec]:
         body = node.get(key)
         if isinstance(body, dict):
             shape = body.get("shape", {})
-            sides = tuple(_number(d) for d in shape.get("dimensions", [])) if isinstance(shape, dict) else ()
+            sides = shape.get("dimensions") if isinstance(shape, dict) else None
+            sides = tuple(_number(side) for side in sides) if isinstance(sides, list) else ()
             return {name: Spec(key, sides, str(body.get("dtype", "")), str(body.get("encoding", body.get("encodingFormat", ""))))}
     if "text" in node or kind == "Text":
         return {name: Spec("text", (), "string")}
@@ -201,8 +206,8 @@ def flatten(node: Any, name: str = "", depth: int = 0) -> dict[str, Spec]:
 
 def _number(value: Any) -> int:
     try:
-        return int(value)
-    except (TypeError, ValueError):
+        return max(int(value), -1)
+    except (TypeError, ValueError, OverflowError):
         return -1
 
 
@@ -268,26 +273,25 @@ def _shaped(values: Feature, spec: Spec, length: int, where: str) -> Any:
             return [value.decode("utf-8", "replace") for value in values]
         if spec.dtype in ("string", "object", ""):
             return values
-        return np.stack([_decoded(value, spec, where) for value in values])
+        return _decoded(values, spec, where)
     size = math.prod(spec.shape)
     if -1 in spec.shape or len(values) != length * size:
         raise UserError(f"it has {len(values)} values, not {length} steps of {list(spec.shape)}", where)
-    if spec.dtype == "uint64":
-        values = values.view(np.uint64)
-    elif spec.dtype == "bool" or spec.dtype.startswith(("int", "uint")):
+    if spec.dtype == "bool" or spec.dtype in INTEGERS:
         values = values.astype(spec.dtype, copy=False)
     return values.reshape(length, *spec.shape)
 
 
-def _decoded(value: bytes, spec: Spec, where: str) -> np.ndarray:
-    """A tensor stored as bytes, plain or zlib."""
-    dtype = np.dtype(spec.dtype)
-    if -1 in spec.shape or math.prod(spec.shape) * dtype.itemsize > LIMIT:
-        raise UserError(f"a tensor of shape {list(spec.shape)}", where, "this encoding is not read")
+def _decoded(values: list[bytes], spec: Spec, where: str) -> np.ndarray:
+    """Tensors stored as bytes, plain or zlib."""
+    if spec.dtype not in TYPES or -1 in spec.shape:
+        raise UserError(f"tensors of {spec.dtype} and shape {list(spec.shape)}", where, "this encoding is not read")
+    size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+    if len(values) * size > LIMIT:
+        raise UserError(f"{len(values)} tensors of {size} bytes", where, f"at most {LIMIT} bytes are read")
     try:
-        if spec.encoding == "zlib":
-            value = inflate(value, math.prod(spec.shape) * dtype.itemsize)
-        return np.frombuffer(value, dtype).reshape(spec.shape)
+        plain = [inflate(value, size) if spec.encoding == "zlib" else value for value in values]
+        return np.stack([np.frombuffer(value, spec.dtype).reshape(spec.shape) for value in plain])
     except (zlib.error, ValueError) as error:
         raise UserError(f"a tensor cannot be decoded: {error}", where) from error
 
@@ -306,7 +310,7 @@ def _ragged(example: dict[str, Feature], name: str, length: int, where: str) -> 
     flat, lengths = example[f"{name}/ragged_flat_values"], example.get(f"{name}/ragged_row_lengths_0")
     if f"{name}/ragged_row_lengths_1" in example or not isinstance(lengths, np.ndarray):
         raise UserError("lists within lists", where, "this nesting is not read")
-    if len(lengths) != length or (lengths < 0).any() or lengths.sum() != len(flat):
+    if len(lengths) != length or (lengths < 0).any() or (lengths > len(flat)).any() or lengths.sum() != len(flat):
         raise UserError(f"{len(lengths)} rows for {length} steps, or lengths that do not add up", where)
     ends = np.cumsum(lengths)
     if isinstance(flat, list):

@@ -18,8 +18,9 @@ import numpy as np
 from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.base import Ref
-from vla.datasets.formats.convert import Job, Tally, column, info_of
+from vla.datasets.formats.job import Job
 from vla.datasets.formats.moments import summary
+from vla.datasets.formats.notes import Tally, column, info_of
 from vla.datasets.formats.prepare import Dropped
 from vla.datasets.formats.source_card import Part, SourceCard
 from vla.datasets.questions import parse_questions
@@ -112,7 +113,7 @@ class RobotSink:
             generator={"command": "vla data convert", "format": job.reader.format, "source": Path(job.options.source).name},
         )
         card.save(job.folder)
-        return {"sha256": {i["shard"]: i["sha256"] for i in infos if i["samples"]}}
+        return {"constant": constants(spec), "sha256": {i["shard"]: i["sha256"] for i in infos if i["samples"]}}
 
 
 class QuestionSink:
@@ -176,10 +177,23 @@ def _samples(job: Job, ordinal: int, ref: Ref, episode: Any) -> Iterator[tuple[s
 
 
 def _said(path: Path, samples: int) -> dict[str, Any]:
-    if not samples:
-        return {"shard": path.name, "samples": 0, "sha256": ""}
+    return {"shard": path.name, "samples": samples, "sha256": sha256(path) if samples else ""}
+
+
+def sha256(path: Path) -> str:
+    """A file's digest."""
     with path.open("rb") as file:
-        return {"shard": path.name, "samples": samples, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def constants(spec: Embodiment) -> dict[str, float]:
+    """The dimensions that never vary, by space and name."""
+    every = [
+        (f"{name} {n}", c)
+        for name, s in (("action", spec.action), ("state", spec.state))
+        for n, c in zip(s.names, s.constant, strict=True)
+    ]
+    return {name: value for name, value in every if value is not None}
 
 
 def _cameras(job: Job) -> tuple[Camera, ...]:

@@ -20,6 +20,7 @@ Orientation = Literal["upright", "raw_opengl", "rot180"]
 Role = Literal["position", "rotation", "joint", "gripper", "other"]
 Alignment = Literal["pre", "post"]
 Limits = Literal["quantiles", "range"]
+WIDEST = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,9 @@ class SourceCard:
 
 
 def vector_names(prefix: str, size: int) -> tuple[str, ...]:
-    """Names for dimensions that have none."""
+    """Names for dimensions that have none; UserError for more than any robot has."""
+    if size > WIDEST:
+        raise UserError(f"{prefix}… has {size} values", "", "write a card that picks some: --card FILE")
     return (prefix,) if size == 1 else tuple(f"{prefix}{i}" for i in range(size))
 
 
@@ -131,10 +134,10 @@ def load_source_card(name: str) -> SourceCard:
             raise UserError("no such card", name, f"give a YAML file, or one of the package's: {', '.join(shipped())}")
         text = (resources.files("vla.configs") / "cards" / f"{name}.yaml").read_text()
     else:
-        text = path.read_text()
+        text = path.read_text(errors="replace")
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"not YAML: {' '.join(str(error).split())}", name) from error
     return source_card(data, name)
 

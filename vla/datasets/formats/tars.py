@@ -25,7 +25,7 @@ PICTURE_ENDS = ("jpg", "jpeg", "png", "webp")
 EPISODE = ("episode", "episode_index", "episode_id", "trajectory", "traj")
 STEP = ("step", "step_index", "frame_index", "frame", "index", "t")
 WORDS = ("instruction", "language_instruction", "task", "text", "prompt", "language")
-NUMBERED = re.compile(r"^(.*?)[^0-9]*?(\d+)$")
+DIGITS = re.compile(r"[0-9]{1,18}\Z")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,10 +153,12 @@ class TarReader(Reader):
             if episode is not None and step is not None:
                 length = info.get("length", 0)
                 return str(episode), step, length if isinstance(length, int) else 0
-        match = NUMBERED.match(sample.key)
+        match = DIGITS.search(sample.key)
         if match is None:
             raise UserError(f"neither its JSON nor its key says episode and step ({sample.key})", path)
-        return match[1], int(match[2]), 0
+        # The episode's name ends with the number before the last one.
+        head = sample.key[: match.start()]
+        return head[: max(map(head.rfind, "0123456789")) + 1], int(match[0]), 0
 
     @functools.cached_property
     def _tables(self) -> Any:
@@ -176,10 +178,15 @@ class TarReader(Reader):
         return {name: value for name, value in self.__dict__.items() if name != "_tables"}
 
     def read(self, ref: Ref) -> Raw:
+        return self._columns(ref)[0]
+
+    def _columns(self, ref: Ref) -> tuple[Raw, list[dict[str, Any]]]:
+        """What the samples hold by name, and their JSON objects (if they have any) as they are."""
         samples = [self._tables(number)[row] for number, row in ref.place]
         paths = tuple(str(self.files[number]) for number, _ in ref.place)
         names = samples[0].places.keys()
         raw: Raw = {}
+        infos: list[dict[str, Any]] = []
         for path, sample in zip(paths, samples, strict=True):
             if sample.places.keys() != names:
                 differ = ", ".join(sorted(names ^ sample.places.keys()))
@@ -200,10 +207,20 @@ class TarReader(Reader):
                 for key in infos[0]:
                     if (column := _column([info.get(key) for info in infos])) is not None:
                         raw.setdefault(key, column)
-                raw["infos"] = infos
             elif ending in ("txt", "text"):
                 raw[name.rpartition(".")[0] or "text"] = [text.decode("utf-8", "replace") for text, _ in data]
-        return raw
+        return raw, infos
+
+    def _pictures(self) -> list[Ref]:
+        """Every sample as a record of its own."""
+        refs = []
+        for number, path in enumerate(self.files):
+            try:
+                for row, sample in enumerate(members(path)):
+                    refs.append(Ref(f"{path}, {sample.key}", 1, ((number, row),)))
+            except CutOff as error:
+                refs.append(Ref(error.where, 0, (), f"{error.what}; nothing after it can be read"))
+        return refs
 
     def card(self) -> SourceCard:
         ref = next((r for r in self.refs() if not r.damage), None)
@@ -239,20 +256,14 @@ class ShardsReader(TarReader):
         self.kind = self.said.kind
 
     def refs(self) -> list[Ref]:
-        if self.kind == "robot":
-            return super().refs()
-        refs = []
-        for number, path in enumerate(self.files):
-            try:
-                for row, sample in enumerate(members(path)):
-                    refs.append(Ref(f"{path}, {sample.key}", 1, ((number, row),)))
-            except CutOff as error:
-                refs.append(Ref(error.where, 0, (), f"{error.what}; nothing after it can be read"))
-        return refs
+        there = {path.name for path in self.files}
+        lost = [Ref(str(self.path / name), 0, (), "the shard is missing") for name in self.said.shards if name not in there]
+        return (super().refs() if self.kind == "robot" else self._pictures()) + lost
 
     def read(self, ref: Ref) -> Raw:
-        raw = super().read(ref)
-        infos = raw.pop("infos")
+        raw, infos = self._columns(ref)
+        if not infos:
+            raise UserError("it has no JSON", ref.name, "copy the shard again")
         if self.kind == "questions":
             return {**raw, "questions": infos[0].get("questions")}
         known = ("target", "segment", "point", "reach")
@@ -274,14 +285,7 @@ class ImageTextReader(TarReader):
     kind = "questions"
 
     def refs(self) -> list[Ref]:
-        refs = []
-        for number, path in enumerate(self.files):
-            try:
-                for row, sample in enumerate(members(path)):
-                    refs.append(Ref(f"{path}, {sample.key}", 1, ((number, row),)))
-            except CutOff as error:
-                refs.append(Ref(error.where, 0, (), f"{error.what}; nothing after it can be read"))
-        return refs
+        return self._pictures()
 
     def read(self, ref: Ref) -> Raw:
         ((number, row),) = ref.place
@@ -332,11 +336,16 @@ def _stacked(data: list[tuple[bytes, str]]) -> np.ndarray:
 def _column(values: list[Any]) -> np.ndarray | list[str] | None:
     if all(isinstance(v, str) for v in values):
         return values
-    if all(isinstance(v, int | float) for v in values):
-        return np.array(values)
-    lengths = {len(v) if isinstance(v, list) and all(isinstance(x, int | float) for x in v) else -1 for v in values}
-    return np.array(values, np.float64) if len(lengths) == 1 and lengths != {-1} else None
+    lengths = {len(v) if isinstance(v, list) and all(map(_is_number, v)) else -1 for v in values}
+    if not all(map(_is_number, values)) and (len(lengths) > 1 or lengths == {-1}):
+        return None
+    return np.array(values) if all(isinstance(v, int | bool) for v in values) else np.array(values, np.float64)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
 
 
 def _naturally(name: str) -> tuple:
-    return tuple((0, int(w), "") if w.isdigit() else (1, 0, w) for w in re.split(r"(\d+)", name))
+    words = re.split(r"([0-9]{1,18})", name)
+    return tuple((0, int(word), "") if place % 2 else (1, 0, word) for place, word in enumerate(words))

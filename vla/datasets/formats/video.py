@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -33,6 +34,8 @@ def _opened(path: str | Path, where: str) -> Iterator[tuple[Any, Any]]:
             if not container.streams.video:
                 raise UserError("it holds no video", where)
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise UserError("its codec is not known", where, "copy the file again")
             if (stream.codec_context.width or 0) * (stream.codec_context.height or 0) > PIXELS:
                 raise UserError(f"frames of {stream.codec_context.width} x {stream.codec_context.height}", where, "too large")
             # Processes are what runs in parallel here.
@@ -126,6 +129,14 @@ class VideoWriter:
         if self.stream is not None and kind is None:
             self.container.mux(self.stream.encode(None))
         self.container.close()
+
+
+def frame_bytes(frames: list[np.ndarray], fps: float, codec: str) -> float:
+    """Bytes per frame of a film like these frames."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "some.mp4"
+        write_video(path, frames, fps, codec)
+        return path.stat().st_size / len(frames)
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float, codec: str = "av1") -> None:

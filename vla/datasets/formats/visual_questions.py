@@ -114,21 +114,22 @@ class VQAv2Reader(_Files):
     def refs(self) -> list[Ref]:
         path = self._annotations()
         body, answered = _object(self.path), _object(path)
-        answers = {a.get("question_id"): a for a in _listed(answered, "annotations", path)}
+        answers = {str(a.get("question_id")): a for a in _listed(answered, "annotations", path)}
         subtype = str(body.get("data_subtype") or answered.get("data_subtype") or "")
         pictures: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)
         refs = []
         for entry in _listed(body, "questions", self.path):
             number, image = entry.get("question_id"), entry.get("image_id")
             where = f"{self.path}, question {number}"
-            if not isinstance(entry.get("question"), str) or not isinstance(image, int):
-                refs.append(Ref(where, 1, (), "it lacks question or image_id"))
+            if not isinstance(entry.get("question"), str) or not isinstance(image, int) or number is None:
+                refs.append(Ref(where, 1, (), "it lacks question, question_id or image_id"))
                 continue
-            said = answers.get(number)
+            said = answers.get(str(number))
             if said is None:
                 refs.append(Ref(where, 1, (), f"{path.name} has no answer to it"))
                 continue
-            found = [str(a.get("answer", "")) for a in said.get("answers") or [] if isinstance(a, dict)]
+            ten = said.get("answers")
+            found = [str(a.get("answer", "")) for a in ten if isinstance(a, dict)] if isinstance(ten, list) else []
             best = said.get("multiple_choice_answer") or (collections.Counter(found).most_common(1)[0][0] if found else "")
             if not isinstance(best, str) or not best:
                 refs.append(Ref(where, 1, (), "its annotation holds no answer"))

@@ -34,12 +34,13 @@ RETREAT = 0.15
 
 def done(table: Tabletop, task: Push, goal: Goal) -> bool:
     """Whether the object is where it should be and the gripper well above the table."""
-    return task.holds(table, goal) and table.state()[2] >= RETREAT
+    return task.holds(table, goal) and table.state()[2] - table.raised >= RETREAT
 
 
 def push_action(table: Tabletop, task: Push, goal: Goal) -> np.ndarray:
     """The action [7] that the expert would take now to bring the goal about."""
     x, y, z, yaw, _ = table.state()
+    z -= table.raised
     target, item = table.position(goal.target), table.scene[goal.target]
     way = aim(goal, target, None if goal.reference is None else table.position(goal.reference)) - target[:2]
     direction = way / max(float(np.hypot(*way)), 1e-6)

@@ -63,6 +63,8 @@ class Task(abc.ABC):
         shapes: of the objects that it draws.
         others: further shapes that a variation may ask for.
         told_by: what its objects can be told by.
+        goals: how many a scene has; with two, the other one can be asked for.
+        expert: whether it has a scripted one.
     """
 
     name: ClassVar[str]
@@ -70,7 +72,8 @@ class Task(abc.ABC):
     horizon: ClassVar[int]
     shapes: ClassVar[tuple[str, ...]] = tuple(SHAPES)
     others: ClassVar[tuple[str, ...]] = (*UNSEEN_SHAPES, *FLAT)
-
+    goals: ClassVar[int] = 2
+    expert: ClassVar[bool] = True
     told_by: ClassVar[tuple[str, ...]] = TOLD_BY
 
     @abc.abstractmethod
@@ -114,7 +117,8 @@ class Task(abc.ABC):
         fitting = self.fitting(scene, goal)
         blanks = {frozenset(open_in(wording)) for wording in fitting}
         said = str(rng.choice([w for w in variation.wordings if frozenset(open_in(w)) in blanks] or fitting))
-        return said.format(name=variation.tell(scene, goal.target), reference=reference, side=goal.side, where=PHRASES.get(goal.side, ""))
+        name = variation.tell(scene, goal.target, rng)
+        return said.format(name=name, reference=reference, side=goal.side, where=PHRASES.get(goal.side, ""))
 
     def check(self, variation: Variation, where: str) -> None:
         """Raises UserError if the task cannot have what the variation asks for."""

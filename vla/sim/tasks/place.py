@@ -43,7 +43,7 @@ class Place(Task):
 def top(table: Table, index: int) -> float:
     """Height (m) over the table of the surface that carries what is placed on object `index`."""
     item = table.scene[index]
-    return float(table.position(index)[2]) - item.half_height + (FLOOR if item.shape == "tray" else 2 * item.half_height)
+    return table.lift(index) + (FLOOR if item.shape == "tray" else 2 * item.half_height)
 
 
 class Put(Place):

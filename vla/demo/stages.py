@@ -11,24 +11,34 @@ from typing import Any
 from vla.errors import UserError
 from vla.report.provenance import Memory, commit
 
+STAGES = "stages.json"
+FORMAT = 2
+"""Of what is kept there: what another version's stages found may be something else."""
+
 
 class Stages:
     """Which stages are done, with what they found, took and needed, and by which commit's code.
 
     It is kept in stages.json, so that a repeated run goes on.
 
+    Args:
+        folder: of the run.
+        identity: what makes it this run and no other, as JSON; it names no folder, for a run that was moved is the same.
+        memory: measures each stage.
+
     Attributes:
+        changed: whether the folder holds another run.
         done: by name, what each stage found.
         now: which of them this process did.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], memory: Memory):
-        self.path, self.identity, self.memory = folder / "stages.json", identity, memory
+        self.path, self.identity, self.memory = folder / STAGES, identity, memory
         try:
             saved = json.loads(self.path.read_text()) if self.path.is_file() else {}
         except ValueError as error:
             raise UserError(f"not JSON: {error}", str(self.path), "add --fresh to start over") from error
-        ours = saved.get("identity") == identity
+        ours = (saved.get("format"), saved.get("identity")) == (FORMAT, identity)
         self.changed = bool(saved) and not ours
         self.done: dict[str, Any] = saved.get("done", {}) if ours else {}
         self.now: list[str] = []
@@ -57,5 +67,6 @@ class Stages:
 
     def _save(self) -> None:
         unfinished = self.path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps({"identity": self.identity, "begun": self.begun, "done": self.done}, indent=1))
+        kept = {"format": FORMAT, "identity": self.identity, "begun": self.begun, "done": self.done}
+        unfinished.write_text(json.dumps(kept, indent=1))
         unfinished.replace(self.path)

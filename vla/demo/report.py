@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.errors import UserError
-from vla.report.bars import check, lookup
+from vla.report.bars import check, lookup, outcomes
 from vla.report.html import write_report
 from vla.report.intervals import Rate
 from vla.report.plots import read_metrics
@@ -42,7 +42,7 @@ def summarise(done: Mapping[str, Mapping[str, Any]], start: str) -> dict[str, An
     rolled, asked = done["rollout"], done["questions"]
     report = {
         **{key: value for key, value in rolled.items() if key not in (*STAGE, "videos", "batch")},
-        "vqa": {key: asked[key] for key in ("accuracy", "blank_accuracy", "types")},
+        "vqa": asked["vqa"],
         "valid_mass": done["train"]["metrics"].get("val/valid_mass"),
         "training": done["train"]["metrics"],
         "collected": done["collect"]["counts"],
@@ -91,13 +91,15 @@ def finish(folder: Path, report: dict[str, Any], done: Mapping[str, Mapping[str,
         samples=[{**sample, "image": folder / sample["image"]} for sample in done["questions"]["samples"]],
         metrics=read_metrics(folder / "train" / "logs"),
     )
-    for name, bar in report["bars"].items():
-        if not bar["holds"]:
-            print(f"below its bar: {name} is {bar['value']:.3g}, the bar is {bar['bar']}")
+    for outcome in outcomes(report):
+        if outcome.noise or not outcome.holds:
+            print(outcome)
     print("\n".join(report.get("notes", [])))
-    print(f"Result: success {Rate(**report['success'])}, questions {100 * report['vqa']['accuracy']:.0f} %")
+    vqa = report["vqa"]
+    questions = Rate(vqa["accuracy"], vqa["n"], vqa["low"], vqa["high"])
+    print(f"Result: success {Rate(**report['success'])}, questions {questions}")
     print(f"Report: {page}")
-    vla = _program()
+    vla = program()
     print("Next:")
     print(f'  {vla} rollout --policy {folder}/export --instruction "lift the green cube" --video out.mp4')
     print(f"  {vla} serve {folder}/export")
@@ -122,7 +124,7 @@ def _column(report: Mapping[str, Any]) -> dict[str, Any]:
     return {**numbers, "episodes": report["success"]["n"], "minutes": round(report["seconds"]["total"] / 60, 1)}
 
 
-def _program() -> str:
+def program() -> str:
     """How the user can call this program again."""
     called = Path(sys.argv[0])
     return "vla" if shutil.which("vla") or called.name != "vla" else os.path.relpath(called)

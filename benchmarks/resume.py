@@ -1,0 +1,87 @@
+"""Runs that are killed at random moments and resumed, against runs that nobody ends: `resume.py CELL ...` runs a part of the slow
+suite of tests/training and records it, without a cell it validates what is recorded and repeats a short form. Prints one JSON
+object."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+from vla.report.provenance import provenance
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results/resume.json"
+CELLS = {
+    "workers-0": ("test_resume.py", "killed_anywhere and [0-"),
+    "workers-2": ("test_resume.py", "killed_anywhere and [2-"),
+    "half-precision": ("test_resume.py", "half_precision"),
+    "writing": ("test_resume.py", "while_it_writes"),
+    "ddp": ("test_resume_ranks.py", "go_on_exactly and ddp"),
+    "fsdp2": ("test_resume_ranks.py", "go_on_exactly and fsdp2"),
+}
+"""Name -> test file and pytest's expression for its tests: one rank's product of loader processes, accumulation and kind of save,
+three times without loader processes; in bf16; while a checkpoint is written; sampled pairs of two ranks."""
+SHORT = ("test_resume.py", "test_a_killed_run_goes_on_exactly")
+POINTS, PRODUCT, PAIRS = 20, 2 * 2 * 4, 6
+
+
+def run(file: str, wanted: str) -> dict:
+    """Runs tests: by name where each was killed, which did not end bit for bit the same, and seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", f"--rootdir={ROOT}"]
+        line += [f"--basetemp={folder}/runs", f"--junitxml={report}", "-m", "", "-k", wanted, str(ROOT / "tests/training" / file)]
+        began = time.monotonic()
+        subprocess.run(line, cwd=folder, stdout=sys.stderr, check=False)
+        seconds = time.monotonic() - began
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    killed, other = {}, []
+    for case in cases:
+        name = str(case.get("name")).partition("[")[2].rstrip("]")
+        said = {str(p.get("name")): p.get("value") for p in case.iter("property")}
+        killed[name] = (f"told at {said['told']}, then " if "told" in said else "") + f"killed at {said.get('killed')}"
+        if any(case.find(end) is not None for end in ("failure", "error", "skipped")):
+            other.append(name)
+    same = len(cases) - len(other)
+    return {"runs": len(cases), "same": same, "not_the_same": other, "seconds": round(seconds), "killed": killed}
+
+
+def bars_of(recorded: dict[str, dict]) -> dict[str, dict]:
+    """What must hold, over the cells that are recorded."""
+    runs, same = (sum(cell[key] for cell in recorded.values()) for key in ("runs", "same"))
+    single = [name for cell in ("workers-0", "workers-2") for name in recorded.get(cell, {}).get("killed", {})]
+    product = {name.rpartition("-")[0] for name in single}
+    pairs = sum(recorded[cell]["runs"] for cell in ("ddp", "fsdp2") if cell in recorded)
+    # A checkpoint cut off at a chosen place is no random moment.
+    points = runs - recorded.get("writing", {}).get("runs", 0)
+    values = {
+        "random kill points": (points, POINTS),
+        "cells of one rank's product": (len(product), PRODUCT),
+        "pairs with two ranks": (pairs, PAIRS),
+        "share that ends bit for bit the same": (same / runs if runs else 0.0, 1),
+    }
+    return {name: {"value": value, "bar": f">= {bar}", "holds": value >= bar} for name, (value, bar) in values.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cells", nargs="*", metavar="CELL", help=f"to run and record: {', '.join(CELLS)}")
+    options = parser.parse_args()
+    if unknown := set(options.cells) - set(CELLS):
+        parser.error(f"no cell {', '.join(unknown)}; there are {', '.join(CELLS)}")
+    where = provenance()
+    recorded = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for cell in options.cells:
+        recorded[cell] = {**run(*CELLS[cell]), **where, "command": f"benchmarks/resume.py {cell}"}
+        RESULTS.write_text(json.dumps(recorded, indent=1) + "\n")
+    repeated = {} if options.cells else run(*SHORT)
+    print(json.dumps({"bars": bars_of(recorded), "recorded": recorded, "repeated": repeated, **where}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

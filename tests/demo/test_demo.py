@@ -1,0 +1,203 @@
+"""`vla demo --smoke` end to end: all stages, the report, and going on where it was."""
+
+import contextlib
+import functools
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+VLA = [sys.executable, "-m", "vla"]
+DEMO = [*VLA, "demo", "--smoke"]
+
+
+def demo(*arguments: str, timeout: int = 230):
+    return subprocess.run([*DEMO, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo") / "run"
+    done = demo("--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out, done
+
+
+def test_report_has_every_number(run):
+    out, _ = run
+    report = json.loads((out / "report.json").read_text())
+    for name in ("success", "execution", "recognition", "wrong_object", "swapped_instruction", "empty_instruction"):
+        rate = report[name]
+        assert rate["n"] == 0 or 0 <= rate["low"] <= rate["rate"] <= rate["high"] <= 1, name
+    vqa = report["vqa"]
+    assert 0 <= vqa["low"] <= vqa["accuracy"] <= vqa["high"] <= 1 and 0 <= vqa["blank_accuracy"] <= 1
+    assert vqa["n"] == vqa["blank"]["n"] == vqa["lead"]["n"] == sum(one["n"] for one in vqa["types"].values())
+    for one in vqa["types"].values():
+        assert one["low"] <= one["accuracy"] <= one["high"] and one["blank"]["n"] == one["n"]
+    assert all({"value", "bar", "holds", "interval", "verdict"} <= set(bar) for bar in report["bars"].values())
+    assert 0 < report["valid_mass"] <= 1 and report["served"] is True
+    assert all(report["seconds"][name] > 0 for name in ("collect", "train", "rollout", "total"))
+    parts = sum(seconds for name, seconds in report["seconds"].items() if name != "total")
+    # All of it, and nothing twice: starting and reporting take some seconds.
+    assert parts <= report["seconds"]["total"] <= parts + report["seconds"]["train"] and report["batch"]["rollout"] >= 1
+    assert set(report["commits"]) >= {"collect", "train", "rollout"} and report["commit"] == report["commits"]["train"]
+    assert report["peak_pss_mib"] > 100 and report["versions"]["torch"] and report["commit"]
+
+
+def test_report_page_shows_what_it_names(run):
+    out, _ = run
+    page = (out / "report.html").read_text()
+    for source in re.findall(r'src="([^":]+)"', page):
+        assert (out / source).is_file(), source
+    assert list((out / "videos").glob("*.mp4"))
+
+
+def test_last_lines_say_what_to_do_next(run):
+    _, done = run
+    last = [line for line in done.stdout.splitlines() if line.strip()][-6:]
+    assert last[0].startswith("Result:") and last[1].startswith("Report:") and all("vla " in line for line in last[3:])
+    assert re.match(r"About \d+ minutes? and ", done.stdout)
+
+
+def test_plain_webdataset_reads_the_shards(run):
+    import webdataset as wds
+
+    out, _ = run
+    for name, members in (
+        ("robot", {"front.jpg", "wrist.jpg", "action.npy", "state.npy", "json"}),
+        ("questions", {"front.jpg", "wrist.jpg", "json"}),
+    ):
+        sample = next(iter(wds.WebDataset(str(out / "data" / name / "shard-000000.tar"), shardshuffle=False).decode("rgb8")))
+        assert members <= set(sample) and sample["front.jpg"].shape == (64, 64, 3)
+
+
+@pytest.fixture(scope="module")
+def moved(run, tmp_path_factory):
+    """The run's folder in another place, under another name."""
+    out, _ = run
+    return Path(shutil.copytree(out, tmp_path_factory.mktemp("moved") / "renamed", symlinks=True))
+
+
+def forget(folder: Path, *names: str) -> None:
+    """The folder as if these stages had not been done."""
+    stages = json.loads((folder / "stages.json").read_text())
+    for name in names:
+        stages["done"].pop(name, None)
+    (folder / "stages.json").write_text(json.dumps(stages))
+
+
+def test_repeated_run_goes_on_from_the_last_whole_stage_wherever_the_folder_is(run, moved):
+    out, _ = run
+    again = demo("--out", os.path.relpath(out, ROOT))
+    assert again.returncode == 0 and again.stdout.count("done before") >= 6, again.stderr
+    assert "Everything was done before" in again.stdout.splitlines()[0]
+    forget(moved, "serve")
+    third = demo("--out", str(moved))
+    assert third.returncode == 0 and "[serve] one action" in third.stdout, third.stderr
+    # What is left is said, not what the whole job takes.
+    first = third.stdout.splitlines()[0]
+    assert first.startswith("About 1 minute more") and first.endswith("done before: collect, train, export, questions, rollout.")
+    # The commands that are named at the end are of the new place.
+    assert str(moved) in (moved / "demo.yaml").read_text() and str(out) not in (moved / "demo.yaml").read_text()
+
+
+def test_the_readmes_command_drives_the_robot_with_the_export(run, tmp_path):
+    out, _ = run
+    (line,) = re.findall(r"^\.venv/bin/vla (rollout .*--instruction.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    place = {"runs/demo/export": str(out / "export"), "out.mp4": str(tmp_path / "out.mp4")}
+    words = shlex.split(line)
+    assert set(place) <= set(words)
+    done = subprocess.run([*VLA, *(place.get(w, w) for w in words)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "success:" in done.stdout, done.stdout + done.stderr
+    assert "green cube" in done.stdout + done.stderr and (tmp_path / "out.mp4").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end_it_ends_training_too(moved, number):
+    """Also: while it is at work another one is refused."""
+    forget(moved, "train")
+    shutil.rmtree(moved / "train", ignore_errors=True)
+    process = subprocess.Popen(
+        [*DEMO, "--out", str(moved)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # The tests may run in the background, where a shell has it ignored.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+    children = []
+    try:
+        children = wait_for_training(process)
+        if number == signal.SIGTERM:
+            children[0].suspend()
+            second = demo("--out", str(moved), "--fresh")
+            children[0].resume()
+            assert second.returncode == 2 and "at work in this folder" in second.stderr, second.stdout + second.stderr
+            assert "Traceback" not in second.stderr and (moved / "data" / "robot" / "card.yaml").is_file()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        left = [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+    finally:
+        for one in (process, *children):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+    assert process.returncode == 128 + number and not left
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith(number.name) and last.endswith(f"vla demo --out {moved} --smoke") and "Traceback" not in errors
+
+
+def wait_for_training(process: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that there are as soon as one of them trains; that is the first."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        children = psutil.Process(process.pid).children(recursive=True)
+        for child in children:
+            with contextlib.suppress(psutil.Error):
+                if "fit" in child.cmdline():
+                    return [child, *(other for other in children if other != child)]
+        time.sleep(0.1)
+    raise AssertionError(f"no training: {process.communicate()}")
+
+
+def test_other_options_do_not_mix_with_an_earlier_run(run):
+    out, _ = run
+    done = demo("--out", str(out), "--from-scratch")
+    assert done.returncode == 2 and "--fresh" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_another_demo_is_shown_beside_this_one(run, tmp_path):
+    out, _ = run
+    other = json.loads((out / "report.json").read_text())
+    (tmp_path / "report.json").write_text(json.dumps({**other, "start": "scratch"}))
+    assert demo("--out", str(out), "--beside", str(tmp_path)).returncode == 0
+    both = json.loads((out / "report.json").read_text())["starting_points"]
+    assert list(both) == ["from tiny, this run", "from scratch, the other run"]
+    assert "from scratch, the other run" in (out / "report.html").read_text()
+
+
+def test_starting_over_leaves_nothing_of_before(run):
+    """Ended in its first stage, so that it costs little; it goes on where it was, not anew."""
+    out, _ = run
+    command = [*DEMO, "--fresh", "--out", str(out)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        lines = iter(process.stdout.readline, "")
+        assert any(line.startswith("[collect]") for line in lines)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        last = process.communicate(timeout=60)[0].strip().splitlines()[-1]
+    assert process.returncode == 143 and last.endswith(f"vla demo --out {out} --smoke")
+    assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+    stages = out / "stages.json"
+    assert not stages.exists() or json.loads(stages.read_text())["done"] == {}
+    assert not (out / "report.json").exists() and not (out / "export").exists()

@@ -1,0 +1,69 @@
+"""Decoding over keys and values of a fixed size: the same answers; on a GPU really from recorded graphs."""
+
+import pytest
+import torch
+
+from vla.models.allowed import Block
+from vla.models.decode import generate, generate_from, static_steps
+from vla.models.static import ROOM, StaticSteps
+
+ACTIONS = list(range(300, 340))
+ALLOWED = [ACTIONS, ACTIONS, [345], ACTIONS, [346], [347], ACTIONS]
+BLOCKS = [(), (Block.of([ACTIONS] * 5, 7, True),), (Block.of([ACTIONS] * 5, 7, False),)]
+
+
+def assert_same(one, other):
+    assert torch.equal(one.ids, other.ids) and torch.allclose(one.logprobs, other.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=["tokens", "mutual", "causal"])
+def test_answers_are_those_of_a_growing_cache(small, prompts, block):
+    how = {"block": block[0]} if block else {}
+    static = StaticSteps(small[0].get_decoder())
+    for _ in range(2):  # what an answer has left behind does not matter to the next
+        assert_same(generate(small[0], *prompts, ALLOWED, static, **how), generate(small[0], *prompts, ALLOWED, **how))
+    drawn = [
+        generate(small[0], *prompts, ALLOWED, s, temperature=1.0, samples=2, generator=torch.Generator().manual_seed(0))
+        for s in (static, None)
+    ]
+    assert_same(*drawn)
+    assert len(static._made) == 2  # three rows and six, each made once
+
+
+def test_an_answer_may_outgrow_its_room(small, prompts):
+    static, places = StaticSteps(small[0].get_decoder()), [ACTIONS] * (ROOM + 20)
+    assert_same(generate(small[0], *prompts, places, static), generate(small[0], *prompts, places))
+    assert {room for _, room in static._made} == {ROOM, 2 * ROOM}
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=["tokens", "mutual", "causal"])
+@pytest.mark.parametrize("name", ["paligemma", "qwen2.5-vl", "smolvlm"])
+def test_public_models_too(hub, name, block):
+    made, how = hub.model(name), {"block": block[0]} if block else {}
+    static = StaticSteps(made.get_decoder())
+    assert StaticSteps.fits(made.get_decoder()) and static_steps(made) is None  # on a CPU
+    for _ in range(2):
+        ours = generate_from(made, hub.prompts(name), ALLOWED, static, **how)
+        assert_same(ours, generate_from(made, hub.prompts(name), ALLOWED, **how))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["tiny", "paligemma", "qwen2.5-vl", "smolvlm"])
+def test_a_graph_is_recorded_and_replayed(small, prompts, hub, name, monkeypatch):
+    import copy
+
+    made = (copy.deepcopy(small[0]) if name == "tiny" else hub.model(name)).cuda()
+    static, replays = static_steps(made), []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph))[1])
+
+    def answer(static):
+        if name == "tiny":
+            return generate(made, *(p.cuda() for p in prompts), ALLOWED, static)
+        return generate_from(made, {k: v.cuda() for k, v in hub.prompts(name).items()}, ALLOWED, static)
+
+    for _ in range(2):
+        assert_same(answer(static), answer(None))
+    (step,) = static._made.values()
+    # One token and three forced ones at once; each recorded once, and replayed for all but the prompt's reading.
+    assert set(step.recorded) == {(1, 0), (2, 0), (3, 0)} and len(replays) == 2 * 3

@@ -1,0 +1,122 @@
+"""The stages of the main job, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vla.commands import collect_with_progress
+from vla.demo import questions, rollouts, server
+from vla.demo.processes import VLA, child
+from vla.demo.recipe import CONFIG, Amounts
+from vla.demo.stages import Stages
+from vla.errors import UserError
+from vla.report.plots import read_metrics
+from vla.sim.collect import Collect
+
+SAVING = 120.0
+"""Seconds that training has to save and end: it does so between two steps, and may be rolling out."""
+
+Work = Callable[[], dict[str, Any]]
+
+
+class Job:
+    """Collects, trains, exports, asks, rolls out and serves, each unless it is done.
+
+    Args:
+        folder: of the run.
+        config: the whole configuration, its folders under `folder`.
+        amounts: how much is tested.
+        recorded: whether the scripted expert is evaluated too.
+        stages: what is done.
+        lock: file descriptor that keeps the folder; training gets it.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], amounts: Amounts, recorded: bool, stages: Stages, lock: int):
+        self.folder, self.config, self.amounts, self.stages, self.lock = folder, config, amounts, stages, lock
+        self.data, self.export, self.checkpoints = folder / "data", folder / "export", folder / "train" / "checkpoints"
+        a, collected = amounts, config["collect"]
+        self.plan: dict[str, tuple[str, Work]] = {
+            "collect": (
+                f"{collected['robot']['episodes']} demonstrations, {collected['questions']['pictures']} pictures with questions",
+                self._collect,
+            ),
+            "train": (f"co-fine-tuning for {config['trainer']['max_steps']} steps: vla fit -c {CONFIG}", self._train),
+            "export": ("a self-contained folder", self._export),
+            "questions": (
+                "held-out scenes, with the picture and with a blank one",
+                lambda: questions.ask(self.export, self.data / "held-out", self.folder, a.per_type),
+            ),
+            f"rollout-{a.episodes}": (
+                f"{a.episodes} episodes, {a.episodes // 2} with the other object named, {a.episodes // 4} unsaid",
+                lambda: rollouts.evaluate(self.export, self.folder, a.episodes, a.horizon),
+            ),
+            "serve": (
+                "one action through the server",
+                lambda: server.compare(self.export, self.data / "robot", self.folder / "serve.log"),
+            ),
+        }
+        if recorded:
+            self.plan["expert"] = (f"{rollouts.EXPERT_SCENES} scenes with the scripted expert", rollouts.expert)
+
+    @property
+    def trained(self) -> int:
+        """Optimizer steps of an interrupted training's furthest checkpoint."""
+        found = [] if "train" in self.stages.done else list(self.checkpoints.glob("step=*.ckpt"))
+        if not found:
+            return 0
+        from vla.training.saving import steps_in
+
+        return max(map(steps_in, found))
+
+    def progress(self) -> tuple[list[str], list[str]]:
+        """Which stages are left, and which were done before."""
+        done, left = [], []
+        for name in self.plan:
+            (done if name in self.stages.done else left).append(name.partition("-")[0])
+        return left, done
+
+    def run(self) -> dict[str, dict[str, Any]]:
+        """Does what is not done yet; every stage with what it found."""
+        # Other amounts of episodes may have been run in this folder before, so only this plan's stages count.
+        found = {name.partition("-")[0]: self.stages.run(name, text, work) for name, (text, work) in self.plan.items()}
+        # Anew, for the folder may have been moved.
+        self._write_config()
+        return found
+
+    def _write_config(self) -> Path:
+        path = self.folder / "demo.yaml"
+        path.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        return path
+
+    def _collect(self) -> dict[str, Any]:
+        held_out = {"out": str(self.data / "held-out"), "task": "questions", "seed": 3}
+        wanted = {
+            **self.config["collect"],
+            "held_out": {**held_out, "pictures": self.amounts.pictures, "poses": self.amounts.poses},
+        }
+        counts = {name: collect_with_progress(Collect(**options, overwrite=True)) for name, options in wanted.items()}
+        robot = counts["robot"]
+        said = f"{robot['episodes']} episodes, {robot['steps']} steps, {robot['discarded']} failed attempts discarded"
+        return {"said": said, "counts": counts}
+
+    def _train(self) -> dict[str, Any]:
+        command = [*VLA, "fit", "-c", str(self._write_config())]
+        if any(self.checkpoints.glob("*.ckpt")):
+            command += ["--ckpt_path=last"]
+        with child(command, SAVING, pass_fds=(self.lock,)) as process:
+            code = process.wait()
+        if code:
+            raise UserError(f"training ended with exit code {code}", "demo", "the same command without --fresh goes on")
+        metrics = read_metrics(self.folder / "train" / "logs")
+        last = {name: values[-1] for name, (_, values) in metrics.items() if values}
+        keep = {k: round(float(v), 5) for k, v in last.items() if k.startswith(("val/", "rollout/", "train/"))}
+        return {"said": f"held-out robot loss {keep.get('val/robot_loss', float('nan')):.2f}", "metrics": keep}
+
+    def _export(self) -> dict[str, Any]:
+        from vla.training.export import export
+
+        return {"said": export(str(self.checkpoints / "last.ckpt"), str(self.export))}
