@@ -113,7 +113,7 @@ async def latency(address: str, policy, count: int) -> dict[str, dict[str, float
     took: dict[str, list[float]] = {"in process": [], "served": [], "served less the policy's call": []}
     async with connect(f"ws://{address}", compression=None, max_size=None) as client:
         await client.recv()
-        for _ in range(count):
+        for _ in range(10 + count):
             images, state = observation(rng, SIDE)
             small = {name: shrink[name](image) for name, image in images.items()}
             began = time.perf_counter()
@@ -135,7 +135,7 @@ async def throughput(address: str, count: int, clients: int = CLIENTS) -> dict[s
         messages = [message(*observation(np.random.default_rng((seed, i)), side)) for i in range(4)]
         async with connect(f"ws://{address}", compression=None, max_size=None) as client:
             await client.recv()
-            for i in range(warm + count // clients):
+            for i in range(warm + -(-count // clients)):
                 began = time.perf_counter()
                 await client.send(messages[i % 4])
                 answer = await client.recv()
@@ -304,9 +304,12 @@ def main() -> int:
     parser.add_argument("--export", type=Path, default=EXPORT)
     parser.add_argument("--requests", type=int, default=2000, help="per figure")
     parser.add_argument("--seconds", type=float, default=60, help="of mixed load; the whole form is 600")
+    parser.add_argument("--short", action="store_true", help="160 requests and ten seconds: does it run?")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--stand-in", nargs=3, metavar=("FIXED", "EACH", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.short:
+        options.requests, options.seconds = 160, 10
     if options.stand_in:
         fixed, each, batch = options.stand_in
         serve_stand_in(float(fixed), float(each), int(batch))
@@ -319,10 +322,10 @@ def main() -> int:
         import torch
 
         from vla.policies.local import LocalPolicy
-        from vla.serving.options import LADDER
+        from vla.serving.options import ladder
 
         torch.set_num_threads(1)
-        policy = LocalPolicy.from_export(options.export, LADDER)
+        policy = LocalPolicy.from_export(options.export, ladder(CLIENTS))
     measured: dict[str, Any] = {}
     bars = {}
     for part in options.parts:
@@ -331,8 +334,9 @@ def main() -> int:
         for name, (value, sign, bar) in values.items():
             holds = value >= bar if sign == ">=" else value <= bar
             bars[name] = {"value": round(value, 3), "bar": f"{sign} {bar:g}", "holds": bool(holds)}
-    made = {**provenance(), "command": " ".join(sys.argv)}
-    print(json.dumps({"bars": bars, "measured": measured, "requests": options.requests, **made}, indent=1))
+    made = {**provenance(), "command": " ".join(["benchmarks/serve.py", *sys.argv[1:]])}
+    told = {"bars": bars, "measured": measured, "requests": options.requests, "short": options.short, **made}
+    print(json.dumps(told, indent=1))
     return 0
 
 

@@ -18,7 +18,7 @@ from vla.serving.batching import Batcher
 from vla.serving.clients import Client
 from vla.serving.metrics import Metrics
 from vla.serving.observations import Images, observation, question, quick
-from vla.serving.options import LADDER, Options
+from vla.serving.options import Options, ladder
 from vla.serving.refusal import Refusal, busy, late, refused
 from vla.serving.streams import Streams
 from vla.serving.wire import plain
@@ -103,7 +103,7 @@ class Service:
     async def act(
         self, client: Client, stream: str, request: Any, done: dict[str, Any], deadline_s: float | None = None
     ) -> Answer:
-        """Answers one request, inside `counted`.
+        """Answers one request, inside `counted`, of a client that has been admitted.
 
         Args:
             client: who asks.
@@ -115,7 +115,6 @@ class Service:
         Raises:
             UserError: what `refused` makes a status of.
         """
-        client.admit()
         name = f"{client.name}/{stream}"
         side = self.options.side
         if quick(request):
@@ -129,9 +128,8 @@ class Service:
         done |= {"queued_ms": job.queued_ms, "policy_ms": job.policy_ms, "batch": chunk.info["batch"]}
         return Answer(seen, chunk, plain(chunk.info), job.queued_ms, job.policy_ms)
 
-    async def ask(self, client: Client, request: Any) -> dict[str, Any]:
-        """Answers a question on pictures: {"text", "point"}. 501 where the policy cannot."""
-        client.admit()
+    async def ask(self, request: Any) -> dict[str, Any]:
+        """Answers a question on pictures, inside `counted`: {"text", "point"}. 501 where the policy cannot."""
         asked = getattr(self.policy, "ask", None)
         if asked is None:
             raise Refusal(501, "this policy answers no questions", "server", "serve an export of a vision-language model")
@@ -211,7 +209,7 @@ def warm_up(policy: Policy, batch: int) -> None:
     body = policy.contract.embodiment()
     images: Images = {c.name: np.full((c.height, c.width, 3), 128, np.uint8) for c in body.cameras}
     state = np.array([(low + high) / 2 for low, high in zip(body.state.low, body.state.high, strict=True)])
-    for rows in sorted({min(rows, batch) for rows in LADDER}):
+    for rows in ladder(batch):
         for words in WORDS:
             names = [f"warm-up/{row}" for row in range(rows)]
             policy.act([Observation(name, images, state, words) for name in names])
