@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -25,6 +26,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from vla.contract import PolicyContract
+from vla.errors import UserError
 from vla.policies.base import ActionChunk, Observation
 from vla.report.provenance import provenance
 from vla.serving.wire import encode_array, pack, unpack
@@ -83,8 +85,8 @@ def server(*arguments: str) -> Iterator[tuple[str, psutil.Process]]:
         process.wait(30)
 
 
-def demo_server(batch: int):
-    return server(sys.executable, "-m", "vla", "serve", str(EXPORT), "--port", "0", "--threads", "1", "--batch", str(batch))
+def demo_server(export: Path, batch: int):
+    return server(sys.executable, "-m", "vla", "serve", str(export), "--port", "0", "--threads", "1", "--batch", str(batch))
 
 
 def stand_in(fixed: float, each: float, batch: int):
@@ -111,7 +113,7 @@ async def latency(address: str, policy, count: int) -> dict[str, dict[str, float
     took: dict[str, list[float]] = {"in process": [], "served": [], "served less the policy's call": []}
     async with connect(f"ws://{address}", compression=None, max_size=None) as client:
         await client.recv()
-        for _ in range(count):
+        for _ in range(10 + count):
             images, state = observation(rng, SIDE)
             small = {name: shrink[name](image) for name, image in images.items()}
             began = time.perf_counter()
@@ -133,7 +135,7 @@ async def throughput(address: str, count: int, clients: int = CLIENTS) -> dict[s
         messages = [message(*observation(np.random.default_rng((seed, i)), side)) for i in range(4)]
         async with connect(f"ws://{address}", compression=None, max_size=None) as client:
             await client.recv()
-            for i in range(warm + count // clients):
+            for i in range(warm + -(-count // clients)):
                 began = time.perf_counter()
                 await client.send(messages[i % 4])
                 answer = await client.recv()
@@ -165,28 +167,37 @@ def batch_rate(policy, count: int) -> float:
 BROKEN = (b"", b"\xc1", b"\x81\xa1a", pack({"images": 3}), pack({"prompt": "x" * 5000}), pack([1, 2]), os.urandom(500))
 
 
+TROUBLE = (httpx.HTTPError, ConnectionClosed, OSError, KeyError, UserError)
+
+
 async def load(address: str, process: psutil.Process, seconds: float) -> dict[str, float]:
-    """Clients of all protocols, and some that send rubbish, for so long. Growth is from a tenth of the time on."""
-    end, counts = time.monotonic() + seconds, {"answers": 0, "wrong": 0, "refused": 0, "lost": 0}
+    """Clients of all protocols, and some that send rubbish, for so long. Growth is from a tenth of the time on.
+
+    A request without an answer is lost; an answer that does not say what its own request showed is wrong.
+    """
+    end, counts = time.monotonic() + seconds, {"requests": 0, "answers": 0, "wrong": 0, "rubbish refused": 0}
     side = EMBODIMENT.cameras[0].height
+
+    def seen(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        counts["requests"] += 1
+        return observation(rng, side)
 
     def check(found: list[float], images: dict[str, np.ndarray], state: np.ndarray) -> None:
         counts["answers"] += 1
         counts["wrong"] += not np.allclose(found, expected(images, state), atol=1e-9)
 
     async def openpi(rng: np.random.Generator) -> None:
-        while time.monotonic() < end:
-            async with connect(f"ws://{address}", compression=None) as client:
-                await client.recv()
-                for _ in range(50):
-                    images, state = observation(rng, side)
-                    await client.send(message(images, state))
-                    check(unpack(bytes(await client.recv()))["actions"][0], images, state)
+        async with connect(f"ws://{address}", compression=None) as client:
+            await client.recv()
+            for _ in range(50):
+                images, state = seen(rng)
+                await client.send(message(images, state))
+                check(unpack(bytes(await client.recv()))["actions"][0], images, state)
 
     async def http(rng: np.random.Generator) -> None:
         async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
-            while time.monotonic() < end:
-                images, state = observation(rng, side)
+            for _ in range(50):
+                images, state = seen(rng)
                 content = {"id": str(rng.integers(20)), "images": {n: encode_array(i) for n, i in images.items()}}
                 answer = await client.post(
                     f"http://{address}/act", json={**content, "state": state.tolist(), "instruction": "go"}
@@ -195,8 +206,8 @@ async def load(address: str, process: psutil.Process, seconds: float) -> dict[st
 
     async def openvla(rng: np.random.Generator) -> None:
         async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
-            while time.monotonic() < end:
-                images, state = observation(rng, side)
+            for _ in range(50):
+                images, state = seen(rng)
                 pictures = {"image": encode_array(images["front"]), "wrist_image": encode_array(images["wrist"])}
                 answer = await client.post(
                     f"http://{address}/act", json={**pictures, "state": state.tolist(), "instruction": "go"}
@@ -206,17 +217,22 @@ async def load(address: str, process: psutil.Process, seconds: float) -> dict[st
                 found[-1] = 1 - 2 * found[-1]
                 check(found.tolist(), images, state)
 
-    async def broken(rng: np.random.Generator) -> None:
+    async def rubbish(rng: np.random.Generator) -> None:
         async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
-            while time.monotonic() < end:
-                content = BROKEN[rng.integers(len(BROKEN))]
-                answer = await client.post(f"http://{address}/act", content=content)
-                with contextlib.suppress(ConnectionClosed):
-                    async with connect(f"ws://{address}", compression=None) as socket:
-                        await socket.recv()
-                        await socket.send(content)
-                        counts["refused"] += isinstance(await socket.recv(), str) and 400 <= answer.status_code < 500
-                await asyncio.sleep(0.01)
+            content = BROKEN[rng.integers(len(BROKEN))]
+            answer = await client.post(f"http://{address}/act", content=content)
+        async with connect(f"ws://{address}", compression=None) as socket:
+            await socket.recv()
+            await socket.send(content)
+            counts["rubbish refused"] += isinstance(await socket.recv(), str) and 400 <= answer.status_code < 500
+        await asyncio.sleep(0.01)
+
+    async def again(kind, rng: np.random.Generator) -> None:
+        while time.monotonic() < end:
+            # Whatever goes wrong leaves a request without its answer.
+            with contextlib.suppress(*TROUBLE):
+                await kind(rng)
+            await asyncio.sleep(0)
 
     async def watched() -> float:
         await asyncio.sleep(seconds / 10)
@@ -224,75 +240,103 @@ async def load(address: str, process: psutil.Process, seconds: float) -> dict[st
         await asyncio.sleep(max(end - time.monotonic() - 0.5, 0))
         return (process.memory_info().rss - before) / 2**20
 
-    kinds = [openpi] * 6 + [http] * 3 + [openvla] * 2 + [broken]
-    growth, *_ = await asyncio.gather(watched(), *(kind(np.random.default_rng(i)) for i, kind in enumerate(kinds)))
-    return {**counts, "growth": growth}
+    kinds = [openpi] * 6 + [http] * 3 + [openvla] * 2 + [rubbish]
+    growth, *_ = await asyncio.gather(watched(), *(again(kind, np.random.default_rng(i)) for i, kind in enumerate(kinds)))
+    return {**counts, "lost": counts["requests"] - counts["answers"], "growth (MiB)": growth, "seconds": seconds}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=2000, help="per figure")
-    parser.add_argument("--seconds", type=float, default=60, help="of mixed load; the whole form is 600")
-    parser.add_argument("--stand-in", nargs=3, metavar=("FIXED", "EACH", "BATCH"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.stand_in:
-        fixed, each, batch = options.stand_in
-        serve_stand_in(float(fixed), float(each), int(batch))
-        return 0
-    if not (EXPORT / "contract.json").is_file():
-        print(f"there is no {EXPORT}: run make demo", file=sys.stderr)
-        return 2
-    import torch
+Part = tuple[dict[str, Any], dict[str, tuple[float, str, float]]]
+"""What was measured, and of each bar the value, the sign and the bar."""
 
-    from vla.policies.local import LocalPolicy
-    from vla.serving.options import LADDER
 
-    torch.set_num_threads(1)
+def one_client(policy, options) -> Part:
+    with demo_server(options.export, CLIENTS) as (address, _):
+        found = asyncio.run(latency(address, policy, options.requests))
+    served, local = found["served"], found["in process"]
+    bars = {f"added latency, p{q} (ms)": (served[f"p{q}"] - local[f"p{q}"], "<=", bar) for q, bar in ((50, 3.0), (99, 10.0))}
+    return {"latency (ms)": found}, bars
+
+
+def many_clients(policy, options) -> Part:
     count = options.requests
-    policy = LocalPolicy.from_export(EXPORT, LADDER)
-    with demo_server(CLIENTS) as (address, _):
-        alone = asyncio.run(latency(address, policy, count))
+    with demo_server(options.export, CLIENTS) as (address, _):
         # Before and after: the machine may not be the same all the time.
         inside = batch_rate(policy, count // 2)
         batched = asyncio.run(throughput(address, count))
         inside = (inside + batch_rate(policy, count // 2)) / 2
-    with demo_server(1) as (address, _):
+    with demo_server(options.export, 1) as (address, _):
         single = asyncio.run(throughput(address, count))
-    with stand_in(0.02, 0.001, CLIENTS) as (address, _):
-        slow = asyncio.run(throughput(address, count))
-    with stand_in(0.02, 0.001, 1) as (address, _):
-        slow_single = asyncio.run(throughput(address, count))
-    with stand_in(0.0, 0.0, CLIENTS) as (address, process):
-        mixed = asyncio.run(load(address, process, options.seconds))
-    served, local = alone["served"], alone["in process"]
-    values = {
-        "added latency, p50 (ms)": (served["p50"] - local["p50"], "<=", 3.0),
-        "added latency, p99 (ms)": (served["p99"] - local["p99"], "<=", 10.0),
+    measured = {"in-process batches of 16 (observations/s)": inside, "16 clients": batched, "16 clients, batching off": single}
+    return measured, {
         "16 clients / in-process batches of 16": (batched["rate"] / inside, ">=", 0.7),
         "batching on / off": (batched["rate"] / single["rate"], ">=", 1.0),
-        "stand-in of 20 ms + 1 ms, batching on / off": (slow["rate"] / slow_single["rate"], ">=", 6.0),
         "16 clients, p99 / p50": (batched["p99"] / batched["p50"], "<=", 3.0),
-        "growth under mixed load (MiB)": (mixed["growth"], "<=", 20.0),
-        "answers that are not the request's own": (mixed["wrong"], "<=", 0.0),
     }
-    bars = {
-        name: {"value": round(value, 3), "bar": f"{sign} {bar:g}", "holds": bool(value >= bar if sign == ">=" else value <= bar)}
-        for name, (value, sign, bar) in values.items()
+
+
+def stand_ins(_, options) -> Part:
+    found = {}
+    for name, batch in (("stand-in", CLIENTS), ("stand-in, batching off", 1)):
+        with stand_in(0.02, 0.001, batch) as (address, _):
+            found[name] = asyncio.run(throughput(address, options.requests))
+    on, off = found.values()
+    return found, {
+        "stand-in of 20 ms + 1 ms, batching on / off": (on["rate"] / off["rate"], ">=", 6.0),
+        "stand-in, p99 / p50": (on["p99"] / on["p50"], "<=", 3.0),
     }
-    measured = {
-        "latency (ms)": alone,
-        "in-process batches of 16 (observations/s)": inside,
-        "16 clients": batched,
-        "16 clients, batching off": single,
-        "stand-in": slow,
-        "stand-in, batching off": slow_single,
-        "mixed load": {**mixed, "seconds": options.seconds},
+
+
+def mixed_load(_, options) -> Part:
+    with stand_in(0.0, 0.0, CLIENTS) as (address, process):
+        found = asyncio.run(load(address, process, options.seconds))
+    return {"mixed load": found}, {
+        "growth under mixed load (MiB)": (found["growth (MiB)"], "<=", 20.0),
+        "answers that are not their request's own": (found["wrong"], "<=", 0.0),
+        "requests without an answer": (found["lost"], "<=", 0.0),
     }
-    print(
-        json.dumps(
-            {"bars": bars, "measured": measured, "requests": count, **provenance(), "command": " ".join(sys.argv)}, indent=1
-        )
-    )
+
+
+PARTS = {"latency": one_client, "clients": many_clients, "stand-in": stand_ins, "mixed": mixed_load}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--export", type=Path, default=EXPORT)
+    parser.add_argument("--requests", type=int, default=2000, help="per figure")
+    parser.add_argument("--seconds", type=float, default=60, help="of mixed load; the whole form is 600")
+    parser.add_argument("--short", action="store_true", help="160 requests and ten seconds: does it run?")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--stand-in", nargs=3, metavar=("FIXED", "EACH", "BATCH"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.short:
+        options.requests, options.seconds = 160, 10
+    if options.stand_in:
+        fixed, each, batch = options.stand_in
+        serve_stand_in(float(fixed), float(each), int(batch))
+        return 0
+    policy = None
+    if {"latency", "clients"} & set(options.parts):
+        if not (options.export / "contract.json").is_file():
+            print(f"there is no {options.export}: run make demo", file=sys.stderr)
+            return 2
+        import torch
+
+        from vla.policies.local import LocalPolicy
+        from vla.serving.options import ladder
+
+        torch.set_num_threads(1)
+        policy = LocalPolicy.from_export(options.export, ladder(CLIENTS))
+    measured: dict[str, Any] = {}
+    bars = {}
+    for part in options.parts:
+        found, values = PARTS[part](policy, options)
+        measured |= found
+        for name, (value, sign, bar) in values.items():
+            holds = value >= bar if sign == ">=" else value <= bar
+            bars[name] = {"value": round(value, 3), "bar": f"{sign} {bar:g}", "holds": bool(holds)}
+    made = {**provenance(), "command": " ".join(["benchmarks/serve.py", *sys.argv[1:]])}
+    told = {"bars": bars, "measured": measured, "requests": options.requests, "short": options.short, **made}
+    print(json.dumps(told, indent=1))
     return 0
 
 

@@ -231,6 +231,7 @@ def serve(
     queue: int = Options.queue,
     deadline_s: float = Options.deadline_s,
     connections: int = Options.connections,
+    per_key: int = Options.per_key,
     rate: float = Options.rate,
     message: int = Options.message,
     side: int = Options.side,
@@ -252,6 +253,7 @@ def serve(
         queue: requests that may wait; one more is told to come back later.
         deadline_s: seconds until an unanswered request is given up.
         connections: open connections, of all clients together.
+        per_key: connections of one key, or one address, that are in use at once.
         rate: requests per second of one key, or one address; 0 is as many as come.
         message: bytes of a request.
         side: longest side of a picture that is read, in pixels.
@@ -263,19 +265,19 @@ def serve(
 
     from vla.policies.load import load_policy
     from vla.serving.logs import log_to_stderr
-    from vla.serving.options import LADDER
+    from vla.serving.options import ladder
     from vla.serving.server import serve as run
 
-    options = Options(batch, wait_ms, queue, deadline_s, message=message, side=side, connections=connections, rate=rate)
+    limits = {"message": message, "side": side, "connections": connections, "per_key": per_key, "rate": rate}
+    options = Options(batch, wait_ms, queue, deadline_s, **limits)
     if bool(tls_cert) != bool(tls_key):
         raise UserError("a certificate needs its key, and a key its certificate", "TLS", "give --tls_cert and --tls_key")
     if threads:
         torch.set_num_threads(threads)
-    ladder = sorted({min(shape, batch) for shape in (*LADDER, batch)})
     named = dict(_named(one) for one in policy.split(","))
 
     def open_one(path: str) -> Policy:
-        found = load_policy(path, ladder, probabilities=True)
+        found = load_policy(path, ladder(batch), probabilities=True)
         return TemporalEnsemble(found) if ensemble else found
 
     load = {name: functools.partial(open_one, path) for name, path in named.items()}

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import httpx
 import msgpack
@@ -195,6 +196,31 @@ def test_one_clients_many_requests_do_not_delay_anothers(policy_class, observed,
         assert [done.result() for done in (*many, one)] == [200] * 7
     # The first was under way already, the second's turn was before the newcomer's.
     assert served.index("key:modest/9") <= 2
+
+
+def test_a_robot_waits_for_one_question_at_most_and_questions_have_their_own_line(policy_class, observed):
+    order, go = [], threading.Event()
+
+    class Asked(policy_class):
+        def ask(self, images, questions):
+            order.append("ask")
+            assert go.wait(20)
+            return [SimpleNamespace(text="yes", point=None)]
+
+        def act(self, observations):
+            order.append("act")
+            return super().act(observations)
+
+    with running(Asked(), options=Options(queue=6)) as url, ThreadPoolExecutor(9) as pool:
+        order.clear()
+        question = {"images": body(observed)["images"], "question": "is it red"}
+        asking = [pool.submit(httpx.post, f"{url}/ask", json=question, timeout=30) for _ in range(8)]
+        soon(lambda: sum(one.done() for one in asking) == 2)
+        acting = pool.submit(httpx.post, f"{url}/act", json=body(observed), timeout=30)
+        soon(lambda: waiting(url) == 7)
+        go.set()
+        assert sorted(one.result().status_code for one in asking) == [200] * 6 + [503] * 2
+        assert acting.result().status_code == 200 and order.index("act") <= 2
 
 
 def test_a_deadline_is_kept(policy_class, observed):

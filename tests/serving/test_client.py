@@ -1,6 +1,7 @@
 """The robot's side: chunks, guard, watchdog, coming back after a kill; against a real server, and with Python 3.8's syntax."""
 
 import ast
+import dataclasses
 import importlib.util
 import os
 import re
@@ -218,6 +219,35 @@ def test_a_busy_server_is_asked_again(policy_class):
         for thread in threads:
             thread.join()
     assert retries, "it was never busy"
+
+
+def test_a_server_that_was_too_slow_is_asked_again(policy_class):
+    class Slow(policy_class):
+        wait = 0.0
+
+        def act(self, observations):
+            time.sleep(self.wait)
+            self.wait = 0.0
+            return super().act(observations)
+
+    policy, retries = Slow(), []
+    with running(policy, options=Options(deadline_s=0.2)) as url:
+        connection = Connection(ws(url), timeout=20.0, on_retry=retries.append)
+        policy.wait = 0.5
+        assert connection.infer(message())["actions"].shape == (4, 7)
+        connection.close()
+    assert "no answer within 0.2 s" in str(retries[0])
+
+
+def test_a_server_that_comes_back_with_another_policy_is_refused(policy_class, contract):
+    with running(policy_class()) as url:
+        connection = Connection(ws(url), timeout=20.0)
+        assert connection.infer(message())["actions"].shape == (4, 7)
+    other = policy_class(dataclasses.replace(contract, chunk=2))
+    with running(other, port=int(url.rsplit(":", 1)[1])):
+        with pytest.raises(ServerError, match=contract.hash):
+            connection.infer(message())
+        assert Connection(ws(url)).contract == other.contract.hash
 
 
 PROGRAM = """

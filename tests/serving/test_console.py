@@ -1,5 +1,6 @@
 """The console, clicked through in Debian's chromium; skipped by name where chromium is not installed."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -96,7 +97,11 @@ def test_from_a_picture_to_plots_answers_and_replay(seeing, page, tmp_path):
         page.click("#ask")
         until(page, "document.querySelector('#answer').textContent")
         assert page.text_content("#answer") == "what colour is the cube: 255"
-        assert page.text_content("#hash") == seeing.contract.hash and "dx (m)" in page.text_content("#facts")
+        assert (
+            page.text_content("#hash") == seeing.contract.hash
+            and not page.is_visible("#which")
+            and "dx (m)" in page.text_content("#facts")
+        )
         page.check("#again")
         until(page, "Number(document.querySelector('#rate').textContent) > 1")
         assert "ms" in page.text_content("#p50")
@@ -129,6 +134,19 @@ def test_a_whole_folder_of_films(seeing, page, tmp_path):
         page.wait_for_selector("#played canvas:nth-child(7)")
         page.evaluate("document.querySelector('#video').play()")
         until(page, "document.querySelector('#video').ended")
+
+
+def test_one_of_several_policies(seeing, policy_class, contract, page):
+    other = policy_class(dataclasses.replace(contract, chunk=2))
+    with running({"first": seeing, "second": other}) as url:
+        page.goto(url)
+        page.wait_for_selector("#main:visible")
+        assert page.text_content("#hash") == seeing.contract.hash
+        page.select_option("#policy", label="second")
+        until(page, "hash => document.querySelector('#hash').textContent == hash", other.contract.hash)
+        page.click("#act")
+        until(page, "document.querySelector('#said').textContent.startsWith('2 actions')")
+        assert page.evaluate("document.querySelector('[data-own=docs]').href") == f"{url}/policies/second/docs"
 
 
 def test_a_webcam(seeing, page):

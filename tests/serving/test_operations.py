@@ -105,6 +105,7 @@ def test_rates_and_connections_of_one_client(policy_class, observed):
         assert codes[0] == 200 and 429 in codes
         wait = next(one for one in answers if one.status_code == 429).json()["error"]["retry_after"]
         assert 0 < wait <= 3.4
+        assert httpx.post(f"{url}/act", content=b"{").status_code == 429, "rubbish is counted too"
         time.sleep(wait + 0.05)
         assert httpx.post(f"{url}/act", json=asked(observed)).status_code == 200
         ws = url.replace("http", "ws")

@@ -3,8 +3,10 @@
 The short form runs always; 10,000 messages with `-m slow`.
 """
 
+import ast
 import base64
 import contextlib
+import io
 import json
 import os
 import re
@@ -13,14 +15,16 @@ import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import httpx
 import msgpack
 import numpy as np
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
@@ -214,6 +218,8 @@ MADE = {
     "an extension": msgpack.packb(msgpack.ExtType(5, b"x")),
     "NaN": msgpack.packb(seen(state=[float("nan")] * 5)),
     "infinite": msgpack.packb(seen(state=[1e999] * 5)),
+    "millions of maps": b"\xdd" + struct.pack(">I", 900) + (b"\xdc" + struct.pack(">H", 900) + b"\x80" * 900) * 900,
+    "a long list": b"\xdd" + struct.pack(">I", 2**24) + b"\x90" * 2**24,
 }
 
 
@@ -238,6 +244,8 @@ JSON_MADE = {
     "deeply encoded": {"encoded": json.dumps({"encoded": json.dumps({"image": PNG})})},
     "half a picture": {**FINE, "images": {"front": PNG[: len(PNG) // 2 // 4 * 4], "wrist": PNG}},
     "a number that no float holds": {**FINE, "state": [10**400] * 5},
+    "millions of lists": {**FINE, "state": [[]] * 2**21},
+    "millions of lists, doubly encoded": {"encoded": json.dumps({"image": PNG, "state": [[]] * 2**21})},
     "half a character": {**FINE, "instruction": "\ud800"},
     "half a character for a name": {**FINE, "images": {}, "\udfff": 1},
     "half a character for a camera": {**FINE, "images": {"\ud800": PNG}},
@@ -252,6 +260,29 @@ def test_hand_made_json(server, name):
     good(server)
 
 
+def turned(kind):
+    """A picture file with a note in it that says to turn it."""
+    picture, file = Image.new("RGB", (64, 64), (200, 100, 30)), io.BytesIO()
+    notes = picture.getexif()
+    notes[274], notes[270], notes[282] = 6, "a robot", 72.0
+    picture.save(file, kind, exif=notes)
+    return file.getvalue()
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@example(turned("JPEG"), [(41, 0)])  # The note's type: an error of struct's, which is no ValueError.
+@given(
+    st.sampled_from([turned("PNG"), turned("JPEG")]), st.lists(st.tuples(st.integers(0, 999), st.integers(0, 255)), max_size=6)
+)
+def test_spoilt_pictures_are_the_clients_fault(server, content, changes):
+    content = bytearray(content)
+    for place, value in changes:
+        content[place % len(content)] = value
+    picture = base64.b64encode(content).decode()
+    answer = httpx.post(f"http://{server}/act", json={**FINE, "images": {"front": picture, "wrist": PNG}})
+    assert answer.status_code in (200, 400, 422), answer.text
+
+
 def test_largest_pictures_are_read_and_released(server):
     large = base64.b64encode(bomb(4096, 4096)).decode()
     answer = httpx.post(
@@ -262,6 +293,18 @@ def test_largest_pictures_are_read_and_released(server):
     assert answer.status_code == 200 and answer.json()["actions"][0][0] == 0
     deep = httpx.post(f"http://{server}/act", content=b"[" * 200_000)
     assert deep.status_code == 400
+
+
+def test_nothing_can_unpickle():
+    root = Path(__file__).resolve().parents[2]
+    files = [*(root / "vla/serving").rglob("*.py"), *(root / "client").rglob("*.py")]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    named = {alias.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}
+    named |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    called = {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node).startswith(("np.", "torch."))}
+    assert (
+        len(files) > 20 and not named & {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"} and "load" not in called
+    )
 
 
 def test_half_open_and_slow_connections_are_let_go(server):

@@ -278,6 +278,28 @@ def test_every_shape_is_warm_before_anybody_is_answered(policy_class):
     with running(policy, options=Options(batch=8)) as url:
         assert set(policy.batches) == {1, 4, 8} and not policy.calls
         assert httpx.get(f"{url}/healthz").status_code == 200
+    with running(large := policy_class(), options=Options(batch=32)):
+        assert set(large.batches) == {1, 4, 16, 32}
+
+
+BROKEN = """
+import sys
+sys.path.insert(0, {folder!r})
+from conftest import MeanPixelPolicy
+from vla.serving.logs import log_to_stderr
+from vla.serving.server import serve
+class Broken(MeanPixelPolicy):
+    def act(self, observations):
+        raise RuntimeError("no such kernel")
+log_to_stderr()
+serve({{"broken": Broken()}}, port=0)
+"""
+
+
+def test_a_policy_that_cannot_act_is_not_served():
+    program = BROKEN.format(folder=os.path.dirname(__file__))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode and "no such kernel" in done.stderr
 
 
 def test_a_server_and_its_client_import_no_torch():

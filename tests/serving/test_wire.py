@@ -1,5 +1,6 @@
 import contextlib
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -56,6 +57,26 @@ def test_an_array_that_is_not_whole_is_refused(data):
 def test_any_bytes_are_msgpack_or_refused(content):
     with contextlib.suppress(UserError):
         wire.unpack(content)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: wire.unpack(b"\xdc\x03\x84" + (b"\xdc\x03\x84" + b"\x80" * 900) * 900),
+        lambda: wire.unpack(b"\xdd\x00\x20\x00\x00" + b"\x90" * 2**21),
+        lambda: wire.unpack(b"\xdf\x00\x20\x00\x00" + b"\xa0\xc0" * 2**21),
+        lambda: wire.read_json(b"[" + b"[]," * 2**19 + b"0]", "x"),
+        lambda: wire.read_json(b"[" + b"0," * 2**20 + b"0]", "x"),
+    ],
+)
+def test_millions_of_small_parts_are_refused_before_they_fill_the_memory(read):
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="more than|exceeds"):
+            read()
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_object_arrays_are_never_packed():

@@ -1,11 +1,12 @@
 """Exports: weights averaged with the base, adapters merged, types, the card; contracts of older versions."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
-from vla.contract import PolicyContract
+from vla.contract import SCHEMA, YOUNGER, PolicyContract
 from vla.errors import UserError
 from vla.models.adapters import Lora, add_lora, merged
 from vla.models.load import load_vlm
@@ -14,7 +15,7 @@ from vla.policies.local import LocalPolicy
 from vla.report.records import EpisodeRecord, Record
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.checkpoint import describe_model
-from vla.training.export import compare_merged, export, interpolated, weights_hash
+from vla.training.export import compare_merged, export, interpolated, prompts, weights_hash
 
 CONTRACT = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=1)
 
@@ -93,8 +94,23 @@ def test_adapters_are_merged_and_compared_and_the_base_is_named(tmp_path, vlm):
     with pytest.raises(UserError, match="has adapters"):
         export(ckpt, str(tmp_path / "out"), merge_lora=False)
     model = add_lora(load_vlm(vlm)[0], Lora(rank=2))
+    inputs = prompts(CONTRACT, load_vlm(vlm)[1])
     with pytest.raises(UserError, match="changes logits"):
-        compare_merged(content, merged(model))
+        compare_merged(content, merged(model), inputs)
+    # Adapters of the pictures' encoder alone are seen too.
+    eyes = checkpoint(tmp_path / "eyes/checkpoints/last.ckpt", vlm, Lora(rank=2, targets=r".*\.project\.[02]"), change=0.3)
+    with pytest.raises(UserError, match="changes logits"):
+        compare_merged(eyes, load_vlm(vlm)[0].eval(), inputs)
+
+
+def test_a_checkpoint_of_an_older_contract_is_exported_with_todays(tmp_path, vlm):
+    content = checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm)
+    old = {name: value for name, value in CONTRACT.to_dict().items() if name not in YOUNGER}
+    torch.save({**content, "contract": {**old, "schema": 1, "plan": "where"}}, tmp_path / "run/checkpoints/last.ckpt")
+    export(str(tmp_path / "run/checkpoints/last.ckpt"), str(tmp_path / "out"))
+    written = json.loads((tmp_path / "out/contract.json").read_text())
+    assert written["schema"] == SCHEMA and written.keys() >= YOUNGER.keys()
+    assert LocalPolicy.from_export(tmp_path / "out").contract.hash == CONTRACT.hash
 
 
 def test_the_card_has_the_success_of_its_own_contract_only(tmp_path, vlm):

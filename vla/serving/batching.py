@@ -18,7 +18,7 @@ from vla.serving.fair import FairQueue
 from vla.serving.metrics import Metrics
 from vla.serving.options import Options
 from vla.serving.pace import Pace
-from vla.serving.refusal import PolicyFault, Refusal, busy
+from vla.serving.refusal import PolicyFault, busy, late
 
 log = logging.getLogger("vla.serving")
 Result = TypeVar("Result")
@@ -92,9 +92,7 @@ class Batcher:
         try:
             return await asyncio.wait_for(job.future, deadline_s), job
         except TimeoutError:
-            raise Refusal(
-                504, f"no answer within {deadline_s:g} s", "server", "allow more time, or ask less often", 1.0
-            ) from None
+            raise late(deadline_s) from None
         finally:
             self._queue.remove(owner, stream, job)
 

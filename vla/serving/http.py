@@ -18,6 +18,7 @@ from vla.serving.observations import text
 from vla.serving.openapi import describe, page
 from vla.serving.refusal import Refusal
 from vla.serving.service import Service
+from vla.serving.wire import read_json
 
 Result = TypeVar("Result")
 
@@ -33,6 +34,7 @@ def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
         """One observation in, one action chunk out; OpenVLA's clients ask here too."""
         client = request.state.client
         with service.counted(client, "http") as done:
+            client.admit()
             service.same_contract(request.headers.get("x-contract"))
             message, deadline_s = await _json(request, service), deadline_of(request.headers.get("x-deadline-ms"))
             if openvla.speaks(message):
@@ -54,8 +56,9 @@ def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
     async def ask(request: Request) -> Response:
         """A question on pictures in, words or a place out."""
         with service.counted(request.state.client, "ask"):
+            request.state.client.admit()
             message = await _json(request, service)
-            return JSONResponse(await _attended(request, service.ask(request.state.client, message)))
+            return JSONResponse(await _attended(request, service.ask(message)))
 
     async def reset(request: Request) -> Response:
         """Forgets the streams {"ids": [...]}."""
@@ -130,12 +133,8 @@ async def _gone(request: Request) -> None:
 
 
 async def _json(request: Request, service: Service) -> Any:
-    content = await _body(request, service.options.message, service.options.slow_s)
-    try:
-        # Not in a thread: parsing holds the interpreter all the time anyway.
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"not JSON: {str(error)[:200]}", "request", "send one JSON object, UTF-8") from None
+    # Not in a thread: parsing holds the interpreter all the time anyway.
+    return read_json(await _body(request, service.options.message, service.options.slow_s), "request")
 
 
 async def _body(request: Request, most: int, seconds: float) -> bytes:

@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from vla.contract import Camera, Embodiment, PolicyContract
 from vla.errors import ContractMismatch, UserError
@@ -120,7 +120,10 @@ def _compressed(content: bytes, where: str, side: int) -> np.ndarray:
             if picture.mode not in ("RGB", "RGBA", "P"):
                 raise ContractMismatch(f"a picture of mode {picture.mode}", where, "expected 8-bit RGB")
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        # A file that is broken somewhere gets any error out of its decoder: struct's, a KeyError …
         raise UserError(
             f"a picture that cannot be read: {str(error)[:120]}", where, "base64 of a whole JPEG or PNG file"
         ) from None

@@ -79,6 +79,7 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
         },
         "error": {
             "type": "object",
+            "required": ["error"],
             "properties": {
                 "error": {
                     "type": "object",
@@ -93,14 +94,12 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
     }
     known = [{"$ref": f"#/components/schemas/{name}"} for name in (*(f"observation.{name}" for name in bodies), "openvla")]
     observation = {"anyOf": known}
-    question = {
-        "type": "object",
-        "required": ["images", "question"],
-        "properties": {"images": images, "question": {"type": "string"}},
-    }
-    answer = {"type": "object", "properties": {"text": {"type": "string"}, "point": {"type": ["array", "null"]}}}
-    ids = {"type": "object", "required": ["ids"], "properties": {"ids": {"type": "array", "items": {"type": "string"}}}}
-    shown = {"type": "object", "properties": {"contract": {"type": "object"}, "hash": {"type": "string"}}}
+    question = _object(images=images, question={"type": "string", "maxLength": MAX_TEXT})
+    place = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2, "description": "right, down; 0 to 1"}
+    answer = _object(text={"type": "string"}, point={"oneOf": [place, {"type": "null"}]})
+    names = {"type": "array", "items": {"type": "string", "maxLength": MAX_TEXT}}
+    shown = _object(contract={"type": "object"}, hash={"type": "string"})
+    ids, forgot = _object(ids=names), _object(reset=names)
     array = {"$ref": "#/components/schemas/array"}
     openvla = [array, {"type": "array", "items": array}, {"type": "string"}]
     chunk = {"anyOf": [{"$ref": "#/components/schemas/chunk"}, *openvla]}
@@ -116,10 +115,15 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
         "paths": {
             f"{prefix}/act": _path("post", "What the robot sees in, an action chunk out.", chunk, observation),
             f"{prefix}/ask": _path("post", "A question on pictures in, words or a place out.", answer, question),
-            f"{prefix}/reset": _path("post", "Forgets what is kept for these streams: a new episode.", ids, ids),
+            f"{prefix}/reset": _path("post", "Forgets what is kept for these streams: a new episode.", forgot, ids),
             f"{prefix}/contract": _path("get", "What the policy expects and answers.", shown),
         },
     }
+
+
+def _object(**fields: dict[str, Any]) -> dict[str, Any]:
+    """An object that has all of these fields."""
+    return {"type": "object", "required": list(fields), "properties": fields}
 
 
 def _path(method: str, summary: str, answer: dict[str, Any], body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -146,7 +150,11 @@ def _observation(name: str, body: Embodiment) -> dict[str, Any]:
         "additionalProperties": False,
         "required": ["images", "state", "instruction"],
         "properties": {
-            "id": {"type": "string", "description": "names the stream; what the policy keeps, it keeps per id"},
+            "id": {
+                "type": "string",
+                "maxLength": MAX_TEXT,
+                "description": "names the stream; what the policy keeps, it keeps per id",
+            },
             "images": {"$ref": f"#/components/schemas/images.{name}"},
             "state": {"oneOf": [_numbers(body.state), {"$ref": "#/components/schemas/array"}]},
             "instruction": {"type": "string", "maxLength": MAX_TEXT},

@@ -88,6 +88,7 @@ class Conversation:
             await self.socket.send_bytes(pack(reply))
 
     async def _act(self, message: dict[Any, Any], done: dict[str, Any]) -> dict[str, Any]:
+        self.client.admit()
         request = {**to_request(message, self.service.contract), "id": self.stream}
         return self._said(await self.service.act(self.client, self.stream, request, done, self.deadline_s))
 

@@ -16,7 +16,7 @@ from vla.errors import ContractMismatch, UserError
 from vla.serving.clients import Client
 from vla.serving.refusal import Refusal
 from vla.serving.service import Service, whole
-from vla.serving.wire import encode_array
+from vla.serving.wire import encode_array, read_json
 
 PICTURES = ("image", "full_image")
 OTHERS = ("instruction", "state", "proprio", "unnorm_key")
@@ -82,10 +82,7 @@ def _unwrapped(message: dict[str, Any]) -> dict[str, Any]:
     encoded = message["encoded"]
     if not isinstance(encoded, str) or len(message) > 1:
         raise Refusal(400, "`encoded` stands alone and holds text", "request", 'send {"encoded": "<the payload as JSON>"}')
-    try:
-        payload = json.loads(encoded)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"not JSON: {str(error)[:200]}", "encoded", "the payload, as JSON") from None
+    payload = read_json(encoded, "encoded")
     if not isinstance(payload, dict) or not any(key in payload for key in PICTURES):
         raise Refusal(400, "the payload has no image", "encoded", "send image and instruction")
     return payload

@@ -10,6 +10,11 @@ LADDER = (1, 4, 16)
 """Batch shapes of a local model. Answers differ in the last digits between shapes: they are few, and an answer names its own."""
 
 
+def ladder(batch: int) -> list[int]:
+    """The shapes of calls with at most `batch` rows, ascending."""
+    return sorted({min(shape, batch) for shape in (*LADDER, batch)})
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """How a server behaves.

@@ -26,6 +26,11 @@ def busy(what: str, retry_after: float) -> Refusal:
     return Refusal(503, f"busy: {what}", "server", f"retry after {retry_after:g} s", retry_after)
 
 
+def late(seconds: float) -> Refusal:
+    """The deadline passed: 504."""
+    return Refusal(504, f"no answer within {seconds:g} s", "server", "allow more time, or ask less often", 1.0)
+
+
 def refused(error: BaseException) -> Refusal:
     """Any error as what the client is told: never a traceback, and nothing of the policy's own failures but their kind.
 

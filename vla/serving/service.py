@@ -18,8 +18,8 @@ from vla.serving.batching import Batcher
 from vla.serving.clients import Client
 from vla.serving.metrics import Metrics
 from vla.serving.observations import Images, observation, question, quick
-from vla.serving.options import LADDER, Options
-from vla.serving.refusal import Refusal, refused
+from vla.serving.options import Options, ladder
+from vla.serving.refusal import Refusal, busy, late, refused
 from vla.serving.streams import Streams
 from vla.serving.wire import plain
 
@@ -60,7 +60,8 @@ class Service:
         self.options, self.metrics = options, metrics
         self.batcher = Batcher(policy, options, metrics)
         self.streams = Streams(options.idle_s, options.streams)
-        self.active = 0
+        self.active = self._questions = 0
+        self._turn = asyncio.Lock()
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
@@ -102,7 +103,7 @@ class Service:
     async def act(
         self, client: Client, stream: str, request: Any, done: dict[str, Any], deadline_s: float | None = None
     ) -> Answer:
-        """Answers one request, inside `counted`.
+        """Answers one request, inside `counted`, of a client that has been admitted.
 
         Args:
             client: who asks.
@@ -114,7 +115,6 @@ class Service:
         Raises:
             UserError: what `refused` makes a status of.
         """
-        client.admit()
         name = f"{client.name}/{stream}"
         side = self.options.side
         if quick(request):
@@ -128,14 +128,23 @@ class Service:
         done |= {"queued_ms": job.queued_ms, "policy_ms": job.policy_ms, "batch": chunk.info["batch"]}
         return Answer(seen, chunk, plain(chunk.info), job.queued_ms, job.policy_ms)
 
-    async def ask(self, client: Client, request: Any) -> dict[str, Any]:
-        """Answers a question on pictures: {"text", "point"}. 501 where the policy cannot."""
-        client.admit()
+    async def ask(self, request: Any) -> dict[str, Any]:
+        """Answers a question on pictures, inside `counted`: {"text", "point"}. 501 where the policy cannot."""
         asked = getattr(self.policy, "ask", None)
         if asked is None:
             raise Refusal(501, "this policy answers no questions", "server", "serve an export of a vision-language model")
         images, words = await asyncio.to_thread(question, request, self.contract, self.options.side)
-        (answer,) = await self.batcher.call(asked, [images], [words])
+        if self._questions >= self.options.queue:
+            raise busy(f"{self._questions} questions are waiting", 1.0)
+        self._questions += 1
+        try:
+            # One at a time: robots wait for one question at most.
+            async with asyncio.timeout(self.options.deadline_s), self._turn:
+                (answer,) = await self.batcher.call(asked, [images], [words])
+        except TimeoutError:
+            raise late(self.options.deadline_s) from None
+        finally:
+            self._questions -= 1
         return {"text": answer.text, "point": answer.point}
 
     async def reset(self, client: Client, streams: list[str]) -> None:
@@ -200,7 +209,7 @@ def warm_up(policy: Policy, batch: int) -> None:
     body = policy.contract.embodiment()
     images: Images = {c.name: np.full((c.height, c.width, 3), 128, np.uint8) for c in body.cameras}
     state = np.array([(low + high) / 2 for low, high in zip(body.state.low, body.state.high, strict=True)])
-    for rows in sorted({min(rows, batch) for rows in LADDER}):
+    for rows in ladder(batch):
         for words in WORDS:
             names = [f"warm-up/{row}" for row in range(rows)]
             policy.act([Observation(name, images, state, words) for name in names])

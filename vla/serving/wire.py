@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
+import json
 import math
 from typing import Any
 
 import numpy as np
 
 from vla.errors import UserError
+
+PARTS = 1000
+"""Lists, maps, and entries of each, that a message may hold: they are a byte or two on the wire and a hundred in memory."""
 
 
 def encode_array(array: np.ndarray) -> dict[str, Any]:
@@ -76,6 +81,18 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+def read_json(content: bytes | str, where: str) -> Any:
+    """What JSON says; UserError where it is none, and before it is read where it would fill the memory."""
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        # More than PARTS, for what stands in quotes is counted too.
+        if sum(map(text.count, "[{,")) > 10 * PARTS:
+            raise UserError(f"more than {10 * PARTS} values", where, "send pictures as files or arrays, in base64")
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not JSON: {str(error)[:200]}", where, "send one JSON object, UTF-8") from None
+
+
 def pack(message: Any) -> bytes:
     """msgpack bytes, arrays in openpi's form. Raises ValueError for object, void and complex arrays."""
     import msgpack
@@ -91,8 +108,18 @@ def unpack(content: bytes) -> Any:
     """
     import msgpack
 
+    numbers = itertools.count(1)
+
+    def counted(value: Any) -> Any:
+        if next(numbers) > PARTS:
+            raise ValueError(f"more than {PARTS} lists and maps")
+        return value
+
+    def read(value: dict[Any, Any]) -> Any:
+        return _unpack_numpy(counted(value))
+
     try:
-        return msgpack.unpackb(content, object_hook=_unpack_numpy)
+        return msgpack.unpackb(content, object_hook=read, list_hook=counted, max_array_len=PARTS, max_map_len=PARTS)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise UserError(f"not msgpack: {str(error)[:200]}", "message", "send one msgpack map per message") from None
 

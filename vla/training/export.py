@@ -9,12 +9,15 @@ import uuid
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from vla.contract import PolicyContract
 from vla.errors import UserError
+from vla.examples import Examples
 from vla.models.int8 import to_int8
 from vla.models.weights import Weights, weights_hash
+from vla.policies.base import Observation
 from vla.training.model_card import Card, facts_of, model_card
 
 CLOSE = 1e-3
@@ -81,7 +84,7 @@ def export(
     if checkpoint.get("lora", {}).get("rank"):
         if not merge_lora:
             raise UserError("the checkpoint has adapters", ckpt, "leave --merge_lora on: an export holds whole weights")
-        difference, digest = compare_merged(checkpoint, model)
+        difference, digest = compare_merged(checkpoint, model, prompts(contract, processor))
         card = dataclasses.replace(card, lora=checkpoint["lora"], merged_difference=difference, base_hash=digest)
     if base:
         start = _base_weights(base)
@@ -98,12 +101,26 @@ def export(
     return f"{folder}: {size:.1f} MiB, contract {contract.hash[:12]}"
 
 
-def compare_merged(checkpoint: dict[str, Any], model: Any) -> tuple[float, str]:
+def prompts(contract: PolicyContract, processor: Any) -> Weights:
+    """Two prompts for actions with pictures of noise, as the model takes them: every adapter has its part in the answer."""
+    body, rng = contract.embodiment(), np.random.default_rng(0)
+    examples = Examples(contract, processor)
+    asked = []
+    for words in ("go", "pick up the red cube"):
+        images = {c.name: rng.integers(0, 256, (c.height, c.width, 3), np.uint8) for c in body.cameras}
+        asked.append(examples.act(Observation("", images, rng.uniform(body.state.low, body.state.high), words)))
+    batch = examples.batch(asked)
+    del batch["labels"]
+    return batch
+
+
+def compare_merged(checkpoint: dict[str, Any], model: Any, inputs: Weights) -> tuple[float, str]:
     """Checks that merging adapters changed nothing.
 
     Args:
         checkpoint: as it was saved, with adapters.
         model: with adapters merged.
+        inputs: what both are given, as `prompts` makes it.
 
     Returns:
         The largest difference of a logit, relative to the largest logit; the hash of the base's weights, without adapters.
@@ -115,12 +132,8 @@ def compare_merged(checkpoint: dict[str, Any], model: Any) -> tuple[float, str]:
 
     adapted = add_lora(type(model)(model.config), Lora(**checkpoint["lora"])).eval()
     adapted.load_state_dict({k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")})
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, model.config.text_config.vocab_size, (2, 16), generator=generator)
-    # Words alone: the adapters of a picture's encoder are compared by their weights' hash only where there are none.
-    ids = torch.where(ids == model.config.image_token_id, (ids + 1) % model.config.text_config.vocab_size, ids)
     with torch.inference_mode():
-        before, after = (m(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float() for m in (adapted, model))
+        before, after = (m(**inputs).logits[inputs["attention_mask"]].float() for m in (adapted, model))
     difference = float((before - after).abs().max() / before.abs().max().clamp_min(1e-6))
     if not difference <= CLOSE:
         raise UserError(f"merging the adapters changes logits by {difference:.2g} of the largest", "export", "please report this")

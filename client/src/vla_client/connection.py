@@ -14,6 +14,9 @@ from .wire import pack, unpack
 WAITS = (0.05, 2.0)
 """Seconds before the first and before the last attempts to connect again; in between they double."""
 
+TRY_AGAIN = 1013
+"""What a websocket is closed with by a server that has no room or no time now."""
+
 
 class ServerError(RuntimeError):
     """The server refused the observation; sending it again would not help."""
@@ -30,7 +33,8 @@ class Connection:
         url: e.g. "ws://127.0.0.1:8000".
         key: the API key, where the server asks for one.
         timeout: seconds for an answer, attempts to connect again included.
-        contract: the hash of the contract that this client was made for; a server with another one is refused. None takes any.
+        contract: the hash of the contract that this client was made for; a server with another one is refused. None takes the
+            first that it meets, and no other after that: a server that comes back with another policy drives no robot.
         on_retry: told why, before each new attempt.
 
     Attributes:
@@ -124,7 +128,7 @@ class Connection:
         found = metadata.get("contract_hash")
         if self.contract is not None and found != self.contract:
             raise ServerError("{}: contract {}, expected {}".format(self.url, found, self.contract))
-        self.metadata = metadata
+        self.metadata, self.contract = metadata, found
 
     def _direct(self) -> Dict[str, Any]:
         """A proxy of the environment does not know this machine's own addresses; older websockets know no proxies."""
@@ -135,9 +139,17 @@ class Connection:
         content = self._socket.recv(timeout=max(left, 0.01))
         if not isinstance(content, str):
             return unpack(content)
-        if "retry after" in content:
-            raise Busy(content)
-        raise ServerError(content)
+        raise (Busy if self._closed_for_now(left) else ServerError)(content)
+
+    def _closed_for_now(self, left: float) -> bool:
+        """Whether the server closes with 1013, try again later."""
+        try:
+            self._socket.recv(timeout=max(min(left, 1.0), 0.01))
+        except ConnectionClosed as closed:
+            return closed.rcvd is not None and closed.rcvd.code == TRY_AGAIN
+        except TimeoutError:
+            pass
+        return False
 
     def _drop(self) -> None:
         socket, self._socket = self._socket, None
@@ -150,4 +162,4 @@ class Connection:
 
 
 class Busy(ConnectionError):
-    """The server has no room now."""
+    """The server has no room, or no time, now."""

@@ -2,7 +2,8 @@ import { cross, plotDimension, sparkline } from "./plots.js";
 
 const byId = (id) => document.getElementById(id);
 const STREAM = `console-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
-let contract, body, key = sessionStorage.getItem("key") || "";
+const SHARED = ["metrics", "policies"];
+let contract, body, own = "", key = sessionStorage.getItem("key") || "";
 const pictures = {};
 
 class Refused extends Error {}
@@ -12,7 +13,7 @@ async function ask(path, content) {
   const options = content === undefined ? { headers } : { method: "POST", headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(content) };
   let response;
   try {
-    response = await fetch(path, options);
+    response = await fetch(SHARED.includes(path) ? path : own + path, options);
   } catch {
     throw new Refused("the server does not answer");
   }
@@ -163,6 +164,7 @@ byId("ask").onclick = guarded(async () => {
   if (point) mark(point);
 });
 byId("embodiment").onchange = chooseEmbodiment;
+byId("policy").onchange = () => start();
 byId("door").onsubmit = (event) => {
   event.preventDefault();
   key = byId("key").value;
@@ -285,6 +287,11 @@ function fact(name, value) {
 }
 
 const start = guarded(async () => {
+  const names = Object.keys((await ask("policies")).policies), chosen = byId("policy").value;
+  byId("policy").replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
+  byId("which").hidden = names.length < 2;
+  own = names.length < 2 ? "" : `policies/${byId("policy").value}/`;
+  for (const link of document.querySelectorAll("[data-own]")) link.href = own + link.dataset.own;
   const told = await ask("contract");
   contract = told.contract;
   byId("door").hidden = true;
