@@ -169,6 +169,8 @@ def frames(root: Path, count: int) -> dict[str, float]:
             writer.write(f"f{i:06d}", {"image.jpg": jpeg(frame)})
     write_video(root / "film.mp4", film, FPS, "av1")
     index, kept = ShardIndex(root / "film"), Decoder(str(root / "film.mp4"))
+    # A training process has it: timm and transformers load it.
+    import torchvision.io  # noqa: F401
 
     def opened(i: int) -> None:
         decoder = Decoder(str(root / "film.mp4"))

@@ -148,7 +148,9 @@ def inspect(source: str, format: str = "auto", card: str = "", pictures: str = "
     from vla.datasets.formats.describe import inspect as look
 
     reader = _rendered(open_reader(source, format, pictures))
-    return _lines(look(reader, _card(card, reader)))
+    files = [reader.path] if reader.path.is_file() else reader.path.rglob("*")
+    size = _bytes(sum(path.stat().st_size for path in files if path.is_file()))
+    return _lines({"size": size, **look(reader, _card(card, reader))})
 
 
 def verify(source: str, format: str = "auto", card: str = "", pictures: str = "", workers: int = 0) -> int:

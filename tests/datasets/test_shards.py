@@ -1,3 +1,4 @@
+import importlib
 import io
 import json
 import subprocess
@@ -6,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import webdataset as wds
+from PIL import Image
 
 from vla.datasets.shards import ShardWriter, decode_array, decode_jpeg, decode_json, encode_jpeg
 from vla.errors import UserError
@@ -60,6 +62,30 @@ def test_jpeg_keeps_colour_edges():
     image = np.zeros((16, 16, 3), np.uint8)
     image[:, 7:, 0] = 220
     assert abs(decode_jpeg(encode_jpeg(image), "x").astype(int) - image).max() < 25
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "PNG", "cut", "damaged"])
+def test_torchvisions_decoder_gives_pillows_pixels(monkeypatch, mode):
+    rng, file = np.random.default_rng(0), io.BytesIO()
+    pixels = rng.integers(0, 255, (9, 13, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    image = Image.fromarray(pixels).convert(mode if mode in ("L", "CMYK") else "RGB")
+    image.save(file, "PNG" if mode == "PNG" else "JPEG", quality=85)
+    data = bytearray(file.getvalue())
+    if mode == "cut":
+        del data[len(data) // 2 :]
+    if mode == "damaged":
+        data[len(data) // 2 : len(data) // 2 + 40] = rng.bytes(40)
+
+    def decoded():
+        try:
+            return decode_jpeg(bytes(data), "here").tobytes()
+        except UserError as error:
+            return str(error)
+
+    importlib.import_module("torchvision.io")
+    fast = decoded()
+    monkeypatch.delitem(sys.modules, "torchvision.io")
+    assert decoded() == fast and ("truncated" in str(fast)) == (mode == "cut")
 
 
 def test_damaged_members_are_named():

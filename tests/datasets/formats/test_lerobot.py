@@ -23,6 +23,7 @@ from vla.datasets.formats.lerobot_source import LeRobotSource  # noqa: E402
 from vla.datasets.formats.pictures import decode  # noqa: E402
 from vla.datasets.formats.recognise import recognise  # noqa: E402
 from vla.datasets.formats.shard_parts import sha256  # noqa: E402
+from vla.datasets.formats.video import write_video  # noqa: E402
 from vla.datasets.index import ShardIndex  # noqa: E402
 from vla.datasets.mixture import Mixture  # noqa: E402
 from vla.datasets.robot import RobotSource  # noqa: E402
@@ -217,6 +218,11 @@ def test_the_expected_size_is_near(tmp_path, video):
     run(job)
     size = sum(p.stat().st_size for top in ("data", "videos") for p in (tmp_path / "out" / top).rglob("*.*"))
     assert 0.3 < job.expected / size < 3
+
+
+def test_the_encoder_says_nothing(tmp_path, capfd):
+    write_video(tmp_path / "a.mp4", [np.zeros((64, 64, 3), np.uint8)] * 3, 10, "av1")
+    assert capfd.readouterr().err == ""
 
 
 def test_a_changed_byte_is_found(tmp_path):

@@ -41,8 +41,11 @@ def shown_steps(card: SourceCard, episode: Episode) -> np.ndarray:
     changes = np.flatnonzero((np.abs(np.diff(commands, axis=0)) > range_ / 2).any(1)) + 1
     starts, ends = [0, *changes.tolist()], [*changes.tolist(), length]
     times = sorted(zip(starts, ends, strict=True), key=lambda time: time[0] - time[1])[: COLUMNS - 2] if len(changes) else []
+    middles = [(start + end) // 2 for start, end in times]
     even = np.linspace(0, length - 1, COLUMNS - len(times)).round().astype(int).tolist()
-    return np.unique([*even, *((start + end) // 2 for start, end in times)])
+    # Two that are almost the same would show nothing more.
+    apart = [step for step in even if all(abs(step - middle) > length / (4 * COLUMNS) for middle in middles)]
+    return np.unique([*apart, *middles])
 
 
 def contact_sheet(card: SourceCard, episode: Episode, steps: np.ndarray, where: str) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -105,7 +106,8 @@ class VideoWriter:
 
     def __enter__(self) -> VideoWriter:
         av = _av()
-        # SVT-AV1 reports its settings on every start.
+        # SVT-AV1 reports its settings on every start, past what FFmpeg logs.
+        os.environ.setdefault("SVT_LOG", "1")
         av.logging.set_level(av.logging.ERROR)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.container = av.open(str(self.path), "w", format="mp4")
