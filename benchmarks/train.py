@@ -92,6 +92,7 @@ def fitted(module: VLAModule, data: L.LightningDataModule, batches: int, config:
         max_steps=steps,
         accumulate_grad_batches=config["trainer"]["accumulate_grad_batches"],
         gradient_clip_val=config["trainer"]["gradient_clip_val"],
+        default_root_dir=folder,
         log_every_n_steps=min(config["trainer"]["log_every_n_steps"], steps),
         logger=L.pytorch.loggers.TensorBoardLogger(folder),
         enable_checkpointing=False,
