@@ -153,6 +153,11 @@ def test_metrics_and_logs_tell_of_each_request(policy_class, observed, caplog):
         assert fine.headers["x-request-id"] == "mine-1"
         assert len(httpx.post(f"{url}/act", json={}, headers={"X-Request-Id": "no\tgood"}).headers["x-request-id"]) == 16
         text = httpx.get(f"{url}/metrics").text
+        with connect(url.replace("http", "ws"), additional_headers={"X-Request-Id": "mine-2"}) as client:
+            client.recv()
+            for _ in range(2):
+                client.send(pack({"images": observed().images, "state": [0.0] * 5, "prompt": "go"}))
+                client.recv()
     for line in (
         'vla_requests_total{protocol="http",status="200"} 1.0',
         'vla_requests_total{protocol="http",status="400"} 1.0',
@@ -164,6 +169,7 @@ def test_metrics_and_logs_tell_of_each_request(policy_class, observed, caplog):
     records = [record for record in caplog.records if record.getMessage() == "request"]
     lines = [json.loads(JsonLines().format(record)) for record in records]
     assert lines[0]["request"] == "mine-1" and lines[0]["status"] == 200 and lines[0]["batch"] == 1 and lines[0]["policy_ms"] >= 0
+    assert [(one["request"], one["message"]) for one in lines[2:]] == [("mine-2", 1), ("mine-2", 2)]
     assert lines[1]["status"] == 400 and "error" in lines[1] and lines[0]["client"] == "ip:127.0.0.1"
 
 

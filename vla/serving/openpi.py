@@ -55,6 +55,7 @@ class Conversation:
         self.client = socket.state.client
         self.deadline_s = deadline_of(socket.headers.get("x-deadline-ms"))
         self.total_ms: float | None = None
+        self.messages = itertools.count(1)
 
     async def run(self) -> None:
         coming = asyncio.ensure_future(self.socket.receive())
@@ -77,6 +78,7 @@ class Conversation:
 
     async def _answer(self, frame: Message) -> None:
         with self.service.counted(self.client, "openpi") as done:
+            done["message"] = next(self.messages)
             content = frame.get("bytes")
             if content is None:
                 raise UserError("a text frame", "message", "send msgpack in a binary frame")

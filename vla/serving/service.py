@@ -125,6 +125,8 @@ class Service:
         self.streams.touch(name)
         limit = min(deadline_s or self.options.deadline_s, self.options.deadline_s)
         chunk, job = await self.batcher.act(seen, client.name, limit)
+        # It may have been pushed out while it waited.
+        self.streams.touch(name)
         done |= {"queued_ms": job.queued_ms, "policy_ms": job.policy_ms, "batch": chunk.info["batch"]}
         return Answer(seen, chunk, plain(chunk.info), job.queued_ms, job.policy_ms)
 
