@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import hashlib
+import itertools
 import os
 import tarfile
 import zipfile
@@ -66,7 +68,7 @@ class ShardIndex:
             )
 
     def __len__(self) -> int:
-        return int(self.shards[-1])
+        return self.shards[-1]
 
     def __getstate__(self) -> dict:
         # What was fetched is read where it is.
@@ -78,9 +80,9 @@ class ShardIndex:
         return [key.decode() for shard in range(len(self._names)) for key in self._table(shard)["keys"].tolist()]
 
     @functools.cached_property
-    def shards(self) -> np.ndarray:
+    def shards(self) -> list[int]:
         """[S + 1] the first sample of each shard, and their number."""
-        return np.cumsum([0, *(self.samples(shard) for shard in range(len(self._names)))])
+        return list(itertools.accumulate(map(self.samples, range(len(self._names))), initial=0))
 
     @property
     def count(self) -> int:
@@ -92,7 +94,7 @@ class ShardIndex:
         if name not in self._names:
             raise UserError("no such shard", str(self.folder / name), f"there are {self._names[0]} to {self._names[-1]}")
         shard = self._names.index(name)
-        return int(self.shards[shard]), int(self.shards[shard + 1])
+        return self.shards[shard], self.shards[shard + 1]
 
     def samples(self, shard: int) -> int:
         """How many samples a shard has. What was found of a fetched shard outlives it."""
@@ -127,25 +129,28 @@ class ShardIndex:
             raise UserError(
                 f"it has {len(table['keys'])} samples, not the {self.samples(shard)} it had", str(self.folder / self._names[shard])
             )
-        low, high = table["first"][row], table["first"][row + 1]
-        names = table["extensions"]
-        rows = {str(names[e]): low + k for k, e in enumerate(table["extension"][low:high].tolist())}
-        missing = [m for m in only if m not in rows]
+        part = slice(table["first"][row], table["first"][row + 1])
+        names, sizes, offsets = table["extensions"].tolist(), table["size"][part].tolist(), table["offset"][part].tolist()
+        places = {names[e]: (o, o + size) for e, o, size in zip(table["extension"][part].tolist(), offsets, sizes, strict=True)}
+        missing = [m for m in only if m not in places]
         if missing:
-            raise Unreadable(f"it has no {', '.join(missing)}, only {', '.join(rows)}", self.where_at(shard, row))
-        places = {m: (int(table["offset"][rows[m]]), int(table["size"][rows[m]])) for m in only or rows}
+            raise Unreadable(f"it has no {', '.join(missing)}, only {', '.join(places)}", self.where_at(shard, row))
         # A sample's members stand one after the other: one call reads them all. Of a few only, what is between them may be large.
-        found = {}
-        for together in [[m] for m in only] or [list(rows)]:
-            first, last = min(places[m][0] for m in together), max(sum(places[m]) for m in together)
+        handle, content, start, found = self._open(shard), b"", 0, {}
+        for member in only or places:
+            first, last = places[member]
             try:
-                content = os.pread(self._open(shard), last - first, first)
+                if only:
+                    start, content = first, os.pread(handle, last - first, first)
+                elif not content:
+                    start, content = first, os.pread(handle, offsets[-1] + sizes[-1] - first, first)
             except OSError as error:
-                raise Unreadable(f"it cannot be read: {error.strerror}", self.where_at(shard, row, together[0])) from error
-            found |= {m: content[places[m][0] - first : sum(places[m]) - first] for m in together}
-        for m, content in found.items():
-            if len(content) != places[m][1]:
-                raise Unreadable("the shard is shorter than when it was indexed", self.where_at(shard, row, m), "write it again")
+                raise Unreadable(f"it cannot be read: {error.strerror}", self.where_at(shard, row, member)) from error
+            found[member] = content[first - start : last - start]
+            if len(found[member]) != last - first:
+                raise Unreadable(
+                    "the shard is shorter than when it was indexed", self.where_at(shard, row, member), "write it again"
+                )
         return found
 
     def columns(self, name: str, build: Callable[[], Columns]) -> Columns:
@@ -154,8 +159,8 @@ class ShardIndex:
 
     def _place(self, i: int) -> tuple[int, int]:
         """The shard of sample i, and its place there."""
-        shard = int(np.searchsorted(self.shards, i, side="right")) - 1
-        return shard, i - int(self.shards[shard])
+        shard = bisect.bisect_right(self.shards, i) - 1
+        return shard, i - self.shards[shard]
 
     def _table(self, shard: int) -> Columns:
         table = self._tables.get(shard)
