@@ -19,6 +19,7 @@ from vla.rl.commands import read_options
 
 ALL = sorted(f.name for f in (resources.files("vla.configs") / "rl").iterdir())
 CONFIGS = [name for name in ALL if name.startswith("babyai-")]
+TABLETOP = [name for name in ALL if name.startswith("tabletop-")]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -29,16 +30,18 @@ def test_every_configuration_is_a_run(name):
         make_environments(options, None).close()
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in CONFIGS])
+@pytest.mark.parametrize("name", TABLETOP)
 def test_every_configuration_of_the_tabletop_learns_from_the_demos_data(name):
     options = read_options(["-c", cli.find_config(f"configs/rl/{name}")])
     assert f"tabletop-{options.condition}.yaml" == name and options.out == f"runs/rl/tabletop-{options.condition}"
-    assert options.data == "runs/demo/data/robot" and options.vlm == "tiny" and options.environment.name == "tabletop/lift"
+    assert options.data == "runs/demo/data/robot" and options.environment.name == "tabletop/lift"
+    assert bool(options.vlm) == ("states" in options.observe)
 
 
-def test_conditions_share_everything_but_what_is_seen():
-    runs = [read_options(["-c", cli.find_config(f"configs/rl/{name}")]) for name in CONFIGS]
-    for shared in ("environment", "algorithm", "arguments", "net", "steps", "checkpoint", "pooler"):
+@pytest.mark.parametrize("names", [CONFIGS, [name for name in TABLETOP if "bc" in name]])
+def test_conditions_share_everything_but_what_is_seen(names):
+    runs = [read_options(["-c", cli.find_config(f"configs/rl/{name}")]) for name in names]
+    for shared in ("environment", "algorithm", "arguments", "net", "steps", "checkpoint", "pooler", "data", "chunk"):
         assert all(getattr(run, shared) == getattr(runs[0], shared) for run in runs), shared
 
 
@@ -63,7 +66,7 @@ def test_a_run_from_the_command_line(vlm, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["rl", "fly"], "one of fit, probe, questions"),
+        (["rl", "fly"], "one of fit, probe, table, questions"),
         (["rl", "fit", "-c", "configs/rl/none.yaml"], "configs/rl/babyai-task.yaml"),
     ],
 )

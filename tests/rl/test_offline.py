@@ -141,9 +141,18 @@ def test_another_run_in_the_folder_is_refused(options, run):
         fit_offline(dataclasses.replace(options, seed=4))
 
 
-def test_rollout_takes_the_export(options, run, capsys):
+def test_a_table_of_policies_on_the_same_episodes(options, run, tmp_path, capsys):
     pytest.importorskip("robosuite")
     from vla import cli
+    from vla.rl.table import training_seconds
 
-    assert cli.main(["rollout", "--policy", f"{options.out}/export", "--horizon", "3", "--workers", "1"]) == 0
-    assert "success" in capsys.readouterr().out
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("tasks: [lift]\nepisodes: 2\nhorizon: 3\nkinds: [correct]\nvariations:\n  seen: {}\n")
+    policies = ["--policy", "random", "--policy", f"{options.out}/export"]
+    command = ["rl", "table", *policies, "--suite", str(suite), "--out", str(tmp_path / "table"), "--workers", "1"]
+    assert cli.main(command) == 0
+    said, (random, head) = capsys.readouterr().out, json.loads((tmp_path / "table/table.json").read_text())["policies"]
+    assert "a step" in said and (tmp_path / "table/compare.html").is_file()
+    assert random["training_seconds"] is None and head["training_seconds"] == training_seconds(head["policy"]) > 0
+    assert head["success"]["n"] == 2 and head["first_minus_this"]["rate"] == 0 and head["seconds_per_step"] > 0
+    assert cli.main(command[:4]) == 2 and "two or more" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`vla rl fit | probe | questions`: what is behind the names."""
+"""`vla rl fit | probe | table | questions`: what is behind the names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from vla.rl.fit import fit
 from vla.rl.offline import fit_offline
 from vla.rl.options import RLOptions
 from vla.rl.probing import probe_all
+from vla.rl.table import table
 
 
 def run_fit(argv: list[str]) -> str:
@@ -55,8 +56,18 @@ def run_questions(argv: list[str]) -> str:
     return f"{given['out']}: {said}; the model to begin with: {given['out']}/{START}"
 
 
+def run_table(argv: list[str]) -> str:
+    """Policies on the same episodes, with what they cost."""
+    parser = ArgumentParser(prog="vla rl table", description="Compares policies on the same episodes, with what they cost.")
+    parser.add_argument("--policy", action="append", type=str, required=True, help="as `vla rollout` takes it; give several")
+    parser.add_function_arguments(table, as_group=False, skip={"policies"})
+    given = parser.parse_args(argv).as_dict()
+    return table(given.pop("policy"), **given)
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], str], str]] = {
     "fit": (run_fit, "trains a head"),
     "probe": (run_probe, "ranks prompts, layers and poolings without training"),
+    "table": (run_table, "compares policies on the same episodes, with what they cost"),
     "questions": (run_questions, "writes pictures of BabyAI's rooms with questions, to train a model for them"),
 }

@@ -1,0 +1,120 @@
+"""`vla rl table`: policies on the same episodes: how often they succeed, how long they learned, what a step costs."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.errors import UserError
+from vla.evaluation import BATCH, Evaluation, evaluate, open_policy
+from vla.policies.base import Observation, Policy
+from vla.report.compare import compare
+from vla.report.comparison import compare_records
+from vla.report.intervals import Rate
+from vla.report.provenance import provenance
+from vla.report.records import load
+from vla.report.wording import Table, aligned
+from vla.sim.suites import load_suite
+
+FILE = "table.json"
+ROUNDS = 10
+
+
+def table(
+    policies: Sequence[str],
+    suite: str = "rt2/seen",
+    episodes: int = 0,
+    out: str = "runs/rl/table",
+    batch: int = 0,
+    workers: int = 0,
+) -> str:
+    """Evaluates what is not evaluated yet and says how all compare with the first.
+
+    Args:
+        policies: as `vla rollout` takes them, e.g. the export of a co-fine-tuned model and that of a head.
+        suite: name or .yaml file.
+        episodes: scenes per task and variation; 0 is what the suite says.
+        out: gets an evaluation's folder for each policy, table.json, and the pages of `vla compare`.
+        batch: rows per call of a local model.
+        workers: processes; 0 is one per core.
+
+    Raises:
+        UserError: fewer than two policies, or what `vla.evaluation.evaluate` raises.
+    """
+    if len(policies) < 2:
+        raise UserError(f"{len(policies)} policies", "--policy", "give two or more, each with its own --policy")
+    chosen, rows = load_suite(suite, episodes), batch or BATCH
+    folders = [f"{out}/{place}-{_plain(policy)}" for place, policy in enumerate(policies)]
+    for policy, folder in zip(policies, folders, strict=True):
+        evaluate(Evaluation(policy, chosen, folder, rows, workers=workers))
+    comparison = compare_records([load(folder) for folder in folders])
+    # Of all pairs the first ones are those of the first policy.
+    differences: list[Rate | None] = [None, *(pair.difference for pair in comparison.pairs[: len(policies) - 1])]
+    found = []
+    for policy, one, less in zip(policies, comparison.policies, differences, strict=True):
+        acting = open_policy(policy, rows, chosen.tasks)
+        found.append(
+            {
+                "policy": policy,
+                "success": one.success.to_dict(),
+                "first_minus_this": less and less.to_dict(),
+                "training_seconds": training_seconds(policy),
+                "seconds_per_step": acting and step_seconds(acting, rows),
+            }
+        )
+    said = {"suite": comparison.suite, "suite_hash": comparison.suite_hash, "policies": found, "batch": rows, **provenance()}
+    (Path(out) / FILE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    shown = Table("Policies", "", ["policy", "success", "first minus this", "trained", "a step"], [_row(one) for one in found])
+    return f"{aligned(shown)}\n\n{compare(*folders, out=out)}"
+
+
+def training_seconds(policy: str) -> float | None:
+    """What the folder says of it, an export of `vla rl fit` or of `vla demo`; None where nobody says."""
+    places = (
+        (Path(policy) / "rl.json", ("more", "seconds")),
+        (Path(policy).parent / "stages.json", ("done", "train", "seconds")),
+    )
+    for file, keys in places:
+        if file.is_file():
+            value = json.loads(file.read_text(encoding="utf-8"))
+            for key in keys:
+                value = value.get(key, {})
+            return float(value) if value else None
+    return None
+
+
+def step_seconds(policy: Policy, rows: int) -> float:
+    """Median seconds of a call on grey pictures, per action that is carried out."""
+    body = policy.contract.embodiment()
+    grey = {c.name: np.full((c.height, c.width, 3), 128, np.uint8) for c in body.cameras}
+    names = [f"cost/{row}" for row in range(rows)]
+    seen = [Observation(name, grey, np.add(body.state.low, body.state.high) / 2, "lift the red cube") for name in names]
+    times = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        policy.act(seen)
+        times.append(time.perf_counter() - began)
+        policy.reset(names)
+    return statistics.median(times) / rows / policy.contract.execute
+
+
+def _row(one: dict[str, Any]) -> list[str]:
+    less, trained, step = one["first_minus_this"], one["training_seconds"], one["seconds_per_step"]
+    return [
+        one["policy"],
+        str(Rate(**one["success"])),
+        "–" if less is None else f"{100 * less['rate']:+.0f} points ({100 * less['low']:+.0f} to {100 * less['high']:+.0f})",
+        "–" if trained is None else f"{trained / 60:.1f} min",
+        "–" if step is None else f"{1000 * step:.1f} ms",
+    ]
+
+
+def _plain(policy: str) -> str:
+    return re.sub("[^A-Za-z0-9]+", "-", policy).strip("-")[-40:]
