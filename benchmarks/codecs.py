@@ -22,6 +22,8 @@ from vla.tokenization.codecs import SETTINGS, action_codec
 from vla.training.contract import ContractOptions, chunks, resolve
 
 DATA = Path("runs/demo/data/robot")
+SUCCESS = Path(__file__).parent / "results/compare-quantile.json"
+"""`vla compare` of the demo's training with quantile bins and with uniform ones, in this order."""
 
 
 def demonstrations(folder: str) -> Path:
@@ -88,7 +90,9 @@ def main() -> int:
             seconds = time.perf_counter() - began
             rows[codec] = {**measure(action_codec(contract), held_out), "fit_s": round(seconds, 2)}
         found[f"chunk {chunk}"] = rows
-    said = {"bars": {}, "measured": found, "held_out_chunks": options.samples, "data": source.card.name}
+    compared = json.loads(SUCCESS.read_text())["pairs"][0] if SUCCESS.is_file() else None
+    success = compared and compared["difference"]
+    said = {"bars": {}, "measured": found, "success": success, "held_out_chunks": options.samples, "data": source.card.name}
     print(json.dumps({**said, **provenance(), "command": " ".join(sys.argv)}, indent=1))
     return 0
 

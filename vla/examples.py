@@ -290,10 +290,13 @@ class Examples:
         if (end := self.ends(embodiment)) is not None:
             return {"allowed": self.next(embodiment, mode), "eos_id": end}
         places, plan = self.allowed(embodiment, mode), self.planned(mode)
+        # Places that may have the same have one table: what a reader makes for it serves them all.
+        tables = {tuple(words): torch.tensor(words) for words in places}
+        allowed = [tables[tuple(words)] for words in places]
         if self.contract.block == "none":
-            return {"allowed": [torch.tensor(words) for words in places]}
+            return {"allowed": allowed}
         block = Block.of(places[plan:], self.tokenizer.pad_token_id, self.contract.block == "bidirectional")
-        return {"allowed": [torch.tensor(words) for words in places[:plan]], "block": block}
+        return {"allowed": allowed[:plan], "block": block}
 
     def planned(self, mode: str = "") -> int:
         """How many tokens of an action answer are its plan, the first ones; mode "" is the contract's first."""

@@ -9,6 +9,7 @@ from vla.models import readers
 from vla.models.allowed import Block
 from vla.models.attention import BLOCK
 from vla.models.decode import generate
+from vla.models.lean import ROOM
 
 WORDS = list(range(300, 340))
 ALLOWED = [WORDS, [345], WORDS, [346], [347], WORDS, WORDS]
@@ -160,8 +161,18 @@ def test_what_may_follow_may_differ_from_row_to_row(small, prompts):
         generate(small[0], *row(prompts, 0), follow, temperature=1.0, samples=20, generator=torch.Generator().manual_seed(0))
 
 
-def test_as_many_tokens_are_written_as_there_are_places(small, prompts):
-    assert generate(small[0], *prompts, [WORDS] * 70).ids.shape == (3, 70)
+def test_as_many_tokens_are_written_as_there_are_places(small, prompts, monkeypatch):
+    out = generate(small[0], *prompts, [WORDS] * (ROOM + 6))
+    assert out.ids.shape == (3, ROOM + 6)
+    monkeypatch.setattr(readers, "lean_step", lambda language: None)
+    plain = generate(small[0], *prompts, [WORDS] * (ROOM + 6))
+    assert torch.equal(out.ids, plain.ids) and torch.allclose(out.logprobs, plain.logprobs, atol=1e-4)
+
+
+def test_padding_of_others_changes_no_bit(small, prompts):
+    """Nothing is masked where no prompt is padded; an answer is the same in either company."""
+    mixed, same = (generate(small[0], *p, ALLOWED) for p in (prompts, [t[1:2].repeat_interleave(3, 0) for t in prompts]))
+    assert torch.equal(mixed.ids[1], same.ids[1]) and torch.equal(mixed.logprobs[1], same.logprobs[1])
 
 
 PLACES = [WORDS, [345], list(range(320, 360)), WORDS, WORDS]

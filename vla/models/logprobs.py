@@ -8,9 +8,11 @@ import torch
 def token_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """log softmax(logits)[ids] in float32: logits [..., V], ids [...] -> [...].
 
-    It is the gathered logit minus the log-sum-exp, which spares the table of log-probabilities.
+    Where it learns it is the gathered logit minus the log-sum-exp, which spares keeping the table of log-probabilities.
     """
     logits = logits.float()
+    if not logits.requires_grad:
+        return logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
     return logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(-1)
 
 

@@ -103,10 +103,14 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
             )
         return embeds.index_put(places, image.flatten(0, 1).to(embeds.dtype))
 
-    def logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Scores of the words (or of the words `rows` alone): [..., D] -> [..., V or len(rows)]."""
+    def head(self, words: torch.Tensor | None = None) -> torch.Tensor:
+        """What states are multiplied with: the embeddings [V, D], or those of some words [U]."""
         weight: Any = self.get_input_embeddings().weight
-        return nn.functional.linear(hidden, weight if rows is None else weight[rows])
+        return weight if words is None else weight[words]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Scores of all words: [..., D] -> [..., V]."""
+        return nn.functional.linear(hidden, self.head())
 
     def forward(
         self,

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from vla.errors import UserError
 from vla.models.attention import BLOCK
-from vla.models.lean import Kept, LeanStep, lean_step
+from vla.models.lean import Kept, lean_step
 from vla.models.static import StaticStep, StaticSteps
 
 
@@ -69,19 +69,16 @@ class PrefixReader:
         self.prefix, self.attention = prefix.to(torch.int8), attention.bool()
         self.rows, self.device = len(ids), ids.device
         self.cache = DynamicCache()
-        self._lean: LeanStep | None = None
-        self._kept: Kept | None = None
-        self._running: StaticStep | None = None
+        self._running: StaticStep | Kept | None = None
+        self._words: torch.Tensor | None = None
 
     def read(self, fresh: torch.Tensor, words: torch.Tensor | None, ahead: int = 0, mutual: bool = False) -> torch.Tensor:
-        if self._kept is not None:
-            return self.model.logits(self._step(fresh, ahead, mutual), words)
         first = self.cache.get_seq_length() == 0
-        if self.static is not None and not first:
-            if self._running is None:
-                self._running = self.static.begin(self.cache.layers, self.attention, self.attention.sum(1, keepdim=True))
+        if not first and self._running is None:
+            self._running = self._begin()
+        if self._running is not None:
             hidden, self._running = self._running.read(fresh, ahead, mutual)
-            return self.model.logits(hidden[:, -1 - ahead :], words)
+            return self._logits(hidden[:, -1 - ahead :], words)
         # Where the prompts end: padding stands between them and what is written.
         last = self._last(self.attention) if first and fresh.shape[1] == ahead else None
         self.attention = torch.cat([self.attention, torch.ones_like(fresh, dtype=torch.bool)], 1)
@@ -97,43 +94,31 @@ class PrefixReader:
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
-        self._lean = lean_step(self.model.language) if self.static is None else None
-        if self._lean is not None:
-            self._keep()
         wanted = hidden[:, -1 - ahead :]
         if last is not None:
             end = hidden[torch.arange(self.rows, device=self.device), last]
             wanted = torch.cat([end[:, None], wanted[:, 1:]], 1)
-        return self.model.logits(wanted, words)
+        return self._logits(wanted, words)
 
-    def _keep(self) -> None:
-        """Hands the kept keys and values over to the written-out step."""
-        self._kept = Kept([(layer.keys, layer.values) for layer in self.cache.layers])  # type: ignore[arg-type]
-        self._ends = self.attention.sum(1, keepdim=True)
-        self._blind = torch.zeros(self.attention.shape, dtype=torch.float32).masked_fill_(~self.attention, -torch.inf)
+    def _begin(self) -> StaticStep | Kept | None:
+        """What reads the tokens of the answer, once the prompts are read; None: the model's modules."""
+        if self.static is not None:
+            return self.static.begin(self.cache.layers, self.attention, self.attention.sum(1, keepdim=True))
+        lean = lean_step(self.model.language)
+        return None if lean is None else lean.begin(self.cache.layers, self.attention)
 
-    def _step(self, fresh: torch.Tensor, ahead: int, mutual: bool) -> torch.Tensor:
-        """The last states [B, 1 + ahead, D] after a few tokens, each of which sees those before it, and mutual blanks all."""
-        assert self._lean is not None and self._kept is not None
-        count = fresh.shape[1]
-        mask = torch.cat([self._blind, self._blind.new_zeros(self.rows, count)], 1)[:, None, None].repeat(1, 1, count, 1)
-        if count > 1:
-            later = torch.full((count, count), -torch.inf).triu(1)
-            if mutual:
-                later[count - ahead :, count - ahead :] = 0
-            mask[..., -count:] += later
-        positions = self._ends + torch.arange(count, device=self.device)
-        hidden = self._lean(fresh, positions, mask, self._kept)
-        self._ends = self._ends + count
-        self._blind = torch.cat([self._blind, self._blind.new_zeros(self.rows, count)], 1)
-        return hidden[:, -1 - ahead :]
+    def _logits(self, hidden: torch.Tensor, words: torch.Tensor | None) -> torch.Tensor:
+        """The words' scores. Their rows of the head are kept until others are asked for: most places have the same."""
+        if words is None:
+            return self.model.logits(hidden)
+        if words is not self._words:
+            self._words, self._rows = words, self.model.head(words)
+        return functional.linear(hidden, self._rows)
 
     def repeat(self, times: int) -> None:
         self.cache.batch_repeat_interleave(times)
         self.attention, self.prefix = (mask.repeat_interleave(times, 0) for mask in (self.attention, self.prefix))
         self.rows *= times
-        if self._kept is not None:
-            self._keep()
 
     @staticmethod
     def _last(attention: torch.Tensor) -> torch.Tensor:
