@@ -142,7 +142,7 @@ def test_another_run_in_the_folder_is_refused(options, run):
 
 
 def test_a_table_of_policies_on_the_same_episodes(options, run, tmp_path, capsys):
-    pytest.importorskip("robosuite")
+    pytest.importorskip("vla.sim.tabletop", exc_type=ImportError)
     from vla import cli
     from vla.rl.table import training_seconds
 

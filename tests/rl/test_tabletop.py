@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
-pytest.importorskip("robosuite")
+# Not robosuite itself: the renderer is chosen before mujoco is imported.
+pytest.importorskip("vla.sim.tabletop", exc_type=ImportError)
 
 from vla.errors import UserError
 from vla.models.load import load_vlm
