@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from vla.sim.workers import Fault, Worker, Workers
 
 try:
     import ray
+    import ray.exceptions
 except ImportError:
     raise UserError("Ray is not installed", "--engine ray", "pip install 'vla[ray]'") from None
 
@@ -26,7 +28,7 @@ def connect() -> int:
     """
     if not ray.is_initialized():
         try:
-            ray.init(log_to_driver=False, logging_level="ERROR")
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError) as error:
             raise UserError(f"no Ray cluster can be joined: {error}", "--engine ray", "`ray status` tells about it") from None
     return int(ray.cluster_resources().get("CPU", 0))
@@ -67,7 +69,7 @@ class RayWorker(Worker):
         return answer
 
     def kill(self) -> None:
-        ray.kill(self._actor)
+        ray.kill(self._actor)  # pyright: ignore[reportArgumentType] (it calls its own handles proxies)
 
 
 class RayWorkers(Workers):
