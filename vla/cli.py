@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -64,18 +64,25 @@ def _serve() -> Callable:
     return serve
 
 
+def _chosen(group: str, known: Mapping[str, tuple[Callable, str]], argv: list[str]) -> Callable | None:
+    """The function of a group's command; None where help was asked for, and shown."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        rows = [f"  {name:<10}{text}" for name, (_, text) in known.items()]
+        print("\n".join([f"usage: vla {group} COMMAND [options]", "", *rows, "", f"`vla {group} COMMAND --help` tells more."]))
+        return None
+    if argv[0] not in known:
+        raise UserError(f"unknown command {argv[0]!r}", f"vla {group}", f"one of {', '.join(known)}")
+    return known[argv[0]][0]
+
+
 def _data(argv: list[str]) -> int:
     from jsonargparse import auto_cli
 
     from vla.data_commands import COMMANDS as known
 
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        rows = [f"  {name:<10}{text}" for name, (_, text) in known.items()]
-        print("\n".join(["usage: vla data COMMAND [options]", "", *rows, "", "`vla data COMMAND --help` tells more."]))
+    function = _chosen("data", known, argv)
+    if function is None:
         return 0
-    if argv[0] not in known:
-        raise UserError(f"unknown command {argv[0]!r}", "vla data", f"one of {', '.join(known)}")
-    function = known[argv[0]][0]
     return _said(auto_cli(function, args=_flags(function, argv[1:]), prog=f"vla data {argv[0]}", as_positional=True))
 
 
@@ -85,13 +92,8 @@ def _rl(argv: list[str]) -> int:
     except ImportError as error:
         raise UserError(f"{error.name} is not installed", "vla rl", "install vla[rl]") from error
 
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        rows = [f"  {name:<10}{text}" for name, (_, text) in known.items()]
-        print("\n".join(["usage: vla rl COMMAND [options]", "", *rows, "", "`vla rl COMMAND --help` tells more."]))
-        return 0
-    if argv[0] not in known:
-        raise UserError(f"unknown command {argv[0]!r}", "vla rl", f"one of {', '.join(known)}")
-    return _said(known[argv[0]][0](_find_configs(argv[1:])))
+    function = _chosen("rl", known, argv)
+    return 0 if function is None else _said(function(_find_configs(argv[1:])))
 
 
 COMMANDS: dict[str, tuple[Callable[[], Callable], str]] = {

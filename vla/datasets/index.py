@@ -22,7 +22,7 @@ from vla.errors import Unreadable, UserError
 
 VERSION = 3
 OPEN_FILES = 256
-"""Shards that an index keeps open: opening one costs as much as reading ten samples."""
+"""Shards that an index keeps open: of more than these, random access opens one for nearly every sample."""
 FETCHED_OPEN = 16
 """The same of shards that were fetched."""
 Columns = dict[str, np.ndarray]
