@@ -42,8 +42,8 @@ def main() -> int:
         known_task(task)
     recorded = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     with Workers(options.workers) as workers:
+        where = {**provenance(), "command": "benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])}
         for task in options.tasks:
-            where = {**provenance(), "command": "benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])}
             recorded[task] = {**measure(task, SCENES, workers), **where}
             RESULTS.write_text(json.dumps(recorded, indent=1) + "\n")
         repeated = {} if options.tasks else {task: measure(task, SHORT, workers) for task in recorded}

@@ -25,7 +25,7 @@ from vla.training.answers import ActionTokens, Answers
 from vla.training.callbacks import Evaluate, roll_out
 from vla.training.checkpoint import describe_model
 from vla.training.measure import Measure, Sums, means, merge
-from vla.training.optimizer import OptimizerName, freeze, make_optimizer, parameter_groups, warm_up_then_cosine
+from vla.training.optimizer import OptimizerName, freeze, make_optimizer, name_states, parameter_groups, warm_up_then_cosine
 
 
 class VLAModule(L.LightningModule):
@@ -279,6 +279,9 @@ class VLAModule(L.LightningModule):
         checkpoint["vlm"] = describe_model(self.model, self.processor)
         checkpoint["lora"] = dataclasses.asdict(self.lora)
         checkpoint["learning"] = self._learning()
+        if "optimizer_states" in checkpoint:  # not where weights alone are saved
+            states = zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
+            checkpoint["optimizer_states"] = [name_states(state, optimizer, self) for state, optimizer in states]
 
     def _learning(self) -> dict[str, Any]:
         """What the optimizer's state and the schedule hold: a checkpoint would quietly have the last word."""

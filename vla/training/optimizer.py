@@ -67,6 +67,23 @@ def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], fused: boo
     return AdamW8bit(groups, betas=(0.9, 0.95))
 
 
+def name_states(state: dict[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
+    """An optimizer's state dict with the parameters' names for keys, whatever numbers it has: strategies number them differently.
+
+    Optimizers load it by the order within the groups, FSDP2 by the names. What holds no state (a rank that saves nothing) stays.
+    """
+    if "param_groups" not in state:
+        return state
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    named = {
+        key: names[parameter]
+        for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True)
+        for key, parameter in zip(saved["params"], group["params"], strict=True)
+    }
+    groups = [{**saved, "params": [named[key] for key in saved["params"]]} for saved in state["param_groups"]]
+    return {**state, "state": {named[key]: moments for key, moments in state["state"].items()}, "param_groups": groups}
+
+
 def warm_up_then_cosine(warmup: int, total: int) -> Callable[[int], float]:
     """Factor of the learning rate by optimizer step: linear to 1, then half a cosine down to FLOOR."""
 
