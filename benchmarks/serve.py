@@ -31,7 +31,6 @@ from vla.policies.base import ActionChunk, Observation
 from vla.report.provenance import provenance
 from vla.serving.wire import encode_array, pack, unpack
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
-from vla.transforms import Resize
 
 EXPORT = Path("runs/demo/export")
 CLIENTS, SIDE = 16, 224
@@ -107,17 +106,15 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
 
 
 async def latency(address: str, policy, count: int) -> dict[str, dict[str, float]]:
-    """One client, two 224-px pictures; the in-process call gets them in the contract's size. The two take turns."""
+    """One client, two 224-px pictures, which the in-process call gets too: it makes them as small as the server does. By turns."""
     rng = np.random.default_rng(0)
-    shrink = {camera.name: Resize(camera.height, camera.width) for camera in EMBODIMENT.cameras}
     took: dict[str, list[float]] = {"in process": [], "served": [], "served less the policy's call": []}
     async with connect(f"ws://{address}", compression=None, max_size=None) as client:
         await client.recv()
         for _ in range(10 + count):
             images, state = observation(rng, SIDE)
-            small = {name: shrink[name](image) for name, image in images.items()}
             began = time.perf_counter()
-            policy.act([Observation("0", small, state, "lift the red cube")])
+            policy.act([Observation("0", images, state, "lift the red cube")])
             took["in process"].append(time.perf_counter() - began)
             began = time.perf_counter()
             await client.send(message(images, state))

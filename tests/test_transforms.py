@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from vla.errors import UserError
 from vla.transforms import Augmentation, CentreCrop, Normalise, Orient, Pipeline, Resize
@@ -45,6 +46,16 @@ def test_a_point_follows_its_pixel(source):
 def test_resize_leaves_the_right_size_alone():
     image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     assert Resize(6, 8)(image) is image and Resize(3, 4)(image).shape == (3, 4, 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1000), *[st.integers(1, 90)] * 4)
+def test_resize_is_pillows_but_for_rounding(seed, height, width, to_height, to_width):
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    image.setflags(write=False)  # as it comes out of a message
+    theirs = Image.fromarray(image).resize((to_width, to_height), Image.Resampling.BILINEAR)
+    ours = Resize(to_height, to_width)(image)
+    assert ours.dtype == np.uint8 and np.abs(ours.astype(int) - np.asarray(theirs)).max() <= 2
 
 
 @settings(max_examples=30)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from vla.errors import UserError
 from vla.models.config import TinyVLMConfig
+from vla.transforms import Resize
 
 
 class TinyVLMProcessor(ProcessorMixin):
@@ -61,9 +61,7 @@ class TinyVLMProcessor(ProcessorMixin):
     def _picture(self, image: np.ndarray) -> np.ndarray:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise UserError(f"a picture of shape {image.shape}, {image.dtype}", "processor", "give uint8 [H, W, 3] RGB")
-        if image.shape[:2] == (self.image_size, self.image_size):
-            return image
-        return np.asarray(Image.fromarray(image).resize((self.image_size, self.image_size), Image.Resampling.BILINEAR))
+        return Resize(self.image_size, self.image_size)(image)
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:  # type: ignore[override]
         """Prompts with their pictures: placeholders first, then the words, left-padded as `generate` of transformers wants it.

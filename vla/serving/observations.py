@@ -16,7 +16,7 @@ from vla.transforms import Resize
 
 Images = dict[str, np.ndarray]
 MAX_TEXT = 2000
-SMALL = 2**16
+SMALL = 2**18
 """Numbers of a picture that is read on the event loop."""
 FIELDS = ("id", "images", "state", "instruction", "embodiment")
 QUESTION = ("images", "question")
