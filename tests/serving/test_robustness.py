@@ -32,6 +32,7 @@ from vla.serving.wire import encode_array, pack, unpack
 
 PROGRAM = """
 import sys
+import torch  # every served policy has it, and pictures are resized by it
 sys.path.insert(0, {folder!r})
 from conftest import MeanPixelPolicy
 from vla.serving.options import Options
