@@ -6,8 +6,6 @@ import json
 import sys
 from pathlib import Path
 
-import torch  # noqa: F401  (before the simulator, see vla/sim/gl.py)
-
 from vla.report.intervals import wilson
 from vla.report.provenance import provenance
 from vla.sim.episodes import Episode
@@ -41,6 +39,8 @@ def main() -> int:
     for task in options.tasks:
         known_task(task)
     recorded = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    # Before anything is written: that would make it a changed checkout's.
+    where = {**provenance(), "command": " ".join(["benchmarks/experts.py", *sys.argv[1:]])}
     with Workers(options.workers) as workers:
         where = {**provenance(), "command": "benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])}
         for task in options.tasks:
@@ -56,7 +56,7 @@ def main() -> int:
         }
         for task, one in found.items()
     }
-    print(json.dumps({"bars": bars, "recorded": found, "repeated": repeated}, indent=1))
+    print(json.dumps({"bars": bars, "recorded": found, "repeated": repeated, **where}, indent=1))
     return 0
 
 

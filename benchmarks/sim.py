@@ -1,7 +1,8 @@
 """The simulation against robosuite's stock environment of the same tabletop: steps, resets, evaluations, memory.
 
 Stock is what robosuite does by itself: offscreen camera observations at every step, its own physics step, a hard reset for every
-episode, one process, one call of the policy per step. Both sides run in turns on the same machine; prints one JSON object.
+episode, one process, one call of the policy per step. Both sides run in turns on the same machine. Steps per second are also
+recorded for every task, robosuite's own among them. Prints one JSON object.
 """
 
 import argparse
@@ -10,22 +11,29 @@ import multiprocessing
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import psutil
-import torch
+
+if __name__ == "__main__":
+    # Before the simulator, see vla/sim/gl.py. Worker processes, which import this file too, go without.
+    import torch
+
+    torch.set_num_threads(1)
 
 from vla.policies.base import Observation
 from vla.report.intervals import wilson
 from vla.report.provenance import provenance
 from vla.sim import tabletop
 from vla.sim.dress import Wardrobe
-from vla.sim.embodiment import EMBODIMENT_NAME, SIZE
+from vla.sim.embodiment import EMBODIMENT_NAME, SIZE, STOCK_CAMERAS, STOCK_HZ
 from vla.sim.episodes import Episode, set_up, start_noise
 from vla.sim.rollout import Workers, rollout
+from vla.sim.stock import Stock as OwnTask
 from vla.sim.suites import load_suite
-from vla.sim.tasks import find_task
+from vla.sim.tasks import STOCK_TASKS, TASKS, find_task
 from vla.sim.tasks.outcome import Outcome
 
 EXPORT = Path("runs/demo/export")
@@ -91,28 +99,67 @@ def moves(steps: int) -> np.ndarray:
     return np.concatenate([rng.uniform(-0.02, 0.02, (steps, 3)), np.zeros((steps, 3)), rng.choice([-1.0, 1.0], (steps, 1))], 1)
 
 
-def steps_per_second(table: tabletop.Tabletop, steps: int) -> float:
-    """Of control steps with both cameras rendered at LARGE after each."""
-    stock = isinstance(table, Stock)
-    began = time.perf_counter()
-    for action in moves(steps):
-        table.step(action)
-        _ = table.images() if stock else {name: table.render(name, LARGE) for name in CAMERAS}
-    return steps / (time.perf_counter() - began)
+def speed(task: str, rounds: int, steps: int = 20) -> dict:
+    """Control steps per second of one process of each side, in turns, both cameras rendered at LARGE after each; medians."""
+    ours, stock, size = own_task(task) if task in STOCK_TASKS else our_task(task)
+    actions = moves(steps)[:, :size]
+
+    def rate(step: Callable[[np.ndarray], object], actions: np.ndarray) -> float:
+        began = time.perf_counter()
+        for action in actions:
+            step(action)
+        return len(actions) / (time.perf_counter() - began)
+
+    for step in (ours, stock):
+        rate(step, actions[:5])
+    pairs = [(rate(ours, actions), rate(stock, actions)) for _ in range(rounds)]
+    mine, theirs, ratio = (statistics.median(values) for values in zip(*((o, s, o / s) for o, s in pairs), strict=True))
+    return {"ours": mine, "stock": theirs, "ratio": ratio}
 
 
-def speed(rounds: int = 4, steps: int = 40) -> dict:
-    scene = set_up(Episode(0))[0]
+def our_task(task: str) -> tuple[Callable, Callable, int]:
+    """What steps and looks on a scene of a task of the tabletop, ours and stock, and how many numbers an action has."""
     ours, stock = tabletop.Tabletop(), Stock(LARGE)
     for table in (ours, stock):
-        table.reset(scene)
-        steps_per_second(table, 5)
-    pairs = [(steps_per_second(ours, steps), steps_per_second(stock, steps)) for _ in range(rounds)]
-    return {
-        "ours": statistics.median(o for o, _ in pairs),
-        "stock": statistics.median(s for _, s in pairs),
-        "ratio": statistics.median(o / s for o, s in pairs),
-    }
+        table.reset(set_up(Episode(0, task=task))[0])
+
+    def step(action: np.ndarray) -> list[np.ndarray]:
+        ours.step(action)
+        return [ours.render(name, LARGE) for name in CAMERAS]
+
+    return step, stock.step, 7
+
+
+def own_task(task: str) -> tuple[Callable, Callable, int]:
+    """The same for one of robosuite's own tasks."""
+    import robosuite
+    from robosuite.controllers import load_composite_controller_config
+
+    ours = OwnTask(task)
+    stock = robosuite.make(
+        STOCK_TASKS[task].environment,
+        robots="Panda",
+        controller_configs=load_composite_controller_config(robot="Panda"),
+        camera_names=list(STOCK_CAMERAS.values()),
+        camera_heights=LARGE,
+        camera_widths=LARGE,
+        control_freq=int(STOCK_HZ),
+        horizon=100_000,
+        ignore_done=True,
+        seed=0,
+    )
+    ours.reset(0)
+    stock.reset()
+
+    def step(action: np.ndarray) -> list[np.ndarray]:
+        ours.step(action)
+        return [ours.render(name, LARGE) for name in STOCK_CAMERAS]
+
+    def stock_step(action: np.ndarray) -> object:
+        stock.sim._render_context_offscreen.gl_ctx.make_current()
+        return stock.step(action)
+
+    return step, stock_step, stock.action_dim
 
 
 def resets(rounds: int = 8) -> dict:
@@ -217,9 +264,9 @@ def main() -> int:
     if not EXPORT.is_dir():
         print(f"no {EXPORT}: run make demo", file=sys.stderr)
         return 2
-    torch.set_num_threads(1)
     held = memory(200)
-    stepped, reset = speed(), resets()
+    tasks, reset = {task: speed(task, 8 if task == "lift" else 2) for task in (*TASKS, *STOCK_TASKS)}, resets()
+    stepped = tasks["lift"]
     plain, engine = plain_loop(options.plain), evaluation(options.episodes, options.workers)
     faster = plain["seconds_per_episode"] / engine["seconds_per_episode"]
     bars = {
@@ -230,12 +277,9 @@ def main() -> int:
         # The allocator rounds; one episode in a hundred that leaks a picture would show.
         "growth over 200 episodes, MiB": {"value": held["growth"], "bar": "<= 2", "holds": held["growth"] <= 2},
     }
-    parts = {"steps": stepped, "reset": reset, "plain loop": plain, "evaluation": engine, "memory": held}
-    print(
-        json.dumps(
-            {"bars": bars, **parts, **provenance(), "command": "benchmarks/" + " ".join(["sim.py", *sys.argv[1:]])}, indent=1
-        )
-    )
+    parts = {"steps per second": tasks, "reset": reset, "plain loop": plain, "evaluation": engine, "memory": held}
+    command = " ".join(["benchmarks/sim.py", *sys.argv[1:]])
+    print(json.dumps({"bars": bars, **parts, **provenance(), "command": command}, indent=1))
     return 0
 
 

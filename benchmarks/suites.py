@@ -1,5 +1,7 @@
-"""The demo's policy on every shipped suite with every control of the instruction: `suites.py --record` measures and records,
-without it what is recorded is read and two scenes of each suite are repeated. Prints one JSON object; there is no bar.
+"""The demo's policy on every shipped suite with every control of the instruction. Prints one JSON object; there is no bar.
+
+`suites.py --record` measures and records all suites, or those that are named. Without it what is recorded is read and one scene
+of each variation is repeated.
 
 Reads runs/demo/export (run `make demo` first).
 """
@@ -16,7 +18,7 @@ from vla.sim.suites import known_suites, load_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPORT, RESULTS = ROOT / "runs/demo/export", ROOT / "benchmarks/results/suites.json"
-SHORT = 2
+SHORT = 1
 
 
 def measure(name: str, episodes: int) -> dict:
@@ -27,6 +29,8 @@ def measure(name: str, episodes: int) -> dict:
     return {
         "scenes": episodes,
         "suite_hash": record.suite_hash,
+        "contract": record.contract,
+        "weights": record.more["weights"],
         "language_use": summary["language_use"]["all"],
         "kinds": {kind: {key: rates[key] for key in ("success", "execution")} for kind, rates in summary["kinds"].items()},
         "variations": {one["variation"]: one["success"] for one in summary["groups"] if one["kind"] == "correct"},
@@ -36,21 +40,22 @@ def measure(name: str, episodes: int) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suites", nargs="*", help="only these")
     parser.add_argument("--record", action="store_true", help="measure with --episodes and write benchmarks/results/suites.json")
     parser.add_argument("--episodes", type=int, default=10, help="scenes of each variation")
     options = parser.parse_args()
     if not EXPORT.is_dir():
         print(f"no {EXPORT.relative_to(ROOT)}: run make demo", file=sys.stderr)
         return 2
+    names = options.suites or known_suites()
     recorded = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    if options.record:
-        weights = json.loads((ROOT / "runs/demo/report.json").read_text())["commit"]
-        recorded = {**provenance(), "command": "benchmarks/suites.py --record", "trained_at": weights, "suites": {}}
-        for name in known_suites():
-            recorded["suites"][name] = measure(name, options.episodes)
-            RESULTS.write_text(json.dumps(recorded, indent=1) + "\n")
-    repeated = {} if options.record else {name: measure(name, SHORT) for name in known_suites()}
-    print(json.dumps({"recorded": recorded, "repeated": repeated}, indent=1))
+    trained = json.loads((ROOT / "runs/demo/report.json").read_text())["commit"]
+    where = {"trained_at": trained, **provenance(), "command": " ".join(["benchmarks/suites.py", *sys.argv[1:]])}
+    for name in names if options.record else []:
+        recorded[name] = {**measure(name, options.episodes), **where}
+        RESULTS.write_text(json.dumps(recorded, indent=1) + "\n")
+    repeated = {} if options.record else {name: measure(name, SHORT) for name in names}
+    print(json.dumps({"bars": {}, "recorded": recorded, "repeated": repeated, **where}, indent=1))
     return 0
 
 
