@@ -106,7 +106,7 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
 
 
 async def latency(address: str, policy, count: int) -> dict[str, dict[str, float]]:
-    """One client, two 224-px pictures, which the in-process call gets too: it makes them as small as the server does. By turns."""
+    """One client, two 224-px pictures, which the in-process call gets too and makes as small as the server does. By turns."""
     rng = np.random.default_rng(0)
     took: dict[str, list[float]] = {"in process": [], "served": [], "served less the policy's call": []}
     async with connect(f"ws://{address}", compression=None, max_size=None) as client:
