@@ -37,7 +37,7 @@ sys.path.insert(0, {folder!r})
 from conftest import MeanPixelPolicy
 from vla.serving.options import Options
 from vla.serving.server import serve
-serve({{"policy": MeanPixelPolicy()}}, port=0, options=Options(slow_s=1.0))
+serve({{"policy": MeanPixelPolicy()}}, port=0, options=Options(slow_s=4.0))
 """
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 GROWTH = 150
