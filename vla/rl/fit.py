@@ -22,6 +22,7 @@ from vla.rl.build import make_agent, make_environments, make_representation
 from vla.rl.checkpoint import read_checkpoint, write_checkpoint
 from vla.rl.export import write_agent
 from vla.rl.options import RLOptions
+from vla.rl.translate import unfit, write_policy
 
 
 class Episodes(BaseCallback):
@@ -48,7 +49,7 @@ def fit(options: RLOptions) -> LearningRun:
     """Trains to the wanted number of steps, from the folder's checkpoint if it has one; a finished run is only read.
 
     The folder gets checkpoint.pt (plain types), logs/ (TensorBoard), results.json (the learning curve, for `vla compare`) and
-    export/ (safetensors and JSON).
+    export/ (safetensors and JSON), which `vla rollout` and `vla serve` take if the head drives the tabletop.
 
     Raises:
         UserError: the folder's run is another one, or the options contradict one another.
@@ -81,9 +82,13 @@ def fit(options: RLOptions) -> LearningRun:
         agent.logger.dump(agent.num_timesteps)
     finally:
         environments.close()
-    run = _record(options, agent, episodes, representation, _since(began, before))
+    spent = _since(began, before)
+    run = _record(options, agent, episodes, representation, spent)
     run.save(out)
-    write_agent(out / "export", agent, options, representation)
+    if why := unfit(options, representation):
+        write_agent(out / "export", agent, options, representation, why)
+    else:
+        write_policy(out / "export", agent.policy, options, representation, spent)
     return run
 
 
