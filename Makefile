@@ -1,13 +1,17 @@
 # Every target installs what it needs first; setup costs nothing when nothing has changed.
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench upgrade
+.PHONY: setup demo demo-pr2l test lint bench upgrade
 
 setup:
 	@setup/setup.sh
 
 demo: setup
 	$(BIN)/vla demo --out runs/demo
+
+# With the policy of `make demo`; says so where there is none.
+demo-pr2l: setup
+	$(BIN)/vla demo-pr2l --out runs/demo-pr2l
 
 test: setup
 	$(BIN)/pytest

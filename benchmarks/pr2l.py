@@ -1,29 +1,69 @@
-"""What prompted states cost: eight environments in one call against one at a time, and a warm cache against no representation.
+"""PR2L's figures: what prompted states cost, and what heads learn on them.
 
-The model is the packaged `tiny`, which knows the tabletop's questions; here only its cost matters. Prints one JSON object.
+    pr2l.py                  the cost (eight environments in one call against one at a time, a warm cache against no
+                             representation), beside what `merge` says
+    pr2l.py cells [NAME…]    trains what is not yet in results/pr2l: a cell is one configuration with one seed
+    pr2l.py probes           what a linear map reads off each condition's states
+    pr2l.py table            the demo's policy against the tabletop's heads of seed 0
+    pr2l.py merge            all cells in one summary
+
+Prints one JSON object. Cost is measured with the packaged `tiny`, which knows the tabletop's questions; cells of BabyAI need
+runs/babyai/vlm (docs/pr2l.md says how it is made), those of the tabletop the data of `make demo`. A stopped command goes on
+where it was.
 """
 
+import argparse
 import functools
 import json
+import os
+import shutil
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from vla.demo.processes import VLA, told
+from vla.errors import UserError
 from vla.models.load import load_vlm
 from vla.promptable.cache import CachedRepresentation
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation, Settings
+from vla.report.intervals import wilson
+from vla.report.learning import LearningRun, load_run
+from vla.report.learning_comparison import compare_runs
 from vla.report.provenance import provenance
+from vla.report.records import load
 from vla.rl.babyai import BabyAI
+from vla.rl.commands import read_options
+from vla.rl.correlation import correlations
+from vla.rl.probing import probe_all
+from vla.rl.table import table
 from vla.rl.vector import PromptedVecEnv
 
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS, RESULTS, RUNS = ROOT / "vla/configs/rl", ROOT / "benchmarks/results/pr2l", ROOT / "runs/pr2l"
+PROBES, TABLE = RESULTS / "probes.json", RESULTS / "table.json"
+EXPORT = ROOT / "runs/demo/export"
 ENVIRONMENTS, STEPS = 8, 60
-LEVEL = functools.partial(BabyAI, "BabyAI-GoToLocal-v0")
+TASK = "BabyAI-GoToLocal-v0"
+LEVEL = functools.partial(BabyAI, TASK)
 PROMPT = PromptTemplate("Q: where is the {object}? A:")
+CORE = ("task", "image-encoder", "irrelevant", "no-generation", "answer-bit", "oracle-bit")
+OTHERS = ("where", "chain-of-thought", "leaking", "no-prompt", "random", "pixels")
+TABLETOP = ("tabletop-bc", "tabletop-iql", "tabletop-ppo-oracle-bit")
+SHORT, LONG, ENOUGH = 25_000, 50_000, 0.6
+"""Steps of a cell; it goes on to the many where at least this share of its states came from the cache, or it asks no model."""
+RATIOS = {"image-encoder": 1.3, "irrelevant": 1.15}
+"""Of areas under the learning curve, the task's prompt over others: what they must reach."""
+SCENES = 50
+"""In which a cell of the tabletop is evaluated."""
 
 
 def median(run: Callable[[], object], rounds: int) -> float:
@@ -66,28 +106,208 @@ def replay(representation: CachedRepresentation | None) -> float:
     return ENVIRONMENTS * STEPS / taken
 
 
-def main() -> int:
-    torch.set_num_threads(1)
-    cost = batching()
+def cost() -> dict[str, Any]:
+    """Times on this machine, and whether they hold."""
+    taken = batching()
     cached = CachedRepresentation(PromptableRepresentation(*load_vlm("tiny"), PROMPT, Settings()))
     cold = replay(cached)
     first = cached.hits.rate
     plain = statistics.median(replay(None) for _ in range(3))
     warm = statistics.median(replay(cached) for _ in range(3))
     one, eight = "1 at a time", f"{ENVIRONMENTS} at a time"
-    decode = (cost[f"{one}, 8 tokens"] - cost[f"{one}, 0 tokens"]) / (cost[f"{eight}, 8 tokens"] - cost[f"{eight}, 0 tokens"])
+    decode = (taken[f"{one}, 8 tokens"] - taken[f"{one}, 0 tokens"]) / (taken[f"{eight}, 8 tokens"] - taken[f"{eight}, 0 tokens"])
     values = {
         "decode phase, 8 environments in one call over one at a time": (decode, 3.0),
-        "whole, 8 environments in one call over one at a time": (cost[f"{one}, 8 tokens"] / cost[f"{eight}, 8 tokens"], 1.5),
+        "whole, 8 environments in one call over one at a time": (taken[f"{one}, 8 tokens"] / taken[f"{eight}, 8 tokens"], 1.5),
         "steps/s with a warm cache over no representation": (warm / plain, 0.5),
     }
-    bars = {n: {"value": round(value, 3), "bar": f">= {least}", "holds": value >= least} for n, (value, least) in values.items()}
-    seconds = {name: round(value, 5) for name, value in cost.items()}
-    speed = {"no representation": round(plain, 1), "cold cache": round(cold, 1), "warm cache": round(warm, 1)}
-    said = {"bars": bars, "seconds per observation": seconds, "steps/s": speed, "hit rate while cold": round(first, 3)}
-    print(json.dumps({**said, "threads": 1, **provenance()}, indent=1))
+    return {
+        "bars": {
+            n: {"value": round(value, 3), "bar": f">= {least}", "holds": value >= least} for n, (value, least) in values.items()
+        },
+        "seconds per observation": {name: round(value, 5) for name, value in taken.items()},
+        "steps/s": {"no representation": round(plain, 1), "cold cache": round(cold, 1), "warm cache": round(warm, 1)},
+        "hit rate while cold": round(first, 3),
+        "threads": 1,
+    }
+
+
+def config(name: str) -> Path:
+    """Of a condition by its short name, or by the whole one."""
+    for path in (CONFIGS / f"babyai-{name}.yaml", CONFIGS / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise UserError(f"no condition {name!r}", str(CONFIGS.relative_to(ROOT)), f"e.g. {', '.join(CORE)}")
+
+
+def next_command(name: str, seed: int, folder: Path) -> list[str]:
+    """What is to be done next for a cell; nothing where it is done."""
+    fit = ["fit", "-c", str(config(name)), "--seed", str(seed), "--out", str(folder)]
+    if read_options(["-c", str(config(name))]).data:
+        if not (folder / "export/rl.json").is_file():
+            return ["rl", *fit]
+        evaluation = ["--suite", "rt2/seen", "--episodes", str(SCENES), "--workers", "1", "--out", str(folder / "seen")]
+        return [] if (folder / "seen/results.json").is_file() else ["rollout", "--policy", str(folder / "export"), *evaluation]
+    if not (folder / "results.json").is_file():
+        return ["rl", *fit, "--steps", str(SHORT)]
+    run = load_run(folder)
+    slow = run.more["cache"] and run.more["cache"]["rate"] < ENOUGH
+    return [] if slow or run.steps >= LONG else ["rl", *fit, "--steps", str(LONG)]
+
+
+def train(names: list[str], seeds: int, workers: int) -> None:
+    """Trains the cells that are not there, so many at a time; each call of `vla` is a process with one thread."""
+    cells = [(name, seed) for seed in range(seeds) for name in names if not (RESULTS / f"{name}-{seed}.json").is_file()]
+    how: dict[str, Any] = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stdout": sys.stderr}
+    running: dict[tuple[str, int], subprocess.Popen] = {}
+    try:
+        while cells or running:
+            for cell in [cell for cell, process in running.items() if process.poll() is not None]:
+                if running.pop(cell).returncode:
+                    raise SystemExit(f"{cell[0]}, seed {cell[1]}: its process ended with an error; the same command goes on")
+                cells.insert(0, cell)
+            while cells and len(running) < workers:
+                name, seed = cells.pop(0)
+                folder = RUNS / f"{name}-{seed}"
+                if command := next_command(name, seed, folder):
+                    print("vla", *command, file=sys.stderr, flush=True)
+                    running[name, seed] = subprocess.Popen([*VLA, *command], **how)
+                else:
+                    keep(name, seed, folder)
+            time.sleep(0.5)
+    finally:
+        for process in running.values():
+            process.terminate()
+            process.wait()
+
+
+def keep(name: str, seed: int, folder: Path) -> None:
+    """Writes a cell: a run's record, as `vla compare` takes it, with its curve; of a head that learned from data its success."""
+    if (folder / "results.json").is_file():
+        run = load_run(folder)
+        said = json.loads((folder / "results.json").read_text())
+        said = {key: value for key, value in said.items() if key not in ("returns", "lengths", "command")}
+        said |= {"core_minutes": round(run.more["cpu_seconds"] / 60, 2), "hit_rate": run.more["cache"].get("rate")}
+        said |= {"area": run.area(), "last_fifth": last_fifth(run), "curve": run.curve().round(4).tolist()}
+    else:
+        evaluated, made = load(folder / "seen"), json.loads((folder / "export/rl.json").read_text())
+        told = [episode.success for episode in evaluated.episodes if episode.kind == "correct"]
+        success = wilson(sum(told), len(told))
+        said = {"kind": "pr2l-offline", "condition": name, "seed": seed, "success": success.to_dict(), "model": made["model"]}
+        said |= {**made["more"], "suite": evaluated.suite, "suite_hash": evaluated.suite_hash}
+    said |= {"config": f"configs/rl/{config(name).name}", "cell": f"benchmarks/pr2l.py cells {name} --seeds {seed + 1}"}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    unfinished = RESULTS / f".{name}-{seed}"
+    unfinished.write_text(json.dumps(said) + "\n")
+    unfinished.replace(RESULTS / f"{name}-{seed}.json")
+
+
+def last_fifth(run: LearningRun) -> float:
+    return float(run.curve()[-5:].mean())
+
+
+def merge() -> dict[str, Any]:
+    """What all cells and probes say together, and which are missing."""
+    cells = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-[0-9]*.json"))}
+    probes = json.loads(PROBES.read_text())["probes"] if PROBES.is_file() else []
+    wanted = [*((name, 5) for name in CORE), *((name, 3) for name in (*OTHERS, *TABLETOP))]
+    found: dict[str, Any] = {
+        "bars": bars_of([], probes),
+        "missing": [f"{name}-{seed}" for name, seeds in wanted for seed in range(seeds) if f"{name}-{seed}" not in cells],
+        "models": sorted({cell["model"] for cell in cells.values() if cell["model"]}),
+        "learning": {},
+        "offline": {},
+        "probes": probes,
+        "table": json.loads(TABLE.read_text()) if TABLE.is_file() else None,
+    }
+    runs = [load_run(RESULTS / f"{name}.json") for name, cell in cells.items() if cell["kind"] == "rl"]
+    for task in sorted({run.task for run in runs}):
+        # Beside cells of fewer steps, the others' first ones count.
+        steps = min(run.steps for run in runs if run.task == task)
+        order = sorted((run.until(steps) for run in runs if run.task == task), key=lambda run: run.condition != "task")
+        found["learning"][task] = summary(order, steps)
+        if task == TASK:
+            found["bars"] |= bars_of(order, probes)
+    for name in dict.fromkeys(cell["condition"] for cell in cells.values() if cell["kind"] != "rl"):
+        mine = [cell for cell in cells.values() if cell["kind"] != "rl" and cell["condition"] == name]
+        n, won = (sum(round(cell["success"]["n"] * cell["success"].get(key, 1)) for cell in mine) for key in ("", "rate"))
+        found["offline"][name] = {"seeds": [cell["success"]["rate"] for cell in mine], "success": wilson(won, n).to_dict()}
+    found["correlations"] = correlations(probes, {name: c["area"] for t in found["learning"].values() for name, c in t.items()})
+    return found
+
+
+def summary(runs: list[LearningRun], steps: int) -> dict[str, Any]:
+    """Of one task: each condition's area under the learning curve and success in the last fifth, and what its cells took."""
+    grouped = {name: [run for run in runs if run.condition == name] for name in dict.fromkeys(run.condition for run in runs)}
+    return {
+        name: {
+            "seeds": [run.seed for run in mine],
+            "steps": steps,
+            "area": statistics.mean(run.area() for run in mine),
+            "areas": [round(run.area(), 4) for run in mine],
+            "last_fifth": statistics.mean(last_fifth(run) for run in mine),
+            "core_minutes": max(run.more["core_minutes"] for run in mine),
+            "hit_rate": min((run.more["cache"]["rate"] for run in mine if run.more["cache"]), default=None),
+        }
+        for name, mine in grouped.items()
+    }
+
+
+def bars_of(runs: list[LearningRun], probes: list[dict[str, Any]]) -> dict[str, Any]:
+    """The issue's; what is not known yet does not hold, and a ratio holds where its whole interval is above 1 as well."""
+    found = {}
+    known = {one.second: one.ratio for one in compare_runs(runs).against} if {"task"} < {run.condition for run in runs} else {}
+    for name, least in RATIOS.items():
+        ratio, said = known.get(name), {"bar": f">= {least}, its interval above 1"}
+        value = {
+            "value": ratio and ratio.rate,
+            "low": ratio and ratio.low,
+            "high": ratio and ratio.high,
+            "seeds": ratio and ratio.n,
+        }
+        holds = bool(ratio) and ratio.rate >= least and ratio.low > 1
+        found[f"area under the learning curve, task over {name}"] = {**value, **said, "holds": holds}
+    present = {one["condition"]: max(one["present"].values()) for one in probes}
+    task, other = present.get("task"), present.get("irrelevant")
+    lead = None if task is None or other is None else task - other
+    for name, value, least in (("task prompt", task, 0.9), ("task prompt minus irrelevant prompt", lead, 0.1)):
+        holds = value is not None and value >= least
+        found[f"linear probe of the prompted attribute, {name}"] = {"value": value, "bar": f">= {least}", "holds": holds}
+    return found
+
+
+def tabletop() -> None:
+    """The owner's table: the co-fine-tuned model against heads, on the same episodes."""
+    heads = [RUNS / f"{name}-0/export" for name in (*TABLETOP, "tabletop-bc-pixels")]
+    there = [str(path) for path in (EXPORT, *heads) if (path / "contract.json").is_file()]
+    print(table(there, "rt2/seen", SCENES, str(RUNS / "table")), file=sys.stderr)
+    shutil.copy(RUNS / "table/table.json", TABLE)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("all", "cells", "probes", "table", "merge"), default="all")
+    parser.add_argument("names", nargs="*", help=f"conditions; without any {', '.join(CORE)}")
+    parser.add_argument("--seeds", type=int, default=5, help="cells of each condition")
+    parser.add_argument("--workers", type=int, default=2, help="cells at a time")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.what == "cells":
+        train(options.names or list(CORE), options.seeds, options.workers)
+    if options.what == "probes":
+        conditions = [read_options(["-c", str(config(name))]) for name in options.names or (*CORE, *OTHERS)]
+        asking = [one for one in conditions if "states" in one.observe]
+        print(probe_all(asking, out=str(PROBES), page=str(RUNS / "probes.html")), file=sys.stderr)
+    if options.what == "table":
+        tabletop()
+    said, merged = cost() if options.what == "all" else {"bars": {}}, merge()
+    print(json.dumps({**merged, **said, "bars": {**said["bars"], **merged["bars"]}, **provenance()}, indent=1))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        with told():
+            sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

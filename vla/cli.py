@@ -28,6 +28,12 @@ def _demo() -> Callable:
     return demo
 
 
+def _demo_pr2l() -> Callable:
+    from vla.demo.pr2l import demo_pr2l
+
+    return demo_pr2l
+
+
 def _doctor() -> Callable:
     from vla.doctor import doctor
 
@@ -98,6 +104,7 @@ def _rl(argv: list[str]) -> int:
 
 COMMANDS: dict[str, tuple[Callable[[], Callable], str]] = {
     "demo": (_demo, "the whole main job: collect, train, roll out, export, serve, report"),
+    "demo-pr2l": (_demo_pr2l, "its policy against a head on a frozen, prompted model"),
     "doctor": (_doctor, "checks this machine"),
     "collect": (_collect, "records demonstrations, or pictures with questions"),
     "rollout": (_rollout, "drives the simulated robot with a policy"),
@@ -109,7 +116,7 @@ COMMANDS: dict[str, tuple[Callable[[], Callable], str]] = {
 
 def _usage() -> str:
     rows = {**{name: text for name, (_, text) in COMMANDS.items()}, "data": DATA, "rl": RL, **LIGHTNING}
-    lines = [f"  {name:<10}{text}" for name, text in rows.items()]
+    lines = [f"  {name:<11}{text}" for name, text in rows.items()]
     return "\n".join(["usage: vla COMMAND [options]", "", *lines, "", "`vla COMMAND --help` tells more."])
 
 

@@ -27,6 +27,11 @@ def test_a_curve_is_success_over_equal_parts_of_the_run():
     assert LearningRun("t", "c", 0, "b", 100, [120], [1]).curve(2).tolist() == [0.0, 1.0]
 
 
+def test_the_first_steps_of_a_run_are_the_run_that_ended_there():
+    whole, half = LearningRun("t", "c", 0, "b", 100, [10, 50, 60], [0, 1, 0]), LearningRun("t", "c", 0, "b", 50, [10, 50], [0, 1])
+    assert whole.until(50) == half and half.until(100) == half
+
+
 def test_a_record_comes_back(tmp_path):
     one = run()
     one.save(tmp_path)
@@ -69,6 +74,7 @@ def test_the_better_condition_is_found_and_equal_ones_are_not_separated():
     [
         ([run(), run(seed=1)], "one condition"),
         ([run(), run("other", budget="c")], "different budgets"),
+        ([run(), run("other", steps=500)], "different budgets"),
         ([run(), run(), run("other")], "given twice"),
         ([run(), run("other"), run("other", 1, task="Pickup")], "unequal numbers"),
     ],

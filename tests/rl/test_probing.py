@@ -2,15 +2,19 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from vla.errors import UserError
+from vla.report.learning import LearningRun
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
 
 from vla.promptable.representation import Settings
+from vla.rl.correlation import correlations
 from vla.rl.options import RLOptions
 from vla.rl.probing import draw_frames, probe_all
+from vla.rl.probing_page import principal
 
 
 def test_frames_are_balanced_and_true():
@@ -32,3 +36,39 @@ def test_scores_of_all_conditions_are_said(vlm, tmp_path):
     assert all(0 <= score <= 1 for score in said[0]["present"].values())
     with pytest.raises(UserError, match="nothing asks a model"):
         probe_all([dataclasses.replace(one, observe=["oracle"])], 10)
+
+
+def test_states_are_shown_on_a_page_and_scores_beside_what_was_reached(vlm, tmp_path):
+    settings = Settings(tokens=1, batch=8, words=40)
+    one = RLOptions(out="", condition="task", vlm=str(vlm), prompt="Q: is there a {object}? A:", representation=settings)
+    LearningRun("t", "task", 0, "b", 100, [50], [1]).save(tmp_path / "run")
+    said = probe_all([one], 40, page=str(tmp_path / "deep/page.html"), runs=[str(tmp_path / "run")])
+    page = (tmp_path / "deep/page.html").read_text()
+    assert (
+        "Fewer than 4" in said
+        and 'alt="task"' in page
+        and "data:image/svg+xml" in page
+        and "http" not in page.split("</style>")[1]
+    )
+
+
+def test_principal_components_are_the_directions_in_which_vectors_differ_most():
+    torch.manual_seed(0)
+    x = torch.randn(200, 1) * torch.tensor([[3.0, 4.0, 0.0]]) + torch.randn(200, 1) * torch.tensor([[0.0, 0.0, 2.0]]) + 7
+    points, shares = principal(x)
+    assert points.shape == (200, 2) and shares[0] > shares[1] and sum(shares) == pytest.approx(1, abs=1e-4)
+    assert torch.allclose(points.square().sum(1), (x - x.mean(0)).square().sum(1), rtol=1e-3)
+
+
+def test_scores_are_ranked_against_areas():
+    probes = [
+        {"condition": c, "answer": a, "present": {"all": p}, "place": {}}
+        for c, a, p in zip("abcd", (1, 2, 3, 4), (4, 3, 2, 1), strict=True)
+    ]
+    found = correlations(probes, {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.9, "e": 1.0})
+    assert set(found) == {"answer", "present, all"} and found["answer"]["n"] == 4
+    assert (found["answer"]["rank_correlation"], found["present, all"]["rank_correlation"]) == (
+        pytest.approx(1),
+        pytest.approx(-1),
+    )
+    assert correlations(probes[:3], {"a": 0.1, "b": 0.2, "c": 0.3}) == {}

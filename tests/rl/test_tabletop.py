@@ -12,9 +12,10 @@ pytest.importorskip("vla.sim.tabletop", exc_type=ImportError)
 
 from vla.errors import UserError
 from vla.models.load import load_vlm
+from vla.policies.base import Observation
+from vla.policies.load import load_policy
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation, Settings
-from vla.rl.export import act, read_agent
 from vla.rl.fit import fit
 from vla.rl.options import EnvironmentOptions, PoolerOptions, RLOptions
 from vla.rl.processes import ProcessVecEnv
@@ -100,6 +101,7 @@ def test_sac_learns_on_it_and_its_export_acts_within_the_limits(vlm, tmp_path):
         checkpoint=8,
     )
     fit(options)
-    policy, _, more = read_agent(f"{options.out}/export")
-    action = act(policy, {name: np.zeros((1, *box["shape"]), box["dtype"]) for name, box in more["observations"].items()})
-    assert action.shape == (1, 5) and (np.abs(action) <= 1).all()
+    pictures = {camera.name: np.zeros((64, 64, 3), np.uint8) for camera in EMBODIMENT.cameras}
+    seen = Observation("0", pictures, np.array(EMBODIMENT.state.high), "lift the red cube")
+    action = load_policy(f"{options.out}/export").act([seen])[0].actions
+    assert action.shape == (1, 7) and (np.abs(action) <= EMBODIMENT.action.high).all()

@@ -43,6 +43,7 @@ class Made:
         vlm, random: the frozen model, as `load_frozen` takes them; "" where none is asked.
         model: hash of its weights.
         prompt, representation: how it is asked.
+        squash: whether what the head writes goes through a tanh, or is cut at the limits.
         more: for people.
     """
 
@@ -54,6 +55,7 @@ class Made:
     model: str = ""
     prompt: str = ""
     representation: Settings = dataclasses.field(default_factory=Settings)
+    squash: bool = True
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -63,12 +65,13 @@ class PromptedPolicy:
     Args:
         contract: of one robot.
         inputs: makes of observations what the head takes, by a representation whose declared shape is `batch`.
-        head: writes a chunk's actions as shares of their limits, after a tanh.
+        head: writes a chunk's actions as shares of their limits.
         batch: observations per call of the representation, which pads fewer.
+        squash: put what the head writes through a tanh; else it is cut at the limits.
     """
 
-    def __init__(self, contract: PolicyContract, inputs: Inputs, head: Head, batch: int = 1):
-        self.contract, self.inputs, self.head, self.batch = contract, inputs, head.eval(), batch
+    def __init__(self, contract: PolicyContract, inputs: Inputs, head: Head, batch: int = 1, squash: bool = True):
+        self.contract, self.inputs, self.head, self.batch, self.squash = contract, inputs, head.eval(), batch, squash
         self._shares = Shares(inputs.body.action)
 
     def reset(self, ids: Sequence[str]) -> None:
@@ -87,7 +90,8 @@ class PromptedPolicy:
         seen = self.inputs([o.images for o in observations], states, texts)
         # Row by row: in a product of several, a row's place changes its last digits.
         rows = [self.head({name: value[i : i + 1] for name, value in seen.items()}) for i in range(len(observations))]
-        written = torch.tanh(torch.cat(rows)).numpy()
+        written = torch.cat(rows)
+        written = (torch.tanh(written) if self.squash else written).numpy()
         actions = self._shares.inverse(written.reshape(len(observations), self.contract.chunk, -1))
         return [ActionChunk(a, np.zeros(len(a), bool), {"batch": self.batch}) for a in actions]
 
@@ -103,13 +107,18 @@ class PromptedPolicy:
             ContractMismatch: the model of that name has other weights than the head was trained on.
         """
         folder = Path(folder)
-        contract = PolicyContract.load(folder)
         try:
-            made = _made(json.loads((folder / SAID).read_text(encoding="utf-8")))
+            said = json.loads((folder / SAID).read_text(encoding="utf-8"))
+            if unfit := said.get("unfit"):
+                raise UserError(
+                    f"this head cannot act here: {unfit}", str(folder), "its results.json says how well it does there"
+                )
+            contract = PolicyContract.load(folder)
+            made = _made(said)
             head = Head(**made.head)
             head.load_state_dict(load_file(folder / WEIGHTS))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            fix = f"give a folder with contract.json, {SAID} and {WEIGHTS}, as behaviour cloning or IQL writes it"
+            fix = f"give a folder with contract.json, {SAID} and {WEIGHTS}, as `vla rl fit` writes it"
             raise UserError(f"no export of a head that can act here: {error}", str(folder), fix) from error
         rows = batch if isinstance(batch, int) else max(batch)
         represent = None
@@ -120,7 +129,7 @@ class PromptedPolicy:
             if found != made.model:
                 what = f"the model {made.vlm!r} has weights {found[:12]}, the head was trained on {made.model[:12]}"
                 raise ContractMismatch(what, str(folder), f"put the model that it was trained on at {made.vlm!r}")
-        return cls(contract, Inputs(contract.embodiment(), made.told, represent, made.pixels), head, rows)
+        return cls(contract, Inputs(contract.embodiment(), made.told, represent, made.pixels), head, rows, made.squash)
 
 
 def write_prompted(folder: str | Path, head: Head, contract: PolicyContract, made: Made) -> Path:

@@ -26,7 +26,7 @@ class LearningRun:
         task: what was learned.
         condition: what the runs of a comparison differ in.
         seed: of everything drawn.
-        budget: hash of what all conditions must share: environment, steps, algorithm and its arguments.
+        budget: hash of what all conditions must share beside the steps: environment, algorithm and its arguments.
         steps: that the run was to take, of all its environments together.
         ends: the step at which each episode ended, in order.
         success: whether it succeeded, 0 or 1.
@@ -58,6 +58,11 @@ class LearningRun:
     def area(self) -> float:
         """Area under the learning curve, as a share of the whole: the mean success rate over the run."""
         return float(self.curve().mean())
+
+    def until(self, steps: int) -> LearningRun:
+        """Its first steps alone, to be compared with runs that took no more: what was learned then knew nothing of the rest."""
+        kept = sum(end <= steps for end in self.ends)
+        return dataclasses.replace(self, steps=min(steps, self.steps), ends=self.ends[:kept], success=self.success[:kept])
 
     def save(self, folder: str | Path) -> Path:
         """Writes results.json whole or not at all."""

@@ -85,7 +85,7 @@ def compare_runs(runs: Sequence[LearningRun], alpha: float = 0.05) -> LearningCo
     if len(names) < 2:
         raise UserError(f"one condition, {names[0]!r}" if names else "no runs", "compare", "give runs of two or more")
     for task in tasks:
-        budgets = {run.budget: run for run in runs if run.task == task}
+        budgets = {(run.budget, run.steps): run for run in runs if run.task == task}
         if len(budgets) > 1:
             one, other = list(budgets.values())[:2]
             raise UserError(

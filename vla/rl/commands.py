@@ -41,7 +41,8 @@ def run_probe(argv: list[str]) -> str:
     """Ranks conditions by what their model's states tell of the goal."""
     parser = ArgumentParser(prog="vla rl probe", description="Ranks prompts, layers and poolings without training.")
     parser.add_argument("-c", "--config", action="append", type=str, required=True, help="a condition; give several")
-    parser.add_function_arguments(probe_all, as_group=False, skip={"conditions"})
+    parser.add_argument("--runs", nargs="*", type=str, default=[], help="folders of runs with whose areas scores are correlated")
+    parser.add_function_arguments(probe_all, as_group=False, skip={"conditions", "runs"})
     given = parser.parse_args(argv).as_dict()
     return probe_all([read_options(["-c", config]) for config in given.pop("config")], **given)
 

@@ -1,4 +1,4 @@
-"""A trained head as a folder of safetensors and JSON, and back: no pickle, nothing that runs when it is read."""
+"""A head that acts in its environment only, as a folder of safetensors and JSON, and back: no pickle, nothing that runs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ from vla.rl.build import mixed_layers, policy_arguments
 from vla.rl.options import CacheOptions, EnvironmentOptions, PoolerOptions, RLOptions, Settings
 
 
-def write_agent(folder: Path, agent: BaseAlgorithm, options: RLOptions, representation: CachedRepresentation | None) -> Path:
-    """Writes the export whole or not at all, replacing an earlier one."""
+def write_agent(
+    folder: Path, agent: BaseAlgorithm, options: RLOptions, representation: CachedRepresentation | None, unfit: str
+) -> Path:
+    """Writes the export whole or not at all, replacing an earlier one; it says why `vla rollout` cannot use it."""
     weights = {name: value.detach().cpu().clone().contiguous() for name, value in agent.policy.state_dict().items()}
     said = {
         "kind": KIND,
+        "unfit": unfit,
         "options": dataclasses.asdict(options),
         "representation": representation.identity if representation else None,
         "mix": mixed_layers(options, representation),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
@@ -20,6 +22,7 @@ from vla.rl.build import make_agent, make_environments, make_representation
 from vla.rl.checkpoint import read_checkpoint, write_checkpoint
 from vla.rl.export import write_agent
 from vla.rl.options import RLOptions
+from vla.rl.translate import unfit, write_policy
 
 
 class Episodes(BaseCallback):
@@ -46,12 +49,12 @@ def fit(options: RLOptions) -> LearningRun:
     """Trains to the wanted number of steps, from the folder's checkpoint if it has one; a finished run is only read.
 
     The folder gets checkpoint.pt (plain types), logs/ (TensorBoard), results.json (the learning curve, for `vla compare`) and
-    export/ (safetensors and JSON).
+    export/ (safetensors and JSON), which `vla rollout` and `vla serve` take if the head drives the tabletop.
 
     Raises:
         UserError: the folder's run is another one, or the options contradict one another.
     """
-    out = Path(options.out)
+    out, began = Path(options.out), _spent()
     saved = read_checkpoint(out, options)
     if saved is not None and saved["steps"] >= options.steps and (out / FILE).is_file():
         return load_run(out)
@@ -60,11 +63,12 @@ def fit(options: RLOptions) -> LearningRun:
     try:
         agent = make_agent(options, environments, representation)
         episodes: list[list[float]] = []
+        before = dict.fromkeys(began, 0.0)
         if saved is not None:
             agent.policy.load_state_dict(saved["policy"])
             agent.policy.optimizer.load_state_dict(saved["optimizer"])
             agent.num_timesteps, agent._n_updates = saved["steps"], saved["updates"]
-            episodes = saved["episodes"]
+            episodes, before = saved["episodes"], saved.get("spent", before)
             if representation is not None:
                 representation.hits = Hits(**saved["hits"])
         out.mkdir(parents=True, exist_ok=True)
@@ -74,14 +78,27 @@ def fit(options: RLOptions) -> LearningRun:
             chunk = min(options.checkpoint, options.steps - agent.num_timesteps)
             _begin(agent, options.seed)
             agent.learn(chunk, callback=noted, reset_num_timesteps=False, log_interval=1)
-            _save(out, agent, episodes, options, representation)
+            _save(out, agent, episodes, options, representation, _since(began, before))
         agent.logger.dump(agent.num_timesteps)
     finally:
         environments.close()
-    run = _record(options, agent, episodes, representation)
+    spent = _since(began, before)
+    run = _record(options, agent, episodes, representation, spent)
     run.save(out)
-    write_agent(out / "export", agent, options, representation)
+    if why := unfit(options, representation):
+        write_agent(out / "export", agent, options, representation, why)
+    else:
+        write_policy(out / "export", agent.policy, options, representation, spent)
     return run
+
+
+def _spent() -> dict[str, float]:
+    """Seconds by the clock, and of all cores together: of this process and of its children that have ended."""
+    return {"seconds": time.perf_counter(), "cpu_seconds": sum(psutil.Process().cpu_times()[:4])}
+
+
+def _since(began: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+    return {name: round(before[name] + now - began[name], 1) for name, now in _spent().items()}
 
 
 def _begin(agent: BaseAlgorithm, seed: int) -> None:
@@ -92,7 +109,12 @@ def _begin(agent: BaseAlgorithm, seed: int) -> None:
 
 
 def _save(
-    out: Path, agent: BaseAlgorithm, episodes: list[list[float]], options: RLOptions, asked: CachedRepresentation | None
+    out: Path,
+    agent: BaseAlgorithm,
+    episodes: list[list[float]],
+    options: RLOptions,
+    asked: CachedRepresentation | None,
+    spent: dict[str, float],
 ) -> None:
     state = {
         "identity": options.identity(),
@@ -102,14 +124,15 @@ def _save(
         "updates": agent._n_updates,
         "episodes": episodes,
         "hits": dataclasses.asdict(asked.hits) if asked else {},
+        "spent": spent,
     }
     write_checkpoint(out, state)
 
 
-def _record(options: RLOptions, agent: BaseAlgorithm, episodes: list[list[float]], representation: Any) -> LearningRun:
-    same = {
-        k: v for k, v in dataclasses.asdict(options).items() if k in ("environment", "steps", "algorithm", "arguments", "net")
-    }
+def _record(
+    options: RLOptions, agent: BaseAlgorithm, episodes: list[list[float]], representation: Any, spent: dict[str, float]
+) -> LearningRun:
+    same = {k: v for k, v in dataclasses.asdict(options).items() if k in ("environment", "algorithm", "arguments", "net")}
     return LearningRun(
         task=options.environment.name,
         condition=options.condition or options.prompt or "+".join(options.observe),
@@ -120,9 +143,11 @@ def _record(options: RLOptions, agent: BaseAlgorithm, episodes: list[list[float]
         success=[int(e[3]) for e in episodes],
         more={
             **provenance(),
+            **spent,
             "returns": [round(float(e[1]), 6) for e in episodes],
             "lengths": [int(e[2]) for e in episodes],
             "cache": representation.hits.to_dict() if representation else {},
+            "model": representation.identity["model"] if representation else "",
             "parameters": int(np.sum([p.numel() for p in agent.policy.parameters()])),
         },
     )

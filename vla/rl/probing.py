@@ -13,10 +13,18 @@ import torch
 
 from vla.errors import UserError
 from vla.promptable.probe import POOLINGS, Probe, classify, pooled, regress
+from vla.report.learning import load_run
+from vla.report.provenance import provenance
 from vla.report.wording import Table, aligned
 from vla.rl.babyai import BabyAI
 from vla.rl.build import make_representation
+from vla.rl.correlation import LEAST, SCORES, correlations, reached, score
 from vla.rl.options import RLOptions
+from vla.rl.probing_page import write_probes
+
+NOTE = (
+    "Accuracy of answer and presence (0.5 is guessing), R² of the place of the goal; over all tokens, and over the written ones."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +71,13 @@ def draw_frames(level: str, count: int, seed: int = 0) -> Frames:
     )
 
 
-def probe(options: RLOptions, frames: Frames) -> dict[str, Any]:
+def probe(options: RLOptions, frames: Frames) -> tuple[dict[str, Any], torch.Tensor]:
     """What one condition's model tells of the goal, half of the rooms held out.
 
     Returns:
         "answer": share of the rooms in which the written answer begins with yes exactly where the goal is in view (None where
         nothing is written); "present" and "place": for each pooling the linear probe's accuracy of presence, and R² of the goal's
-        place where it is in view.
+        place where it is in view. Beside it the means of all tokens' states [N, layers * D].
     """
     representation = make_representation(options)
     if representation is None:
@@ -87,10 +95,17 @@ def probe(options: RLOptions, frames: Frames) -> dict[str, Any]:
         present: Probe = classify(x[known], frames.visible[known], x[asked], frames.visible[asked])
         place = regress(x[known & seen], frames.place[known & seen], x[asked & seen], frames.place[asked & seen])
         found["present"][pooling], found["place"][pooling] = present.score, place.score
-    return found
+    return found, pooled(states, POOLINGS[0], layers)
 
 
-def probe_all(conditions: Sequence[RLOptions], pictures: int = 1000, seed: int = 0, out: str = "") -> str:
+def probe_all(
+    conditions: Sequence[RLOptions],
+    pictures: int = 1000,
+    seed: int = 0,
+    out: str = "",
+    page: str = "",
+    runs: Sequence[str] = (),
+) -> str:
     """A table of all conditions on the same rooms.
 
     Args:
@@ -98,15 +113,28 @@ def probe_all(conditions: Sequence[RLOptions], pictures: int = 1000, seed: int =
         pictures: half of them held out, each of a room of its own.
         seed: of the rooms.
         out: JSON file that gets the scores.
+        page: HTML file that gets them, and the states' main components, coloured by what is true of the goal.
+        runs: folders of `vla rl fit`, with whose areas under the learning curve the scores are correlated.
     """
-    rows = []
     levels = {level: draw_frames(level, pictures, seed) for level in {one.environment.name for one in conditions}}
-    found = [probe(one, levels[one.environment.name]) for one in conditions]
-    for one in found:
-        scores = [one[kind].get(pooling) for kind in ("present", "place") for pooling in POOLINGS]
-        rows.append([one["condition"], *("–" if score is None else f"{score:.3f}" for score in (one["answer"], *scores))])
+    found, states = [], {}
+    for one in conditions:
+        frames = levels[one.environment.name]
+        scores, vectors = probe(one, frames)
+        found.append(scores)
+        states[one.condition] = vectors, frames.visible, frames.place
+    rows = [[one["condition"], *("–" if (x := score(one, name)) is None else f"{x:.3f}" for name in SCORES)] for one in found]
+    table = Table("Probes", NOTE, ["condition", *SCORES], rows)
+    related = correlations(found, reached([load_run(run) for run in runs])) if runs else {}
+    said = [
+        f"{name}: rank correlation {one['rank_correlation']:+.2f} with the area under the learning curve "
+        f"({one['n']} conditions, p {one['p']:.2f})."
+        for name, one in related.items()
+    ] or ([f"Fewer than {LEAST} of these conditions were trained: no correlation."] if runs else [])
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(json.dumps({"pictures": pictures, "seed": seed, "probes": found}, indent=1) + "\n", encoding="utf-8")
-    header = ["condition", "answer", *(f"{kind}, {pooling}" for kind in ("present", "place R²") for pooling in POOLINGS)]
-    return aligned(Table("Probes", "", header, rows))
+        kept = {"pictures": pictures, "seed": seed, "probes": found, "correlations": related, **provenance()}
+        Path(out).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    if page:
+        said.append(f"page: {write_probes(Path(page), table, [NOTE, *said], states, provenance())}")
+    return "\n".join([aligned(table), *said])

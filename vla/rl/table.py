@@ -71,8 +71,13 @@ def table(
         )
     said = {"suite": comparison.suite, "suite_hash": comparison.suite_hash, "policies": found, "batch": rows, **provenance()}
     (Path(out) / FILE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    shown = Table("Policies", "", ["policy", "success", "first minus this", "trained", "a step"], [_row(one) for one in found])
-    return f"{aligned(shown)}\n\n{compare(*folders, out=out)}"
+    return f"{aligned(shown(found))}\n\n{compare(*folders, out=out)}"
+
+
+def shown(policies: Sequence[dict[str, Any]]) -> Table:
+    """What table.json says of the policies, for people."""
+    header = ["policy", "success", "first minus this", "trained", "a step"]
+    return Table("Policies", "", header, [_row(one) for one in policies])
 
 
 def training_seconds(policy: str) -> float | None:

@@ -1,0 +1,121 @@
+"""A head that Stable-Baselines3 trained on the tabletop as the `Head` of a policy that `vla rollout` and `vla serve` take."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
+
+from vla.contract import PolicyContract
+from vla.policies.prompted import Made, write_prompted
+from vla.promptable.cache import CachedRepresentation
+from vla.promptable.head import Head
+from vla.promptable.told import FIELDS, Told
+from vla.rl.build import TABLETOP, mixed_layers
+from vla.rl.options import RLOptions
+from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.scene import COLOURS, SHAPES
+
+# In the order in which the environment tells them.
+TOLD = Told((*COLOURS, *SHAPES), tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES))
+
+
+def unfit(options: RLOptions, representation: CachedRepresentation | None) -> str:
+    """Why a head cannot act as a policy of the simulated robot; "" where it can."""
+    if not options.environment.name.startswith(TABLETOP):
+        return f"it was trained in {options.environment.name}, whose actions are no robot's"
+    if options.environment.name != TABLETOP + "lift":
+        return f"it was trained on {options.environment.name}, whose instructions name more than the goal that it was told"
+    if unknown := sorted({"oracle", "answer"} & set(options.observe)):
+        return f"it sees {' and '.join(unknown)}, which only training gives it"
+    fields = set(representation.prompt.fields) - set(FIELDS) if representation else set()
+    return f"its prompt has {', '.join(sorted(fields))}, which no instruction fills" if fields else ""
+
+
+def as_head(policy: BasePolicy, options: RLOptions, mix: int) -> tuple[Head, dict[str, Any]]:
+    """The actor with another arrangement of the same weights, and the arguments of `Head`.
+
+    What `Head` sees differs in scale only: the robot's state and pictures from -1 to 1, where the environment gives units and
+    Stable-Baselines3 pictures from 0 to 1. That goes into the first layers.
+
+    Args:
+        policy: of PPO or SAC.
+        mix: layers of the states that are weighted into one.
+    """
+    inner: Any = policy if options.algorithm == "ppo" else policy.actor
+    hidden, last = (
+        (inner.mlp_extractor.policy_net, inner.action_net) if options.algorithm == "ppo" else (inner.latent_pi, inner.mu)
+    )
+    features, linears = inner.features_extractor, [*(layer for layer in hidden if isinstance(layer, nn.Linear)), last]
+    p = options.pooler
+    raw = policy.observation_space["tokens"].shape[-1] if "states" in options.observe else 0  # type: ignore[index]
+    cameras = [camera.name for camera in EMBODIMENT.cameras if camera.name in features.cameras]
+    pooler = {"pooler": p.kind, "width": p.width, "heads": p.heads, "hidden": p.hidden, "pooled": p.out, "mix": mix}
+    numbers = EMBODIMENT.state.size + len(TOLD.words)
+    arguments = {"numbers": numbers, "out": last.out_features, "raw": raw, "cameras": len(cameras), **pooler, "net": options.net}
+    head = Head(**arguments)
+    with torch.no_grad():
+        if head.pooler is not None:
+            head.pooler.load_state_dict(features.pooler.state_dict())
+        for name, look in zip(cameras, head.looks, strict=True):
+            _look(look, features.networks[name])
+        for new, old in zip((layer for layer in head.net if isinstance(layer, nn.Linear)), linears, strict=True):
+            new.load_state_dict(old.state_dict())
+        _first(head.net[0], linears[0], p.out * bool(raw), [features.cameras.index(name) for name in cameras], p.out)
+    return head.eval(), arguments
+
+
+def _look(new: nn.Module, old: nn.Module) -> None:
+    layers: Any = [layer for layer in new.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    others: Any = [layer for layer in old.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    for one, other in zip(layers, others, strict=True):
+        one.load_state_dict(other.state_dict())
+    # (x + 1) / 2 is what it was trained on.
+    layers[0].bias += layers[0].weight.sum((1, 2, 3)) / 2
+    layers[0].weight /= 2
+
+
+def _first(new: Any, old: nn.Linear, pooled: int, cameras: list[int], width: int) -> None:
+    """Stable-Baselines3's first layer takes pooled states, numbers, pictures; `Head` takes numbers, pooled states, pictures."""
+    state, numbers = EMBODIMENT.state, EMBODIMENT.state.size + len(TOLD.words)
+    low, high = torch.tensor(state.low), torch.tensor(state.high)
+    weights, start = old.weight, pooled + numbers
+    told = weights[:, pooled:start].clone()
+    new.bias += told[:, : state.size] @ ((low + high) / 2)
+    told[:, : state.size] *= (high - low) / 2
+    looks = [weights[:, start + place * width : start + (place + 1) * width] for place in cameras]
+    new.weight.copy_(torch.cat([told, weights[:, :pooled], *looks], 1))
+
+
+def write_policy(
+    folder: Path, policy: BasePolicy, options: RLOptions, representation: CachedRepresentation | None, spent: dict[str, float]
+) -> Path:
+    """Writes the export of a head for which `unfit` says nothing."""
+    head, arguments = as_head(policy, options, mixed_layers(options, representation))
+    contract = PolicyContract(
+        {EMBODIMENT_NAME: EMBODIMENT},
+        codec="none",
+        prompt=options.prompt,
+        plan=(),
+        chunk=1,
+        execute=1,
+        terminate=False,
+        title=options.condition,
+    )
+    made = Made(
+        told=TOLD,
+        head=arguments,
+        pixels="pixels" in options.observe,
+        vlm=options.vlm if representation else "",
+        random=options.random,
+        model=representation.identity["model"] if representation else "",
+        prompt=options.prompt,
+        representation=options.representation,
+        squash=options.algorithm == "sac",
+        more={"options": dataclasses.asdict(options), "steps": options.steps, **spent},
+    )
+    return write_prompted(folder, head, contract, made)
