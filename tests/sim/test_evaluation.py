@@ -66,7 +66,16 @@ def test_what_an_evaluation_leaves(toys, tmp_path):
     films = sorted(p.name for p in (tmp_path / "videos").iterdir())
     assert films == ["grid.mp4", *(f"lift-{v}-0-correct.{ext}" for v in ("dim", "seen") for ext in ("json", "mp4"))]
     page = (tmp_path / "report.html").read_text()
-    for words in ("lift: dim", "Language use", "wrong object", "videos/grid.mp4", suite().hash, "Nothing said"):
+    for words in (
+        "lift: dim",
+        "Language use",
+        "The right thing, of those",
+        "100 % of 3 (44 to 100 %)",
+        "wrong object",
+        "videos/grid.mp4",
+        suite().hash,
+        "Nothing said",
+    ):
         assert words in page
     assert "http" not in page
     before = (tmp_path / "episodes.jsonl").read_text()
