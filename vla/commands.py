@@ -206,8 +206,6 @@ def rollout(
             return f"{said(found)}\nrecord: {out}/results.json, page: {out}/report.html"
         count = worker_count(engine, workers, len(todo))
         acting = open_policy(policy, batch or count, chosen.tasks)
-        if video and acting is None:
-            raise UserError("the expert acts without pictures, there is nothing to film", "rollout", "leave out --video")
         todo[0] = dataclasses.replace(todo[0], video=bool(video))
         with open_workers(engine, count) as pool, recording(record, policy, fresh) as recorder:
             results = run_rollout(acting, todo, pool, lambda r: progress(r, bar.n + 1), execute, recorder=recorder)

@@ -108,8 +108,6 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
     folder, suite = Path(options.out), options.suite
     batch = options.batch or BATCH
     policy = open_policy(options.policy, batch, suite.tasks)
-    if options.videos and policy is None:
-        raise UserError("the expert acts without pictures, there is nothing to film", "rollout", "leave out --videos")
     identity = _identity(options, policy, batch)
     with Journal(folder, identity, options.fresh) as journal:
         if options.fresh:

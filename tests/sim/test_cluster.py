@@ -41,15 +41,16 @@ def on_cluster(cluster):
     return RayWorkers
 
 
-@pytest.mark.parametrize("trouble", ["", pytest.param("kill", marks=pytest.mark.slow), "raise"])
+@pytest.mark.parametrize("trouble", ["", "raise", *(pytest.param(t, marks=pytest.mark.slow) for t in ("kill", "stop"))])
 def test_a_rollout_on_a_cluster_is_the_local_one(toy, seeing, tmp_path, on_cluster, trouble):
     with Workers(1, toy()) as workers:
         expected = rollout(seeing(), EPISODES, workers)
     with on_cluster(2, toy(trouble, tmp_path / "marker")) as workers:
-        results = rollout(seeing(), EPISODES, workers, deadline=60.0)
+        results = rollout(seeing(), EPISODES, workers, deadline=20.0 if trouble == "stop" else 60.0)
     assert lines(results) == lines(expected) and len(workers.restarts) == bool(trouble)
     if trouble:
-        why = {"kill": "ActorDied", "raise": "the OpenGL context is lost"}[trouble]
+        assert sum(len(r.restarts) for r in results) == 1
+        why = {"kill": "ActorDied", "raise": "the OpenGL context is lost", "stop": "no answer within 20 s"}[trouble]
         assert why in workers.restarts[0] and "seed 1" in workers.restarts[0]
 
 

@@ -66,7 +66,16 @@ def test_what_an_evaluation_leaves(toys, tmp_path):
     films = sorted(p.name for p in (tmp_path / "videos").iterdir())
     assert films == ["grid.mp4", *(f"lift-{v}-0-correct.{ext}" for v in ("dim", "seen") for ext in ("json", "mp4"))]
     page = (tmp_path / "report.html").read_text()
-    for words in ("lift: dim", "Language use", "wrong object", "videos/grid.mp4", suite().hash, "Nothing said"):
+    for words in (
+        "lift: dim",
+        "Language use",
+        "The right thing, of those",
+        "100 % of 3 (44 to 100 %)",
+        "wrong object",
+        "videos/grid.mp4",
+        suite().hash,
+        "Nothing said",
+    ):
         assert words in page
     assert "http" not in page
     before = (tmp_path / "episodes.jsonl").read_text()
@@ -184,10 +193,11 @@ def test_the_command(toys, tmp_path, capsys):
     assert cli.main(["rollout", "--policy", "random", "--suite", str(tmp_path / "toy.yaml"), "--out", out, "--videos", "1"]) == 0
     shown = capsys.readouterr().out
     assert "correct instruction: success" in shown and "language use" in shown and records.load(out).suite == "toy"
-    film = tmp_path / "film.mp4"
-    told = ["--instruction", "lift the green cube", "--out", str(tmp_path / "told"), "--video", str(film)]
-    assert cli.main(["rollout", "--policy", "random", *told]) == 0
-    assert film.is_file() and records.load(tmp_path / "told").episodes[0].instruction == "lift the green cube"
+    for policy in ("random", "expert"):
+        film = tmp_path / f"{policy}.mp4"
+        told = ["--instruction", "lift the green cube", "--out", str(tmp_path / policy), "--video", str(film)]
+        assert cli.main(["rollout", "--policy", policy, *told]) == 0
+        assert film.is_file() and records.load(tmp_path / policy).episodes[0].instruction == "lift the green cube"
     for wrong, says in (
         (["--suite", "rt2/seen"], "add --out"),
         (["--suite", "rt2/seen", "--out", out, "--seed", "3"], "a suite has its own"),

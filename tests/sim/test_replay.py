@@ -68,7 +68,10 @@ def test_converted_data_is_that_of_rollouts(recorded, tmp_path):
     assert np.allclose(source.states, [state for _, _, state in seen], atol=1e-3) and len(source.actions) == 2 * STEPS
     chosen = ["--cameras", "frontview,birdview", "--size", "32x40", "--workers", "1"]
     assert cli.main(["data", "convert", str(path), str(tmp_path / "views"), *chosen]) == 0
-    assert [(c.name, c.height, c.width) for c in DatasetCard.load(tmp_path / "views").spec.cameras] == [("frontview", 32, 40), ("birdview", 32, 40)]
+    assert [(c.name, c.height, c.width) for c in DatasetCard.load(tmp_path / "views").spec.cameras] == [
+        ("frontview", 32, 40),
+        ("birdview", 32, 40),
+    ]
 
 
 def test_it_is_looked_at_as_it_will_be_converted(recorded, tmp_path, capsys):
@@ -96,7 +99,9 @@ def test_what_cannot_be_rendered_is_refused(recorded, tmp_path):
                 demo["states"] = np.zeros((STEPS, 30))
             else:
                 text = demo.attrs["model_file"]
-                demo.attrs["model_file"] = text[:500] if change == "xml" else text.replace("<worldbody>", '<worldbody><include file="/etc/passwd"/>', 1)
+                demo.attrs["model_file"] = (
+                    text[:500] if change == "xml" else text.replace("<worldbody>", '<worldbody><include file="/etc/passwd"/>', 1)
+                )
         reader = replayed(HDF5Reader(broken))
         with pytest.raises(UserError, match=says):
             reader.read(reader.refs()[0])

@@ -1,4 +1,5 @@
-"""robosuite's own tasks: the same episode for the same seed, its own check of success, experts, rollouts, data, Gymnasium's rules."""
+"""robosuite's own tasks: the same episode for the same seed, its own check of success, experts, rollouts, data, Gymnasium's
+rules."""
 
 import dataclasses
 import json
@@ -80,7 +81,12 @@ def lines(results):
 
 
 def test_rollouts_are_the_same_for_any_workers_and_whatever_ran_before():
-    episodes = [Episode(seed, kind, horizon=6, task=task) for task in ("robosuite-Lift", "lift") for seed in (0, 1) for kind in ("correct", "nonsense")]
+    episodes = [
+        Episode(seed, kind, horizon=6, task=task)
+        for task in ("robosuite-Lift", "lift")
+        for seed in (0, 1)
+        for kind in ("correct", "nonsense")
+    ]
     stock = episodes[:4]
     with Workers(2) as workers:
         mixed = rollout(None, episodes, workers)
@@ -139,9 +145,13 @@ def test_the_commands(tmp_path, capsys):
     assert (card.embodiment, card.counts["episodes"]) == ("robosuite-panda", 2) and card.spec.control_hz == 20
     source = RobotSource(data, chunk=2)
     item = source.item(0, np.random.default_rng(0))
-    assert set(item.images) == {"agentview", "eye_in_hand"} and item.state.shape == (8,) and item.instruction in STOCK_TASKS["robosuite-Lift"].wordings
+    assert (
+        set(item.images) == {"agentview", "eye_in_hand"}
+        and item.state.shape == (8,)
+        and item.instruction in STOCK_TASKS["robosuite-Lift"].wordings
+    )
     assert source.actions.max() <= 1 and source.actions.min() >= -1
-    told = ["--task", "robosuite-Lift", "--horizon", "4", "--out", str(out), "--record", str(tmp_path / "record"), "--video", str(film)]
+    told = f"--task robosuite-Lift --horizon 4 --out {out} --record {tmp_path}/record --video {film}".split()
     assert cli.main(["rollout", "--policy", "random", *told]) == 0
     (episode,) = records.load(out).episodes
     assert episode.task == "robosuite-Lift" and episode.failure == "nothing grasped" and film.is_file()

@@ -95,7 +95,10 @@ def test_every_task_takes_variations(task):
         "clutter": {"distractors": 1},
         "pink": {"colours": ["pink", "brown", "orange", "red"], "shapes": ["cube", "tile"]},
         "shared": {"shared_colour": True},
-        "words": {"words": {"cube": "block", "tile": "block"}, "wordings": ["{name} {reference}", "{name} {side}", "{name} {where} {reference}"]},
+        "words": {
+            "words": {"cube": "block", "tile": "block"},
+            "wordings": ["{name} {reference}", "{name} {side}", "{name} {where} {reference}"],
+        },
     }
     for episode in read_suite("a", {"tasks": [task], "variations": variations, "episodes": 4}, "").all():
         scene, goal, said = set_up(episode)
@@ -104,7 +107,9 @@ def test_every_task_takes_variations(task):
         assert goal is not None and len(objects) == min(2 + episode.seed % 2 + (name == "clutter"), 4 - (task == "put"))
         assert name != "pink" or all(o.colour in variations["pink"]["colours"] for o in objects)
         assert name != "shared" or scene[0].colour == scene[1].colour
-        assert name != "words" or ("cube" not in said and "tile" not in said and said.startswith(episode.variation.noun(scene[goal.target].name)))
+        assert name != "words" or (
+            "cube" not in said and "tile" not in said and said.startswith(episode.variation.noun(scene[goal.target].name))
+        )
 
 
 def told(name):

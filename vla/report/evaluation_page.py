@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.report.html import facts, place, write_page
-from vla.report.intervals import percent
+from vla.report.intervals import Rate, percent
 from vla.report.records import Record
 
 NAMED = {
@@ -37,6 +37,7 @@ def write_evaluation(folder: Path, record: Record, videos: Sequence[Mapping[str,
         notes=_notes(record),
         groups=_groups(summary["groups"]),
         language=_language(summary["language_use"]),
+        recognised=_recognised(summary["groups"]),
         kinds=kinds,
         failures=_failures(summary["groups"], kinds),
         videos=videos,
@@ -114,6 +115,15 @@ def _language(use: Mapping[str, Any]) -> list[dict[str, Any]]:
         shown = {"value": _points(one["rate"]), "interval": f"{_points(one['low'])} to {_points(one['high'])}"}
         rows.append({**row, **moved, **shown})
     return rows
+
+
+def _recognised(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Cells: scenes, instruction, how often something was done, how often of those what was asked for."""
+    return [
+        [f"{g['task']}: {g['variation']}", g["kind"], *(str(Rate(**g[name])) for name in ("execution", "recognition"))]
+        for g in groups
+        if g["kind"] in NAMED
+    ]
 
 
 def _failures(groups: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ import dataclasses
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +36,8 @@ CONVENTIONS = {
     "state": "gripper relative to the middle of the table top, yaw from the first pose, gap between the fingers",
     "actions": "differences to the present pose for one control period, robot base frame; the expert's clean label",
     "point": "middle of the named object in the front picture, (right, down), 0 to 1",
-    "reach": "the named object from the gripper along x, y, z, then the turn to its faces: 256 even steps over +-0.2 m and +-pi/4 rad",
+    "reach": "the named object from the gripper along x, y, z, then the turn to its faces: 256 even steps over +-0.2 m and "
+    "+-pi/4 rad",
 }
 STOCK_CONVENTIONS = {
     "pictures": "upright RGB, taken before the action",
@@ -207,7 +207,9 @@ def _wander(goal: Goal, rng: np.random.Generator, outcome: Outcome) -> None:
     It goes anywhere, at another object, or closes the gripper where it is and rises as if it held something.
     """
     kind = rng.choice(["anywhere", "other", "close"], p=[0.3, 0.3, 0.4])
-    somewhere = np.concatenate([rng.uniform(-0.05, 0.05, 2), rng.uniform(-0.02, 0.05, 1), np.zeros(2), rng.uniform(-0.25, 0.25, 1)])
+    somewhere = np.concatenate(
+        [rng.uniform(-0.05, 0.05, 2), rng.uniform(-0.02, 0.05, 1), np.zeros(2), rng.uniform(-0.25, 0.25, 1)]
+    )
     other = int(rng.choice([i for i, o in enumerate(_table.scene) if i != goal.target and o.movable]))
     # What it goes to cannot be put onto itself.
     astray = Goal("lift", other) if other == goal.reference else dataclasses.replace(goal, target=other)
@@ -228,8 +230,8 @@ def _wander(goal: Goal, rng: np.random.Generator, outcome: Outcome) -> None:
 def _sink(goal: Goal, outcome: Outcome, steps: int) -> None:
     """Lets what it holds down towards the table and stays there, unrecorded; what follows shows how to go on.
 
-    Without it a demonstration shows the first moment of a hold once and the closing before it many times: a policy that lost a step
-    there said "stay closed" for ever.
+    Without it a demonstration shows the first moment of a hold once and the closing before it many times: a policy that lost a
+    step there said "stay closed" for ever.
     """
     for _ in range(steps):
         _table.step(np.array([0, 0, -0.03 if _table.lift(goal.target) > 0.005 else 0.0, 0, 0, 0, 1.0]))
@@ -267,7 +269,9 @@ def _collect_episodes(options: Collect, report: Report) -> dict[str, int]:
             if written == options.episodes:
                 break
     if written < options.episodes:
-        raise UserError(f"only {written} of {options.episodes} episodes succeeded: {dict(failures)}", options.out, "lower the noise")
+        raise UserError(
+            f"only {written} of {options.episodes} episodes succeeded: {dict(failures)}", options.out, "lower the noise"
+        )
     actions, states = np.concatenate(all_actions), np.concatenate(all_states)
     counts = {"episodes": written, "steps": len(actions), "discarded": sum(failures.values()) - written}
     _, body = robot(task.name)

@@ -67,7 +67,7 @@ class Result:
     """How an episode went.
 
     Attributes:
-        target, first: what should be done and what was done first, as `describe` says it: for lifting, the object's name ("" is none).
+        target, first: what should be done and what was done first, as `describe` says it: for lifting, the object ("" is none).
         failure: "" for success, else its class.
         state: hash of the initial state and of what the variation changed.
         malformed: how many answers of the policy were no whole chunk; the robot rested for a step each time.

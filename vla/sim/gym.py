@@ -21,8 +21,8 @@ class TabletopEnv(gymnasium.Env):
 
     An observation has a picture per camera (uint8 [H, W, 3], upright RGB) and "state", float32 [5] in the units of
     `EMBODIMENT`; the instruction is in `info` at every step, and in `instruction`. Actions are float32 [7]: metres, radians,
-    gripper -1 open to +1 closed. The reward is 1 for the success that ends an episode, else 0. An episode is terminated by success
-    or by the wrong object or place, and truncated by the horizon; `info["failure"]` says which of them it was.
+    gripper -1 open to +1 closed. The reward is 1 for the success that ends an episode, else 0. An episode is terminated by
+    success or by the wrong object or place, and truncated by the horizon; `info["failure"]` says which of them it was.
 
     Seeds are those of `vla rollout --seed`: the same number is the same scene and the same instruction.
 

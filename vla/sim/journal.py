@@ -38,13 +38,15 @@ class Journal:
 
     def __enter__(self) -> Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Not "w": another process may be writing it.
-        self._file = open(self.folder / EPISODES, "ab")  # noqa: SIM115 - closed by __exit__
+        # Not "w": another process may be writing it. Closed by __exit__.
+        self._file = open(self.folder / EPISODES, "ab")
         try:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UserError("another process evaluates into this folder", str(self.folder), "wait, or choose another") from None
+                raise UserError(
+                    "another process evaluates into this folder", str(self.folder), "wait, or choose another"
+                ) from None
             self._open()
         except BaseException:
             self._file.close()

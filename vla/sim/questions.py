@@ -1,8 +1,8 @@
 """The simulator as questioner: pictures of fresh scenes, and questions that it answers from its own state.
 
 Nouns are those of the instructions. Answers are balanced within each type and cannot be told from the wording. An object is asked
-after only where the front camera sees its middle. *list* (all of them) and *reach* (how far the gripper is away) are for learning,
-not for testing.
+after only where the front camera sees its middle. *list* (all of them) and *reach* (how far the gripper is away) are for
+learning, not for testing.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 TYPES = ("where", "colour", "shape", "count", "relation", "holding", "list", "reach")
 TURN = 0.55
-"""Largest yaw (rad) of an object that is asked about: more than a task has, and less than an eighth of a turn, from where on either
-pair of a cube's faces is as near."""
+"""Largest yaw (rad) of an object that is asked about: more than a task has, and less than an eighth of a turn, from where on
+either pair of a cube's faces is as near."""
 REACH = 0.2
 """Metres to which *reach* tells distances along each axis."""
 NUMERATE = ("number", "as many")
@@ -86,7 +86,8 @@ def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24)
 def draw_picture(
     table: Tabletop, poses: list[Pose], rng: np.random.Generator, objects: int = 0, numbers: bool = False
 ) -> list[dict]:
-    """Sets up a fresh scene of so many objects (0: one to four) around one of the poses, without simulating; returns its questions.
+    """Sets up a fresh scene of so many objects (0: one to four) around one of the poses, without simulating; returns its
+    questions.
 
     Nothing touches the robot but what it holds; more often than not one of the objects is near the gripper.
 
@@ -187,7 +188,8 @@ def ask_numbers(table: Tabletop, rng: np.random.Generator) -> list[dict]:
 
 
 def reach(table: Tabletop, index: int) -> list[int]:
-    """From the gripper to object `index`: right, ahead and up by REACH at most, and the turn to a cube's faces; of 256 even steps."""
+    """From the gripper to object `index`: right, ahead and up by REACH at most, and the turn to a cube's faces; of 256 even
+    steps."""
     state = table.state()
     offset = np.append((table.position(index) - state[:3]) / REACH, turn(table, index) / (np.pi / 4))
     return np.clip((offset + 1) * 128, 0, 255).astype(int).tolist()
@@ -213,7 +215,12 @@ def vocabulary_corpus(numbers: bool = False) -> list[str]:
     lines = [w.format(name=n) for w in Lift.wordings + WORDINGS["where"] + WORDINGS["reach"] for n in names]
     lines += [w.format(shape=s) for w in WORDINGS["colour"] for s in SHAPES]
     lines += [w.format(colour=c) for w in WORDINGS["shape"] for c in COLOURS]
-    lines += [w.format(a=a, b=b, side=s) for w in WORDINGS["relation"] for a, b in zip(names, names[1:], strict=False) for s in ("left", "right")]
+    lines += [
+        w.format(a=a, b=b, side=s)
+        for w in WORDINGS["relation"]
+        for a, b in zip(names, names[1:], strict=False)
+        for s in ("left", "right")
+    ]
     lines += [*WORDINGS["count"], *WORDINGS["holding"], *WORDINGS["list"], *COUNTS, *COLOURS, *SHAPES, "yes", "no"]
     if numbers:
         lines += [w.format(number=n) for w in WORDINGS["number"] for n in NUMBERS]

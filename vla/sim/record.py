@@ -53,7 +53,9 @@ class Recorder:
         """Says which episodes come, in the order in which they are to be written; UserError if they are of several robots."""
         self._robots |= {robot(episode.task)[0]: robot(episode.task)[1] for episode in episodes}
         if len(self._robots) > 1:
-            raise UserError(f"the episodes are of {' and '.join(self._robots)}", "record", "one robot per folder: record them apart")
+            raise UserError(
+                f"the episodes are of {' and '.join(self._robots)}", "record", "one robot per folder: record them apart"
+            )
         self._order += [episode.id for episode in episodes]
 
     def begin(self, stream: str) -> None:

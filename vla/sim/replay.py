@@ -95,7 +95,11 @@ class ReplayReader(HDF5Reader):
         cameras = {camera.removeprefix("robot0_"): CameraKey(f"obs/{camera}_image") for camera in self.cameras}
         said = "rendered from robosuite's states"
         return dataclasses.replace(
-            load_source_card("robomimic"), title=self.path.stem, verified=said, cameras=cameras, instruction=("language_instruction",)
+            load_source_card("robomimic"),
+            title=self.path.stem,
+            verified=said,
+            cameras=cameras,
+            instruction=("language_instruction",),
         )
 
 
@@ -127,7 +131,9 @@ class _Scene:
             raise UserError(f"no camera {', '.join(unknown)}", where, f"its model has {', '.join(known)}")
         size = 1 + self.model.nq + self.model.nv
         if states.ndim != 2 or states.shape[1] != size:
-            raise UserError(f"states of {states.shape}, its model has {size} values", where, "time, positions and velocities are expected")
+            raise UserError(
+                f"states of {states.shape}, its model has {size} values", where, "time, positions and velocities are expected"
+            )
 
     def show(self, state: np.ndarray) -> None:
         """Takes a recorded state: time, positions, velocities."""

@@ -203,5 +203,7 @@ class _Checked:
                 )
         except (ContractMismatch, TypeError, ValueError) as error:
             what = error.what if isinstance(error, UserError) else f"the policy's answer is no array of numbers: {error}"
-            raise ContractMismatch(what, self.where(observation.id), "the policy is at fault; finished episodes are kept") from None
+            raise ContractMismatch(
+                what, self.where(observation.id), "the policy is at fault; finished episodes are kept"
+            ) from None
         return ActionChunk(actions, terminate, chunk.info, chunk.status)

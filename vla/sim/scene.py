@@ -17,7 +17,8 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "white": (0.97, 0.97, 0.97),
 }
 SHAPES: dict[str, tuple[float, float]] = {"cube": (0.023, 0.023), "cylinder": (0.021, 0.036)}
-"""Half the width (edge or radius) and half the height in metres. Cylinders are tall: at the policy's few pixels a shape is its outline."""
+"""Half the width (edge or radius) and half the height in metres. Cylinders are tall: at the policy's few pixels a shape is its
+outline."""
 UNSEEN_COLOURS: dict[str, tuple[float, float, float]] = {
     "orange": (0.95, 0.45, 0.05),
     "turquoise": (0.10, 0.75, 0.75),
@@ -27,8 +28,8 @@ UNSEEN_COLOURS: dict[str, tuple[float, float, float]] = {
 UNSEEN_SHAPES: dict[str, tuple[float, float]] = {"ball": (0.025, 0.025), "drum": (0.029, 0.026)}
 """Colours and shapes of evaluations only: no demonstration and no question has them."""
 FLAT: dict[str, tuple[float, float]] = {"disc": (0.026, 0.015), "tile": (0.026, 0.015)}
-"""Shapes that are pushed: a finger's pad begins 9 mm over the table, and what is pushed higher than its half width by its friction
-(1.5) tips over. No question and no scene of lifting has them."""
+"""Shapes that are pushed: a finger's pad begins 9 mm over the table, and what is pushed higher than its half width by its
+friction (1.5) tips over. No question and no scene of lifting has them."""
 ANGULAR = ("cube", "tile")
 """Shapes that show how they are turned."""
 RECEPTACLES: dict[str, tuple[float, float]] = {"tray": (0.06, 0.013), "plate": (0.056, 0.004)}
@@ -109,7 +110,8 @@ def sample_scene(rng: np.random.Generator, count: int, distinct_colours: bool = 
 
 
 def arrange(rng: np.random.Generator, names: Sequence[tuple[str, ...]], turn: float = TURN) -> Scene:
-    """Objects of these colours, shapes and (if given) sizes at random places, far enough apart, each turned by at most `turn` (rad)."""
+    """Objects of these colours, shapes and (if given) sizes at random places, far enough apart, each turned by at most `turn`
+    (rad)."""
     count, wide = len(names), np.array([name[1] in RECEPTACLES for name in names], bool)
     least = np.where(wide[:, None] & wide, APART, np.where(wide[:, None] | wide, BESIDE, SPACING))
     np.fill_diagonal(least, 0)

@@ -88,7 +88,8 @@ class Stock:
         return bool(set.intersection(*touching))
 
     def state(self) -> np.ndarray:
-        """Proprioception [8]: gripper x, y, z (m, world), the hand's rotation vector (rad), both fingers (m; none for Wipe, [6])."""
+        """Proprioception [8]: gripper x, y, z (m, world), the hand's rotation vector (rad), both fingers (m; none for Wipe,
+        [6])."""
         robot, data = self.env.robots[0], self.env.sim.data
         turn = np.zeros(3)
         # Of the hand's body, not of the site between the fingers: robosuite's `eef_quat`, so robomimic's data.

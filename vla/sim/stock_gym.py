@@ -18,10 +18,10 @@ VIDEO_SIZE = 256
 class StockEnv(gymnasium.Env):
     """One of robosuite's tasks, told in words.
 
-    An observation has a picture per camera, "agentview" and "eye_in_hand" (uint8 [H, W, 3], upright RGB), and "state", float32 [8]
-    ([6] for Wipe): gripper x, y, z (m, world), rotation vector (rad), both fingers (m). Actions are robosuite's: float32 [7] ([6]
-    for Wipe), each -1 to 1. The reward is 1 for the success that ends an episode, by robosuite's own check, else 0; the horizon
-    truncates. The instruction is in `info`.
+    An observation has a picture per camera, "agentview" and "eye_in_hand" (uint8 [H, W, 3], upright RGB), and "state", float32
+    [8] ([6] for Wipe): gripper x, y, z (m, world), rotation vector (rad), both fingers (m). Actions are robosuite's: float32 [7]
+    ([6] for Wipe), each -1 to 1. The reward is 1 for the success that ends an episode, by robosuite's own check, else 0; the
+    horizon truncates. The instruction is in `info`.
 
     Args:
         task: one of robosuite's, as robosuite calls it.

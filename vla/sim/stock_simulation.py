@@ -17,8 +17,8 @@ from vla.sim.stock import SEED, Stock
 class StockSimulation:
     """A robosuite environment with an episode on it. Success is robosuite's own check, the first time that it holds.
 
-    At the horizon "nothing grasped" if nothing was, "dropped" if something was and no longer is, else "timeout"; what is done though
-    nothing was asked for is "wrong object", as on the tabletop.
+    At the horizon "nothing grasped" if nothing was, "dropped" if something was and no longer is, else "timeout"; what is done
+    though nothing was asked for is "wrong object", as on the tabletop.
 
     Args:
         task: its name, e.g. "robosuite-Lift".

@@ -185,8 +185,8 @@ class Tabletop:
         self.scene: Scene = ()
 
     def raise_table(self, by: float) -> None:
-        """Makes the table so much (m) higher than it was built; what is placed from now on stands on it. The robot stays where it is,
-        and so does the place from which it counts heights."""
+        """Makes the table so much (m) higher than it was built; what is placed from now on stands on it. The robot stays where it
+        is, and so does the place from which it counts heights."""
         self.raised = by
         self.model.body_pos[self._table, 2] = self._table_built + by
 
@@ -265,7 +265,8 @@ class Tabletop:
             sim.step2()
 
     def state(self) -> np.ndarray:
-        """Proprioception [5]: gripper x, y, z in metres from the middle of the table top as it was built, yaw in radians, gap in metres."""
+        """Proprioception [5]: gripper x, y, z in metres from the middle of the table top as it was built, yaw in radians, gap in
+        metres."""
         x, y, z = self.data.site_xpos[self._site]
         gap = abs(self.data.qpos[self._fingers[0]]) + abs(self.data.qpos[self._fingers[1]])
         return np.array([x, y, z - TABLE_HEIGHT, self._yaw(self.data.site_xmat[self._site]), gap])

@@ -27,8 +27,8 @@ SYMBOLS = {
 }
 """What stands for a number, after "as many as"."""
 TELLING = 0.05
-"""How much farther to the left or right (m) than all others an object is that is told by its side, and than its neighbours one that
-is told by its number."""
+"""How much farther to the left or right (m) than all others an object is that is told by its side, and than its neighbours one
+that is told by its number."""
 BLANKS = ("name", "reference", "side", "where")
 """What a wording leaves open: the object to act on, the one that says where to, "left", and "to the left of"."""
 
@@ -143,7 +143,9 @@ def _check(v: Variation, where: str) -> None:
         blanks = open_in(wording)
         if "name" not in blanks or len(set(blanks)) < len(blanks) or not set(blanks) <= set(BLANKS):
             raise UserError(
-                f"wording {wording!r}", where, "put {name} where the object is named; {reference}, {side} and {where} are the other blanks"
+                f"wording {wording!r}",
+                where,
+                "put {name} where the object is named; {reference}, {side} and {where} are the other blanks",
             )
     if type(v.raised) not in (int, float) or not abs(v.raised) <= HIGHEST:
         raise UserError(f"`raised` is {v.raised!r}", where, f"-{HIGHEST} to {HIGHEST} m")
@@ -152,7 +154,9 @@ def _check(v: Variation, where: str) -> None:
     if v.told_by not in TOLD_BY:
         raise UserError(f"`told_by` is {v.told_by!r}", where, f"one of {', '.join(TOLD_BY[1:])}")
     if v.told_by and (v.sizes or (v.shared_colour and v.told_by == "colour")):
-        raise UserError(f"objects that differ in less than their {v.told_by}", where, "leave out `shared_colour`, `sizes` or `told_by`")
+        raise UserError(
+            f"objects that differ in less than their {v.told_by}", where, "leave out `shared_colour`, `sizes` or `told_by`"
+        )
     if v.told_by == "shape" and v.objects and len({name.split()[-1] for name in v.objects}) < 2:
         raise UserError("`objects` of one shape are told by their shape", where, "add others, or leave out `told_by`")
     if not all(isinstance(k, str) and isinstance(w, str) for k, w in _mapping(v.words, where).items()):

@@ -1,5 +1,5 @@
-"""Scripted experts for every task, from privileged state: functions of the current state only, so that their labels are clean after
-any disturbance."""
+"""Scripted experts for every task, from privileged state: functions of the current state only, so that their labels are clean
+after any disturbance."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ NEAR = 0.012
 TURNING = 0.1
 """Horizontal distance (m) below which the gripper turns to an object's faces."""
 CLOSING, EMPTY = 0.074, 0.038
-"""Gaps (m) between the fingers below which they are closing, and have closed on nothing: every object of the usual size is wider."""
+"""Gaps (m) between the fingers below which they are closing, and have closed on nothing: every object of the usual size is
+wider."""
 
 
 def done(table: Tabletop, target: int) -> bool:

@@ -18,8 +18,8 @@ CARRY = 0.1
 OVER = 0.006
 """Horizontal distance (m) from its destination below which a carried object goes all the way down."""
 RETREAT, RISE = 0.08, 0.01
-"""Height (m) of the gripper over a placed object at which the work is done, and how much of it one step makes: the object has been
-at rest for long enough by then."""
+"""Height (m) of the gripper over a placed object at which the work is done, and how much of it one step makes: the object has
+been at rest for long enough by then."""
 
 
 def done(table: Tabletop, task: Place, goal: Goal) -> bool:

@@ -15,17 +15,20 @@ if TYPE_CHECKING:
     from vla.sim.tabletop import Tabletop
 
 DEPTH, HIGH = 0.028, 0.13
-"""Heights (m) of the gripper: below an object's top when it pushes, so that the hand stays above it, and over the table on its way."""
+"""Heights (m) of the gripper: below an object's top when it pushes, so that the hand stays above it, and over the table on its
+way."""
 LOWEST = 0.013
 """Height (m) at which the fingers are just over the table."""
 BACK = 0.05
-"""Distance (m) from an object's face at which the gripper goes down behind it; as far it may be ahead of what it stands astride of."""
+"""Distance (m) from an object's face at which the gripper goes down behind it; as far it may be ahead of what it stands astride
+of."""
 ALIGNED = 0.01
 """Distance (m) from the line of the push within which the gripper advances."""
 FINGER = 0.04
 """Distance (m) of an open finger from the gripper's middle."""
 MARGIN, FREE = 0.008, 0.03
-"""How much farther (m) than need be an object is pushed, and the height (m) over where it pushes at which the gripper is free of it."""
+"""How much farther (m) than need be an object is pushed, and the height (m) over where it pushes at which the gripper is free of
+it."""
 ADVANCE, RISE = 0.035, 0.012
 """Length (m) of a step forwards, and of one upwards once the object is where it should be."""
 RETREAT = 0.15
@@ -47,7 +50,8 @@ def push_action(table: Tabletop, task: Push, goal: Goal) -> np.ndarray:
     astride = straddles(direction)
     action = np.zeros(7)
     action[6] = -1.0 if astride else 1.0
-    # The fingers are flat on a tile's faces; round objects they push along their line or across it, whichever needs less of a turn.
+    # The fingers are flat on a tile's faces; round objects they push along their line or across it, whichever needs less of a
+    # turn.
     angle = table.yaw(goal.target) if item.shape in ANGULAR else float(np.arctan2(direction[1], direction[0]))
     turn = (angle - yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4
     hand = (x, y) - target[:2]

@@ -1,4 +1,5 @@
-"""Scripted experts for robosuite's Lift, Stack, Door and PickPlaceCan, from privileged state: functions of the current state only."""
+"""Scripted experts for robosuite's Lift, Stack, Door and PickPlaceCan, from privileged state: functions of the current state
+only."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ NEAR, HOVER = 0.012, 0.09
 CARRY = 0.08
 """Height (m) over its destination at which a cube is carried."""
 OVER, STANDS = 0.13, 0.085
-"""Heights (m) at which the can is carried, over the bins' walls, and of its middle over the bottom of a bin, when it stands there."""
+"""Heights (m) at which the can is carried, over the bins' walls, and of its middle over the bottom of a bin, when it stands
+there."""
 CLOSE = 0.1
 """Distance (m) to another object below which the gripper turns so that no finger goes between them."""
 

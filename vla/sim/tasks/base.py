@@ -124,9 +124,13 @@ class Task(abc.ABC):
         """Raises UserError if the task cannot have what the variation asks for."""
         for name in variation.objects:
             if name.split()[-1] not in self.shapes + self.others:
-                raise UserError(f"{self.name} cannot have a {name}", where, f"it can have: {', '.join(self.shapes + self.others)}")
+                raise UserError(
+                    f"{self.name} cannot have a {name}", where, f"it can have: {', '.join(self.shapes + self.others)}"
+                )
         if variation.told_by not in self.told_by:
-            raise UserError(f"the objects of {self.name} cannot be told by their {variation.told_by}", where, "leave out `told_by`")
+            raise UserError(
+                f"the objects of {self.name} cannot be told by their {variation.told_by}", where, "leave out `told_by`"
+            )
         missing = {frozenset(open_in(w)) for w in self.wordings} - {frozenset(open_in(w)) for w in variation.wordings}
         if variation.wordings and missing:
             blanks = " or ".join(sorted(" ".join(f"{{{b}}}" for b in BLANKS if b in one) for one in missing))

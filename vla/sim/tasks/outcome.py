@@ -13,8 +13,8 @@ class Outcome:
 
     Among the task's goals the first one whose condition held for HOLD_STEPS steps decides. Failures: "wrong object": it was
     another object's; "wrong object before": the one asked for, but another object was tried before; "wrong place": the right
-    object's, but another place than asked for; "terminated early": the policy said that it was done; at the horizon "nothing grasped" if the task was begun with no object, "timeout" if it is under way with
-    one, "dropped" if it no longer is.
+    object's, but another place than asked for; "terminated early": the policy said that it was done; at the horizon "nothing
+    grasped" if the task was begun with no object, "timeout" if it is under way with one, "dropped" if it no longer is.
 
     Attributes:
         goal: what was asked for; None where the instruction asks for nothing (control episodes).
@@ -56,10 +56,10 @@ class Outcome:
     def update(self, table: Table, terminate: bool = False) -> None:
         """Takes note of the state after a step; `terminate` says that the policy declared the task done."""
         self.steps += 1
-        under_way = any([self.task.begun(table, i) for i in range(len(table.scene))])
+        under_way = any(self.task.begun(table, i) for i in range(len(table.scene)))
         self.touched |= under_way
         asked = None if self.goal is None else self.goal.target
-        self.spoiled |= any([i != asked and self.task.spoils(table, i) for i in range(len(table.scene))])
+        self.spoiled |= any(i != asked and self.task.spoils(table, i) for i in range(len(table.scene)))
         for goal in self._candidates(table):
             self._held[goal] = self._held.get(goal, 0) + 1 if self.task.holds(table, goal) else 0
             if self._held[goal] >= HOLD_STEPS and self.reached is None:

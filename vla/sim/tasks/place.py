@@ -47,8 +47,8 @@ def top(table: Table, index: int) -> float:
 
 
 class Put(Place):
-    """Success: for HOLD_STEPS steps the target is not grasped, its middle is over the receptacle's inside and at most LEVEL higher
-    than if it stood there (it may lie on its side); no other object was put into a receptacle before."""
+    """Success: for HOLD_STEPS steps the target is not grasped, its middle is over the receptacle's inside and at most LEVEL
+    higher than if it stood there (it may lie on its side); no other object was put into a receptacle before."""
 
     name = "put"
     wordings = (
@@ -88,8 +88,8 @@ class Put(Place):
 
 
 class Stack(Place):
-    """Success: for HOLD_STEPS steps the target stands on the reference and is not grasped: its middle is over the reference, which
-    is upright, and its underside within LEVEL of the reference's top; no other stack stood before."""
+    """Success: for HOLD_STEPS steps the target stands on the reference and is not grasped: its middle is over the reference,
+    which is upright, and its underside within LEVEL of the reference's top; no other stack stood before."""
 
     name = "stack"
     wordings = (
@@ -104,7 +104,8 @@ class Stack(Place):
     told_by = ("", "colour")
 
     def draw(self, rng: np.random.Generator, count: int, variation: Variation = SEEN) -> Layout:
-        """With a distractor the swapped goal is another object on the same one or the same one on another, else the other way round."""
+        """With a distractor the swapped goal is another object on the same one or the same one on another, else the other way
+        round."""
         scene = draw_scene(rng, count, variation)
         swapped = (1, 0) if len(scene) == 2 else (2, 1) if rng.random() < 0.5 else (0, 2)
         return Layout(scene, (Goal(self.name, 0, 1), Goal(self.name, *swapped)))

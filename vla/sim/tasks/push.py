@@ -26,8 +26,8 @@ ROOM = np.array([(-0.2, -0.25), (0.22, 0.25)])
 
 class Push(Task):
     """Success: for HOLD_STEPS steps the target is where it should be, more than MOVED from where it stood, flat on the
-    table and not touched by the robot; no other object was pushed before. Where it should be: past EDGE on a side of the table, or beside the
-    reference (GAP to the side, LATERAL across), which has stayed.
+    table and not touched by the robot; no other object was pushed before. Where it should be: past EDGE on a side of the table,
+    or beside the reference (GAP to the side, LATERAL across), which has stayed.
     """
 
     name = "push"
@@ -81,13 +81,19 @@ class Push(Task):
         references = (None,) if goal.reference is None else order
         sided = [Goal(self.name, i, j, side) for i in order for j in references if i != j for side in SIDES]
         # Where it stands from the first it was not pushed to.
-        return [g for g in sided if not _beside(_place(scene, g.target), g.side, None if g.reference is None else _place(scene, g.reference))] + others
+        return [
+            g
+            for g in sided
+            if not _beside(_place(scene, g.target), g.side, None if g.reference is None else _place(scene, g.reference))
+        ] + others
 
     def holds(self, table: Table, goal: Goal) -> bool:
         i, j = goal.target, goal.reference
         if _displacement(table, i) <= MOVED or abs(table.lift(i)) > 0.01 or table.touched(i):
             return False
-        return not goal.side or (_beside(table.position(i), goal.side, None if j is None else table.position(j)) and self._stayed(table, j))
+        return not goal.side or (
+            _beside(table.position(i), goal.side, None if j is None else table.position(j)) and self._stayed(table, j)
+        )
 
     def reached(self, table: Table, goal: Goal, within: float) -> bool:
         """Whether the target is where it should be by `within` (m) more than need be, touched or not: time to stop pushing."""
@@ -114,7 +120,8 @@ def aim(goal: Goal, target: np.ndarray, reference: np.ndarray | None) -> np.ndar
 
 
 def straddles(direction: np.ndarray) -> bool:
-    """Whether a push in a direction [2] is one between the open fingers, which are side by side from left to right, or from behind."""
+    """Whether a push in a direction [2] is one between the open fingers, which are side by side from left to right, or from
+    behind."""
     return bool(abs(direction[1]) >= abs(direction[0]))
 
 
@@ -156,7 +163,7 @@ def _feasible(scene: Scene, goal: Goal) -> bool:
     # The hand is wide along the fingers' line and reaches down over what is high.
     astride = straddles(direction)
     behind, ahead, beside = (0.06, 0.06, 0.08) if astride else (0.09, 0.0, 0.08)
-    first, last = start - behind * direction, end + ahead * direction
+    first = start - behind * direction
     if (first < ROOM[0]).any() or (first > ROOM[1]).any():
         return False
     for i, other in enumerate(scene):

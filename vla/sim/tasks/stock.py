@@ -37,7 +37,9 @@ class StockTask:
     def check(self, variation: Variation, where: str) -> None:
         """Raises UserError if anything differs from robosuite's own scenes."""
         if differs := [key for key in variation.to_dict() if key != "name"]:
-            raise UserError(f"{self.name} cannot vary its {', '.join(differs)}", where, "leave it out: robosuite's scenes are as they are")
+            raise UserError(
+                f"{self.name} cannot vary its {', '.join(differs)}", where, "leave it out: robosuite's scenes are as they are"
+            )
 
 
 STOCK_TASKS = {
@@ -46,7 +48,9 @@ STOCK_TASKS = {
         StockTask("Lift", ("lift the red cube", "pick up the red cube", "raise the cube from the table"), 200),
         StockTask("Stack", ("stack the red cube on the green cube", "put the red cube on top of the green cube"), 300),
         StockTask("Door", ("open the door", "turn the handle and open the door", "pull the door open"), grasps=False),
-        StockTask("PickPlaceCan", ("put the can into its bin", "move the can to the empty bin", "place the can in the other bin")),
+        StockTask(
+            "PickPlaceCan", ("put the can into its bin", "move the can to the empty bin", "place the can in the other bin")
+        ),
         StockTask("NutAssemblySquare", ("put the square nut on the square peg", "fit the square nut over its peg"), expert=False),
         StockTask("Wipe", ("wipe the table", "wipe the marks off the table", "clean the table"), 500, grasps=False, expert=False),
     )
