@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from vla.demo.processes import VLA, told
+from vla.demo.processes import VLA, Told, told
 from vla.errors import UserError
 from vla.models.load import load_vlm
 from vla.promptable.cache import CachedRepresentation
@@ -311,3 +311,5 @@ if __name__ == "__main__":
             sys.exit(main())
     except UserError as error:
         sys.exit(f"error: {error}")
+    except Told as signal:
+        sys.exit(f"{signal}: the same command goes on")

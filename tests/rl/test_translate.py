@@ -15,10 +15,10 @@ from stable_baselines3.sac.policies import MultiInputPolicy as SACPolicy
 
 from vla.contract import PolicyContract
 from vla.errors import UserError
-from vla.models.load import load_vlm
 from vla.policies.base import Observation
 from vla.policies.load import load_policy
 from vla.promptable.cache import CachedRepresentation
+from vla.promptable.load import load_frozen
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation, Settings
 from vla.rl.build import policy_arguments
@@ -38,7 +38,7 @@ def options(vlm, algorithm, observe):
         environment=EnvironmentOptions("tabletop/lift"),
         vlm=str(vlm) if "states" in observe else "",
         prompt="Q: where is the {object}? A:",
-        representation=Settings(tokens=1, batch=1, image=False, words=24, layers="mix"),
+        representation=Settings(tokens=1, batch=1, image=False, words=40, layers="mix"),
         observe=observe,
         pooler=PoolerOptions(width=16, hidden=16, out=8),
         algorithm=algorithm,
@@ -52,7 +52,7 @@ def test_the_policy_acts_as_the_trained_head(vlm, tmp_path, algorithm, observe):
     chosen, mix, represent = options(vlm, algorithm, observe), 1, None
     seen = {"state": spaces.Box(-4, 4, (NUMBERS,), np.float32)}
     if "states" in observe:
-        made = PromptableRepresentation(*load_vlm(vlm), PromptTemplate(chosen.prompt), chosen.representation)
+        made = PromptableRepresentation(*load_frozen(str(vlm)), PromptTemplate(chosen.prompt), chosen.representation)
         represent, mix = CachedRepresentation(made), len(made.layers)
         seen["tokens"] = spaces.Box(-np.inf, np.inf, made.shape, np.float32)
         seen["padding"] = spaces.Box(0, 1, made.shape[:1], np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from importlib import resources
@@ -85,12 +86,14 @@ def _run(stages: Stages, out: Path, demo: Path, scenes: int, steps: dict[str, in
 def _train(out: Path, demo: Path, name: str, steps: int) -> dict[str, Any]:
     from vla.rl.commands import read_options
     from vla.rl.offline import fit_offline
+    from vla.rl.options import CacheOptions
 
     config, more = CONDITIONS[name]
-    amounts = ["--steps", str(steps), "--checkpoint", str(max(steps // POINTS, 1)), "--cache.folder", ""]
+    amounts = ["--steps", str(steps), "--checkpoint", str(max(steps // POINTS, 1))]
     places = ["--out", str(_folder(out, name)), "--data", str(demo / "data/robot"), "--condition", name]
     options = read_options(["-c", str(resources.files("vla.configs") / f"rl/{config}.yaml"), *more, *amounts, *places])
-    said = fit_offline(options)
+    # In memory alone: no other run asks for these states.
+    said = fit_offline(dataclasses.replace(options, cache=CacheOptions()))
     return {"said": said.partition(", ")[2], "prompt": options.prompt, "curve": read_metrics(_folder(out, name) / "logs")[CURVE]}
 
 

@@ -57,8 +57,8 @@ def _chart(vectors: torch.Tensor, visible: torch.Tensor, place: torch.Tensor) ->
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    points, shares = principal(vectors)
-    seen = visible.bool()
+    found, shares = principal(vectors)
+    points, seen, columns = found.numpy(), visible.bool().numpy(), place[:, 0].numpy()
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(7.2, 3.0), layout="constrained", dpi=150)
         FigureCanvasSVG(figure)
@@ -68,7 +68,7 @@ def _chart(vectors: torch.Tensor, visible: torch.Tensor, place: torch.Tensor) ->
             left.scatter(*points[one].T, color=colour, label=name, **dots)
         left.legend(frameon=False, fontsize=8, handletextpad=0.1, labelcolor="#16202b", title="the goal is", title_fontsize=8)
         right.scatter(*points[~seen].T, color="#d9dfe5", **dots)
-        shown = right.scatter(*points[seen].T, c=place[seen, 0], cmap="coolwarm", vmin=0, vmax=COLUMNS - 1, **dots)
+        shown = right.scatter(*points[seen].T, c=columns[seen], cmap="coolwarm", vmin=0, vmax=COLUMNS - 1, **dots)
         bar = figure.colorbar(shown, ax=right, ticks=[0, COLUMNS // 2, COLUMNS - 1], label="the goal's column")
         bar.ax.set_yticklabels(["left", "ahead", "right"])
         bar.outline.set_visible(False)
