@@ -112,7 +112,7 @@ def _language(use: Mapping[str, Any]) -> list[dict[str, Any]]:
         row = _row(one["variation"], one["task"], one)
         # The track goes from -1 to 1.
         moved = {key: place((one[source] + 1) / 2) for key, source in (("at", "rate"), ("low", "low"), ("high", "high"))}
-        shown = {"value": _points(one["rate"]), "interval": f"{_points(one['low'])} to {_points(one['high'])}"}
+        shown = {"value": _points(one["rate"]), "interval": f"{100 * one['low']:+.0f} to {_points(one['high'])}"}
         rows.append({**row, **moved, **shown})
     return rows
 
