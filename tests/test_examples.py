@@ -12,6 +12,7 @@ from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
 from vla.examples import Examples
+from vla.models.allowed import Free
 from vla.models.decode import generate
 from vla.models.load import load_vlm
 from vla.policies.base import Observation
@@ -54,6 +55,33 @@ def test_plan_stands_before_the_actions_and_comes_back(examples, data):
     assert all(i in legal for i, legal in zip(written.tolist(), planning.allowed(), strict=True))
     unknown = planning.robot(dataclasses.replace(item, reach=None)).sequence
     assert len(unknown) == len(sequence) and unknown.loss.sum() == sequence.loss.sum() - 4
+
+
+def test_words_of_a_plan_are_filled_up_and_come_back(examples, data):
+    planning = changed(examples, plan=("words", "where"), words=16, modes=("think", "follow"))
+    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
+    said = dataclasses.replace(item, target="the red cube, 2 left of <eos>")
+    sequence = planning.robot(said).sequence
+    written, scored = sequence.ids[sequence.prefix :], sequence.loss[sequence.prefix :]
+    chunk, end = planning.chunk(written), planning.vocabulary.eos_id
+    assert chunk.plan["words"] == said.target and np.allclose(chunk.plan["point"], (0.5, 0.25), atol=1 / 64)
+    count = written.tolist().index(end)
+    assert len(written) == 16 + 2 + 3 * 8 and (written[count:16] == end).all()
+    assert scored[: count + 1].all() and not scored[count + 1 : 16].any() and scored[16:].all()
+    assert planning.allowed()[:16] == [Free(end)] * 16 and np.array_equal(chunk.actions, examples.chunk(written[-26:]).actions)
+    # A given one stands in the prompt as it is.
+    asked = planning.act(Observation("", item.images, item.state, item.instruction, plan=chunk.plan)).sequence
+    following = planning.robot(dataclasses.replace(said, mode="follow")).sequence
+    assert (
+        np.array_equal(asked.ids, following.ids[: following.prefix])
+        and asked.ids[-2 - count : -2].tolist() == written[:count].tolist()
+    )
+    # What is not known keeps its places, unscored; what is too long says so.
+    unknown = planning.robot(dataclasses.replace(item, target="")).sequence
+    assert len(unknown) == len(sequence) and unknown.loss.sum() == 2 + 3 * 8
+    with pytest.raises(UserError, match="contract.words") as error:
+        planning.robot(dataclasses.replace(item, target="red cube " * 20))
+    assert "a plan of" in str(error.value)
 
 
 def test_question_answer_comes_back_from_its_ids(examples, data):
@@ -274,6 +302,28 @@ def test_a_policy_writes_whole_chunks_and_nothing_else(vlm, data, codec):
             if examples.codec().fixed
             else 0 < len(shares["tokens"]) <= examples.codec().longest + 1
         )
+
+
+@pytest.mark.parametrize(("codec", "block"), [("uniform", "none"), ("uniform", "causal"), ("numbers", "none"), ("fast", "none")])
+def test_a_policy_writes_its_plan_freely_and_whole_chunks_after_it(vlm, data, codec, block):
+    """Random weights: words end somewhere or nowhere, and the same in company as alone."""
+    model, examples = acting(vlm, data, codec, block=block, plan=("words", "where"), words=5)
+    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
+    seen = [Observation(str(i), item.images, item.state, words) for i, words in enumerate(["go", "lift the cube", "go on"])]
+    end = examples.vocabulary.eos_id
+    head = model.get_input_embeddings().weight
+    kept = head[end].clone()
+    for times in (1, 30):
+        with torch.no_grad():
+            # Now and then the end is the likeliest word.
+            head[end] = kept * times
+        policy = LocalPolicy(model, examples.processor, examples.contract, batch=3, probabilities=True)
+        chunks = policy.act(seen)
+        for observation, chunk in zip(seen, chunks, strict=True):
+            alone = LocalPolicy(model, examples.processor, examples.contract).act([observation])[0]
+            assert not chunk.status and chunk.actions.shape == (3, 7) and set(chunk.plan) == {"words", "point"}
+            assert alone.plan == chunk.plan and np.array_equal(alone.actions, chunk.actions)
+            assert len(chunk.info["probabilities"]["plan"]) == 5 + 2
 
 
 @pytest.mark.parametrize("codec", ["fast", "numbers"])

@@ -16,9 +16,9 @@ import numpy as np
 from vla.errors import ContractMismatch, UserError
 
 SCHEMA = 2
-YOUNGER = {"codec_args": {}, "tokens": "integers", "chat": False, "block": "none"}
+YOUNGER = {"codec_args": {}, "tokens": "integers", "chat": False, "block": "none", "words": 16}
 """Fields that came later, with the values at which a contract means, and hashes to, what it did without them."""
-PLANS = ("where", "reach")
+PLANS = ("words", "where", "reach")
 Mode = Literal["act", "think", "follow"]
 """What becomes of the plan: it is left out, the model writes it, or it stands in the prompt."""
 BLOCKS = ("none", "causal", "bidirectional")
@@ -118,9 +118,11 @@ class PolicyContract:
         question: template of a question prompt, with {question}, and {images} as above.
         chat: whether prompts are wrapped in the tokenizer's chat template, as the user's turn.
         normalise: what is done to an instruction before it enters the prompt.
-        plan: what the model writes before its actions (embodied chain of thought, Zawalski et al. 2024), in this order: "where"
-            is two coordinate tokens, the named object's place in the first camera's picture; "reach" is four integers, how far it
-            is from the gripper and how far to turn.
+        plan: what the model writes before its actions (embodied chain of thought, Zawalski et al. 2024), in this order: "words"
+            is free text, what is meant (RT-2's `Plan:`, Brohan et al. 2023, section 4.4); "where" is two coordinate tokens, the
+            named object's place in the first camera's picture; "reach" is four integers, how far it is from the gripper and how
+            far to turn.
+        words: tokens of a plan's words, their end included, at most.
         chunk: actions the model writes per call.
         execute: actions of a chunk that are carried out before the model is asked again.
         terminate: whether each action is preceded by a terminate token.
@@ -139,7 +141,7 @@ class PolicyContract:
     prompt: str = "Q: what action should the robot take to {instruction}? state: {state} A:"
     question: str = "Q: {question}? A:"
     normalise: Literal["lower-strip", "lower", "none"] = "lower-strip"
-    plan: tuple[Literal["where", "reach"], ...] = ("where",)
+    plan: tuple[Literal["words", "where", "reach"], ...] = ("where",)
     chunk: int = 4
     execute: int = 2
     terminate: bool = True
@@ -151,6 +153,7 @@ class PolicyContract:
     tokens: str = "integers"
     chat: bool = False
     block: Literal["none", "causal", "bidirectional"] = "none"
+    words: int = 16
     schema: int = SCHEMA
 
     def __post_init__(self):
@@ -167,6 +170,8 @@ class PolicyContract:
             )
         if self.block not in BLOCKS:
             raise UserError(f"block {self.block!r}", "contract", f"one of {', '.join(BLOCKS)}")
+        if self.words < 2:
+            raise UserError(f"words {self.words}", "contract", "give at least 2: one and the end")
         if self.history < 1:
             raise UserError(f"history {self.history}", "contract", "give at least 1 picture per camera")
 

@@ -13,7 +13,7 @@ import torch
 from vla.contract import Embodiment, Mode, PolicyContract
 from vla.datasets.items import Images, QuestionItem, RobotItem
 from vla.errors import UserError
-from vla.models.allowed import Block
+from vla.models.allowed import Block, Free
 from vla.models.attention import BLOCK
 from vla.policies.base import ActionChunk, Observation
 from vla.tokenization.base import ActionCodec, Malformed
@@ -49,10 +49,11 @@ class Example:
 class Examples:
     """Builds sequences for one contract and one model's processor.
 
-    A robot sample is: pictures, prompt with the state's integers, the plan (the named object's two location tokens, its four
-    integers from the gripper), then the chunk as the contract's codec writes it (uniform: per step terminate and the action's
-    integers), and the end where chunks are of unequal length. Questions are: pictures, and off them for each its prompt, the
-    answer's words or two location tokens, and the end. Words that stand before the pictures see them and are seen by them.
+    A robot sample is: pictures, prompt with the state's integers, the plan (words, filled up with the end; the named object's two
+    location tokens; its four integers from the gripper), then the chunk as the contract's codec writes it (uniform: per step
+    terminate and the action's integers), and the end where chunks are of unequal length. Questions are: pictures, and off them
+    for each its prompt, the answer's words or two location tokens, and the end. Words that stand before the pictures see them and
+    are seen by them.
 
     Args:
         contract: what was agreed.
@@ -136,7 +137,7 @@ class Examples:
         if not self.codec(item.embodiment).fixed:
             ids, scored = np.append(ids, self.vocabulary.eos_id), np.append(scored, True)
         mode = item.mode or self.contract.modes[0]
-        plan = {"point": item.point, "reach": item.reach}
+        plan = {"words": item.target, "point": item.point, "reach": item.reach}
         observation = Observation("", item.images, item.state, item.instruction, item.embodiment, plan)
         images = self._images(item.images, self.contract.embodiment(item.embodiment), item.past)
         trunk, words = self._action_words(observation, mode, images)
@@ -146,8 +147,10 @@ class Examples:
 
     def _plan(self, plan: dict[str, Any]) -> list[Sequence]:
         """The plan as the model writes it. What is not known stands there unscored: what follows keeps its position."""
-        point, reach = plan["point"], plan["reach"]
+        words, point, reach = self._spoken(plan["words"]), plan["point"], plan["reach"]
+        filled = np.array(words + [self.vocabulary.eos_id] * (self.contract.words - len(words)))
         parts = {
+            "words": piece(filled, Role.MODEL, (np.arange(len(filled)) <= len(words)) & bool(words)),
             "where": piece(self.vocabulary.point_to_ids(*(point or (0.5, 0.5))), Role.MODEL, point is not None),
             "reach": piece(self.vocabulary.bins_to_ids(np.array(reach or REACH)), Role.MODEL, reach is not None),
         }
@@ -157,6 +160,8 @@ class Examples:
         """The plan as it stands in a prompt; what is not known is left out."""
         parts = []
         for part in self.contract.plan:
+            if part == "words" and plan.get("words"):
+                parts.append(piece(self._written(plan["words"]), Role.OBSERVATION))
             if part == "where" and plan.get("point") is not None:
                 parts.append(piece(self.vocabulary.point_to_ids(*plan["point"]), Role.OBSERVATION))
             if part == "reach" and plan.get("reach") is not None:
@@ -183,6 +188,15 @@ class Examples:
                 "several questions before the same pictures", "contract.question", "put {images} first, or ask one at a time"
             )
         return Example(fork(trunks[0], *branches), images)
+
+    def _spoken(self, text: str) -> list[int]:
+        """A plan's words, without their end; UserError: there are more than the contract has."""
+        words = self._written(text) if text and "words" in self.contract.plan else []
+        if len(words) >= self.contract.words:
+            raise UserError(
+                f"a plan of {len(words)} tokens and its end: {text[:60]!r}", "contract.words", f"{len(words) + 1} or more"
+            )
+        return words
 
     def _written(self, part: str | int | Point) -> list[int]:
         if isinstance(part, str):
@@ -251,17 +265,15 @@ class Examples:
         """The token that ends an action answer; None where all are of the same length."""
         return None if self.codec(embodiment).fixed else self.vocabulary.eos_id
 
-    def allowed(self, embodiment: str = "", mode: str = "") -> list[list[int]]:
-        """The ids that each token of an action answer may have, in order; mode "" is the contract's first.
+    def allowed(self, embodiment: str = "", mode: str = "") -> list[list[int] | Free]:
+        """The ids that each token of an action answer may have, in order, or free text; mode "" is the contract's first.
 
         Where answers are of unequal length these are the longest one's places, each of which may also be the end; which of the
         ids may really come depends on those before, and `next` says so.
         """
-        end = [] if self.ends(embodiment) is None else [self.vocabulary.eos_id]
-        places = [self.vocabulary.symbols_to_ids(symbols).tolist() + end for symbols in self.codec(embodiment).places()]
-        return [*self._plan_places(mode), *places, *([end] if end else [])]
+        return [*self._plan_places(mode), *self._chunk_places(embodiment)]
 
-    def next(self, embodiment: str = "", mode: str = "") -> Callable[[np.ndarray], list[int]]:
+    def next(self, embodiment: str = "", mode: str = "") -> Callable[[np.ndarray], list[int] | Free]:
         """The function from the ids written so far [n] of an action answer to those that may come next; none: it is complete.
 
         Raises (the function):
@@ -269,7 +281,7 @@ class Examples:
         """
         codec, plan = self.codec(embodiment), self._plan_places(mode)
 
-        def follow(written: np.ndarray) -> list[int]:
+        def follow(written: np.ndarray) -> list[int] | Free:
             if len(written) < len(plan):
                 return plan[len(written)]
             ids = np.asarray(written)[len(plan) :]
@@ -291,26 +303,35 @@ class Examples:
             return {"allowed": self.next(embodiment, mode), "eos_id": end}
         places, plan = self.allowed(embodiment, mode), self.planned(mode)
         # Places that may have the same have one table: what a reader makes for it serves them all.
-        tables = {tuple(words): torch.tensor(words) for words in places}
-        allowed = [tables[tuple(words)] for words in places]
+        tables = {tuple(words): torch.tensor(words) for words in places if not isinstance(words, Free)}
+        allowed = [words if isinstance(words, Free) else tables[tuple(words)] for words in places]
         if self.contract.block == "none":
             return {"allowed": allowed}
-        block = Block.of(places[plan:], self.tokenizer.pad_token_id, self.contract.block == "bidirectional")
+        block = Block.of(self._chunk_places(embodiment), self.tokenizer.pad_token_id, self.contract.block == "bidirectional")
         return {"allowed": allowed[:plan], "block": block}
 
     def planned(self, mode: str = "") -> int:
         """How many tokens of an action answer are its plan, the first ones; mode "" is the contract's first."""
         return len(self._plan_places(mode))
 
-    def _plan_places(self, mode: str) -> list[list[int]]:
-        plan = {"where": [list(self.vocabulary.loc_ids)] * 2, "reach": [list(self.vocabulary.integer_ids)] * len(REACH)}
+    def _plan_places(self, mode: str) -> list[list[int] | Free]:
+        plan: dict[str, list] = {
+            "words": [Free(self.vocabulary.eos_id)] * self.contract.words,
+            "where": [list(self.vocabulary.loc_ids)] * 2,
+            "reach": [list(self.vocabulary.integer_ids)] * len(REACH),
+        }
         return [ids for part in self._written_plan(mode) for ids in plan[part]]
+
+    def _chunk_places(self, embodiment: str) -> list[list[int]]:
+        end = [] if self.ends(embodiment) is None else [self.vocabulary.eos_id]
+        places = [self.vocabulary.symbols_to_ids(symbols).tolist() + end for symbols in self.codec(embodiment).places()]
+        return [*places, *([end] if end else [])]
 
     def _written_plan(self, mode: str) -> tuple[str, ...]:
         return self.contract.plan if (mode or self.contract.modes[0]) == "think" else ()
 
     def chunk(self, ids: np.ndarray, embodiment: str = "", mode: str = "") -> ActionChunk:
-        """Written ids [T] back to actions in physical units; info holds the plan: `point`, `reach`.
+        """Written ids [T] back to actions in physical units; info holds the plan: `words`, `point`, `reach`.
 
         What is no whole chunk comes back as `status`, without actions.
 
@@ -319,13 +340,15 @@ class Examples:
         """
         info = {}
         for part in self._written_plan(mode):
-            if part == "where":
+            if part == "words":
+                info["words"], ids = self._text(ids[: self.contract.words]), ids[self.contract.words :]
+            elif part == "where":
                 info["point"], ids = list(self.vocabulary.ids_to_point(ids[:2])), ids[2:]
             else:
                 info["reach"], ids = self.vocabulary.ids_to_bins(ids[: len(REACH)]).tolist(), ids[len(REACH) :]
         codec = self.codec(embodiment)
         if not codec.fixed:
-            ids = ids[: np.append(np.flatnonzero(ids == self.vocabulary.eos_id), len(ids))[0]]
+            ids = self._until_end(ids)
         symbols = self.vocabulary.ids_to_symbols(ids)
         try:
             return ActionChunk(*codec.decode(symbols), info)
@@ -334,10 +357,15 @@ class Examples:
 
     def answer(self, ids: np.ndarray) -> tuple[str, tuple[float, float] | None]:
         """Written ids [T] of an answer: its words, and the point if it is one."""
-        ends = np.flatnonzero(ids == self.vocabulary.eos_id)
-        ids = ids[: ends[0]] if len(ends) else ids
+        ids = self._until_end(ids)
         point = self.vocabulary.ids_to_point(ids) if len(ids) == 2 and set(ids.tolist()) <= set(self.vocabulary.loc_ids) else None
-        return self.tokenizer.decode(ids.tolist()).strip(), point
+        return self._text(ids), point
+
+    def _text(self, ids: np.ndarray) -> str:
+        return self.tokenizer.decode(self._until_end(ids).tolist()).strip()
+
+    def _until_end(self, ids: np.ndarray) -> np.ndarray:
+        return ids[: np.append(np.flatnonzero(ids == self.vocabulary.eos_id), len(ids))[0]]
 
     def batch(self, examples: list[Example], bucket: int = BUCKET) -> dict[str, torch.Tensor]:
         """Pads on the right to a multiple of `bucket`.

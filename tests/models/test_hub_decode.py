@@ -5,7 +5,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from vla.errors import UserError
-from vla.models.allowed import Block
+from vla.models.allowed import Block, Free
 from vla.models.decode import generate_from
 
 ACTIONS = list(range(300, 340))
@@ -97,6 +97,47 @@ def test_padding_on_the_right_and_samples_of_the_likeliest_are_refused(vlm, hub)
         generate_from(made, {**inputs, "attention_mask": inputs["attention_mask"].flip(1)}, ALLOWED)
     with pytest.raises(UserError, match="4 samples at temperature 0"):
         generate_from(made, inputs, ALLOWED, samples=4)
+
+
+def test_free_text_and_then_actions_are_those_of_generate(vlm, hub):
+    """Text up to an end that rows write at different places, or not at all; generate's mask forces what we fill up with."""
+    name, made = vlm
+    words = list(range(hub.WORDS))
+    longest, start = 6, hub.prompts(name)["input_ids"].shape[1]
+    said = generate_from(made, hub.prompts(name), [words] * longest).ids
+    end = int(said[0, 2])
+
+    class Text(Only):
+        def __call__(self, ids, scores):
+            only = super().__call__(ids, scores)
+            written = ids[:, start:]
+            if written.shape[1] < longest:
+                for row in (written == end).any(1).nonzero()[:, 0]:
+                    only[row] = torch.full_like(only[row], -torch.inf)
+                    only[row, end] = 0.0
+            return only
+
+    allowed = [words] * longest + ALLOWED
+    text = Text(allowed, start)
+    how = {"max_new_tokens": len(allowed), "do_sample": False, "logits_processor": LogitsProcessorList([text])}
+    theirs = made.generate(**hub.prompts(name), **how)[:, start:]
+    free = [Free(end)] * longest + ALLOWED
+    ours = generate_from(made, hub.prompts(name), free)
+    assert_equal(ours.ids, theirs, torch.stack(text.apart, 1))
+    first = said[0].tolist().index(end)
+    assert (ours.ids[0, first:longest] == end).all() and (ours.logprobs[0, first + 1 : longest] == 0).all()
+    calls = []
+    hook = made.model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        for row in range(3):
+            calls.clear()
+            one = generate_from(made, hub.alone(name, hub.prompts(name), row), free)
+            assert torch.equal(one.ids[0], ours.ids[row])
+            if row == 0:
+                # Alone, what the text is filled up with costs nothing.
+                assert len(calls) == first + 1 + 4
+    finally:
+        hook.remove()
 
 
 @pytest.mark.parametrize("plan", [[], [ACTIONS, [345]]], ids=["alone", "after a plan"])

@@ -6,7 +6,7 @@ import torch
 
 from vla.errors import UserError
 from vla.models import readers
-from vla.models.allowed import Block
+from vla.models.allowed import Block, Free, following
 from vla.models.attention import BLOCK
 from vla.models.decode import generate
 from vla.models.lean import ROOM
@@ -135,6 +135,31 @@ def follow(written):
     if written[0] % 2:
         return list(range(320, 330)) if len(written) < 3 else []
     return [] if written[-1] == 310 or len(written) == 6 else list(range(305, 315))
+
+
+def test_free_text_has_its_places_however_long_it_is(small, prompts):
+    """As a function says it, too; followed by words or a block; several samples of one prompt; unequal rows are refused."""
+    said = generate(small[0], *prompts, max_new_tokens=5).ids
+    end = int(said[0, 1])
+    places = [Free(end)] * 5 + ALLOWED
+    out = generate(small[0], *prompts, places)
+    assert (out.ids[0, 1:5] == end).all() and all(w in words for w, words in zip(out.ids[0, 5:].tolist(), ALLOWED, strict=True))
+    for i in range(3):
+        text = out.ids[i, :5].tolist()
+        forced = generate(small[0], *row(prompts, i), [[w] for w in text] + ALLOWED)
+        assert forced.ids[0].tolist() == out.ids[i].tolist()
+        first = text.index(end) + 1 if end in text else 5
+        assert text[:first] == said[i, :first].tolist() and set(text[first:]) <= {end}
+    by_function = generate(small[0], *prompts, lambda ids: places[len(ids)] if len(ids) < len(places) else [])
+    assert torch.equal(by_function.ids, out.ids)
+    mass = generate(small[0], *prompts, places, valid_mass=True)
+    assert torch.equal(mass.ids, out.ids) and (mass.valid_mass[:, :5] == 1).all()
+    block = generate(small[0], *prompts, places[:5], block=Block.of(ALLOWED, 0, False))
+    assert torch.equal(block.ids[:, :6], out.ids[:, :6])
+    drawn = generate(small[0], *prompts, places, temperature=1.0, samples=2, generator=torch.Generator().manual_seed(0))
+    assert drawn.ids.shape == (6, len(places))
+    with pytest.raises(UserError, match="free text"):
+        following(lambda ids: WORDS if ids[0] % 2 else Free(end), [torch.tensor([1, 2, 3])], 3, None)
 
 
 def test_what_may_follow_may_differ_from_row_to_row(small, prompts):

@@ -1,5 +1,9 @@
 """Rollouts as robot data."""
 
+import dataclasses
+import json
+import tarfile
+
 import numpy as np
 import pytest
 
@@ -39,6 +43,19 @@ def test_every_step_is_there_as_it_was_seen_and_done(recorded, seeing):
     assert np.array_equal(first.actions[0], first.actions[1])
     assert not np.array_equal(source.item(2, np.random.default_rng(0)).actions[0], first.actions[0])
     assert DatasetCard.load(folder).generator["policy"] == "seeing"
+
+
+def test_a_plan_is_recorded_with_every_step_that_carries_it_out(seeing, toy, tmp_path):
+    class Planning(seeing):
+        def act(self, observations):
+            return [dataclasses.replace(c, info={"words": "the cube", "point": [0.5, 0.5], "batch": 1}) for c in super().act(observations)]
+
+    with Workers(1, toy()) as pool, Recorder(tmp_path / "data", "planning") as recorder:
+        rollout(Planning(), EPISODES[:1], pool, recorder=recorder)
+    with tarfile.open(next((tmp_path / "data").glob("shard-*.tar"))) as shard:
+        told = [json.load(shard.extractfile(m)) for m in shard.getmembers() if m.name.endswith(".json")]
+    assert len(told) == 4 and all(t["plan"] == {"words": "the cube", "point": [0.5, 0.5]} and "point" not in t for t in told)
+    assert len(RobotSource(tmp_path / "data", chunk=2)) == 4
 
 
 def test_neither_workers_nor_a_restart_change_a_byte(recorded):

@@ -10,9 +10,20 @@ import torch
 
 from vla.errors import UserError
 
+
+@dataclasses.dataclass(frozen=True)
+class Free:
+    """A place of free text: any word, until a row has written `end`; from there on `end` up to the last such place.
+
+    So a text has as many places as it may be long, and what comes after it keeps its position.
+    """
+
+    end: int
+
+
 Words = Sequence[int] | torch.Tensor
-Places = Sequence[Words | None]
-Follow = Callable[[np.ndarray], Sequence[int]]
+Places = Sequence[Words | Free | None]
+Follow = Callable[[np.ndarray], Sequence[int] | Free]
 Allowed = Places | Follow | None
 """The words of each place, all of them where None, as many places as it is long; or a function from the ids that a row has
 written [n] to those that may come next, none where its answer is whole; or None: all words everywhere."""
@@ -56,16 +67,36 @@ def together(sets: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor 
     return torch.from_numpy(every), torch.from_numpy(np.stack([np.isin(every, words) for words in sets]))
 
 
-def following(
-    follow: Follow, written: Sequence[torch.Tensor], rows: int, eos_id: int | None
-) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-    """What each row may write next, as `together` gives it; None where all answers are whole.
+def at(
+    allowed: Allowed, step: int, written: Sequence[torch.Tensor], rows: int, eos_id: int | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None] | Free | None:
+    """What each row may write at a step: words as `together` gives them (all of them where None), or free text; None where all
+    answers are whole.
 
     Raises:
-        UserError: one is whole, another is not, and there is no token to fill up with.
+        UserError: as `following`.
+    """
+    if callable(allowed):
+        return following(allowed, written, rows, eos_id)
+    place = None if allowed is None else allowed[step]
+    return place if isinstance(place, Free) else (None if place is None else torch.as_tensor(place), None)
+
+
+def following(
+    follow: Follow, written: Sequence[torch.Tensor], rows: int, eos_id: int | None
+) -> tuple[torch.Tensor, torch.Tensor | None] | Free | None:
+    """The same of a function.
+
+    Raises:
+        UserError: one is whole, another is not, and there is no token to fill up with; or one is free, another is not.
     """
     ids = torch.stack(list(written), 1).cpu().numpy() if written else np.empty((rows, 0), np.int64)
-    sets = [list(follow(row)) for row in ids]
+    found = [follow(row) for row in ids]
+    if isinstance(found[0], Free) and all(words == found[0] for words in found):
+        return found[0]
+    if any(isinstance(words, Free) for words in found):
+        raise UserError("one row may write free text, another may not", "decoding", "give free text the same places in all")
+    sets = [list(words) for words in found]  # type: ignore[arg-type]
     if not any(sets):
         return None
     if eos_id is None and not all(sets):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vla.errors import UserError
-from vla.models.allowed import Allowed, Block, following
+from vla.models.allowed import Allowed, Block, Free, at
 from vla.models.logprobs import allowed_mass, token_logprobs
 from vla.models.readers import HubReader, PrefixReader, Reader
 from vla.models.static import StaticSteps
@@ -116,16 +116,19 @@ def write(
     rows, device = reader.rows, reader.device
     unread: list[torch.Tensor] = []
     tokens, logprobs, masses = [], [], []
-    done = torch.zeros(rows * samples, dtype=torch.bool, device=device)
+    done, free = torch.zeros(rows * samples, dtype=torch.bool, device=device), False
     for step in range(_steps(allowed, max_new_tokens)):
-        words, legal = None, None
-        if callable(allowed):
-            found = following(allowed, tokens, rows, eos_id)
-            if found is None:
-                break
-            words, legal = (None if table is None else table.to(device) for table in found)
-        elif allowed is not None and (place := allowed[step]) is not None:
-            words = torch.as_tensor(place, device=device)
+        place = at(allowed, step, tokens, rows, eos_id)
+        if place is None:
+            break
+        if isinstance(place, Free):
+            # In company no call is spared: the last digits of an answer would depend on when the others' texts end.
+            over = len(done) == 1 and bool(done)
+            free, end, words, legal = True, place.end, torch.tensor([place.end], device=device) if over else None, None
+        else:
+            # What had ended was the text before.
+            done = torch.zeros_like(done) if free else done
+            free, end, (words, legal) = False, eos_id, (None if table is None else table.to(device) for table in place)
         if words is not None and len(words) == 1 and not valid_mass:
             token, logprob, mass = words.expand(rows), torch.zeros(rows, device=device), torch.ones(rows, device=device)
         else:
@@ -141,16 +144,16 @@ def write(
                     [t.repeat_interleave(samples, 0) for t in part] for part in (tokens, logprobs, masses)
                 )
             token, logprob, mass = _choose(logits, words, legal, valid_mass, temperature, generator)
-        if eos_id is not None:
+        if end is not None:
             ended = done[:rows]
-            token = torch.where(ended, eos_id, token)
+            token = torch.where(ended, end, token)
             logprob, mass = logprob.masked_fill(ended, 0.0), mass.masked_fill(ended, 1.0)
-            done = done | (token == eos_id) if rows == len(done) else done
+            done = done | (token == end) if rows == len(done) else done
         unread.append(token)
         tokens.append(token)
         logprobs.append(logprob)
         masses.append(mass)
-        if eos_id is not None and bool(done.all()):
+        if eos_id is not None and not free and bool(done.all()):
             break
     parts = [[torch.stack(part, 1)] for part in (tokens, logprobs, masses)] if tokens else [[], [], []]
     if block is not None:

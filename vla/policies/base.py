@@ -25,7 +25,7 @@ class Observation:
         state: proprioception in the contract's order and units, float [S].
         instruction: what the robot is told, free text.
         embodiment: which of the contract's embodiments this is; "" is the contract's default.
-        plan: what the robot is to follow, as `ActionChunk.info` has it: `point`, `reach`; empty lets the policy plan by itself.
+        plan: what the robot is to follow, as `ActionChunk.plan` has it; empty lets the policy plan by itself.
     """
 
     id: str
@@ -52,6 +52,11 @@ class ActionChunk:
     terminate: np.ndarray
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
     status: str = ""
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What the policy wrote before the actions, of `info`: `words`, `point`, `reach`."""
+        return {part: self.info[part] for part in ("words", "point", "reach") if part in self.info}
 
 
 @runtime_checkable

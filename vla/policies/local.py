@@ -117,13 +117,15 @@ class LocalPolicy:
 
     def _more(self, out: Decoded, row: int, embodiment: str, mode: str) -> dict[str, Any]:
         """What else is told of an answer, from what was written of it up to its end."""
-        end = self.examples.ends(embodiment)
-        length = out.ids.shape[1] if end is None else min(int((out.ids[row] != end).sum()) + 1, out.ids.shape[1])
+        end, plan = self.examples.ends(embodiment), self.examples.planned(mode)
+        length = out.ids.shape[1]
+        if end is not None:
+            length = min(plan + int((out.ids[row, plan:] != end).sum()) + 1, length)
         more: dict[str, Any] = {}
         if out.valid_mass is not None:
             more["valid_mass"] = float(out.valid_mass[row, :length].mean())
         if self.probabilities:
-            shares, plan = out.logprobs[row, :length].exp(), self.examples.planned(mode)
+            shares = out.logprobs[row, :length].exp()
             actions = shares[plan:] if end is not None else shares[plan:].view(self.contract.chunk, -1)
             more["probabilities"] = {"plan": shares[:plan].tolist(), "steps" if end is None else "tokens": actions.tolist()}
         return more

@@ -13,7 +13,7 @@ from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter, encode_member
 from vla.datasets.statistics import space_with_statistics
 from vla.errors import UserError
-from vla.policies.base import Observation
+from vla.policies.base import ActionChunk, Observation
 from vla.sim.embodiment import robot
 from vla.sim.episodes import Episode, Result
 
@@ -21,8 +21,8 @@ from vla.sim.episodes import Episode, Result
 class Recorder:
     """Writes the episodes of a rollout as shards with a card, in the episodes' order, whoever is done first; a context manager.
 
-    Every step has picture, state, instruction and the action that was carried out; its `json` also says how the episode ended
-    (success, failure) and which one it is (task, variation, seed, kind).
+    Every step has picture, state, instruction and the action that was carried out; its `json` also has the plan that the policy
+    wrote for it, how the episode ended (success, failure) and which one it is (task, variation, seed, kind).
 
     Args:
         folder: to write; must hold no shards, unless `overwrite`.
@@ -62,14 +62,14 @@ class Recorder:
         """The episode begins, perhaps again."""
         self._steps[stream] = []
 
-    def step(self, observation: Observation, action: np.ndarray, terminate: bool) -> None:
-        """Takes what was seen and what was done then."""
+    def step(self, observation: Observation, chunk: ActionChunk) -> None:
+        """Takes what was seen and what was done then, the first action of a chunk."""
         self._steps[observation.id].append(
             {
                 **{f"{name}.jpg": encode_member(f"{name}.jpg", image) for name, image in observation.images.items()},
-                "action.npy": np.asarray(action, np.float32),
+                "action.npy": np.asarray(chunk.actions[0], np.float32),
                 "state.npy": np.asarray(observation.state, np.float32),
-                "terminate": int(terminate),
+                "said": {"terminate": int(chunk.terminate[0])} | ({"plan": chunk.plan} if chunk.plan else {}),
             }
         )
 
@@ -91,7 +91,7 @@ class Recorder:
             **{name: getattr(result, name) for name in ("failure", "task", "variation", "seed", "kind")},
         }
         for number, step in enumerate(steps):
-            description = {**about, "step": number, "terminate": step.pop("terminate")}
+            description = {**about, "step": number, **step.pop("said")}
             self._actions.append(step["action.npy"])
             self._states.append(step["state.npy"])
             self._writer.write(f"e{self._episodes:06d}_s{number:04d}", {**step, "json": description})

@@ -143,7 +143,7 @@ class _Rollout:
             self.steps[observation.id] += 1
             self.malformed[observation.id] += bool(chunk.status)
             if self.recorder is not None:
-                self.recorder.step(observation, chunk.actions[0], bool(chunk.terminate[0]))
+                self.recorder.step(observation, chunk)
             look = self.recorder is not None or (self.sees and self.acting.needs(observation.id))
             self._send(worker, "step", chunk.actions[0], bool(chunk.terminate[0]), look)
 

@@ -32,7 +32,8 @@ class ContractOptions:
         question: template of a question prompt, with {question} and {images}.
         chat: wraps prompts in the model's chat template.
         normalise: lower-strip, lower (OpenVLA's) or none: what becomes of an instruction.
-        plan: what is written before the actions.
+        plan: what is written before the actions: words (what is meant, as text), where it is, the reach to it.
+        words: tokens of a plan's words at most.
         modes: act (without the plan), think (writing it), follow (a given one); a policy acts in the first.
         history: pictures per camera, `execute` steps apart.
         chunk: actions written per call.
@@ -52,7 +53,8 @@ class ContractOptions:
     question: str = PolicyContract.question
     chat: bool = False
     normalise: Literal["lower-strip", "lower", "none"] = "lower-strip"
-    plan: tuple[Literal["where", "reach"], ...] = ("where",)
+    plan: tuple[Literal["words", "where", "reach"], ...] = ("where",)
+    words: int = PolicyContract.words
     modes: tuple[Mode, ...] = ()
     history: int = 1
     chunk: int = 4

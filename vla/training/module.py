@@ -187,7 +187,7 @@ class VLAModule(L.LightningModule):
         self._policy = LocalPolicy(self.model, self.processor, self.contract, self.trainer.datamodule.batch_size)  # type: ignore[attr-defined]
 
     def predict_step(self, batch: dict[str, Any], _: int) -> list[dict[str, Any]]:
-        """Writes actions for the batch's robot samples: decoded chunk and truth, physical units; `status` says why not."""
+        """Writes actions for the batch's robot samples: decoded chunk and truth, physical units, plan; `status` says why not."""
         # What weighs nothing stands in for one that cannot be read. The others are acted on as a policy does it, whatever the
         # source's modes.
         found = zip(batch["items"], batch["weight"].tolist(), strict=True)
@@ -202,6 +202,7 @@ class VLAModule(L.LightningModule):
                 "actions": chunk.actions.round(5).tolist(),
                 "truth": item.actions[item.mask].round(5).tolist(),
                 "status": chunk.status,
+                **({"plan": chunk.plan} if chunk.plan else {}),
             }
             for item, chunk in zip(items, chunks, strict=True)
         ]

@@ -144,6 +144,7 @@ const act = guarded(async () => {
   const told = [`${actions.length} actions, ${contract.execute} to be carried out, at ${body.control_hz} Hz`,
     `${info.infer_ms.toFixed(0)} ms in the policy (batch ${info.batch}), ${total.toFixed(0)} ms in all`];
   if (end >= 0) told.push(`done, it says, at action ${end + 1}`);
+  if (info.words) told.push(`plan: ${info.words}`);
   if (info.reach) told.push(`reach ${info.reach.join(", ")}`);
   byId("said").textContent = told.join("; ");
   plot(byId("chunk"), actions, { executed: contract.execute, probabilities: info.probabilities?.steps });
