@@ -48,7 +48,8 @@ def test_every_step_is_there_as_it_was_seen_and_done(recorded, seeing):
 def test_a_plan_is_recorded_with_every_step_that_carries_it_out(seeing, toy, tmp_path):
     class Planning(seeing):
         def act(self, observations):
-            return [dataclasses.replace(c, info={"words": "the cube", "point": [0.5, 0.5], "batch": 1}) for c in super().act(observations)]
+            plan = {"words": "the cube", "point": [0.5, 0.5], "batch": 1}
+            return [dataclasses.replace(chunk, info=plan) for chunk in super().act(observations)]
 
     with Workers(1, toy()) as pool, Recorder(tmp_path / "data", "planning") as recorder:
         rollout(Planning(), EPISODES[:1], pool, recorder=recorder)
