@@ -44,6 +44,7 @@ def correlations(probes: Sequence[Mapping[str, Any]], areas: Mapping[str, float]
         pairs = [(score(one, name), areas[one["condition"]]) for one in probes if one["condition"] in areas]
         known = [pair for pair in pairs if pair[0] is not None]
         if len(known) >= LEAST and all(len({pair[side] for pair in known}) > 1 for side in (0, 1)):
-            test: Any = stats.spearmanr(*zip(*known, strict=True))
+            scores, reached = zip(*known, strict=True)
+            test: Any = stats.spearmanr(scores, reached)
             found[name] = {"rank_correlation": float(test.statistic), "p": float(test.pvalue), "n": len(known)}
     return found
