@@ -323,6 +323,7 @@ def main() -> int:
 
         torch.set_num_threads(1)
         policy = LocalPolicy.from_export(options.export, ladder(CLIENTS))
+    made = {**provenance(), "command": " ".join(["benchmarks/serve.py", *sys.argv[1:]])}
     measured: dict[str, Any] = {}
     bars = {}
     for part in options.parts:
@@ -331,7 +332,6 @@ def main() -> int:
         for name, (value, sign, bar) in values.items():
             holds = value >= bar if sign == ">=" else value <= bar
             bars[name] = {"value": round(value, 3), "bar": f"{sign} {bar:g}", "holds": bool(holds)}
-    made = {**provenance(), "command": " ".join(["benchmarks/serve.py", *sys.argv[1:]])}
     told = {"bars": bars, "measured": measured, "requests": options.requests, "short": options.short, **made}
     print(json.dumps(told, indent=1))
     return 0
