@@ -125,12 +125,30 @@ class VideoWriter:
             self.stream = self.container.add_stream(name, rate=rate, options=options)
             self.stream.width, self.stream.height, self.stream.pix_fmt = width, height, "yuv420p"
             self.stream.codec_context.thread_count = 1
+            with _ordinary_priority():
+                self.stream.codec_context.open()
         self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
 
     def __exit__(self, kind, error, trace) -> None:
         if self.stream is not None and kind is None:
             self.container.mux(self.stream.encode(None))
         self.container.close()
+
+
+@contextlib.contextmanager
+def _ordinary_priority() -> Iterator[None]:
+    """Undoes what SVT-AV1 does for root: it gives the calling thread and its own the highest real-time priority, before all else."""
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    before, how = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for thread in map(int, os.listdir("/proc/self/task")):
+            with contextlib.suppress(OSError):  # it may have ended
+                if os.sched_getscheduler(thread) == os.SCHED_FIFO != before:
+                    os.sched_setscheduler(thread, before, how)
 
 
 def frame_bytes(frames: list[np.ndarray], fps: float, codec: str) -> float:
