@@ -29,7 +29,9 @@ def test_make_target_exists(target):
 
 def test_every_vla_command_of_the_readme_is_in_the_help():
     text = (ROOT / "README.md").read_text()
-    table = [name for row in re.findall(r"^\| `vla ([^|]*)\|", text, re.MULTILINE) for name in re.findall(r"[a-z][a-z0-9-]*", row)]
+    table = [
+        name for row in re.findall(r"^\| `vla ([^|]*)\|", text, re.MULTILINE) for name in re.findall(r"[a-z][a-z0-9-]*", row)
+    ]
     named = {line.split()[1] for line, _ in COMMANDS if line.startswith(".venv/bin/vla ")} - {"--help"} | set(table)
     assert len(named) >= 10
     listed = subprocess.run([ROOT / ".venv/bin/vla", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
