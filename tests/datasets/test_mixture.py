@@ -139,7 +139,12 @@ def test_one_share_sets_robots_against_questions():
 
 @pytest.mark.parametrize(
     ("share", "temperature", "match"),
-    [(1.2, 1, "robot_share 1.2"), ("rt3", 1, "rt2-pali-x, rt2-palm-e"), (0.5, 1, "no source of kind questions"), (None, 0, "temperature")],
+    [
+        (1.2, 1, "robot_share 1.2"),
+        ("rt3", 1, "rt2-pali-x, rt2-palm-e"),
+        (0.5, 1, "no source of kind questions"),
+        (None, 0, "temperature"),
+    ],
 )
 def test_shares_that_cannot_be_are_named(share, temperature, match):
     with pytest.raises(UserError, match=match):

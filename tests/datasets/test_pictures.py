@@ -84,7 +84,9 @@ def test_a_folder_that_cannot_be_written_to_is_read_all_the_same(make, tmp_path,
     make(tmp_path)
     monkeypatch.setattr("vla.datasets.pictures._write", full)
     source, plain = RobotSource(tmp_path, chunk=1, cache=True), RobotSource(tmp_path, chunk=1)
-    assert all(np.array_equal(source.item(i, RNG).images[c], plain.item(i, RNG).images[c]) for i in range(45) for c in ("front", "wrist"))
+    assert all(
+        np.array_equal(source.item(i, RNG).images[c], plain.item(i, RNG).images[c]) for i in range(45) for c in ("front", "wrist")
+    )
 
 
 def test_a_picture_that_cannot_be_read_is_named_when_it_is_asked_for(make, tmp_path):

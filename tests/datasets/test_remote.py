@@ -41,7 +41,13 @@ def served(make, tmp_path):
     """A data set on a web server: its folder and its address."""
     folder = make(tmp_path / "there")
     card = yaml.safe_load((folder / "card.yaml").read_text())
-    card["shards"] = {"shard-000000.tar": 10, "shard-000001.tar": 10, "shard-000002.tar": 10, "shard-000003.tar": 10, "shard-000004.tar": 5}
+    card["shards"] = {
+        "shard-000000.tar": 10,
+        "shard-000001.tar": 10,
+        "shard-000002.tar": 10,
+        "shard-000003.tar": 10,
+        "shard-000004.tar": 5,
+    }
     (folder / "card.yaml").write_text(yaml.safe_dump(card))
     handler = type("Handler", (Server,), {})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))

@@ -45,7 +45,9 @@ def test_the_next_sample_stands_in_whoever_reads_it(spoilt):
     for t, (_, item, wrong) in enumerate(found):
         assert (item.episode, item.step) == (again[t][1].episode, again[t][1].step) and len(wrong) == len(again[t][2])
         if wrong:
-            assert (item.episode, item.step) == (3, 5) and {e.where.rpartition(", ")[2] for e in wrong} == {"e000003_s0004.wrist.jpg"}
+            assert (item.episode, item.step) == (3, 5) and {e.where.rpartition(", ")[2] for e in wrong} == {
+                "e000003_s0004.wrist.jpg"
+            }
     assert sum(bool(wrong) for *_, wrong in found) >= 3
 
 
@@ -67,10 +69,14 @@ def test_a_question_that_cannot_be_read_is_no_sample(asked, tmp_path):
 
 def test_more_than_is_tolerated_is_an_error_that_names_the_first(make, tmp_path):
     def spoil(members):
-        return {**members, "action.npy": b"rubbish"} if members["json"]["step"] < 2 and members["json"]["episode"] < 6 else members
+        return (
+            {**members, "action.npy": b"rubbish"} if members["json"]["step"] < 2 and members["json"]["episode"] < 6 else members
+        )
 
     folder = make(tmp_path, change=spoil)
-    with pytest.raises(UserError, match=r"(?s)12 samples of 45 cannot be read.*e000000_s0000: not an array.*e000000_s0001.*tolerate"):
+    with pytest.raises(
+        UserError, match=r"(?s)12 samples of 45 cannot be read.*e000000_s0000: not an array.*e000000_s0001.*tolerate"
+    ):
         len(RobotSource(folder, chunk=1))
     assert len(RobotSource(folder, chunk=1, tolerate=0.3)) == 33
     with pytest.raises(UserError, match="tolerate 2"):

@@ -31,7 +31,12 @@ def without_200():
     return make_tokenizer(skip="200")
 
 
-WORDS = " ".join([*map(str, range(256)), "lift the red cube , - -10 0 1 2 3 4 5 6 7 8 9 what action should the robot take to do ? In Out : A Q"])
+WORDS = " ".join(
+    [
+        *map(str, range(256)),
+        "lift the red cube , - -10 0 1 2 3 4 5 6 7 8 9 what action should the robot take to do ? In Out : A Q",
+    ]
+)
 
 
 def byte_level() -> Tokenizer:
@@ -67,7 +72,9 @@ def families():
     """Tokenizers trained on the spot, one of each family, with an end and a padding token of their own."""
     kinds = {"byte-level": byte_level, "sentencepiece": sentencepiece, "wordpiece": word_piece}
     return {
-        name: PreTrainedTokenizerFast(tokenizer_object=make(), eos_token="</s>", pad_token="<pad>", clean_up_tokenization_spaces=False)
+        name: PreTrainedTokenizerFast(
+            tokenizer_object=make(), eos_token="</s>", pad_token="<pad>", clean_up_tokenization_spaces=False
+        )
         for name, make in kinds.items()
     }
 

@@ -49,7 +49,9 @@ def test_quantile_bins_decode_within_half_of_the_own_bin(data, repeats, x, bins)
 
 def test_values_that_are_frequent_decode_exactly():
     rng = np.random.default_rng(0)
-    data = np.stack([np.where(rng.random(1000) < 0.3, 0.0, rng.normal(0, 0.01, 1000)), np.zeros(1000), rng.choice([-1.0, 1.0], 1000)], 1)
+    data = np.stack(
+        [np.where(rng.random(1000) < 0.3, 0.0, rng.normal(0, 0.01, 1000)), np.zeros(1000), rng.choice([-1.0, 1.0], 1000)], 1
+    )
     codec = QuantileBins(SPACE, QuantileBins.fit(SPACE, data))
     assert (codec.decode(codec.encode(np.array([0.0, 0, 1.0]))) == [0, 0, 1]).all()
     assert codec.decode(codec.encode(np.array([0.01, 0, -1.0])))[2] == -1 and codec.counts()[2] == 3

@@ -51,7 +51,12 @@ def published(tmp_path_factory):
 @settings(max_examples=40, deadline=None)
 def test_every_coefficient_comes_back_within_half_a_level(fast, seed):
     rng = np.random.default_rng(seed)
-    for chunk in (smooth(rng), rng.uniform(-1, 1, (LENGTH, SIZE)), rng.choice([-1.0, 1.0], (LENGTH, SIZE)), np.ones((LENGTH, SIZE))):
+    for chunk in (
+        smooth(rng),
+        rng.uniform(-1, 1, (LENGTH, SIZE)),
+        rng.choice([-1.0, 1.0], (LENGTH, SIZE)),
+        np.ones((LENGTH, SIZE)),
+    ):
         back = fast.decode(fast.encode(chunk), LENGTH, SIZE)
         off = dct(back, axis=0, norm="ortho") - dct(chunk, axis=0, norm="ortho")
         assert abs(off).max() <= 0.5 / fast.scale + 1e-9

@@ -100,7 +100,9 @@ def chatting(families):
 
     def make(template):
         tokenizer = copy.deepcopy(families["byte-level"])
-        tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<image>", "<vision>", "</vision>"]})
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<image>", "<vision>", "</vision>"]}
+        )
         tokenizer.chat_template = template
         return tokenizer
 

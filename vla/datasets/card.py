@@ -82,7 +82,15 @@ class DatasetCard:
             raise UserError(f"missing keys: {', '.join(missing)}", where)
         if data["kind"] not in ("robot", "questions"):
             raise UserError(f"kind is {data['kind']!r}", where, "robot or questions")
-        for name, kind in (("embodiment", str), ("counts", dict), ("shards", dict), ("questions", dict), ("conventions", dict), ("generator", dict), ("wordings", list)):
+        for name, kind in (
+            ("embodiment", str),
+            ("counts", dict),
+            ("shards", dict),
+            ("questions", dict),
+            ("conventions", dict),
+            ("generator", dict),
+            ("wordings", list),
+        ):
             if not isinstance(data.get(name, kind()), kind):
                 raise UserError(f"{name} is a {type(data[name]).__name__}", where, f"it must be a {kind.__name__}")
         contract = PolicyContract.from_dict({"schema": SCHEMA, "embodiments": {data["embodiment"]: data["spec"]}}, where)

@@ -32,8 +32,8 @@ class ShardIndex:
     """The samples of a folder of shards, in order, each read with `pread`.
 
     What was found of `shard-000000.tar` is kept in `shard-000000.idx` as long as the shard's size and time stay. Safe to hand to
-    worker processes, forked or spawned: file descriptors are opened where they are used. `stamp` changes with the shards. A shard that is elsewhere is fetched when
-    one of its samples is read, or when nothing else says how many there are.
+    worker processes, forked or spawned: file descriptors are opened where they are used. `stamp` changes with the
+    shards. A shard that is elsewhere is fetched when one of its samples is read, or when nothing else says how many there are.
 
     Args:
         folder: holds `shard-*.tar`, or says where they are.
@@ -127,7 +127,8 @@ class ShardIndex:
         table = self._table(shard)
         if row >= len(table["keys"]):
             raise UserError(
-                f"it has {len(table['keys'])} samples, not the {self.samples(shard)} it had", str(self.folder / self._names[shard])
+                f"it has {len(table['keys'])} samples, not the {self.samples(shard)} it had",
+                str(self.folder / self._names[shard]),
             )
         part = slice(table["first"][row], table["first"][row + 1])
         names, sizes, offsets = table["extensions"].tolist(), table["size"][part].tolist(), table["offset"][part].tolist()

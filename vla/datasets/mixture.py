@@ -36,7 +36,9 @@ def weigh(sources: Mapping[str, Source], robot_share: float | str | None = None,
     if not temperature > 0:
         raise UserError(f"temperature {temperature}", "mixture", "give one above 0; 1 leaves the weights as they are")
     share = ROBOT_SHARES.get(robot_share) if isinstance(robot_share, str) else robot_share
-    weights = {name: source.weight ** (1 / temperature) if source.weight > 0 else source.weight for name, source in sources.items()}
+    weights = {
+        name: source.weight ** (1 / temperature) if source.weight > 0 else source.weight for name, source in sources.items()
+    }
     if robot_share is None:
         return weights
     if share is None or not 0 <= share <= 1:
@@ -45,7 +47,9 @@ def weigh(sources: Mapping[str, Source], robot_share: float | str | None = None,
     totals = {kind: sum(w for name, w in weights.items() if sources[name].kind == kind) for kind in parts}
     absent = [kind for kind, part in parts.items() if part and not totals[kind]]
     if absent:
-        raise UserError(f"robot_share {robot_share} but no source of kind {absent[0]}", "mixture", "add one or leave the share out")
+        raise UserError(
+            f"robot_share {robot_share} but no source of kind {absent[0]}", "mixture", "add one or leave the share out"
+        )
     return {name: parts[sources[name].kind] * w / (totals[sources[name].kind] or 1) for name, w in weights.items()}
 
 
@@ -81,7 +85,9 @@ class Mixture:
         UserError: no sources, a negative weight or seed, or a weight too small to have a slot.
     """
 
-    def __init__(self, sources: dict[str, Source], seed: int = 0, epoch_length: int = 10_000, weights: dict[str, float] | None = None):
+    def __init__(
+        self, sources: dict[str, Source], seed: int = 0, epoch_length: int = 10_000, weights: dict[str, float] | None = None
+    ):
         if seed < 0 or epoch_length < 1:
             raise UserError(
                 f"seed {seed}, epoch length {epoch_length}", "mixture", "a seed of at least 0, a length of at least 1"

@@ -115,7 +115,9 @@ def parse_questions(data: bytes, where: str) -> list[dict]:
     for q in questions:
         complete = isinstance(q, dict) and isinstance(q.get("type"), str) and isinstance(q.get("question"), str)
         if not complete or not _is_answer(q.get("answer")):
-            raise Unreadable(f"not a question: {q}", where, "it has type, question and answer: a word, or a list of words, points and integers")
+            raise Unreadable(
+                f"not a question: {q}", where, "it has type, question and answer: a word, or a list of words, points and integers"
+            )
     return questions
 
 

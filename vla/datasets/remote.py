@@ -35,12 +35,12 @@ class RemoteFolder:
 
     http and https are read directly, `pipe:ssh host cat /data/{}` the way webdataset does it, everything else through fsspec (s3://
     needs s3fs, gs:// gcsfs, hf:// huggingface_hub). What fails is tried six times, over half a minute, unless the other side says
-    that there is no such file. A file is there whole or not at all; of the shards the longest unused ones are removed when they are
-    more than the limit. Several processes may share a cache.
+    that there is no such file. A file is there whole or not at all; of the shards the longest unused ones are removed when they
+    are more than the limit. Several processes may share a cache.
 
     Args:
-        url: the folder's address; with {} in it, that is where a file's name goes. Or one address per shard: `shard-000000.tar` is
-            then the first.
+        url: the folder's address; with {} in it, that is where a file's name goes. Or one address per shard: `shard-000000.tar`
+            is then the first.
         cache: local folder; "" is a folder of this address's own under ~/.cache/vla/shards.
         limit: bytes that shards may take there.
     """

@@ -49,7 +49,9 @@ class RobotSource(Source[RobotItem]):
         if not 0 <= state_noise < 1:
             raise UserError(f"state_noise {state_noise}", str(folder), "at least 0, below 1")
         if first_steps < 0 or first_times < 1:
-            raise UserError(f"first_steps {first_steps}, first_times {first_times}", str(folder), "at least 0 steps, at least once")
+            raise UserError(
+                f"first_steps {first_steps}, first_times {first_times}", str(folder), "at least 0 steps, at least once"
+            )
         if modes is not None and not (min(modes.values(), default=-1) >= 0 and sum(modes.values()) > 0):
             raise UserError(f"modes {modes}", str(folder), "give each at least 0, and one of them more")
         self.chunk, self.modes, self.first_steps, self.first_times = chunk, modes, first_steps, first_times
@@ -67,11 +69,15 @@ class RobotSource(Source[RobotItem]):
         for name in ("cameras", "state", "action"):
             ours, theirs = (_names(getattr(spec, name)) for spec in (wanted, found))
             if ours != theirs:
-                raise ContractMismatch(f"{name}: the policy has {', '.join(ours)}, the data {', '.join(theirs)}", str(self.folder))
+                raise ContractMismatch(
+                    f"{name}: the policy has {', '.join(ours)}, the data {', '.join(theirs)}", str(self.folder)
+                )
         self.chunk, self.history, self.spacing = contract.chunk, contract.history, contract.execute
         unknown = set(self.modes or ()) - set(contract.modes)
         if unknown:
-            raise UserError(f"modes {', '.join(sorted(unknown))}", str(self.folder), f"contract.modes has {', '.join(contract.modes)}")
+            raise UserError(
+                f"modes {', '.join(sorted(unknown))}", str(self.folder), f"contract.modes has {', '.join(contract.modes)}"
+            )
 
     @functools.cached_property
     def _table(self) -> Steps:

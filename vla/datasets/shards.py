@@ -132,7 +132,13 @@ class ShardWriter:
         old = sorted(self.folder.glob(PATTERN))
         if old and not self.overwrite:
             raise UserError(f"the folder already holds {len(old)} shards", str(self.folder), "choose another or overwrite it")
-        for path in [*old, *self.folder.glob("shard-*.idx"), *self.folder.glob("shard-*.tmp"), *self.folder.glob("*.columns"), *self.folder.glob("*.pixels")]:
+        for path in [
+            *old,
+            *self.folder.glob("shard-*.idx"),
+            *self.folder.glob("shard-*.tmp"),
+            *self.folder.glob("*.columns"),
+            *self.folder.glob("*.pixels"),
+        ]:
             path.unlink()
         return self
 

@@ -121,7 +121,18 @@ class Source(Generic[T]):
 
     def settings(self) -> dict[str, Any]:
         """All that says which samples there are and how they are drawn; not where they are."""
-        elsewhere = ("folder", "remote", "fetched", "fetched_bytes", "cache", "urls", "loss_weight", "chunk", "history", "spacing")
+        elsewhere = (
+            "folder",
+            "remote",
+            "fetched",
+            "fetched_bytes",
+            "cache",
+            "urls",
+            "loss_weight",
+            "chunk",
+            "history",
+            "spacing",
+        )
         others = (*elsewhere, "tolerate", *OPENED, "card")
         return {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in others}
 
@@ -249,7 +260,9 @@ def read(source: Source, i: int, seed: int | tuple[int, ...]) -> tuple[Any, list
             wrong.append(error)
             if len(wrong) > STAND_INS:
                 first = wrong[0]
-                raise UserError(f"{first.what}; nor can the {STAND_INS} samples after it be read", first.where, first.fix) from first
+                raise UserError(
+                    f"{first.what}; nor can the {STAND_INS} samples after it be read", first.where, first.fix
+                ) from first
         i = source.after(i)
 
 

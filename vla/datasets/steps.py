@@ -1,4 +1,4 @@
-"""The steps of a robot data set without their pictures: small enough to stay in memory, read in one pass and kept beside the shards."""
+"""The steps of a robot data set without their pictures: small enough for memory, read in one pass and kept beside the shards."""
 
 from __future__ import annotations
 
@@ -85,7 +85,11 @@ def _read(index: ShardIndex, spec: Embodiment) -> Columns:
         members = index.read(number, ("action.npy", "state.npy", "json"))
         action = _vector(members["action.npy"], spec.action, index.where(number, "action.npy"))
         state = _vector(members["state.npy"], spec.state, index.where(number, "state.npy"))
-        return action, state, _numbers(decode_json(members["json"], index.where(number, "json")), words, index.where(number, "json"))
+        return (
+            action,
+            state,
+            _numbers(decode_json(members["json"], index.where(number, "json")), words, index.where(number, "json")),
+        )
 
     found, left_out = read_all(len(index), record)
     actions, states, infos = zip(*found.values(), strict=True)

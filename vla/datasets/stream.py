@@ -49,7 +49,9 @@ class QuestionStream(QuestionSource):
     ):
         super().__init__(str(urls), weight, loss_weight, **kwargs)
         if self.cache or self.max_samples or self.lead:
-            raise UserError("cache, max_samples or lead of a stream", str(urls), "they need data that are counted: leave them out")
+            raise UserError(
+                "cache, max_samples or lead of a stream", str(urls), "they need data that are counted: leave them out"
+            )
         if not pictures:
             raise UserError("no pictures", str(urls), "name a camera's member, e.g. {front: jpg}")
         self.urls, self.members, self.text, self.question = urls, pictures, text, question

@@ -51,7 +51,9 @@ class Fast:
         most = math.ceil(scale * math.sqrt(length))
         if 2 * most + 1 > min(vocab_size, SURROGATES):
             raise UserError(
-                f"{2 * most + 1} coefficients at scale {scale:g} for {vocab_size} tokens", "fast", "lower scale, or raise vocab_size"
+                f"{2 * most + 1} coefficients at scale {scale:g} for {vocab_size} tokens",
+                "fast",
+                "lower scale, or raise vocab_size",
             )
         bpe = Tokenizer(models.BPE())
         bpe.decoder = decoders.Fuse()
@@ -105,7 +107,7 @@ class Fast:
 
     @functools.cached_property
     def pieces(self) -> np.ndarray:
-        """Of each token int [size, 3]: bytes that end a character begun before it, characters begun in it, bytes that its last lacks.
+        """Of each token int [size, 3]: bytes ending a character begun before it, characters begun in it, bytes its last lacks.
 
         A published encoding is over the bytes of UTF-8, where a token may be half a character; in ours all are whole.
         """
@@ -181,7 +183,9 @@ class Fast:
         found = next((path for path in places if path.is_file()), None)
         config = folder / "processor_config.json"
         if found is None or not config.is_file():
-            raise UserError("no tokenizer.json with processor_config.json", str(folder), "give a folder that holds a FAST tokenizer")
+            raise UserError(
+                "no tokenizer.json with processor_config.json", str(folder), "give a folder that holds a FAST tokenizer"
+            )
         try:
             said = json.loads(config.read_text())
             scale, offset = float(said["scale"]), int(said["min_token"])
@@ -193,7 +197,7 @@ class Fast:
 def _tokenizer(text: str, where: str) -> Tokenizer:
     try:
         return Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
+    except Exception as error:
         raise UserError(f"not a tokenizer: {error}", where) from error
 
 

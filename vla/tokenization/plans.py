@@ -32,7 +32,9 @@ def action_table(tokenizer: Any, plan: str, spelling: Sequence[str]) -> tuple[in
     if plan == "integers":
         return _words(tokenizer, spelling)
     if plan == "append":
-        return _all(tokenizer.get_vocab(), appended(len(spelling)), "`vla fit` adds them, or `vla.models.embeddings.append_tokens`")
+        return _all(
+            tokenizer.get_vocab(), appended(len(spelling)), "`vla fit` adds them, or `vla.models.embeddings.append_tokens`"
+        )
     raise UserError(f"plan {plan!r}", "contract.tokens", "integers, overwrite, overwrite:ID or append")
 
 
@@ -46,7 +48,9 @@ def _words(tokenizer: Any, spelling: Sequence[str]) -> tuple[int, ...]:
     written = [w for w in spelling if w.isdecimal()]
     prefix = next((p for p in PREFIXES if all(p + w in known for w in written)), "")
     space = next((s for s in SPACES if s in known), " ")
-    return _all(known, [space if w == " " else prefix + w if w.isdecimal() else w for w in spelling], "choose contract.tokens append")
+    return _all(
+        known, [space if w == " " else prefix + w if w.isdecimal() else w for w in spelling], "choose contract.tokens append"
+    )
 
 
 def _all(known: dict[str, int], tokens: Sequence[str], fix: str) -> tuple[int, ...]:

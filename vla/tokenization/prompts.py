@@ -129,7 +129,7 @@ CONTENT = "vla content"
 
 
 def _chat(contract: PolicyContract, segments: list[Segment], processor: Any) -> list[Segment]:
-    """The segments as the user's turn of the chat template, the assistant's being next; the pictures where the template puts them."""
+    """The segments as the user's turn of the chat template, the assistant's being next; pictures where the template puts them."""
     if not contract.chat:
         return segments
     pictures = len(contract.embodiment().cameras) * contract.history

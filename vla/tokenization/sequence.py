@@ -106,8 +106,8 @@ def collate(sequences: list[Sequence], pad_id: int, length: int | None = None) -
     """Pads on the right to the longest, or to `length` (a bucket).
 
     Returns:
-        ids int64, loss bool, roles int8, branch int8, attention bool (True on tokens that are there), prefix bool (True before the
-        model's first token of a branch), each [B, L].
+        ids int64, loss bool, roles int8, branch int8, attention bool (True on tokens that are there), prefix bool (True before
+        the model's first token of a branch), each [B, L].
 
     Raises:
         UserError: a sequence is longer than `length`.

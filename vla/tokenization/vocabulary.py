@@ -64,7 +64,9 @@ class Vocabulary:
         if tokenizer.eos_token_id is None:
             raise UserError("it has no end token", "tokenizer", "set `eos_token`")
         found = [tuple(known[t] for t in tokens) if all(t in known for t in tokens) else () for tokens in (integers, places)]
-        return cls(found[0] or (actions[:INTEGERS] if len(actions) >= INTEGERS else ()), found[1], int(tokenizer.eos_token_id), actions)
+        return cls(
+            found[0] or (actions[:INTEGERS] if len(actions) >= INTEGERS else ()), found[1], int(tokenizer.eos_token_id), actions
+        )
 
     @functools.cached_property
     def _integers(self) -> np.ndarray:
@@ -78,7 +80,9 @@ class Vocabulary:
         """Action symbols [...] -> token ids [...], int64; UserError for one that there is not."""
         symbols = np.asarray(symbols)
         if symbols.dtype.kind not in "iu" or ((symbols < 0) | (symbols >= len(self.action_ids))).any():
-            raise UserError(f"not symbols from 0 to {len(self.action_ids) - 1}: {symbols.reshape(-1)[:16].tolist()}", "vocabulary")
+            raise UserError(
+                f"not symbols from 0 to {len(self.action_ids) - 1}: {symbols.reshape(-1)[:16].tolist()}", "vocabulary"
+            )
         return self._actions[symbols]
 
     def ids_to_symbols(self, ids: np.ndarray) -> np.ndarray:
@@ -114,7 +118,9 @@ class Vocabulary:
 
     def _need(self, ids: tuple[int, ...], what: str) -> None:
         if not ids:
-            raise UserError(f"it has no {what} tokens", "tokenizer", "leave {state} out of the prompt and the plan out, or add them")
+            raise UserError(
+                f"it has no {what} tokens", "tokenizer", "leave {state} out of the prompt and the plan out, or add them"
+            )
 
 
 def _positions(ids: np.ndarray, table: tuple[int, ...], what: str) -> np.ndarray:

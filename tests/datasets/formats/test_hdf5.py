@@ -5,8 +5,8 @@ import pytest
 
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import Options, plan
 from vla.datasets.formats.hdf5 import HDF5Reader
+from vla.datasets.formats.job import Options, plan
 from vla.datasets.formats.recognise import recognise
 from vla.datasets.index import ShardIndex
 from vla.datasets.robot import RobotSource

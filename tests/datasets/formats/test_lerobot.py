@@ -14,9 +14,9 @@ from lerobot_files import FPS, LENGTHS, PICTURE, VIDEO, WRITERS, action, level, 
 
 from vla.datasets.card import DatasetCard  # noqa: E402
 from vla.datasets.formats import convert, lerobot_writer  # noqa: E402
+from vla.datasets.formats import job as planning  # noqa: E402
 from vla.datasets.formats.check import verify  # noqa: E402
 from vla.datasets.formats.convert import run  # noqa: E402
-from vla.datasets.formats import job as planning  # noqa: E402
 from vla.datasets.formats.job import Options, plan  # noqa: E402
 from vla.datasets.formats.lerobot import LeRobotReader  # noqa: E402
 from vla.datasets.formats.lerobot_source import LeRobotSource  # noqa: E402

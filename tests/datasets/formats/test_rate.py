@@ -26,7 +26,11 @@ def test_the_steps_that_begin_a_group():
 def test_turns_are_composed_in_their_own_form_and_unit(rotation, unit, radians, apart):
     """Also where each dimension is a part of its own, as in our shards; against SciPy's rotations."""
     names = ("drx", "dry", "drz")
-    parts = tuple(Part("a", (n,), (unit,), role="rotation") for n in names) if apart else (Part("a", names, (unit,), role="rotation"),)
+    parts = (
+        tuple(Part("a", (n,), (unit,), role="rotation") for n in names)
+        if apart
+        else (Part("a", names, (unit,), role="rotation"),)
+    )
     card = SourceCard(action=parts, rotation=rotation)
     made = {"axis_angle": Rotation.from_rotvec, "euler_xyz": lambda v: Rotation.from_euler("xyz", v)}[rotation]
     whole = made(TURNS[2]) * made(TURNS[1]) * made(TURNS[0])

@@ -1,7 +1,7 @@
 """Statistics and normalisation by their owners' definitions.
 
-golden_statistics.json: what is named openpi and lerobot was made by their own code. OpenVLA's part was made without ours, from what its
-get_dataset_statistics is described to do (TensorFlow is not here): all float32 steps in one array `a`, then in NumPy
+golden_statistics.json: what is named openpi and lerobot was made by their own code. OpenVLA's part was made without ours, from
+what its get_dataset_statistics is described to do (TensorFlow is not here): all float32 steps in one array `a`, then in NumPy
 `a.mean(0)`, `a.std(0)`, `a.min(0)`, `a.max(0)`, `numpy.quantile(a, 0.01, axis=0)` and `numpy.quantile(a, 0.99, axis=0)`.
 """
 

@@ -142,7 +142,9 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = str(error.filename or folder)
-        raise UserError(f"it cannot be read or written: {error.strerror or error}", where, "mend that, then give the same command") from error
+        raise UserError(
+            f"it cannot be read or written: {error.strerror or error}", where, "mend that, then give the same command"
+        ) from error
 
 
 def _written(job: Job, missing: list[int], workers: int) -> Iterator[int]:

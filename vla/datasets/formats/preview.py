@@ -21,10 +21,10 @@ p.small,td:first-child{{color:#5a6875}}</style>
 <h1>{title}</h1><table>{rows}</table>{episodes}"""
 UPRIGHT = """<h2>Which way up?</h2><p class="small">Each camera in every orientation that a card can say. The framed one is what a
 policy will see: it must be upright, and writing must be readable. If another one is, name it in the card.</p>"""
-CAPTIONS = """<h2>Do pictures and numbers agree?</h2><p class="small">Below each picture: its step, and what the card makes of the numbers.
-Where it says <b style="color:{open}">open</b> the fingers must open, where it says <b style="color:{closed}">closed</b> they must close;
-otherwise the gripper is the wrong way round. When z grows, the arm must go up in a picture of a fixed camera; otherwise that is upside
-down.</p>"""
+CAPTIONS = """<h2>Do pictures and numbers agree?</h2><p class="small">Below each picture: its step, and what the card makes of
+the numbers. Where it says <b style="color:{open}">open</b> the fingers must open, where it says
+<b style="color:{closed}">closed</b> they must close; otherwise the gripper is the wrong way round. When z grows, the arm must go
+up in a picture of a fixed camera; otherwise that is upside down.</p>"""
 
 
 def preview(reader: Reader, card: SourceCard, out: Path, episodes: int = 3) -> list[str]:

@@ -22,7 +22,7 @@ ACTION, STATE = OPEN, "#4453a8"
 
 
 def gripper_ends(said: str) -> dict[str, float]:
-    """What a card says of the gripper, as values: "0 closed, 1 open" -> {"closed": 0, "open": 1}; {} where it does not say both."""
+    """What a card says of the gripper, as values: "0 closed, 1 open" -> {"closed": 0, "open": 1}; {} unless it says both."""
     found = {word: float(value) for value, word in re.findall(r"([-+]?\d+(?:\.\d+)?) (open|closed)", said)}
     return found if len(found) == 2 else {}
 
@@ -33,7 +33,7 @@ def gripper_columns(card: SourceCard) -> list[int]:
 
 
 def shown_steps(card: SourceCard, episode: Episode) -> np.ndarray:
-    """COLUMNS steps at most: spread evenly, and the middles of the longest times in which the gripper's command stays as it is."""
+    """COLUMNS steps at most: spread evenly, and the middles of the longest times in which the gripper's command stays."""
     length, commands = len(episode), episode.action[:, gripper_columns(card)]
     if length <= COLUMNS:
         return np.arange(length)
@@ -104,7 +104,7 @@ def caption(sheet: Image.Image, x: int, y: int, width: int, words: str, colour: 
 def plot(card: SourceCard, episode: Episode, steps: np.ndarray, path: Path) -> None:
     """Every dimension over the steps; the steps that are shown are marked.
 
-    Gripper commands come first, over the width of the page, open at the top; with them, on an axis of its own, the fingers' state.
+    Gripper commands come first, over the width of the page, open at the top; with them, on its own axis, the fingers' state.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -131,7 +131,9 @@ def plot(card: SourceCard, episode: Episode, steps: np.ndarray, path: Path) -> N
 
     ends = gripper_ends(card.gripper)
     for row, dimension in enumerate(grippers):
-        wide = axes("action", (1, row + 1), dimension, f": {card.gripper}" if ends else " (the card does not say which end is open)")
+        wide = axes(
+            "action", (1, row + 1), dimension, f": {card.gripper}" if ends else " (the card does not say which end is open)"
+        )
         if ends:
             wide.set_yticks(list(ends.values()), list(ends))
             if ends["open"] < ends["closed"]:

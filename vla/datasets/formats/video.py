@@ -137,7 +137,7 @@ class VideoWriter:
 
 @contextlib.contextmanager
 def _ordinary_priority() -> Iterator[None]:
-    """Undoes what SVT-AV1 does for root: it gives the calling thread and its own the highest real-time priority, before all else."""
+    """Undoes what SVT-AV1 does for root: it gives the calling thread and its own the highest real-time priority of all."""
     if not hasattr(os, "sched_getscheduler"):
         yield
         return
