@@ -25,6 +25,12 @@ def test_observations_fit_their_space_and_name_the_goal(level):
         assert np.array_equal(seen["state"], np.array(goal, np.float32))
 
 
+def test_drawing_rooms_prints_nothing(level, capfd):
+    for seed in range(10):
+        level.reset(seed=seed)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_oracle_says_what_the_robot_sees(level):
     rng = np.random.default_rng(0)
     bits = set()

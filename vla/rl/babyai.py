@@ -5,6 +5,8 @@ Chevalier-Boisvert et al. 2019 (arXiv 1810.08272); the `minigrid` package has th
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Any
 
 import gymnasium
@@ -46,7 +48,7 @@ class BabyAI(gymnasium.Env):
             raise UserError(str(error), "environment", "e.g. BabyAI-GoToLocal-v0") from error
         self._level: Any = self._env.unwrapped
         self._name = name
-        self._env.reset(seed=0)
+        self._draw(0)
         self._goal()
         self.action_space = self._env.action_space
         self.observation_space = spaces.Dict(
@@ -59,8 +61,11 @@ class BabyAI(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)
-        view, _ = self._env.reset(seed=seed)
-        return self._observation(view), {"fields": self._fields()}
+        return self._observation(self._draw(seed)), {"fields": self._fields()}
+
+    def _draw(self, seed: int | None) -> dict[str, Any]:
+        with contextlib.redirect_stdout(io.StringIO()):  # minigrid prints every room that it threw away
+            return self._env.reset(seed=seed)[0]
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         view, reward, terminated, truncated, _ = self._env.step(int(action))
