@@ -13,7 +13,7 @@ import torch
 from vla.contract import Embodiment, Mode, PolicyContract
 from vla.datasets.items import Images, QuestionItem, RobotItem
 from vla.errors import UserError
-from vla.models.allowed import Block, Free
+from vla.models.allowed import Block, Follow, Free
 from vla.models.attention import BLOCK
 from vla.policies.base import ActionChunk, Observation
 from vla.tokenization.base import ActionCodec, Malformed
@@ -273,15 +273,16 @@ class Examples:
         """
         return [*self._plan_places(mode), *self._chunk_places(embodiment)]
 
-    def next(self, embodiment: str = "", mode: str = "") -> Callable[[np.ndarray], list[int] | Free]:
+    def next(self, embodiment: str = "", mode: str = "") -> Callable[[np.ndarray], list[int]]:
         """The function from the ids written so far [n] of an action answer to those that may come next; none: it is complete.
+        It does not know free text.
 
         Raises (the function):
             Malformed: no answer begins so.
         """
         codec, plan = self.codec(embodiment), self._plan_places(mode)
 
-        def follow(written: np.ndarray) -> list[int] | Free:
+        def follow(written: np.ndarray) -> list[int]:
             if len(written) < len(plan):
                 return plan[len(written)]
             ids = np.asarray(written)[len(plan) :]
@@ -299,12 +300,12 @@ class Examples:
         return self._writing[embodiment, mode]
 
     def _way(self, embodiment: str, mode: str) -> dict[str, Any]:
-        if (end := self.ends(embodiment)) is not None:
-            return {"allowed": self.next(embodiment, mode), "eos_id": end}
         places, plan = self.allowed(embodiment, mode), self.planned(mode)
         # Places that may have the same have one table: what a reader makes for it serves them all.
         tables = {tuple(words): torch.tensor(words) for words in places if not isinstance(words, Free)}
         allowed = [words if isinstance(words, Free) else tables[tuple(words)] for words in places]
+        if (end := self.ends(embodiment)) is not None:
+            return {"allowed": Follow(allowed, self.next(embodiment, mode)), "eos_id": end}
         if self.contract.block == "none":
             return {"allowed": allowed}
         block = Block.of(self._chunk_places(embodiment), self.tokenizer.pad_token_id, self.contract.block == "bidirectional")

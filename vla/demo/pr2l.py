@@ -65,7 +65,6 @@ def demo_pr2l(
             stages = Stages(Path(out), {"demo": demo, "scenes": scenes, "steps": steps, "short": short}, memory)
             if stages.changed:
                 raise UserError("the folder holds a run with other options", out, "add --fresh, or choose another --out")
-            print("About 15 minutes on two cores.", flush=True)
             _report(Path(out), _run(stages, Path(out), Path(demo), scenes, {"task": steps}, short))
             memory.stop()
     except Told as signal:

@@ -23,10 +23,43 @@ class Free:
 
 Words = Sequence[int] | torch.Tensor
 Places = Sequence[Words | Free | None]
-Follow = Callable[[np.ndarray], Sequence[int] | Free]
+
+
+@dataclasses.dataclass(frozen=True)
+class Follow:
+    """Places of which a row may write what agrees with what it has written so far.
+
+    Attributes:
+        places: what any row may write at each place, as many as the longest answer has. All rows are scored on all of it, so that
+            a row's answer does not depend on what the others may write.
+        next: from the ids that a row has written [n] to those of its next place that may come, none where its answer is whole.
+            Not asked at a place of free text.
+    """
+
+    places: Sequence[Words | Free]
+    next: Callable[[np.ndarray], Sequence[int]]
+
+    def legal(self, words: torch.Tensor, written: Sequence[torch.Tensor], rows: int, eos_id: int | None) -> torch.Tensor | None:
+        """Which of a place's words [U] each row may write, [rows, U] bool; None where all answers are whole.
+
+        Raises:
+            UserError: one is whole, another is not, and there is no token to fill up with; or what may come is not of the place.
+        """
+        ids = torch.stack(list(written), 1).cpu().numpy() if written else np.empty((rows, 0), np.int64)
+        sets = [list(self.next(row)) for row in ids]
+        if not any(sets):
+            return None
+        if eos_id is None and not all(sets):
+            raise UserError("answers are of unequal length, and no token ends them", "decoding", "name eos_id")
+        legal = torch.from_numpy(np.stack([np.isin(words.cpu(), found or [eos_id]) for found in sets]))
+        if not legal.any(1).all():
+            raise UserError("a row may write nothing that its place has", "decoding", "name all words in `places`, the end too")
+        return legal
+
+
 Allowed = Places | Follow | None
-"""The words of each place, all of them where None, as many places as it is long; or a function from the ids that a row has
-written [n] to those that may come next, none where its answer is whole; or None: all words everywhere."""
+"""The words of each place, all of them where None, as many places as it is long; the same with what may follow what; or None:
+all words everywhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,31 +107,15 @@ def at(
     answers are whole.
 
     Raises:
-        UserError: as `following`.
+        UserError: as `Follow.legal`.
     """
-    if callable(allowed):
-        return following(allowed, written, rows, eos_id)
-    place = None if allowed is None else allowed[step]
-    return place if isinstance(place, Free) else (None if place is None else torch.as_tensor(place), None)
-
-
-def following(
-    follow: Follow, written: Sequence[torch.Tensor], rows: int, eos_id: int | None
-) -> tuple[torch.Tensor, torch.Tensor | None] | Free | None:
-    """The same of a function.
-
-    Raises:
-        UserError: one is whole, another is not, and there is no token to fill up with; or one is free, another is not.
-    """
-    ids = torch.stack(list(written), 1).cpu().numpy() if written else np.empty((rows, 0), np.int64)
-    found = [follow(row) for row in ids]
-    if isinstance(found[0], Free) and all(words == found[0] for words in found):
-        return found[0]
-    if any(isinstance(words, Free) for words in found):
-        raise UserError("one row may write free text, another may not", "decoding", "give free text the same places in all")
-    sets = [list(words) for words in found]  # type: ignore[arg-type]
-    if not any(sets):
-        return None
-    if eos_id is None and not all(sets):
-        raise UserError("answers are of unequal length, and no token ends them", "decoding", "name eos_id")
-    return together([words or [eos_id] for words in sets])  # type: ignore[list-item]
+    if allowed is None:
+        return None, None
+    place = (allowed.places if isinstance(allowed, Follow) else allowed)[step]
+    if place is None or isinstance(place, Free):
+        return place or (None, None)
+    words = torch.as_tensor(place)
+    if not isinstance(allowed, Follow):
+        return words, None
+    legal = allowed.legal(words, written, rows, eos_id)
+    return None if legal is None else (words, legal)

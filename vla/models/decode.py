@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vla.errors import UserError
-from vla.models.allowed import Allowed, Block, Free, at
+from vla.models.allowed import Allowed, Block, Follow, Free, at
 from vla.models.logprobs import allowed_mass, token_logprobs
 from vla.models.readers import HubReader, PrefixReader, Reader
 from vla.models.static import StaticSteps
@@ -98,7 +98,7 @@ def write(
     """Writes an answer to each prompt of a reader.
 
     Args:
-        allowed: what may be written. Where all rows have one word no call of the model is needed.
+        allowed: what may be written. A place of one word needs no call of the model.
         max_new_tokens: at most so many; by default as many as `allowed` asks for, or `TOKENS`.
         eos_id: ends an answer; None: only what is allowed and the number of tokens do.
         temperature: 0 takes the likeliest word, else samples with `generator`.
@@ -111,7 +111,7 @@ def write(
     """
     if samples < 1 or (samples > 1 and temperature == 0):
         raise UserError(f"{samples} samples at temperature {temperature}", "decoding", "sample at a temperature above 0")
-    if block is not None and (allowed is None or callable(allowed) or eos_id is not None):
+    if block is not None and (allowed is None or isinstance(allowed, Follow) or eos_id is not None):
         raise UserError("a block follows text of unknown length", "decoding", "give the places before it, and no end")
     rows, device = reader.rows, reader.device
     unread: list[torch.Tensor] = []
@@ -166,9 +166,7 @@ def write(
 
 
 def _steps(allowed: Allowed, most: int | None) -> int:
-    if callable(allowed):
-        return 2**31 if most is None else most
-    places = TOKENS if allowed is None else len(allowed)
+    places = TOKENS if allowed is None else len(allowed.places if isinstance(allowed, Follow) else allowed)
     return places if most is None else most if allowed is None else min(most, places)
 
 

@@ -52,7 +52,7 @@ def as_head(policy: BasePolicy, options: RLOptions, mix: int) -> tuple[Head, dic
     )
     features, linears = inner.features_extractor, [*(layer for layer in hidden if isinstance(layer, nn.Linear)), last]
     p = options.pooler
-    raw = policy.observation_space["tokens"].shape[-1] if "states" in options.observe else 0  # type: ignore[index]
+    raw = inner.observation_space["tokens"].shape[-1] if "states" in options.observe else 0
     cameras = [camera.name for camera in EMBODIMENT.cameras if camera.name in features.cameras]
     pooler = {"pooler": p.kind, "width": p.width, "heads": p.heads, "hidden": p.hidden, "pooled": p.out, "mix": mix}
     numbers = EMBODIMENT.state.size + len(TOLD.words)
