@@ -280,7 +280,8 @@ class Examples:
         Raises (the function):
             Malformed: no answer begins so.
         """
-        codec, plan = self.codec(embodiment), self._plan_places(mode)
+        codec = self.codec(embodiment)
+        plan = [[] if isinstance(place, Free) else place for place in self._plan_places(mode)]
 
         def follow(written: np.ndarray) -> list[int]:
             if len(written) < len(plan):

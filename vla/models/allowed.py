@@ -46,12 +46,12 @@ class Follow:
             UserError: one is whole, another is not, and there is no token to fill up with; or what may come is not of the place.
         """
         ids = torch.stack(list(written), 1).cpu().numpy() if written else np.empty((rows, 0), np.int64)
-        sets = [list(self.next(row)) for row in ids]
+        sets, fill = [list(self.next(row)) for row in ids], [] if eos_id is None else [eos_id]
         if not any(sets):
             return None
-        if eos_id is None and not all(sets):
+        if not fill and not all(sets):
             raise UserError("answers are of unequal length, and no token ends them", "decoding", "name eos_id")
-        legal = torch.from_numpy(np.stack([np.isin(words.cpu(), found or [eos_id]) for found in sets]))
+        legal = torch.from_numpy(np.stack([np.isin(words.cpu(), found or fill) for found in sets]))
         if not legal.any(1).all():
             raise UserError("a row may write nothing that its place has", "decoding", "name all words in `places`, the end too")
         return legal
