@@ -74,15 +74,28 @@ def test_mistakes_are_said(arguments, said, capsys):
     assert cli.main(arguments) == 2 and said in capsys.readouterr().err
 
 
+def test_a_model_that_is_still_to_be_made_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["rl", "fit", "-c", "configs/rl/babyai-task.yaml"]) == 2
+    assert "vla rl questions --out runs/babyai" in capsys.readouterr().err
+    assert cli.main(["rl", "fit", "-c", "configs/rl/babyai-task.yaml", "--vlm", "runs/of/mine"]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
 def test_questions_are_a_data_set_with_true_answers(tmp_path):
-    collect_questions(str(tmp_path / "q"), 30)
-    source = QuestionSource(tmp_path / "q")
+    collect_questions(str(tmp_path), 30, 10)
+    source, alone = (QuestionSource(tmp_path / name) for name in ("questions", "alone"))
     asked = [q for i in range(len(source)) for q in source.questions(i)]
     assert {q["type"] for q in asked} == set(WORDINGS)
     present = [q["answer"] for q in asked if q["type"] == "present"]
     assert present.count("yes") == present.count("no")
     assert all(q["answer"] in COUNTS for q in asked if q["type"] == "count")
     assert all(0 < c < 7 / 8 for q in asked if q["type"] == "where" for c in q["answer"][0])
-    model, processor = load_vlm(tmp_path / "q/start")
+    told = {q["type"]: q["answer"] for q in source.questions(0)}
+    if "where" in told:
+        assert told["where"][0] in told["list"]
+    assert len(told["list"]) // 2 == COUNTS.index(told["count"])
+    assert {q["answer"] for i in range(len(alone)) for q in alone.questions(i) if q["type"] == "count"} <= {"zero", "one"}
+    model, processor = load_vlm(tmp_path / "start")
     assert processor.image_tokens == [64] and source.pictures(0)["front"].shape == (64, 64, 3)
     assert BabyAI.fields

@@ -45,6 +45,11 @@ def load_vlm(name: str | Path, trust_remote_code: bool = False, history: int = 0
     folder = Path(where)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError("no model found", str(folder), "a model folder has config.json and *.safetensors")
+    # The name of a public model is OWNER/NAME.
+    if not folder.exists() and (folder.is_absolute() or len(folder.parts) > 2):
+        raise UserError(
+            "there is no such folder", str(folder), "name `tiny`, a model folder or a public image-text-to-text model"
+        )
     try:
         if history:
             kind = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code).model_type
