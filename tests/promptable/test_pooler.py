@@ -49,6 +49,20 @@ def test_training_and_evaluation_agree(pooler):
         assert torch.allclose(pooler.train()(tokens, padding), pooler.eval()(tokens, padding), atol=1e-5)
 
 
+def test_it_computes_what_its_transformer_does():
+    torch.manual_seed(0)
+    pooler, tokens, padding = (
+        Pooler(24, width=32, hidden=32, out=16),
+        torch.randn(3, 10, 24),
+        torch.zeros(3, 10, dtype=torch.bool),
+    )
+    padding[0, 6:] = True
+    query = pooler.query.expand(3, -1, -1)
+    pooler.transformer.encoder.enable_nested_tensor = False
+    found = pooler.transformer(pooler.project(tokens), query, src_key_padding_mask=padding, memory_key_padding_mask=padding)
+    assert torch.allclose(pooler(tokens, padding), pooler.out(found[:, 0]), atol=1e-5)
+
+
 @pytest.mark.parametrize("make", [Pooler, MeanPooler])
 def test_mix_weighs_layers(make):
     torch.manual_seed(0)

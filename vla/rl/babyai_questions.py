@@ -1,27 +1,32 @@
-"""Pictures of BabyAI's rooms with questions about them, and a small model of random weights that can learn to answer them."""
+"""Pictures of BabyAI's rooms with questions about them, and `tiny` made ready to learn to answer them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vla.contract import Camera, Embodiment, PolicyContract, Space
+from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter
-from vla.models.load import new_tiny
-from vla.models.text import train_tokenizer
+from vla.models.embeddings import append_tokens
+from vla.models.load import load_vlm, new_tiny
 from vla.rl.babyai import COLOURS, SHAPES, SIZE, TILE, BabyAI, cells
 
-LEVELS = {"alone": "BabyAI-GoToObj-v0", "questions": "BabyAI-GoToLocal-v0"}
-"""Rooms of one object, from which the words are learned at once, and rooms of eight: with those alone presence and place of an
-object are guessed for longer than a training lasts."""
+LEVELS = {
+    "alone": ("BabyAI-GoToObj-v0",),
+    "questions": ("BabyAI-GoToLocalS8N2-v0", "BabyAI-GoToLocalS8N4-v0", "BabyAI-GoToLocal-v0"),
+}
+"""Rooms of one object, from which words are learned soonest, and rooms of two, four and eight."""
 NOUNS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES[:3])
 COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDINGS = {
     "present": "is there a {object}",
     "where": "where is the {object}",
+    "colour": "what colour is the {object}",
+    "shape": "what is the {object} object",
     "ahead": "what is ahead",
     "count": "how many objects are there",
     "wall": "is there a wall ahead",
@@ -30,7 +35,7 @@ WORDINGS = {
 MADE = "runs/babyai/vlm"
 """The model that `configs/pretrain-babyai.yaml` makes of them."""
 START = "start"
-"""Folder of the model of random weights, beside those of the pictures."""
+"""Folder of the model that learns, beside those of the pictures."""
 
 # A contract needs a body; nobody learns its actions from questions.
 EMBODIMENT = Embodiment(
@@ -55,6 +60,11 @@ def ask(view: np.ndarray, rng: np.random.Generator) -> list[dict[str, Any]]:
     if here:
         say("present", "yes", str(rng.choice(here)))
         say("present", "no", str(rng.choice(absent)))
+    for part, kind in ((1, "colour"), (0, "shape")):
+        known = [name.split()[part] for name in seen.values()]
+        for name in here:
+            if known.count(asked := name.split()[part]) == 1:
+                say(kind, name.split()[1 - part], asked)
     for name in here:
         places = [place for place, other in seen.items() if other == name]
         if len(places) == 1:
@@ -87,24 +97,25 @@ def collect_questions(
     """
     folders = {"alone": alone, "questions": pictures}
     counts = {name: _collect(Path(out) / name, count, LEVELS[name], seed, overwrite) for name, count in folders.items()}
-    model, processor = new_tiny(train_tokenizer(corpus()), pools=[1])
-    for part in (model, processor):
+    for part in start():
         part.save_pretrained(Path(out) / START)
     return {kind: sum(one[kind] for one in counts.values()) for kind in WORDINGS}
 
 
-def _collect(folder: Path, pictures: int, name: str, seed: int, overwrite: bool) -> dict[str, int]:
-    rng, level = np.random.default_rng(seed), BabyAI(name)
+def _collect(folder: Path, pictures: int, names: Sequence[str], seed: int, overwrite: bool) -> dict[str, int]:
+    rng, levels = np.random.default_rng(seed), [BabyAI(name) for name in names]
     counts: dict[str, int] = dict.fromkeys(WORDINGS, 0)
     with ShardWriter(folder, per_shard=1000, overwrite=overwrite) as writer:
-        for _ in range(pictures):
+        for number in range(pictures):
+            level = levels[number % len(levels)]
             level.reset(seed=int(rng.integers(2**31)))
             picture, symbols = level.wander(rng)
             questions = ask(symbols, rng)
             for question in questions:
                 counts[question["type"]] += 1
             writer.write(f"q{writer.count:07d}", {"front.jpg": picture, "json": {"questions": questions}})
-    level.close()
+    for level in levels:
+        level.close()
     total = {"pictures": pictures, "questions": sum(counts.values())}
     DatasetCard(
         "babyai-questions",
@@ -115,13 +126,21 @@ def _collect(folder: Path, pictures: int, name: str, seed: int, overwrite: bool)
         writer.shards,
         counts,
         wordings=list(WORDINGS.values()),
-        generator={"command": "vla rl questions", "level": name, "seed": seed},
+        generator={"command": "vla rl questions", "levels": list(names), "seed": seed},
     ).save(folder)
     return counts
 
 
-def corpus() -> list[str]:
-    """Every wording with every noun, as prompts and as answers."""
-    asked = [wording.format(object=name) for wording in WORDINGS.values() for name in NOUNS]
-    told = [*NOUNS, *COUNTS, "yes", "no", "wall", "nothing", "would a red ball be found here? why or why not?"]
-    return [PolicyContract.question.format(question=one) for one in asked] + [f" {one}" for one in told]
+def start() -> tuple[Any, Any]:
+    """`tiny` with one camera and, one token each, the words of these rooms that it lacks; and its processor.
+
+    It has learned to find what is named, on another simulator's tables; from random weights that took longer than all of this.
+    """
+    known, processor = load_vlm("tiny")
+    words = [f" {word}" for word in (*COLOURS, *SHAPES, *COUNTS, "yes", "no", "wall", "nothing", "ahead")]
+    append_tokens(known, processor.tokenizer, [w for w in words if len(processor.tokenizer(w)["input_ids"]) > 1])
+    weights = known.state_dict()
+    weights["vision.camera"] = weights["vision.camera"][:1]
+    model, processor = new_tiny(processor.tokenizer, pools=[1])
+    model.load_state_dict(weights)
+    return model, processor
