@@ -97,3 +97,11 @@ def test_switches_need_no_value_and_hyphens_are_fine():
 
     given = ["--smoke", "--out", "x", "--from-scratch", "false", "--out=y-z"]
     assert cli._flags(command, given) == ["--smoke=true", "--out", "x", "--from_scratch", "false", "--out=y-z"]
+
+
+def test_a_reader_that_has_enough_is_no_fault():
+    """As with `vla doctor | head -1`."""
+    process = subprocess.Popen([sys.executable, "-m", "vla", "--help"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 141
+    process.stderr.close()

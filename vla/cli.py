@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -255,7 +256,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def entry() -> Any:
     """The console script."""
-    raise SystemExit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads (`| head`) has enough; nothing more is said, by Python's last flush neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":
