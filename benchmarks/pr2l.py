@@ -7,9 +7,8 @@
     pr2l.py table            the demo's policy against the tabletop's heads of seed 0
     pr2l.py merge            all cells in one summary
 
-Prints one JSON object. Cost is measured with the packaged `tiny`, which knows the tabletop's questions; cells of BabyAI need
-runs/babyai/vlm (docs/pr2l.md says how it is made), those of the tabletop the data of `make demo`. A stopped command goes on
-where it was.
+Prints one JSON object. Cost is measured with the packaged `tiny`, which knows the tabletop's questions, cells of BabyAI are of
+`tiny-babyai`; those of the tabletop need the data of `make demo`. A stopped command goes on where it was.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The shipped model: small enough, described, and what its card says it is."""
+"""The shipped models: small enough, described, and what their cards say they are."""
 
 import hashlib
 import json
@@ -7,24 +7,23 @@ import numpy as np
 import pytest
 
 from vla.contract import PolicyContract
-from vla.models.load import load_vlm, tiny_folder
+from vla.models.load import SHIPPED, load_vlm, shipped_folder
 from vla.policies.local import LocalPolicy
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
+TYPES = {
+    "tiny": {"where", "colour", "shape", "count", "relation", "holding"},
+    "tiny-babyai": {"where", "colour", "shape", "count", "present", "ahead", "wall"},
+}
 
-@pytest.fixture(scope="module")
-def card():
-    return json.loads((tiny_folder() / "card.json").read_text())
 
-
-def test_weights_are_those_of_the_card_and_at_most_10_mb(card):
-    weights = (tiny_folder() / "model.safetensors").read_bytes()
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_card_says_which_weights_how_they_were_made_and_how_good_they_are(name):
+    card = json.loads((shipped_folder(name) / "card.json").read_text())
+    weights = (shipped_folder(name) / "model.safetensors").read_bytes()
     assert len(weights) <= 10e6 and hashlib.sha256(weights).hexdigest() == card["sha256"]
-
-
-def test_card_says_how_it_was_made_and_how_good_it_is(card):
-    assert card["recipe"].startswith("vla fit -c configs/pretrain-tiny.yaml") and card["commit"]
-    assert set(card["accuracy"]["types"]) == {"where", "colour", "shape", "count", "relation", "holding"}
+    assert f"vla fit -c {SHIPPED[name]}" in card["recipe"] and card["commit"]
+    assert set(card["accuracy"]["types"]) == TYPES[name]
 
 
 def test_it_answers_in_words_and_writes_legal_actions():

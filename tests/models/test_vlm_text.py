@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla.errors import UserError
-from vla.models.load import load_vlm, new_tiny, tiny_folder
+from vla.models.load import load_vlm, new_tiny, shipped_folder
 from vla.models.logprobs import allowed_mass, masked_sum, scored, token_logprobs
 from vla.models.text import LOCATIONS, train_tokenizer
 from vla.tokenization.vocabulary import Vocabulary
@@ -58,7 +58,7 @@ def test_processor_takes_pictures_of_any_size_and_refuses_others(small):
 
 
 def test_loading_says_what_is_missing(tmp_path):
-    if not (tiny_folder() / "config.json").exists():
+    if not (shipped_folder() / "config.json").exists():
         with pytest.raises(UserError, match="pretrain-tiny"):
             load_vlm("tiny")
     with pytest.raises(UserError, match="no model found"):

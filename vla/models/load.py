@@ -17,18 +17,21 @@ from vla.models.ordinal import ordinal_init
 from vla.models.processor import TinyVLMProcessor
 from vla.models.text import INTEGERS, LOCATIONS
 
+SHIPPED = {"tiny": "configs/pretrain-tiny.yaml", "tiny-babyai": "configs/pretrain-babyai.yaml"}
+"""The models that come with the package, and how each was made."""
 
-def tiny_folder() -> Path:
-    """Where the package keeps its own pre-trained model."""
-    return Path(str(resources.files("vla.models"))) / "pretrained" / "tiny"
+
+def shipped_folder(name: str = "tiny") -> Path:
+    """Where the package keeps a model of its own."""
+    return Path(str(resources.files("vla.models"))) / "pretrained" / name
 
 
 def load_vlm(name: str | Path, trust_remote_code: bool = False, history: int = 0, **kwargs: Any) -> tuple[Any, Any]:
     """A vision-language model and its processor.
 
     Args:
-        name: "tiny" (shipped with the package), a folder written by `save_pretrained`, or the name of a public model, which
-            transformers downloads because the user named it.
+        name: "tiny" or "tiny-babyai" (shipped with the package), a folder written by `save_pretrained`, or the name of a public
+            model, which transformers downloads because the user named it.
         trust_remote_code: whether code that comes with the weights may run.
         history: pictures per camera, of models of our own kind; 0 is as saved. What tells them apart is new where the model was
             saved with fewer.
@@ -37,11 +40,10 @@ def load_vlm(name: str | Path, trust_remote_code: bool = False, history: int = 0
     Raises:
         UserError: nothing is there, it is no image-text-to-text model, or a history is asked of another kind than ours.
     """
-    where = tiny_folder() if str(name) == "tiny" else name
-    if str(name) == "tiny" and not (tiny_folder() / "config.json").is_file():
-        raise UserError(
-            "the pre-trained model `tiny` is not in this installation", str(where), "run `vla fit -c configs/pretrain-tiny.yaml`"
-        )
+    recipe = SHIPPED.get(str(name))
+    where = shipped_folder(str(name)) if recipe else name
+    if recipe and not (Path(where) / "config.json").is_file():
+        raise UserError(f"the pre-trained model `{name}` is not in this installation", str(where), f"run `vla fit -c {recipe}`")
     folder = Path(where)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError("no model found", str(folder), "a model folder has config.json and *.safetensors")

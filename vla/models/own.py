@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from vla.errors import UserError
 from vla.models.config import TinyVLMConfig
-from vla.models.load import new_tiny, tiny_folder
+from vla.models.load import new_tiny, shipped_folder
 from vla.models.text import complete
 
 
@@ -71,7 +71,7 @@ class NewVLM:
             if new_tokenizer is None:
                 raise UserError("there is no corpus for a new tokenizer", "model.vlm", "name a tokenizer")
             return new_tokenizer()
-        where = str(tiny_folder()) if self.tokenizer == "tiny" else self.tokenizer
+        where = str(shipped_folder()) if self.tokenizer == "tiny" else self.tokenizer
         try:
             return complete(AutoTokenizer.from_pretrained(where))
         except (OSError, ValueError) as error:

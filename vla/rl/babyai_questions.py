@@ -32,8 +32,6 @@ WORDINGS = {
     "wall": "is there a wall ahead",
     "list": "what is there and where",
 }
-MADE = "runs/babyai/vlm"
-"""The model that `configs/pretrain-babyai.yaml` makes of them."""
 START = "start"
 """Folder of the model that learns, beside those of the pictures."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from vla.promptable.load import load_frozen
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation
 from vla.rl.babyai import BabyAI
-from vla.rl.babyai_questions import MADE
 from vla.rl.features import PooledFeatures
 from vla.rl.options import RLOptions
 from vla.rl.processes import ProcessVecEnv
@@ -37,9 +35,6 @@ def make_representation(options: RLOptions) -> CachedRepresentation | None:
     """The frozen model as it is asked; None where nothing asks it."""
     if not {"states", "answer"} & set(options.observe):
         return None
-    if options.vlm == MADE and not Path(MADE).exists():
-        fix = "`vla rl questions --out runs/babyai`, then `vla fit -c configs/pretrain-babyai.yaml`"
-        raise UserError("the model that knows BabyAI's rooms is not made yet", MADE, fix)
     model, processor = load_frozen(options.vlm, options.random)
     prompt = PromptTemplate(options.prompt)
     made = PromptableRepresentation(model, processor, prompt, options.representation)
