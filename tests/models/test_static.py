@@ -48,12 +48,13 @@ def test_public_models_too(hub, name, block):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", ["tiny", "paligemma", "qwen2.5-vl", "smolvlm"])
-def test_a_graph_is_recorded_and_replayed(small, prompts, hub, name, monkeypatch):
+def test_a_graph_is_recorded_and_replayed(small, prompts, hub, name, compiled, monkeypatch):
     import copy
 
     made = (copy.deepcopy(small[0]) if name == "tiny" else hub.model(name)).cuda()
-    static, replays = static_steps(made), []
+    static, replays = static_steps(made, compiled), []
     replay = torch.cuda.CUDAGraph.replay
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph))[1])
 

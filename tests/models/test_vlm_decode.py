@@ -185,6 +185,12 @@ def test_what_may_follow_may_differ_from_row_to_row(small, prompts):
     assert len(lengths) > 1
     with pytest.raises(UserError, match="unequal length"):
         generate(small[0], *row(prompts, 0), FOLLOW, temperature=1.0, samples=20, generator=torch.Generator().manual_seed(0))
+    wrongs = {"Follow": lambda ids: [310], "ids from -1": [[-1, 5]], "1000000": [[10**6]], "no ids": [[]], "nothing": []}
+    for why, wrong in wrongs.items():
+        with pytest.raises(UserError, match=why):
+            generate(small[0], *prompts, wrong)
+    with pytest.raises(UserError, match="temperature"):
+        generate(small[0], *prompts, ALLOWED, temperature=-1.0)
     with pytest.raises(UserError, match="all words in `places`"):
         generate(small[0], *prompts, Follow([WORDS] * 7, follow), eos_id=2)
 
@@ -195,6 +201,17 @@ def test_as_many_tokens_are_written_as_there_are_places(small, prompts, monkeypa
     monkeypatch.setattr(readers, "lean_step", lambda language: None)
     plain = generate(small[0], *prompts, [WORDS] * (ROOM + 6))
     assert torch.equal(out.ids, plain.ids) and torch.allclose(out.logprobs, plain.logprobs, atol=1e-4)
+
+
+def test_a_row_alone_is_not_asked_for_what_it_must_write(small, prompts):
+    calls, step = [], readers.PrefixReader.read
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers.PrefixReader, "read", lambda *a, **k: calls.append(1) or step(*a, **k))
+        places = Follow([WORDS] * 6, lambda ids: [] if len(ids) == 6 else WORDS if len(ids) % 3 == 0 else WORDS[:1])
+        alone = [generate(small[0], *row(prompts, i), places) for i in range(3)]
+        assert len(calls) == 3 * 2
+        assert torch.equal(generate(small[0], *prompts, places).ids, torch.cat([one.ids for one in alone]))
+        assert len(calls) == 3 * 2 + 6
 
 
 def test_padding_of_others_changes_no_bit(small, prompts):

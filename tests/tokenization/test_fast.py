@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.fft import dct, idct
-from tokenizers import ByteLevelBPETokenizer, trainers
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, trainers
 
 from vla.errors import UserError
 from vla.tokenization.base import Malformed
-from vla.tokenization.fast import Fast
+from vla.tokenization.fast import Fast, _byte_letters
 
 LENGTH, SIZE = 8, 3
 
@@ -103,11 +103,36 @@ def test_a_malformed_sequence_is_never_zeros(fast, change):
 
 def test_broken_characters_are_malformed(published):
     fast = Fast.load(published[0])
-    half = next(i for i, (ends, begun, open_) in enumerate(fast.pieces) if begun == 1 and open_ == 1 and not ends)
+    half = fast.bpe.token_to_id("Ã")
     with pytest.raises(Malformed, match="broken"):
         fast.decode(np.full(LENGTH * SIZE, half), LENGTH, SIZE)
     # Only what ends the character can follow it.
-    assert (fast.pieces[fast.next(np.array([half]), LENGTH * SIZE), 0] == 1).all()
+    for token in fast.next(np.array([half]), LENGTH * SIZE):
+        assert "\ufffd" not in fast.bpe.decode([half, int(token)])
+    with pytest.raises(Malformed, match="broken"):
+        fast.next(np.array([half, half]), LENGTH * SIZE)
+
+
+@pytest.mark.parametrize("letters", [200, 400])
+def test_whatever_follows_legally_is_a_chunk_in_bytes_too(published, letters):
+    """With more than 323 characters every byte is a token, those with which no character begins among them."""
+    fast = Fast.load(published[0])
+    if letters > 200:
+        encoding = ByteLevelBPETokenizer()
+        trainer = trainers.BpeTrainer(vocab_size=600, show_progress=False, initial_alphabet=[chr(i) for i in range(324)])
+        encoding._tokenizer.train_from_iterator(["".join(map(chr, range(letters)))], trainer=trainer)
+        fast = Fast(Tokenizer.from_str(encoding._tokenizer.to_str()), 10, -letters // 2)
+        voc, letter = fast.bpe.get_vocab(), {byte: letter for letter, byte in _byte_letters().items()}
+        for broken in (b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xff"):
+            ids, known = [voc[letter[byte]] for byte in broken], []
+            while ids and ids[0] in fast.next(np.array(known, np.int64), LENGTH * SIZE):
+                known.append(ids.pop(0))
+            assert ids, broken
+    for seed in range(60):
+        rng, written = np.random.default_rng(seed), np.array([], np.int64)
+        while len(legal := fast.next(written, LENGTH * SIZE)):
+            written = np.append(written, rng.choice(legal))
+        assert fast.decode(written, LENGTH, SIZE).shape == (LENGTH, SIZE)
 
 
 def test_a_coefficient_that_the_encoding_does_not_know_is_named(published):

@@ -52,8 +52,8 @@ class Follow:
         if not fill and not all(sets):
             raise UserError("answers are of unequal length, and no token ends them", "decoding", "name eos_id")
         legal = torch.from_numpy(np.stack([np.isin(words.cpu(), found or fill) for found in sets]))
-        if not legal.any(1).all():
-            raise UserError("a row may write nothing that its place has", "decoding", "name all words in `places`, the end too")
+        if legal.sum(1).tolist() != [len(set(found or fill)) for found in sets]:
+            raise UserError("a row may write what its place does not have", "decoding", "name all words in `places`, the end too")
         return legal
 
 
@@ -98,6 +98,22 @@ def together(sets: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor 
         return torch.tensor(sets[0], dtype=torch.long), None
     every = np.unique(np.concatenate([np.asarray(words, np.int64) for words in sets]))
     return torch.from_numpy(every), torch.from_numpy(np.stack([np.isin(every, words) for words in sets]))
+
+
+def check(allowed: Allowed, size: int) -> None:
+    """That every place has words of a vocabulary of `size`.
+
+    Raises:
+        UserError: it has not, or `allowed` is something else.
+    """
+    if callable(allowed):
+        raise UserError("a function alone does not say which words a place has", "decoding", "give Follow(places, function)")
+    # Places share tables, which are looked at once.
+    for place in {id(place): place for place in (allowed.places if isinstance(allowed, Follow) else allowed or ())}.values():
+        ids = torch.as_tensor([place.end] if isinstance(place, Free) else [0] if place is None else place)
+        if not ids.numel() or ids.min() < 0 or ids.max() >= size:
+            said = f"ids from {int(ids.min())} to {int(ids.max())}" if ids.numel() else "no ids"
+            raise UserError(f"a place allows {said}", "decoding", f"the model's ids are 0 to {size - 1}")
 
 
 def at(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from vla.errors import UserError
-from vla.models.allowed import Allowed, Block, Follow, Free, at
+from vla.models.allowed import Allowed, Block, Follow, Free, at, check
 from vla.models.logprobs import allowed_mass, token_logprobs
 from vla.models.readers import HubReader, PrefixReader, Reader
 from vla.models.static import StaticSteps
@@ -107,15 +109,20 @@ def write(
         block: places that are written at once, after those of `allowed`.
 
     Raises:
-        UserError: several samples of the likeliest words, which are all the same; or a block after nobody knows how many tokens.
+        UserError: several samples of the likeliest words, which are all the same; a block after nobody knows how many tokens; or
+            nothing to write, or ids that the model does not have.
     """
-    if samples < 1 or (samples > 1 and temperature == 0):
+    if samples < 1 or not 0 <= temperature < math.inf or (samples > 1 and temperature == 0):
         raise UserError(f"{samples} samples at temperature {temperature}", "decoding", "sample at a temperature above 0")
+    check(allowed, reader.vocabulary)
+    if block is None and _steps(allowed, max_new_tokens) < 1:
+        raise UserError("nothing is to be written", "decoding", "allow one token at least")
     if block is not None and (allowed is None or isinstance(allowed, Follow) or eos_id is not None):
         raise UserError("a block follows text of unknown length", "decoding", "give the places before it, and no end")
     rows, device = reader.rows, reader.device
     unread: list[torch.Tensor] = []
     tokens, logprobs, masses = [], [], []
+    moved = functools.cache(lambda table: table.to(device))
     done, free = torch.zeros(rows * samples, dtype=torch.bool, device=device), False
     for step in range(_steps(allowed, max_new_tokens)):
         place = at(allowed, step, tokens, rows, eos_id)
@@ -128,7 +135,10 @@ def write(
         else:
             # What had ended was the text before.
             done = torch.zeros_like(done) if free else done
-            free, end, (words, legal) = False, eos_id, (None if table is None else table.to(device) for table in place)
+            free, end, (words, legal) = False, eos_id, (None if table is None else moved(table) for table in place)
+            if legal is not None and len(done) == 1 and legal.sum() == 1:
+                # Nor here: what one row is spared would depend on the others.
+                words, legal = words[legal[0]], None
         if words is not None and len(words) == 1 and not valid_mass:
             token, logprob, mass = words.expand(rows), torch.zeros(rows, device=device), torch.ones(rows, device=device)
         else:

@@ -21,10 +21,12 @@ class Reader(Protocol):
     Attributes:
         rows: how many answers are written at once.
         device: where the model is.
+        vocabulary: how many tokens it has.
     """
 
     rows: int
     device: torch.device
+    vocabulary: int
 
     def read(self, fresh: torch.Tensor, words: torch.Tensor | None, ahead: int = 0, mutual: bool = False) -> torch.Tensor:
         """Reads tokens and says what comes next; the prompts are read with the first.
@@ -67,7 +69,7 @@ class PrefixReader:
     ):
         self.model, self.ids, self.pixels, self.static = model, ids, pixels, static
         self.prefix, self.attention = prefix.to(torch.int8), attention.bool()
-        self.rows, self.device = len(ids), ids.device
+        self.rows, self.device, self.vocabulary = len(ids), ids.device, len(model.get_input_embeddings().weight)
         self.cache = DynamicCache()
         self._running: StaticStep | Kept | None = None
         self._words: torch.Tensor | None = None
@@ -136,17 +138,20 @@ class HubReader:
         static: what reads the tokens of the answer, made for this model; None: its modules.
 
     Raises:
-        UserError: a prompt is padded on the right: what comes next would follow padding.
+        UserError: a prompt is padded on the right: what comes next would follow padding; or a head that is not known.
     """
 
     def __init__(self, model: Any, inputs: Mapping[str, Any], static: StaticSteps | None = None):
         self.model, self.ids, self.static = model, inputs["input_ids"], static
-        self.rows, self.device = len(self.ids), self.ids.device
+        self.rows, self.device, self.vocabulary = len(self.ids), self.ids.device, len(model.get_output_embeddings().weight)
+        self._text = model.config.get_text_config()
+        if getattr(self._text, "logits_scaling", 1) != 1:
+            raise UserError(f"models of type {self._text.model_type} scale their logits", "decoding", "use another model")
         self.inputs = {name: value for name, value in inputs.items() if name != "input_ids"}
         mask = self.inputs.setdefault("attention_mask", torch.ones_like(self.ids))
         if not mask[:, -1].all():
             raise UserError("prompts are padded on the right", "decoding", 'padding_side="left" of the processor')
-        self.inputs |= {"past_key_values": DynamicCache(config=model.config.get_text_config()), "use_cache": True}
+        self.inputs |= {"past_key_values": DynamicCache(config=self._text), "use_cache": True}
         self.inputs["position_ids"] = model._prepare_position_ids_for_generation(self.ids, {**self.inputs, "input_ids": self.ids})
         self._first = True
         self._next = torch.empty(0)
@@ -160,6 +165,9 @@ class HubReader:
             hidden, self._running = self._running.read(fresh, ahead, mutual)
             return self._logits(hidden[:, -1 - ahead :], words)
         if ahead and mutual:
+            if "sliding_attention" in (getattr(self._text, "layer_types", None) or ()):
+                fix = "write a causal block, or token by token"
+                raise UserError("a bidirectional block, and layers that see a window only", self._text.model_type, fix)
             # A mask of our own: the model's is causal. It has made its own for the prompts, which are read before.
             before = fresh[:, : fresh.shape[1] - ahead]
             if self._first or before.shape[1]:
@@ -189,7 +197,7 @@ class HubReader:
         if words is not None:
             weight, bias = weight[words], None if bias is None else bias[words]
         logits = functional.linear(hidden, weight, bias)
-        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        cap = getattr(self._text, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def repeat(self, times: int) -> None:

@@ -100,7 +100,7 @@ class BabyAI(gymnasium.Env):
         """Column and row in the view of the goal, the nearest of several; None where it is not in view."""
         name = self._fields()["object"]
         found = [place for place, one in cells(self.symbols()).items() if one == name or one.split()[-1] == name]
-        return min(found, key=lambda place: abs(place[0] - 3) + 6 - place[1], default=None)
+        return nearest(found) if found else None
 
     def symbols(self) -> np.ndarray:
         """What minigrid itself says is in view: [7, 7, 3], kind, colour and state of each cell, column by column."""
@@ -112,6 +112,11 @@ class BabyAI(gymnasium.Env):
             self._level.place_agent()
         view = self._env.observation(self._level.gen_obs())
         return self._observation(view)["front"], self.symbols()
+
+
+def nearest(places: list[tuple[int, int]]) -> tuple[int, int]:
+    """The one of these places (column, row) of the view to which the robot has the fewest steps."""
+    return min(places, key=lambda place: abs(place[0] - 3) + 6 - place[1])
 
 
 def cells(view: np.ndarray) -> dict[tuple[int, int], str]:

@@ -13,7 +13,7 @@ from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter
 from vla.models.embeddings import append_tokens
 from vla.models.load import load_vlm, new_tiny
-from vla.rl.babyai import COLOURS, SHAPES, SIZE, TILE, BabyAI, cells
+from vla.rl.babyai import COLOURS, SHAPES, SIZE, TILE, BabyAI, cells, nearest
 
 LEVELS = {
     "alone": ("BabyAI-GoToObj-v0",),
@@ -64,9 +64,9 @@ def ask(view: np.ndarray, rng: np.random.Generator) -> list[dict[str, Any]]:
             if known.count(asked := name.split()[part]) == 1:
                 say(kind, name.split()[1 - part], asked)
     for name in here:
-        places = [place for place, other in seen.items() if other == name]
-        if len(places) == 1:
-            say("where", [spot(places[0])], name)
+        say("where", [spot(nearest([place for place, other in seen.items() if other == name]))], name)
+    for name in rng.choice(absent, 2, replace=False):
+        say("where", "nowhere", str(name))
     if seen:
         # The place first: then each name is read off a place that is known.
         say("list", [part for place in sorted(seen, key=lambda p: p[::-1]) for part in (spot(place), seen[place])])
@@ -135,7 +135,7 @@ def start() -> tuple[Any, Any]:
     It has learned to find what is named, on another simulator's tables; from random weights that took longer than all of this.
     """
     known, processor = load_vlm("tiny")
-    words = [f" {word}" for word in (*COLOURS, *SHAPES, *COUNTS, "yes", "no", "wall", "nothing", "ahead")]
+    words = [f" {word}" for word in (*COLOURS, *SHAPES, *COUNTS, "yes", "no", "wall", "nothing", "nowhere", "ahead")]
     append_tokens(known, processor.tokenizer, [w for w in words if len(processor.tokenizer(w)["input_ids"]) > 1])
     weights = known.state_dict()
     weights["vision.camera"] = weights["vision.camera"][:1]

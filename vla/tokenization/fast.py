@@ -18,6 +18,16 @@ from vla.tokenization.base import Malformed
 
 SURROGATES = 0xD800
 """Unicode characters end here, for a while."""
+Range = tuple[int, int]
+TAIL: Range = (0x80, 0xBF)
+SECOND: dict[int, Range] = {0xE0: (0xA0, 0xBF), 0xED: (0x80, 0x9F), 0xF0: (0x90, 0xBF), 0xF4: (0x80, 0x8F)}
+STATES: list[tuple[Range, ...]] = [
+    (),
+    *((TAIL,) * n for n in (1, 2, 3)),
+    *((r, *(TAIL,) * (1 + (b > 0xEF))) for b, r in SECOND.items()),
+]
+"""Where a text of UTF-8 can stand: between which the bytes must be that its last character lacks (RFC 3629, section 4)."""
+BROKEN = -1
 
 
 class Fast:
@@ -106,45 +116,34 @@ class Fast:
         return np.asarray(idct(coefficients / self.scale, axis=0, norm="ortho"))
 
     @functools.cached_property
-    def pieces(self) -> np.ndarray:
-        """Of each token int [size, 3]: bytes ending a character begun before it, characters begun in it, bytes its last lacks.
+    def pieces(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each token, characters begun in it, int [size]; and where it leads from each of UTF-8's states, int [states, size].
 
         A published encoding is over the bytes of UTF-8, where a token may be half a character; in ours all are whole.
         """
         of_byte = _byte_letters() if isinstance(self.bpe.decoder, decoders.ByteLevel) else {}
-        rows = np.zeros((self.size, 3), np.int64)
+        begun, leads = np.zeros(self.size, np.int64), np.full((len(STATES), self.size), BROKEN)
         for token, i in self.bpe.get_vocab().items():
             content = bytes(of_byte[c] for c in token) if of_byte and set(token) <= of_byte.keys() else token.encode()
-            inner = [byte & 0xC0 == 0x80 for byte in content]
-            ends = inner.index(False) if False in inner else len(inner)
-            begun = len(inner) - sum(inner)
-            if begun:
-                lead = len(inner) - 1 - inner[::-1].index(False)
-                wanted = sum(content[lead] >= start for start in (0xC0, 0xE0, 0xF0))
-                rows[i] = ends, begun, wanted - (len(inner) - 1 - lead)
-            else:
-                rows[i] = ends, 0, -ends
-        return rows
+            begun[i] = sum(byte & 0xC0 != 0x80 for byte in content)
+            for number, state in enumerate(STATES if content else ()):
+                after = _after(state, content)
+                leads[number, i] = BROKEN if after is None else STATES.index(after)
+        return begun, leads
 
     def next(self, written: np.ndarray, count: int) -> np.ndarray:
         """The tokens that can follow those written, if there are to be `count` coefficients; none where all are there.
 
         Raises:
-            Malformed: there are too many already.
+            Malformed: there are too many already, or bytes that are no character.
         """
-        done = self.pieces[np.asarray(written, np.int64)]
-        left, open_bytes = count - int(done[:, 1].sum()), self._open(done)
-        if left < 0:
-            raise Malformed(f"{count - left} of {count} coefficients", "fast")
-        ends, begun, _ = self.pieces.T
-        fits = (begun <= left) & np.where(begun > 0, ends == open_bytes, ends <= open_bytes)
-        return np.flatnonzero(fits & ((begun > 0) | (ends > 0)))
-
-    @staticmethod
-    def _open(done: np.ndarray) -> int:
-        """How many bytes the last character lacks."""
-        last = np.flatnonzero(done[:, 1])
-        return int(done[last[-1] :, 2].sum()) if len(last) else 0
+        begun, leads = self.pieces
+        left, state = count - int(begun[np.asarray(written, np.int64)].sum()), 0
+        for token in written:
+            state = leads[state, token] if state != BROKEN else BROKEN
+        if left < 0 or state == BROKEN:
+            raise Malformed(f"{count - left} of {count} coefficients" + ", some broken" * bool(state == BROKEN), "fast")
+        return np.flatnonzero((leads[state] != BROKEN) & (begun <= left))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, whole: what `from_dict` reads."""
@@ -199,6 +198,25 @@ def _tokenizer(text: str, where: str) -> Tokenizer:
         return Tokenizer.from_str(text)
     except Exception as error:
         raise UserError(f"not a tokenizer: {error}", where) from error
+
+
+def _lacks(lead: int) -> tuple[Range, ...] | None:
+    """What a character lacks after its first byte; None where no character begins so."""
+    if lead < 0x80:
+        return ()
+    if not 0xC2 <= lead <= 0xF4:
+        return None
+    return (SECOND.get(lead, TAIL), *(TAIL,) * ((lead > 0xDF) + (lead > 0xEF)))
+
+
+def _after(state: tuple[Range, ...], content: bytes) -> tuple[Range, ...] | None:
+    """The state to which these bytes lead; None where they cannot follow."""
+    found: tuple[Range, ...] | None = state
+    for byte in content:
+        if found is None or (found and not found[0][0] <= byte <= found[0][1]):
+            return None
+        found = found[1:] if found else _lacks(byte)
+    return found
 
 
 def _byte_letters() -> dict[str, int]:
