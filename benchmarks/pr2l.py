@@ -55,7 +55,7 @@ TASK = "BabyAI-GoToLocal-v0"
 LEVEL = functools.partial(BabyAI, TASK)
 PROMPT = PromptTemplate("Q: where is the {object}? A:")
 CORE = ("task", "image-encoder", "irrelevant", "no-generation", "answer-bit", "oracle-bit")
-OTHERS = ("where", "chain-of-thought", "leaking", "no-prompt", "random", "pixels")
+OTHERS = ("all-tokens", "present", "chain-of-thought", "leaking", "no-prompt", "random", "pixels")
 TABLETOP = ("tabletop-bc", "tabletop-iql", "tabletop-ppo-oracle-bit")
 SHORT, LONG, ENOUGH = 25_000, 50_000, 0.6
 """Steps of a cell; it goes on to the many where at least this share of its states came from the cache, or it asks no model."""
