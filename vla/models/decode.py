@@ -136,7 +136,7 @@ def write(
             # What had ended was the text before.
             done = torch.zeros_like(done) if free else done
             free, end, (words, legal) = False, eos_id, (None if table is None else moved(table) for table in place)
-            if legal is not None and len(done) == 1 and legal.sum() == 1:
+            if words is not None and legal is not None and len(done) == 1 and legal.sum() == 1:
                 # Nor here: what one row is spared would depend on the others.
                 words, legal = words[legal[0]], None
         if words is not None and len(words) == 1 and not valid_mass:

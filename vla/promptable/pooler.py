@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from torch import nn
@@ -39,15 +41,17 @@ class Pooler(nn.Module):
             # Columns of nothing but padding: only in training, as other shapes give other last digits.
             real = ~padding.all(0)
             tokens, padding = tokens[:, real], padding[:, real]
-        reads, asks = self.transformer.encoder.layers[0], self.transformer.decoder.layers[0]
+        encoder: Any = self.transformer.encoder
+        decoder: Any = self.transformer.decoder
+        reads, asks = encoder.layers[0], decoder.layers[0]
         seen = ~padding[:, None, None]
         x = self.project(tokens)
         x = reads.norm1(x + attend(reads.self_attn, x, x, seen))
-        x = self.transformer.encoder.norm(reads.norm2(x + reads.linear2(reads.linear1(x).relu())))
+        x = encoder.norm(reads.norm2(x + reads.linear2(reads.linear1(x).relu())))
         q = self.query.expand(len(x), -1, -1)
         q = asks.norm1(q + attend(asks.self_attn, q, q))
         q = asks.norm2(q + attend(asks.multihead_attn, q, x, seen))
-        q = self.transformer.decoder.norm(asks.norm3(q + asks.linear2(asks.linear1(q).relu())))
+        q = decoder.norm(asks.norm3(q + asks.linear2(asks.linear1(q).relu())))
         return self.out(q[:, 0])
 
 
