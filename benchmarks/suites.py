@@ -50,7 +50,7 @@ def main() -> int:
     names = options.suites or known_suites()
     recorded = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     trained = json.loads((ROOT / "runs/demo/report.json").read_text())["commit"]
-    where = {"trained_at": trained, **provenance(), "command": " ".join(["benchmarks/suites.py", *sys.argv[1:]])}
+    where = {"trained_at": trained, **provenance()}
     for name in names if options.record else []:
         recorded[name] = {**measure(name, options.episodes), **where}
         RESULTS.write_text(json.dumps(recorded, indent=1) + "\n")

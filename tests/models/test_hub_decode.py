@@ -1,5 +1,7 @@
 """Our decoder over public models: the same answers as transformers' own `generate` under the same mask, alone and in company."""
 
+import copy
+
 import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -161,3 +163,14 @@ def test_a_block_is_written_at_once(vlm, hub, plan):
             after = generate_from(made, one, [*blanks[: len(plan) + place], words])
             assert torch.allclose(after.logprobs[0, -1], out[False].logprobs[row, len(plan) + place], atol=1e-4)
             assert after.ids[0, -1] == out[False].ids[row, len(plan) + place]
+
+
+def test_heads_and_layers_that_are_not_known_are_refused(hub):
+    made = copy.deepcopy(hub.model("paligemma"))
+    text = made.config.get_text_config()
+    text.layer_types, text.sliding_window = ["sliding_attention"] * text.num_hidden_layers, 4
+    with pytest.raises(UserError, match="see a window"):
+        generate_from(made, hub.prompts("paligemma"), [], block=Block.of([ACTIONS] * 3, 7, True))
+    text.logits_scaling = 2.0
+    with pytest.raises(UserError, match="scale their logits"):
+        generate_from(made, hub.prompts("paligemma"), [ACTIONS])

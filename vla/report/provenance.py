@@ -22,11 +22,13 @@ def provenance() -> dict[str, Any]:
     """Versions, commit, hardware and command line of this process."""
     import vla
 
+    program = Path(sys.argv[0]).resolve()
+    script = program.suffix == ".py" and program.name != "__main__.py"
     return {
         "versions": {"python": platform.python_version(), "vla": vla.__version__, **_installed()},
         "commit": commit(),
         "hardware": f"{os.cpu_count()} cores, {_processor()}, {platform.system()}",
-        "command": "vla " + " ".join(sys.argv[1:]),
+        "command": " ".join([f"{program.parent.name}/{program.name}" if script else "vla", *sys.argv[1:]]),
     }
 
 

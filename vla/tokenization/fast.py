@@ -196,7 +196,7 @@ class Fast:
 def _tokenizer(text: str, where: str) -> Tokenizer:
     try:
         return Tokenizer.from_str(text)
-    except Exception as error:
+    except Exception as error:  # the library raises nothing narrower
         raise UserError(f"not a tokenizer: {error}", where) from error
 
 
