@@ -303,7 +303,7 @@ def main() -> int:
     parser.add_argument("--toy", action="store_true", help="small models: does it run?")
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
-    where = {**provenance()}
+    where = provenance()
     if options.structure:
         cuda = torch.cuda.is_available()
         if not cuda and not options.toy:

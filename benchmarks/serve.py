@@ -323,7 +323,7 @@ def main() -> int:
 
         torch.set_num_threads(1)
         policy = LocalPolicy.from_export(options.export, ladder(CLIENTS))
-    made = {**provenance()}
+    made = provenance()
     measured: dict[str, Any] = {}
     bars = {}
     for part in options.parts:

@@ -212,7 +212,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps of the structure")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    where = {**provenance()}
+    where = provenance()
     if options.structure:
         found = structure(options.structure, options.batch, options.steps)
         mfu = found["mfu"]
