@@ -47,13 +47,27 @@ def test_our_model_gives_the_states_of_one_whole_pass(tiny, seen, choice, lean, 
         assert torch.allclose(states.tokens[row][~states.padding[row]], found, atol=1e-4)
 
 
+def test_a_place_without_a_picture_is_as_one_that_nobody_sees(tiny, seen):
+    model, processor = tiny
+    images, fields = seen(1)
+    states = represent(tiny, tokens=5)(images, fields)
+    words = processor.tokenizer(PROMPT.fill(fields[0]), add_special_tokens=False)["input_ids"]
+    places = processor.image_ids()
+    ids = torch.tensor([[*sum(places, []), *words, *states.written[0].tolist()]])
+    count, end = len(places[0]), sum(map(len, places))
+    there = (torch.arange(ids.shape[1]) < count) | (torch.arange(ids.shape[1]) >= end)
+    prefix = torch.arange(ids.shape[1])[None] < end + len(words)
+    found = whole_pass(model, ids, processor.pixels([[*images[0], None]]), prefix, (3, 4), there[None])
+    assert torch.allclose(states.tokens[0][~states.padding[0]], found[there.repeat_interleave(2)], atol=1e-4)
+
+
 @torch.no_grad()
-def whole_pass(model, ids, pixels, prefix, layers):
+def whole_pass(model, ids, pixels, prefix, layers, attention=None):
     kept = {}
     blocks = model.language.layers
     hooks = [b.register_forward_hook(lambda _, __, out, k=k: kept.update({k + 1: out})) for k, b in enumerate(blocks)]
     hooks.append(blocks[0].register_forward_pre_hook(lambda _, args: kept.update({0: args[0]})))
-    kept[len(blocks)] = last = model.hidden(ids, pixels, None, prefix).last_hidden_state
+    kept[len(blocks)] = last = model.hidden(ids, pixels, attention, prefix).last_hidden_state
     for hook in hooks:
         hook.remove()
     kept[len(blocks)] = last

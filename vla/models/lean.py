@@ -8,7 +8,7 @@ the two numbers of a pair that turns stand side by side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from transformers import GPTNeoXModel
 
 ROOM = 64
 """Tokens by which the kept keys and values grow."""
+Show = Callable[[int, torch.Tensor], None]
+"""Is given every layer's input [B, N, D] with its place, from 0, and the last, normalised states."""
 
 
 def lean_step(language: Any) -> LeanStep | None:
@@ -92,7 +94,9 @@ class LeanStep:
         turns = self.turns[kept.positions(count)]
         mask = kept.mask(count, mutual)
         hidden = self.words.weight[ids].flatten(0, 1)
-        for (into, into_bias, out, out_bias), new, keys, values in zip(self.layers, *kept.add(count), strict=True):
+        for place, (layer, new, keys, values) in enumerate(zip(self.layers, *kept.add(count), strict=True)):
+            kept.show(place, hidden.view(rows, count, -1))
+            into, into_bias, out, out_bias = layer
             both = torch.addmm(into_bias, torch.layer_norm(hidden, (self.width,), eps=self.eps), into)
             plain = both[:, :inner].view(rows, count, 3, self.heads, self.size // 2, 2)
             turned = torch.view_as_real(torch.view_as_complex(plain) * turns).flatten(-2).permute(2, 0, 3, 1, 4)
@@ -103,16 +107,19 @@ class LeanStep:
             seen = torch.bmm(scores.softmax(-1), values).view(rows, self.heads, count, self.size)
             parts = torch.cat([seen.transpose(1, 2).reshape(-1, self.width), functional.gelu(both[:, inner:])], 1)
             hidden = torch.addmm(hidden + out_bias, parts, out)
-        return self.norm(hidden).view(rows, count, -1)
+        last = self.norm(hidden).view(rows, count, -1)
+        kept.show(len(self.layers), last)
+        return last
 
-    def begin(self, layers: Sequence[Any], attention: torch.Tensor) -> Kept:
+    def begin(self, layers: Sequence[Any], attention: torch.Tensor, show: Show | None = None) -> Kept:
         """Goes on after prompts.
 
         Args:
             layers: of the model, each with `keys` and `values` [B, H, L, D].
             attention: [B, L] False is padding.
+            show: sees what is computed.
         """
-        return Kept(self, layers, attention)
+        return Kept(self, layers, attention, show)
 
 
 class Kept:
@@ -120,12 +127,11 @@ class Kept:
 
     Args:
         step: reads what comes.
-        layers: as for `LeanStep.begin`.
-        attention: [B, L] False is padding.
+        layers, attention, show: as for `LeanStep.begin`.
     """
 
-    def __init__(self, step: LeanStep, layers: Sequence[Any], attention: torch.Tensor):
-        self.step = step
+    def __init__(self, step: LeanStep, layers: Sequence[Any], attention: torch.Tensor, show: Show | None = None):
+        self.step, self.show = step, show or (lambda place, states: None)
         rows, heads, self.length, size = layers[0].keys.shape
         self.table = torch.empty(len(layers), 2, rows, heads, self.length + ROOM, size)
         for (keys, values), layer in zip(self.table[..., : self.length, :], layers, strict=True):

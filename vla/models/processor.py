@@ -37,15 +37,19 @@ class TinyVLMProcessor(ProcessorMixin):
         """The placeholders of one sample's pictures: for each as many ids as it has tokens."""
         return [[self.image_token_id] * count for count in self.image_tokens * self.history]
 
-    def pixels(self, samples: Sequence[Sequence[np.ndarray | None]]) -> torch.Tensor:
+    def pixels(self, samples: Sequence[Sequence[np.ndarray | None]], places: int = 0) -> torch.Tensor:
         """Per sample one picture per camera and time, uint8 [H, W, 3] of any size -> float32 [B, C, 3, S, S] in [-1, 1]; no crop.
 
         None is a picture that is not there: grey, and its tokens are to be masked.
 
+        Args:
+            samples: pictures.
+            places: so many there are, the first; 0: all.
+
         Raises:
             UserError: another number of pictures than there are places, or not uint8 RGB.
         """
-        places = len(self.image_tokens) * self.history
+        places = places or len(self.image_tokens) * self.history
         wrong = next((len(images) for images in samples if len(images) != places), None)
         if wrong is not None:
             raise UserError(f"{wrong} pictures", "processor", f"give one per camera and time: {places}")

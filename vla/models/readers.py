@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from vla.errors import UserError
 from vla.models.attention import BLOCK
-from vla.models.lean import Kept, lean_step
+from vla.models.lean import Kept, Show, lean_step
 from vla.models.static import StaticStep, StaticSteps
 
 
@@ -56,6 +56,7 @@ class PrefixReader:
         attention: [B, L] False is padding.
         pixels: [B, C, 3, H, W] in [-1, 1].
         static: what reads the tokens of the answer, made for this model; None: its modules, or on a CPU `lean`.
+        show: sees what `lean` computes, which calls no modules.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class PrefixReader:
         attention: torch.Tensor,
         pixels: torch.Tensor | None,
         static: StaticSteps | None = None,
+        show: Show | None = None,
     ):
-        self.model, self.ids, self.pixels, self.static = model, ids, pixels, static
+        self.model, self.ids, self.pixels, self.static, self.show = model, ids, pixels, static, show
         self.prefix, self.attention = prefix.to(torch.int8), attention.bool()
         self.rows, self.device, self.vocabulary = len(ids), ids.device, len(model.get_input_embeddings().weight)
         self.cache = DynamicCache()
@@ -107,7 +109,7 @@ class PrefixReader:
         if self.static is not None:
             return self.static.begin(self.cache.layers, self.attention, self.attention.sum(1, keepdim=True))
         lean = lean_step(self.model.language)
-        return None if lean is None else lean.begin(self.cache.layers, self.attention)
+        return None if lean is None else lean.begin(self.cache.layers, self.attention, self.show)
 
     def _logits(self, hidden: torch.Tensor, words: torch.Tensor | None) -> torch.Tensor:
         """The words' scores. Their rows of the head are kept until others are asked for: most places have the same."""

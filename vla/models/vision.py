@@ -32,14 +32,16 @@ class Vision(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels [B, T * C, 3, H, W] in [-1, 1], oldest first -> tokens [B, N, D], picture after picture, row by row."""
+        """Pixels [B, T * C, 3, H, W] in [-1, 1], oldest first -> tokens [B, N, D], picture after picture, row by row.
+
+        Fewer pictures are those of the first places.
+        """
         batch, pictures, _, height, width = pixels.shape
         size, cameras = self.config.image_size, len(self.config.pools)
-        if (pictures, height, width) != (self.config.history * cameras, size, size):
+        places = self.config.history * cameras
+        if not 0 < pictures <= places or (height, width) != (size, size):
             raise UserError(
-                f"{pictures} pictures of {height} x {width}",
-                "vision input",
-                f"give {self.config.history * cameras} of {size} x {size}",
+                f"{pictures} pictures of {height} x {width}", "vision input", f"give at most {places} of {size} x {size}"
             )
         flat = rearrange(pixels, "b p rgb h w -> (b p) rgb h w").contiguous(memory_format=torch.channels_last)
         maps = rearrange(self.network(flat)[0], "(b p) d h w -> p b d h w", b=batch)

@@ -33,15 +33,13 @@ class Family(Protocol):
     eos: list[int]
 
     def inputs(self, images: Sequence[Pictures], texts: Sequence[str], length: int) -> Mapping[str, torch.Tensor]:
-        """Prompts padded to `length`: `input_ids` and `attention_mask` [B, length], and what else the model takes."""
+        """Prompts padded to `length`, of which pictures that are not given need no part: `input_ids` and `attention_mask` [B, L],
+        and what else the model takes.
+        """
         ...
 
-    def reader(self, inputs: Mapping[str, torch.Tensor]) -> Reader:
-        """A reader of these prompts."""
-        ...
-
-    def written(self, reader: Any, ids: torch.Tensor, seen: Capture) -> dict[int, torch.Tensor]:
-        """The states [B, N, D] per layer of written tokens [B, N], all but the last of which the reader has read."""
+    def reader(self, inputs: Mapping[str, torch.Tensor], seen: Capture) -> Reader:
+        """A reader of these prompts, whose states are seen."""
         ...
 
 
@@ -67,38 +65,25 @@ class OwnFamily:
         self.eos = [processor.tokenizer.eos_token_id]
 
     def inputs(self, images: Sequence[Pictures], texts: Sequence[str], length: int) -> dict[str, torch.Tensor]:
-        places, tokenizer = self.processor.image_ids(), self.processor.tokenizer
-        if len(images[0]) > len(places):
-            raise UserError(f"{len(images[0])} pictures", "representation", f"the model has places for {len(places)}")
-        ids = torch.full((len(images), length), tokenizer.pad_token_id)
+        places, tokenizer, count = self.processor.image_ids(), self.processor.tokenizer, len(images[0])
+        if count > len(places):
+            raise UserError(f"{count} pictures", "representation", f"the model has places for {len(places)}")
+        # Places without a picture are left out, with their room.
+        shown = sum(map(len, places[:count]))
+        ids = torch.full((len(images), length - self.image_tokens + shown), tokenizer.pad_token_id)
         attention = torch.zeros(ids.shape, dtype=torch.bool)
-        ids[:, : self.image_tokens] = self.image_id
-        # Places without a picture are seen by nobody.
-        attention[:, : sum(map(len, places[: len(images[0])]))] = True
+        ids[:, :shown], attention[:, :shown] = self.image_id, True
         for row, text in enumerate(texts):
             words = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
             check_length(self.image_tokens + len(words), length, text)
-            end = self.image_tokens + len(words)
-            ids[row, self.image_tokens : end] = torch.tensor(words, dtype=torch.long)
-            attention[row, self.image_tokens : end] = True
-        unseen = [None] * (len(places) - len(images[0]))
-        pixels = self.processor.pixels([[*pictures, *unseen] for pictures in images])
-        return {"input_ids": ids, "attention_mask": attention, "pixel_values": pixels}
+            ids[row, shown : shown + len(words)] = torch.tensor(words, dtype=torch.long)
+            attention[row, shown : shown + len(words)] = True
+        return {"input_ids": ids, "attention_mask": attention, "pixel_values": self.processor.pixels(images, count)}
 
-    def reader(self, inputs: Mapping[str, torch.Tensor]) -> PrefixReader:
+    def reader(self, inputs: Mapping[str, torch.Tensor], seen: Capture) -> PrefixReader:
         device = self.model.device
         ids, attention, pixels = (inputs[name].to(device) for name in ("input_ids", "attention_mask", "pixel_values"))
-        return PrefixReader(self.model, ids, attention, attention, pixels)
-
-    def written(self, reader: PrefixReader, ids: torch.Tensor, seen: Capture) -> dict[int, torch.Tensor]:
-        # The written-out decoding step shows no states: the tokens are read once more, all at once, after the kept prompt.
-        length, kept = reader.ids.shape[1], reader.cache
-        kept.crop(length - kept.get_seq_length())
-        attention = torch.cat([reader.attention[:, :length], torch.ones_like(ids, dtype=torch.bool)], 1)
-        prefix = torch.cat([reader.prefix[:, :length], torch.zeros_like(ids, dtype=torch.bool)], 1)
-        with seen.until_deepest():
-            self.model.hidden(ids, None, attention, prefix, past_key_values=kept, use_cache=True)
-        return {layer: states[-1] for layer, states in seen.states.items()}
+        return PrefixReader(self.model, ids, attention, attention, pixels, show=seen.keep)
 
 
 class HubFamily:
@@ -138,13 +123,8 @@ class HubFamily:
         content = [*[{"type": "image"}] * pictures, {"type": "text", "text": text}]
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
-    def reader(self, inputs: Mapping[str, torch.Tensor]) -> HubReader:
+    def reader(self, inputs: Mapping[str, torch.Tensor], seen: Capture) -> HubReader:
         return HubReader(self.model, {name: value.to(self.model.device) for name, value in inputs.items()})
-
-    def written(self, reader: HubReader, ids: torch.Tensor, seen: Capture) -> dict[int, torch.Tensor]:
-        with seen.until_deepest():
-            reader.read(ids[:, -1:], ids[0, :1])
-        return {layer: torch.cat(states[1:], 1) for layer, states in seen.states.items()}
 
 
 def check_length(tokens: int, length: int, text: str) -> None:

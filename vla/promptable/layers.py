@@ -58,7 +58,7 @@ class Capture:
                 else:
                     # Above the last block a norm follows, which belongs to the last state.
                     module = self.decoder if layer == len(blocks) else blocks[layer - 1]
-                    hook = module.register_forward_hook(lambda _, __, out, layer=layer: self._keep(layer, out))
+                    hook = module.register_forward_hook(lambda _, __, out, layer=layer: self.keep(layer, _state(out)))
                 hooks.callback(hook.remove)
             self._hooks = hooks.pop_all()
         return self
@@ -77,13 +77,19 @@ class Capture:
         finally:
             self._stop = False
 
-    def _before(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._keep(0, args or kwargs["hidden_states"])
+    def keep(self, layer: int, state: torch.Tensor) -> None:
+        """Takes the states [B, N, D] of one call at a layer, if it is wanted; hooks call it, and what calls no modules."""
+        if layer in self.states:
+            self.states[layer].append(state)
+            if self._stop and layer == self.deepest:
+                raise _Enough
 
-    def _keep(self, layer: int, out: Any) -> None:
-        state = getattr(out, "last_hidden_state", None)
-        if state is None:
-            state = out if isinstance(out, torch.Tensor) else out[0]
-        self.states[layer].append(state)
-        if self._stop and layer == self.deepest:
-            raise _Enough
+    def _before(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.keep(0, _state(args or kwargs["hidden_states"]))
+
+
+def _state(out: Any) -> torch.Tensor:
+    state = getattr(out, "last_hidden_state", None)
+    if state is not None:
+        return state
+    return out if isinstance(out, torch.Tensor) else out[0]

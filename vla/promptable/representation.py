@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
+from torch.nn import functional
 
 from vla.errors import UserError
 from vla.models.weights import weights_hash
@@ -138,14 +139,17 @@ class PromptableRepresentation:
         # What fills the declared shape is computed and thrown away.
         inputs = self._family.inputs([*images, *[images[0]] * short], [*texts, *[texts[0]] * short], self._length)
         with Capture(self._family.decoder, self.layers) as seen:
-            reader = self._family.reader(inputs)
+            reader = self._family.reader(inputs, seen)
             written = self._write(reader, seen)
             prompts = torch.stack([seen.states[layer][0] for layer in self.layers], 2)
             ids = inputs["input_ids"].to(prompts.device)
             tokens, padding = self._choose(prompts, ids, inputs["attention_mask"].to(prompts.device).bool())
             if self.settings.tokens:
-                answer = self._family.written(reader, written, seen)
-                tokens = torch.cat([tokens, torch.stack([answer[layer] for layer in self.layers], 2)], 1)
+                # The last word has been chosen, not read.
+                with seen.until_deepest():
+                    reader.read(written[:, -1:], written[0, :1])
+                answer = [torch.cat(seen.states[layer][1:], 1) for layer in self.layers]
+                tokens = torch.cat([tokens, torch.stack(answer, 2)], 1)
                 padding = torch.cat([padding, torch.zeros_like(written, dtype=torch.bool)], 1)
         tokens = rearrange(tokens, "b t layer d -> b (t layer) d").to(getattr(torch, self.settings.dtype))
         padding = padding.repeat_interleave(len(self.layers), 1)
@@ -172,4 +176,6 @@ class PromptableRepresentation:
         order = (~keep).long().argsort(dim=1, stable=True)[:, : self._kept]
         padding = ~keep.gather(1, order)
         packed = states.gather(1, order[:, :, None, None].expand(-1, -1, *states.shape[2:]))
-        return packed.masked_fill(padding[:, :, None, None], 0.0), padding
+        packed = packed.masked_fill(padding[:, :, None, None], 0.0)
+        room = self._kept - order.shape[1]
+        return functional.pad(packed, (0, 0, 0, 0, 0, room)), functional.pad(padding, (0, room), value=True)
