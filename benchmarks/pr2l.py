@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from vla.demo.processes import VLA, Told, told
@@ -55,14 +56,14 @@ TASK = "BabyAI-GoToLocal-v0"
 LEVEL = functools.partial(BabyAI, TASK)
 PROMPT = PromptTemplate("Q: where is the {object}? A:")
 CORE = ("task", "image-encoder", "irrelevant", "no-generation", "answer-bit", "oracle-bit")
-OTHERS = ("all-tokens", "present", "chain-of-thought", "leaking", "no-prompt", "random", "pixels")
-TABLETOP = ("tabletop-bc", "tabletop-iql", "tabletop-ppo-oracle-bit")
+OTHERS = ("chain-of-thought", "leaking", "no-prompt", "random", "all-tokens", "present")
+TABLETOP = ("tabletop-bc", "tabletop-iql", "tabletop-bc-pixels", "tabletop-ppo-oracle-bit")
 SHORT, LONG, ENOUGH = 25_000, 50_000, 0.6
 """Steps of a cell; it goes on to the many where at least this share of its states came from the cache, or it asks no model."""
 RATIOS = {"image-encoder": 1.3, "irrelevant": 1.15}
 """Of areas under the learning curve, the task's prompt over others: what they must reach."""
-SCENES = 50
-"""In which a cell of the tabletop is evaluated."""
+SUITE = {"tasks": ["lift"], "episodes": 50, "horizon": 80, "kinds": ["correct"], "variations": {"seen": {}}}
+"""In which the tabletop's policies act: scenes of `rt2/seen` without its controls."""
 
 
 def median(run: Callable[[], object], rounds: int) -> float:
@@ -145,13 +146,21 @@ def next_command(name: str, seed: int, folder: Path) -> list[str]:
     if read_options(["-c", str(config(name))]).data:
         if not (folder / "export/rl.json").is_file():
             return ["rl", *fit]
-        evaluation = ["--suite", "rt2/seen", "--episodes", str(SCENES), "--workers", "1", "--out", str(folder / "seen")]
+        evaluation = ["--suite", suite(), "--workers", "1", "--out", str(folder / "seen")]
         return [] if (folder / "seen/results.json").is_file() else ["rollout", "--policy", str(folder / "export"), *evaluation]
     if not (folder / "results.json").is_file():
         return ["rl", *fit, "--steps", str(SHORT)]
     run = load_run(folder)
     slow = run.more["cache"] and run.more["cache"]["rate"] < ENOUGH
     return [] if slow or run.steps >= LONG else ["rl", *fit, "--steps", str(LONG)]
+
+
+def suite() -> str:
+    """The file of `SUITE`, as commands take it."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    file = RUNS / "suite.yaml"
+    file.write_text(yaml.safe_dump(SUITE))
+    return str(file)
 
 
 def train(names: list[str], seeds: int, workers: int) -> None:
@@ -277,9 +286,9 @@ def bars_of(runs: list[LearningRun], probes: list[dict[str, Any]]) -> dict[str, 
 
 def tabletop() -> None:
     """The owner's table: the co-fine-tuned model against heads, on the same episodes."""
-    heads = [RUNS / f"{name}-0/export" for name in (*TABLETOP, "tabletop-bc-pixels")]
+    heads = [RUNS / f"{name}-0/export" for name in TABLETOP]
     there = [str(path) for path in (EXPORT, *heads) if (path / "contract.json").is_file()]
-    print(table(there, "rt2/seen", SCENES, str(RUNS / "table")), file=sys.stderr)
+    print(table(there, suite(), out=str(RUNS / "table")), file=sys.stderr)
     shutil.copy(RUNS / "table/table.json", TABLE)
 
 

@@ -23,11 +23,11 @@ from vla.report.provenance import Memory, provenance
 from vla.report.wording import Table, points, rate, span
 
 CONDITIONS = {
-    "task": ("tabletop-bc-written", []),
-    "irrelevant": ("tabletop-bc-written", ["--prompt", "Q: how many objects are there? A:"]),
-    "image encoder": ("tabletop-bc-image-encoder", []),
+    "task": "tabletop-bc",
+    "irrelevant": "tabletop-bc-irrelevant",
+    "image encoder": "tabletop-bc-image-encoder",
 }
-"""Name -> configuration and what differs from it; the first one's head is compared with the co-fine-tuned model."""
+"""Name -> configuration; the first one's head is compared with the co-fine-tuned model."""
 CURVE = "val/action_l1"
 POINTS = 10
 """Of a learning curve."""
@@ -87,10 +87,9 @@ def _train(out: Path, demo: Path, name: str, steps: int) -> dict[str, Any]:
     from vla.rl.offline import fit_offline
     from vla.rl.options import CacheOptions
 
-    config, more = CONDITIONS[name]
     amounts = ["--steps", str(steps), "--checkpoint", str(max(steps // POINTS, 1))]
     places = ["--out", str(_folder(out, name)), "--data", str(demo / "data/robot"), "--condition", name]
-    options = read_options(["-c", str(resources.files("vla.configs") / f"rl/{config}.yaml"), *more, *amounts, *places])
+    options = read_options(["-c", str(resources.files("vla.configs") / f"rl/{CONDITIONS[name]}.yaml"), *amounts, *places])
     # In memory alone: no other run asks for these states.
     said = fit_offline(dataclasses.replace(options, cache=CacheOptions()))
     return {"said": said.partition(", ")[2], "prompt": options.prompt, "curve": read_metrics(_folder(out, name) / "logs")[CURVE]}
