@@ -58,8 +58,10 @@ PROMPT = PromptTemplate("Q: where is the {object}? A:")
 CORE = ("task", "image-encoder", "irrelevant", "no-generation", "answer-bit", "oracle-bit")
 OTHERS = ("chain-of-thought", "leaking", "no-prompt", "random", "all-tokens", "present")
 TABLETOP = ("tabletop-bc", "tabletop-iql", "tabletop-bc-pixels", "tabletop-ppo-oracle-bit")
-SHORT, LONG, ENOUGH = 25_000, 50_000, 0.6
-"""Steps of a cell; it goes on to the many where at least this share of its states came from the cache, or it asks no model."""
+SHORT, LONG = 25_000, 50_000
+"""Steps of a cell: the few where the many would take more than `MINUTES`, as less than `ENOUGH` came from the cache."""
+ENOUGH, MINUTES = 0.6, 12
+"""Share of a cell's states; minutes of one core."""
 RATIOS = {"image-encoder": 1.3, "irrelevant": 1.15}
 """Of areas under the learning curve, the task's prompt over others: what they must reach."""
 SUITE = {"tasks": ["lift"], "episodes": 50, "horizon": 80, "kinds": ["correct"], "variations": {"seen": {}}}
@@ -151,7 +153,8 @@ def next_command(name: str, seed: int, folder: Path) -> list[str]:
     if not (folder / "results.json").is_file():
         return ["rl", *fit, "--steps", str(SHORT)]
     run = load_run(folder)
-    slow = run.more["cache"] and run.more["cache"]["rate"] < ENOUGH
+    over = run.more["cpu_seconds"] / 60 > MINUTES * run.steps / LONG
+    slow = over and run.more["cache"] and run.more["cache"]["rate"] < ENOUGH
     return [] if slow or run.steps >= LONG else ["rl", *fit, "--steps", str(LONG)]
 
 
