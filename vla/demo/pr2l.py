@@ -36,9 +36,8 @@ POINTS = 10
 def demo_pr2l(
     out: str = "runs/demo-pr2l",
     demo: str = "runs/demo",
-    scenes: int = 20,
+    scenes: int = 40,
     steps: int = 1500,
-    short: int = 500,
     fresh: bool = False,
 ) -> int:
     """Compares a head on a frozen, prompted model with the policy of `vla demo`. Interrupted or repeated, it goes on.
@@ -49,12 +48,11 @@ def demo_pr2l(
         out: folder of the run.
         demo: folder of `vla demo`, whose demonstrations and policy are used.
         scenes: never seen in training, each with the right instruction and with the other object's.
-        steps: of the head that is compared.
-        short: of the heads with other prompts, of which the learning curve is shown.
+        steps: of each head; of those with other prompts the learning curve is shown.
         fresh: start over.
     """
-    if min(scenes, steps, short) < 1:
-        raise UserError(f"{scenes} scenes, {steps} and {short} steps", "demo-pr2l", "give positive numbers")
+    if min(scenes, steps) < 1:
+        raise UserError(f"{scenes} scenes, {steps} steps", "demo-pr2l", "give positive numbers")
     missing = [part for part in ("export/contract.json", "data/robot/card.yaml") if not (Path(demo) / part).is_file()]
     if missing:
         raise UserError(f"no {missing[0]}", demo, f"make it first: {program()} demo --out {demo} (25 minutes on two cores)")
@@ -62,10 +60,10 @@ def demo_pr2l(
         with told(), held(Path(out), fresh):
             memory = Memory()
             memory.start()
-            stages = Stages(Path(out), {"demo": demo, "scenes": scenes, "steps": steps, "short": short}, memory)
+            stages = Stages(Path(out), {"demo": demo, "scenes": scenes, "steps": steps}, memory)
             if stages.changed:
                 raise UserError("the folder holds a run with other options", out, "add --fresh, or choose another --out")
-            _report(Path(out), _run(stages, Path(out), Path(demo), scenes, {"task": steps}, short))
+            _report(Path(out), _run(stages, Path(out), Path(demo), scenes, steps))
             memory.stop()
     except Told as signal:
         print(f"\n{signal}: it has ended; the same command, without --fresh, goes on where it was", file=sys.stderr)
@@ -73,11 +71,9 @@ def demo_pr2l(
     return 0
 
 
-def _run(stages: Stages, out: Path, demo: Path, scenes: int, steps: dict[str, int], short: int) -> dict[str, dict[str, Any]]:
-    done = {}
-    for name in CONDITIONS:
-        count = steps.get(name, short)
-        done[name] = stages.run(name, f"a head learns for {count} steps", lambda n=name, c=count: _train(out, demo, n, c))
+def _run(stages: Stages, out: Path, demo: Path, scenes: int, steps: int) -> dict[str, dict[str, Any]]:
+    text = f"a head learns for {steps} steps"
+    done = {name: stages.run(name, text, lambda name=name: _train(out, demo, name, steps)) for name in CONDITIONS}
     text = f"both policies in {scenes} scenes, each with two instructions"
     return {**done, "table": stages.run("table", text, lambda: _table(out, demo, scenes))}
 
@@ -129,7 +125,7 @@ def _report(out: Path, done: dict[str, dict[str, Any]]) -> None:
     less = f"the first minus the second {points(apart)} points (95 % interval {span(apart)})"
     sentences = [
         f"Success in the same {apart.n} scenes: {won}; {less}.",
-        "Both learned from the same demonstrations and begin with `tiny`, pre-trained on this simulator's own questions.",
+        "Both learned from the same demonstrations and begin with tiny, pre-trained on this simulator's own questions.",
         "One seed and few scenes: a short form of the comparison. docs/pr2l.md says how the long one is made.",
     ]
     lines = {name: one["curve"] for name, one in heads.items()}
