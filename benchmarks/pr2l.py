@@ -205,7 +205,8 @@ def keep(name: str, seed: int, folder: Path) -> None:
         told = [episode.success for episode in evaluated.episodes if episode.kind == "correct"]
         success = wilson(sum(told), len(told))
         said = {"kind": "pr2l-offline", "condition": name, "seed": seed, "success": success.to_dict(), "model": made["model"]}
-        said |= {**made["more"], "suite": evaluated.suite, "suite_hash": evaluated.suite_hash}
+        said |= {key: value for key, value in made["more"].items() if key not in ("options", "command")}
+        said |= {"suite": evaluated.suite, "suite_hash": evaluated.suite_hash}
     said |= {"config": f"configs/rl/{config(name).name}", "cell": f"benchmarks/pr2l.py cells {name} --seeds {seed + 1}"}
     RESULTS.mkdir(parents=True, exist_ok=True)
     unfinished = RESULTS / f".{name}-{seed}"
@@ -289,8 +290,10 @@ def bars_of(runs: list[LearningRun], probes: list[dict[str, Any]]) -> dict[str, 
 
 def tabletop() -> None:
     """The owner's table: the co-fine-tuned model against heads, on the same episodes."""
+    # The table says policies' folders: not where this one is.
+    os.chdir(ROOT)
     heads = [RUNS / f"{name}-0/export" for name in TABLETOP]
-    there = [str(path) for path in (EXPORT, *heads) if (path / "contract.json").is_file()]
+    there = [str(path.relative_to(ROOT)) for path in (EXPORT, *heads) if (path / "contract.json").is_file()]
     print(table(there, suite(), out=str(RUNS / "table")), file=sys.stderr)
     shutil.copy(RUNS / "table/table.json", TABLE)
 
