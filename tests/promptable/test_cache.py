@@ -1,8 +1,10 @@
+import copy
 import shutil
 
 import pytest
 import torch
 
+from vla.errors import UserError
 from vla.models.load import new_tiny
 from vla.promptable.cache import CachedRepresentation
 from vla.promptable.prompts import PromptTemplate
@@ -54,6 +56,28 @@ def test_picture_prompt_model_and_settings_are_the_key(tiny, seen):
     ]
     assert len({base.key(images[0], fields[0]), *others}) == 6
     assert base.key([images[0][0].copy()], {**fields[0], "unused": "x"}) == base.key(images[0], fields[0])
+
+
+def test_how_a_model_reads_is_part_of_the_key(public, seen):
+    images, fields = seen(1, size=28)
+    model, processor = public
+    other = copy.deepcopy(processor)
+    other.image_processor.image_mean = [0.1, 0.2, 0.3]
+    deeper = copy.deepcopy(model)
+    deeper.config.text_config.rms_norm_eps = 0.1
+    keys = [
+        CachedRepresentation(represent(vlm)).key(images[0], fields[0]) for vlm in ((model, other), (deeper, processor), public)
+    ]
+    assert len(set(keys)) == 3 and CachedRepresentation(represent(public)).key(images[0], fields[0]) == keys[2]
+
+
+def test_unequal_observations_are_refused_though_some_are_kept(tiny, seen):
+    images, fields = seen(2)
+    cached = CachedRepresentation(represent(tiny))
+    cached(images, fields)
+    for wrong in (([[*images[0] * 2], images[1]], fields), (images, fields[:1]), ([], [])):
+        with pytest.raises(UserError, match="as many pictures"):
+            cached(*wrong)
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "empty", "foreign"])

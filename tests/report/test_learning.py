@@ -1,5 +1,6 @@
 """Records of training runs, their comparison, the command and its page."""
 
+import dataclasses
 import json
 import re
 
@@ -69,6 +70,10 @@ def test_the_better_condition_is_found_and_equal_ones_are_not_separated():
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+def asked(prompt, seed):
+    return dataclasses.replace(run(seed=seed), more={"options": {"prompt": prompt, "seed": seed}})
+
+
 @pytest.mark.parametrize(
     ("runs", "said"),
     [
@@ -76,6 +81,7 @@ def test_the_better_condition_is_found_and_equal_ones_are_not_separated():
         ([run(), run("other", budget="c")], "different budgets"),
         ([run(), run("other", steps=500)], "different budgets"),
         ([run(), run(), run("other")], "given twice"),
+        ([asked("a", 0), asked("b", 1), run("other")], "runs of task have different prompt"),
         ([run(), run("other"), run("other", 1, task="Pickup")], "unequal numbers"),
     ],
 )

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -72,6 +73,35 @@ def test_a_finished_run_is_only_read(options, run):
     assert all(torch.equal(before["policy"][name], weights(options.out)["policy"][name]) for name in before["policy"])
 
 
+def test_a_run_that_was_killed_while_it_wrote_is_finished(options, run, tmp_path):
+    done = dataclasses.replace(options, out=str(shutil.copytree(options.out, tmp_path / "run")))
+    record = tmp_path / "run/results.json"
+    # The record is written last: without it the export may be an earlier one's.
+    record.unlink()
+    shutil.rmtree(tmp_path / "run/export")
+    assert fit(done).ends == run.ends and (tmp_path / "run/export/rl.json").is_file() and record.is_file()
+    record.write_text(json.dumps({**json.loads(record.read_text()), "steps": 32}))
+    assert fit(done).steps == 64 == load_run(done.out).steps
+    assert fit(dataclasses.replace(done, steps=8)).steps == 64
+
+
+def test_a_run_does_not_go_on_with_another_model(options, run, vlm, tmp_path):
+    model = shutil.copytree(vlm, tmp_path / "vlm")
+    mine = dataclasses.replace(options, out=str(tmp_path / "run"), vlm=str(model), steps=32)
+    fit(mine)
+    change_weights(model)
+    with pytest.raises(UserError, match="another model"):
+        fit(dataclasses.replace(mine, steps=64))
+
+
+def change_weights(folder):
+    from safetensors.torch import load_file, save_file
+
+    kept = load_file(folder / "model.safetensors")
+    name = next(iter(kept))
+    save_file({**kept, name: kept[name] + 1}, folder / "model.safetensors", {"format": "pt"})
+
+
 def test_the_export_acts_as_the_trained_head(options, run):
     policy, said, more = read_agent(f"{options.out}/export")
     assert said == options and more["kind"] == "pr2l" and more["representation"]["tokens"] == 2
@@ -90,8 +120,6 @@ def test_the_export_acts_as_the_trained_head(options, run):
 
 
 def test_a_damaged_export_is_named(options, run, tmp_path):
-    import shutil
-
     folder = shutil.copytree(f"{options.out}/export", tmp_path / "export")
     (folder / "policy.safetensors").write_bytes(b"123")
     with pytest.raises(UserError, match="no export of an RL head"):
@@ -99,6 +127,14 @@ def test_a_damaged_export_is_named(options, run, tmp_path):
     (folder / "rl.json").write_text(json.dumps({"kind": "pr2l"}))
     with pytest.raises(UserError, match="no export of an RL head"):
         read_agent(folder)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: PoolerOptions(width=0), lambda: PoolerOptions(out=0), lambda: CacheOptions(memory_mb=-1)]
+)
+def test_sizes_that_are_none_are_refused(make):
+    with pytest.raises(UserError, match="pooler|cache"):
+        make()
 
 
 @pytest.mark.parametrize("change", [{"prompt": "Q: {instruction}? A:"}, {"seed": 1}, {"net": [9]}])
@@ -111,6 +147,9 @@ def test_a_damaged_checkpoint_is_named(options, run, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"no")
     with pytest.raises(UserError, match="not a checkpoint"):
         fit(dataclasses.replace(options, out=str(tmp_path)))
+    torch.save({"state_dict": {}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        fit(dataclasses.replace(options, out=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -120,6 +159,11 @@ def test_a_damaged_checkpoint_is_named(options, run, tmp_path):
         ({"algorithm": "sac", "arguments": {}}, "Discrete"),
         ({"arguments": {"n_stepps": 16}}, "n_stepps"),
         ({"prompt": "{nothing}"}, "unknown field"),
+        ({"arguments": {"n_steps": 0}}, "n_steps"),
+        ({"seed": -1}, "no negative numbers"),
+        ({"random": -5}, "no negative numbers"),
+        ({"net": [0]}, "no empty layers"),
+        ({"observe": ["answer"], "representation": Settings(tokens=0)}, "none is written"),
     ],
 )
 def test_contradictions_are_refused(options, change, said, tmp_path):

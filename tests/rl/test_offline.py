@@ -85,7 +85,7 @@ def test_the_export_is_a_policy_whose_answers_do_not_depend_on_company(options, 
     for observation, chunk in zip(observations, chunks, strict=True):
         assert chunk.actions.shape == (2, 7) and not chunk.terminate.any() and not chunk.status
         assert (chunk.actions >= space.low).all() and (chunk.actions <= space.high).all() and not chunk.actions[:, 3:5].any()
-        assert np.array_equal(policy.act([observation])[0].actions, chunk.actions)
+        assert np.array_equal(policy.act([observation])[0].actions, chunk.actions) and chunk.info["batch"] == 2
     assert not np.array_equal(chunks[0].actions, chunks[1].actions)
 
 
@@ -122,9 +122,28 @@ def test_other_weights_than_those_it_was_trained_on_are_refused(options, run, vl
         load_policy(str(folder))
 
 
+def test_a_head_whose_model_reads_otherwise_says_so(options, run, tmp_path):
+    folder = shutil.copytree(f"{options.out}/export", tmp_path / "export")
+    said = json.loads((folder / "rl.json").read_text())
+    (folder / "rl.json").write_text(json.dumps({**said, "reads": "other"}))
+    with pytest.warns(UserWarning, match="not as they were when the head was trained"):
+        load_policy(str(folder))
+
+
+def test_a_call_takes_the_smallest_shape_that_holds_it(options, run, observations):
+    ladder, one = load_policy(f"{options.out}/export", batch=[1, 4]), load_policy(f"{options.out}/export", batch=1)
+    assert [chunk.info["batch"] for chunk in ladder.act(observations)] == [4, 4, 4]
+    alone = ladder.act(observations[:1])[0]
+    assert alone.info["batch"] == 1 and np.array_equal(alone.actions, one.act(observations[:1])[0].actions)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"arguments": {"batch": 0}}, "positive numbers"),
+        ({"arguments": {"batch": "many"}}, "positive numbers"),
+        ({"arguments": {"learning_rate": -1}}, "positive numbers"),
+        ({"algorithm": "iql", "arguments": {"expectile": 3}}, "expectile"),
         ({"observe": ["oracle"]}, "oracle is not recorded"),
         ({"prompt": "{shape}?"}, "unknown field"),
         ({"arguments": {"n_steps": 3}}, "its arguments are batch"),

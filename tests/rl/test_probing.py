@@ -11,9 +11,11 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
 
 from vla.promptable.representation import Settings
+from vla.rl.babyai import BabyAI
+from vla.rl.babyai_questions import collect_questions
 from vla.rl.correlation import correlations
-from vla.rl.options import RLOptions
-from vla.rl.probing import draw_frames, probe_all
+from vla.rl.options import EnvironmentOptions, RLOptions
+from vla.rl.probing import draw_frames, probe, probe_all
 from vla.rl.probing_page import principal
 
 
@@ -35,7 +37,42 @@ def test_scores_of_all_conditions_are_said(vlm, tmp_path):
     assert set(said[0]["present"]) == {"all", "written"} and set(said[1]["present"]) == {"all"} and said[1]["answer"] is None
     assert all(0 <= score <= 1 for score in said[0]["present"].values())
     with pytest.raises(UserError, match="nothing asks a model"):
-        probe_all([dataclasses.replace(one, observe=["oracle"])], 10)
+        probe_all([dataclasses.replace(one, observe=["oracle"])], 20)
+
+
+def test_rooms_of_the_probe_are_none_that_a_model_was_trained_on(monkeypatch, tmp_path):
+    drawn = []
+    reset = BabyAI.reset
+    monkeypatch.setattr(BabyAI, "reset", lambda self, seed=None: drawn.append(seed) or reset(self, seed=seed))
+    draw_frames("BabyAI-GoToLocal-v0", 40)
+    probed = len(drawn)
+    collect_questions(str(tmp_path), 40, 40)
+    assert probed >= 40 and len(drawn) == probed + 80 and not set(drawn[:probed]) & set(drawn[probed:])
+
+
+def test_an_answer_is_right_if_it_says_no_exactly_where_nothing_is(vlm, monkeypatch):
+    frames = draw_frames("BabyAI-GoToLocal-v0", 20)
+    made = RLOptions(
+        out="", condition="where", vlm=str(vlm), prompt="Q: where is the {object}? A:", representation=Settings(words=40)
+    )
+    truth = ["<loc1> red ball" if there else "Nowhere." for there in frames.visible]
+    monkeypatch.setattr("vla.promptable.representation.PromptableRepresentation.answers", lambda self, written: truth)
+    assert probe(made, frames)[0]["answer"] == 1.0
+    assert probe(dataclasses.replace(made, prompt="Q: how many objects are there? A:"), frames)[0]["answer"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "amounts", "said"),
+    [
+        ({}, {"pictures": 2}, "at least 20"),
+        ({"environment": EnvironmentOptions("tabletop/lift")}, {}, "probe levels of BabyAI"),
+        ({"condition": "twice"}, {}, "two conditions are called 'twice'"),
+    ],
+)
+def test_what_cannot_be_probed_is_said(change, amounts, said):
+    one = RLOptions(**{"out": "", "condition": "one", **change})
+    with pytest.raises(UserError, match=said):
+        probe_all([one, dataclasses.replace(one, condition=change.get("condition", "other"))], **amounts)
 
 
 def test_states_are_shown_on_a_page_and_scores_beside_what_was_reached(vlm, tmp_path):

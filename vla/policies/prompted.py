@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Made:
         pixels: whether it sees pictures themselves.
         vlm, random: the frozen model, as `load_frozen` takes them; "" where none is asked.
         model: hash of its weights.
+        reads: hash of its configuration and processor.
         prompt, representation: how it is asked.
         squash: whether what the head writes goes through a tanh, or is cut at the limits.
         more: for people.
@@ -53,6 +55,7 @@ class Made:
     vlm: str = ""
     random: int = -1
     model: str = ""
+    reads: str = ""
     prompt: str = ""
     representation: Settings = dataclasses.field(default_factory=Settings)
     squash: bool = True
@@ -60,19 +63,22 @@ class Made:
 
 
 class PromptedPolicy:
-    """Acts with a head; what it does with an observation does not depend on the others of its call.
+    """Acts with a head. What it does with an observation depends on its call's shape, which `info["batch"]` names, and not on the
+    others of its call.
 
     Args:
         contract: of one robot.
-        inputs: makes of observations what the head takes, by a representation whose declared shape is `batch`.
+        inputs: by rows per call: makes of observations what the head takes, by a representation of that declared shape, which pads
+            fewer. A call takes the smallest that holds its rows.
         head: writes a chunk's actions as shares of their limits.
-        batch: observations per call of the representation, which pads fewer.
         squash: put what the head writes through a tanh; else it is cut at the limits.
     """
 
-    def __init__(self, contract: PolicyContract, inputs: Inputs, head: Head, batch: int = 1, squash: bool = True):
-        self.contract, self.inputs, self.head, self.batch, self.squash = contract, inputs, head.eval(), batch, squash
-        self._shares = Shares(inputs.body.action)
+    def __init__(self, contract: PolicyContract, inputs: Mapping[int, Inputs], head: Head, squash: bool = True):
+        self.contract, self.inputs, self.head, self.squash = contract, inputs, head.eval(), squash
+        self.batch = max(inputs)
+        self._body = inputs[self.batch].body
+        self._shares = Shares(self._body.action)
 
     def reset(self, ids: Sequence[str]) -> None:
         """It remembers nothing."""
@@ -85,22 +91,23 @@ class PromptedPolicy:
     def _act(self, observations: list[Observation]) -> list[ActionChunk]:
         for observation in observations:
             self.contract.embodiment(observation.embodiment)
-        states = np.stack([self.inputs.body.state.check(o.state, "the state") for o in observations])
+        shape = min(rows for rows in self.inputs if rows >= len(observations))
+        states = np.stack([self._body.state.check(o.state, "the state") for o in observations])
         texts = [self.contract.instruction(o.instruction) for o in observations]
-        seen = self.inputs([o.images for o in observations], states, texts)
+        seen = self.inputs[shape]([o.images for o in observations], states, texts)
         # Row by row: in a product of several, a row's place changes its last digits.
         rows = [self.head({name: value[i : i + 1] for name, value in seen.items()}) for i in range(len(observations))]
         written = torch.cat(rows)
         written = (torch.tanh(written) if self.squash else written).numpy()
         actions = self._shares.inverse(written.reshape(len(observations), self.contract.chunk, -1))
-        return [ActionChunk(a, np.zeros(len(a), bool), {"batch": self.batch}) for a in actions]
+        return [ActionChunk(a, np.zeros(len(a), bool), {"batch": shape}) for a in actions]
 
     @classmethod
     def from_export(cls, folder: str | Path, batch: int | Sequence[int] = 1) -> PromptedPolicy:
         """Reads a folder that `write_prompted` wrote.
 
         Args:
-            batch: rows per call; of several the largest is taken.
+            batch: rows per call; several are a ladder.
 
         Raises:
             UserError: there is no such export, it is damaged, or its model is not to be had.
@@ -120,16 +127,21 @@ class PromptedPolicy:
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             fix = f"give a folder with contract.json, {SAID} and {WEIGHTS}, as `vla rl fit` writes it"
             raise UserError(f"no export of a head that can act here: {error}", str(folder), fix) from error
-        rows = batch if isinstance(batch, int) else max(batch)
         represent = None
         if made.vlm:
-            asked = dataclasses.replace(made.representation, batch=rows)
-            represent = PromptableRepresentation(*load_frozen(made.vlm, made.random), PromptTemplate(made.prompt), asked)
+            asked = PromptTemplate(made.prompt), made.representation
+            represent = PromptableRepresentation(*load_frozen(made.vlm, made.random), *asked)
             found = represent.identity["model"]
             if found != made.model:
                 what = f"the model {made.vlm!r} has weights {found[:12]}, the head was trained on {made.model[:12]}"
                 raise ContractMismatch(what, str(folder), f"put the model that it was trained on at {made.vlm!r}")
-        return cls(contract, Inputs(contract.embodiment(), made.told, represent, made.pixels), head, rows, made.squash)
+            # Another version of transformers may write the same configuration in other words: no reason to refuse.
+            if made.reads and represent.identity["reads"] != made.reads:
+                what = f"{folder}: configuration or processor of {made.vlm!r} are not as they were when the head was trained"
+                warnings.warn(f"{what}; its states may be others", stacklevel=2)
+        shapes = [batch] if isinstance(batch, int) else sorted(batch)
+        inputs = {n: Inputs(contract.embodiment(), made.told, represent and represent.at(n), made.pixels) for n in shapes}
+        return cls(contract, inputs, head, made.squash)
 
 
 def write_prompted(folder: str | Path, head: Head, contract: PolicyContract, made: Made) -> Path:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from vla.promptable.families import Pictures
-from vla.promptable.representation import PromptableRepresentation, States
+from vla.promptable.representation import PromptableRepresentation, States, check_observations
 
 NAMES = tuple(f.name for f in dataclasses.fields(States))
 
@@ -52,8 +52,9 @@ class Hits:
 class CachedRepresentation:
     """A representation whose results are looked up before they are computed; called in the same way, with the same results.
 
-    A result's key is the SHA-256 of the pictures, the filled-in prompt, the model's weights and all settings: equal keys mean
-    equal bits, as the model is always called with one declared shape. Equal observations of one call are computed once.
+    A result's key is the SHA-256 of the pictures, the filled-in prompt, the model's weights, its configuration and processor, and
+    all settings: equal keys mean equal bits, as the model is always called with one declared shape. Equal observations of one call
+    are computed once.
 
     Args:
         representation: computes what is not there.
@@ -70,6 +71,7 @@ class CachedRepresentation:
         self._room, self._used = int(memory_mb * 2**20), 0
 
     def __call__(self, images: Sequence[Pictures], fields: Sequence[Mapping[str, str]]) -> States:
+        check_observations(images, fields)
         keys = [self.key(pictures, one) for pictures, one in zip(images, fields, strict=True)]
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         found = {key: entry for key in first if (entry := self._recall(key)) is not None}

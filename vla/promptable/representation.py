@@ -6,6 +6,7 @@ Chen, Mees, Kumar, Levine 2024, "Vision-Language Models Provide Promptable Repre
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from vla.models.weights import weights_hash
 from vla.promptable.families import Pictures, family
 from vla.promptable.layers import Capture, Choice, chosen_layers
 from vla.promptable.prompts import PromptTemplate
+from vla.promptable.reading import reading_hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,17 @@ class States:
     written: torch.Tensor
 
 
+def check_observations(images: Sequence[Pictures], fields: Sequence[Mapping[str, str]]) -> None:
+    """Raises UserError where observations have unequal numbers of pictures, or none, or not each its fields."""
+    counts = [len(pictures) for pictures in images]
+    if len(set(counts)) > 1 or len(images) != len(fields) or not counts or not counts[0]:
+        raise UserError(
+            f"observations with {counts} pictures and {len(fields)} sets of fields",
+            "representation",
+            "give every observation as many pictures, one at least, and its fields",
+        )
+
+
 class PromptableRepresentation:
     """A frozen model as an observation's encoder. The model is put into evaluation mode and its gradients are switched off.
 
@@ -99,9 +112,17 @@ class PromptableRepresentation:
         self.shape = ((self._kept + self.settings.tokens) * len(self.layers), width)
         self.identity = {
             "model": weights_hash(self.model.state_dict()),
+            "reads": reading_hash(self.model, processor),
             "computes": str(self.model.dtype).removeprefix("torch."),
             **dataclasses.asdict(self.settings),
         }
+
+    def at(self, batch: int) -> PromptableRepresentation:
+        """The same with another declared shape."""
+        other = copy.copy(self)
+        other.settings = dataclasses.replace(self.settings, batch=batch)
+        other.identity = {**self.identity, "batch": batch}
+        return other
 
     def question(self, fields: Mapping[str, str]) -> str:
         """The prompt as it is asked; UserError where a field is not filled."""
@@ -117,13 +138,7 @@ class PromptableRepresentation:
         Raises:
             UserError: unequal numbers of pictures, an unknown field, a prompt with more words than there is room for.
         """
-        counts = [len(pictures) for pictures in images]
-        if len(set(counts)) > 1 or len(images) != len(fields) or not counts or not counts[0]:
-            raise UserError(
-                f"observations with {counts} pictures and {len(fields)} sets of fields",
-                "representation",
-                "give every observation as many pictures, one at least, and its fields",
-            )
+        check_observations(images, fields)
         texts, size = [self.question(one) for one in fields], self.settings.batch
         done = [self._compute(images[i : i + size], texts[i : i + size]) for i in range(0, len(texts), size)]
         return States(*(torch.cat([getattr(part, f.name) for part in done]) for f in dataclasses.fields(States)))

@@ -98,6 +98,8 @@ def compare_runs(runs: Sequence[LearningRun], alpha: float = 0.05) -> LearningCo
         raise UserError(f"{twice[0][0]} on {twice[0][1]}, seed {twice[0][2]}, is given twice", "compare", "each run counts once")
     grouped = {name: [[r for r in runs if (r.condition, r.task) == (name, task)] for task in tasks] for name in names}
     for name, parts in grouped.items():
+        if differ := sorted({key for part in parts for key in _different(part)}):
+            raise UserError(f"runs of {name} have different {', '.join(differ)}", "compare", "give each its own `condition`")
         if len({len(part) for part in parts}) > 1 or not parts[0]:
             counts = ", ".join(f"{task}: {len(part)}" for task, part in zip(tasks, parts, strict=True))
             raise UserError(f"{name} has unequal numbers of runs ({counts})", "compare", "give as many seeds of every task")
@@ -120,18 +122,25 @@ def compare_runs(runs: Sequence[LearningRun], alpha: float = 0.05) -> LearningCo
     )
 
 
+def _different(runs: Sequence[LearningRun]) -> set[str]:
+    """The options in which runs of one condition and task differ, as far as they say them."""
+    told = [run.more["options"] for run in runs if "options" in run.more]
+    return {key for one in told for key in one if key != "seed" and one[key] != told[0].get(key)}
+
+
 def _condition(name: str, parts: list[list[LearningRun]], areas: np.ndarray, level: float) -> Condition:
     final = table([[float(run.curve()[-LAST:].mean()) for run in part] for part in parts])
-    curves = np.array([run.curve() for part in parts for run in part])
-    rng = np.random.default_rng(0)
-    drawn = np.array([curves[rng.integers(0, len(curves), len(curves))].mean(0) for _ in range(1000)])
+    curves = np.array([[run.curve() for run in part] for part in parts])
+    rng, (seeds, tasks) = np.random.default_rng(0), areas.shape
+    places = rng.integers(0, seeds, (1000, tasks, seeds))
+    drawn = curves[np.arange(tasks)[:, None], places].mean((1, 2))
     low, high = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)], axis=0)
     return Condition(
         name,
         areas.size,
         interval(interquartile_mean, areas, level=level),
         interval(interquartile_mean, final, level=level),
-        [curves.mean(0).tolist(), low.tolist(), high.tolist()],
+        [curves.mean((0, 1)).tolist(), low.tolist(), high.tolist()],
         profile(areas, THRESHOLDS).tolist(),
     )
 

@@ -18,12 +18,15 @@ LINES = ("-", "--", ":")
 
 def write_learning(path: Path, comparison: LearningComparison, made: Mapping[str, Any]) -> Path:
     """Writes the page into an existing folder; `made` as `provenance` gives it."""
+    from matplotlib.ticker import EngFormatter
+
     charts = {
         "Learning curves": _chart(
             {one.name: tuple(one.curve) for one in comparison.conditions},
             (np.arange(len(comparison.conditions[0].curve[0])) + 0.5) * comparison.steps / len(comparison.conditions[0].curve[0]),
             "step",
             "success",
+            EngFormatter(sep=""),
         ),
         "Performance profiles": _chart(
             {one.name: (one.profile,) for one in comparison.conditions}, THRESHOLDS, "area above", "share of runs"
@@ -41,12 +44,11 @@ def write_learning(path: Path, comparison: LearningComparison, made: Mapping[str
     )
 
 
-def _chart(lines: Mapping[str, tuple[list[float], ...]], across: np.ndarray, x: str, y: str) -> str:
-    """SVG of lines, each with a band where it has one."""
+def _chart(lines: Mapping[str, tuple[list[float], ...]], across: np.ndarray, x: str, y: str, numbers: Any = None) -> str:
+    """SVG of lines, each with a band where it has one; `numbers` writes those below."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
@@ -59,7 +61,8 @@ def _chart(lines: Mapping[str, tuple[list[float], ...]], across: np.ndarray, x: 
                 low, high = band
                 axes.fill_between(across, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.set_ylim(0, 1.02)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if numbers is not None:
+            axes.xaxis.set_major_formatter(numbers)
         axes.set_xlabel(x, loc="right")
         axes.set_ylabel(y)
         figure.legend(frameon=False, fontsize=8, handlelength=1.6, labelcolor="#16202b", loc="outside upper left", ncols=4)

@@ -86,5 +86,5 @@ def make_agent(options: RLOptions, environments: Any, representation: CachedRepr
             device="auto",
             **{**DEFAULTS[options.algorithm], **options.arguments},
         )
-    except (TypeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(str(error), options.algorithm, "see Stable-Baselines3 for its arguments and actions") from error

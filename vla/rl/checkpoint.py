@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vla.errors import UserError
+from vla.promptable.cache import CachedRepresentation
 from vla.rl.options import RLOptions
 
 CHECKPOINT = "checkpoint.pt"
@@ -28,12 +29,23 @@ def read_checkpoint(out: Path, options: RLOptions) -> dict[str, Any] | None:
         saved = torch.load(path, weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"not a checkpoint: {error}", str(path), "remove it, or give another --out") from error
+    if not isinstance(saved, dict) or not {"identity", "asked"} <= saved.keys():
+        raise UserError("not a checkpoint of this version's `vla rl fit`", str(path), "remove it, or give another --out")
     different = [k for k, v in options.identity().items() if saved["identity"].get(k) != v]
     if different:
         raise UserError(f"the folder's run has another {', '.join(different)}", str(path), "give another --out")
     if options.algorithm == "sac" and saved["steps"] < options.steps:
         raise UserError("sac cannot go on: its memory is not saved", str(path), "remove it, or give another --out")
     return saved
+
+
+def check_model(out: Path, saved: dict[str, Any], asked: CachedRepresentation | None) -> None:
+    """Raises UserError where the run's frozen model, or how it is asked, is not what it was."""
+    now = asked.identity if asked else {}
+    different = [name for name, value in now.items() if saved["asked"].get(name) != value]
+    if different:
+        what = f"the frozen model is not the one that the run began with: another {', '.join(different)}"
+        raise UserError(what, str(out / CHECKPOINT), "put that one back, or give another --out")
 
 
 def write_checkpoint(out: Path, state: dict[str, Any]) -> None:

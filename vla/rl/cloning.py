@@ -28,6 +28,10 @@ class Cloning:
     learning_rate: float = 5e-4
     weight_decay: float = 1e-3
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.batch, int) or self.batch < 1 or not self.learning_rate > 0 or self.weight_decay < 0:
+            raise ValueError(f"{self}: positive numbers are wanted")
+
 
 class CloningLearner:
     """Learns a chunk [K * F] by the mean absolute difference, as OpenVLA-OFT does (Kim et al. 2025, arXiv 2502.19645).

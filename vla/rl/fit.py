@@ -19,7 +19,7 @@ from vla.promptable.cache import CachedRepresentation, Hits
 from vla.report.learning import FILE, LearningRun, load_run
 from vla.report.provenance import provenance
 from vla.rl.build import make_agent, make_environments, make_representation
-from vla.rl.checkpoint import read_checkpoint, write_checkpoint
+from vla.rl.checkpoint import check_model, read_checkpoint, write_checkpoint
 from vla.rl.export import write_agent
 from vla.rl.options import RLOptions
 from vla.rl.translate import unfit, write_policy
@@ -56,9 +56,15 @@ def fit(options: RLOptions) -> LearningRun:
     """
     out, began = Path(options.out), _spent()
     saved = read_checkpoint(out, options)
-    if saved is not None and saved["steps"] >= options.steps and (out / FILE).is_file():
-        return load_run(out)
+    if saved is not None:
+        # A run that is asked for fewer steps than it took stays as it is.
+        options = dataclasses.replace(options, steps=max(options.steps, min(saved["wanted"], saved["steps"])))
+        # The record is written last.
+        if saved["steps"] >= options.steps and (out / FILE).is_file() and load_run(out).steps == options.steps:
+            return load_run(out)
     representation = make_representation(options)
+    if saved is not None:
+        check_model(out, saved, representation)
     environments = make_environments(options, representation)
     try:
         agent = make_agent(options, environments, representation)
@@ -83,12 +89,12 @@ def fit(options: RLOptions) -> LearningRun:
     finally:
         environments.close()
     spent = _since(began, before)
-    run = _record(options, agent, episodes, representation, spent)
-    run.save(out)
     if why := unfit(options, representation):
         write_agent(out / "export", agent, options, representation, why)
     else:
         write_policy(out / "export", agent.policy, options, representation, spent)
+    run = _record(options, agent, episodes, representation, spent)
+    run.save(out)
     return run
 
 
@@ -118,6 +124,8 @@ def _save(
 ) -> None:
     state = {
         "identity": options.identity(),
+        "asked": asked.identity if asked else {},
+        "wanted": options.steps,
         "policy": agent.policy.state_dict(),
         "optimizer": agent.policy.optimizer.state_dict() if options.algorithm == "ppo" else {},
         "steps": agent.num_timesteps,
@@ -144,6 +152,7 @@ def _record(
         more={
             **provenance(),
             **spent,
+            "options": options.identity(),
             "returns": [round(float(e[1]), 6) for e in episodes],
             "lengths": [int(e[2]) for e in episodes],
             "cache": representation.hits.to_dict() if representation else {},

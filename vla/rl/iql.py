@@ -31,9 +31,17 @@ class IQL(Cloning):
     discount: float = 0.97
     follow: float = 0.005
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.expectile < 1 and self.temperature >= 0 and 0 <= self.discount <= 1 and 0 < self.follow <= 1):
+            raise ValueError(f"{self}: expectile, discount and follow are shares, temperature is 0 or more")
+
 
 class IQLLearner:
-    """A chunk counts as one action; its reward is 1 where the task is done within it. Attributes as `CloningLearner`."""
+    """A chunk counts as one action; its reward is 1 where the task is done within it. Attributes as `CloningLearner`.
+
+    Other than the paper's, the head is no distribution: the weight stands before its mean absolute difference.
+    """
 
     ahead = True
 

@@ -18,7 +18,7 @@ from vla.promptable.inputs import Inputs
 from vla.promptable.told import Told
 from vla.report.provenance import provenance
 from vla.rl.build import make_representation, mixed_layers
-from vla.rl.checkpoint import read_checkpoint, write_checkpoint
+from vla.rl.checkpoint import check_model, read_checkpoint, write_checkpoint
 from vla.rl.cloning import Cloning, CloningLearner, difference
 from vla.rl.demonstrations import Demonstrations
 from vla.rl.iql import IQL, IQLLearner
@@ -44,6 +44,9 @@ def fit_offline(options: RLOptions) -> str:
         raise UserError(f"{', '.join(unseen)} is not recorded", "observe", "states and pixels can be learned from data")
     out, began = Path(options.out), time.perf_counter()
     saved = read_checkpoint(out, options)
+    if saved is not None:
+        # A run that is asked for fewer steps than it took stays as it is.
+        options = dataclasses.replace(options, steps=max(options.steps, saved["steps"]))
     training, held_out = (Demonstrations(options.data, options.chunk, split) for split in ("train", "val"))
     card, stamp = training.source.card, training.source.index.stamp
     if saved is not None and saved["stamp"] != stamp:
@@ -59,6 +62,8 @@ def fit_offline(options: RLOptions) -> str:
         title=options.condition,
     )
     representation = make_representation(options)
+    if saved is not None:
+        check_model(out, saved, representation)
     told = Told.of(*(training.source.said(name) for name in ("instruction", "target")))
     inputs = Inputs(card.spec, told, representation, "pixels" in options.observe)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -88,6 +93,7 @@ def fit_offline(options: RLOptions) -> str:
                 log.add_scalar("val/action_l1", error, step + 1)
                 state = {
                     "identity": options.identity(),
+                    "asked": representation.identity if representation else {},
                     "stamp": stamp,
                     "networks": learner.networks.state_dict(),
                     "optimizer": learner.optimizer.state_dict(),
@@ -99,8 +105,9 @@ def fit_offline(options: RLOptions) -> str:
     seconds = spent + time.perf_counter() - began
     more = {
         "options": dataclasses.asdict(options),
-        "steps": max(done, options.steps),
+        "steps": options.steps,
         "seconds": seconds,
+        "cache": representation.hits.to_dict() if representation else {},
         "held_out_action_l1": error,
         **provenance(),
     }
@@ -111,6 +118,7 @@ def fit_offline(options: RLOptions) -> str:
         vlm=options.vlm if representation else "",
         random=options.random,
         model=representation.identity["model"] if representation else "",
+        reads=representation.identity["reads"] if representation else "",
         prompt=options.prompt,
         representation=options.representation,
         more=more,
@@ -126,7 +134,7 @@ def fit_offline(options: RLOptions) -> str:
 def _settings(options: RLOptions) -> Any:
     try:
         return LEARNERS[options.algorithm][1](**options.arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         known = ", ".join(f.name for f in dataclasses.fields(LEARNERS[options.algorithm][1]))
         raise UserError(str(error), options.algorithm, f"its arguments are {known}") from error
 

@@ -37,6 +37,10 @@ class PoolerOptions:
     hidden: int = 512
     out: int = 128
 
+    def __post_init__(self) -> None:
+        if min(self.width, self.heads, self.hidden, self.out) < 1 or self.width % self.heads:
+            raise UserError(f"{self}", "pooler", "positive numbers, the width a multiple of the heads")
+
 
 @dataclasses.dataclass(frozen=True)
 class CacheOptions:
@@ -49,6 +53,10 @@ class CacheOptions:
 
     folder: str = ""
     memory_mb: float = 2048
+
+    def __post_init__(self) -> None:
+        if self.memory_mb < 0:
+            raise UserError(f"memory_mb {self.memory_mb:g}", "cache", "0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +107,12 @@ class RLOptions:
         if min(self.steps, self.checkpoint, self.chunk) < 1:
             numbers = f"{self.steps} steps, checkpoints every {self.checkpoint}, chunks of {self.chunk}"
             raise UserError(numbers, "rl fit", "positive numbers")
+        if self.seed < 0 or self.random < -1 or min(self.net, default=1) < 1:
+            raise UserError(
+                f"seed {self.seed}, random {self.random}, net {self.net}", "rl fit", "no negative numbers, no empty layers"
+            )
+        if "answer" in self.observe and not self.representation.tokens:
+            raise UserError("the answer is observed, and none is written", "observe", "set representation.tokens, e.g. 8")
         if bool(self.data) != (self.algorithm in ("bc", "iql")):
             fix = "bc and iql learn from data, ppo and sac in an environment"
             raise UserError(f"algorithm {self.algorithm} with data {self.data!r}", "rl fit", fix)

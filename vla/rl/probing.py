@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -17,14 +18,20 @@ from vla.report.learning import load_run
 from vla.report.provenance import provenance
 from vla.report.wording import Table, aligned
 from vla.rl.babyai import BabyAI
-from vla.rl.build import make_representation
+from vla.rl.build import TABLETOP, make_representation
 from vla.rl.correlation import LEAST, SCORES, correlations, reached, score
 from vla.rl.options import RLOptions
 from vla.rl.probing_page import write_probes
 
 NOTE = (
-    "Accuracy of answer and presence (0.5 is guessing), R² of the place of the goal; over all tokens, and over the written ones."
+    "Accuracy of answer and presence (0.5 is guessing), R² of the place of the goal; over all tokens, and over the written ones. "
+    "An answer counts as no if it begins so (nowhere …); of questions that do not name the goal there is none."
 )
+
+
+PROBING = 1
+FEWEST = 20
+"""Rooms from which on both halves show the goal."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +51,8 @@ class Frames:
 
 def draw_frames(level: str, count: int, seed: int = 0) -> Frames:
     """Views from places where a robot may stand; half of them show the goal, so that guessing is right in half the cases."""
-    env, rng = BabyAI(level), np.random.default_rng(seed)
+    # The number keeps its rooms from those of `babyai_questions` with an equal seed.
+    env, rng = BabyAI(level), np.random.default_rng([seed, PROBING])
     pictures, fields, visible, places = [], [], [], []
     wanted = {True: count - count // 2, False: count // 2}
     for _ in range(100 * count):
@@ -75,9 +83,9 @@ def probe(options: RLOptions, frames: Frames) -> tuple[dict[str, Any], torch.Ten
     """What one condition's model tells of the goal, half of the rooms held out.
 
     Returns:
-        "answer": share of the rooms in which the written answer begins with yes exactly where the goal is in view (None where
-        nothing is written); "present" and "place": for each pooling the linear probe's accuracy of presence, and R² of the goal's
-        place where it is in view. Beside it the means of all tokens' states [N, layers * D].
+        "answer": share of the rooms in which the written answer begins with no (nowhere …) exactly where the goal is not in view
+        (None where nothing is written, or the question does not name the goal); "present" and "place": for each pooling the linear
+        probe's accuracy of presence, and R² of the goal's place where it is in view. Beside it the means of all tokens' states [N, layers * D].
     """
     representation = make_representation(options)
     if representation is None:
@@ -86,8 +94,9 @@ def probe(options: RLOptions, frames: Frames) -> tuple[dict[str, Any], torch.Ten
     half, layers = len(frames.pictures) // 2, len(representation.representation.layers)
     found: dict[str, Any] = {"condition": options.condition, "prompt": options.prompt, "answer": None, "present": {}, "place": {}}
     if states.written.shape[1]:
-        yes = torch.tensor([answer.lower().startswith("yes") for answer in representation.answers(states.written)])
-        found["answer"] = float((yes == frames.visible.bool()).float().mean())
+        no = torch.tensor([answer.lower().startswith("no") for answer in representation.answers(states.written)])
+        if "object" in representation.prompt.fields:
+            found["answer"] = float((no != frames.visible.bool()).float().mean())
     seen = frames.visible.bool()
     known, asked = torch.arange(len(seen)) < half, torch.arange(len(seen)) >= half
     for pooling in POOLINGS if states.written.shape[1] else POOLINGS[:1]:
@@ -116,6 +125,14 @@ def probe_all(
         page: HTML file that gets them, and the states' main components, coloured by what is true of the goal.
         runs: folders of `vla rl fit`, with whose areas under the learning curve the scores are correlated.
     """
+    if pictures < FEWEST or seed < 0:
+        raise UserError(f"{pictures} pictures, seed {seed}", "rl probe", f"at least {FEWEST}, and no negative seed")
+    twice = [name for name, n in collections.Counter(one.condition for one in conditions).items() if n > 1]
+    if twice:
+        raise UserError(f"two conditions are called {twice[0]!r}", "rl probe", "give each its own `condition`")
+    elsewhere = [one for one in conditions if one.environment.name.startswith(TABLETOP)]
+    if elsewhere:
+        raise UserError(f"{elsewhere[0].environment.name} is not probed", elsewhere[0].condition, "probe levels of BabyAI")
     levels = {level: draw_frames(level, pictures, seed) for level in {one.environment.name for one in conditions}}
     found, states = [], {}
     for one in conditions:

@@ -113,6 +113,7 @@ def write_policy(
         vlm=options.vlm if representation else "",
         random=options.random,
         model=representation.identity["model"] if representation else "",
+        reads=representation.identity["reads"] if representation else "",
         prompt=options.prompt,
         representation=options.representation,
         squash=options.algorithm == "sac",
