@@ -207,6 +207,7 @@ def keep(name: str, seed: int, folder: Path) -> None:
         success = wilson(sum(told), len(told))
         said = {"kind": "pr2l-offline", "condition": name, "seed": seed, "success": success.to_dict(), "model": made["model"]}
         said |= {key: value for key, value in made["more"].items() if key not in ("options", "command")}
+        said["options"] = {key: value for key, value in made["more"]["options"].items() if key not in ("out", "cache", "steps")}
         said |= {"suite": evaluated.suite, "suite_hash": evaluated.suite_hash}
     said |= {"config": f"configs/rl/{config(name).name}", "cell": f"benchmarks/pr2l.py cells {name} --seeds {seed + 1}"}
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -222,6 +223,8 @@ def last_fifth(run: LearningRun) -> float:
 def merge() -> dict[str, Any]:
     """What all cells and probes say together, and which are missing."""
     cells = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-[0-9]*.json"))}
+    for name, cell in cells.items():
+        check(name, cell)
     probes = json.loads(PROBES.read_text())["probes"] if PROBES.is_file() else []
     wanted = [*((name, 5) for name in CORE), *((name, 3) for name in (*OTHERS, *TABLETOP)), (REFERENCE, 1)]
     found: dict[str, Any] = {
@@ -243,10 +246,18 @@ def merge() -> dict[str, Any]:
             found["bars"] |= bars_of(order, probes)
     for name in dict.fromkeys(cell["condition"] for cell in cells.values() if cell["kind"] != "rl"):
         mine = [cell for cell in cells.values() if cell["kind"] != "rl" and cell["condition"] == name]
-        n, won = (sum(round(cell["success"]["n"] * cell["success"].get(key, 1)) for cell in mine) for key in ("", "rate"))
-        found["offline"][name] = {"seeds": [cell["success"]["rate"] for cell in mine], "success": wilson(won, n).to_dict()}
+        rates = [cell["success"]["rate"] for cell in mine]
+        found["offline"][name] = {"seeds": rates, "success": statistics.mean(rates), "scenes": mine[0]["success"]["n"]}
     found["correlations"] = correlations(probes, {name: c["area"] for t in found["learning"].values() for name, c in t.items()})
     return found
+
+
+def check(name: str, cell: dict[str, Any]) -> None:
+    """Raises UserError where a cell was made with other options than its configuration has now, but for its steps."""
+    now = {**read_options(["-c", str(CONFIGS / Path(cell["config"]).name)]).identity(), "seed": cell["seed"]}
+    different = sorted(key for key, value in cell["options"].items() if key in now and now[key] != value)
+    if different:
+        raise UserError(f"{name} was made with another {', '.join(different)}", cell["config"], "remove the cell, and make it again")
 
 
 def summary(runs: list[LearningRun], steps: int) -> dict[str, Any]:

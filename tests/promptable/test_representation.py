@@ -135,6 +135,12 @@ def test_the_input_of_pictures_is_the_image_encoder(tiny, seen):
     assert torch.allclose(states.tokens, encoded, atol=1e-6) and not states.padding.any()
 
 
+def test_a_chat_template_that_is_not_there_is_refused(tiny, public):
+    for vlm in (tiny, public):
+        with pytest.raises(UserError, match="no chat template"):
+            represent(vlm, chat=True)
+
+
 def test_company_and_place_change_no_bit(tiny, public, seen):
     for vlm, size in ((tiny, 64), (public, 28)):
         images, fields = seen(9, size=size)

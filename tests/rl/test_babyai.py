@@ -31,6 +31,12 @@ def test_drawing_rooms_prints_nothing(level, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", ["CartPole-v1", "BabyAI-Nothing-v0", "BabyAI-BossLevel-v0"])
+def test_what_is_no_level_with_one_object_is_refused(name):
+    with pytest.raises(UserError, match="GoToLocal"):
+        BabyAI(name)
+
+
 def test_the_oracle_says_what_the_robot_sees(level):
     rng = np.random.default_rng(0)
     bits = set()

@@ -68,8 +68,8 @@ class PromptedPolicy:
 
     Args:
         contract: of one robot.
-        inputs: by rows per call: makes of observations what the head takes, by a representation of that declared shape, which pads
-            fewer. A call takes the smallest that holds its rows.
+        inputs: by rows per call: makes of observations what the head takes, by a representation of that declared shape, which
+            pads fewer. A call takes the smallest that holds its rows.
         head: writes a chunk's actions as shares of their limits.
         squash: put what the head writes through a tanh; else it is cut at the limits.
     """

@@ -53,8 +53,8 @@ class CachedRepresentation:
     """A representation whose results are looked up before they are computed; called in the same way, with the same results.
 
     A result's key is the SHA-256 of the pictures, the filled-in prompt, the model's weights, its configuration and processor, and
-    all settings: equal keys mean equal bits, as the model is always called with one declared shape. Equal observations of one call
-    are computed once.
+    all settings: equal keys mean equal bits, as the model is always called with one declared shape. Equal observations of one
+    call are computed once.
 
     Args:
         representation: computes what is not there.

@@ -47,8 +47,10 @@ def family(model: Any, processor: Any, image_tokens: int = 0, chat: bool = False
     """What fits this model.
 
     Raises:
-        UserError: it does not generate token by token, or nobody says how many tokens a picture has.
+        UserError: it does not generate token by token, nobody says how many tokens a picture has, or it has no chat template.
     """
+    if chat and not any(getattr(one, "chat_template", None) for one in (processor, getattr(processor, "tokenizer", None))):
+        raise UserError("the processor has no chat template", "representation", "leave chat out")
     if isinstance(model, TinyVLM):
         return OwnFamily(model, processor)
     if model.config.is_encoder_decoder or not model.can_generate():

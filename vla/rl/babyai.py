@@ -14,6 +14,7 @@ import minigrid  # noqa: F401 - registers the levels
 import numpy as np
 from gymnasium import spaces
 from minigrid.core.constants import IDX_TO_COLOR, IDX_TO_OBJECT
+from minigrid.minigrid_env import MiniGridEnv
 from minigrid.wrappers import RGBImgPartialObsWrapper
 
 from vla.errors import UserError
@@ -43,9 +44,12 @@ class BabyAI(gymnasium.Env):
 
     def __init__(self, name: str):
         try:
-            self._env = RGBImgPartialObsWrapper(gymnasium.make(name), tile_size=TILE)
+            made = gymnasium.make(name)
         except gymnasium.error.Error as error:
             raise UserError(str(error), "environment", "e.g. BabyAI-GoToLocal-v0") from error
+        if not isinstance(made.unwrapped, MiniGridEnv):
+            raise UserError(f"{name} is no level of minigrid", "environment", "e.g. BabyAI-GoToLocal-v0")
+        self._env = RGBImgPartialObsWrapper(made, tile_size=TILE)
         self._level: Any = self._env.unwrapped
         self._name = name
         self._draw(0)

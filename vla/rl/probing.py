@@ -84,8 +84,9 @@ def probe(options: RLOptions, frames: Frames) -> tuple[dict[str, Any], torch.Ten
 
     Returns:
         "answer": share of the rooms in which the written answer begins with no (nowhere …) exactly where the goal is not in view
-        (None where nothing is written, or the question does not name the goal); "present" and "place": for each pooling the linear
-        probe's accuracy of presence, and R² of the goal's place where it is in view. Beside it the means of all tokens' states [N, layers * D].
+        (None where nothing is written, or the question does not name the goal); "present" and "place": for each pooling the
+        linear probe's accuracy of presence, and R² of the goal's place where it is in view. Beside it the means of all tokens'
+        states [N, layers * D].
     """
     representation = make_representation(options)
     if representation is None:
