@@ -160,6 +160,16 @@ def test_another_run_in_the_folder_is_refused(options, run):
         fit_offline(dataclasses.replace(options, seed=4))
 
 
+def test_a_table_says_where_states_were_there_before_training(options, run, tmp_path):
+    from vla.rl.table import shown, states_kept
+
+    later = dataclasses.replace(options, out=str(tmp_path / "run"), steps=2, checkpoint=2)
+    fit_offline(later)
+    assert states_kept(f"{later.out}/export") and not states_kept(f"{options.out}/export") and not states_kept("random")
+    row = {"policy": "p", "success": {"rate": 1, "n": 2, "low": 0, "high": 1}, "first_minus_this": None, "seconds_per_step": 1}
+    assert "1.0 min, states kept before" in shown([{**row, "training_seconds": 60, "states_kept": True}]).rows[0]
+
+
 def test_a_table_of_policies_on_the_same_episodes(options, run, tmp_path, capsys):
     pytest.importorskip("vla.sim.tabletop", exc_type=ImportError)
     from vla import cli

@@ -66,6 +66,7 @@ def table(
                 "success": one.success.to_dict(),
                 "first_minus_this": less and less.to_dict(),
                 "training_seconds": training_seconds(policy),
+                "states_kept": states_kept(policy),
                 "seconds_per_step": acting and step_seconds(acting, rows),
             }
         )
@@ -95,6 +96,13 @@ def training_seconds(policy: str) -> float | None:
     return None
 
 
+def states_kept(policy: str) -> bool:
+    """Whether some of a head's states had been computed before its training began, which then took less."""
+    file = Path(policy) / "rl.json"
+    said = json.loads(file.read_text(encoding="utf-8")).get("more", {}) if file.is_file() else {}
+    return bool(said.get("cache", {}).get("disk"))
+
+
 def step_seconds(policy: Policy, rows: int) -> float:
     """Median seconds of a call on grey pictures, per action that is carried out."""
     body = policy.contract.embodiment()
@@ -116,7 +124,7 @@ def _row(one: dict[str, Any]) -> list[str]:
         one["policy"],
         str(Rate(**one["success"])),
         "–" if less is None else f"{100 * less['rate']:+.0f} points ({100 * less['low']:+.0f} to {100 * less['high']:+.0f})",
-        "–" if trained is None else f"{trained / 60:.1f} min",
+        "–" if trained is None else f"{trained / 60:.1f} min{', states kept before' * bool(one.get('states_kept'))}",
         "–" if step is None else f"{1000 * step:.1f} ms",
     ]
 
