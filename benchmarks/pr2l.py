@@ -257,7 +257,7 @@ def check(name: str, cell: dict[str, Any]) -> None:
     now = {**read_options(["-c", str(CONFIGS / Path(cell["config"]).name)]).identity(), "seed": cell["seed"]}
     different = sorted(key for key, value in cell["options"].items() if key in now and now[key] != value)
     if different:
-        raise UserError(f"{name} was made with another {', '.join(different)}", cell["config"], "remove the cell and make it again")
+        raise UserError(f"{name} was made with another {', '.join(different)}", cell["config"], "remove it and make it again")
 
 
 def summary(runs: list[LearningRun], steps: int) -> dict[str, Any]:
