@@ -96,11 +96,11 @@ def training_seconds(policy: str) -> float | None:
     return None
 
 
-def states_kept(policy: str) -> bool:
-    """Whether some of a head's states had been computed before its training began, which then took less."""
+def states_kept(policy: str) -> bool | None:
+    """Whether some of a head's states had been computed before its training began, which then took less; None where nobody says."""
     file = Path(policy) / "rl.json"
     said = json.loads(file.read_text(encoding="utf-8")).get("more", {}) if file.is_file() else {}
-    return bool(said.get("cache", {}).get("disk"))
+    return bool(said["cache"].get("disk")) if "cache" in said else None
 
 
 def step_seconds(policy: Policy, rows: int) -> float:
