@@ -97,7 +97,7 @@ def training_seconds(policy: str) -> float | None:
 
 
 def states_kept(policy: str) -> bool | None:
-    """Whether some of a head's states had been computed before its training began, which then took less; None where nobody says."""
+    """Whether some of a head's states had been computed before its training began, which then took less; None: unknown."""
     file = Path(policy) / "rl.json"
     said = json.loads(file.read_text(encoding="utf-8")).get("more", {}) if file.is_file() else {}
     return bool(said["cache"].get("disk")) if "cache" in said else None
