@@ -142,9 +142,11 @@ def test_every_weight_has_a_gradient(small, batch):
 
 def test_wrong_input_is_refused(small, batch):
     with pytest.raises(UserError, match="<image> tokens"):
-        small[0](**{**batch, "input_ids": batch["input_ids"].fill_(301)})
-    with pytest.raises(UserError, match="1 pictures of 64 x 64"):
+        small[0](**{**batch, "input_ids": torch.full_like(batch["input_ids"], 301)})
+    with pytest.raises(UserError, match="<image> tokens .* with 64 image tokens each"):
         small[0](**{**batch, "pixel_values": batch["pixel_values"][:, :1]})
+    with pytest.raises(UserError, match="3 pictures of 64 x 64"):
+        small[0](**{**batch, "pixel_values": batch["pixel_values"][:, [0, 1, 1]]})
     with pytest.raises(UserError, match="do not divide"):
         TinyVLMConfig(image_size=60)
     with pytest.raises(UserError, match="prefix"):
