@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,28 +69,29 @@ SUITE = {"tasks": ["lift"], "episodes": 50, "horizon": 80, "kinds": ["correct"],
 """In which the tabletop's policies act: scenes of `rt2/seen` without its controls."""
 
 
-def median(run: Callable[[], object], rounds: int) -> float:
-    """Median seconds of a call, the first one not counted."""
-    times = []
+def medians(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each call, the first one not counted; they take turns, so that a slow minute is everyone's."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
-        began = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
 
 
-def batching(rounds: int = 15) -> dict[str, float]:
+def batching(rounds: int = 60) -> dict[str, float]:
     """Seconds per observation: reading and writing in one call for eight environments, and one at a time."""
     vlm = load_vlm("tiny", dtype=torch.float32)
     rng = np.random.default_rng(0)
     images = [[rng.integers(0, 255, (64, 64, 3), np.uint8)] for _ in range(ENVIRONMENTS)]
     fields = [{"object": "red ball"}] * ENVIRONMENTS
-    found = {}
+    runs = {}
     for batch in (1, ENVIRONMENTS):
         for tokens in (0, 8):
             represent = PromptableRepresentation(*vlm, PROMPT, Settings(tokens=tokens, batch=batch))
-            found[f"{batch} at a time, {tokens} tokens"] = median(lambda r=represent: r(images, fields), rounds) / ENVIRONMENTS
-    return found
+            runs[f"{batch} at a time, {tokens} tokens"] = functools.partial(represent, images, fields)
+    return {name: seconds / ENVIRONMENTS for name, seconds in medians(runs, rounds).items()}
 
 
 def replay(representation: CachedRepresentation | None) -> float:
@@ -115,8 +116,7 @@ def cost() -> dict[str, Any]:
     cached = CachedRepresentation(PromptableRepresentation(*load_vlm("tiny"), PROMPT, Settings()))
     cold = replay(cached)
     first = cached.hits.rate
-    plain = statistics.median(replay(None) for _ in range(3))
-    warm = statistics.median(replay(cached) for _ in range(3))
+    plain, warm = (statistics.median(speeds) for speeds in zip(*((replay(None), replay(cached)) for _ in range(7)), strict=True))
     one, eight = "1 at a time", f"{ENVIRONMENTS} at a time"
     decode = (taken[f"{one}, 8 tokens"] - taken[f"{one}, 0 tokens"]) / (taken[f"{eight}, 8 tokens"] - taken[f"{eight}, 0 tokens"])
     values = {
