@@ -160,9 +160,9 @@ def test_a_damaged_checkpoint_is_named(options, run, tmp_path):
         ({"arguments": {"n_stepps": 16}}, "n_stepps"),
         ({"prompt": "{nothing}"}, "unknown field"),
         ({"arguments": {"n_steps": 0}}, "n_steps"),
-        ({"seed": -1}, "no negative numbers"),
-        ({"random": -5}, "no negative numbers"),
-        ({"net": [0]}, "no empty layers"),
+        ({"seed": -1}, "seed is 0 or more"),
+        ({"random": -5}, "seed is 0 or more"),
+        ({"net": [0]}, "no layer empty"),
         ({"observe": ["answer"], "representation": Settings(tokens=0)}, "none is written"),
     ],
 )

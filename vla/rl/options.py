@@ -109,7 +109,9 @@ class RLOptions:
             raise UserError(numbers, "rl fit", "positive numbers")
         if self.seed < 0 or self.random < -1 or min(self.net, default=1) < 1:
             raise UserError(
-                f"seed {self.seed}, random {self.random}, net {self.net}", "rl fit", "no negative numbers, no empty layers"
+                f"seed {self.seed}, random {self.random}, net {self.net}",
+                "rl fit",
+                "seed is 0 or more, random -1 (none) or more, no layer empty",
             )
         if "answer" in self.observe and not self.representation.tokens:
             raise UserError("the answer is observed, and none is written", "observe", "set representation.tokens, e.g. 8")
