@@ -105,3 +105,7 @@ def test_sac_learns_on_it_and_its_export_acts_within_the_limits(vlm, tmp_path):
     seen = Observation("0", pictures, np.array(EMBODIMENT.state.high), "lift the red cube")
     action = load_policy(f"{options.out}/export").act([seen])[0].actions
     assert action.shape == (1, 7) and (np.abs(action) <= EMBODIMENT.action.high).all()
+    # Killed between its last checkpoint and its record, it is finished by the same command.
+    (tmp_path / "run/results.json").unlink()
+    assert fit(options).steps == 8 and (tmp_path / "run/results.json").is_file()
+    assert np.array_equal(load_policy(f"{options.out}/export").act([seen])[0].actions, action)

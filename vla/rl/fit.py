@@ -60,8 +60,8 @@ def fit(options: RLOptions) -> LearningRun:
         # A run that is asked for fewer steps than it took stays as it is.
         options = dataclasses.replace(options, steps=max(options.steps, min(saved["wanted"], saved["steps"])))
         # The record is written last.
-        if saved["steps"] >= options.steps and (out / FILE).is_file() and load_run(out).steps == options.steps:
-            return load_run(out)
+        if saved["steps"] >= options.steps and (out / FILE).is_file() and (run := load_run(out)).steps == options.steps:
+            return run
     representation = make_representation(options)
     if saved is not None:
         check_model(out, saved, representation)
@@ -72,7 +72,8 @@ def fit(options: RLOptions) -> LearningRun:
         before = dict.fromkeys(began, 0.0)
         if saved is not None:
             agent.policy.load_state_dict(saved["policy"])
-            agent.policy.optimizer.load_state_dict(saved["optimizer"])
+            if saved["optimizer"]:
+                agent.policy.optimizer.load_state_dict(saved["optimizer"])
             agent.num_timesteps, agent._n_updates = saved["steps"], saved["updates"]
             episodes, before = saved["episodes"], saved.get("spent", before)
             if representation is not None:
