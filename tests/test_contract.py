@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from vla.contract import Camera, Embodiment, PolicyContract, Space
+from vla.datasets.statistics import space_with_statistics
 from vla.errors import ContractMismatch, UserError
 
 STATE = Space(("x", "y"), ("m", "m"), (-1.0, -1.0), (1.0, 1.0))
@@ -52,6 +53,31 @@ def test_a_contract_from_before_blocks_loads_and_keeps_its_hash():
     assert contract(tokens="append").hash == "dd99835841e6d54ab6730515b59f2f2803ee4d85231e3a1a4b19d22e99cce0bd"
     with pytest.raises(UserError, match="none, causal, bidirectional"):
         contract(block="all")
+
+
+def test_a_contract_from_before_statistics_keeps_the_mode_and_its_hash():
+    for changes, schema in (({}, 1), ({"tokens": "append"}, 2)):
+        old = contract(**changes).to_dict() | {"schema": schema}
+        del old["decode"]
+        read = PolicyContract.from_dict(old)
+        assert read.decode == "mode" and read.hash == contract(**changes).hash
+        assert contract(decode="median", **changes).hash not in (read.hash, contract(decode="local-mean", **changes).hash)
+    assert contract(decode="median").to_dict()["schema"] == 3
+    with pytest.raises(UserError, match="mode, median, local-mean"):
+        contract(decode="mean")
+
+
+def test_a_dimension_with_two_values_is_told_by_its_statistics():
+    rng = np.random.default_rng(0)
+    grip = rng.choice([-1.0, 1.0], 500, p=[0.9, 0.1])
+    nearly = grip.copy()
+    nearly[:20] = rng.uniform(-1, 1, 20)
+    columns = {"even": rng.uniform(-1, 1, 500), "grip": grip, "nearly": nearly, "still": np.full(500, 0.5)}
+    names = tuple(columns)
+    space = Space(names, ("",) * 4, (-1.0,) * 4, (1.0,) * 4)
+    assert not space.binary().any()
+    filled = space_with_statistics(space, np.stack(list(columns.values()), 1))
+    assert filled.binary().tolist() == [False, True, False, False]
 
 
 def test_plan_of_unknown_parts_is_refused():

@@ -1,5 +1,6 @@
 """Samples and observations to masked sequences, and back."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -12,7 +13,7 @@ from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
 from vla.examples import Examples
-from vla.models.allowed import Free
+from vla.models.allowed import Follow, Free, Scale
 from vla.models.decode import generate
 from vla.models.load import load_vlm
 from vla.policies.base import Observation
@@ -342,6 +343,70 @@ def test_what_is_no_whole_chunk_says_so(vlm, data, codec):
     policy.examples.writing = lambda *_: {"allowed": examples.allowed(), "eos_id": examples.ends()}
     (chunk,) = policy.act([Observation("a", item.images, item.state, "go")])
     assert chunk.status.startswith("malformed: ") and chunk.actions.shape == (0, 7) and "point" in chunk.info
+
+
+@pytest.mark.parametrize("codec", SETTINGS)
+@pytest.mark.parametrize("block", ["none", "bidirectional"])
+def test_the_contracts_statistic_is_that_of_every_ordinal_place(vlm, data, codec, block):
+    """Of the plan's places and integers and of quantities, and of no flag, constant, digit or piece; the words' order is that of
+    the symbols.
+    """
+    if block != "none" and codec in ("numbers", "fast"):
+        return
+    model, examples = acting(vlm, data, codec, plan=("words", "where", "reach"), block=block)
+    median = changed(examples, decode="median")
+    flags, places, plan = median.ordinal(), median.allowed(), median.planned()
+    assert len(flags) == len(places) and flags[:plan] == [False] * 16 + [True] * 6
+    chunk = [bool(place) for place in median.codec().ordinal()]
+    assert flags[plan : plan + len(chunk)] == chunk and any(chunk) == (codec not in ("numbers", "fast"))
+    how, before = median.writing(), examples.writing()
+    written = list(how["allowed"].places if isinstance(how["allowed"], Follow) else how["allowed"])
+    for words, ordinal, legal in zip(written, flags, places, strict=False):
+        assert isinstance(words, Scale) == ordinal
+        if ordinal:
+            assert words.words.tolist() == legal and words.statistic == "median"
+    if block == "bidirectional":
+        assert how["block"].ordinal.tolist() == chunk and how["block"].statistic == "median"
+        assert before["block"].statistic == "mode" and not before["block"].ordinal.any()
+    before = before["allowed"].places if isinstance(before["allowed"], Follow) else before["allowed"]
+    assert not any(isinstance(words, Scale) for words in before)
+    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
+    seen = Observation("a", item.images, item.state, "go")
+    acted = [LocalPolicy(model, e.processor, e.contract).act([seen])[0] for e in (examples, median)]
+    assert acted[0].info["point"] + acted[0].info["reach"] != acted[1].info["point"] + acted[1].info["reach"]
+
+
+def test_questions_answered_by_a_place_or_an_integer_take_the_statistic(vlm, data):
+    """As a step by step reading says: the likeliest word, or the median of the likeliest word's scale."""
+    model, examples = acting(vlm, data, "uniform")
+    median = changed(examples, decode="median")
+    assert not examples.scales and [len(scale.words) for scale in median.scales] == [256, 64]
+    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
+    integers, places = (torch.tensor(ids) for ids in (median.vocabulary.integer_ids, median.vocabulary.loc_ids))
+    bias = torch.zeros(len(model.get_input_embeddings().weight))
+    answers = {}
+    for name, table in (("integers", integers), ("places", places)):
+        raised = copy.deepcopy(model)
+        logits = raised.logits
+        raised.logits = lambda hidden, logits=logits, table=table: logits(hidden) + bias.index_fill(0, table, 30.0)
+        batch = median.batch([median.ask(item.images, "where is it")])
+        ids, group = batch["input_ids"], batch["prefix_mask"]
+        count = int(batch["attention_mask"].sum())
+        ids, group, written = ids[:, :count], group[:, :count], []
+        for _ in range(3):
+            with torch.inference_mode():
+                said = raised(ids, batch["pixel_values"], prefix_mask=group).logits[0, -1].index_select(0, table)
+            chosen = table[int((said.softmax(-1).cumsum(-1) < 0.5).sum())]
+            written.append(int(chosen))
+            ids, group = torch.cat([ids, chosen.view(1, 1)], 1), torch.cat([group, torch.zeros(1, 1, dtype=group.dtype)], 1)
+        answers[name] = (
+            LocalPolicy(raised, median.processor, median.contract).ask([item.images], ["where is it"], limit=3)[0].text
+        )
+        assert answers[name] == median.tokenizer.decode(written).strip()
+        assert (
+            answers[name]
+            != LocalPolicy(raised, median.processor, examples.contract).ask([item.images], ["where is it"], limit=3)[0].text
+        )
 
 
 @pytest.mark.parametrize("block", ["causal", "bidirectional"])

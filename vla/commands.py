@@ -7,7 +7,7 @@ import functools
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -27,6 +27,8 @@ from vla.sim.tasks.wording import known_objects, named_object
 from vla.sim.variation import SEEN
 from vla.sim.workers import Engine, Workers, open_workers, worker_count
 
+Decode = Literal["", "mode", "median", "local-mean"]
+"""What an option says of a contract's `decode`; "" is nothing."""
 TRAINING_ROLLOUTS = 500_000
 """Seeds of rollouts during training: choosing a checkpoint by them leaves evaluation's scenes unseen."""
 
@@ -146,6 +148,7 @@ def rollout(
     execute: int = 0,
     workers: int = 0,
     engine: Engine = "local",
+    decode: Decode = "",
 ) -> str:
     """Drives the simulated robot with a policy and says how it went.
 
@@ -170,6 +173,7 @@ def rollout(
         execute: actions taken of each chunk; 0 takes the contract's.
         workers: processes; 0 is one per core.
         engine: "ray" spreads the episodes over a Ray cluster; results are the same.
+        decode: refuse a policy whose contract does not decode ordinal tokens so: mode, median or local-mean.
     """
     check_kinds(known_task(task), (kind,), "--kind")
     if min(episodes, horizon, workers, batch, execute, videos) < 0:
@@ -198,14 +202,15 @@ def rollout(
                 bar.write(describe(result) + "".join(f"; again: {why}" for why in result.restarts))
 
         if out:
-            options = Evaluation(policy, chosen, out, batch, execute, workers, max(videos, bool(video)), fresh, record, engine)
+            filmed = max(videos, bool(video))
+            options = Evaluation(policy, chosen, out, batch, execute, workers, filmed, fresh, record, engine, decode)
             found = evaluate(options, progress)
             if video:
                 shutil.copy2(film_path(out, found), video)
                 shutil.copy2(actions_of(film_path(out, found)), actions_of(video))
             return f"{said(found)}\nrecord: {out}/results.json, page: {out}/report.html"
         count = worker_count(engine, workers, len(todo))
-        acting = open_policy(policy, batch or count, chosen.tasks)
+        acting = open_policy(policy, batch or count, chosen.tasks, decode)
         todo[0] = dataclasses.replace(todo[0], video=bool(video))
         with open_workers(engine, count) as pool, recording(record, policy, fresh) as recorder:
             results = run_rollout(acting, todo, pool, lambda r: progress(r, bar.n + 1), execute, recorder=recorder)
@@ -235,6 +240,7 @@ def serve(
     side: int = Options.side,
     ensemble: bool = False,
     threads: int = 0,
+    decode: Decode = "",
 ) -> None:
     """Answers clients with a policy's actions, over HTTP and websocket, until it is stopped.
 
@@ -258,6 +264,7 @@ def serve(
         ensemble: average, for each client, what its overlapping chunks say of an action (temporal ensembling): for clients that
             ask at every step. An answer is one action then.
         threads: of the policy's computations; 0 leaves it to torch.
+        decode: refuse a policy whose contract does not decode ordinal tokens so: mode, median or local-mean.
     """
     import torch
 
@@ -275,7 +282,7 @@ def serve(
     named = dict(_named(one) for one in policy.split(","))
 
     def open_one(path: str) -> Policy:
-        found = load_policy(path, ladder(batch), probabilities=True)
+        found = load_policy(path, ladder(batch), probabilities=True, decode=decode)
         return TemporalEnsemble(found) if ensemble else found
 
     load = {name: functools.partial(open_one, path) for name, path in named.items()}

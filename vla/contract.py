@@ -15,13 +15,22 @@ import numpy as np
 
 from vla.errors import ContractMismatch, UserError
 
-SCHEMA = 2
-YOUNGER = {"codec_args": {}, "tokens": "integers", "chat": False, "block": "none", "words": 16}
-"""Fields that came later, with the values at which a contract means, and hashes to, what it did without them."""
+SCHEMA = 3
+YOUNGER: dict[int, dict[str, Any]] = {
+    2: {"codec_args": {}, "tokens": "integers", "chat": False, "block": "none", "words": 16},
+    3: {"decode": "mode"},
+}
+"""Fields that came with a later schema, with the values at which a contract means, and hashes to, what it did without them."""
 PLANS = ("words", "where", "reach")
 Mode = Literal["act", "think", "follow"]
 """What becomes of the plan: it is left out, the model writes it, or it stands in the prompt."""
 BLOCKS = ("none", "causal", "bidirectional")
+Statistic = Literal["mode", "median", "local-mean"]
+"""Of the distribution over an ordinal token's values: the likeliest value; the value at which half of the probability is reached;
+the mean of the mode's neighbourhood."""
+
+TWO_VALUED = 1e-4
+"""How far a variance may stay below that of two values, for rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +73,17 @@ class Space:
     @property
     def size(self) -> int:
         return len(self.names)
+
+    def binary(self) -> np.ndarray:
+        """Which dimensions had two values in the data, their ends, [size] bool; none where there are no statistics.
+
+        Of all distributions between two ends with a given mean, those with two values have the largest variance, (max - mean)
+        (mean - min), and no other has (Bhatia and Davis 2000).
+        """
+        if not {"mean", "std", "min", "max"} <= self.statistics.keys():
+            return np.zeros(self.size, bool)
+        mean, std, low, high = (np.array(self.statistics[name]) for name in ("mean", "std", "min", "max"))
+        return (high > low) & (std**2 >= (1 - TWO_VALUED) * (high - mean) * (mean - low))
 
     def check(self, value: np.ndarray, what: str) -> np.ndarray:
         """The value as float64 of shape [..., size]; ContractMismatch for a wrong length or a value that is not finite."""
@@ -128,6 +148,8 @@ class PolicyContract:
         terminate: whether each action is preceded by a terminate token.
         block: whether a chunk's tokens are written all at once, from blanks: "causal" where a blank sees those before it,
             "bidirectional" where it sees all of them; "none": one after the other.
+        decode: which statistic of the distribution over its values an ordinal token takes: the dimensions of an action that are
+            no flags, the plan's coordinates and integers, answers that are places or integers.
         modes: how robot samples are trained; a policy acts in the first, and if "follow" is among them it follows a plan that
             an observation brings. By default ("think",) where there is a plan, else ("act",).
         history: pictures per camera, `execute` steps apart: what a policy saw at its last calls.
@@ -154,6 +176,7 @@ class PolicyContract:
     chat: bool = False
     block: Literal["none", "causal", "bidirectional"] = "none"
     words: int = 16
+    decode: Statistic = "mode"
     schema: int = SCHEMA
 
     def __post_init__(self):
@@ -170,6 +193,8 @@ class PolicyContract:
             )
         if self.block not in BLOCKS:
             raise UserError(f"block {self.block!r}", "contract", f"one of {', '.join(BLOCKS)}")
+        if self.decode not in get_args(Statistic):
+            raise UserError(f"decode {self.decode!r}", "contract", f"one of {', '.join(get_args(Statistic))}")
         if self.words < 2:
             raise UserError(f"words {self.words}", "contract", "give at least 2: one and the end")
         if self.history < 1:
@@ -200,9 +225,13 @@ class PolicyContract:
         """SHA-256 over the canonical form of what changes behaviour (not the title, not the key maps' spelling of clients)."""
         body = self.to_dict()
         body.pop("title")
-        young = [name for name, then in YOUNGER.items() if body[name] != then]
-        body = {name: value for name, value in body.items() if name in young or name not in YOUNGER}
-        body["schema"] = SCHEMA if young else 1
+        body["schema"] = 1
+        for schema, fields in YOUNGER.items():
+            for name, before in fields.items():
+                if body[name] == before:
+                    del body[name]
+                else:
+                    body["schema"] = schema
         for embodiment in body["embodiments"].values():
             embodiment.pop("keys")
         canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -278,11 +307,11 @@ def _space(data: dict[str, Any]) -> Space:
 
 def _migrate(data: dict[str, Any], where: str) -> dict[str, Any]:
     schema = data.get("schema")
-    if schema in (1, SCHEMA):
+    if schema in range(1, SCHEMA + 1):
         if isinstance(data.get("plan"), str):
             # Before a plan could have several parts.
             data["plan"] = [] if data["plan"] == "none" else [data["plan"]]
-        # What schema 1 lacks has the value that it stood for.
+        # What an earlier schema lacks has the value that it stood for.
         return {**data, "schema": SCHEMA}
     raise UserError(f"contract schema {schema!r} is not known (this version writes {SCHEMA})", where, "upgrade vla")
 

@@ -52,6 +52,7 @@ class Evaluation:
         fresh: replace what the folder holds.
         record: folder that gets the episodes as robot data; "" is none.
         engine: where the workers are; no part of what a result is.
+        decode: how the policy's contract has to decode ordinal tokens; "" is as it does.
     """
 
     policy: str
@@ -64,13 +65,14 @@ class Evaluation:
     fresh: bool = False
     record: str = ""
     engine: Engine = "local"
+    decode: str = ""
 
 
-def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",)) -> Policy | None:
+def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",), decode: str = "") -> Policy | None:
     """The policy of that name for the robots of these tasks; None is the scripted expert.
 
     Raises:
-        UserError: a task has no expert.
+        UserError: a task has no expert, or the policy's contract decodes otherwise.
         ContractMismatch: it drives another robot, or this one by other conventions.
     """
     if name == "expert":
@@ -78,7 +80,7 @@ def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",)) -> Poli
             raise UserError(f"{', '.join(without)} has no scripted expert", "--policy expert", "give a policy, or random")
         return None
     robots = dict(map(robot, tasks))
-    policy = load_policy(name, batch, robots)
+    policy = load_policy(name, batch, robots, decode=decode)
     for body, ours in robots.items():
         for field, mine, theirs in _conventions(ours, policy.contract.embodiment(body)):
             if mine != theirs:
@@ -107,7 +109,7 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
     """
     folder, suite = Path(options.out), options.suite
     batch = options.batch or BATCH
-    policy = open_policy(options.policy, batch, suite.tasks)
+    policy = open_policy(options.policy, batch, suite.tasks, options.decode)
     identity = _identity(options, policy, batch)
     with Journal(folder, identity, options.fresh) as journal:
         if options.fresh:

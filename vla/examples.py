@@ -13,7 +13,7 @@ import torch
 from vla.contract import Embodiment, Mode, PolicyContract
 from vla.datasets.items import Images, QuestionItem, RobotItem
 from vla.errors import UserError
-from vla.models.allowed import Block, Follow, Free
+from vla.models.allowed import Block, Follow, Free, Scale
 from vla.models.attention import BLOCK
 from vla.policies.base import ActionChunk, Observation
 from vla.tokenization.base import ActionCodec, Malformed
@@ -58,6 +58,9 @@ class Examples:
     Args:
         contract: what was agreed.
         processor: has `tokenizer`, `image_ids()` (of each picture) and `pixels(samples)`.
+
+    Attributes:
+        scales: the integers and the places, where the contract decodes them by another statistic than the mode.
     """
 
     def __init__(self, contract: PolicyContract, processor: Any):
@@ -80,8 +83,12 @@ class Examples:
         # The embodiment with the most symbols has those of the others.
         largest = max((actions for actions, _ in self._codecs.values()), key=lambda codec: codec.size)
         self.vocabulary = Vocabulary.from_tokenizer(self.tokenizer, contract.tokens, largest.spelling)
+        # Answers to questions are open: there the likeliest word says whether it is a place or an integer.
+        scales = (self.vocabulary.integer_ids, self.vocabulary.loc_ids) if contract.decode != "mode" else ()
+        self.scales = tuple(Scale(torch.tensor(ids), contract.decode) for ids in scales if ids)
         self._places = [{role: piece(ids, role) for role in (Role.IMAGE, Role.ABSENT)} for ids in processor.image_ids()]
         self._all = concat(place[Role.IMAGE] for place in self._places)
+        self._tokens = {"words": contract.words, "where": 2, "reach": len(REACH)}
         self._crop = CentreCrop(contract.crop) if contract.crop < 1 else None
         self._words = functools.lru_cache(4096, typed=True)(self._prompted)
         self._writing: dict[tuple[str, str], dict[str, Any]] = {}
@@ -301,28 +308,41 @@ class Examples:
         return self._writing[embodiment, mode]
 
     def _way(self, embodiment: str, mode: str) -> dict[str, Any]:
-        places, plan = self.allowed(embodiment, mode), self.planned(mode)
+        places, plan, decode = self.allowed(embodiment, mode), self.planned(mode), self.contract.decode
         # Places that may have the same have one table: what a reader makes for it serves them all.
-        tables = {tuple(words): torch.tensor(words) for words in places if not isinstance(words, Free)}
-        allowed = [words if isinstance(words, Free) else tables[tuple(words)] for words in places]
+        tables: dict[tuple[int, ...], torch.Tensor] = {}
+
+        def place(words: list[int] | Free, ordinal: bool) -> torch.Tensor | Scale | Free:
+            if isinstance(words, Free):
+                return words
+            table = tables.setdefault(tuple(words), torch.tensor(words))
+            return Scale(table, decode) if ordinal and decode != "mode" else table
+
+        allowed = [place(*one) for one in zip(places, self.ordinal(embodiment, mode), strict=True)]
         if (end := self.ends(embodiment)) is not None:
             return {"allowed": Follow(allowed, self.next(embodiment, mode)), "eos_id": end}
         if self.contract.block == "none":
             return {"allowed": allowed}
-        block = Block.of(self._chunk_places(embodiment), self.tokenizer.pad_token_id, self.contract.block == "bidirectional")
+        chunk = [words for words in allowed[plan:] if not isinstance(words, Free)]
+        block = Block.of(chunk, self.tokenizer.pad_token_id, self.contract.block == "bidirectional")
         return {"allowed": allowed[:plan], "block": block}
+
+    def ordinal(self, embodiment: str = "", mode: str = "") -> list[bool]:
+        """Which tokens of an action answer have ids that stand for rising values, in their order; as many as `allowed` has."""
+        plan = [part != "words" for part in self._written_plan(mode) for _ in range(self._tokens[part])]
+        return [*plan, *self.codec(embodiment).ordinal(), *([] if self.ends(embodiment) is None else [False])]
 
     def planned(self, mode: str = "") -> int:
         """How many tokens of an action answer are its plan, the first ones; mode "" is the contract's first."""
         return len(self._plan_places(mode))
 
     def _plan_places(self, mode: str) -> list[list[int] | Free]:
-        plan: dict[str, list] = {
-            "words": [Free(self.vocabulary.eos_id)] * self.contract.words,
-            "where": [list(self.vocabulary.loc_ids)] * 2,
-            "reach": [list(self.vocabulary.integer_ids)] * len(REACH),
+        words = {
+            "words": Free(self.vocabulary.eos_id),
+            "where": list(self.vocabulary.loc_ids),
+            "reach": list(self.vocabulary.integer_ids),
         }
-        return [ids for part in self._written_plan(mode) for ids in plan[part]]
+        return [words[part] for part in self._written_plan(mode) for _ in range(self._tokens[part])]
 
     def _chunk_places(self, embodiment: str) -> list[list[int]]:
         end = [] if self.ends(embodiment) is None else [self.vocabulary.eos_id]

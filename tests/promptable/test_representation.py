@@ -166,6 +166,30 @@ def test_the_model_is_frozen_and_the_identity_tells_models_and_settings_apart(ti
     assert len({str(r.identity) for r in (made, *others)}) == 4 and represent(tiny).identity == made.identity
 
 
+def test_the_statistic_is_the_mode_unless_settings_say_so(tiny, seen):
+    """A cache's key of before it could be said is that of the mode."""
+    before, median = represent(tiny), represent(tiny, decode="median")
+    assert "decode" not in before.identity and median.identity == {**before.identity, "decode": "median"}
+    integers = torch.tensor([tiny[1].tokenizer.get_vocab()[str(i)] for i in range(256)])
+    images, fields = seen(3)
+    bias = torch.zeros(len(tiny[0].get_input_embeddings().weight)).index_fill(0, integers, 50.0)
+    logits = tiny[0].logits
+    tiny[0].logits = lambda hidden: logits(hidden) + bias
+    try:
+        modes, medians = (made(images, fields).written for made in (before, median))
+    finally:
+        del tiny[0].logits
+    assert torch.isin(modes, integers).all() and torch.isin(medians, integers).all() and not torch.equal(modes, medians)
+    tiny[1].tokenizer.get_vocab = lambda: {"red": 3}
+    try:
+        with pytest.raises(UserError, match="a tokenizer without integers and places"):
+            represent(tiny, decode="median")
+    finally:
+        del tiny[1].tokenizer.get_vocab
+    with pytest.raises(UserError, match="mode, median, local-mean"):
+        represent(tiny, decode="mean")
+
+
 def test_answers_are_words(tiny, seen):
     made = represent(tiny)
     answers = made.answers(made(*seen(3)).written)

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla.contract import PolicyContract
+from vla.datasets.statistics import space_with_statistics
 from vla.errors import ContractMismatch, UserError
 from vla.tokenization.base import Malformed
-from vla.tokenization.codecs import SETTINGS, action_codec, fitted
+from vla.tokenization.codecs import SETTINGS, action_codec, fitted, with_statistic
 
 EVERY = pytest.mark.parametrize("name", SETTINGS)
 
@@ -136,3 +137,36 @@ def test_a_folder_s_encoding_replaces_fitting(contract, tmp_path):
     chosen = dataclasses.replace(contract("fast"), codec_args={"folder": str(tmp_path)})
     found = fitted(chosen, lambda _: pytest.fail("nothing is to be fitted"))
     assert found.codec_args == contract("fast").codec_args and str(tmp_path) not in found.to_json()
+
+
+def test_ordinal_places_are_quantities_alone(contract):
+    """Not flags, constants, a gripper that is open or closed in the data, digits or FAST's pieces."""
+    for name in ("uniform", "quantile", "openvla", "language-table"):
+        codec = action_codec(contract(name))
+        step = [False] * codec.terminate + codec.varies.tolist()
+        assert codec.ordinal() == step * codec.chunk and len(codec.ordinal()) == len(codec.places()), name
+    for name in ("numbers", "fast"):
+        codec = action_codec(contract(name))
+        assert codec.ordinal() == [False] * codec.longest == [False] * len(codec.places())
+    mine = contract("uniform")
+    ((robot, embodiment),) = mine.embodiments.items()
+    values = np.random.default_rng(0).uniform(embodiment.action.low, embodiment.action.high, (400, embodiment.action.size))
+    values[:, -1] = np.where(values[:, -1] > 0.3, embodiment.action.high[-1], embodiment.action.low[-1])
+    space = space_with_statistics(embodiment.action, values)
+    binary = dataclasses.replace(mine, embodiments={robot: dataclasses.replace(embodiment, action=space)})
+    codec = action_codec(binary)
+    assert codec.ordinal() == ([False] * codec.terminate + [True] * (space.size - 1) + [False]) * codec.chunk
+
+
+def test_the_statistic_is_the_median_where_anything_is_ordinal(contract):
+    for name in ("uniform", "numbers"):
+        for plan in ((), ("where",), ("words",)):
+            mine = dataclasses.replace(contract(name), plan=plan, modes=())
+            ordinal = name == "uniform" or plan == ("where",)
+            assert with_statistic(mine, "").decode == ("median" if ordinal else "mode")
+            assert with_statistic(mine, "mode").decode == "mode"
+            if ordinal:
+                assert with_statistic(mine, "local-mean").decode == "local-mean"
+            else:
+                with pytest.raises(UserError, match="codec numbers writes nothing whose median could be taken"):
+                    with_statistic(mine, "median")

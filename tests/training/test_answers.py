@@ -1,5 +1,7 @@
 """Which tokens are actions, what is smoothed, and what is measured."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -55,11 +57,13 @@ def certain(ids, words):
 
 def test_actions_are_found_and_their_legal_integers(examples, batch):
     tokens, (answers, ids) = ActionTokens(examples, 5000), scored_tokens(batch)
-    action, legal = tokens.find(batch, answers)
+    action, legal, ordinal = tokens.find(batch, answers)
     width = EMBODIMENT.action.size + 1
     assert int(action.sum()) == 2 * width and action[-2 * width :].all()
     step = [np.flatnonzero(row).tolist() for row in legal.numpy()]
     assert [len(s) for s in step] == [len(s) for s in examples.codec().places()][: 2 * width]
+    gripper = EMBODIMENT.action.names.index("gripper")
+    assert ordinal.tolist() == [False, *(i not in CONSTANT for i in range(width - 1))] * 2 and gripper not in CONSTANT
     assert step[0] == [0, 1] and all(int(b) in s for b, s in zip(tokens.symbols(ids[action]), step, strict=True))
 
 
@@ -127,3 +131,25 @@ def test_rows_that_fill_up_count_nothing(examples, batch):
     measure = Measure(examples, tokens, ["questions", "robot"])
     found = measure({**batch, "weight": torch.zeros(2)}, certain(ids, 5000), ids, answers, torch.zeros(2), mass=True)
     assert not found
+
+
+@pytest.mark.parametrize("decode", ["mode", "median"])
+def test_measures_are_of_what_would_be_decoded(examples, batch, decode):
+    """A flat hill about the truth whose highest bin is five off: the mode is off by five, the median by nothing."""
+    decoding = Examples(dataclasses.replace(examples.contract, decode=decode), examples.processor)
+    tokens, (answers, ids) = ActionTokens(decoding, 5000), scored_tokens(batch)
+    logits, vocabulary = certain(ids, 5000), examples.vocabulary
+    for table in (vocabulary.integer_ids, vocabulary.loc_ids):
+        for place, word in enumerate(ids.tolist()):
+            if word in table and 5 <= table.index(word) < len(table) - 5:
+                hill = torch.tensor(table[table.index(word) - 5 : table.index(word) + 6])
+                logits[place, hill] = 100.0
+                logits[place, hill[0]] = 100.1
+    found = means(
+        merge([Measure(decoding, tokens, ["questions", "robot"])(batch, logits, ids, answers, torch.zeros(2), mass=False)])
+    )
+    assert found["action_bin_error"] == pytest.approx(5.0 if decode == "mode" else 0.0, abs=0.5)
+    assert found["questions_accuracy/where"] == (decode == "median")
+    assert found["questions_accuracy/colour"] == 1
+    # Whether the likeliest token is the right one is asked of the model, not of how it is decoded.
+    assert found["action_token_accuracy"] < 0.2

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from vla.errors import UserError
 from vla.models.adapters import Lora, add_lora, merged
 from vla.models.load import load_vlm
 from vla.policies.base import Observation
+from vla.policies.load import load_policy
 from vla.policies.local import LocalPolicy
 from vla.report.records import EpisodeRecord, Record
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
@@ -105,12 +107,61 @@ def test_adapters_are_merged_and_compared_and_the_base_is_named(tmp_path, vlm):
 
 def test_a_checkpoint_of_an_older_contract_is_exported_with_todays(tmp_path, vlm):
     content = checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm)
-    old = {name: value for name, value in CONTRACT.to_dict().items() if name not in YOUNGER}
+    young = {name for fields in YOUNGER.values() for name in fields}
+    old = {name: value for name, value in CONTRACT.to_dict().items() if name not in young}
     torch.save({**content, "contract": {**old, "schema": 1, "plan": "where"}}, tmp_path / "run/checkpoints/last.ckpt")
     export(str(tmp_path / "run/checkpoints/last.ckpt"), str(tmp_path / "out"))
     written = json.loads((tmp_path / "out/contract.json").read_text())
-    assert written["schema"] == SCHEMA and written.keys() >= YOUNGER.keys()
+    assert written["schema"] == SCHEMA and written.keys() >= young and written["decode"] == "mode"
     assert LocalPolicy.from_export(tmp_path / "out").contract.hash == CONTRACT.hash
+
+
+def test_a_copy_decodes_otherwise_and_differs_in_that_alone(tmp_path, vlm):
+    checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm)
+    ckpt, old, new = str(tmp_path / "run/checkpoints/last.ckpt"), tmp_path / "old", tmp_path / "new"
+    export(ckpt, str(old))
+    assert PolicyContract.load(old).decode == "mode"
+    said = export(str(old), str(new), decode="median")
+    contract = PolicyContract.load(new)
+    assert contract.hash[:12] in said and contract == dataclasses.replace(CONTRACT, decode="median")
+    assert contract.hash != CONTRACT.hash == PolicyContract.load(old).hash
+    files = {p.relative_to(old) for p in old.rglob("*") if p.is_file()}
+    assert files == {p.relative_to(new) for p in new.rglob("*") if p.is_file()}
+    assert {str(f) for f in files if (old / f).read_bytes() != (new / f).read_bytes()} == {"contract.json", "README.md"}
+    card = (new / "README.md").read_text()
+    assert contract.hash in card and f"contract `{CONTRACT.hash}`, which decodes by mode; this one by median" in card
+    # The same from the checkpoint itself.
+    export(ckpt, str(tmp_path / "straight"), decode="median")
+    assert PolicyContract.load(tmp_path / "straight") == contract
+    rng = np.random.default_rng(0)
+    images = {c.name: rng.integers(0, 256, (c.height, c.width, 3), np.uint8) for c in EMBODIMENT.cameras}
+    acted = [LocalPolicy.from_export(f).act([Observation("a", images, np.zeros(5), "go")])[0] for f in (old, new)]
+    assert not np.array_equal(acted[0].actions, acted[1].actions)
+    assert load_policy(str(new), decode="median").contract == contract
+
+
+def test_what_cannot_be_copied_or_asked_for_is_named(tmp_path, vlm):
+    checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm)
+    ckpt, old = str(tmp_path / "run/checkpoints/last.ckpt"), str(tmp_path / "old")
+    export(ckpt, old)
+    with pytest.raises(UserError, match=r"(?s)decoded by the mode.*vla export --ckpt .*old --decode median --out"):
+        load_policy(old, decode="median")
+    for more in ({}, {"decode": "median", "dtype": "int8"}, {"decode": "median", "alpha": 0.5, "base": "tiny"}):
+        with pytest.raises(UserError, match="nothing but its decoding can be changed"):
+            export(old, str(tmp_path / "new"), **more)
+    with pytest.raises(UserError, match="into itself"):
+        export(old, old, decode="median")
+    with pytest.raises(UserError, match="no contract found"):
+        export(str(tmp_path / "run"), str(tmp_path / "new"), decode="median")
+    contract = tmp_path / "old/contract.json"
+    codec = {"codec": "numbers", "plan": [], "modes": ["act"]}
+    contract.write_text(json.dumps({**json.loads(contract.read_text()), **codec}))
+    with pytest.raises(UserError, match="codec numbers writes nothing whose median could be taken"):
+        export(old, str(tmp_path / "new"), decode="median")
+    assert not (tmp_path / "new").exists()
+    contract.write_text(json.dumps({**json.loads(contract.read_text()), "decode": "best"}))
+    with pytest.raises(UserError, match="(?s)decode 'best'.*mode, median, local-mean"):
+        load_policy(old)
 
 
 def test_the_card_has_the_success_of_its_own_contract_only(tmp_path, vlm):

@@ -7,6 +7,7 @@ import random
 import shutil
 
 import pytest
+import torch
 from resuming import EPOCH, STEPS, assert_same, command, edit_config, fork, options, states, stream_questions
 
 from vla import cli
@@ -152,6 +153,20 @@ def test_the_newest_whole_checkpoint_is_found(config, tmp_path, capsys):
     code = cli.main(["fit", "-c", str(config), "--ckpt_path", str(folder / "step=0000004.ckpt")])
     assert code == 2 and "is damaged" in capsys.readouterr().err
     assert newest(tmp_path) is None
+
+
+def test_a_run_goes_on_with_the_statistic_that_it_was_begun_with(config, tmp_path, capsys):
+    """Of before it could be said: the mode; another one asked for is refused."""
+    assert cli.main(["fit", "-c", str(config)]) == 0
+    path = tmp_path / "run/checkpoints/step=0000002.ckpt"
+    content = torch.load(path, weights_only=True)
+    assert content["contract"].pop("decode") == "median"
+    torch.save({**content, "contract": {**content["contract"], "schema": 2}}, path)
+    capsys.readouterr()
+    assert cli.main(["fit", "-c", str(config), "--ckpt_path", str(path), "--contract.decode=median"]) == 2
+    assert "decode: 'mode' against 'median'" in capsys.readouterr().err
+    assert cli.main(["fit", "-c", str(config), "--ckpt_path", str(path)]) == 0
+    assert torch.load(tmp_path / "run/checkpoints/step=0000004.ckpt", weights_only=True)["contract"]["decode"] == "mode"
 
 
 def test_a_slurm_job_that_is_told_to_end_goes_back_into_the_queue(several, straight, tmp_path, monkeypatch, record_property):

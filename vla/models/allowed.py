@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from vla.contract import Statistic
 from vla.errors import UserError
 
 
@@ -21,8 +22,22 @@ class Free:
     end: int
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scale:
+    """A place whose words stand for rising values (an ordinal place). Decoding writes a statistic of their distribution, not
+    the likeliest of them; sampling (a temperature above 0) is as anywhere.
+
+    Attributes:
+        words: [U] ids in the order of their values.
+        statistic: see `vla.models.choose.ordinal_choice`.
+    """
+
+    words: torch.Tensor
+    statistic: Statistic
+
+
 Words = Sequence[int] | torch.Tensor
-Places = Sequence[Words | Free | None]
+Places = Sequence[Words | Scale | Free | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +51,7 @@ class Follow:
             Not asked at a place of free text.
     """
 
-    places: Sequence[Words | Free]
+    places: Sequence[Words | Scale | Free]
     next: Callable[[np.ndarray], Sequence[int]]
 
     def legal(self, words: torch.Tensor, written: Sequence[torch.Tensor], rows: int, eos_id: int | None) -> torch.Tensor | None:
@@ -75,29 +90,30 @@ class Block:
         legal: [N, U] bool, at which place.
         blank: the token that is fed.
         mutual: whether blanks see those behind them too, or only those before them, as words do.
+        ordinal: [N] bool, at which places the words stand for rising values.
+        statistic: of these, as for `Scale`.
     """
 
     words: torch.Tensor
     legal: torch.Tensor
     blank: int
     mutual: bool
+    ordinal: torch.Tensor
+    statistic: Statistic = "mode"
 
     @classmethod
-    def of(cls, places: Sequence[Sequence[int]], blank: int, mutual: bool) -> Block:
-        words, legal = together(places)
-        shared = torch.ones(len(places), len(words), dtype=torch.bool)
-        return cls(words, shared if legal is None else legal, blank, mutual)
+    def of(cls, places: Sequence[Words | Scale], blank: int, mutual: bool) -> Block:
+        """Scales have one statistic and one order of words: those of each are a part of the longest's."""
+        scales = [place for place in places if isinstance(place, Scale)]
+        rows = [torch.as_tensor(place.words if isinstance(place, Scale) else place).tolist() for place in places]
+        # The longest place comes first, so that the words of all scales stand in the order of their values.
+        words = list(dict.fromkeys(word for row in sorted(rows, key=len, reverse=True) for word in row))
+        legal = torch.tensor([[word in row for word in words] for row in map(set, rows)])
+        ordinal = torch.tensor([isinstance(place, Scale) for place in places])
+        return cls(torch.tensor(words), legal, blank, mutual, ordinal, scales[0].statistic if scales else "mode")
 
     def __len__(self) -> int:
         return len(self.legal)
-
-
-def together(sets: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The words of several rows or places as one table [U], and which of them each has, [N, U] bool; None: all have the same."""
-    if all(words == sets[0] for words in sets[1:]):
-        return torch.tensor(sets[0], dtype=torch.long), None
-    every = np.unique(np.concatenate([np.asarray(words, np.int64) for words in sets]))
-    return torch.from_numpy(every), torch.from_numpy(np.stack([np.isin(every, words) for words in sets]))
 
 
 def check(allowed: Allowed, size: int) -> None:
@@ -110,28 +126,49 @@ def check(allowed: Allowed, size: int) -> None:
         raise UserError("a function alone does not say which words a place has", "decoding", "give Follow(places, function)")
     # Places share tables, which are looked at once.
     for place in {id(place): place for place in (allowed.places if isinstance(allowed, Follow) else allowed or ())}.values():
-        ids = torch.as_tensor([place.end] if isinstance(place, Free) else [0] if place is None else place)
-        if not ids.numel() or ids.min() < 0 or ids.max() >= size:
+        ids = _ids(place)
+        if ids is not None and (not ids.numel() or ids.min() < 0 or ids.max() >= size):
             said = f"ids from {int(ids.min())} to {int(ids.max())}" if ids.numel() else "no ids"
             raise UserError(f"a place allows {said}", "decoding", f"the model's ids are 0 to {size - 1}")
 
 
-def at(
-    allowed: Allowed, step: int, written: Sequence[torch.Tensor], rows: int, eos_id: int | None
-) -> tuple[torch.Tensor | None, torch.Tensor | None] | Free | None:
-    """What each row may write at a step: words as `together` gives them (all of them where None), or free text; None where all
-    answers are whole.
+def _ids(place: Words | Scale | Free | None) -> torch.Tensor | None:
+    """What may be written at a place, or ends its text; None: all words."""
+    if isinstance(place, Free):
+        return torch.tensor([place.end])
+    return None if place is None else torch.as_tensor(place.words if isinstance(place, Scale) else place)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What each row may write at one place.
+
+    Attributes:
+        words: [U]; None: all words.
+        legal: [rows, U] bool, which of them each row may write; None: all.
+        statistic: of the words' distribution that is written.
+        ordinal: [N] bool, at which places of a block it is, and not the mode; None: everywhere.
+    """
+
+    words: torch.Tensor | None = None
+    legal: torch.Tensor | None = None
+    statistic: Statistic = "mode"
+    ordinal: torch.Tensor | None = None
+
+
+def at(allowed: Allowed, step: int, written: Sequence[torch.Tensor], rows: int, eos_id: int | None) -> Choice | Free | None:
+    """What each row may write at a step, or free text; None where all answers are whole.
 
     Raises:
         UserError: as `Follow.legal`.
     """
     if allowed is None:
-        return None, None
+        return Choice()
     place = (allowed.places if isinstance(allowed, Follow) else allowed)[step]
-    if place is None or isinstance(place, Free):
-        return place or (None, None)
-    words = torch.as_tensor(place)
-    if not isinstance(allowed, Follow):
-        return words, None
+    if isinstance(place, Free):
+        return place
+    words, statistic = _ids(place), place.statistic if isinstance(place, Scale) else "mode"
+    if words is None or not isinstance(allowed, Follow):
+        return Choice(words, None, statistic)
     legal = allowed.legal(words, written, rows, eos_id)
-    return None if legal is None else (words, legal)
+    return None if legal is None else Choice(words, legal, statistic)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from vla.contract import Statistic
 from vla.errors import UserError
-from vla.models.allowed import Allowed, Block, Follow, Free, at, check
+from vla.models.allowed import Allowed, Block, Choice, Follow, Free, Scale, at, check
+from vla.models.choose import likeliest, ordinal_choice
 from vla.models.logprobs import allowed_mass, token_logprobs
 from vla.models.readers import HubReader, PrefixReader, Reader
 from vla.models.static import StaticSteps
@@ -26,7 +28,8 @@ class Decoded:
 
     Attributes:
         ids: [B, T]; after the end of an answer, its end token again and again.
-        logprobs: [B, T] float32, over the allowed words; 0 for forced tokens and after the end.
+        logprobs: [B, T] float32, of the token that was written, over the allowed words; 0 for forced tokens and after the end.
+            At an ordinal place that need not be the likeliest word.
         valid_mass: [B, T] share of the whole vocabulary's probability that the allowed words had, if asked for; 1 after the end.
     """
 
@@ -96,6 +99,7 @@ def write(
     valid_mass: bool = False,
     samples: int = 1,
     block: Block | None = None,
+    scales: Sequence[Scale] = (),
 ) -> Decoded:
     """Writes an answer to each prompt of a reader.
 
@@ -103,10 +107,11 @@ def write(
         allowed: what may be written. A place of one word needs no call of the model.
         max_new_tokens: at most so many; by default as many as `allowed` asks for, or `TOKENS`.
         eos_id: ends an answer; None: only what is allowed and the number of tokens do.
-        temperature: 0 takes the likeliest word, else samples with `generator`.
+        temperature: 0 takes the likeliest word, at an ordinal place (`Scale`) its statistic; above 0 samples with `generator`.
         valid_mass: whether to report it; then every step needs the whole vocabulary's logits.
         samples: answers to each prompt, which is read once; they stand one after the other: B is prompts times samples.
         block: places that are written at once, after those of `allowed`.
+        scales: where all words are allowed and the likeliest is of one of these, that one's statistic is written.
 
     Raises:
         UserError: several samples of the likeliest words, which are all the same; a block after nobody knows how many tokens; or
@@ -128,6 +133,7 @@ def write(
         place = at(allowed, step, tokens, rows, eos_id)
         if place is None:
             break
+        statistic: Statistic = "mode"
         if isinstance(place, Free):
             # In company no call is spared: the last digits of an answer would depend on when the others' texts end.
             over = len(done) == 1 and bool(done)
@@ -135,7 +141,8 @@ def write(
         else:
             # What had ended was the text before.
             done = torch.zeros_like(done) if free else done
-            free, end, (words, legal) = False, eos_id, (None if table is None else moved(table) for table in place)
+            free, end, statistic = False, eos_id, place.statistic
+            words, legal = (None if table is None else moved(table) for table in (place.words, place.legal))
             if words is not None and legal is not None and len(done) == 1 and legal.sum() == 1:
                 # Nor here: what one row is spared would depend on the others.
                 words, legal = words[legal[0]], None
@@ -153,7 +160,8 @@ def write(
                 tokens, logprobs, masses = (
                     [t.repeat_interleave(samples, 0) for t in part] for part in (tokens, logprobs, masses)
                 )
-            token, logprob, mass = _choose(logits, words, legal, valid_mass, temperature, generator)
+            choice = Choice(words, legal, statistic)
+            token, logprob, mass = _choose(logits, choice, () if free else scales, valid_mass, temperature, generator)
         if end is not None:
             ended = done[:rows]
             token = torch.where(ended, end, token)
@@ -187,28 +195,33 @@ def _at_once(
     ahead, words, legal = len(block) - 1, block.words.to(reader.device), block.legal.to(reader.device)
     blanks = torch.full((reader.rows, ahead), block.blank, device=reader.device)
     fresh = torch.cat([torch.stack(unread, 1), blanks], 1) if unread else blanks
-    logits = reader.read(fresh, None if valid_mass else words, ahead, block.mutual)
-    return _choose(logits.repeat_interleave(samples, 0), words, legal, valid_mass, *how)
+    logits = reader.read(fresh, None if valid_mass else words, ahead, block.mutual).repeat_interleave(samples, 0)
+    ordinal = block.ordinal.to(reader.device)
+    return _choose(logits, Choice(words, legal, block.statistic, ordinal), (), valid_mass, *how)
 
 
 def _choose(
     logits: torch.Tensor,
-    words: torch.Tensor | None,
-    legal: torch.Tensor | None,
+    choice: Choice,
+    scales: Sequence[Scale],
     valid_mass: bool,
     temperature: float,
     generator: torch.Generator | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What is chosen, its log-probability and the words' mass [...], from logits [..., V] or of the words alone [..., U]."""
-    logits = logits.float()
+    logits, words, legal = logits.float(), choice.words, choice.legal
     mass = torch.ones(logits.shape[:-1], device=logits.device)
     if words is not None and valid_mass:
         mass, logits = allowed_mass(logits, words, legal), logits[..., words]
     if legal is not None:
         logits = logits.masked_fill(~legal, -torch.inf)
-    if temperature == 0:
-        choice = logits.argmax(-1)
-    else:
+    if temperature > 0:
         shares = (logits / temperature).softmax(-1)
-        choice = torch.multinomial(shares.flatten(0, -2), 1, generator=generator).view(shares.shape[:-1])
-    return choice if words is None else words[choice], token_logprobs(logits, choice), mass
+        chosen = torch.multinomial(shares.flatten(0, -2), 1, generator=generator).view(shares.shape[:-1])
+    elif words is None:
+        chosen = likeliest(logits, scales)
+    else:
+        chosen = ordinal_choice(logits, choice.statistic)
+        if choice.ordinal is not None:
+            chosen = torch.where(choice.ordinal, chosen, logits.argmax(-1))
+    return chosen if words is None else words[chosen], token_logprobs(logits, chosen), mass

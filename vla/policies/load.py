@@ -17,6 +17,7 @@ def load_policy(
     batch: int | Sequence[int] = 1,
     embodiments: dict[str, Embodiment] | None = None,
     probabilities: bool = False,
+    decode: str = "",
 ) -> Policy:
     """The policy that `name` stands for.
 
@@ -26,10 +27,19 @@ def load_policy(
         batch: rows per call of a local model; several are a ladder.
         embodiments: the robots that will ask, for policies that do not say which they were made for.
         probabilities: whether a local model's chunks report the probability of each written token.
+        decode: how its contract has to say that ordinal tokens are decoded; "" is as it does.
 
     Raises:
-        UserError: nothing of the kind is there.
+        UserError: nothing of the kind is there, or it decodes otherwise.
     """
+    policy = _load(name, batch, embodiments, probabilities)
+    if decode and policy.contract is not None and policy.contract.decode != decode:
+        fix = f"`vla export --ckpt {name} --decode {decode} --out FOLDER` writes a copy that decodes by the {decode}"
+        raise UserError(f"the contract says that ordinal tokens are decoded by the {policy.contract.decode}", name, fix)
+    return policy
+
+
+def _load(name: str, batch: int | Sequence[int], embodiments: dict[str, Embodiment] | None, probabilities: bool) -> Policy:
     scheme = name.partition("://")[0]
     if scheme in ("http", "https"):
         from vla.policies.remote import RemotePolicy

@@ -35,7 +35,8 @@ class Answer:
 
 
 class LocalPolicy:
-    """Acts by writing action tokens, restricted to the legal ids of each position, greedily.
+    """Acts by writing action tokens, restricted to the legal ids of each position: the likeliest, and where these stand for
+    rising values the contract's statistic (`decode`).
 
     Every call has a declared batch shape: it is padded to that many rows and the prompts to a bucket. An answer depends on its
     call's shape, which `info["batch"]` names, and not on which other observations came with it.
@@ -45,7 +46,8 @@ class LocalPolicy:
         contract: what the model was trained on.
         batch: rows per call of the model; several are a ladder, of which a call takes the smallest that holds its rows.
         valid_mass: whether chunks report the unrestricted probability of legal tokens.
-        probabilities: whether chunks report the probability of each written token: `plan` [P] and `steps` [chunk, 1 + A] (the
+        probabilities: whether chunks report the probability of each written token, which the statistic need not have made the
+            likeliest: `plan` [P] and `steps` [chunk, 1 + A] (the
             terminate token first where the contract has one), or `tokens` [T] where answers are of unequal length.
     """
 
@@ -143,7 +145,7 @@ class LocalPolicy:
         for start in range(0, len(questions), self.batch):
             pairs = zip(images[start : start + self.batch], questions[start : start + self.batch], strict=True)
             examples = [self.examples.ask(i, q) for i, q in pairs]
-            out = self._write(examples, max_new_tokens=limit, eos_id=self.examples.vocabulary.eos_id)
+            out = self._write(examples, max_new_tokens=limit, eos_id=self.examples.vocabulary.eos_id, scales=self.examples.scales)
             answers += [Answer(*self.examples.answer(row.numpy())) for row in out.ids[: len(examples)].cpu()]
         return answers
 

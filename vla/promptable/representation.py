@@ -9,18 +9,22 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from einops import rearrange
 from torch.nn import functional
 
+from vla.contract import Statistic
 from vla.errors import UserError
+from vla.models.allowed import Scale
+from vla.models.choose import likeliest
 from vla.models.weights import weights_hash
 from vla.promptable.families import Pictures, family
 from vla.promptable.layers import Capture, Choice, chosen_layers
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.reading import reading_hash
+from vla.tokenization.vocabulary import INTEGER_WORDS, PLACE_WORDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Settings:
 
     Attributes:
         tokens: written to every prompt, greedily, exactly so many: an answer that would end goes on. 0 writes none.
+        decode: statistic of integers and places; what else is written is the likeliest.
         image, prompt: whether the states of image tokens, and of the prompt's words, are kept.
         layers: which states; see `layers.Choice`.
         words: room for a prompt's words, in tokens.
@@ -47,6 +52,7 @@ class Settings:
     dtype: str = "float16"
     image_tokens: int = 0
     chat: bool = False
+    decode: Statistic = "mode"
 
     def __post_init__(self) -> None:
         if min(self.tokens, self.image_tokens) < 0 or min(self.words, self.batch) < 1:
@@ -55,6 +61,12 @@ class Settings:
             raise UserError("no tokens are kept", "representation", "keep image or prompt tokens, or write some")
         if self.dtype not in ("float16", "float32"):
             raise UserError(f"dtype {self.dtype!r}", "representation", "float16 or float32")
+        if self.decode not in get_args(Statistic):
+            raise UserError(f"decode {self.decode!r}", "representation", f"one of {', '.join(get_args(Statistic))}")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings as a cache's key holds them: `decode`, which came later, only where it is not the mode."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if (name, value) != ("decode", "mode")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +118,7 @@ class PromptableRepresentation:
         self.model = model.eval().requires_grad_(False)
         self._family = family(self.model, processor, self.settings.image_tokens, self.settings.chat)
         self.layers = chosen_layers(self.settings.layers, len(self._family.decoder.layers))
+        self._scales = _scales(getattr(processor, "tokenizer", processor), self.settings.decode)
         self._length = self._family.image_tokens + self.settings.words
         self._kept = self.settings.image * self._family.image_tokens + self.settings.prompt * self.settings.words
         width = self.model.config.get_text_config().hidden_size
@@ -114,7 +127,7 @@ class PromptableRepresentation:
             "model": weights_hash(self.model.state_dict()),
             "reads": reading_hash(self.model, processor),
             "computes": str(self.model.dtype).removeprefix("torch."),
-            **dataclasses.asdict(self.settings),
+            **self.settings.identity(),
         }
 
     def at(self, batch: int) -> PromptableRepresentation:
@@ -171,7 +184,7 @@ class PromptableRepresentation:
         return States(tokens[:rows].cpu(), padding[:rows].cpu(), written[:rows].cpu())
 
     def _write(self, reader: Any, seen: Capture) -> torch.Tensor:
-        """Reads the prompts and writes the likeliest words, never an end mark; ids [B, N]."""
+        """Reads the prompts and writes to them, never an end mark; ids [B, N]."""
         empty = torch.empty(reader.rows, 0, dtype=torch.long, device=reader.device)
         if not self.settings.tokens:
             with seen.until_deepest():
@@ -181,7 +194,7 @@ class PromptableRepresentation:
         for _ in range(self.settings.tokens):
             logits = reader.read(written[:, -1:], None)[:, -1].float()
             logits[:, self._family.eos] = -torch.inf
-            written = torch.cat([written, logits.argmax(-1, keepdim=True)], 1)
+            written = torch.cat([written, likeliest(logits, self._scales)[:, None]], 1)
         return written
 
     def _choose(self, states: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -194,3 +207,14 @@ class PromptableRepresentation:
         packed = packed.masked_fill(padding[:, :, None, None], 0.0)
         room = self._kept - order.shape[1]
         return functional.pad(packed, (0, 0, 0, 0, 0, room)), functional.pad(padding, (0, room), value=True)
+
+
+def _scales(tokenizer: Any, decode: Statistic) -> tuple[Scale, ...]:
+    """The integers and the places among a tokenizer's words, for another statistic than the mode; UserError: it has neither."""
+    if decode == "mode":
+        return ()
+    known = tokenizer.get_vocab()
+    lists = [[known[word] for word in words if word in known] for words in (INTEGER_WORDS, PLACE_WORDS)]
+    if not any(lists):
+        raise UserError(f"decode {decode}, and a tokenizer without integers and places", "representation", "decode: mode")
+    return tuple(Scale(torch.tensor(ids), decode) for ids in lists if ids)

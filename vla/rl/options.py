@@ -121,4 +121,5 @@ class RLOptions:
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one it goes on from: all but where things lie and how long it runs."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("out", "cache", "steps")}
+        told = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("out", "cache", "steps")}
+        return {**told, "representation": self.representation.identity()}

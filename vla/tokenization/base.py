@@ -73,6 +73,10 @@ class ActionCodec(ABC):
         """The symbols that each place may have, whatever stands before it: at least those that `next` allows there."""
         return [np.arange(self.size)] * self.longest
 
+    def ordinal(self) -> list[bool]:
+        """At which places the symbols are rising values, near ones nearly the same: as many as `places` has."""
+        return [False] * self.longest
+
     def check(self, actions: np.ndarray, terminate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Both as arrays, constant dimensions at their constants; ContractMismatch for a wrong shape, NaN or infinity."""
         actions, terminate = self.space.check(actions, "the chunk to encode"), np.asarray(terminate, bool)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from vla.contract import Embodiment, PolicyContract
+from vla.contract import Embodiment, PolicyContract, Statistic
 from vla.errors import UserError
 from vla.tokenization.base import ActionCodec
 from vla.tokenization.bins import Levels, OpenVLABins, QuantileBins, UniformBins
@@ -66,6 +66,25 @@ def action_codec(contract: PolicyContract, name: str = "") -> ActionCodec:
 def state_codec(contract: PolicyContract, embodiment: Embodiment) -> UniformBins:
     """How the state enters the prompt: even bins."""
     return UniformBins(embodiment.state, contract.bins)
+
+
+def has_ordinal(contract: PolicyContract) -> bool:
+    """Whether an action answer has ordinal places: in its plan, or in a chunk of one of its embodiments."""
+    plan = not {"where", "reach"}.isdisjoint(contract.plan)
+    return plan or any(any(action_codec(contract, name).ordinal()) for name in contract.embodiments)
+
+
+def with_statistic(contract: PolicyContract, decode: Statistic | Literal[""]) -> PolicyContract:
+    """The contract with another `decode`; "" takes the median where anything is ordinal (`docs/decoding.md` says why).
+
+    Raises:
+        UserError: a statistic of symbols that stand in no order.
+    """
+    ordinal = has_ordinal(contract)
+    if decode not in ("", "mode") and not ordinal:
+        what = f"codec {contract.codec} writes nothing whose {decode} could be taken: its tokens are no quantities"
+        raise UserError(what, "contract.decode", "mode, or another codec")
+    return dataclasses.replace(contract, decode=decode or ("median" if ordinal else "mode"))
 
 
 def fitted(contract: PolicyContract, chunks: Callable[[str], np.ndarray]) -> PolicyContract:

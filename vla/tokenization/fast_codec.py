@@ -14,6 +14,8 @@ from vla.tokenization.fast import Fast
 class FastCodec(ActionCodec):
     """FAST over a chunk: first a flag per step (symbols 0 and 1) where the contract has them, then the encoding's tokens.
 
+    No place is ordinal: a token is a piece of several coefficients.
+
     Actions are scaled to [-1, 1] by the limits of the space, or by q01 and q99 of the data (as pi0-FAST does), and clipped.
 
     Args:

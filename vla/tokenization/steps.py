@@ -49,9 +49,15 @@ class StepCodec(ActionCodec):
     def places(self) -> list[np.ndarray]:
         return self._step * self.chunk
 
+    def ordinal(self) -> list[bool]:
+        """All dimensions but constant ones and those with two values in the data (a gripper that is open or closed)."""
+        return ([False] * self.terminate + (self.varies & ~self.space.binary()).tolist()) * self.chunk
+
 
 class NumberCodec(ActionCodec):
     """Integers in digits, a space between two of them: "0 500 1000 …" (VLA-0; with -10 to 10, Language-Table's "X Y").
+
+    No place is ordinal: a number's median is not made of its digits' medians, since "5" begins 5, 50 and 500.
 
     Symbols are the ten digits, the space and, if there are negative numbers, the minus. They are put together as symbols, so
     that no tokenizer can split or join them; chunks are of unequal length.

@@ -15,6 +15,8 @@ from vla.tokenization.plans import action_table
 
 INTEGERS = 256
 PLACES = 64
+INTEGER_WORDS = tuple(map(str, range(INTEGERS)))
+PLACE_WORDS = tuple(f"<loc{i:02d}>" for i in range(PLACES))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +61,15 @@ class Vocabulary:
             UserError: an action token or the end token is not there.
         """
         known = tokenizer.get_vocab()
-        integers, places = [str(i) for i in range(INTEGERS)], [f"<loc{i:02d}>" for i in range(PLACES)]
-        actions = action_table(tokenizer, plan, integers if spelling is None else spelling)
+        actions = action_table(tokenizer, plan, INTEGER_WORDS if spelling is None else spelling)
         if tokenizer.eos_token_id is None:
             raise UserError("it has no end token", "tokenizer", "set `eos_token`")
-        found = [tuple(known[t] for t in tokens) if all(t in known for t in tokens) else () for tokens in (integers, places)]
-        return cls(
-            found[0] or (actions[:INTEGERS] if len(actions) >= INTEGERS else ()), found[1], int(tokenizer.eos_token_id), actions
+        integers, places = (
+            tuple(known[word] for word in words) if all(word in known for word in words) else ()
+            for words in (INTEGER_WORDS, PLACE_WORDS)
         )
+        stand_in = actions[:INTEGERS] if len(actions) >= INTEGERS else ()
+        return cls(integers or stand_in, places, int(tokenizer.eos_token_id), actions)
 
     @functools.cached_property
     def _integers(self) -> np.ndarray:

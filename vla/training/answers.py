@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from vla.contract import Statistic
 from vla.examples import Examples
+from vla.models.choose import ordinal_choice
 from vla.models.logprobs import token_logprobs
 
 
@@ -57,6 +59,7 @@ class ActionTokens(torch.nn.Module):
     _symbols: torch.Tensor
     _bins: torch.Tensor
     _legal: torch.Tensor
+    _ordinal: torch.Tensor
 
     def __init__(self, examples: Examples, words: int):
         super().__init__()
@@ -66,13 +69,15 @@ class ActionTokens(torch.nn.Module):
         ids = torch.tensor([*vocabulary.action_ids, *(() if self.ordinal else (vocabulary.eos_id,))])
         places = [codec.places() for codec in codecs.values()]
         legal = torch.zeros(len(places), max(map(len, places)) + 1, len(ids), dtype=torch.bool)
-        for number, chunk in enumerate(places):
+        ordinal = torch.zeros(legal.shape[:2], dtype=torch.bool)
+        for number, (codec, chunk) in enumerate(zip(codecs.values(), places, strict=True)):
+            ordinal[number, : len(chunk)] = torch.tensor(codec.ordinal())
             for place, symbols in enumerate(chunk):
                 legal[number, place, torch.from_numpy(symbols)] = True
         if not self.ordinal:
             legal[:, :, -1] = True
         integers = torch.tensor(vocabulary.integer_ids, dtype=torch.long)
-        for name, table in (("ids", ids), ("_integers", integers), ("_legal", legal)):
+        for name, table in (("ids", ids), ("_integers", integers), ("_legal", legal), ("_ordinal", ordinal)):
             self.register_buffer(name, table, persistent=False)
         for name, table in (("_symbols", ids), ("_bins", integers)):
             self.register_buffer(name, torch.full((words,), -1).index_put((table,), torch.arange(len(table))), persistent=False)
@@ -81,8 +86,10 @@ class ActionTokens(torch.nn.Module):
         """The place of each id among the action tokens; -1 where it is none."""
         return self._symbols[ids]
 
-    def find(self, batch: dict[str, Any], answers: Answers) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which scored tokens are actions, [N] bool, and which of the action tokens are legal at these, [actions, I] bool."""
+    def find(self, batch: dict[str, Any], answers: Answers) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Which scored tokens are actions, [N] bool; which of the action tokens are legal at these, [actions, I] bool; and at
+        which of these places they are rising values, [actions] bool.
+        """
         device = answers.of.device
         # The actions are the last tokens of a robot's answer, the plan stands before them.
         left = torch.bincount(answers.of).cumsum(0)[answers.of] - torch.arange(len(answers.of), device=device)
@@ -90,7 +97,13 @@ class ActionTokens(torch.nn.Module):
         row = answers.row[answers.of]
         count = batch["actions"].to(device)[row]
         action = left <= count
-        return action, self._legal[bodies[row][action], (count - left)[action]]
+        place = bodies[row][action], (count - left)[action]
+        return action, self._legal[place], self._ordinal[place]
+
+    def choose(self, logits: torch.Tensor, legal: torch.Tensor, ordinal: torch.Tensor, decode: Statistic) -> torch.Tensor:
+        """The symbols [N] that decoding writes, from logits [N, V] and what is legal [N, I] and ordinal [N]."""
+        scores = logits[:, self.ids].float().masked_fill(~legal, -torch.inf)
+        return torch.where(ordinal, ordinal_choice(scores, decode), scores.argmax(-1))
 
     def loss(
         self, logits: torch.Tensor, ids: torch.Tensor, smoothing: float, batch: dict[str, Any], answers: Answers
@@ -105,7 +118,7 @@ class ActionTokens(torch.nn.Module):
         losses = -token_logprobs(logits, ids)
         if smoothing <= 0:
             return losses
-        action, legal = self.find(batch, answers)
+        action, legal, _ = self.find(batch, answers)
         free = legal.sum(-1) > 2 if self.ordinal else torch.zeros(len(legal), dtype=torch.bool, device=ids.device)
         rows = action.nonzero()[:, 0][free]
         losses = losses.index_put((rows,), _bell(logits[rows], self._symbols[ids[rows]], self.ids, smoothing, legal[free]))

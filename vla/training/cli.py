@@ -95,8 +95,15 @@ class VLACLI(LightningCLI):
             if not (Path(options.out) / "card.yaml").is_file():
                 # Without a card it is what an interrupted run left.
                 self._collect(dataclasses.replace(options, overwrite=True))
-        options = self._get(self.config_init, "contract")
-        contract = resolve(ContractOptions(**vars(options)), self.datamodule.cards(), self.datamodule.sources)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Checkpoints) and callback.dirpath is None:
+                callback.dirpath = str(Path(self.trainer.default_root_dir).resolve() / "checkpoints")
+        saved = self._find_checkpoint()
+        options = ContractOptions(**vars(self._get(self.config_init, "contract")))
+        if saved and not options.decode:
+            # A run goes on as it was begun. How a policy decodes does not touch its training, and the default may change.
+            options = dataclasses.replace(options, decode=saved.get("decode", "mode"))
+        contract = resolve(options, self.datamodule.cards(), self.datamodule.sources)
         if self.model.bin_smoothing > 0 and contract.codec in ("numbers", "fast") and contract.tokens == "integers":
             raise UserError(
                 f"the integers of codec {contract.codec} are no quantities",
@@ -121,15 +128,14 @@ class VLACLI(LightningCLI):
             raise UserError("limit_train_batches with a mixture that has no end", "trainer", "set data.epoch_steps")
         if self.trainer.gradient_clip_algorithm == "value" or str(self.trainer.precision) == "16-mixed":
             raise UserError("clipping by value, or 16-mixed", "trainer", "clip by norm; train in bf16-mixed")
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Checkpoints) and callback.dirpath is None:
-                callback.dirpath = str(Path(self.trainer.default_root_dir).resolve() / "checkpoints")
-        if getattr(self.config_init[self.subcommand] if self.subcommand else self.config_init, "ckpt_path", None):
-            self._find_checkpoint()
 
-    def _find_checkpoint(self) -> None:
-        """Puts the newest whole checkpoint in the place of "last", and refuses a damaged one."""
+    def _find_checkpoint(self) -> dict[str, Any] | None:
+        """Puts the newest whole checkpoint in the place of "last", and refuses a damaged one; the contract that it holds, as JSON
+        does. None: the run begins anew.
+        """
         config: Any = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        if not getattr(config, "ckpt_path", None):
+            return None
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         folders = [Path(c.dirpath) for c in callbacks if isinstance(c, Checkpoints) and c.monitor == "step" and c.dirpath]
         folder = folders[0] if folders else Path(self.trainer.default_root_dir) / "checkpoints"
@@ -139,12 +145,13 @@ class VLACLI(LightningCLI):
                 raise UserError("no checkpoint", str(folder), "name one with --ckpt_path")
             print(f"going on from {found}" if found else f"no checkpoint in {folder} yet: starting anew", flush=True)
             config.ckpt_path = str(found) if found else None
+            if not found:
+                return None
         elif Path(config.ckpt_path).is_file() and (wrong := damage(Path(config.ckpt_path))):
             raise UserError(
                 f"the checkpoint is damaged: {wrong}", config.ckpt_path, "--ckpt_path last takes the newest whole one"
             )
-        else:
-            read_checkpoint(config.ckpt_path)
+        return read_checkpoint(str(config.ckpt_path))["contract"]
 
     def after_fit(self) -> None:
         config = self.config[str(self.subcommand)]

@@ -15,7 +15,7 @@ from vla.datasets.sources import Split
 from vla.datasets.steps import load_steps
 from vla.errors import UserError
 from vla.models.embeddings import append_tokens
-from vla.tokenization.codecs import action_codec, fitted
+from vla.tokenization.codecs import action_codec, fitted, with_statistic
 from vla.tokenization.plans import appended
 
 WINDOWS = 20_000
@@ -45,6 +45,8 @@ class ContractOptions:
         tokens: which tokens action symbols are: integers, overwrite, overwrite:ID or append.
         terminate: whether each action has a flag that says that the task is done.
         block: causal or bidirectional: a chunk's tokens are written all at once, from blanks that see those before them, or all.
+        decode: which statistic of the distribution over its values an ordinal token takes: mode, median or local-mean; by
+            default the median where anything is ordinal.
         title: for people.
     """
 
@@ -66,6 +68,7 @@ class ContractOptions:
     tokens: str = "integers"
     terminate: bool = True
     block: Literal["none", "causal", "bidirectional"] = "none"
+    decode: Literal["", "mode", "median", "local-mean"] = ""
     title: str = ""
 
 
@@ -76,7 +79,8 @@ def resolve(options: ContractOptions, cards: dict[str, DatasetCard], sources: Ma
         UserError: a chunk or number of executed actions that makes no sense, or two sources describe one embodiment differently.
     """
     if options.source:
-        return PolicyContract.load(options.source)
+        contract = PolicyContract.load(options.source)
+        return with_statistic(contract, options.decode) if options.decode else contract
     if not 1 <= options.execute <= options.chunk:
         raise UserError(
             f"execute {options.execute} of chunk {options.chunk}", "contract", "execute at least 1, at most the chunk"
@@ -95,7 +99,7 @@ def resolve(options: ContractOptions, cards: dict[str, DatasetCard], sources: Ma
             )
         if card.kind == "robot" and (spec.action.low, spec.action.high) != (card.spec.action.low, card.spec.action.high):
             raise UserError(f"{card.embodiment} has other action limits than another source", f"source {name}")
-    fields = {k: v for k, v in dataclasses.asdict(options).items() if k != "source"}
+    fields = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("source", "decode")}
     contract = PolicyContract(embodiments=embodiments, **fields)
     robots = [source for source in (sources or {}).values() if isinstance(source, RobotSource)]
 
@@ -106,7 +110,7 @@ def resolve(options: ContractOptions, cards: dict[str, DatasetCard], sources: Ma
         every = np.concatenate(found)
         return every[np.linspace(0, len(every) - 1, min(WINDOWS, len(every))).astype(int)]
 
-    return fitted(contract, data)
+    return with_statistic(fitted(contract, data), options.decode)
 
 
 def chunks(source: RobotSource, length: int, split: Split = "train") -> np.ndarray:

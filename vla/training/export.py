@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from vla.contract import PolicyContract
+from vla.contract import PolicyContract, Statistic
 from vla.errors import UserError
 from vla.examples import Examples
 from vla.models.int8 import to_int8
 from vla.models.weights import Weights, weights_hash
 from vla.policies.base import Observation
-from vla.training.model_card import Card, facts_of, model_card
+from vla.tokenization.codecs import with_statistic
+from vla.training.model_card import NOT_EVALUATED, Card, facts_of, model_card
 
 CLOSE = 1e-3
 """Largest difference of a logit that merging adapters may make, relative to the largest logit."""
@@ -31,25 +34,64 @@ def write_export(folder: str | Path, model: Any, processor: Any, contract: Polic
         UserError: the folder is there and is no export.
     """
     folder = Path(folder)
+    card = dataclasses.replace(
+        card or Card(), weights=weights_hash(model.state_dict()), parameters=sum(p.numel() for p in model.parameters())
+    )
+    with _whole(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        contract.save(unfinished)
+        (unfinished / "README.md").write_text(model_card(contract, card), encoding="utf-8")
+    return folder
+
+
+def copy_with_decode(source: str | Path, folder: str | Path, decode: Statistic) -> PolicyContract:
+    """Copies an export; the copy's contract has another `decode`, and so another hash. Weights stay byte for byte.
+
+    Raises:
+        UserError: `source` is no export, or is the folder itself; the folder is there and is no export; or the contract's codec
+            has no such statistic.
+    """
+    source, folder = Path(source), Path(folder)
+    before = PolicyContract.load(source)
+    contract = with_statistic(before, decode)
+    if folder.resolve() == source.resolve():
+        raise UserError("an export cannot be copied into itself", str(folder), "give another --out")
+    card = source / "README.md"
+    with _whole(folder) as unfinished:
+        shutil.copytree(source, unfinished, dirs_exist_ok=True)
+        contract.save(unfinished)
+        if card.is_file():
+            lines = card.read_text(encoding="utf-8").replace(before.hash, contract.hash).splitlines()
+            # What was measured was measured of the other.
+            lines = [NOT_EVALUATED if line.startswith("| Success") else line for line in lines]
+            row = f"| Copy of | contract `{before.hash}`, which decodes by {before.decode}; this one by {contract.decode} |"
+            lines.insert(next((i + 1 for i, line in enumerate(lines) if line.startswith("| Contract |")), len(lines)), row)
+            (unfinished / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return contract
+
+
+@contextlib.contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which then takes the place of `folder`: it appears whole or not at all.
+
+    Raises:
+        UserError: the folder is there and is no export.
+    """
     if folder.exists() and any(folder.iterdir()) and not (folder / "contract.json").is_file():
         raise UserError("the folder is there and is no export", str(folder), "choose another")
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    model.save_pretrained(unfinished)
-    processor.save_pretrained(unfinished)
-    contract.save(unfinished)
-    card = card or Card()
-    card = dataclasses.replace(
-        card, weights=weights_hash(model.state_dict()), parameters=sum(p.numel() for p in model.parameters())
-    )
-    (unfinished / "README.md").write_text(model_card(contract, card), encoding="utf-8")
-    for path in unfinished.rglob("*"):
-        # safetensors writes for the owner alone.
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(unfinished, folder)
-    return folder
+    try:
+        yield unfinished
+        for path in unfinished.rglob("*"):
+            # safetensors writes for the owner alone.
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def export(
@@ -60,11 +102,12 @@ def export(
     alpha: float = 1.0,
     base: str = "",
     results: str = "",
+    decode: Literal["", "mode", "median", "local-mean"] = "",
 ) -> str:
     """Writes a checkpoint of `vla fit` as a folder that `vla rollout` and `vla serve` take.
 
     Args:
-        ckpt: the checkpoint file.
+        ckpt: the checkpoint file; or an export's folder, of which `--decode` writes a copy.
         out: the folder to write; an earlier export there is replaced.
         merge_lora: adapters are merged into the weights in float32, and logits before and after are compared. An export holds
             whole weights: without merging, a checkpoint with adapters is refused.
@@ -73,13 +116,22 @@ def export(
         alpha: 1 is what was trained, 0 the base; between them weights are averaged (WiSE-FT, Wortsman et al. 2022).
         base: the model that training began with (`tiny` or a folder); needed for alpha below 1.
         results: an evaluation's folder, whose success rates go into the card.
+        decode: which statistic of the distribution over its values an ordinal token takes, in place of the contract's: mode,
+            median or local-mean.
     """
     from vla.training.checkpoint import assemble, read_checkpoint
 
+    if Path(ckpt).is_dir():
+        if not decode or (merge_lora, dtype, alpha, base, results) != (True, "float32", 1.0, "", ""):
+            what = "of an export nothing but its decoding can be changed"
+            raise UserError(what, ckpt, "give --decode, --out and no other option; for the others, --ckpt a checkpoint")
+        contract = copy_with_decode(ckpt, out, decode)
+        return f"{out}: a copy of {ckpt} that decodes by {decode}, contract {contract.hash[:12]}"
     if not 0 <= alpha <= 1 or (alpha < 1 and not base):
         raise UserError(f"alpha is {alpha}", "--alpha", "give 0 to 1, and --base for less than 1")
     checkpoint = read_checkpoint(ckpt)
     model, processor, contract = assemble(checkpoint, ckpt)
+    contract = with_statistic(contract, decode) if decode else contract
     card = Card(**facts_of(ckpt, results, contract), dtype=dtype, alpha=alpha, base=base)
     if checkpoint.get("lora", {}).get("rank"):
         if not merge_lora:

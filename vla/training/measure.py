@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
 
 from vla.examples import Examples
+from vla.models.choose import likeliest
 from vla.models.logprobs import allowed_mass
 from vla.policies.local import Answer
 from vla.policies.quiz import right
@@ -50,24 +50,25 @@ class Measure:
 
         counted = batch["weight"] > 0
         said = logits.argmax(-1)
+        answered = likeliest(logits, self.examples.scales)
         for number, name in enumerate(self.sources):
             mine = (batch["source"] == number) & counted
             add(f"{name}_loss", losses[mine])
             if mine.any():
                 sums[f"{name}_count"] = (float(mine.sum()), 1)
-            sums |= self._questions(name, batch["items"], said, answers, mine)
+            sums |= self._questions(name, batch["items"], answered, answers, mine)
         rows = answers.row[answers.of]
-        action, legal = self.tokens.find(batch, answers)
+        action, legal, ordinal = self.tokens.find(batch, answers)
         used = counted[rows][action]
         legal, hit, logits, truth = legal[used], (said == ids)[action][used], logits[action][used], ids[action][used]
         # Where nothing can be chosen nothing can be wrong: constant dimensions would flatter the means.
         choice = legal.sum(-1)
         add("action_token_accuracy", hit[choice > 1])
         if self.tokens.ordinal:
-            nearest = logits[:, self.tokens.ids].masked_fill(~legal, -math.inf).argmax(-1)
-            off = (nearest - self.tokens.symbols(truth)).abs()[choice > 2]
+            chosen = self.tokens.choose(logits, legal, ordinal[used], self.examples.contract.decode)
+            off = (chosen - self.tokens.symbols(truth)).abs()[choice > 2]
             add("action_bin_error", off)
-            add("action_l1", self._action_l1(batch["items"], nearest, rows[action][used]))
+            add("action_l1", self._action_l1(batch["items"], chosen, rows[action][used]))
         if mass:
             add("valid_mass", allowed_mass(logits, self.tokens.ids, legal))
         robot = torch.tensor([hasattr(item, "instruction") for item in batch["items"]], device=ids.device) & counted
@@ -83,7 +84,7 @@ class Measure:
 
         Args:
             items: the batch's.
-            symbols: [N] what is written, the likeliest legal one at each place; each after the true ones before it.
+            symbols: [N] what is written at each place, as the contract decodes it; each after the true ones before it.
             rows: [N] the row of each.
         """
         found = [torch.empty(0)]

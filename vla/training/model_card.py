@@ -15,6 +15,8 @@ from vla.report.intervals import Rate
 from vla.report.provenance import provenance
 from vla.report.summary import summarise
 
+NOT_EVALUATED = "| Success | not evaluated: `vla export --results FOLDER` puts an evaluation here |"
+
 
 @dataclasses.dataclass(frozen=True)
 class Card:
@@ -106,13 +108,14 @@ def model_card(contract: PolicyContract, card: Card) -> str:
         f"| Weights | `{card.weights}`, {card.parameters:,} parameters, {card.dtype} |",
         f"| Sees | {cameras}, upright RGB |",
         f"| Does | {actions}; chunks of {contract.chunk} at {body.control_hz:g} Hz, {contract.execute} executed |",
+        f"| Decodes | ordinal tokens by the {contract.decode} of their distribution |",
         f"| Robots | {', '.join(contract.embodiments)} |",
     ]
     if card.success:
         rates = "; ".join(f"{kind} instruction {rate}" for kind, rate in card.success.items())
         lines.append(f"| Success on {card.suite}, 95 % interval | {rates} |")
     else:
-        lines.append("| Success | not evaluated: `vla export --results FOLDER` puts an evaluation here |")
+        lines.append(NOT_EVALUATED)
     if card.base_hash:
         lines.append(f"| Base | {card.base or 'frozen weights'} `{card.base_hash}` |")
     if card.alpha < 1:
