@@ -1,8 +1,9 @@
 """Which statistic an ordinal token should take: one policy, decoded by each, on the same scenes. Prints one JSON object.
 
 `statistic.py --cell NAME --export FOLDER` measures a cell and writes benchmarks/results/statistic/NAME.json; it goes on where it
-was stopped. `--suites` measures all shipped suites instead of many scenes like those of training. Without --cell, what is
-recorded is merged and held against the bars, and ten scenes are repeated with runs/demo/export (run `make demo` first).
+was stopped. `--suites` measures all shipped suites instead of many scenes like those of training. `--figure` draws
+docs/ordinal.png and prints what each statistic is off by on held-out steps. Without these, what is recorded is merged and held
+against the bars, and ten scenes are repeated with runs/demo/export (run `make demo` first).
 """
 
 import argparse
@@ -11,11 +12,19 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
+import torch
 
+from vla.contract import Statistic
+from vla.datasets.robot import RobotSource
 from vla.evaluation import Evaluation, evaluate
+from vla.models.choose import ordinal_choice
+from vla.models.logprobs import scored
+from vla.policies.local import LocalPolicy
 from vla.report.intervals import wilson
+from vla.report.plots import COLOURS, STYLE
 from vla.report.proportions import Counts, difference, mcnemar
 from vla.report.provenance import provenance
 from vla.sim.suites import Suite, known_suites, load_suite
@@ -38,6 +47,70 @@ def measure(export: Path, suite: Suite, statistics: list[str], out: Path) -> dic
         for kind in suite.kinds:
             outcomes[kind][statistic] = "".join(str(int(e.success)) for e in record.episodes if e.kind == kind)
     return outcomes
+
+
+def distributions(export: Path, data: Path, steps: int) -> list[tuple[str, np.ndarray, int]]:
+    """Of held-out steps every ordinal token of the chunk, each after the true ones before it: the dimension, the probability of
+    each of its bins, and the true bin.
+    """
+    policy = LocalPolicy.from_export(export, device="cpu")
+    examples, contract = policy.examples, policy.contract
+    source = RobotSource(str(data), chunk=contract.chunk, split="val", holdout=0.05)
+    names = [*["terminate"] * contract.terminate, *contract.embodiment().action.names] * contract.chunk
+    found = []
+    for number in np.linspace(0, len(source) - 1, steps).astype(int):
+        batch = examples.batch([examples.robot(source.item(int(number), np.random.default_rng(0)))])
+        places = scored(batch["labels"])
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "prefix_mask", "pixel_values")}
+        with torch.inference_mode():
+            logits = policy.model(**inputs, logits_positions=places).logits[examples.planned() :]
+        truth = batch["labels"][:, 1:][places[:, :-1]][examples.planned() :]
+        codec = examples.codec()
+        for name, ordinal, legal, row, true in zip(names, codec.ordinal(), codec.places(), logits, truth, strict=False):
+            if ordinal:
+                ids = torch.tensor(examples.vocabulary.symbols_to_ids(legal))
+                found.append((name, row[ids].softmax(-1).numpy(), int((ids == true).nonzero())))
+    return found
+
+
+def errors(found: list[tuple[str, np.ndarray, int]]) -> dict[str, dict[str, float]]:
+    """Of each statistic, and of the mean of the whole distribution, how many bins it is off by."""
+    chosen = {
+        statistic: np.array([int(ordinal_choice(torch.tensor(shares).log(), statistic)) for _, shares, _ in found])
+        for statistic in get_args(Statistic)
+    }
+    chosen["mean"] = np.array([(shares * np.arange(len(shares))).sum() for _, shares, _ in found])
+    off = {name: np.abs(values - [true for *_, true in found]) for name, values in chosen.items()}
+    return {name: {"mean": float(row.mean()), "rms": float((row**2).mean() ** 0.5)} for name, row in off.items()}
+
+
+def draw(found: list[tuple[str, np.ndarray, int]], path: Path) -> None:
+    """One distribution, its mode, its median and the truth: of those whose mode is an end of the range, the 9th decile of the
+    distance between mode and median.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    ends = [one for one in found if one[1].argmax() in (0, 1, len(one[1]) - 2, len(one[1]) - 1)]
+    apart = [abs(int(shares.argmax()) - int((shares.cumsum() < 0.5).sum())) for _, shares, _ in ends]
+    name, shares, true = ends[int(np.argsort(apart)[int(0.9 * len(apart))])]
+    marks = {
+        "mode": (int(shares.argmax()), COLOURS[1]),
+        "median": (int((shares.cumsum() < 0.5).sum()), COLOURS[0]),
+        "demonstrated": (true, "#1f2933"),
+    }
+    with pyplot.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(7, 2.4), dpi=150)
+        axes.bar(np.arange(len(shares)), shares, width=1.0, color="#9fb3c8")
+        for label, (value, colour) in marks.items():
+            style = ":" if label == "demonstrated" else "-"
+            axes.axvline(value, color=colour, linewidth=1.5, linestyle=style, label=f"{label}: bin {value}")
+        axes.legend(frameon=False, loc="upper left" if marks["mode"][0] > len(shares) / 2 else "upper right")
+        axes.set(xlabel=f"bin of {name}", ylabel="probability", xlim=(-2, len(shares) + 1))
+        figure.tight_layout()
+        figure.savefig(path)
 
 
 def compare(first: str, second: str) -> dict:
@@ -71,10 +144,18 @@ def main() -> int:
     parser.add_argument("--statistics", nargs="+", default=["mode", "median"])
     parser.add_argument("--episodes", type=int, default=120, help="scenes of each variation and kind of instruction")
     parser.add_argument("--suites", action="store_true", help="every shipped suite")
+    parser.add_argument("--figure", action="store_true", help="draw docs/ordinal.png")
+    parser.add_argument("--data", type=Path, default=ROOT / "runs/demo/data/robot", help="for the figure")
     options = parser.parse_args()
     if not options.export.is_dir():
         print(f"no {options.export}: run make demo", file=sys.stderr)
         return 2
+    if options.figure:
+        torch.set_num_threads(1)
+        found = distributions(options.export, options.data, 400)
+        draw(found, ROOT / "docs/ordinal.png")
+        print(json.dumps({"tokens": len(found), "off by, in bins": errors(found), **provenance()}, indent=1))
+        return 0
     if options.cell:
         out = RUNS / options.cell
         names = known_suites() if options.suites else ["rt2/seen"]
