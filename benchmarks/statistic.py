@@ -17,7 +17,7 @@ from typing import get_args
 import numpy as np
 import torch
 
-from vla.contract import Statistic
+from vla.contract import PolicyContract, Statistic
 from vla.datasets.robot import RobotSource
 from vla.evaluation import Evaluation, evaluate
 from vla.models.choose import ordinal_choice
@@ -41,7 +41,10 @@ def measure(export: Path, suite: Suite, statistics: list[str], out: Path) -> dic
     outcomes: dict[str, dict[str, str]] = {kind: {} for kind in suite.kinds}
     for statistic in statistics:
         copy = out / f"export-{statistic}"
-        if not copy.is_dir():
+        if PolicyContract.load(export).decode == statistic:
+            copy = export
+        else:
+            # Replaces an earlier one; an evaluation of other weights is refused below.
             copy_with_decode(export, copy, statistic)
         record = evaluate(Evaluation(str(copy), suite, str(out / suite.name.replace("/", "-") / statistic)))
         for kind in suite.kinds:
@@ -147,6 +150,8 @@ def main() -> int:
     parser.add_argument("--figure", action="store_true", help="draw docs/ordinal.png")
     parser.add_argument("--data", type=Path, default=ROOT / "runs/demo/data/robot", help="for the figure")
     options = parser.parse_args()
+    if "mode" not in options.statistics:
+        parser.error("--statistics: the mode is what the others are compared with")
     if not options.export.is_dir():
         print(f"no {options.export}: run make demo", file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
 from vla.examples import Examples
-from vla.models.allowed import Follow, Free, Scale
+from vla.models.allowed import Follow, Free, Ordinal
 from vla.models.decode import generate
 from vla.models.load import load_vlm
 from vla.policies.base import Observation
@@ -362,14 +362,14 @@ def test_the_contracts_statistic_is_that_of_every_ordinal_place(vlm, data, codec
     how, before = median.writing(), examples.writing()
     written = list(how["allowed"].places if isinstance(how["allowed"], Follow) else how["allowed"])
     for words, ordinal, legal in zip(written, flags, places, strict=False):
-        assert isinstance(words, Scale) == ordinal
+        assert isinstance(words, Ordinal) == ordinal
         if ordinal:
             assert words.words.tolist() == legal and words.statistic == "median"
     if block == "bidirectional":
         assert how["block"].ordinal.tolist() == chunk and how["block"].statistic == "median"
         assert before["block"].statistic == "mode" and not before["block"].ordinal.any()
     before = before["allowed"].places if isinstance(before["allowed"], Follow) else before["allowed"]
-    assert not any(isinstance(words, Scale) for words in before)
+    assert not any(isinstance(words, Ordinal) for words in before)
     item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
     seen = Observation("a", item.images, item.state, "go")
     acted = [LocalPolicy(model, e.processor, e.contract).act([seen])[0] for e in (examples, median)]
@@ -377,10 +377,10 @@ def test_the_contracts_statistic_is_that_of_every_ordinal_place(vlm, data, codec
 
 
 def test_questions_answered_by_a_place_or_an_integer_take_the_statistic(vlm, data):
-    """As a step by step reading says: the likeliest word, or the median of the likeliest word's scale."""
+    """As a step by step reading says: the likeliest word, or the median of the likeliest word's list."""
     model, examples = acting(vlm, data, "uniform")
     median = changed(examples, decode="median")
-    assert not examples.scales and [len(scale.words) for scale in median.scales] == [256, 64]
+    assert not examples.ordinals and [len(one.words) for one in median.ordinals] == [256, 64]
     item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
     integers, places = (torch.tensor(ids) for ids in (median.vocabulary.integer_ids, median.vocabulary.loc_ids))
     bias = torch.zeros(len(model.get_input_embeddings().weight))

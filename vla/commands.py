@@ -7,10 +7,11 @@ import functools
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
+from vla.contract import StatisticOption
 from vla.errors import UserError
 from vla.filming import actions_of, describe, film
 from vla.policies.base import Policy, TemporalEnsemble
@@ -27,8 +28,6 @@ from vla.sim.tasks.wording import known_objects, named_object
 from vla.sim.variation import SEEN
 from vla.sim.workers import Engine, Workers, open_workers, worker_count
 
-Decode = Literal["", "mode", "median", "local-mean"]
-"""What an option says of a contract's `decode`; "" is nothing."""
 TRAINING_ROLLOUTS = 500_000
 """Seeds of rollouts during training: choosing a checkpoint by them leaves evaluation's scenes unseen."""
 
@@ -148,7 +147,7 @@ def rollout(
     execute: int = 0,
     workers: int = 0,
     engine: Engine = "local",
-    decode: Decode = "",
+    decode: StatisticOption = "",
 ) -> str:
     """Drives the simulated robot with a policy and says how it went.
 
@@ -173,7 +172,7 @@ def rollout(
         execute: actions taken of each chunk; 0 takes the contract's.
         workers: processes; 0 is one per core.
         engine: "ray" spreads the episodes over a Ray cluster; results are the same.
-        decode: refuse a policy whose contract does not decode ordinal tokens so: mode, median or local-mean.
+        decode: refuse a policy whose contract has another `decode` (mode, median or local-mean); it changes no policy.
     """
     check_kinds(known_task(task), (kind,), "--kind")
     if min(episodes, horizon, workers, batch, execute, videos) < 0:
@@ -240,7 +239,7 @@ def serve(
     side: int = Options.side,
     ensemble: bool = False,
     threads: int = 0,
-    decode: Decode = "",
+    decode: StatisticOption = "",
 ) -> None:
     """Answers clients with a policy's actions, over HTTP and websocket, until it is stopped.
 
@@ -264,7 +263,7 @@ def serve(
         ensemble: average, for each client, what its overlapping chunks say of an action (temporal ensembling): for clients that
             ask at every step. An answer is one action then.
         threads: of the policy's computations; 0 leaves it to torch.
-        decode: refuse a policy whose contract does not decode ordinal tokens so: mode, median or local-mean.
+        decode: refuse a policy whose contract has another `decode` (mode, median or local-mean); it changes no policy.
     """
     import torch
 

@@ -28,6 +28,8 @@ BLOCKS = ("none", "causal", "bidirectional")
 Statistic = Literal["mode", "median", "local-mean"]
 """Of the distribution over an ordinal token's values: the likeliest value; the value at which half of the probability is reached;
 the mean of the mode's neighbourhood."""
+StatisticOption = Literal["", "mode", "median", "local-mean"]
+"""The same as an option, which may be left out."""
 
 TWO_VALUED = 1e-4
 """How far a variance may stay below that of two values, for rounding."""

@@ -16,7 +16,7 @@ from vla.contract import Embodiment
 from vla.errors import ContractMismatch, UserError
 from vla.filming import film, film_grid
 from vla.policies.base import Policy
-from vla.policies.load import load_policy
+from vla.policies.load import load_policy, no_tokens
 from vla.report.evaluation_page import write_evaluation
 from vla.report.intervals import Rate
 from vla.report.pairing import interleaved
@@ -52,7 +52,7 @@ class Evaluation:
         fresh: replace what the folder holds.
         record: folder that gets the episodes as robot data; "" is none.
         engine: where the workers are; no part of what a result is.
-        decode: how the policy's contract has to decode ordinal tokens; "" is as it does.
+        decode: the `decode` that the policy's contract must have; "" accepts any.
     """
 
     policy: str
@@ -78,6 +78,8 @@ def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",), decode:
     if name == "expert":
         if without := [task for task in tasks if not known_task(task).expert]:
             raise UserError(f"{', '.join(without)} has no scripted expert", "--policy expert", "give a policy, or random")
+        if decode:
+            raise no_tokens("expert")
         return None
     robots = dict(map(robot, tasks))
     policy = load_policy(name, batch, robots, decode=decode)

@@ -13,11 +13,11 @@ import torch
 from vla.contract import Embodiment, Mode, PolicyContract
 from vla.datasets.items import Images, QuestionItem, RobotItem
 from vla.errors import UserError
-from vla.models.allowed import Block, Follow, Free, Scale
+from vla.models.allowed import Block, Follow, Free, Ordinal
 from vla.models.attention import BLOCK
 from vla.policies.base import ActionChunk, Observation
 from vla.tokenization.base import ActionCodec, Malformed
-from vla.tokenization.codecs import action_codec, state_codec
+from vla.tokenization.codecs import action_codec, has_ordinal, no_ordinal, state_codec
 from vla.tokenization.prompts import Mark, Placeholder, action_prompt, question_prompt, tokenize_prompt
 from vla.tokenization.sequence import Role, Sequence, collate, concat, fork, piece
 from vla.tokenization.vocabulary import Vocabulary
@@ -60,7 +60,7 @@ class Examples:
         processor: has `tokenizer`, `image_ids()` (of each picture) and `pixels(samples)`.
 
     Attributes:
-        scales: the integers and the places, where the contract decodes them by another statistic than the mode.
+        ordinals: the integer and the location tokens, where the contract decodes them by another statistic than the mode.
     """
 
     def __init__(self, contract: PolicyContract, processor: Any):
@@ -83,9 +83,11 @@ class Examples:
         # The embodiment with the most symbols has those of the others.
         largest = max((actions for actions, _ in self._codecs.values()), key=lambda codec: codec.size)
         self.vocabulary = Vocabulary.from_tokenizer(self.tokenizer, contract.tokens, largest.spelling)
-        # Answers to questions are open: there the likeliest word says whether it is a place or an integer.
-        scales = (self.vocabulary.integer_ids, self.vocabulary.loc_ids) if contract.decode != "mode" else ()
-        self.scales = tuple(Scale(torch.tensor(ids), contract.decode) for ids in scales if ids)
+        if contract.decode != "mode" and not has_ordinal(contract, [actions for actions, _ in self._codecs.values()]):
+            raise no_ordinal(contract)
+        # Answers to questions are open: there the likeliest word says whether it is a location or an integer.
+        ordinals = (self.vocabulary.integer_ids, self.vocabulary.loc_ids) if contract.decode != "mode" else ()
+        self.ordinals = tuple(Ordinal(torch.tensor(ids), contract.decode) for ids in ordinals if ids)
         self._places = [{role: piece(ids, role) for role in (Role.IMAGE, Role.ABSENT)} for ids in processor.image_ids()]
         self._all = concat(place[Role.IMAGE] for place in self._places)
         self._tokens = {"words": contract.words, "where": 2, "reach": len(REACH)}
@@ -312,11 +314,11 @@ class Examples:
         # Places that may have the same have one table: what a reader makes for it serves them all.
         tables: dict[tuple[int, ...], torch.Tensor] = {}
 
-        def place(words: list[int] | Free, ordinal: bool) -> torch.Tensor | Scale | Free:
+        def place(words: list[int] | Free, ordinal: bool) -> torch.Tensor | Ordinal | Free:
             if isinstance(words, Free):
                 return words
             table = tables.setdefault(tuple(words), torch.tensor(words))
-            return Scale(table, decode) if ordinal and decode != "mode" else table
+            return Ordinal(table, decode) if ordinal and decode != "mode" else table
 
         allowed = [place(*one) for one in zip(places, self.ordinal(embodiment, mode), strict=True)]
         if (end := self.ends(embodiment)) is not None:

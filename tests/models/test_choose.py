@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vla.errors import UserError
 from vla.models import readers
-from vla.models.allowed import Block, Follow, Free, Scale
+from vla.models.allowed import Block, Follow, Free, Ordinal
 from vla.models.choose import NEIGHBOURHOOD, likeliest, ordinal_choice
 from vla.models.decode import generate
 
@@ -60,6 +60,22 @@ def test_the_median_of_a_flat_hill_is_its_middle_and_of_two_hills_on_the_heavier
             assert abs(int(ordinal_choice(hills, statistic)) - centre) <= 4
 
 
+def test_numbers_that_are_none_choose_something():
+    """A server must not fail on a CPU, or lose its GPU, by an index out of range."""
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        for logits in (torch.full((2, 9), bad), torch.randn(2, 9).index_fill(1, torch.tensor([3]), bad)):
+            for statistic in STATISTICS:
+                assert (ordinal_choice(logits, statistic) < 9).all()
+
+
+def test_a_neighbourhood_is_of_the_legal_values():
+    """The same values among others that are illegal: token by token and in a block the same is written."""
+    alone = torch.randn(60, generator=torch.Generator().manual_seed(4)) * 3
+    among = torch.full((256,), -torch.inf)
+    among[:60] = alone
+    assert all(ordinal_choice(alone, statistic) == ordinal_choice(among, statistic) for statistic in STATISTICS)
+
+
 def test_rows_and_places_are_chosen_as_alone():
     logits = torch.randn(5, 7, 256, generator=torch.Generator().manual_seed(0)) * 2
     for statistic in STATISTICS:
@@ -70,11 +86,11 @@ def test_rows_and_places_are_chosen_as_alone():
 
 def test_an_open_answer_is_of_the_scale_that_its_likeliest_word_is_of():
     logits = torch.full((3, 20), -9.0)
-    logits[0, [4, 5, 6]] = torch.tensor([1.0, 0.9, 0.9])  # a scale's: the middle of three
+    logits[0, [4, 5, 6]] = torch.tensor([1.0, 0.9, 0.9])  # a ordinal's: the middle of three
     logits[1, [4, 5, 6, 12]] = torch.tensor([1.0, 0.9, 0.9, 1.1])  # a word's
-    logits[2, [15, 14, 13]] = torch.tensor([1.0, 0.9, 0.8])  # a scale whose ids fall
-    scales = [Scale(torch.arange(4, 9), "median"), Scale(torch.tensor([15, 14, 13]), "median")]
-    assert likeliest(logits, scales).tolist() == [5, 12, 14]
+    logits[2, [15, 14, 13]] = torch.tensor([1.0, 0.9, 0.8])  # a ordinal whose ids fall
+    ordinals = [Ordinal(torch.arange(4, 9), "median"), Ordinal(torch.tensor([15, 14, 13]), "median")]
+    assert likeliest(logits, ordinals).tolist() == [5, 12, 14]
     assert likeliest(logits).tolist() == [4, 12, 15]
 
 
@@ -88,7 +104,7 @@ def naive(model, ids, prefix, pixels, allowed):
     """The whole sequence through the model for every token, and the statistic by its definition."""
     tokens, logprobs = [], []
     for place in allowed:
-        words, statistic = (place.words, place.statistic) if isinstance(place, Scale) else (torch.tensor(place), "mode")
+        words, statistic = (place.words, place.statistic) if isinstance(place, Ordinal) else (torch.tensor(place), "mode")
         with torch.inference_mode():
             logits = model(ids, pixels, prefix_mask=prefix).logits[0, -1, words]
         best = defined(logits.numpy(), statistic)
@@ -104,8 +120,8 @@ def naive(model, ids, prefix, pixels, allowed):
 def test_ordinal_places_are_written_by_their_statistic_alone_and_in_company(small, prompts, statistic, lean, monkeypatch):
     if not lean:
         monkeypatch.setattr(readers, "lean_step", lambda language: None)
-    scale = Scale(torch.tensor(WORDS), statistic)
-    allowed = [scale, WORDS, [345], scale, scale]
+    ordinal = Ordinal(torch.tensor(WORDS), statistic)
+    allowed = [ordinal, WORDS, [345], ordinal, ordinal]
     out = generate(small[0], *prompts, allowed)
     assert torch.equal(out.ids, generate(small[0], *prompts, allowed, valid_mass=True).ids)
     if statistic == "median":
@@ -122,23 +138,23 @@ def test_ordinal_places_are_written_by_their_statistic_alone_and_in_company(smal
 
 
 def test_what_may_follow_what_holds_within_a_scale(small, prompts):
-    """Rows may write different values of one scale, which is the median of those that each may write."""
+    """Rows may write different values of one ordinal, which is the median of those that each may write."""
 
     def follow(written):
         return WORDS if not len(written) else WORDS[:10] if written[0] % 2 else WORDS[20:]
 
-    scale = Scale(torch.tensor(WORDS), "median")
-    out = generate(small[0], *prompts, Follow([scale, scale], follow), eos_id=2)
+    ordinal = Ordinal(torch.tensor(WORDS), "median")
+    out = generate(small[0], *prompts, Follow([ordinal, ordinal], follow), eos_id=2)
     for i in range(3):
         ids, prefix, _, pixels = row(prompts, i)
-        first, _ = naive(small[0], ids, prefix, pixels, [scale])
-        both, _ = naive(small[0], ids, prefix, pixels, [scale, Scale(torch.tensor(follow(np.array(first))), "median")])
+        first, _ = naive(small[0], ids, prefix, pixels, [ordinal])
+        both, _ = naive(small[0], ids, prefix, pixels, [ordinal, Ordinal(torch.tensor(follow(np.array(first))), "median")])
         assert out.ids[i].tolist() == both
 
 
 @pytest.mark.parametrize("mutual", [True, False])
 def test_a_block_has_ordinal_places_beside_others(small, prompts, mutual):
-    long, short = Scale(torch.tensor(WORDS), "median"), Scale(torch.tensor(WORDS[5:15]), "median")
+    long, short = Ordinal(torch.tensor(WORDS), "median"), Ordinal(torch.tensor(WORDS[5:15]), "median")
     flag, constant = WORDS[:2], [WORDS[7]]
     block = Block.of([flag, short, long, constant, WORDS], 0, mutual)
     assert block.words.tolist() == WORDS and block.ordinal.tolist() == [False, True, True, False, False]
@@ -154,11 +170,20 @@ def test_a_block_has_ordinal_places_beside_others(small, prompts, mutual):
         assert out.ids[i, 1] == WORDS[5:15][defined(chances[i, 1, 5:15].numpy(), "median")]
 
 
+def test_a_block_of_several_orders_or_statistics_is_refused():
+    one = Ordinal(torch.tensor([1, 2, 3]), "median")
+    for other in (Ordinal(torch.tensor([3, 2]), "median"), Ordinal(one.words, "mode"), Ordinal(torch.tensor([3, 4]), "median")):
+        with pytest.raises(UserError, match="several orders or statistics"):
+            Block.of([one, other], 0, True)
+    assert Block.of([[9, 7], [8]], 0, True).words.tolist() == [7, 8, 9]
+
+
 def test_sampling_is_what_it_was(small, prompts):
     """At a temperature above 0 an ordinal place is drawn as any other, by the same numbers."""
-    scale = Scale(torch.tensor(WORDS), "median")
-    for places, block in (([scale] * 3, None), ([scale], [scale] * 3)):
-        plain = [[WORDS] * len(places), None if block is None else Block.of([WORDS] * 3, 0, True)]
+    words = sorted(WORDS)
+    ordinal = Ordinal(torch.tensor(words), "median")
+    for places, block in (([ordinal] * 3, None), ([ordinal], [ordinal] * 3)):
+        plain = [[words] * len(places), None if block is None else Block.of([words] * 3, 0, True)]
         ordinal = [places, None if block is None else Block.of(block, 0, True)]
         drawn = [
             generate(small[0], *prompts, p, block=b, temperature=1.0, samples=4, generator=torch.Generator().manual_seed(3))
@@ -168,14 +193,14 @@ def test_sampling_is_what_it_was(small, prompts):
 
 
 def test_free_text_has_no_scale(small, prompts):
-    scales = [Scale(torch.arange(300, 500), "median")]
+    ordinals = [Ordinal(torch.arange(300, 500), "median")]
     free = [Free(2)] * 4
     plain = generate(small[0], *prompts, free)
-    assert torch.equal(generate(small[0], *prompts, free, scales=scales).ids, plain.ids)
-    open_answer = generate(small[0], *prompts, None, max_new_tokens=4, scales=scales)
+    assert torch.equal(generate(small[0], *prompts, free, ordinals=ordinals).ids, plain.ids)
+    open_answer = generate(small[0], *prompts, None, max_new_tokens=4, ordinals=ordinals)
     assert not torch.equal(open_answer.ids, generate(small[0], *prompts, None, max_new_tokens=4).ids)
 
 
 def test_a_scale_of_ids_that_the_model_lacks_is_refused(small, prompts):
     with pytest.raises(UserError, match="a place allows"):
-        generate(small[0], *prompts, [Scale(torch.tensor([1, 10**6]), "median")])
+        generate(small[0], *prompts, [Ordinal(torch.tensor([1, 10**6]), "median")])

@@ -7,7 +7,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from vla.errors import UserError
-from vla.models.allowed import Block, Free
+from vla.models.allowed import Block, Free, Ordinal
 from vla.models.decode import generate_from
 
 ACTIONS = list(range(300, 340))
@@ -61,6 +61,29 @@ def test_answers_are_those_of_generate(vlm, hub, allowed):
     theirs, apart = reference(made, hub.prompts(name), allowed)
     assert_equal(generate_from(made, hub.prompts(name), allowed).ids, theirs, apart)
     assert len(set(theirs[:, 0].tolist())) > 1  # the prompts matter
+
+
+class Median(Only):
+    """Allows the median alone, of words in the order of their values."""
+
+    def __call__(self, ids, scores):
+        words = torch.tensor(self.allowed[ids.shape[1] - self.start])
+        shares = scores[:, words].double().softmax(-1).cumsum(-1)
+        only = torch.full_like(scores, -torch.inf)
+        return only.index_put((torch.arange(len(ids)), words[(shares < 0.5).sum(-1)]), torch.tensor(0.0))
+
+
+def test_ordinal_places_take_the_median(vlm, hub):
+    name, made = vlm
+    inputs, falling = hub.prompts(name), ACTIONS[::-1]
+    start = inputs["input_ids"].shape[1]
+    how = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    theirs = made.generate(**inputs, **how, logits_processor=LogitsProcessorList([Median([falling] * 4, start)]))
+    ordinal = Ordinal(torch.tensor(falling), "median")
+    ours = generate_from(made, hub.prompts(name), [ordinal] * 4).ids
+    assert torch.equal(ours, theirs[:, start:]) and not torch.equal(
+        ours, generate_from(made, hub.prompts(name), [ACTIONS] * 4).ids
+    )
 
 
 def test_answers_in_company_are_those_alone(vlm, hub):

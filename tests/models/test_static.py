@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from vla.models.allowed import Block
+from vla.models.allowed import Block, Ordinal
 from vla.models.decode import generate, generate_from, static_steps
 from vla.models.static import ROOM, StaticSteps
 
 ACTIONS = list(range(300, 340))
-ALLOWED = [ACTIONS, ACTIONS, [345], ACTIONS, [346], [347], ACTIONS]
-BLOCKS = [(), (Block.of([ACTIONS] * 5, 7, True),), (Block.of([ACTIONS] * 5, 7, False),)]
+MEDIAN = Ordinal(torch.tensor(ACTIONS[::-1]), "median")
+ALLOWED = [ACTIONS, MEDIAN, [345], ACTIONS, [346], [347], MEDIAN]
+BLOCKS = [(), (Block.of([ACTIONS] * 2 + [MEDIAN] * 3, 7, True),), (Block.of([ACTIONS] * 5, 7, False),)]
 
 
 def assert_same(one, other):

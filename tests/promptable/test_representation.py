@@ -167,7 +167,7 @@ def test_the_model_is_frozen_and_the_identity_tells_models_and_settings_apart(ti
 
 
 def test_the_statistic_is_the_mode_unless_settings_say_so(tiny, seen):
-    """A cache's key of before it could be said is that of the mode."""
+    """The mode does not enter a cache's key, so that older caches stay valid."""
     before, median = represent(tiny), represent(tiny, decode="median")
     assert "decode" not in before.identity and median.identity == {**before.identity, "decode": "median"}
     integers = torch.tensor([tiny[1].tokenizer.get_vocab()[str(i)] for i in range(256)])
@@ -180,9 +180,9 @@ def test_the_statistic_is_the_mode_unless_settings_say_so(tiny, seen):
     finally:
         del tiny[0].logits
     assert torch.isin(modes, integers).all() and torch.isin(medians, integers).all() and not torch.equal(modes, medians)
-    tiny[1].tokenizer.get_vocab = lambda: {"red": 3}
+    tiny[1].tokenizer.get_vocab = lambda: {"red": 3, **{str(digit): 10 + digit for digit in range(10)}}
     try:
-        with pytest.raises(UserError, match="a tokenizer without integers and places"):
+        with pytest.raises(UserError, match="a tokenizer without integers and locations"):
             represent(tiny, decode="median")
     finally:
         del tiny[1].tokenizer.get_vocab

@@ -143,6 +143,14 @@ def test_another_run_in_the_folder_is_refused(options, run, change):
         fit(dataclasses.replace(options, **change))
 
 
+def test_options_from_before_a_statistic_could_be_chosen_stay_the_same(options):
+    """Runs and recorded cells of then go on and are merged."""
+    for told in (options.identity(), options.to_dict()):
+        assert "decode" not in told["representation"] and told["representation"]["tokens"] == 2
+    median = dataclasses.replace(options, representation=dataclasses.replace(options.representation, decode="median"))
+    assert median.identity()["representation"]["decode"] == "median"
+
+
 def test_a_damaged_checkpoint_is_named(options, run, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"no")
     with pytest.raises(UserError, match="not a checkpoint"):

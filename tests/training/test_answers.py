@@ -62,6 +62,7 @@ def test_actions_are_found_and_their_legal_integers(examples, batch):
     assert int(action.sum()) == 2 * width and action[-2 * width :].all()
     step = [np.flatnonzero(row).tolist() for row in legal.numpy()]
     assert [len(s) for s in step] == [len(s) for s in examples.codec().places()][: 2 * width]
+    # Without statistics nobody knows that a gripper is open or closed: it is a quantity as any other.
     gripper = EMBODIMENT.action.names.index("gripper")
     assert ordinal.tolist() == [False, *(i not in CONSTANT for i in range(width - 1))] * 2 and gripper not in CONSTANT
     assert step[0] == [0, 1] and all(int(b) in s for b, s in zip(tokens.symbols(ids[action]), step, strict=True))

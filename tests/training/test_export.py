@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from vla.cli import main
 from vla.contract import SCHEMA, YOUNGER, PolicyContract
 from vla.errors import UserError
+from vla.evaluation import open_policy
 from vla.models.adapters import Lora, add_lora, merged
 from vla.models.load import load_vlm
 from vla.policies.base import Observation
@@ -129,7 +131,12 @@ def test_a_copy_decodes_otherwise_and_differs_in_that_alone(tmp_path, vlm):
     assert files == {p.relative_to(new) for p in new.rglob("*") if p.is_file()}
     assert {str(f) for f in files if (old / f).read_bytes() != (new / f).read_bytes()} == {"contract.json", "README.md"}
     card = (new / "README.md").read_text()
-    assert contract.hash in card and f"contract `{CONTRACT.hash}`, which decodes by mode; this one by median" in card
+    assert contract.hash in card and f"contract `{CONTRACT.hash}`, which decodes by the mode" in card
+    assert card.count("| Decodes |") == 1 and "by the median of their distribution" in card
+    # A copy of a copy names the one that it was made of.
+    export(str(new), str(tmp_path / "third"), decode="local-mean")
+    card = (tmp_path / "third/README.md").read_text()
+    assert card.count("| Copy of |") == card.count("| Decodes |") == 1 and contract.hash in card and CONTRACT.hash not in card
     # The same from the checkpoint itself.
     export(ckpt, str(tmp_path / "straight"), decode="median")
     assert PolicyContract.load(tmp_path / "straight") == contract
@@ -140,25 +147,37 @@ def test_a_copy_decodes_otherwise_and_differs_in_that_alone(tmp_path, vlm):
     assert load_policy(str(new), decode="median").contract == contract
 
 
-def test_what_cannot_be_copied_or_asked_for_is_named(tmp_path, vlm):
+def test_what_cannot_be_copied_or_asked_for_is_named(tmp_path, vlm, capsys):
     checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm)
     ckpt, old = str(tmp_path / "run/checkpoints/last.ckpt"), str(tmp_path / "old")
     export(ckpt, old)
-    with pytest.raises(UserError, match=r"(?s)decoded by the mode.*vla export --ckpt .*old --decode median --out"):
+    with pytest.raises(UserError, match=r"(?s)decode: mode, not median.*vla export --ckpt .*old --decode median --out"):
         load_policy(old, decode="median")
     for more in ({}, {"decode": "median", "dtype": "int8"}, {"decode": "median", "alpha": 0.5, "base": "tiny"}):
         with pytest.raises(UserError, match="nothing but its decoding can be changed"):
             export(old, str(tmp_path / "new"), **more)
-    with pytest.raises(UserError, match="into itself"):
-        export(old, old, decode="median")
+    for inside in (old, f"{old}/a/b"):
+        with pytest.raises(UserError, match="into itself"):
+            export(old, inside, decode="median")
+    with pytest.raises(UserError, match="says decode: mode already"):
+        export(old, str(tmp_path / "new"), decode="mode")
+    for name in ("expert", "random"):
+        with pytest.raises(UserError, match="writes no tokens"):
+            open_policy(name, 1, decode="median")
+    assert main(["rollout", "--policy", old, "--decode", "median"]) == main(["serve", old, "--decode", "median"]) == 2
+    assert capsys.readouterr().err.count("decode: mode, not median") == 2
     with pytest.raises(UserError, match="no contract found"):
         export(str(tmp_path / "run"), str(tmp_path / "new"), decode="median")
     contract = tmp_path / "old/contract.json"
     codec = {"codec": "numbers", "plan": [], "modes": ["act"]}
     contract.write_text(json.dumps({**json.loads(contract.read_text()), **codec}))
-    with pytest.raises(UserError, match="codec numbers writes nothing whose median could be taken"):
+    with pytest.raises(UserError, match="no action token is ordinal: codec numbers"):
         export(old, str(tmp_path / "new"), decode="median")
     assert not (tmp_path / "new").exists()
+    # Written by hand.
+    contract.write_text(json.dumps({**json.loads(contract.read_text()), "decode": "median"}))
+    with pytest.raises(UserError, match="no action token is ordinal: codec numbers"):
+        load_policy(old)
     contract.write_text(json.dumps({**json.loads(contract.read_text()), "decode": "best"}))
     with pytest.raises(UserError, match="(?s)decode 'best'.*mode, median, local-mean"):
         load_policy(old)

@@ -1,5 +1,6 @@
 """Training: the sequence that is scored, the contract in the checkpoint, resume, mistakes."""
 
+import dataclasses
 import json
 import shutil
 
@@ -230,7 +231,9 @@ def test_fine_tuning_from_an_export_keeps_its_contract(config, tmp_path):
     more = [f"--contract.source={tmp_path}/first", f"--model.vlm={tmp_path}/first", "--contract.chunk=7"]
     assert cli.main(["fit", "-c", str(config), *more, f"--export={tmp_path}/second"]) == 0
     first, second = (PolicyContract.load(tmp_path / name) for name in ("first", "second"))
-    assert first.hash == second.hash and second.chunk == 2
+    assert first.hash == second.hash and second.chunk == 2 and second.decode == "median"
+    assert cli.main(["fit", "-c", str(config), *more, "--contract.decode=mode", f"--export={tmp_path}/third"]) == 0
+    assert PolicyContract.load(tmp_path / "third") == dataclasses.replace(first, decode="mode")
 
 
 def test_a_later_configuration_and_the_command_line_have_the_last_word(config, tmp_path):

@@ -23,9 +23,9 @@ class Free:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Scale:
-    """A place whose words stand for rising values (an ordinal place). Decoding writes a statistic of their distribution, not
-    the likeliest of them; sampling (a temperature above 0) is as anywhere.
+class Ordinal:
+    """Words that stand for rising values. Greedy decoding writes a statistic of their distribution, not the likeliest of them.
+    Sampling (a temperature above 0) is as anywhere.
 
     Attributes:
         words: [U] ids in the order of their values.
@@ -35,9 +35,12 @@ class Scale:
     words: torch.Tensor
     statistic: Statistic
 
+    def to(self, device: torch.device) -> Ordinal:
+        return Ordinal(self.words.to(device), self.statistic)
+
 
 Words = Sequence[int] | torch.Tensor
-Places = Sequence[Words | Scale | Free | None]
+Places = Sequence[Words | Ordinal | Free | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Follow:
             Not asked at a place of free text.
     """
 
-    places: Sequence[Words | Scale | Free]
+    places: Sequence[Words | Ordinal | Free]
     next: Callable[[np.ndarray], Sequence[int]]
 
     def legal(self, words: torch.Tensor, written: Sequence[torch.Tensor], rows: int, eos_id: int | None) -> torch.Tensor | None:
@@ -91,7 +94,7 @@ class Block:
         blank: the token that is fed.
         mutual: whether blanks see those behind them too, or only those before them, as words do.
         ordinal: [N] bool, at which places the words stand for rising values.
-        statistic: of these, as for `Scale`.
+        statistic: of these, as for `Ordinal`.
     """
 
     words: torch.Tensor
@@ -102,15 +105,25 @@ class Block:
     statistic: Statistic = "mode"
 
     @classmethod
-    def of(cls, places: Sequence[Words | Scale], blank: int, mutual: bool) -> Block:
-        """Scales have one statistic and one order of words: those of each are a part of the longest's."""
-        scales = [place for place in places if isinstance(place, Scale)]
-        rows = [torch.as_tensor(place.words if isinstance(place, Scale) else place).tolist() for place in places]
-        # The longest place comes first, so that the words of all scales stand in the order of their values.
-        words = list(dict.fromkeys(word for row in sorted(rows, key=len, reverse=True) for word in row))
+    def of(cls, places: Sequence[Words | Ordinal], blank: int, mutual: bool) -> Block:
+        """The block of these places. Ordinal ones have one statistic and one order of words.
+
+        Raises:
+            UserError: they have several.
+        """
+        ordinals = [place for place in places if isinstance(place, Ordinal)]
+        rows = [torch.as_tensor(place.words if isinstance(place, Ordinal) else place).tolist() for place in places]
+        # The longest ordinal place has the words of the others, in the order of their values.
+        order = max((place.words.tolist() for place in ordinals), key=len, default=[])
+        words = [*order, *sorted({word for row in rows for word in row} - set(order))]
+        rank = {word: number for number, word in enumerate(words)}
+        for place in ordinals:
+            ranks = [rank[word] for word in place.words.tolist()]
+            if place.statistic != ordinals[0].statistic or ranks != sorted(ranks) or ranks[-1] >= len(order):
+                raise UserError("ordinal places of several orders or statistics", "a block", "give all of them the same")
         legal = torch.tensor([[word in row for word in words] for row in map(set, rows)])
-        ordinal = torch.tensor([isinstance(place, Scale) for place in places])
-        return cls(torch.tensor(words), legal, blank, mutual, ordinal, scales[0].statistic if scales else "mode")
+        ordinal = torch.tensor([isinstance(place, Ordinal) for place in places])
+        return cls(torch.tensor(words), legal, blank, mutual, ordinal, ordinals[0].statistic if ordinals else "mode")
 
     def __len__(self) -> int:
         return len(self.legal)
@@ -132,11 +145,11 @@ def check(allowed: Allowed, size: int) -> None:
             raise UserError(f"a place allows {said}", "decoding", f"the model's ids are 0 to {size - 1}")
 
 
-def _ids(place: Words | Scale | Free | None) -> torch.Tensor | None:
+def _ids(place: Words | Ordinal | Free | None) -> torch.Tensor | None:
     """What may be written at a place, or ends its text; None: all words."""
     if isinstance(place, Free):
         return torch.tensor([place.end])
-    return None if place is None else torch.as_tensor(place.words if isinstance(place, Scale) else place)
+    return None if place is None else torch.as_tensor(place.words if isinstance(place, Ordinal) else place)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +160,7 @@ class Choice:
         words: [U]; None: all words.
         legal: [rows, U] bool, which of them each row may write; None: all.
         statistic: of the words' distribution that is written.
-        ordinal: [N] bool, at which places of a block it is, and not the mode; None: everywhere.
+        ordinal: [N] bool, the places of a block to which the statistic applies; the others take the mode. None: all places.
     """
 
     words: torch.Tensor | None = None
@@ -167,7 +180,7 @@ def at(allowed: Allowed, step: int, written: Sequence[torch.Tensor], rows: int, 
     place = (allowed.places if isinstance(allowed, Follow) else allowed)[step]
     if isinstance(place, Free):
         return place
-    words, statistic = _ids(place), place.statistic if isinstance(place, Scale) else "mode"
+    words, statistic = _ids(place), place.statistic if isinstance(place, Ordinal) else "mode"
     if words is None or not isinstance(allowed, Follow):
         return Choice(words, None, statistic)
     legal = allowed.legal(words, written, rows, eos_id)

@@ -12,7 +12,7 @@ import torch
 
 from vla.contract import Statistic
 from vla.errors import UserError
-from vla.models.allowed import Allowed, Block, Choice, Follow, Free, Scale, at, check
+from vla.models.allowed import Allowed, Block, Choice, Follow, Free, Ordinal, at, check
 from vla.models.choose import likeliest, ordinal_choice
 from vla.models.logprobs import allowed_mass, token_logprobs
 from vla.models.readers import HubReader, PrefixReader, Reader
@@ -99,7 +99,7 @@ def write(
     valid_mass: bool = False,
     samples: int = 1,
     block: Block | None = None,
-    scales: Sequence[Scale] = (),
+    ordinals: Sequence[Ordinal] = (),
 ) -> Decoded:
     """Writes an answer to each prompt of a reader.
 
@@ -107,11 +107,11 @@ def write(
         allowed: what may be written. A place of one word needs no call of the model.
         max_new_tokens: at most so many; by default as many as `allowed` asks for, or `TOKENS`.
         eos_id: ends an answer; None: only what is allowed and the number of tokens do.
-        temperature: 0 takes the likeliest word, at an ordinal place (`Scale`) its statistic; above 0 samples with `generator`.
+        temperature: 0 takes the likeliest word, at an ordinal place (`Ordinal`) its statistic; above 0 samples with `generator`.
         valid_mass: whether to report it; then every step needs the whole vocabulary's logits.
         samples: answers to each prompt, which is read once; they stand one after the other: B is prompts times samples.
         block: places that are written at once, after those of `allowed`.
-        scales: where all words are allowed and the likeliest is of one of these, that one's statistic is written.
+        ordinals: where all words are allowed and the likeliest is one of these lists', that list's statistic is written.
 
     Raises:
         UserError: several samples of the likeliest words, which are all the same; a block after nobody knows how many tokens; or
@@ -127,7 +127,7 @@ def write(
     rows, device = reader.rows, reader.device
     unread: list[torch.Tensor] = []
     tokens, logprobs, masses = [], [], []
-    moved = functools.cache(lambda table: table.to(device))
+    moved, ordinals = functools.cache(lambda table: table.to(device)), [ordinal.to(device) for ordinal in ordinals]
     done, free = torch.zeros(rows * samples, dtype=torch.bool, device=device), False
     for step in range(_steps(allowed, max_new_tokens)):
         place = at(allowed, step, tokens, rows, eos_id)
@@ -161,7 +161,7 @@ def write(
                     [t.repeat_interleave(samples, 0) for t in part] for part in (tokens, logprobs, masses)
                 )
             choice = Choice(words, legal, statistic)
-            token, logprob, mass = _choose(logits, choice, () if free else scales, valid_mass, temperature, generator)
+            token, logprob, mass = _choose(logits, choice, () if free else ordinals, valid_mass, temperature, generator)
         if end is not None:
             ended = done[:rows]
             token = torch.where(ended, end, token)
@@ -203,7 +203,7 @@ def _at_once(
 def _choose(
     logits: torch.Tensor,
     choice: Choice,
-    scales: Sequence[Scale],
+    ordinals: Sequence[Ordinal],
     valid_mass: bool,
     temperature: float,
     generator: torch.Generator | None,
@@ -219,7 +219,7 @@ def _choose(
         shares = (logits / temperature).softmax(-1)
         chosen = torch.multinomial(shares.flatten(0, -2), 1, generator=generator).view(shares.shape[:-1])
     elif words is None:
-        chosen = likeliest(logits, scales)
+        chosen = likeliest(logits, ordinals)
     else:
         chosen = ordinal_choice(logits, choice.statistic)
         if choice.ordinal is not None:

@@ -27,16 +27,26 @@ def load_policy(
         batch: rows per call of a local model; several are a ladder.
         embodiments: the robots that will ask, for policies that do not say which they were made for.
         probabilities: whether a local model's chunks report the probability of each written token.
-        decode: how its contract has to say that ordinal tokens are decoded; "" is as it does.
+        decode: the `decode` that its contract must have; "" accepts any.
 
     Raises:
         UserError: nothing of the kind is there, or it decodes otherwise.
     """
     policy = _load(name, batch, embodiments, probabilities)
-    if decode and policy.contract is not None and policy.contract.decode != decode:
-        fix = f"`vla export --ckpt {name} --decode {decode} --out FOLDER` writes a copy that decodes by the {decode}"
-        raise UserError(f"the contract says that ordinal tokens are decoded by the {policy.contract.decode}", name, fix)
+    if not decode:
+        return policy
+    if name == "random" or (Path(name) / "rl.json").is_file() or not getattr(policy, "says_contract", True):
+        raise no_tokens(name)
+    if policy.contract.decode != decode:
+        copy = f"`vla export --ckpt {'EXPORT' if '://' in name else name} --decode {decode} --out FOLDER` writes a copy that does"
+        fix = f"serve another export there; {copy}" if "://" in name else copy
+        raise UserError(f"its contract says decode: {policy.contract.decode}, not {decode}", name, fix)
     return policy
+
+
+def no_tokens(name: str) -> UserError:
+    """The refusal of a statistic for a policy that writes no tokens, or does not say how."""
+    return UserError("it writes no tokens, or does not say how it decodes them", name, "leave --decode out")
 
 
 def _load(name: str, batch: int | Sequence[int], embodiments: dict[str, Embodiment] | None, probabilities: bool) -> Policy:

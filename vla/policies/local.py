@@ -46,8 +46,8 @@ class LocalPolicy:
         contract: what the model was trained on.
         batch: rows per call of the model; several are a ladder, of which a call takes the smallest that holds its rows.
         valid_mass: whether chunks report the unrestricted probability of legal tokens.
-        probabilities: whether chunks report the probability of each written token, which the statistic need not have made the
-            likeliest: `plan` [P] and `steps` [chunk, 1 + A] (the
+        probabilities: whether chunks report the probability of each written token (an ordinal one need not be the likeliest):
+            `plan` [P] and `steps` [chunk, 1 + A] (the
             terminate token first where the contract has one), or `tokens` [T] where answers are of unequal length.
     """
 
@@ -145,7 +145,9 @@ class LocalPolicy:
         for start in range(0, len(questions), self.batch):
             pairs = zip(images[start : start + self.batch], questions[start : start + self.batch], strict=True)
             examples = [self.examples.ask(i, q) for i, q in pairs]
-            out = self._write(examples, max_new_tokens=limit, eos_id=self.examples.vocabulary.eos_id, scales=self.examples.scales)
+            out = self._write(
+                examples, max_new_tokens=limit, eos_id=self.examples.vocabulary.eos_id, ordinals=self.examples.ordinals
+            )
             answers += [Answer(*self.examples.answer(row.numpy())) for row in out.ids[: len(examples)].cpu()]
         return answers
 

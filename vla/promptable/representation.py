@@ -17,14 +17,14 @@ from torch.nn import functional
 
 from vla.contract import Statistic
 from vla.errors import UserError
-from vla.models.allowed import Scale
+from vla.models.allowed import Ordinal
 from vla.models.choose import likeliest
 from vla.models.weights import weights_hash
 from vla.promptable.families import Pictures, family
 from vla.promptable.layers import Capture, Choice, chosen_layers
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.reading import reading_hash
-from vla.tokenization.vocabulary import INTEGER_WORDS, PLACE_WORDS
+from vla.tokenization.vocabulary import ordered_ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Settings:
 
     Attributes:
         tokens: written to every prompt, greedily, exactly so many: an answer that would end goes on. 0 writes none.
-        decode: statistic of integers and places; what else is written is the likeliest.
+        decode: statistic of written integer and location tokens; all other words are the likeliest.
         image, prompt: whether the states of image tokens, and of the prompt's words, are kept.
         layers: which states; see `layers.Choice`.
         words: room for a prompt's words, in tokens.
@@ -118,7 +118,7 @@ class PromptableRepresentation:
         self.model = model.eval().requires_grad_(False)
         self._family = family(self.model, processor, self.settings.image_tokens, self.settings.chat)
         self.layers = chosen_layers(self.settings.layers, len(self._family.decoder.layers))
-        self._scales = _scales(getattr(processor, "tokenizer", processor), self.settings.decode)
+        self._ordinals = _ordinals(self.model, getattr(processor, "tokenizer", processor), self.settings.decode)
         self._length = self._family.image_tokens + self.settings.words
         self._kept = self.settings.image * self._family.image_tokens + self.settings.prompt * self.settings.words
         width = self.model.config.get_text_config().hidden_size
@@ -194,7 +194,7 @@ class PromptableRepresentation:
         for _ in range(self.settings.tokens):
             logits = reader.read(written[:, -1:], None)[:, -1].float()
             logits[:, self._family.eos] = -torch.inf
-            written = torch.cat([written, likeliest(logits, self._scales)[:, None]], 1)
+            written = torch.cat([written, likeliest(logits, self._ordinals)[:, None]], 1)
         return written
 
     def _choose(self, states: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -209,12 +209,11 @@ class PromptableRepresentation:
         return functional.pad(packed, (0, 0, 0, 0, 0, room)), functional.pad(padding, (0, room), value=True)
 
 
-def _scales(tokenizer: Any, decode: Statistic) -> tuple[Scale, ...]:
-    """The integers and the places among a tokenizer's words, for another statistic than the mode; UserError: it has neither."""
+def _ordinals(model: Any, tokenizer: Any, decode: Statistic) -> tuple[Ordinal, ...]:
+    """The integer and the location tokens, for another statistic than the mode; UserError: the tokenizer has neither."""
     if decode == "mode":
         return ()
-    known = tokenizer.get_vocab()
-    lists = [[known[word] for word in words if word in known] for words in (INTEGER_WORDS, PLACE_WORDS)]
-    if not any(lists):
-        raise UserError(f"decode {decode}, and a tokenizer without integers and places", "representation", "decode: mode")
-    return tuple(Scale(torch.tensor(ids), decode) for ids in lists if ids)
+    lists = [ids for ids in ordered_ids(tokenizer) if ids]
+    if not lists:
+        raise UserError(f"decode {decode}, and a tokenizer without integers and locations", "representation", "decode: mode")
+    return tuple(Ordinal(torch.tensor(ids, device=model.device), decode) for ids in lists)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ def write_agent(
     said = {
         "kind": KIND,
         "unfit": unfit,
-        "options": dataclasses.asdict(options),
+        "options": options.to_dict(),
         "representation": representation.identity if representation else None,
         "mix": mixed_layers(options, representation),
         "observations": {name: _box(space) for name, space in agent.observation_space.spaces.items()},  # type: ignore[attr-defined]

@@ -104,7 +104,7 @@ def fit_offline(options: RLOptions) -> str:
                 write_checkpoint(out, state)
     seconds = spent + time.perf_counter() - began
     more = {
-        "options": dataclasses.asdict(options),
+        "options": options.to_dict(),
         "steps": options.steps,
         "seconds": seconds,
         "cache": representation.hits.to_dict() if representation else {},

@@ -119,7 +119,10 @@ class RLOptions:
             fix = "bc and iql learn from data, ppo and sac in an environment"
             raise UserError(f"algorithm {self.algorithm} with data {self.data!r}", "rl fit", fix)
 
+    def to_dict(self) -> dict[str, Any]:
+        """All options as JSON holds them."""
+        return {**dataclasses.asdict(self), "representation": self.representation.identity()}
+
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one it goes on from: all but where things lie and how long it runs."""
-        told = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("out", "cache", "steps")}
-        return {**told, "representation": self.representation.identity()}
+        return {k: v for k, v in self.to_dict().items() if k not in ("out", "cache", "steps")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +116,6 @@ def write_policy(
         prompt=options.prompt,
         representation=options.representation,
         squash=options.algorithm == "sac",
-        more={"options": dataclasses.asdict(options), "steps": options.steps, **spent},
+        more={"options": options.to_dict(), "steps": options.steps, **spent},
     )
     return write_prompted(folder, head, contract, made)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
-from vla.contract import Embodiment, PolicyContract, Statistic
+from vla.contract import Embodiment, PolicyContract, StatisticOption
 from vla.errors import UserError
 from vla.tokenization.base import ActionCodec
 from vla.tokenization.bins import Levels, OpenVLABins, QuantileBins, UniformBins
@@ -68,23 +68,32 @@ def state_codec(contract: PolicyContract, embodiment: Embodiment) -> UniformBins
     return UniformBins(embodiment.state, contract.bins)
 
 
-def has_ordinal(contract: PolicyContract) -> bool:
-    """Whether an action answer has ordinal places: in its plan, or in a chunk of one of its embodiments."""
-    plan = not {"where", "reach"}.isdisjoint(contract.plan)
-    return plan or any(any(action_codec(contract, name).ordinal()) for name in contract.embodiments)
+def has_ordinal(contract: PolicyContract, codecs: Iterable[ActionCodec]) -> bool:
+    """Whether an action answer has ordinal tokens: in its plan, or in a chunk of one of its embodiments' codecs."""
+    return not {"where", "reach"}.isdisjoint(contract.plan) or any(any(codec.ordinal()) for codec in codecs)
 
 
-def with_statistic(contract: PolicyContract, decode: Statistic | Literal[""]) -> PolicyContract:
-    """The contract with another `decode`; "" takes the median where anything is ordinal (`docs/decoding.md` says why).
+def no_ordinal(contract: PolicyContract) -> UserError:
+    """The refusal of a statistic that nothing has."""
+    return UserError(
+        f"decode is {contract.decode}, but no action token is ordinal: codec {contract.codec} writes digits or pieces, or its "
+        "dimensions are constant or have two values",
+        "contract.decode",
+        "mode, or another codec",
+    )
+
+
+def with_statistic(contract: PolicyContract, decode: StatisticOption) -> PolicyContract:
+    """The contract with another `decode`; "" takes the median where anything is ordinal (docs/decoding.md says why).
 
     Raises:
-        UserError: a statistic of symbols that stand in no order.
+        UserError: another statistic than the mode, and no action token is ordinal.
     """
-    ordinal = has_ordinal(contract)
-    if decode not in ("", "mode") and not ordinal:
-        what = f"codec {contract.codec} writes nothing whose {decode} could be taken: its tokens are no quantities"
-        raise UserError(what, "contract.decode", "mode, or another codec")
-    return dataclasses.replace(contract, decode=decode or ("median" if ordinal else "mode"))
+    ordinal = has_ordinal(contract, (action_codec(contract, name) for name in contract.embodiments))
+    changed = dataclasses.replace(contract, decode=decode or ("median" if ordinal else "mode"))
+    if changed.decode != "mode" and not ordinal:
+        raise no_ordinal(changed)
+    return changed
 
 
 def fitted(contract: PolicyContract, chunks: Callable[[str], np.ndarray]) -> PolicyContract:

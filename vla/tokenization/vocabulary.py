@@ -60,14 +60,10 @@ class Vocabulary:
         Raises:
             UserError: an action token or the end token is not there.
         """
-        known = tokenizer.get_vocab()
         actions = action_table(tokenizer, plan, INTEGER_WORDS if spelling is None else spelling)
         if tokenizer.eos_token_id is None:
             raise UserError("it has no end token", "tokenizer", "set `eos_token`")
-        integers, places = (
-            tuple(known[word] for word in words) if all(word in known for word in words) else ()
-            for words in (INTEGER_WORDS, PLACE_WORDS)
-        )
+        integers, places = ordered_ids(tokenizer)
         stand_in = actions[:INTEGERS] if len(actions) >= INTEGERS else ()
         return cls(integers or stand_in, places, int(tokenizer.eos_token_id), actions)
 
@@ -124,6 +120,14 @@ class Vocabulary:
             raise UserError(
                 f"it has no {what} tokens", "tokenizer", "leave {state} out of the prompt and the plan out, or add them"
             )
+
+
+def ordered_ids(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids of the integers and of the location tokens, each in order; () where the tokenizer does not have all of them."""
+    known = tokenizer.get_vocab()
+    lists = (INTEGER_WORDS, PLACE_WORDS)
+    integers, places = (tuple(known[word] for word in words) if all(word in known for word in words) else () for words in lists)
+    return integers, places
 
 
 def _positions(ids: np.ndarray, table: tuple[int, ...], what: str) -> np.ndarray:

@@ -51,7 +51,7 @@ class ActionTokens(torch.nn.Module):
 
     Attributes:
         ids: [I] the tokens of the codec's symbols, in order; last the end, where chunks are of unequal length.
-        ordinal: whether symbols are quantities, near ones nearly the same.
+        quantities: whether symbols are quantities, near ones nearly the same.
     """
 
     ids: torch.Tensor
@@ -64,9 +64,9 @@ class ActionTokens(torch.nn.Module):
     def __init__(self, examples: Examples, words: int):
         super().__init__()
         codecs, vocabulary = {name: examples.codec(name) for name in examples.contract.embodiments}, examples.vocabulary
-        self.ordinal = all(codec.fixed for codec in codecs.values())
+        self.quantities = all(codec.fixed for codec in codecs.values())
         self._number = {name: number for number, name in enumerate(codecs)} | {"": 0}
-        ids = torch.tensor([*vocabulary.action_ids, *(() if self.ordinal else (vocabulary.eos_id,))])
+        ids = torch.tensor([*vocabulary.action_ids, *(() if self.quantities else (vocabulary.eos_id,))])
         places = [codec.places() for codec in codecs.values()]
         legal = torch.zeros(len(places), max(map(len, places)) + 1, len(ids), dtype=torch.bool)
         ordinal = torch.zeros(legal.shape[:2], dtype=torch.bool)
@@ -74,7 +74,7 @@ class ActionTokens(torch.nn.Module):
             ordinal[number, : len(chunk)] = torch.tensor(codec.ordinal())
             for place, symbols in enumerate(chunk):
                 legal[number, place, torch.from_numpy(symbols)] = True
-        if not self.ordinal:
+        if not self.quantities:
             legal[:, :, -1] = True
         integers = torch.tensor(vocabulary.integer_ids, dtype=torch.long)
         for name, table in (("ids", ids), ("_integers", integers), ("_legal", legal), ("_ordinal", ordinal)):
@@ -119,7 +119,7 @@ class ActionTokens(torch.nn.Module):
         if smoothing <= 0:
             return losses
         action, legal, _ = self.find(batch, answers)
-        free = legal.sum(-1) > 2 if self.ordinal else torch.zeros(len(legal), dtype=torch.bool, device=ids.device)
+        free = legal.sum(-1) > 2 if self.quantities else torch.zeros(len(legal), dtype=torch.bool, device=ids.device)
         rows = action.nonzero()[:, 0][free]
         losses = losses.index_put((rows,), _bell(logits[rows], self._symbols[ids[rows]], self.ids, smoothing, legal[free]))
         # Integers of plans and answers are quantities too.

@@ -24,8 +24,11 @@ def describe_model(model: Any, processor: Any) -> dict[str, bytes]:
         return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     """A checkpoint of `vla fit`, without unpickling anything but plain types and tensors.
+
+    Args:
+        mmap: leave tensors in the file until they are used.
 
     Raises:
         UserError: no such file, not a checkpoint, or one without a contract.
@@ -34,7 +37,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError("no such checkpoint", str(path), "`vla fit` writes them to <run>/checkpoints")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever a file that is no checkpoint makes of an unpickler
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"not a readable checkpoint: {first}", str(path), "use the one before it") from error

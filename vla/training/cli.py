@@ -130,8 +130,10 @@ class VLACLI(LightningCLI):
             raise UserError("clipping by value, or 16-mixed", "trainer", "clip by norm; train in bf16-mixed")
 
     def _find_checkpoint(self) -> dict[str, Any] | None:
-        """Puts the newest whole checkpoint in the place of "last", and refuses a damaged one; the contract that it holds, as JSON
-        does. None: the run begins anew.
+        """Puts the newest whole checkpoint in the place of "last", and refuses a damaged one.
+
+        Returns:
+            The contract in it, as a dict; None where the run begins anew.
         """
         config: Any = self.config_init[self.subcommand] if self.subcommand else self.config_init
         if not getattr(config, "ckpt_path", None):
@@ -151,7 +153,8 @@ class VLACLI(LightningCLI):
             raise UserError(
                 f"the checkpoint is damaged: {wrong}", config.ckpt_path, "--ckpt_path last takes the newest whole one"
             )
-        return read_checkpoint(str(config.ckpt_path))["contract"]
+        # Of the weights nothing is read yet.
+        return read_checkpoint(str(config.ckpt_path), mmap=True)["contract"]
 
     def after_fit(self) -> None:
         config = self.config[str(self.subcommand)]

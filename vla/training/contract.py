@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vla.contract import Mode, PolicyContract
+from vla.contract import Mode, PolicyContract, StatisticOption
 from vla.datasets.card import DatasetCard
 from vla.datasets.robot import RobotSource
 from vla.datasets.sources import Split
@@ -68,7 +68,7 @@ class ContractOptions:
     tokens: str = "integers"
     terminate: bool = True
     block: Literal["none", "causal", "bidirectional"] = "none"
-    decode: Literal["", "mode", "median", "local-mean"] = ""
+    decode: StatisticOption = ""
     title: str = ""
 
 

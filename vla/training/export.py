@@ -14,14 +14,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from vla.contract import PolicyContract, Statistic
+from vla.contract import PolicyContract, Statistic, StatisticOption
 from vla.errors import UserError
 from vla.examples import Examples
 from vla.models.int8 import to_int8
 from vla.models.weights import Weights, weights_hash
 from vla.policies.base import Observation
 from vla.tokenization.codecs import with_statistic
-from vla.training.model_card import NOT_EVALUATED, Card, facts_of, model_card
+from vla.training.model_card import Card, copied_card, facts_of, model_card
 
 CLOSE = 1e-3
 """Largest difference of a logit that merging adapters may make, relative to the largest logit."""
@@ -49,25 +49,25 @@ def copy_with_decode(source: str | Path, folder: str | Path, decode: Statistic) 
     """Copies an export; the copy's contract has another `decode`, and so another hash. Weights stay byte for byte.
 
     Raises:
-        UserError: `source` is no export, or is the folder itself; the folder is there and is no export; or the contract's codec
-            has no such statistic.
+        UserError: `source` is no export that writes tokens, decodes so already, or would hold the folder; the folder is there and
+            is no export; or no token of the contract is ordinal.
     """
     source, folder = Path(source), Path(folder)
     before = PolicyContract.load(source)
+    if (source / "rl.json").is_file():
+        raise UserError("a head writes no tokens", str(source), "--decode is for exports of `vla export`")
+    if before.decode == decode:
+        raise UserError(f"its contract says decode: {decode} already", str(source), "use it as it is")
     contract = with_statistic(before, decode)
-    if folder.resolve() == source.resolve():
+    if folder.resolve().is_relative_to(source.resolve()):
         raise UserError("an export cannot be copied into itself", str(folder), "give another --out")
     card = source / "README.md"
     with _whole(folder) as unfinished:
         shutil.copytree(source, unfinished, dirs_exist_ok=True)
         contract.save(unfinished)
         if card.is_file():
-            lines = card.read_text(encoding="utf-8").replace(before.hash, contract.hash).splitlines()
-            # What was measured was measured of the other.
-            lines = [NOT_EVALUATED if line.startswith("| Success") else line for line in lines]
-            row = f"| Copy of | contract `{before.hash}`, which decodes by {before.decode}; this one by {contract.decode} |"
-            lines.insert(next((i + 1 for i, line in enumerate(lines) if line.startswith("| Contract |")), len(lines)), row)
-            (unfinished / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            text = copied_card(card.read_text(encoding="utf-8"), before, contract)
+            (unfinished / "README.md").write_text(text, encoding="utf-8")
     return contract
 
 
@@ -102,7 +102,7 @@ def export(
     alpha: float = 1.0,
     base: str = "",
     results: str = "",
-    decode: Literal["", "mode", "median", "local-mean"] = "",
+    decode: StatisticOption = "",
 ) -> str:
     """Writes a checkpoint of `vla fit` as a folder that `vla rollout` and `vla serve` take.
 

@@ -50,7 +50,7 @@ class Measure:
 
         counted = batch["weight"] > 0
         said = logits.argmax(-1)
-        answered = likeliest(logits, self.examples.scales)
+        answered = likeliest(logits, [one.to(logits.device) for one in self.examples.ordinals])
         for number, name in enumerate(self.sources):
             mine = (batch["source"] == number) & counted
             add(f"{name}_loss", losses[mine])
@@ -64,7 +64,7 @@ class Measure:
         # Where nothing can be chosen nothing can be wrong: constant dimensions would flatter the means.
         choice = legal.sum(-1)
         add("action_token_accuracy", hit[choice > 1])
-        if self.tokens.ordinal:
+        if self.tokens.quantities:
             chosen = self.tokens.choose(logits, legal, ordinal[used], self.examples.contract.decode)
             off = (chosen - self.tokens.symbols(truth)).abs()[choice > 2]
             add("action_bin_error", off)

@@ -108,7 +108,7 @@ def model_card(contract: PolicyContract, card: Card) -> str:
         f"| Weights | `{card.weights}`, {card.parameters:,} parameters, {card.dtype} |",
         f"| Sees | {cameras}, upright RGB |",
         f"| Does | {actions}; chunks of {contract.chunk} at {body.control_hz:g} Hz, {contract.execute} executed |",
-        f"| Decodes | ordinal tokens by the {contract.decode} of their distribution |",
+        decodes(contract),
         f"| Robots | {', '.join(contract.embodiments)} |",
     ]
     if card.success:
@@ -131,4 +131,23 @@ def model_card(contract: PolicyContract, card: Card) -> str:
     made = {**card.made, **card.made.get("versions", {})}
     made.pop("versions", None)
     lines += [f"- {name}: {value}" for name, value in made.items()] or ["Not known."]
+    return "\n".join(lines) + "\n"
+
+
+def decodes(contract: PolicyContract) -> str:
+    """The card's row about decoding."""
+    return f"| Decodes | ordinal tokens by the {contract.decode} of their distribution |"
+
+
+def copied_card(card: str, before: PolicyContract, now: PolicyContract) -> str:
+    """The card of a copy that differs in `decode` alone. What was measured was measured of the original, so it is left out."""
+    lines = []
+    for line in card.splitlines():
+        if line.startswith("| Contract |"):
+            copy = f"| Copy of | contract `{before.hash}`, which decodes by the {before.decode} |"
+            lines += [f"| Contract | `{now.hash}` |", copy, decodes(now)]
+        elif line.startswith("| Success"):
+            lines.append(NOT_EVALUATED)
+        elif not line.startswith(("| Copy of |", "| Decodes |")):
+            lines.append(line)
     return "\n".join(lines) + "\n"
