@@ -30,7 +30,8 @@ def demonstrations(folder: str) -> Path:
     """The demo's, or a few that are collected now."""
     if folder or DATA.is_dir():
         return Path(folder or DATA)
-    from vla.sim.collect import Collect, collect
+    from vla.sim.collect import collect
+    from vla.sim.collect_options import Collect
 
     out = Path(tempfile.mkdtemp()) / "robot"
     collect(Collect(str(out), "lift", episodes=20), lambda *_: None)

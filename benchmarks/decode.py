@@ -26,7 +26,7 @@ from vla.examples import Examples
 from vla.models.decode import generate, generate_from, static_steps
 from vla.models.int8 import to_int8
 from vla.models.static import StaticSteps
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.policies.local import LocalPolicy
 from vla.report.provenance import provenance
 

@@ -27,9 +27,9 @@ from websockets.exceptions import ConnectionClosed
 
 from vla.contract import PolicyContract
 from vla.errors import UserError
-from vla.policies.base import ActionChunk, Observation
+from vla.observation import ActionChunk, Observation
+from vla.protocols.wire import encode_array, pack, unpack
 from vla.report.provenance import provenance
-from vla.serving.wire import encode_array, pack, unpack
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 EXPORT = Path("runs/demo/export")

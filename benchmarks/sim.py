@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
 
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.report.intervals import wilson
 from vla.report.provenance import provenance
 from vla.sim import tabletop

@@ -19,7 +19,7 @@ import torch
 
 from vla.contract import PolicyContract, Statistic
 from vla.datasets.robot import RobotSource
-from vla.evaluation import Evaluation, evaluate
+from vla.evaluation.run import Evaluation, evaluate
 from vla.models.choose import ordinal_choice
 from vla.models.logprobs import scored
 from vla.policies.local import LocalPolicy

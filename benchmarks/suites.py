@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from vla.evaluation import Evaluation, evaluate
+from vla.evaluation.run import Evaluation, evaluate
 from vla.report.provenance import provenance
 from vla.sim.suites import known_suites, load_suite
 

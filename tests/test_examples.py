@@ -16,7 +16,7 @@ from vla.examples import Examples
 from vla.models.allowed import Follow, Free, Ordinal
 from vla.models.decode import generate
 from vla.models.load import load_vlm
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.policies.local import LocalPolicy
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.tokenization.codecs import SETTINGS, fitted

@@ -162,8 +162,9 @@ def _find_configs(argv: list[str]) -> list[str]:
 
 
 def _train(argv: list[str]) -> int:
-    from vla.commands import Evaluator, collect_with_progress, new_tokenizer
-    from vla.sim.collect import Collect
+    from vla.commands import Evaluator, new_tokenizer
+    from vla.sim.collect import collect_with_progress
+    from vla.sim.collect_options import Collect
     from vla.training.cli import main as lightning
 
     evaluator = Evaluator()

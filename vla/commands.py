@@ -13,35 +13,24 @@ from tqdm import tqdm
 
 from vla.contract import StatisticOption
 from vla.errors import UserError
-from vla.filming import actions_of, describe, film
+from vla.evaluation.films import actions_of, describe, film
 from vla.policies.base import Policy, TemporalEnsemble
 from vla.report.intervals import Rate
 from vla.report.summary import rates
 from vla.serving.options import Options
-from vla.sim.collect import Collect
-from vla.sim.collect import collect as run_collect
+from vla.sim.collect import collect_with_progress
+from vla.sim.collect_options import Collect
+from vla.sim.engines import Engine, open_workers, worker_count
 from vla.sim.episodes import Episode, Kind, Result
 from vla.sim.rollout import rollout as run_rollout
 from vla.sim.suites import Suite, check_kinds, load_suite
 from vla.sim.tasks import TASKS, known_task
 from vla.sim.tasks.wording import known_objects, named_object
 from vla.sim.variation import SEEN
-from vla.sim.workers import Engine, Workers, open_workers, worker_count
+from vla.sim.workers import Workers
 
 TRAINING_ROLLOUTS = 500_000
 """Seeds of rollouts during training: choosing a checkpoint by them leaves evaluation's scenes unseen."""
-
-
-def collect_with_progress(options: Collect) -> dict[str, int]:
-    """Collects, with a progress bar."""
-    total = options.pictures if options.task == "questions" else options.episodes
-    with tqdm(total=total, desc=f"collect {options.task}", unit="picture" if options.task == "questions" else "episode") as bar:
-
-        def report(done: int, _: int, word: str) -> None:
-            bar.update(done - bar.n)
-            bar.set_postfix_str(word)
-
-        return run_collect(options, report)
 
 
 def collect(
@@ -188,7 +177,7 @@ def rollout(
         raise UserError("--suite, --videos and --fresh need a folder", "rollout", "add --out, e.g. --out runs/seen")
     if instruction and task in TASKS and named_object(instruction) is None:
         print(f"note: the instruction names none of {', '.join(known_objects())}; nothing counts as success")
-    from vla.evaluation import Evaluation, evaluate, film_path, open_policy, recording, said
+    from vla.evaluation.run import Evaluation, evaluate, film_path, open_policy, recording, said
 
     one = Suite(task, (task,), (SEEN,), episodes or 1, horizon, (kind,), seed, instruction=instruction)
     chosen = load_suite(suite, episodes) if suite else one

@@ -14,8 +14,8 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from vla.datasets.formats.base import Reader
-from vla.datasets.formats.convert import PARTS, run
-from vla.datasets.formats.job import Options, plan
+from vla.datasets.formats.convert import run
+from vla.datasets.formats.job import PARTS, Options, plan
 from vla.datasets.formats.notes import REPORT
 from vla.datasets.formats.prepare import Changes
 from vla.datasets.formats.recognise import open_reader

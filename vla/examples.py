@@ -15,7 +15,7 @@ from vla.datasets.items import Images, QuestionItem, RobotItem
 from vla.errors import UserError
 from vla.models.allowed import Block, Follow, Free, Ordinal
 from vla.models.attention import BLOCK
-from vla.policies.base import ActionChunk, Observation
+from vla.observation import ActionChunk, Observation
 from vla.tokenization.base import ActionCodec, Malformed
 from vla.tokenization.codecs import action_codec, has_ordinal, no_ordinal, state_codec
 from vla.tokenization.prompts import Mark, Placeholder, action_prompt, question_prompt, tokenize_prompt

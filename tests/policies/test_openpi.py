@@ -10,7 +10,7 @@ from websockets.sync.server import serve
 
 from vla.contract import PolicyContract
 from vla.errors import UserError
-from vla.policies.base import ActionChunk, Observation
+from vla.observation import ActionChunk, Observation
 from vla.policies.load import load_policy
 from vla.serving.server import running
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME

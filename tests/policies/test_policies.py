@@ -8,7 +8,8 @@ import pytest
 from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.models.load import load_vlm
-from vla.policies.base import ActionChunk, Observation, RecedingHorizon, TemporalEnsemble, rest
+from vla.observation import ActionChunk, Observation
+from vla.policies.base import RecedingHorizon, TemporalEnsemble, rest
 from vla.policies.local import LocalPolicy
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 

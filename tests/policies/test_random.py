@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 

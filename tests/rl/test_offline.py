@@ -10,7 +10,7 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
 
 from vla.errors import ContractMismatch, UserError
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.promptable.representation import Settings
 from vla.report.plots import read_metrics

@@ -12,7 +12,7 @@ pytest.importorskip("vla.sim.tabletop", exc_type=ImportError)
 
 from vla.errors import UserError
 from vla.models.load import load_vlm
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation, Settings

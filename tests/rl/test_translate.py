@@ -15,7 +15,7 @@ from stable_baselines3.sac.policies import MultiInputPolicy as SACPolicy
 
 from vla.contract import PolicyContract
 from vla.errors import UserError
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.promptable.cache import CachedRepresentation
 from vla.promptable.load import load_frozen

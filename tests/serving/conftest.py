@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vla.contract import Camera, Embodiment, PolicyContract, Space
-from vla.policies.base import ActionChunk, Observation
+from vla.observation import ActionChunk, Observation
 from vla.serving.server import running
 
 

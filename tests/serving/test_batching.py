@@ -15,10 +15,10 @@ from websockets.sync.client import connect
 
 from vla.policies.base import TemporalEnsemble
 from vla.policies.remote import RemotePolicy
+from vla.protocols.wire import encode_array, pack, unpack
 from vla.serving.keys import Keys
 from vla.serving.options import Options
 from vla.serving.server import running
-from vla.serving.wire import encode_array, pack, unpack
 
 
 @pytest.fixture

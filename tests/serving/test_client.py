@@ -36,7 +36,7 @@ from vla_client.robot import Watchdog  # noqa: E402
 from vla_client.wire import pack, unpack  # noqa: E402
 
 from vla.policies import base  # noqa: E402
-from vla.serving import wire  # noqa: E402
+from vla.protocols import wire  # noqa: E402
 from vla.serving.keys import Keys  # noqa: E402
 from vla.serving.options import Options  # noqa: E402
 from vla.serving.server import running  # noqa: E402

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vla.policies.base import ActionChunk
+from vla.observation import ActionChunk
 from vla.policies.local import Answer
 from vla.report.video import write_video
 from vla.serving.keys import Keys

@@ -14,13 +14,13 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from vla.errors import ContractMismatch, UserError
+from vla.protocols.wire import encode_array, pack
 from vla.serving.keys import Keys
 from vla.serving.logs import JsonLines
 from vla.serving.metrics import Metrics
 from vla.serving.options import Options
 from vla.serving.server import running, serve
 from vla.serving.service import Service
-from vla.serving.wire import encode_array, pack
 
 ONE, TWO = "a" * 20, "b" * 20
 

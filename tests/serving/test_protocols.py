@@ -14,7 +14,7 @@ from vla.contract import Camera, Embodiment, PolicyContract, Space
 from vla.errors import ContractMismatch
 from vla.policies.load import load_policy
 from vla.policies.openpi import OpenpiPolicy
-from vla.serving.keymaps import to_message, to_request
+from vla.protocols.keymaps import to_message, to_request
 from vla.serving.openvla import to_request as openvla_request
 from vla.serving.server import running
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
@@ -94,7 +94,7 @@ class Gripping:
         pass
 
     def act(self, observations):
-        from vla.policies.base import ActionChunk
+        from vla.observation import ActionChunk
 
         rows = [[o.images["front"].mean(), 0, 0, 0, 0, 0, -1.0 if o.state[0] > 0 else 1.0] for o in observations]
         return [ActionChunk(np.array([row] * 2), np.zeros(2, bool)) for row in rows]
@@ -138,7 +138,7 @@ class Echo:
         pass
 
     def act(self, observations):
-        from vla.policies.base import ActionChunk
+        from vla.observation import ActionChunk
 
         return [ActionChunk(np.repeat(o.state[None], 10, 0), np.zeros(10, bool)) for o in observations]
 

@@ -28,7 +28,7 @@ from PIL import Image
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from vla.serving.wire import encode_array, pack, unpack
+from vla.protocols.wire import encode_array, pack, unpack
 
 PROGRAM = """
 import sys

@@ -20,9 +20,9 @@ from PIL import Image
 from vla.errors import ContractMismatch, UserError
 from vla.policies.base import Policy
 from vla.policies.remote import RemotePolicy
+from vla.protocols.wire import encode_array
 from vla.serving.options import Options
 from vla.serving.server import running, serve
-from vla.serving.wire import encode_array
 
 
 def picture(width=64, height=64, mode="RGB", kind="PNG", colour=(200, 100, 30)) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vla.contract import PolicyContract
-from vla.policies.base import ActionChunk
+from vla.observation import ActionChunk
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.tabletop import Tabletop
 

@@ -6,7 +6,7 @@ import pytest
 from vla.contract import PolicyContract
 from vla.errors import ContractMismatch, UserError
 from vla.models.load import load_vlm
-from vla.policies.base import ActionChunk
+from vla.observation import ActionChunk
 from vla.policies.local import LocalPolicy
 from vla.policies.random import RandomPolicy
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME

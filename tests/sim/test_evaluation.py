@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from vla import cli, evaluation
+from vla import cli
 from vla.errors import UserError
-from vla.evaluation import Evaluation, evaluate, said
+from vla.evaluation import run as evaluation
+from vla.evaluation.run import Evaluation, evaluate, said
 from vla.report import records
 from vla.sim.journal import Journal
 from vla.sim.suites import read_suite
@@ -110,7 +111,7 @@ def test_kill_nine_loses_no_finished_episode(toys, tmp_path):
     code = (
         "import sys, functools; sys.path.insert(0, sys.argv[1])\n"
         "from toy_simulation import ToySimulation\n"
-        "from vla import evaluation; from vla.sim.workers import Workers; from test_suite import toy_suite\n"
+        "from vla.evaluation import run as evaluation; from vla.sim.workers import Workers; from test_suite import toy_suite\n"
         "evaluation.open_workers = lambda engine, count: Workers(1, functools.partial(ToySimulation, 'stop'))\n"
         "if __name__ == '__main__': evaluation.evaluate(evaluation.Evaluation('random', toy_suite, sys.argv[2]))\n"
     )
@@ -120,7 +121,7 @@ def test_kill_nine_loses_no_finished_episode(toys, tmp_path):
     (tmp_path / "run.py").write_text(code)
     out = tmp_path / "out"
     command = [sys.executable, str(tmp_path / "run.py"), str(Path(__file__).parent), str(out)]
-    path = os.pathsep.join([str(Path(evaluation.__file__).parents[1]), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(Path(evaluation.__file__).parents[2]), str(Path(__file__).parent)])
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, start_new_session=True)
     try:
         # Seed 1 stops its worker for good; all of seed 0 is finished by then.

@@ -14,8 +14,8 @@ from vla.contract import PolicyContract
 from vla.datasets.card import DatasetCard
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
-from vla.evaluation import open_policy
-from vla.policies.base import ActionChunk
+from vla.evaluation.run import open_policy
+from vla.observation import ActionChunk
 from vla.report import records
 from vla.sim.embodiment import STOCK_EMBODIMENTS, robot
 from vla.sim.episodes import Episode

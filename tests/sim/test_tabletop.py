@@ -7,9 +7,10 @@ import pytest
 
 from vla.contract import PolicyContract
 from vla.errors import ContractMismatch, UserError
-from vla.policies.base import ActionChunk
+from vla.observation import ActionChunk
 from vla.sim import questions
-from vla.sim.collect import Collect, collect
+from vla.sim.collect import collect
+from vla.sim.collect_options import Collect
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME, SIZE
 from vla.sim.experts.grasp import lift_action
 from vla.sim.rollout import Episode, Workers, rollout, set_up

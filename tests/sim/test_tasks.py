@@ -10,7 +10,8 @@ import pytest
 
 from vla.datasets.card import DatasetCard
 from vla.sim import collect as collecting
-from vla.sim.collect import Collect, collect
+from vla.sim.collect import collect
+from vla.sim.collect_options import Collect
 from vla.sim.episodes import EVALUATION, Episode, set_up
 from vla.sim.experts import done, expert_action
 from vla.sim.rollout import Workers, rollout

@@ -6,7 +6,7 @@ import signal
 
 import numpy as np
 
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.sim.episodes import Result, set_up
 
 

@@ -10,7 +10,7 @@ from vla.contract import PolicyContract
 from vla.datasets.robot import RobotSource
 from vla.examples import BUCKET, Examples
 from vla.models.load import load_vlm
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.policies.local import LocalPolicy
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+from vla.checkpoint import describe_model
 from vla.cli import main
 from vla.contract import SCHEMA, YOUNGER, PolicyContract
 from vla.errors import UserError
-from vla.evaluation import open_policy
+from vla.evaluation.run import open_policy
 from vla.models.adapters import Lora, add_lora, merged
 from vla.models.load import load_vlm
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.policies.local import LocalPolicy
 from vla.report.records import EpisodeRecord, Record
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
-from vla.training.checkpoint import describe_model
 from vla.training.export import compare_merged, export, interpolated, prompts, weights_hash
 
 CONTRACT = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=1)

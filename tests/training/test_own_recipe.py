@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from vla import cli
 from vla.contract import PolicyContract
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.policies.load import load_policy
 
 SMALL = ["--data.batch_size=4", "--trainer.max_steps=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]

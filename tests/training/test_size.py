@@ -9,10 +9,10 @@ import torch
 import yaml
 
 from vla import cli
+from vla.checkpoint import load_checkpoint
 from vla.errors import UserError
 from vla.models.adapters import Lora, add_lora, merged
 from vla.models.load import load_vlm
-from vla.training.checkpoint import load_checkpoint
 from vla.training.optimizer import make_optimizer
 
 

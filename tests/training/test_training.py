@@ -10,13 +10,13 @@ import torch
 import yaml
 
 from vla import cli
+from vla.checkpoint import load_checkpoint
 from vla.contract import PolicyContract
 from vla.errors import UserError
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.policies.load import load_policy
-from vla.sim.collect import Collect
+from vla.sim.collect_options import Collect
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
-from vla.training.checkpoint import load_checkpoint
 from vla.training.cli import main as lightning
 
 

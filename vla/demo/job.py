@@ -8,14 +8,14 @@ from typing import Any
 
 import yaml
 
-from vla.commands import collect_with_progress
 from vla.demo import questions, rollouts, server
 from vla.demo.processes import VLA, child
 from vla.demo.recipe import CONFIG, Amounts
 from vla.demo.stages import Stages
 from vla.errors import UserError
 from vla.report.plots import read_metrics
-from vla.sim.collect import Collect
+from vla.sim.collect import collect_with_progress
+from vla.sim.collect_options import Collect
 
 SAVING = 120.0
 """Seconds that training has to save and end: it does so between two steps, and may be rolling out."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vla.filming import captioned, film
+from vla.evaluation.films import captioned, film
 from vla.report.intervals import Rate, wilson
 from vla.report.summary import rates
 from vla.report.video import side_by_side, write_video

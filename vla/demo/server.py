@@ -34,7 +34,7 @@ def compare(export: Path, robot: Path, log: Path) -> dict[str, Any]:
         UserError: the server does not start, or answers something else than the local policy; its last words are shown.
     """
     from vla.datasets.robot import RobotSource
-    from vla.policies.base import Observation
+    from vla.observation import Observation
     from vla.policies.local import LocalPolicy
 
     with served(export, log) as connect:

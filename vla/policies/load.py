@@ -69,8 +69,8 @@ def _load(name: str, batch: int | Sequence[int], embodiments: dict[str, Embodime
 
         return LocalPolicy.from_export(path, batch, probabilities)
     if path.suffix == ".ckpt":
+        from vla.checkpoint import load_checkpoint
         from vla.policies.local import LocalPolicy, usual_device
-        from vla.training.checkpoint import load_checkpoint
 
         model, processor, contract = load_checkpoint(path)
         return LocalPolicy(model.to(usual_device()), processor, contract, batch=batch, probabilities=probabilities)

@@ -15,7 +15,7 @@ from vla.datasets.items import Images
 from vla.examples import Example, Examples
 from vla.models.decode import Decoded, generate, static_steps
 from vla.models.load import load_vlm
-from vla.policies.base import ActionChunk, Observation
+from vla.observation import ActionChunk, Observation
 
 BUCKET = 16
 """Prompts are padded to a multiple of it: coarser than in training, so that a word more seldom parts the rows of a call."""

@@ -12,9 +12,9 @@ from websockets.sync.client import ClientConnection, connect
 
 from vla.contract import Embodiment, PolicyContract
 from vla.errors import UserError
-from vla.policies.base import ActionChunk, Observation
-from vla.serving.keymaps import to_message
-from vla.serving.wire import pack, unpack
+from vla.observation import ActionChunk, Observation
+from vla.protocols.keymaps import to_message
+from vla.protocols.wire import pack, unpack
 
 
 class OpenpiPolicy:

@@ -12,8 +12,8 @@ import numpy as np
 
 from vla.contract import Embodiment, PolicyContract
 from vla.errors import UserError
-from vla.policies.base import ActionChunk, Observation
-from vla.serving.wire import decode_array, encode_array
+from vla.observation import ActionChunk, Observation
+from vla.protocols.wire import decode_array, encode_array
 
 OPTIONS = {"unnorm_key": None, "encoded": ("0", "1"), "gripper": ("oxe", "raw"), "camera": None}
 

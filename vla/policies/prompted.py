@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from vla.contract import PolicyContract
 from vla.errors import ContractMismatch, UserError
-from vla.policies.base import ActionChunk, Observation
+from vla.observation import ActionChunk, Observation
 from vla.promptable.actions import Shares
 from vla.promptable.head import Head
 from vla.promptable.inputs import Inputs

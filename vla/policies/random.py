@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vla.contract import Embodiment, PolicyContract
-from vla.policies.base import ActionChunk, Observation
+from vla.observation import ActionChunk, Observation
 
 
 class RandomPolicy:

@@ -11,8 +11,8 @@ import numpy as np
 
 from vla.contract import PolicyContract
 from vla.errors import ContractMismatch, UserError
-from vla.policies.base import ActionChunk, Observation
-from vla.serving.wire import encode_array
+from vla.observation import ActionChunk, Observation
+from vla.protocols.wire import encode_array
 
 
 class RemotePolicy:

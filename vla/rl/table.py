@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from vla.errors import UserError
-from vla.evaluation import BATCH, Evaluation, evaluate, open_policy
-from vla.policies.base import Observation, Policy
+from vla.evaluation.run import BATCH, Evaluation, evaluate, open_policy
+from vla.observation import Observation
+from vla.policies.base import Policy
 from vla.report.compare import compare
 from vla.report.comparison import compare_records
 from vla.report.intervals import Rate
@@ -46,7 +47,7 @@ def table(
         workers: processes; 0 is one per core.
 
     Raises:
-        UserError: fewer than two policies, or what `vla.evaluation.evaluate` raises.
+        UserError: fewer than two policies, or what `vla.evaluation.run.evaluate` raises.
     """
     if len(policies) < 2:
         raise UserError(f"{len(policies)} policies", "--policy", "give two or more, each with its own --policy")

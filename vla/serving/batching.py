@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vla.policies.base import ActionChunk, Observation, Policy
+from vla.observation import ActionChunk, Observation
+from vla.policies.base import Policy
 from vla.serving.fair import FairQueue
 from vla.serving.metrics import Metrics
 from vla.serving.options import Options

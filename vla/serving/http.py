@@ -13,12 +13,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from vla.errors import UserError
+from vla.protocols.wire import read_json
 from vla.serving import openvla
 from vla.serving.observations import text
 from vla.serving.openapi import describe, page
 from vla.serving.refusal import Refusal
 from vla.serving.service import Service
-from vla.serving.wire import read_json
 
 Result = TypeVar("Result")
 

@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 
 from vla.contract import Camera, Embodiment, PolicyContract
 from vla.errors import ContractMismatch, UserError
-from vla.policies.base import Observation
-from vla.serving.wire import decode_array, decode_base64
+from vla.observation import Observation
+from vla.protocols.wire import decode_array, decode_base64
 from vla.transforms import Resize
 
 Images = dict[str, np.ndarray]

@@ -17,11 +17,11 @@ from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from vla.errors import UserError
+from vla.protocols.keymaps import to_request
+from vla.protocols.wire import pack, plain, unpack
 from vla.serving.http import deadline_of
-from vla.serving.keymaps import to_request
 from vla.serving.refusal import Refusal, refused
 from vla.serving.service import Answer, Service, whole
-from vla.serving.wire import pack, plain, unpack
 
 NUMBER = itertools.count()
 

@@ -13,10 +13,10 @@ from starlette.responses import JSONResponse, Response
 
 from vla.contract import Embodiment, PolicyContract
 from vla.errors import ContractMismatch, UserError
+from vla.protocols.wire import encode_array, read_json
 from vla.serving.clients import Client
 from vla.serving.refusal import Refusal
 from vla.serving.service import Service, whole
-from vla.serving.wire import encode_array, read_json
 
 PICTURES = ("image", "full_image")
 OTHERS = ("instruction", "state", "proprio", "unnorm_key")

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from vla.errors import UserError
-from vla.policies.base import ActionChunk, Observation, Policy
+from vla.observation import ActionChunk, Observation
+from vla.policies.base import Policy
+from vla.protocols.wire import plain
 from vla.serving.batching import Batcher
 from vla.serving.clients import Client
 from vla.serving.metrics import Metrics
@@ -21,7 +23,6 @@ from vla.serving.observations import Images, observation, question, quick
 from vla.serving.options import Options, ladder
 from vla.serving.refusal import Refusal, busy, late, refused
 from vla.serving.streams import Streams
-from vla.serving.wire import plain
 
 log = logging.getLogger("vla.serving")
 WORDS = ("go", "pick up the red cube", "put the small yellow cylinder to the left of the green cube and open the gripper")

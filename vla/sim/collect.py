@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter, encode_member
 from vla.datasets.statistics import space_with_statistics
 from vla.errors import UserError
 from vla.sim import questions as asking
+from vla.sim.collect_options import Collect
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME, robot
 from vla.sim.experts import done, expert_action
 from vla.sim.scene import SLOTS
@@ -49,43 +51,6 @@ Report = Callable[[int, int, str], None]
 """Called with (done, of how many, a word on how it goes)."""
 
 
-@dataclasses.dataclass
-class Collect:
-    """What to collect, and how.
-
-    Attributes:
-        out: the folder that gets the shards and card.yaml.
-        task: one of the tabletop's tasks or of robosuite's own writes its demonstrations, "questions" pictures with questions.
-        episodes: demonstrations to write.
-        pictures: pictures with questions to write.
-        objects: on the table of a question picture; 0 draws one to four.
-        numbers: whether questions also ask for numbers, and for what stands for them; the other questions stay the same.
-        sizes: whether the objects of demonstrations are small or large, and are named so.
-        poses: expert episodes from which the robot's poses in question pictures are taken.
-        noise: standard deviation (m) of the disturbance of the expert's actions.
-        clean: share of the episodes without disturbance.
-        excursions: how often, per step, a disturbed episode goes astray for a while, unrecorded, before it goes on.
-        seed: of everything drawn.
-        workers: processes; 0 is one per core.
-        overwrite: whether data that is already there is replaced.
-    """
-
-    out: str
-    task: str = "lift"
-    episodes: int = 200
-    pictures: int = 4000
-    objects: int = 0
-    numbers: bool = False
-    sizes: bool = False
-    poses: int = 24
-    noise: float = 0.012
-    clean: float = 0.25
-    excursions: float = 0.06
-    seed: int = 0
-    workers: int = 0
-    overwrite: bool = False
-
-
 def collect(options: Collect, report: Report | None = None) -> dict[str, int]:
     """Collects what the options say and writes it.
 
@@ -102,6 +67,18 @@ def collect(options: Collect, report: Report | None = None) -> dict[str, int]:
             f"workers {options.workers}, objects {options.objects}", "collect", f"at least 0 workers, and 0 to {SLOTS} objects"
         )
     return (_collect_questions if options.task == "questions" else _collect_episodes)(options, report or (lambda *_: None))
+
+
+def collect_with_progress(options: Collect) -> dict[str, int]:
+    """Collects, with a progress bar."""
+    total = options.pictures if options.task == "questions" else options.episodes
+    with tqdm(total=total, desc=f"collect {options.task}", unit="picture" if options.task == "questions" else "episode") as bar:
+
+        def report(done: int, _: int, word: str) -> None:
+            bar.update(done - bar.n)
+            bar.set_postfix_str(word)
+
+        return collect(options, report)
 
 
 def map_in_processes(function: Callable, items: range, initializer: Callable, arguments: tuple, workers: int) -> Iterator[Any]:

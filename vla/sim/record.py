@@ -13,7 +13,7 @@ from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter, encode_member
 from vla.datasets.statistics import space_with_statistics
 from vla.errors import UserError
-from vla.policies.base import ActionChunk, Observation
+from vla.observation import ActionChunk, Observation
 from vla.sim.embodiment import robot
 from vla.sim.episodes import Episode, Result
 

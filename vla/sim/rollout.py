@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from vla.errors import ContractMismatch, UserError
-from vla.policies.base import ActionChunk, Observation, Policy, RecedingHorizon
+from vla.observation import ActionChunk, Observation
+from vla.policies.base import Policy, RecedingHorizon
 from vla.sim.episodes import EVALUATION, Episode, Kind, Result, set_up
 from vla.sim.record import Recorder
 from vla.sim.workers import Fault, Worker, Workers

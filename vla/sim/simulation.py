@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.sim.embodiment import EMBODIMENT_NAME
 from vla.sim.episodes import Episode, Result, set_up, start_noise
 from vla.sim.experts import expert_action

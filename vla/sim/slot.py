@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.sim.episodes import Episode, Result
 from vla.sim.simulation import Simulation
 from vla.sim.stock_simulation import StockSimulation

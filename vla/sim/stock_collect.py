@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vla.datasets.shards import encode_member
+from vla.sim.collect_options import Collect
 from vla.sim.embodiment import robot
 from vla.sim.experts.stock import stock_action
 from vla.sim.experts.stock_hand import STEP
 from vla.sim.stock import Stock
-
-if TYPE_CHECKING:
-    from vla.sim.collect import Collect
 
 DEMONSTRATIONS = 1_000_000
 """Numbers of demonstrations' episodes start here: no evaluation has them."""

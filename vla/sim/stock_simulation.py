@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.sim.embodiment import STOCK_CAMERAS, robot
 from vla.sim.episodes import NONSENSE, Episode, Result
 from vla.sim.experts.stock import stock_action

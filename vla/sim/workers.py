@@ -8,12 +8,9 @@ import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
-from typing import Any, Literal
+from typing import Any
 
 from vla.sim.slot import Slot
-
-Engine = Literal["local", "ray"]
-"""Where workers are: processes on this machine, or actors on a Ray cluster."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,25 +128,3 @@ class Workers:
         """Those that have answered, or have died, as soon as there is one; after so many seconds none."""
         by_pipe = {w.pipe: w for w in asked}
         return [by_pipe[p] for p in wait(list(by_pipe), patience) if isinstance(p, Connection)]
-
-
-def worker_count(engine: Engine, asked: int, episodes: int) -> int:
-    """How many workers serve so many episodes; asked for 0, one per core, of this machine or of the Ray cluster."""
-    if engine == "ray":
-        from vla.sim.cluster import connect
-
-        asked = asked or connect()
-    return min(asked or multiprocessing.cpu_count(), max(episodes, 1))
-
-
-def open_workers(engine: Engine, count: int) -> Workers:
-    """Worker processes here, or actors on the Ray cluster.
-
-    Raises:
-        UserError: Ray is not installed, or the cluster has fewer CPUs.
-    """
-    if engine == "ray":
-        from vla.sim.cluster import RayWorkers
-
-        return RayWorkers(count)
-    return Workers(count)

@@ -12,9 +12,9 @@ import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from vla.checkpoint import assemble, read_checkpoint
 from vla.errors import UserError
 from vla.training.callbacks import Evaluate, RolloutCallback, StepProgress
-from vla.training.checkpoint import assemble, read_checkpoint
 from vla.training.contract import ContractOptions, add_action_tokens, resolve
 from vla.training.data import VLAData
 from vla.training.module import VLAModule

@@ -19,7 +19,7 @@ from vla.errors import UserError
 from vla.examples import Examples
 from vla.models.int8 import to_int8
 from vla.models.weights import Weights, weights_hash
-from vla.policies.base import Observation
+from vla.observation import Observation
 from vla.tokenization.codecs import with_statistic
 from vla.training.model_card import Card, copied_card, facts_of, model_card
 
@@ -119,7 +119,7 @@ def export(
         decode: which statistic of the distribution over its values an ordinal token takes, in place of the contract's: mode,
             median or local-mean.
     """
-    from vla.training.checkpoint import assemble, read_checkpoint
+    from vla.checkpoint import assemble, read_checkpoint
 
     if Path(ckpt).is_dir():
         if not decode or (merge_lora, dtype, alpha, base, results) != (True, "float32", 1.0, "", ""):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 
+from vla.checkpoint import describe_model
 from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.examples import Examples
@@ -23,7 +24,6 @@ from vla.models.own import SHORT, NewVLM
 from vla.policies.local import LocalPolicy
 from vla.training.answers import ActionTokens, Answers
 from vla.training.callbacks import Evaluate, roll_out
-from vla.training.checkpoint import describe_model
 from vla.training.measure import Measure, Sums, means, merge
 from vla.training.optimizer import OptimizerName, freeze, make_optimizer, name_states, parameter_groups, warm_up_then_cosine
 

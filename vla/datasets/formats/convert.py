@@ -16,12 +16,10 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from vla.datasets.formats import notes
-from vla.datasets.formats.job import Job, Numbered, Options
+from vla.datasets.formats.job import PARTS, Job, Numbered, Options
 from vla.datasets.formats.notes import REPORT
 from vla.datasets.formats.workers import pool
 from vla.errors import UserError
-
-PARTS = ".parts"
 
 
 class Sink(Protocol):

@@ -17,6 +17,8 @@ from vla.datasets.formats.recognise import open_reader
 from vla.datasets.formats.source_card import SourceCard, load_source_card
 from vla.errors import UserError
 
+PARTS = ".parts"
+"""Folder of what is done while a conversion runs."""
 PART_BYTES, PART_STEPS = 96 * 2**20, 2000
 FILMED = 12
 """So many frames are encoded to see how large a video will be."""

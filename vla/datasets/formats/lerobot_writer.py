@@ -13,8 +13,7 @@ import numpy as np
 
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.base import library
-from vla.datasets.formats.convert import PARTS
-from vla.datasets.formats.job import Job, Numbered
+from vla.datasets.formats.job import PARTS, Job, Numbered
 from vla.datasets.formats.lerobot import EXTRA
 from vla.datasets.formats.moments import summary
 from vla.datasets.formats.notes import Tally, column, info_of

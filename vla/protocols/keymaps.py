@@ -12,8 +12,8 @@ import numpy as np
 
 from vla.contract import Embodiment, PolicyContract
 from vla.errors import ContractMismatch
-from vla.policies.base import Observation
-from vla.serving.wire import decode_array
+from vla.observation import Observation
+from vla.protocols.wire import decode_array
 
 PART = re.compile(r"state\[(\d+):(\d+)\]")
 

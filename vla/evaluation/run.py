@@ -14,7 +14,7 @@ from typing import Any
 
 from vla.contract import Embodiment
 from vla.errors import ContractMismatch, UserError
-from vla.filming import film, film_grid
+from vla.evaluation.films import film, film_grid
 from vla.policies.base import Policy
 from vla.policies.load import load_policy, no_tokens
 from vla.report.evaluation_page import write_evaluation
@@ -24,13 +24,13 @@ from vla.report.provenance import provenance
 from vla.report.records import EpisodeRecord, Key, Record
 from vla.report.summary import summarise
 from vla.sim.embodiment import robot
+from vla.sim.engines import Engine, open_workers, worker_count
 from vla.sim.episodes import Episode, Result
 from vla.sim.journal import Journal
 from vla.sim.record import Recorder
 from vla.sim.rollout import rollout
 from vla.sim.suites import Suite
 from vla.sim.tasks import known_task
-from vla.sim.workers import Engine, open_workers, worker_count
 
 BATCH = 2
 """Rows of a local model's calls where nobody says otherwise. A number of its own, not the number of cores: it is part of what a

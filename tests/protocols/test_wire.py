@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vla.errors import UserError
-from vla.serving import wire
+from vla.protocols import wire
 
 arrays = hnp.arrays(
     st.sampled_from([np.uint8, np.float32, np.float64, np.int64, np.bool_, np.dtype(">f4")]),

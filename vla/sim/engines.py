@@ -1,0 +1,32 @@
+"""Where simulation workers run: processes on this machine, or actors on a Ray cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+from typing import Literal
+
+from vla.sim.workers import Workers
+
+Engine = Literal["local", "ray"]
+
+
+def worker_count(engine: Engine, asked: int, episodes: int) -> int:
+    """How many workers serve so many episodes; asked for 0, one per core, of this machine or of the Ray cluster."""
+    if engine == "ray":
+        from vla.sim.cluster import connect
+
+        asked = asked or connect()
+    return min(asked or multiprocessing.cpu_count(), max(episodes, 1))
+
+
+def open_workers(engine: Engine, count: int) -> Workers:
+    """Worker processes here, or actors on the Ray cluster.
+
+    Raises:
+        UserError: Ray is not installed, or the cluster has fewer CPUs.
+    """
+    if engine == "ray":
+        from vla.sim.cluster import RayWorkers
+
+        return RayWorkers(count)
+    return Workers(count)
