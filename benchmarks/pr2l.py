@@ -41,8 +41,8 @@ from vla.report.learning_comparison import compare_runs
 from vla.report.provenance import provenance
 from vla.report.records import load
 from vla.rl.babyai import BabyAI
-from vla.rl.commands import read_options
 from vla.rl.correlation import correlations
+from vla.rl.options import read_options
 from vla.rl.probing import probe_all
 from vla.rl.table import table
 from vla.rl.vector import PromptedVecEnv

@@ -22,7 +22,7 @@ import torch
 import yaml
 from torch.utils.data import DataLoader
 
-from vla.commands import new_tokenizer
+from vla.commands.training import new_tokenizer
 from vla.contract import Camera, PolicyContract
 from vla.datasets.items import RobotItem
 from vla.models.load import new_tiny

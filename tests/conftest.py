@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def vlm(tmp_path_factory):
     """A model folder of the real classes, small and random."""
-    from vla.commands import new_tokenizer
+    from vla.commands.training import new_tokenizer
 
     folder = tmp_path_factory.mktemp("vlm")
     model, processor = new_tiny(new_tokenizer(), **SMALL)

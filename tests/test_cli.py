@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vla import cli
+from vla.commands.configs import find_config
 from vla.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,13 +56,13 @@ def test_mistake_is_explained_without_a_traceback(arguments, said, tmp_path, cap
 
 
 def test_configuration_is_found_on_disk_first_then_in_the_package(tmp_path, monkeypatch):
-    assert Path(cli.find_config("configs/demo.yaml")).is_file()
+    assert Path(find_config("configs/demo.yaml")).is_file()
     monkeypatch.chdir(tmp_path)
-    assert Path(cli.find_config("configs/demo.yaml")) == ROOT / "vla/configs/demo.yaml"
+    assert Path(find_config("configs/demo.yaml")) == ROOT / "vla/configs/demo.yaml"
     (tmp_path / "mine.yaml").write_text("{}")
-    assert cli.find_config("mine.yaml") == "mine.yaml"
+    assert find_config("mine.yaml") == "mine.yaml"
     with pytest.raises(UserError, match="no such configuration"):
-        cli.find_config("configs/other.yaml")
+        find_config("configs/other.yaml")
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -93,10 +94,9 @@ def test_every_configuration_can_be_printed(config, capsys):
 
 
 def test_switches_need_no_value_and_hyphens_are_fine():
-    def command(smoke: bool = False, from_scratch: bool = False, out: str = ""): ...
-
+    defaults = {"smoke": False, "from_scratch": False, "out": ""}
     given = ["--smoke", "--out", "x", "--from-scratch", "false", "--out=y-z"]
-    assert cli._flags(command, given) == ["--smoke=true", "--out", "x", "--from_scratch", "false", "--out=y-z"]
+    assert cli._flags(defaults, given) == ["--smoke=true", "--out", "x", "--from_scratch", "false", "--out=y-z"]
 
 
 def test_a_reader_that_has_enough_is_no_fault():

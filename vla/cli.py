@@ -1,217 +1,129 @@
-"""The command line: one table, command -> function. What must not know each other (simulator and training) is wired here."""
+"""The command line: one table, command -> "module:function". A module is imported when its command is run."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import inspect
 import os
 import signal
 import sys
+import typing
 from collections.abc import Callable, Mapping
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
+from vla.commands.configs import with_paths
 from vla.errors import UserError
 
-DATA = "converts, checks, describes and shows data sets of other formats"
-RL = "trains reinforcement-learning heads on a frozen, prompted model"
-LIGHTNING = {
-    "fit": "trains a policy",
-    "validate": "reports held-out loss, action errors and question accuracy",
-    "test": "rolls the policy out in the simulator",
-    "predict": "writes actions for the held-out steps of the data",
+Table = dict[str, tuple[str, str]]
+"""Command -> "module:function" and what it does."""
+
+LIGHTNING: Table = {
+    "fit": ("vla.commands.training:train", "trains a policy"),
+    "validate": ("vla.commands.training:train", "reports held-out loss, action errors and question accuracy"),
+    "test": ("vla.commands.training:train", "rolls the policy out in the simulator"),
+    "predict": ("vla.commands.training:train", "writes actions for the held-out steps of the data"),
+}
+COMMANDS: Table = {
+    "demo": ("vla.demo.command:demo", "the whole main job: collect, train, roll out, export, serve, report"),
+    "demo-pr2l": ("vla.demo.pr2l:demo_pr2l", "its policy against a head on a frozen, prompted model"),
+    "doctor": ("vla.doctor:doctor", "checks this machine"),
+    "collect": ("vla.commands.collect:collect", "records demonstrations, or pictures with questions"),
+    "rollout": ("vla.commands.rollout:rollout", "drives the simulated robot with a policy"),
+    "compare": ("vla.report.compare:compare", "says which policies the episodes separate, and which they do not"),
+    "export": ("vla.training.export:export", "writes a checkpoint as a self-contained folder"),
+    "serve": ("vla.commands.serve:serve", "answers clients with an export's actions"),
+}
+DATA: Table = {
+    "convert": ("vla.commands.data:convert", "to our shards or LeRobot v3.0, from any known format"),
+    "inspect": ("vla.commands.data:inspect", "what is in a data set"),
+    "verify": ("vla.commands.data:verify", "whether every record and picture is whole"),
+    "stats": ("vla.commands.data:stats", "statistics as OpenVLA, openpi or LeRobot define them"),
+    "preview": ("vla.commands.data:preview", "a page with pictures and plots"),
+}
+RL: Table = {
+    "fit": ("vla.commands.rl:run_fit", "trains a head"),
+    "probe": ("vla.commands.rl:run_probe", "ranks prompts, layers and poolings without training"),
+    "table": ("vla.commands.rl:run_table", "compares policies on the same episodes, with what they cost"),
+    "questions": ("vla.commands.rl:run_questions", "writes pictures of BabyAI's rooms with questions, to train a model for them"),
+}
+GROUPS: dict[str, tuple[Table, str]] = {
+    "data": (DATA, "converts, checks, describes and shows data sets of other formats"),
+    "rl": (RL, "trains reinforcement-learning heads on a frozen, prompted model"),
 }
 
 
-def _demo() -> Callable:
-    from vla.demo.command import demo
-
-    return demo
-
-
-def _demo_pr2l() -> Callable:
-    from vla.demo.pr2l import demo_pr2l
-
-    return demo_pr2l
-
-
-def _doctor() -> Callable:
-    from vla.doctor import doctor
-
-    return doctor
-
-
-def _collect() -> Callable:
-    from vla.commands import collect
-
-    return collect
-
-
-def _rollout() -> Callable:
-    from vla.commands import rollout
-
-    return rollout
-
-
-def _compare() -> Callable:
-    from vla.report.compare import compare
-
-    return compare
-
-
-def _export() -> Callable:
-    from vla.training.export import export
-
-    return export
-
-
-def _serve() -> Callable:
-    from vla.commands import serve
-
-    return serve
-
-
-def _chosen(group: str, known: Mapping[str, tuple[Callable, str]], argv: list[str]) -> Callable | None:
-    """The function of a group's command; None where help was asked for, and shown."""
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        rows = [f"  {name:<10}{text}" for name, (_, text) in known.items()]
-        print("\n".join([f"usage: vla {group} COMMAND [options]", "", *rows, "", f"`vla {group} COMMAND --help` tells more."]))
-        return None
-    if argv[0] not in known:
-        raise UserError(f"unknown command {argv[0]!r}", f"vla {group}", f"one of {', '.join(known)}")
-    return known[argv[0]][0]
-
-
-def _data(argv: list[str]) -> int:
-    from jsonargparse import auto_cli
-
-    from vla.data_commands import COMMANDS as known
-
-    function = _chosen("data", known, argv)
-    if function is None:
-        return 0
-    return _said(auto_cli(function, args=_flags(function, argv[1:]), prog=f"vla data {argv[0]}", as_positional=True))
-
-
-def _rl(argv: list[str]) -> int:
-    try:
-        from vla.rl.commands import COMMANDS as known
-    except ImportError as error:
-        raise UserError(f"{error.name} is not installed", "vla rl", "install vla[rl]") from error
-
-    function = _chosen("rl", known, argv)
-    return 0 if function is None else _said(function(_find_configs(argv[1:])))
-
-
-COMMANDS: dict[str, tuple[Callable[[], Callable], str]] = {
-    "demo": (_demo, "the whole main job: collect, train, roll out, export, serve, report"),
-    "demo-pr2l": (_demo_pr2l, "its policy against a head on a frozen, prompted model"),
-    "doctor": (_doctor, "checks this machine"),
-    "collect": (_collect, "records demonstrations, or pictures with questions"),
-    "rollout": (_rollout, "drives the simulated robot with a policy"),
-    "compare": (_compare, "says which policies the episodes separate, and which they do not"),
-    "export": (_export, "writes a checkpoint as a self-contained folder"),
-    "serve": (_serve, "answers clients with an export's actions"),
-}
+def _load(path: str) -> Callable:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _usage() -> str:
-    rows = {**{name: text for name, (_, text) in COMMANDS.items()}, "data": DATA, "rl": RL, **LIGHTNING}
-    lines = [f"  {name:<11}{text}" for name, text in rows.items()]
+    rows = [(name, text) for table in (COMMANDS, GROUPS, LIGHTNING) for name, (_, text) in table.items()]
+    lines = [f"  {name:<11}{text}" for name, text in rows]
     return "\n".join(["usage: vla COMMAND [options]", "", *lines, "", "`vla COMMAND --help` tells more."])
 
 
-def find_config(name: str) -> str:
-    """A configuration's path: on disk as it stands, else in the package (`configs/demo.yaml`, `demo.yaml`, `configs/rl/….yaml`).
-
-    Raises:
-        UserError: neither; the package's own are named.
-    """
-    if Path(name).is_file():
-        return name
-    folder = resources.files("vla.configs")
-    place = Path(name).parts[-2:] if Path(name).parent.name == "rl" else Path(name).parts[-1:]
-    packaged = folder.joinpath(*place)
-    if Path(name).parent.name in ("", "configs", "rl") and packaged.is_file():
-        return str(packaged)
-    own = sorted(f"configs/{f.name}" for f in folder.iterdir() if f.name.endswith(".yaml"))
-    own += sorted(f"configs/rl/{f.name}" for f in (folder / "rl").iterdir())
-    raise UserError("no such configuration", name, f"give a file, or one of the package's: {', '.join(own)}")
-
-
-def _readable(path: str) -> str:
-    """The path itself; UserError where it is not YAML: what merges configurations would not say which one."""
-    import yaml
-
+def _group(group: str, argv: list[str]) -> int:
+    """One of a group's commands."""
+    table = GROUPS[group][0]
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        rows = [f"  {name:<10}{text}" for name, (_, text) in table.items()]
+        print("\n".join([f"usage: vla {group} COMMAND [options]", "", *rows, "", f"`vla {group} COMMAND --help` tells more."]))
+        return 0
+    if argv[0] not in table:
+        raise UserError(f"unknown command {argv[0]!r}", f"vla {group}", f"one of {', '.join(table)}")
     try:
-        yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"not YAML: {' '.join(str(error).split())}", path) from None
-    return path
+        function = _load(table[argv[0]][0])
+    except ImportError as error:
+        if group != "rl":
+            raise
+        raise UserError(f"{error.name} is not installed", "vla rl", "install vla[rl]") from error
+    if group == "rl":
+        # Each has a parser of its own, for configurations that are merged.
+        return _answered(function(with_paths(argv[1:])))
+    return _answered(_parsed(function, f"{group} {argv[0]}", argv[1:]))
 
 
-def _find_configs(argv: list[str]) -> list[str]:
-    """Arguments with every configuration's path put in."""
-    done = list(argv)
-    for place, argument in enumerate(argv):
-        if argument in ("-c", "--config") and place + 1 < len(argv):
-            done[place + 1] = _readable(find_config(argv[place + 1]))
-        elif argument.startswith("--config="):
-            done[place] = "--config=" + _readable(find_config(argument.removeprefix("--config=")))
-    return done
-
-
-def _train(argv: list[str]) -> int:
-    from vla.commands import Evaluator, new_tokenizer
-    from vla.sim.collect import collect_with_progress
-    from vla.sim.collect_options import Collect
-    from vla.training.cli import main as lightning
-
-    evaluator = Evaluator()
-    try:
-        lightning(
-            _find_configs(argv), evaluate=evaluator, tokenizer=new_tokenizer, collect=collect_with_progress, options=Collect
-        )
-    finally:
-        evaluator.close()
-    return 0
-
-
-def _flags(function: Callable, argv: list[str]) -> list[str]:
+def _flags(defaults: Mapping[str, Any], argv: list[str]) -> list[str]:
     """Arguments with `--from-scratch` as `--from_scratch=true`: bare switches, and hyphens as everybody types them."""
-    parameters = inspect.signature(function).parameters
     done = []
     for place, argument in enumerate(argv):
         option, equals, value = argument.partition("=")
         spelled = "--" + option[2:].replace("-", "_")
-        if option.startswith("--") and spelled[2:] in parameters:
+        if option.startswith("--") and spelled[2:] in defaults:
             following = argv[place + 1].lower() if place + 1 < len(argv) else ""
-            bare = isinstance(parameters[spelled[2:]].default, bool) and not equals and following not in ("true", "false")
+            bare = isinstance(defaults[spelled[2:]], bool) and not equals and following not in ("true", "false")
             argument = f"{spelled}=true" if bare else f"{spelled}{equals}{value}"
         done.append(argument)
     return done
 
 
-def _run(name: str, argv: list[str]) -> int:
+def _parsed(function: Callable, name: str, argv: list[str]) -> Any:
+    """What a command's function answers to these arguments."""
     from jsonargparse import ArgumentParser, auto_cli
 
-    function = COMMANDS[name][0]()
-    args = _flags(function, argv)
-    several = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.VAR_POSITIONAL]
-    if several:
+    parameters = list(inspect.signature(function).parameters.values())
+    about = (inspect.getdoc(function) or "").partition("\n")[0]
+    options_class = typing.get_type_hints(function).get(parameters[0].name) if parameters else None
+    if isinstance(options_class, type) and dataclasses.is_dataclass(options_class):
+        defaults = {field.name: field.default for field in dataclasses.fields(options_class)}
+        how = {"prog": f"vla {name}", "description": about, "as_positional": False}
+        return function(auto_cli(options_class, args=_flags(defaults, argv), **how))
+    args = _flags({parameter.name: parameter.default for parameter in parameters}, argv)
+    if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
         # jsonargparse makes options of a signature, but no positional arguments of *names.
-        parser = ArgumentParser(prog=f"vla {name}", description=(inspect.getdoc(function) or "").partition("\n")[0])
-        parser.add_argument(several[0], nargs="+", type=str, help="two or more")
+        several = parameters[0].name
+        parser = ArgumentParser(prog=f"vla {name}", description=about)
+        parser.add_argument(several, nargs="+", type=str, help="two or more")
         parser.add_function_arguments(function, as_group=False)
         options = parser.parse_args(args).as_dict()
-        result = function(*options.pop(several[0]), **options)
-    else:
-        # What is served is the one thing that goes without saying its name.
-        result = auto_cli(function, args=args, prog=f"vla {name}", as_positional=name == "serve")
-    return _said(result)
+        return function(*options.pop(several), **options)
+    # What is served, or converted, is the one thing that goes without saying its name.
+    return auto_cli(function, args=args, prog=f"vla {name}", as_positional=name == "serve" or name.startswith("data "))
 
 
-def _said(result: Any) -> int:
+def _answered(result: Any) -> int:
     """Prints what a command answers; gives its exit code."""
     if isinstance(result, int):
         return result
@@ -235,14 +147,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         if argv[0] in LIGHTNING:
-            return _train(argv)
+            return _load(LIGHTNING[argv[0]][0])(argv)
         if argv[0] in COMMANDS:
-            return _run(argv[0], argv[1:])
-        if argv[0] == "data":
-            return _data(argv[1:])
-        if argv[0] == "rl":
-            return _rl(argv[1:])
-        raise UserError(f"unknown command {argv[0]!r}", "vla", f"one of {', '.join([*COMMANDS, 'data', 'rl', *LIGHTNING])}")
+            return _answered(_parsed(_load(COMMANDS[argv[0]][0]), argv[0], argv[1:]))
+        if argv[0] in GROUPS:
+            return _group(argv[0], argv[1:])
+        raise UserError(f"unknown command {argv[0]!r}", "vla", f"one of {', '.join([*COMMANDS, *GROUPS, *LIGHTNING])}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from vla import cli
+from vla.commands.configs import find_config
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
@@ -15,7 +16,7 @@ from vla.models.load import load_vlm
 from vla.rl.babyai import BabyAI
 from vla.rl.babyai_questions import COUNTS, WORDINGS, collect_questions
 from vla.rl.build import make_environments
-from vla.rl.commands import read_options
+from vla.rl.options import read_options
 
 ALL = sorted(f.name for f in (resources.files("vla.configs") / "rl").iterdir())
 CONFIGS = [name for name in ALL if name.startswith("babyai-")]
@@ -24,7 +25,7 @@ TABLETOP = [name for name in ALL if name.startswith("tabletop-")]
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_is_a_run(name):
-    options = read_options(["-c", cli.find_config(f"configs/rl/{name}")])
+    options = read_options(["-c", find_config(f"configs/rl/{name}")])
     assert f"babyai-{options.condition}.yaml" == name and options.out == f"runs/rl/babyai-{options.condition}"
     if not {"states", "answer"} & set(options.observe):
         make_environments(options, None).close()
@@ -32,7 +33,7 @@ def test_every_configuration_is_a_run(name):
 
 @pytest.mark.parametrize("name", TABLETOP)
 def test_every_configuration_of_the_tabletop_learns_from_the_demos_data_but_for_the_reference(name):
-    options = read_options(["-c", cli.find_config(f"configs/rl/{name}")])
+    options = read_options(["-c", find_config(f"configs/rl/{name}")])
     assert f"tabletop-{options.condition}.yaml" == name and options.out == f"runs/rl/tabletop-{options.condition}"
     assert options.data == ("" if "ppo" in name else "runs/demo/data/robot") and options.environment.name == "tabletop/lift"
     assert bool(options.vlm) == ("states" in options.observe)
@@ -40,7 +41,7 @@ def test_every_configuration_of_the_tabletop_learns_from_the_demos_data_but_for_
 
 @pytest.mark.parametrize("names", [CONFIGS, [name for name in TABLETOP if "bc" in name]])
 def test_conditions_share_everything_but_what_is_seen(names):
-    runs = [read_options(["-c", cli.find_config(f"configs/rl/{name}")]) for name in names]
+    runs = [read_options(["-c", find_config(f"configs/rl/{name}")]) for name in names]
     for shared in ("environment", "algorithm", "arguments", "net", "steps", "checkpoint", "pooler", "data", "chunk"):
         assert all(getattr(run, shared) == getattr(runs[0], shared) for run in runs), shared
 

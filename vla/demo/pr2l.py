@@ -79,9 +79,8 @@ def _run(stages: Stages, out: Path, demo: Path, scenes: int, steps: int) -> dict
 
 
 def _train(out: Path, demo: Path, name: str, steps: int) -> dict[str, Any]:
-    from vla.rl.commands import read_options
     from vla.rl.offline import fit_offline
-    from vla.rl.options import CacheOptions
+    from vla.rl.options import CacheOptions, read_options
 
     amounts = ["--steps", str(steps), "--checkpoint", str(max(steps // POINTS, 1))]
     places = ["--out", str(_folder(out, name)), "--data", str(demo / "data/robot"), "--condition", name]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+from jsonargparse import ArgumentParser
+
 from vla.errors import UserError
 from vla.promptable.representation import Settings
 from vla.rl.vector import Observe
@@ -126,3 +128,12 @@ class RLOptions:
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one it goes on from: all but where things lie and how long it runs."""
         return {k: v for k, v in self.to_dict().items() if k not in ("out", "cache", "steps")}
+
+
+def read_options(argv: list[str]) -> RLOptions:
+    """Options from configurations and the command line; what comes later wins."""
+    parser = ArgumentParser(prog="vla rl fit", description="Trains an RL head on a frozen model's states.")
+    parser.add_argument("-c", "--config", action="config", help="a configuration, e.g. configs/rl/babyai-task.yaml")
+    parser.add_class_arguments(RLOptions)
+    made = parser.instantiate_classes(parser.parse_args(argv))
+    return RLOptions(**{name: value for name, value in vars(made).items() if name != "config"})

@@ -10,20 +10,21 @@ class Collect:
     """What to collect, and how.
 
     Attributes:
-        out: the folder that gets the shards and card.yaml.
-        task: one of the tabletop's tasks or of robosuite's own writes its demonstrations, "questions" pictures with questions.
+        out: folder that gets the shards and card.yaml.
+        task: demonstrations of "lift", "put", "push" or "stack", or of one of robosuite's own tasks, e.g. "robosuite-Lift";
+            "questions" for images with questions.
         episodes: demonstrations to write.
-        pictures: pictures with questions to write.
-        objects: on the table of a question picture; 0 draws one to four.
-        numbers: whether questions also ask for numbers, and for what stands for them; the other questions stay the same.
-        sizes: whether the objects of demonstrations are small or large, and are named so.
-        poses: expert episodes from which the robot's poses in question pictures are taken.
+        pictures: images with questions to write.
+        objects: number of objects on the table in an image with questions; 0 draws one to four.
+        numbers: ask also for numbers and what stands for them (suite rt2/symbols); the other questions stay the same.
+        sizes: make the objects of demonstrations small or large, and name them so.
+        poses: expert episodes from which the robot's poses in images with questions are taken.
         noise: standard deviation (m) of the disturbance of the expert's actions.
         clean: share of the episodes without disturbance.
         excursions: how often, per step, a disturbed episode goes astray for a while, unrecorded, before it goes on.
         seed: of everything drawn.
         workers: processes; 0 is one per core.
-        overwrite: whether data that is already there is replaced.
+        overwrite: replace data that is already there.
     """
 
     out: str

@@ -237,15 +237,6 @@ def preview(
     return f"{out}/index.html, {len(files) - 1} pictures"
 
 
-COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
-    "convert": (convert, "to our shards or LeRobot v3.0, from any known format"),
-    "inspect": (inspect, "what is in a data set"),
-    "verify": (verify, "whether every record and picture is whole"),
-    "stats": (stats, "statistics as OpenVLA, openpi or LeRobot define them"),
-    "preview": (preview, "a page with pictures and plots"),
-}
-
-
 def _opened(source: str, format: str, card: str, pictures: str) -> tuple[Reader, SourceCard]:
     reader = open_reader(source, format, pictures)
     return reader, _card(card, reader)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from jsonargparse import ArgumentParser
 
 from vla.rl.babyai_questions import START, collect_questions
 from vla.rl.fit import fit
 from vla.rl.offline import fit_offline
-from vla.rl.options import RLOptions
+from vla.rl.options import read_options
 from vla.rl.probing import probe_all
 from vla.rl.table import table
 
@@ -26,15 +24,6 @@ def run_fit(argv: list[str]) -> str:
         f"{options.out}: {run.condition}, {run.steps:,} steps, {len(run.ends):,} episodes, area {run.area():.3f}, "
         f"success in the last fifth {100 * last:.0f} %{hits}"
     )
-
-
-def read_options(argv: list[str]) -> RLOptions:
-    """Options from configurations and the command line; what comes later wins."""
-    parser = ArgumentParser(prog="vla rl fit", description="Trains an RL head on a frozen model's states.")
-    parser.add_argument("-c", "--config", action="config", help="a configuration, e.g. configs/rl/babyai-task.yaml")
-    parser.add_class_arguments(RLOptions)
-    made = parser.instantiate_classes(parser.parse_args(argv))
-    return RLOptions(**{name: value for name, value in vars(made).items() if name != "config"})
 
 
 def run_probe(argv: list[str]) -> str:
@@ -64,11 +53,3 @@ def run_table(argv: list[str]) -> str:
     parser.add_function_arguments(table, as_group=False, skip={"policies"})
     given = parser.parse_args(argv).as_dict()
     return table(given.pop("policy"), **given)
-
-
-COMMANDS: dict[str, tuple[Callable[[list[str]], str], str]] = {
-    "fit": (run_fit, "trains a head"),
-    "probe": (run_probe, "ranks prompts, layers and poolings without training"),
-    "table": (run_table, "compares policies on the same episodes, with what they cost"),
-    "questions": (run_questions, "writes pictures of BabyAI's rooms with questions, to train a model for them"),
-}
