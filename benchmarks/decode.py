@@ -23,9 +23,9 @@ from transformers import LogitsProcessor, LogitsProcessorList, PaliGemmaConfig, 
 
 from vla.contract import PolicyContract
 from vla.examples import Examples
-from vla.models.decode import generate, generate_from, static_steps
+from vla.models.decoding.decode import generate, generate_from, static_steps
+from vla.models.decoding.static import StaticSteps
 from vla.models.int8 import to_int8
-from vla.models.static import StaticSteps
 from vla.observation import Observation
 from vla.policies.local import LocalPolicy
 from vla.report.provenance import provenance

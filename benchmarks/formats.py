@@ -24,8 +24,8 @@ from PIL import Image
 from vla.datasets.formats.convert import run
 from vla.datasets.formats.job import Options, plan
 from vla.datasets.formats.lerobot_source import Decoder
-from vla.datasets.formats.rlds import RLDSReader
-from vla.datasets.formats.tfrecord import masked_crc
+from vla.datasets.formats.readers.rlds import RLDSReader
+from vla.datasets.formats.readers.tfrecord import masked_crc
 from vla.datasets.formats.video import write_video
 from vla.datasets.index import ShardIndex
 from vla.datasets.shards import ShardWriter, decode_jpeg

@@ -20,7 +20,7 @@ import torch
 from vla.contract import PolicyContract, Statistic
 from vla.datasets.robot import RobotSource
 from vla.evaluation.run import Evaluation, evaluate
-from vla.models.choose import ordinal_choice
+from vla.models.decoding.choose import ordinal_choice
 from vla.models.logprobs import scored
 from vla.policies.local import LocalPolicy
 from vla.report.intervals import wilson

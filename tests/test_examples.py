@@ -13,8 +13,8 @@ from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
 from vla.examples import Examples
-from vla.models.allowed import Follow, Free, Ordinal
-from vla.models.decode import generate
+from vla.models.decoding.allowed import Follow, Free, Ordinal
+from vla.models.decoding.decode import generate
 from vla.models.load import load_vlm
 from vla.observation import Observation
 from vla.policies.local import LocalPolicy

@@ -13,8 +13,8 @@ import torch
 from vla.contract import Embodiment, Mode, PolicyContract
 from vla.datasets.items import Images, QuestionItem, RobotItem
 from vla.errors import UserError
-from vla.models.allowed import Block, Follow, Free, Ordinal
-from vla.models.attention import BLOCK
+from vla.models.decoding.allowed import Block, Follow, Free, Ordinal
+from vla.models.tiny.attention import BLOCK
 from vla.observation import ActionChunk, Observation
 from vla.tokenization.base import ActionCodec, Malformed
 from vla.tokenization.codecs import action_codec, has_ordinal, no_ordinal, state_codec
@@ -304,7 +304,7 @@ class Examples:
         return follow
 
     def writing(self, embodiment: str = "", mode: str = "") -> dict[str, Any]:
-        """How an action answer is written, as `vla.models.decode.write` takes it: what is allowed, its end, its block."""
+        """How an action answer is written, as `decode.write` takes it: what is allowed, its end, its block."""
         if (embodiment, mode) not in self._writing:
             self._writing[embodiment, mode] = self._way(embodiment, mode)
         return self._writing[embodiment, mode]
@@ -396,8 +396,8 @@ class Examples:
 
         Returns:
             input_ids [B, L], with blanks for what is written at once; attention_mask bool [B, L], branch_ids [B, L]; prefix_mask
-            int8 [B, L], the group of tokens that see one another (`vla.models.attention`); labels [B, L] (-100 where nothing is
-            scored) and pixel_values float [B, C, 3, S, S] in [-1, 1].
+            int8 [B, L], the group of tokens that see one another (`vla.models.tiny.attention`); labels [B, L] (-100 where
+            nothing is scored) and pixel_values float [B, C, 3, S, S] in [-1, 1].
         """
         longest = max(len(e.sequence) for e in examples)
         arrays = collate([e.sequence for e in examples], self.tokenizer.pad_token_id, -(-longest // bucket) * bucket)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vla.models.load import new_tiny
-from vla.models.text import train_tokenizer
+from vla.models.tiny.text import train_tokenizer
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla.errors import UserError
-from vla.models import readers
-from vla.models.allowed import Block, Follow, Free, Ordinal
-from vla.models.choose import NEIGHBOURHOOD, likeliest, ordinal_choice
-from vla.models.decode import generate
+from vla.models.decoding import sessions as readers
+from vla.models.decoding.allowed import Block, Follow, Free, Ordinal
+from vla.models.decoding.choose import NEIGHBOURHOOD, likeliest, ordinal_choice
+from vla.models.decoding.decode import generate
 
 STATISTICS = ["mode", "median", "local-mean"]
 # In the order of their values, which is not that of their ids.

@@ -7,8 +7,8 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from vla.errors import UserError
-from vla.models.allowed import Block, Free, Ordinal
-from vla.models.decode import generate_from
+from vla.models.decoding.allowed import Block, Free, Ordinal
+from vla.models.decoding.decode import generate_from
 
 ACTIONS = list(range(300, 340))
 ALLOWED = [ACTIONS, ACTIONS, [345], ACTIONS, [346], [347], ACTIONS]

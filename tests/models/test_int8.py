@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vla.models.decode import generate_from
+from vla.models.decoding.decode import generate_from
 from vla.models.int8 import FEW, Int8Linear, to_int8
 
 ACTIONS = list(range(300, 340))

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from vla.models.allowed import Block, Ordinal
-from vla.models.decode import generate, generate_from, static_steps
-from vla.models.static import ROOM, StaticSteps
+from vla.models.decoding.allowed import Block, Ordinal
+from vla.models.decoding.decode import generate, generate_from, static_steps
+from vla.models.decoding.static import ROOM, StaticSteps
 
 ACTIONS = list(range(300, 340))
 MEDIAN = Ordinal(torch.tensor(ACTIONS[::-1]), "median")

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from vla.errors import UserError
-from vla.models import readers
-from vla.models.allowed import Block, Follow, Free
-from vla.models.attention import BLOCK
-from vla.models.decode import generate
-from vla.models.lean import ROOM
+from vla.models.decoding import sessions as readers
+from vla.models.decoding.allowed import Block, Follow, Free
+from vla.models.decoding.cpu_decode_step import ROOM
+from vla.models.decoding.decode import generate
+from vla.models.tiny.attention import BLOCK
 
 WORDS = list(range(300, 340))
 ALLOWED = [WORDS, [345], WORDS, [346], [347], WORDS, WORDS]

@@ -3,9 +3,9 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vla.errors import UserError
-from vla.models.config import TinyVLMConfig
 from vla.models.load import new_tiny
-from vla.models.model import TinyVLM
+from vla.models.tiny.config import TinyVLMConfig
+from vla.models.tiny.model import TinyVLM
 
 IMAGE, PROMPT, ANSWER = 80, 6, 5
 LENGTH = IMAGE + PROMPT + ANSWER

@@ -7,8 +7,8 @@ from transformers import GPT2Config, PreTrainedTokenizerFast
 
 from vla.errors import UserError
 from vla.models.load import load_vlm
-from vla.models.own import NewVLM
-from vla.models.text import complete
+from vla.models.tiny.from_scratch import NewVLM
+from vla.models.tiny.text import complete
 from vla.tokenization.vocabulary import Vocabulary
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from vla.errors import UserError
 from vla.models.load import load_vlm, new_tiny, shipped_folder
 from vla.models.logprobs import allowed_mass, masked_sum, scored, token_logprobs
-from vla.models.text import LOCATIONS, train_tokenizer
+from vla.models.tiny.text import LOCATIONS, train_tokenizer
 from vla.tokenization.vocabulary import Vocabulary
 
 TOKENIZER = train_tokenizer(["pick up the red cube"] * 3, vocab_size=280)

@@ -4,7 +4,7 @@ import torch
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor, SiglipImageProcessor
 
 from vla.models.load import new_tiny
-from vla.models.text import train_tokenizer
+from vla.models.tiny.text import train_tokenizer
 
 TEXT = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 96}
 

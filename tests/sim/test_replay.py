@@ -8,8 +8,8 @@ from PIL import Image
 
 from vla import cli
 from vla.datasets.card import DatasetCard
-from vla.datasets.formats.hdf5 import HDF5Reader
-from vla.datasets.formats.sheets import TILE
+from vla.datasets.formats.inspection.sheets import TILE
+from vla.datasets.formats.readers.hdf5 import HDF5Reader
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
 from vla.sim.experts.stock import stock_action

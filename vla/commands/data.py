@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from vla.datasets.formats.base import Reader
+from vla.datasets.formats.conventions.prepare import Changes
+from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.convert import run
 from vla.datasets.formats.job import PARTS, Options, plan
 from vla.datasets.formats.notes import REPORT
-from vla.datasets.formats.prepare import Changes
-from vla.datasets.formats.recognise import open_reader
-from vla.datasets.formats.source_card import SourceCard, load_source_card
+from vla.datasets.formats.readers.base import Reader
+from vla.datasets.formats.readers.recognise import open_reader
 from vla.errors import UserError
 
 
@@ -145,7 +145,7 @@ def inspect(source: str, format: str = "auto", card: str = "", pictures: str = "
         card: conventions, as for convert.
         pictures: folder of the pictures that a JSON file names.
     """
-    from vla.datasets.formats.describe import inspect as look
+    from vla.datasets.formats.inspection.describe import inspect as look
 
     reader = _rendered(open_reader(source, format, pictures))
     files = [reader.path] if reader.path.is_file() else reader.path.rglob("*")
@@ -163,7 +163,7 @@ def verify(source: str, format: str = "auto", card: str = "", pictures: str = ""
         pictures: folder of the pictures that a JSON file names.
         workers: processes; 0 is one per core.
     """
-    from vla.datasets.formats.check import verify as check
+    from vla.datasets.formats.inspection.check import verify as check
 
     reader, chosen = _opened(source, format, card, pictures)
     with _bar(0, "verify") as progress:
@@ -199,7 +199,7 @@ def stats(
         layout: ours has names, constants and what was not read; theirs is the file of the scheme's owner, e.g. norm_stats.json.
         out: JSON file to write; "" prints it.
     """
-    from vla.datasets.formats.describe import in_their_file, statistics
+    from vla.datasets.formats.inspection.describe import in_their_file, statistics
 
     reader, chosen = _opened(source, format, card, "")
     with _bar(0, "stats") as progress:
@@ -230,7 +230,7 @@ def preview(
         cameras: for robosuite's demo.hdf5: those to render, as for convert.
         episodes: how many are shown, spread over the data.
     """
-    from vla.datasets.formats.preview import preview as show
+    from vla.datasets.formats.inspection.preview import preview as show
 
     reader = _rendered(open_reader(source, format, pictures), cameras, 128, 128)
     files = show(reader, _card(card, reader), Path(out), episodes)

@@ -20,7 +20,7 @@ TRAINING_ROLLOUTS = 500_000
 def new_tokenizer() -> Any:
     """A tokenizer that knows the words of the simulator's instructions and questions."""
     from vla.contract import PolicyContract
-    from vla.models.text import train_tokenizer
+    from vla.models.tiny.text import train_tokenizer
     from vla.sim.questions import vocabulary_corpus
 
     words = vocabulary_corpus()

@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerBase
 
 from vla.errors import UserError
-from vla.models.config import TinyVLMConfig
-from vla.models.model import TinyVLM
-from vla.models.ordinal import ordinal_init
-from vla.models.processor import TinyVLMProcessor
-from vla.models.text import INTEGERS, LOCATIONS
+from vla.models.tiny.config import TinyVLMConfig
+from vla.models.tiny.model import TinyVLM
+from vla.models.tiny.ordinal_embeddings import ordinal_init
+from vla.models.tiny.processor import TinyVLMProcessor
+from vla.models.tiny.text import INTEGERS, LOCATIONS
 
 SHIPPED = {"tiny": "configs/pretrain-tiny.yaml", "tiny-babyai": "configs/pretrain-babyai.yaml"}
 """The models that come with the package, and how each was made."""

@@ -13,7 +13,7 @@ import torch
 from vla.contract import PolicyContract
 from vla.datasets.items import Images
 from vla.examples import Example, Examples
-from vla.models.decode import Decoded, generate, static_steps
+from vla.models.decoding.decode import Decoded, generate, static_steps
 from vla.models.load import load_vlm
 from vla.observation import ActionChunk, Observation
 

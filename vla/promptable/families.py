@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from vla.errors import UserError
-from vla.models.model import TinyVLM
-from vla.models.readers import HubReader, PrefixReader, Reader
+from vla.models.decoding.sessions import HubReader, PrefixReader, Reader
+from vla.models.tiny.model import TinyVLM
 from vla.promptable.layers import Capture
 
 Pictures = Sequence[np.ndarray]

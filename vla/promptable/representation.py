@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from vla.contract import Statistic
 from vla.errors import UserError
-from vla.models.allowed import Ordinal
-from vla.models.choose import likeliest
+from vla.models.decoding.allowed import Ordinal
+from vla.models.decoding.choose import likeliest
 from vla.models.weights import weights_hash
 from vla.promptable.families import Pictures, family
 from vla.promptable.layers import Capture, Choice, chosen_layers

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from vla.datasets.formats.base import Listed, Raw, Reader, Ref
-from vla.datasets.formats.hdf5 import HDF5Reader
-from vla.datasets.formats.source_card import CameraKey, SourceCard, load_source_card
+from vla.datasets.formats.conventions.source_card import CameraKey, SourceCard, load_source_card
+from vla.datasets.formats.readers.base import Listed, Raw, Reader, Ref
+from vla.datasets.formats.readers.hdf5 import HDF5Reader
 from vla.errors import UserError
 from vla.sim import gl
 from vla.sim.embodiment import STOCK_CAMERAS

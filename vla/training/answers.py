@@ -8,7 +8,7 @@ import torch
 
 from vla.contract import Statistic
 from vla.examples import Examples
-from vla.models.choose import ordinal_choice
+from vla.models.decoding.choose import ordinal_choice
 from vla.models.logprobs import token_logprobs
 
 

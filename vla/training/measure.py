@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from vla.examples import Examples
-from vla.models.choose import likeliest
+from vla.models.decoding.choose import likeliest
 from vla.models.logprobs import allowed_mass
 from vla.policies.local import Answer
 from vla.policies.quiz import right

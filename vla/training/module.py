@@ -20,7 +20,7 @@ from vla.examples import Examples
 from vla.models.adapters import Lora, add_lora
 from vla.models.load import load_vlm
 from vla.models.logprobs import scored
-from vla.models.own import SHORT, NewVLM
+from vla.models.tiny.from_scratch import SHORT, NewVLM
 from vla.policies.local import LocalPolicy
 from vla.training.answers import ActionTokens, Answers
 from vla.training.callbacks import Evaluate, roll_out

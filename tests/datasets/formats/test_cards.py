@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rlds_files import features, group, jpeg, picture, tensor, text, write
 
-from vla.datasets.formats.prepare import Changes, prepare
-from vla.datasets.formats.rlds import RLDSReader
-from vla.datasets.formats.source_card import load_source_card
+from vla.datasets.formats.conventions.prepare import Changes, prepare
+from vla.datasets.formats.conventions.source_card import load_source_card
+from vla.datasets.formats.readers.rlds import RLDSReader
 
 pytest.importorskip("google_crc32c")
 T = 7

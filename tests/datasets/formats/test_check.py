@@ -11,11 +11,11 @@ from rlds_files import plain
 from test_convert import CARD
 
 from vla.cli import main
-from vla.datasets.formats.check import verify
-from vla.datasets.formats.norm_stats import embodiments
-from vla.datasets.formats.recognise import open_reader
-from vla.datasets.formats.sheets import TILE
-from vla.datasets.formats.source_card import load_source_card
+from vla.datasets.formats.conventions.source_card import load_source_card
+from vla.datasets.formats.inspection.check import verify
+from vla.datasets.formats.inspection.sheets import TILE
+from vla.datasets.formats.readers.recognise import open_reader
+from vla.datasets.formats.statistics.norm_stats import embodiments
 
 pytest.importorskip("google_crc32c")
 
@@ -117,7 +117,7 @@ def test_a_missing_and_a_cut_shard_are_found(source, capsys):
 
 def test_several_processes_find_the_same(source):
     reader, card = open_reader(source / "rlds"), load_source_card(str(source / "card.yaml"))
-    from vla.datasets.formats import check
+    from vla.datasets.formats.inspection import check
 
     one = verify(reader, card)
     check.TOGETHER = 2

@@ -18,11 +18,11 @@ from rlds_files import LENGTHS, PLAIN, episode, plain, write
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats import convert
 from vla.datasets.formats import job as planning
+from vla.datasets.formats.conventions.prepare import Changes
+from vla.datasets.formats.conventions.source_card import Part
 from vla.datasets.formats.convert import run
 from vla.datasets.formats.job import PARTS, Options, plan
-from vla.datasets.formats.prepare import Changes
-from vla.datasets.formats.shard_parts import space
-from vla.datasets.formats.source_card import Part
+from vla.datasets.formats.writers.shards import space
 from vla.datasets.index import ShardIndex
 from vla.datasets.robot import RobotSource
 from vla.datasets.steps import load_steps

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rlds_files import PLAIN, episode, example, jpeg, records
 
-from vla.datasets.formats import tfrecord
-from vla.datasets.formats.example import parse_example
+from vla.datasets.formats.conventions.source_card import source_card
 from vla.datasets.formats.pictures import decode, jpeg_size
-from vla.datasets.formats.rlds import flatten, shape_episode
-from vla.datasets.formats.source_card import source_card
-from vla.datasets.formats.tars import CutOff, members
-from vla.datasets.formats.visual_questions import conversation
+from vla.datasets.formats.readers import tfrecord
+from vla.datasets.formats.readers.example import parse_example
+from vla.datasets.formats.readers.rlds import flatten, shape_episode
+from vla.datasets.formats.readers.tars import CutOff, members
+from vla.datasets.formats.readers.visual_questions import conversation
 from vla.datasets.shards import decode_array
 from vla.errors import UserError
 

@@ -17,10 +17,10 @@ from test_hdf5 import libero, robomimic
 from test_tars import image_text, robot_tars
 from test_visual_questions import ENTRIES, llava, vqa
 
+from vla.datasets.formats.conventions.prepare import Changes, Dropped, prepare
 from vla.datasets.formats.convert import run
 from vla.datasets.formats.job import Options, plan
-from vla.datasets.formats.prepare import Changes, Dropped, prepare
-from vla.datasets.formats.recognise import open_reader
+from vla.datasets.formats.readers.recognise import open_reader
 from vla.errors import UserError
 
 for module in ("av", "google_crc32c", "h5py", "pyarrow"):

@@ -5,9 +5,9 @@ import pytest
 
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.hdf5 import HDF5Reader
 from vla.datasets.formats.job import Options, plan
-from vla.datasets.formats.recognise import recognise
+from vla.datasets.formats.readers.hdf5 import HDF5Reader
+from vla.datasets.formats.readers.recognise import recognise
 from vla.datasets.index import ShardIndex
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
@@ -106,7 +106,7 @@ def test_robomimic(tmp_path):
 
 
 def changes(text):
-    from vla.datasets.formats.prepare import Changes
+    from vla.datasets.formats.conventions.prepare import Changes
 
     return Changes(text=text)
 

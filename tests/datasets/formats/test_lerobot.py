@@ -13,17 +13,18 @@ import pyarrow.parquet as pq  # noqa: E402
 from lerobot_files import FPS, LENGTHS, PICTURE, VIDEO, WRITERS, action, level, write_v2, write_v3  # noqa: E402
 
 from vla.datasets.card import DatasetCard  # noqa: E402
-from vla.datasets.formats import convert, lerobot_writer  # noqa: E402
+from vla.datasets.formats import convert  # noqa: E402
 from vla.datasets.formats import job as planning  # noqa: E402
-from vla.datasets.formats.check import verify  # noqa: E402
 from vla.datasets.formats.convert import run  # noqa: E402
+from vla.datasets.formats.inspection.check import verify  # noqa: E402
 from vla.datasets.formats.job import Options, plan  # noqa: E402
-from vla.datasets.formats.lerobot import LeRobotReader  # noqa: E402
 from vla.datasets.formats.lerobot_source import LeRobotSource  # noqa: E402
 from vla.datasets.formats.pictures import decode  # noqa: E402
-from vla.datasets.formats.recognise import recognise  # noqa: E402
-from vla.datasets.formats.shard_parts import sha256  # noqa: E402
+from vla.datasets.formats.readers.lerobot import LeRobotReader  # noqa: E402
+from vla.datasets.formats.readers.recognise import recognise  # noqa: E402
 from vla.datasets.formats.video import VideoWriter  # noqa: E402
+from vla.datasets.formats.writers import lerobot as lerobot_writer  # noqa: E402
+from vla.datasets.formats.writers.shards import sha256  # noqa: E402
 from vla.datasets.index import ShardIndex  # noqa: E402
 from vla.datasets.mixture import Mixture  # noqa: E402
 from vla.datasets.robot import RobotSource  # noqa: E402

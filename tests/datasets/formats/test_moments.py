@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vla.datasets.formats.moments import quantiles, summary
+from vla.datasets.formats.statistics.moments import quantiles, summary
 from vla.datasets.statistics import describe
 
 

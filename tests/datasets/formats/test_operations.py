@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.datasets.formats import operations as ops
-from vla.datasets.formats import rotations as rot
+from vla.datasets.formats.conventions import operations as ops
+from vla.datasets.formats.conventions import rotations as rot
 
 vectors = st.lists(st.tuples(*[st.floats(-2.5, 2.5)] * 3), min_size=1, max_size=5).map(lambda v: np.array(v, np.float64))
 

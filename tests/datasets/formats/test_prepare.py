@@ -3,9 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from vla.datasets.formats.base import Listed
-from vla.datasets.formats.prepare import Changes, Dropped, prepare
-from vla.datasets.formats.source_card import CameraKey, Part, SourceCard, load_source_card
+from vla.datasets.formats.conventions.prepare import Changes, Dropped, prepare
+from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, load_source_card
+from vla.datasets.formats.readers.base import Listed
 from vla.errors import UserError
 
 CARD = SourceCard(

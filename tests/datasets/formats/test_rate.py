@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from vla.datasets.formats.rate import first_steps, merge, merged_limits
-from vla.datasets.formats.source_card import Part, SourceCard, load_source_card
+from vla.datasets.formats.conventions.rate import first_steps, merge, merged_limits
+from vla.datasets.formats.conventions.source_card import Part, SourceCard, load_source_card
 from vla.errors import UserError
 
 TURNS = np.array([[0.5, 0.1, -0.3], [0.2, -0.7, 0.4], [-0.1, 0.3, 0.9]])

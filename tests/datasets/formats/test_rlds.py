@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from rlds_files import LENGTHS, PLAIN, episode, example, features, group, jpeg, masked, plain, records, tensor, text, write
 
-from vla.datasets.formats import tfrecord
-from vla.datasets.formats.example import parse_example, varints
-from vla.datasets.formats.rlds import RLDSReader
+from vla.datasets.formats.readers import tfrecord
+from vla.datasets.formats.readers.example import parse_example, varints
+from vla.datasets.formats.readers.rlds import RLDSReader
 from vla.errors import UserError
 
 pytest.importorskip("google_crc32c")

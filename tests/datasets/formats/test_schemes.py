@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vla.contract import PolicyContract
-from vla.datasets.formats import norm_stats, schemes
+from vla.datasets.formats.statistics import norm_stats, schemes
 from vla.errors import UserError
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_statistics.json").read_text())

@@ -5,10 +5,10 @@ import collections
 import numpy as np
 from PIL import ImageColor
 
-from vla.datasets.formats import sheets
-from vla.datasets.formats.base import Listed
-from vla.datasets.formats.prepare import Episode
-from vla.datasets.formats.source_card import source_card
+from vla.datasets.formats.conventions.prepare import Episode
+from vla.datasets.formats.conventions.source_card import source_card
+from vla.datasets.formats.inspection import sheets
+from vla.datasets.formats.readers.base import Listed
 
 
 def card(gripper="0 closed, 1 open", orientation="upright"):

@@ -6,9 +6,9 @@ import yaml
 
 from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
-from vla.datasets.formats.operations import OPERATIONS, STEPS
-from vla.datasets.formats.recognise import READERS
-from vla.datasets.formats.source_card import load_source_card, shipped, source_card
+from vla.datasets.formats.conventions.operations import OPERATIONS, STEPS
+from vla.datasets.formats.conventions.source_card import load_source_card, shipped, source_card
+from vla.datasets.formats.readers.recognise import READERS
 from vla.errors import UserError
 
 GOOD = {

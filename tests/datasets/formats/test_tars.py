@@ -10,8 +10,8 @@ from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.convert import run
 from vla.datasets.formats.job import Options, plan
-from vla.datasets.formats.recognise import open_reader, recognise
-from vla.datasets.formats.tars import TarReader
+from vla.datasets.formats.readers.recognise import open_reader, recognise
+from vla.datasets.formats.readers.tars import TarReader
 from vla.datasets.index import ShardIndex
 from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource

@@ -5,8 +5,8 @@ from rlds_files import jpeg
 
 from vla.datasets.formats.convert import run
 from vla.datasets.formats.job import Options, plan
-from vla.datasets.formats.recognise import recognise
-from vla.datasets.formats.visual_questions import LLaVAReader, VQAv2Reader
+from vla.datasets.formats.readers.recognise import recognise
+from vla.datasets.formats.readers.visual_questions import LLaVAReader, VQAv2Reader
 from vla.datasets.questions import QuestionSource
 from vla.errors import UserError
 

@@ -39,12 +39,12 @@ def sink(options: Options, kind: str) -> Sink:
     if options.to == "lerobot":
         if kind != "robot":
             raise UserError("questions cannot be written as LeRobot", "--to", "--to shards")
-        from vla.datasets.formats.lerobot_writer import LeRobotSink
+        from vla.datasets.formats.writers.lerobot import LeRobotSink
 
         return LeRobotSink()
     if options.to != "shards":
         raise UserError(f"unknown format {options.to!r}", "--to", "shards or lerobot")
-    from vla.datasets.formats.shard_parts import QuestionSink, RobotSink
+    from vla.datasets.formats.writers.shards import QuestionSink, RobotSink
 
     return RobotSink() if kind == "robot" else QuestionSink()
 

@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from vla.datasets.formats.base import Raw, Reader, Ref
+from vla.datasets.formats.conventions.prepare import Changes, Dropped, Episode, prepare
+from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.pictures import Ready, decode, picture_size
-from vla.datasets.formats.prepare import Changes, Dropped, Episode, prepare
-from vla.datasets.formats.recognise import open_reader
-from vla.datasets.formats.source_card import SourceCard, load_source_card
+from vla.datasets.formats.readers.base import Raw, Reader, Ref
+from vla.datasets.formats.readers.recognise import open_reader
 from vla.errors import UserError
 
 PARTS = ".parts"

@@ -11,13 +11,13 @@ import numpy as np
 
 from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
-from vla.datasets.formats.lerobot import LeRobotReader
-from vla.datasets.formats.moments import summary
+from vla.datasets.formats.conventions.prepare import Changes, prepare
+from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.pictures import decode, rgb
-from vla.datasets.formats.prepare import Changes, prepare
-from vla.datasets.formats.shard_parts import space
-from vla.datasets.formats.source_card import SourceCard, load_source_card
+from vla.datasets.formats.readers.lerobot import LeRobotReader
+from vla.datasets.formats.statistics.moments import summary
 from vla.datasets.formats.video import VideoFrames, _opened, _seek
+from vla.datasets.formats.writers.shards import space
 from vla.datasets.robot import RobotSource
 from vla.datasets.steps import Steps
 from vla.errors import UserError

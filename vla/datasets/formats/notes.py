@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vla.datasets.formats.base import Ref
-from vla.datasets.formats.prepare import Dropped, Episode
+from vla.datasets.formats.conventions.prepare import Dropped, Episode
+from vla.datasets.formats.readers.base import Ref
 from vla.errors import UserError
 
 if TYPE_CHECKING:

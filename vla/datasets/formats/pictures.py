@@ -8,7 +8,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from vla.datasets.formats.source_card import Orientation
+from vla.datasets.formats.conventions.source_card import Orientation
 from vla.datasets.shards import encode_jpeg
 from vla.errors import UserError
 from vla.transforms import Orient, Resize

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from vla.datasets.formats.base import library
 from vla.datasets.formats.pictures import PIXELS
+from vla.datasets.formats.readers.base import library
 from vla.errors import UserError
 
 CODECS: dict[str, tuple[str, dict[str, str]]] = {

@@ -1,0 +1,1 @@
+"""Conventions: what a data set means by its numbers, and how they become ours."""

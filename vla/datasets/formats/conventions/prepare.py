@@ -1,0 +1,231 @@
+"""An episode as a format has it -> the steps that a policy is trained on, by a card; what is left out is counted."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vla.datasets.formats.conventions import operations
+from vla.datasets.formats.conventions.rate import first_steps, merge
+from vla.datasets.formats.conventions.source_card import Part, SourceCard
+from vla.datasets.formats.readers.base import Frames, Raw
+from vla.errors import UserError
+
+STILL = 1e-4
+"""A movement below this, in the data's units, is none (OpenVLA's filter of LIBERO)."""
+
+
+class Dropped(Exception):
+    """A record that is left out for the reason given; nothing is wrong with it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """What is done to all episodes.
+
+    Attributes:
+        noops: whether steps without movement are left out.
+        rate: actions per second of the result; 0 keeps the data's own.
+        text: an instruction for data that has none.
+    """
+
+    noops: bool = False
+    rate: float = 0.0
+    text: str = ""
+
+
+@dataclasses.dataclass
+class Episode:
+    """An episode of T steps, ready to be written.
+
+    Attributes:
+        action, state: float32 [T, A] and [T, S].
+        instruction: T texts.
+        terminate: bool [T], where the task is done.
+        images: camera -> its frames, and which of them belong to the steps [T].
+        extra: further values per step that our own shards have (target, segment, point, reach).
+        dropped: reason -> steps that were left out.
+    """
+
+    action: np.ndarray
+    state: np.ndarray
+    instruction: list[str]
+    terminate: np.ndarray
+    images: dict[str, tuple[Frames, np.ndarray]]
+    extra: list[dict[str, Any]]
+    dropped: collections.Counter[str]
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+
+def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Episode:
+    """Reads state, action and pictures by the card's names, and carries out its operations and the changes.
+
+    Raises:
+        UserError: a name is missing, lengths differ, a value is not finite; the record is named.
+        Dropped: it has no instruction, or no step is left.
+    """
+    action = gather(raw, card.action, where, "action")
+    length = len(action)
+    state = gather(raw, card.state, where, "state") if card.state else np.zeros((length, 0))
+    images = {name: _frames(raw, camera.key, where) for name, camera in card.cameras.items()}
+    for name, count in {"state": len(state), **{f"camera {k}": len(v) for k, v in images.items()}}.items():
+        if count != length:
+            raise UserError(f"{length} actions, but {count} of {name}", where)
+    words = _instruction(raw, card, changes.text, length, where)
+    acts, seen, dropped = _pair(card, length)
+    action, state = action[acts], state[seen]
+    _finite(action, card.action, acts, where)
+    _finite(state, card.state, seen, where)
+    terminate = np.zeros(len(acts), bool)
+    if len(acts):
+        terminate[-1] = True
+    if isinstance(raw.get("terminate"), np.ndarray):
+        if raw["terminate"].size != length:
+            raise UserError(f"{length} actions, but {raw['terminate'].size} of terminate", where)
+        terminate = raw["terminate"].astype(bool).reshape(-1)[acts]
+    extra = raw.get("extra") or [{}] * length
+    if changes.noops:
+        moving = ~still(action, card)
+        dropped["no-op"] += int((~moving).sum())
+        # The end of an episode is kept where it was reached by waiting.
+        terminate = np.array([terminate[a:b].any() for a, b in _groups(np.flatnonzero(moving), len(terminate))], bool)
+        action, state, seen = action[moving], state[moving], seen[moving]
+    if changes.rate and changes.rate != card.control_hz:
+        starts = first_steps(len(action), card.control_hz, changes.rate, where)
+        groups = _groups(starts, len(action))
+        dropped["rate"] += len(action) - len(starts)
+        terminate = np.array([terminate[a:b].any() for a, b in groups], bool)
+        action = np.array([merge(action[a:b], card) for a, b in groups]).reshape(len(groups), action.shape[1])
+        state, seen = state[starts], seen[starts]
+    if not len(action):
+        raise Dropped("no step is left")
+    return Episode(
+        action=action.astype(np.float32),
+        state=state.astype(np.float32),
+        instruction=[words[row] for row in seen],
+        terminate=terminate,
+        images={name: (frames, seen) for name, frames in images.items()},
+        extra=[extra[row] for row in seen],
+        dropped=+dropped,
+    )
+
+
+def gather(raw: Raw, parts: Sequence[Part], where: str, what: str) -> np.ndarray:
+    """The values of all parts side by side, float64 [T, D]."""
+    columns: list[np.ndarray] = []
+    for part in parts:
+        if part.key:
+            columns.append(_values(raw, part, f"{where}, {part.key}"))
+    lengths = {len(column) for column in columns}
+    if len(lengths) != 1:
+        raise UserError(f"its parts have {sorted(lengths)} steps" if lengths else "no values are named", f"{where}, {what}")
+    length, filled = lengths.pop(), iter(columns)
+    every = [next(filled) if part.key else np.full((length, len(part.names)), float(part.constant or 0)) for part in parts]
+    return np.concatenate(every, 1)
+
+
+def _values(raw: Raw, part: Part, where: str) -> np.ndarray:
+    value = _get(raw, part.key, where)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub" or not value.ndim:
+        raise UserError("it holds no numbers for each step", where)
+    values = value.reshape(len(value), math.prod(value.shape[1:])).astype(np.float64)
+    if part.pick:
+        if not -values.shape[1] <= min(part.pick) <= max(part.pick) < values.shape[1]:
+            raise UserError(f"it has {values.shape[1]} values, the card picks {list(part.pick)}", where)
+        values = values[:, list(part.pick)]
+    for name, arguments in part.operations():
+        values = operations.OPERATIONS[name](values, **arguments)
+    if values.shape[1] != len(part.names):
+        raise UserError(f"it gives {values.shape[1]} values for {len(part.names)} names: {', '.join(part.names)}", where)
+    return values
+
+
+def _get(raw: Raw, key: str, where: str) -> Any:
+    if key not in raw:
+        raise UserError(f"there is no {key}, only {', '.join(sorted(raw))}", where, "name another in the card")
+    return raw[key]
+
+
+def _frames(raw: Raw, key: str, where: str) -> Frames:
+    frames = _get(raw, key, where)
+    if not isinstance(frames, Frames):
+        raise UserError(f"{key} holds no pictures", where, "name another in the card")
+    return frames
+
+
+def _pair(card: SourceCard, length: int) -> tuple[np.ndarray, np.ndarray, collections.Counter[str]]:
+    """Which actions and which observations belong together."""
+    rows, dropped = np.arange(length), collections.Counter[str]()
+    for name in card.steps:
+        dropped[name] += min(len(rows), 1)
+        rows = rows[1:] if name == "drop_first" else rows[:-1]
+    if card.alignment == "post" and len(rows):
+        dropped["no observation before it"] += 1
+        return rows[1:], rows[:-1], dropped
+    return rows, rows, dropped
+
+
+def _instruction(raw: Raw, card: SourceCard, text: str, length: int, where: str) -> list[str]:
+    for key in card.instruction:
+        words = texts(raw.get(key), length, f"{where}, {key}")
+        if any(word.strip() for word in words):
+            return words
+    if not (text or card.text):
+        raise Dropped("no instruction")
+    return [text or card.text] * length
+
+
+def texts(value: Any, length: int, where: str) -> list[str]:
+    """T texts from one, T texts or byte strings, or T rows of code points that end with 0 (Language-Table)."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [value] * length
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.ndim:
+        rows = value.reshape(len(value), math.prod(value.shape[1:]))
+        if ((rows < 0) | (rows > 0x10FFFF)).any():
+            raise UserError("it holds numbers that are no characters", where, "name a text in the card")
+        value = ["".join(map(chr, row[: np.argmin(row != 0) if (row == 0).any() else len(row)])) for row in rows]
+    if not isinstance(value, list):
+        raise UserError("it holds no texts", where, "name another in the card")
+    words = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in value]
+    if len(words) != length:
+        raise UserError(f"{len(words)} texts for {length} steps", where)
+    return words
+
+
+def _finite(values: np.ndarray, parts: Sequence[Part], rows: np.ndarray, where: str) -> None:
+    # What float32 cannot hold is no number either.
+    fits = np.abs(values) <= np.finfo(np.float32).max
+    if not fits.all():
+        step, dimension = np.argwhere(~fits)[0]
+        names = [name for part in parts for name in part.names]
+        raise UserError(
+            f"{names[dimension]} is {values[step, dimension]} at step {rows[step]}", where, "skip it: --on-error skip"
+        )
+
+
+def still(action: np.ndarray, card: SourceCard) -> np.ndarray:
+    """Steps [T] that neither move the robot nor change the gripper."""
+    roles = _roles(card)
+    gripper = action[:, roles == "gripper"]
+    same = np.append(True, (np.abs(np.diff(gripper, axis=0)) < STILL).all(1)) if len(action) else np.zeros(0, bool)
+    moves = action[:, roles != "gripper"]
+    if card.mode == "absolute":
+        moves = np.append(np.full((min(len(moves), 1), moves.shape[1]), np.inf), np.diff(moves, axis=0), 0)
+    return same & (np.linalg.norm(moves, axis=1) < STILL)
+
+
+def _roles(card: SourceCard) -> np.ndarray:
+    return np.array([part.role for part in card.action for _ in part.names])
+
+
+def _groups(starts: np.ndarray, length: int) -> list[tuple[int, int]]:
+    return list(zip(starts.tolist(), [*starts.tolist()[1:], length], strict=False)) if len(starts) else []

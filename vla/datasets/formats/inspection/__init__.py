@@ -1,0 +1,1 @@
+"""Inspection: is a data set whole, what is in it, how does it look."""

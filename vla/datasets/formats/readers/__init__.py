@@ -1,0 +1,1 @@
+"""Readers: a data set's records in its own format -> arrays, texts and images."""

@@ -1,0 +1,136 @@
+"""Which format a data set is in, and its reader."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from vla.datasets.formats.readers.base import Reader
+from vla.errors import UserError
+
+
+def _rlds(path: Path, pictures: str) -> Reader:
+    from vla.datasets.formats.readers.rlds import RLDSReader
+
+    return RLDSReader(path)
+
+
+def _lerobot(path: Path, pictures: str) -> Reader:
+    from vla.datasets.formats.readers.lerobot import LeRobotReader
+
+    return LeRobotReader(path)
+
+
+def _hdf5(path: Path, pictures: str) -> Reader:
+    from vla.datasets.formats.readers.hdf5 import HDF5Reader
+
+    return HDF5Reader(path)
+
+
+def _shards(path: Path, pictures: str) -> Reader:
+    from vla.datasets.formats.readers.tars import ShardsReader
+
+    return ShardsReader(path)
+
+
+def _webdataset(path: Path, pictures: str) -> Reader:
+    from vla.datasets.formats.readers.tars import TarReader
+
+    return TarReader(path)
+
+
+def _image_text(path: Path, pictures: str) -> Reader:
+    from vla.datasets.formats.readers.tars import ImageTextReader
+
+    return ImageTextReader(path)
+
+
+def _llava(path: Path, pictures: str) -> Reader:
+    from vla.datasets.formats.readers.visual_questions import LLaVAReader
+
+    return LLaVAReader(path, pictures)
+
+
+def _vqav2(path: Path, pictures: str) -> Reader:
+    from vla.datasets.formats.readers.visual_questions import VQAv2Reader
+
+    return VQAv2Reader(path, pictures)
+
+
+READERS: dict[str, Callable[[Path, str], Reader]] = {
+    "rlds": _rlds,
+    "lerobot": _lerobot,
+    "hdf5": _hdf5,
+    "shards": _shards,
+    "webdataset": _webdataset,
+    "image-text": _image_text,
+    "llava": _llava,
+    "vqav2": _vqav2,
+}
+
+
+def recognise(path: Path) -> str:
+    """The name of a data set's format.
+
+    Raises:
+        UserError: there is nothing, or nothing that is known.
+    """
+    if not path.exists():
+        raise UserError("nothing is there", str(path), "give a folder or file")
+    if path.is_file():
+        if path.suffix in (".hdf5", ".h5"):
+            return "hdf5"
+        if path.suffix == ".tar":
+            return _kind_of_tar([path])
+        if path.suffix in (".json", ".jsonl"):
+            return "vqav2" if _starts_with_object(path) else "llava"
+    elif (path / "meta/info.json").is_file():
+        return "lerobot"
+    elif (path / "card.yaml").is_file() and any(path.glob("shard-*.tar")):
+        return "shards"
+    elif any(path.glob("*.tfrecord-*")) or any(path.glob("*/*.tfrecord-*")) or any(path.glob("*/*/*.tfrecord-*")):
+        return "rlds"
+    elif any(path.glob("*.hdf5")) or any(path.glob("*.h5")):
+        return "hdf5"
+    elif any(path.glob("*.tar")):
+        return _kind_of_tar(sorted(path.glob("*.tar")))
+    known = "meta/info.json (LeRobot), *.tfrecord-* (RLDS), *.hdf5, *.tar (WebDataset), *.json (LLaVA, VQAv2)"
+    raise UserError(f"no known format: neither {known}", str(path), f"name it: --format {'|'.join(READERS)}")
+
+
+def open_reader(path: str | Path, format: str = "auto", pictures: str = "") -> Reader:
+    """The reader of a data set; UserError as `recognise`, or for an unknown name."""
+    path = Path(path)
+    name = recognise(path) if format == "auto" else format
+    if name not in READERS:
+        raise UserError(f"unknown format {name!r}", "--format", f"one of auto, {', '.join(READERS)}")
+    if not path.exists():
+        raise UserError("nothing is there", str(path), "give a folder or file")
+    return READERS[name](path, pictures)
+
+
+def _starts_with_object(path: Path) -> bool:
+    """VQAv2's files are an object, LLaVA's a list; one object per line is LLaVA's too."""
+    with path.open("rb") as file:
+        head = file.read(4096).lstrip()
+    if not head.startswith(b"{"):
+        return False
+    try:
+        json.loads(head.partition(b"\n")[0])
+    except ValueError:
+        return True
+    return b'"questions"' in head or b'"annotations"' in head
+
+
+def _kind_of_tar(paths: list[Path]) -> str:
+    """By the first sample that can be read."""
+    from vla.datasets.formats.readers.tars import CutOff, members
+
+    for path in paths:
+        with contextlib.suppress(CutOff):
+            for sample in members(path, at_most=1):
+                arrays = any(name.endswith((".npy", ".npz")) or name == "npy" for name in sample.places)
+                return "webdataset" if arrays else "image-text"
+    return "webdataset"

@@ -1,0 +1,1 @@
+"""Statistics of a data set, as OpenVLA, openpi and LeRobot define them."""

@@ -1,0 +1,1 @@
+"""Writers: the parts of a conversion -> our shards, or LeRobot v3.0."""

@@ -1,0 +1,244 @@
+"""Our shards as a result: each part of a conversion is one shard."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from vla.contract import Camera, Embodiment, Space
+from vla.datasets.card import DatasetCard
+from vla.datasets.formats.conventions.prepare import Dropped
+from vla.datasets.formats.conventions.rate import merged_limits
+from vla.datasets.formats.conventions.source_card import Part, SourceCard
+from vla.datasets.formats.job import Job, Numbered
+from vla.datasets.formats.notes import Tally, column, info_of
+from vla.datasets.formats.readers.base import Ref
+from vla.datasets.formats.statistics.moments import summary
+from vla.datasets.questions import parse_questions
+from vla.datasets.shards import encode_member
+from vla.datasets.statistics import VARIES
+from vla.datasets.tar import TarWriter
+from vla.errors import UserError
+
+_to_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+@functools.cache
+def _head(size: int) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (size,)})
+    return file.getvalue()
+
+
+def vector(values: np.ndarray) -> bytes:
+    """float32 [N] as NumPy's .npy; the header of a shape is made once."""
+    return _head(len(values)) + values.tobytes()
+
+
+@contextlib.contextmanager
+def _shard(job: Job, number: int) -> Iterator[tuple[Path, IO[bytes], TarWriter]]:
+    """A shard that gets its name when it is whole; one without samples is not kept."""
+    path = job.folder / f"shard-{number:06d}.tar"
+    with path.with_suffix(".tmp").open("wb") as file:
+        writer = TarWriter(file)
+        yield path, file, writer
+        empty = not writer.size
+        writer.close()
+        file.flush()
+        os.fsync(file.fileno())
+    if empty:
+        path.with_suffix(".tmp").unlink()
+    else:
+        os.replace(path.with_suffix(".tmp"), path)
+
+
+@contextlib.contextmanager
+def _whole(file: IO[bytes], writer: TarWriter) -> Iterator[None]:
+    """A record is written to its end or not at all."""
+    size = writer.size
+    try:
+        yield
+    except (UserError, Dropped):
+        file.seek(size)
+        file.truncate()
+        writer.size = size
+        raise
+
+
+class RobotSink:
+    """Robot episodes: one sample per step."""
+
+    def write(self, job: Job, number: int, part: Numbered) -> dict[str, Any]:
+        tally, actions, states, samples = Tally(), [], [], 0
+        with _shard(job, number) as (path, file, writer):
+            for ordinal, ref in part:
+                with tally.of(ref, job.options.skip), _whole(file, writer):
+                    episode = job.episode(ref)
+                    for key, members in _samples(job, ordinal, ref, episode):
+                        writer.write(key, members)
+                    actions.append(episode.action)
+                    states.append(episode.state)
+                    samples += len(episode)
+                    tally.add(episode)
+        info = {**tally.plain(), **_said(path, samples)}
+        width = {name: sum(len(p.names) for p in getattr(job.card, name)) for name in ("action", "state")}
+        return {
+            "info": info,
+            "action": np.concatenate([np.zeros((0, width["action"]), np.float32), *actions]),
+            "state": np.concatenate([np.zeros((0, width["state"]), np.float32), *states]),
+        }
+
+    def finish(self, job: Job, notes: list[Path]) -> dict[str, Any]:
+        infos = [info_of(note) for note in notes]
+        if not sum(info["steps"] for info in infos):
+            raise UserError("not a single episode could be written", job.options.source, "look at conversion.json's reasons")
+        spec = embodiment(job, {name: summary(column(notes, name)) for name in ("action", "state")})
+        card = DatasetCard(
+            name=job.card.title or Path(job.options.source).name,
+            kind="robot",
+            embodiment=job.card.embodiment,
+            spec=spec,
+            counts={"episodes": sum(i["records"] for i in infos), "steps": sum(i["steps"] for i in infos)},
+            shards={i["shard"]: i["samples"] for i in infos if i["samples"]},
+            conventions=_conventions(job.card),
+            generator={"command": "vla data convert", "format": job.reader.format, "source": Path(job.options.source).name},
+        )
+        card.save(job.folder)
+        return {"constant": constants(spec), "sha256": {i["shard"]: i["sha256"] for i in infos if i["samples"]}}
+
+
+class QuestionSink:
+    """Pictures with questions: one sample per picture."""
+
+    def write(self, job: Job, number: int, part: Numbered) -> dict[str, Any]:
+        tally, types, samples = Tally(), {}, 0
+        with _shard(job, number) as (path, file, writer):
+            for ordinal, ref in part:
+                with tally.of(ref, job.options.skip), _whole(file, writer):
+                    raw = job.read(ref)
+                    pictures = {}
+                    for name, camera in job.card.cameras.items():
+                        frame = next(iter(raw[camera.key].rows([0])))
+                        pictures[f"{name}.jpg"] = job.ready[name](frame, ref.name)
+                    body = encode_member("json", {"questions": raw["questions"]})
+                    for question in parse_questions(body, ref.name):
+                        types[question["type"]] = types.get(question["type"], 0) + 1
+                    writer.write(f"q{ordinal:08d}", sorted({**pictures, "json": body}.items()))
+                    samples += 1
+                    tally.records += 1
+        return {"info": {**tally.plain(), **_said(path, samples), "types": types}}
+
+    def finish(self, job: Job, notes: list[Path]) -> dict[str, Any]:
+        infos = [info_of(note) for note in notes]
+        types: dict[str, int] = {}
+        for info in infos:
+            for name, count in info["types"].items():
+                types[name] = types.get(name, 0) + count
+        nothing = Space((), (), (), ())
+        card = DatasetCard(
+            name=job.card.title or Path(job.options.source).name,
+            kind="questions",
+            embodiment=job.card.embodiment,
+            spec=Embodiment(_cameras(job), nothing, nothing),
+            counts={"pictures": sum(i["records"] for i in infos), "questions": sum(types.values())},
+            shards={i["shard"]: i["samples"] for i in infos if i["samples"]},
+            questions=types,
+            conventions=dict(job.card.conventions),
+            generator={"command": "vla data convert", "format": job.reader.format, "source": Path(job.options.source).name},
+        )
+        card.save(job.folder)
+        return {"questions": types, "sha256": {i["shard"]: i["sha256"] for i in infos if i["samples"]}}
+
+
+def _samples(job: Job, ordinal: int, ref: Ref, episode: Any) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    length = len(episode)
+    common = {"episode": ordinal, "length": length, "embodiment": job.card.embodiment, "target": ""}
+    for step, pictures in enumerate(job.pictures(episode, ref)):
+        info = {
+            **common,
+            "step": step,
+            "instruction": episode.instruction[step],
+            "terminate": int(episode.terminate[step]),
+            **episode.extra[step],
+        }
+        members = {f"{name}.jpg": data for name, data in pictures.items()}
+        members |= {"action.npy": vector(episode.action[step]), "state.npy": vector(episode.state[step])}
+        members["json"] = _to_json(info).encode()
+        yield f"e{ordinal:06d}_s{step:04d}", sorted(members.items())
+
+
+def _said(path: Path, samples: int) -> dict[str, Any]:
+    return {"shard": path.name, "samples": samples, "sha256": sha256(path) if samples else ""}
+
+
+def sha256(path: Path) -> str:
+    """A file's digest."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def constants(spec: Embodiment) -> dict[str, float]:
+    """The dimensions that never vary, by space and name."""
+    every = [
+        (f"{name} {n}", c)
+        for name, s in (("action", spec.action), ("state", spec.state))
+        for n, c in zip(s.names, s.constant, strict=True)
+    ]
+    return {name: value for name, value in every if value is not None}
+
+
+def _cameras(job: Job) -> tuple[Camera, ...]:
+    return tuple(Camera(name, ready.height, ready.width) for name, ready in job.ready.items())
+
+
+def _conventions(card: SourceCard) -> dict[str, str]:
+    said = {"pictures": "upright RGB", "observation": "before its action", "card": card.verified}
+    return {**said, **card.conventions}
+
+
+def embodiment(job: Job, statistics: dict[str, dict[str, tuple[float, ...]]]) -> Embodiment:
+    """The robot as our card describes it, with limits and constants from the statistics of "action" and "state"."""
+    card = job.card
+    return Embodiment(
+        cameras=_cameras(job),
+        state=space(card.state, statistics["state"], card.limits),
+        action=space(merged_limits(card, job.options.changes.rate), statistics["action"], card.limits),
+        frame=card.frame,
+        mode=card.mode,
+        rotation=card.rotation,
+        gripper=card.gripper,
+        control_hz=job.options.changes.rate or card.control_hz,
+    )
+
+
+def space(parts: tuple[Part, ...], statistics: dict[str, tuple[float, ...]], limits: str) -> Space:
+    """A space of the parts' dimensions; where the card gives no limits they come from the statistics, a little apart if equal."""
+    names = tuple(name for part in parts for name in part.names)
+    units = tuple(unit for part in parts for unit in part.all_units)
+    given = [(part.low, part.high) for part in parts for _ in part.names]
+    ends = ("q01", "q99") if limits == "quantiles" else ("min", "max")
+    low, high, constant = [], [], []
+    for i, (least, most) in enumerate(given):
+        a, b = (statistics[end][i] for end in ends)
+        smallest, largest = statistics["min"][i], statistics["max"][i]
+        if b - a < VARIES:
+            # Almost all values are equal, but perhaps not all.
+            a, b = (smallest, largest) if largest - smallest >= VARIES else (a - 1.0, b + 1.0)
+        low.append(a if least is None else float(least))
+        high.append(b if most is None else float(most))
+        if low[-1] >= high[-1]:
+            # Only one end is given, and all values lie beyond it.
+            low[-1], high[-1] = (low[-1], low[-1] + 1.0) if most is None else (high[-1] - 1.0, high[-1])
+        constant.append(smallest + 0.0 if largest - smallest < VARIES else None)
+    found = Space(names, units, tuple(low), tuple(high), tuple(constant))
+    return dataclasses.replace(found, statistics=statistics)

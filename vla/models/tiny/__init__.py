@@ -1,0 +1,1 @@
+"""`tiny` and its relatives: our own small vision-language model."""

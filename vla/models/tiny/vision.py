@@ -1,0 +1,85 @@
+"""Pictures to tokens of the language model's width."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import timm
+import torch
+from einops import rearrange
+from torch import nn
+
+from vla.errors import UserError
+from vla.models.tiny.config import TinyVLMConfig
+
+
+class Vision(nn.Module):
+    """A convolutional map per camera, pooled, projected and told where it is.
+
+    Two-dimensional sine-cosine positions and the camera's embedding are added after the projection: a token's place is then a
+    linear read-out for the language model, without which *where* questions stay long on a plateau.
+    """
+
+    def __init__(self, config: TinyVLMConfig):
+        super().__init__()
+        self.config, width = config, config.text_config.hidden_size
+        self.network, channels = _network(config)
+        # Normalised before the position is added: content that starts faint beside its place is learned late.
+        self.project = nn.Sequential(nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
+        self.camera = nn.Parameter(0.02 * torch.randn(len(config.pools), width))
+        self.age = nn.Embedding(config.history - 1, width) if config.history > 1 else None
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels [B, T * C, 3, H, W] in [-1, 1], oldest first -> tokens [B, N, D], picture after picture, row by row.
+
+        Fewer pictures are those of the first places.
+        """
+        batch, pictures, _, height, width = pixels.shape
+        size, cameras = self.config.image_size, len(self.config.pools)
+        places = self.config.history * cameras
+        if not 0 < pictures <= places or (height, width) != (size, size):
+            raise UserError(
+                f"{pictures} pictures of {height} x {width}", "vision input", f"give at most {places} of {size} x {size}"
+            )
+        flat = rearrange(pixels, "b p rgb h w -> (b p) rgb h w").contiguous(memory_format=torch.channels_last)
+        maps = rearrange(self.network(flat)[0], "(b p) d h w -> p b d h w", b=batch)
+        tokens = []
+        for number, map_ in enumerate(maps):
+            time, place = divmod(number, cameras)
+            pool, camera = self.config.pools[place], self.camera[place]
+            pooled = rearrange(nn.functional.avg_pool2d(map_, pool) if pool > 1 else map_, "b d h w -> b (h w) d")
+            where = positions(size // self.config.stride // pool, len(camera)).to(camera) + camera
+            if self.age is not None and time < self.config.history - 1:
+                where = where + self.age.weight[time]
+            tokens.append(self.project(pooled) + where)
+        return self.norm(torch.cat(tokens, 1))
+
+
+def _network(config: TinyVLMConfig) -> tuple[nn.Module, int]:
+    """The timm network cut at the feature of the wanted stride, and that feature's channels."""
+    args = config.vision_args or {}
+    info: Any = timm.create_model(config.vision_name, pretrained=False, features_only=True, **args).feature_info
+    reductions = info.reduction()
+    if config.stride not in reductions:
+        raise UserError(
+            f"{config.vision_name} has no feature of stride {config.stride}", "model configuration", f"one of {reductions}"
+        )
+    index = reductions.index(config.stride)
+    network = timm.create_model(config.vision_name, pretrained=False, features_only=True, out_indices=(index,), **args)
+    return network.to(memory_format=torch.channels_last), info.channels()[index]
+
+
+def positions(side: int, width: int) -> torch.Tensor:
+    """Sine-cosine code [side * side, width] of the cells' centres, row by row; half the width says the row, half the column.
+
+    Wavelengths run geometrically from four pictures down to two cells of an 8 x 8 grid, so that equal places have equal codes
+    in grids of different pooling.
+    """
+    centres = (torch.arange(side) + 0.5) / side
+    quarter = -(-width // 4)
+    angles = 2 * math.pi * centres[:, None] * torch.logspace(math.log10(0.25), math.log10(4.0), quarter)
+    code = torch.cat([angles.sin(), angles.cos()], 1)
+    rows, columns = code[:, None].expand(-1, side, -1), code[None].expand(side, -1, -1)
+    return torch.cat([rows, columns], -1).reshape(side * side, -1)[:, :width]
