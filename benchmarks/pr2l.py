@@ -29,7 +29,7 @@ import torch
 import yaml
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from vla.demo.processes import VLA, Told, told
+from vla.demo.processes import VLA, InstructionVocabulary, told
 from vla.errors import UserError
 from vla.models.load import load_vlm
 from vla.promptable.cache import CachedRepresentation
@@ -44,8 +44,8 @@ from vla.rl.babyai import BabyAI
 from vla.rl.correlation import correlations
 from vla.rl.options import read_options
 from vla.rl.probing import probe_all
+from vla.rl.prompted_vec_env import PromptedVecEnv
 from vla.rl.table import table
-from vla.rl.vector import PromptedVecEnv
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS, RESULTS, RUNS = ROOT / "vla/configs/rl", ROOT / "benchmarks/results/pr2l", ROOT / "runs/pr2l"
@@ -337,5 +337,5 @@ if __name__ == "__main__":
             sys.exit(main())
     except UserError as error:
         sys.exit(f"error: {error}")
-    except Told as signal:
+    except InstructionVocabulary as signal:
         sys.exit(f"{signal}: the same command goes on")

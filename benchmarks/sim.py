@@ -27,10 +27,10 @@ from vla.observation import Observation
 from vla.report.intervals import wilson
 from vla.report.provenance import provenance
 from vla.sim import tabletop
-from vla.sim.dress import Wardrobe
 from vla.sim.embodiment import EMBODIMENT_NAME, SIZE, STOCK_CAMERAS, STOCK_HZ
 from vla.sim.episodes import Episode, set_up, start_noise
 from vla.sim.rollout import Workers, rollout
+from vla.sim.scene_variation import SceneVariation
 from vla.sim.stock import Stock as OwnTask
 from vla.sim.suites import load_suite
 from vla.sim.tasks import STOCK_TASKS, TASKS, find_task
@@ -167,7 +167,7 @@ def resets(rounds: int = 8) -> dict:
     names = ("rt2/unseen-environments", "rt2/unseen-backgrounds", "rt2/unseen-heights")
     variations = [variation for name in names for variation in load_suite(name).variations]
     ours, stock = tabletop.Tabletop(), Stock(LARGE)
-    wardrobe, scene = Wardrobe(ours), set_up(Episode(0))[0]
+    wardrobe, scene = SceneVariation(ours), set_up(Episode(0))[0]
     ours.reset(scene)
     pairs = []
     for number in range(rounds):
@@ -225,7 +225,7 @@ def evaluation(episodes: int, workers: int) -> dict:
 def _hold(pipe, stock: bool) -> None:
     """A process with a tabletop in it, working, as a worker is: no torch."""
     table = Stock(SIZE) if stock else tabletop.Tabletop()
-    wardrobe = None if stock else Wardrobe(table)
+    wardrobe = None if stock else SceneVariation(table)
     while (episodes := pipe.recv()) is not None:
         for seed in range(episodes):
             if wardrobe:

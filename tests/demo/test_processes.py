@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from vla.demo.folder import held
-from vla.demo.processes import Told, child, told
+from vla.demo.processes import Interrupted, child
 from vla.errors import UserError
 
 SAVES = """
@@ -36,7 +36,11 @@ def python(program, *arguments):
 
 
 def test_a_child_may_save_before_it_ends(tmp_path):
-    with pytest.raises(Told) as caught, told(), child(python(SAVES, tmp_path / "file"), 20, stdout=subprocess.PIPE) as process:
+    with (
+        pytest.raises(Interrupted) as caught,
+        interruptible(),
+        child(python(SAVES, tmp_path / "file"), 20, stdout=subprocess.PIPE) as process,
+    ):
         process.stdout.readline()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(20)
@@ -56,7 +60,7 @@ def test_signals_are_as_before_afterwards_and_ignored_ones_stay_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        with told():
+        with interruptible():
             os.kill(os.getpid(), signal.SIGHUP)
             assert signal.getsignal(signal.SIGTERM) is not handler
         assert signal.getsignal(signal.SIGTERM) is handler

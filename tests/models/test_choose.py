@@ -119,7 +119,7 @@ def naive(model, ids, prefix, pixels, allowed):
 @pytest.mark.parametrize("lean", [True, False])
 def test_ordinal_places_are_written_by_their_statistic_alone_and_in_company(small, prompts, statistic, lean, monkeypatch):
     if not lean:
-        monkeypatch.setattr(readers, "lean_step", lambda language: None)
+        monkeypatch.setattr(readers, "cpu_decode_step", lambda language: None)
     ordinal = Ordinal(torch.tensor(WORDS), statistic)
     allowed = [ordinal, WORDS, [345], ordinal, ordinal]
     out = generate(small[0], *prompts, allowed)

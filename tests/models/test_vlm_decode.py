@@ -50,8 +50,8 @@ def test_unequal_prompts_in_company_answer_as_alone_without_cache(small, prompts
 
 
 def test_only_allowed_words_are_written_and_forced_ones_are_free(small, prompts, monkeypatch):
-    calls, read = [], readers.PrefixReader.read
-    monkeypatch.setattr(readers.PrefixReader, "read", lambda self, *fed: (calls.append(1), read(self, *fed))[1])
+    calls, read = [], readers.TinySession.read
+    monkeypatch.setattr(readers.TinySession, "read", lambda self, *fed: (calls.append(1), read(self, *fed))[1])
     out = generate(small[0], *prompts, ALLOWED)
     assert all(set(out.ids[:, k].tolist()) <= set(words) for k, words in enumerate(ALLOWED))
     assert len(calls) == 4 and (out.logprobs[:, [1, 3, 4]] == 0).all() and (out.logprobs[:, [0, 2, 5, 6]] < 0).all()
@@ -89,7 +89,7 @@ def test_the_written_out_step_is_the_modules_one_and_follows_the_weights(small, 
     def check():
         lean = generate(model, *prompts, everything, valid_mass=False)
         with monkeypatch.context() as without:
-            without.setattr(readers, "lean_step", lambda language: None)
+            without.setattr(readers, "cpu_decode_step", lambda language: None)
             plain = generate(model, *prompts, everything)
         assert torch.equal(lean.ids, plain.ids) and torch.allclose(lean.logprobs, plain.logprobs, atol=1e-4)
 
@@ -109,7 +109,7 @@ def test_the_written_out_step_is_the_modules_one_and_follows_the_weights(small, 
     with torch.no_grad():
         model.language.layers[0].mlp.dense_h_to_4h.weight.add_(0.3)
     check()
-    assert readers.lean_step(model.language) is readers.lean_step(model.language)
+    assert readers.cpu_decode_step(model.language) is readers.cpu_decode_step(model.language)
 
 
 def test_samples_of_one_prompt_are_read_once(small, prompts):
@@ -198,15 +198,15 @@ def test_what_may_follow_may_differ_from_row_to_row(small, prompts):
 def test_as_many_tokens_are_written_as_there_are_places(small, prompts, monkeypatch):
     out = generate(small[0], *prompts, [WORDS] * (ROOM + 6))
     assert out.ids.shape == (3, ROOM + 6)
-    monkeypatch.setattr(readers, "lean_step", lambda language: None)
+    monkeypatch.setattr(readers, "cpu_decode_step", lambda language: None)
     plain = generate(small[0], *prompts, [WORDS] * (ROOM + 6))
     assert torch.equal(out.ids, plain.ids) and torch.allclose(out.logprobs, plain.logprobs, atol=1e-4)
 
 
 def test_a_row_alone_is_not_asked_for_what_it_must_write(small, prompts):
-    calls, step = [], readers.PrefixReader.read
+    calls, step = [], readers.TinySession.read
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers.PrefixReader, "read", lambda *a, **k: calls.append(1) or step(*a, **k))
+        patch.setattr(readers.TinySession, "read", lambda *a, **k: calls.append(1) or step(*a, **k))
         places = Follow([WORDS] * 6, lambda ids: [] if len(ids) == 6 else WORDS if len(ids) % 3 == 0 else WORDS[:1])
         alone = [generate(small[0], *row(prompts, i), places) for i in range(3)]
         assert len(calls) == 3 * 2
@@ -235,7 +235,7 @@ def test_a_block_is_written_at_once_as_one_reading_of_all_says(small, prompts, p
     out = generate(small[0], *prompts, plan, block=block)
     mass = generate(small[0], *prompts, plan, block=block, valid_mass=True)
     with monkeypatch.context() as without:
-        without.setattr(readers, "lean_step", lambda language: None)
+        without.setattr(readers, "cpu_decode_step", lambda language: None)
         plain = generate(small[0], *prompts, plan, block=block)
     assert torch.equal(out.ids, mass.ids) and torch.equal(out.ids, plain.ids)
     for i in range(3):

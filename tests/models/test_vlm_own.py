@@ -7,7 +7,7 @@ from transformers import GPT2Config, PreTrainedTokenizerFast
 
 from vla.errors import UserError
 from vla.models.load import load_vlm
-from vla.models.tiny.from_scratch import NewVLM
+from vla.models.tiny.from_scratch import VLMSpec
 from vla.models.tiny.text import complete
 from vla.tokenization.vocabulary import Vocabulary
 
@@ -35,7 +35,7 @@ def test_words_that_a_tokenizer_lacks_are_added():
 )
 def test_a_model_that_cannot_be_made_says_why(wrong, said):
     with pytest.raises(UserError, match=said):
-        NewVLM(**wrong).make()
+        VLMSpec(**wrong).make()
 
 
 def test_models_of_other_kinds_are_refused_before_anything_is_loaded(tmp_path, hub):

@@ -18,9 +18,9 @@ from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation, Settings
 from vla.rl.fit import fit
 from vla.rl.options import EnvironmentOptions, PoolerOptions, RLOptions
-from vla.rl.processes import ProcessVecEnv
+from vla.rl.prompted_vec_env import PromptedVecEnv
+from vla.rl.subprocess_vec_env import ProcessVecEnv
 from vla.rl.tabletop import Tabletop
-from vla.rl.vector import PromptedVecEnv
 from vla.sim.embodiment import EMBODIMENT
 from vla.sim.episodes import Episode, set_up
 

@@ -16,7 +16,7 @@ import psutil
 from vla.demo.expected import expected_seconds, said
 from vla.demo.folder import held
 from vla.demo.job import Job
-from vla.demo.processes import Told, told
+from vla.demo.processes import Interrupted, interruptible
 from vla.demo.recipe import SMOKE, Amounts, configuration, moved
 from vla.demo.report import finish, program, read_report, summarise
 from vla.demo.stages import Stages
@@ -51,9 +51,9 @@ def demo(
     amounts = SMOKE if smoke else Amounts(episodes=episodes)
     recorded = amounts.episodes >= RECORDED
     try:
-        with told(), held(Path(out), fresh) as lock:
+        with interruptible(), held(Path(out), fresh) as lock:
             _run(Path(out), configuration(smoke, from_scratch), amounts, recorded, other, lock)
-    except Told as signal:
+    except Interrupted as signal:
         print(f"\n{signal}: the demo has ended. To go on where it was: {again}", file=sys.stderr)
         return 128 + signal.number
     return 0

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from vla.demo.folder import held
-from vla.demo.processes import Told, told
+from vla.demo.processes import Interrupted, interruptible
 from vla.demo.report import program
 from vla.demo.stages import Stages
 from vla.errors import UserError
@@ -57,7 +57,7 @@ def demo_pr2l(
     if missing:
         raise UserError(f"no {missing[0]}", demo, f"make it first: {program()} demo --out {demo} (25 minutes on two cores)")
     try:
-        with told(), held(Path(out), fresh):
+        with interruptible(), held(Path(out), fresh):
             memory = Memory()
             memory.start()
             stages = Stages(Path(out), {"demo": demo, "scenes": scenes, "steps": steps}, memory)
@@ -65,7 +65,7 @@ def demo_pr2l(
                 raise UserError("the folder holds a run with other options", out, "add --fresh, or choose another --out")
             _report(Path(out), _run(stages, Path(out), Path(demo), scenes, steps))
             memory.stop()
-    except Told as signal:
+    except Interrupted as signal:
         print(f"\n{signal}: it has ended; the same command, without --fresh, goes on where it was", file=sys.stderr)
         return 128 + signal.number
     return 0

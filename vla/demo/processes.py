@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Told to end: by the user, by whatever runs the job, by a terminal that is closed."""
 
 
-class Told(KeyboardInterrupt):
+class Interrupted(KeyboardInterrupt):
     """The process was told to end.
 
     Attributes:
@@ -30,11 +30,11 @@ class Told(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """While the block runs a signal to end raises Told, so that everything that is open is closed; ignored ones stay so."""
+def interruptible() -> Iterator[None]:
+    """Within the block a signal to end raises Interrupted, so that what is open is closed. Ignored signals stay ignored."""
 
     def tell(number: int, _: Any) -> None:
-        raise Told(number)
+        raise Interrupted(number)
 
     # Only the main thread can take signals.
     mine = SIGNALS if threading.current_thread() is threading.main_thread() else ()

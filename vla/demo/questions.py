@@ -11,7 +11,7 @@ from vla.report.intervals import mean, wilson
 from vla.report.proportions import Counts, difference
 
 if TYPE_CHECKING:
-    from vla.policies.quiz import Asked
+    from vla.policies.vqa_accuracy import Asked
 
 BATCH = 16
 
@@ -24,12 +24,12 @@ def ask(export: Path, held_out: Path, folder: Path, per_type: int) -> dict[str, 
     """
     from vla.datasets.questions import QuestionSource
     from vla.policies.local import LocalPolicy
-    from vla.policies.quiz import balanced, quiz, right_by_type
+    from vla.policies.vqa_accuracy import balanced, right_by_type, vqa_answers
 
     policy = LocalPolicy.from_export(export, batch=BATCH)
     items = balanced(QuestionSource(held_out), per_type)
-    asked = quiz(policy, items)
-    vqa = accuracies(right_by_type(asked), right_by_type(quiz(policy, items, blank=True)))
+    asked = vqa_answers(policy, items)
+    vqa = accuracies(right_by_type(asked), right_by_type(vqa_answers(policy, items, blank=True)))
     said = f"{100 * vqa['accuracy']:.1f} % right, {100 * vqa['blank_accuracy']:.1f} % with a blank picture"
     return {"said": said, "vqa": vqa, "samples": _samples(asked, folder), "batch": BATCH}
 

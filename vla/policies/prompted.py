@@ -21,13 +21,13 @@ from safetensors.torch import load_file, save_file
 from vla.contract import PolicyContract
 from vla.errors import ContractMismatch, UserError
 from vla.observation import ActionChunk, Observation
-from vla.promptable.actions import Shares
+from vla.promptable.actions import ActionScaler
 from vla.promptable.head import Head
 from vla.promptable.inputs import Inputs
+from vla.promptable.instruction_vocabulary import InstructionVocabulary
 from vla.promptable.load import load_frozen
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation, Settings
-from vla.promptable.told import Told
 
 WEIGHTS, SAID = "policy.safetensors", "rl.json"
 KIND = "pr2l"
@@ -49,7 +49,7 @@ class Made:
         more: for people.
     """
 
-    told: Told
+    told: InstructionVocabulary
     head: dict[str, Any]
     pixels: bool = False
     vlm: str = ""
@@ -78,7 +78,7 @@ class PromptedPolicy:
         self.contract, self.inputs, self.head, self.squash = contract, inputs, head.eval(), squash
         self.batch = max(inputs)
         self._body = inputs[self.batch].body
-        self._shares = Shares(self._body.action)
+        self._shares = ActionScaler(self._body.action)
 
     def reset(self, ids: Sequence[str]) -> None:
         """It remembers nothing."""
@@ -182,5 +182,5 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def _made(said: dict[str, Any]) -> Made:
     if said.pop("kind") != KIND:
         raise ValueError("another kind of export")
-    told = Told(*(tuple(said["told"][f.name]) for f in dataclasses.fields(Told)))
+    told = InstructionVocabulary(*(tuple(said["told"][f.name]) for f in dataclasses.fields(InstructionVocabulary)))
     return Made(**{**said, "told": told, "representation": Settings(**said["representation"])})

@@ -10,7 +10,7 @@ from vla.contract import Space
 
 
 @dataclasses.dataclass(frozen=True)
-class Shares:
+class ActionScaler:
     """Actions [..., A] as shares [..., F] of their limits, which are -1 and 1, without the constant dimensions; and back.
 
     What is outside of the limits is clipped, both ways; constant dimensions come back as their constants.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vla.errors import UserError
-from vla.models.decoding.sessions import HubReader, PrefixReader, Reader
+from vla.models.decoding.sessions import DecodingSession, HubSession, TinySession
 from vla.models.tiny.model import TinyVLM
 from vla.promptable.layers import Capture
 
@@ -38,7 +38,7 @@ class Family(Protocol):
         """
         ...
 
-    def reader(self, inputs: Mapping[str, torch.Tensor], seen: Capture) -> Reader:
+    def reader(self, inputs: Mapping[str, torch.Tensor], seen: Capture) -> DecodingSession:
         """A reader of these prompts, whose states are seen."""
         ...
 
@@ -82,10 +82,10 @@ class OwnFamily:
             attention[row, shown : shown + len(words)] = True
         return {"input_ids": ids, "attention_mask": attention, "pixel_values": self.processor.pixels(images, count)}
 
-    def reader(self, inputs: Mapping[str, torch.Tensor], seen: Capture) -> PrefixReader:
+    def reader(self, inputs: Mapping[str, torch.Tensor], seen: Capture) -> TinySession:
         device = self.model.device
         ids, attention, pixels = (inputs[name].to(device) for name in ("input_ids", "attention_mask", "pixel_values"))
-        return PrefixReader(self.model, ids, attention, attention, pixels, show=seen.keep)
+        return TinySession(self.model, ids, attention, attention, pixels, show=seen.keep)
 
 
 class HubFamily:
@@ -125,8 +125,8 @@ class HubFamily:
         content = [*[{"type": "image"}] * pictures, {"type": "text", "text": text}]
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
-    def reader(self, inputs: Mapping[str, torch.Tensor], seen: Capture) -> HubReader:
-        return HubReader(self.model, {name: value.to(self.model.device) for name, value in inputs.items()})
+    def reader(self, inputs: Mapping[str, torch.Tensor], seen: Capture) -> HubSession:
+        return HubSession(self.model, {name: value.to(self.model.device) for name, value in inputs.items()})
 
 
 def check_length(tokens: int, length: int, text: str) -> None:

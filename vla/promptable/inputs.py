@@ -12,9 +12,9 @@ import torch
 from vla.contract import Embodiment
 from vla.errors import UserError
 from vla.promptable.families import Pictures
+from vla.promptable.instruction_vocabulary import FIELDS, InstructionVocabulary
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import States
-from vla.promptable.told import FIELDS, Told
 from vla.transforms import Normalise
 
 
@@ -44,7 +44,7 @@ class Inputs:
     """
 
     body: Embodiment
-    told: Told
+    told: InstructionVocabulary
     represent: Represents | None = None
     pixels: bool = False
 

@@ -18,9 +18,9 @@ from vla.promptable.representation import PromptableRepresentation
 from vla.rl.babyai import BabyAI
 from vla.rl.features import PooledFeatures
 from vla.rl.options import RLOptions
-from vla.rl.processes import ProcessVecEnv
+from vla.rl.prompted_vec_env import PromptedVecEnv
+from vla.rl.subprocess_vec_env import ProcessVecEnv
 from vla.rl.tabletop import Tabletop
-from vla.rl.vector import PromptedVecEnv
 
 TABLETOP = "tabletop/"
 """What the names of the tabletop's tasks begin with."""

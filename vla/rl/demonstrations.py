@@ -11,7 +11,7 @@ from vla.contract import PolicyContract
 from vla.datasets.items import RobotItem
 from vla.datasets.robot import RobotSource
 from vla.datasets.sources import Split, read
-from vla.promptable.actions import Shares
+from vla.promptable.actions import ActionScaler
 from vla.promptable.inputs import Inputs
 
 
@@ -63,7 +63,7 @@ class Demonstrations:
         self.chunk = chunk
         # One more: whether what is seen after the chunk is recorded, its mask says.
         self.source = RobotSource(folder, split=split, holdout=0.05, cache=True, chunk=chunk + 1)
-        self.shares = Shares(self.source.card.spec.action)
+        self.shares = ActionScaler(self.source.card.spec.action)
 
     def __len__(self) -> int:
         return len(self.source)

@@ -22,7 +22,7 @@ from vla.rl.build import make_agent, make_environments, make_representation
 from vla.rl.checkpoint import check_model, read_checkpoint, write_checkpoint
 from vla.rl.export import write_agent
 from vla.rl.options import RLOptions
-from vla.rl.translate import unfit, write_policy
+from vla.rl.sb3_to_head import unfit, write_policy
 
 
 class Episodes(BaseCallback):

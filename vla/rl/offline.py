@@ -15,7 +15,7 @@ from vla.errors import UserError
 from vla.policies.prompted import Made, write_prompted
 from vla.promptable.head import Head
 from vla.promptable.inputs import Inputs
-from vla.promptable.told import Told
+from vla.promptable.instruction_vocabulary import InstructionVocabulary
 from vla.report.provenance import provenance
 from vla.rl.build import make_representation, mixed_layers
 from vla.rl.checkpoint import check_model, read_checkpoint, write_checkpoint
@@ -64,7 +64,7 @@ def fit_offline(options: RLOptions) -> str:
     representation = make_representation(options)
     if saved is not None:
         check_model(out, saved, representation)
-    told = Told.of(*(training.source.said(name) for name in ("instruction", "target")))
+    told = InstructionVocabulary.of(*(training.source.said(name) for name in ("instruction", "target")))
     inputs = Inputs(card.spec, told, representation, "pixels" in options.observe)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, settings = LEARNERS[options.algorithm][0], _settings(options)

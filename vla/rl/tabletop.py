@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from vla.promptable.actions import Shares
+from vla.promptable.actions import ActionScaler
 from vla.sim.embodiment import EMBODIMENT
 from vla.sim.gym import TabletopEnv
 from vla.sim.questions import visible
 from vla.sim.scene import COLOURS, SHAPES, Object
 
-SHARES = Shares(EMBODIMENT.action)
+SHARES = ActionScaler(EMBODIMENT.action)
 
 
 class Tabletop(TabletopEnv):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vla.errors import UserError
-from vla.sim.slot import Slot
+from vla.sim.simulator_worker import SimulatorWorker
 from vla.sim.workers import Fault, Worker, Workers
 
 try:
@@ -82,7 +82,7 @@ class RayWorkers(Workers):
         UserError: the cluster has fewer CPUs, or there is no cluster at RAY_ADDRESS.
     """
 
-    def __init__(self, count: int = 0, make: Callable[[], Any] = Slot):
+    def __init__(self, count: int = 0, make: Callable[[], Any] = SimulatorWorker):
         if count > (cpus := connect()):
             raise UserError(f"the cluster has {cpus} CPUs for {count} workers", "--workers", "ask for fewer, or add machines")
         super().__init__(count or cpus, make)

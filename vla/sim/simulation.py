@@ -27,11 +27,11 @@ class Simulation:
 
     def __init__(self):
         # Only worker processes load the simulator: a software renderer brings a compiler that torch's does not get on with.
-        from vla.sim.dress import Wardrobe
+        from vla.sim.scene_variation import SceneVariation
         from vla.sim.tabletop import Tabletop
 
         self.table = Tabletop()
-        self.wardrobe = Wardrobe(self.table)
+        self.wardrobe = SceneVariation(self.table)
 
     def start(self, episode: Episode, look: bool = True) -> Observation:
         """Sets the episode up; the first observation, with pictures if the policy will look."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from vla.sim.slot import Slot
+from vla.sim.simulator_worker import SimulatorWorker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Workers:
         restarts: why workers were started again, one line each.
     """
 
-    def __init__(self, count: int = 0, make: Callable[[], Any] = Slot):
+    def __init__(self, count: int = 0, make: Callable[[], Any] = SimulatorWorker):
         self.make = make
         self.restarts: list[str] = []
         self.all = [self._start() for _ in range(count or multiprocessing.cpu_count())]

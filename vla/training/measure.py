@@ -11,7 +11,7 @@ from vla.examples import Examples
 from vla.models.decoding.choose import likeliest
 from vla.models.logprobs import allowed_mass
 from vla.policies.local import Answer
-from vla.policies.quiz import right
+from vla.policies.vqa_accuracy import right
 from vla.training.answers import ActionTokens, Answers
 
 Sums = dict[str, tuple[float, int]]
@@ -100,7 +100,7 @@ class Measure:
         return torch.cat(found)
 
     def _questions(self, name: str, items: list[Any], said: torch.Tensor, answers: Answers, mine: torch.Tensor) -> Sums:
-        """Right answers by type of question, as `vla.policies.quiz` counts them; each token after the true ones before it."""
+        """Right answers by type of question, as `vqa_accuracy` counts them; each token after the true ones before it."""
         sums: Sums = {}
         # Tokens are in the order of their answers.
         written = said.split(torch.bincount(answers.of).tolist())

@@ -20,7 +20,7 @@ from vla.examples import Examples
 from vla.models.adapters import Lora, add_lora
 from vla.models.load import load_vlm
 from vla.models.logprobs import scored
-from vla.models.tiny.from_scratch import SHORT, NewVLM
+from vla.models.tiny.from_scratch import SHORT, VLMSpec
 from vla.policies.local import LocalPolicy
 from vla.training.answers import ActionTokens, Answers
 from vla.training.callbacks import Evaluate, roll_out
@@ -58,7 +58,7 @@ class VLAModule(L.LightningModule):
 
     def __init__(
         self,
-        vlm: str | NewVLM = "tiny",
+        vlm: str | VLMSpec = "tiny",
         learning_rate: float = 1e-3,
         warmup: int = 100,
         weight_decay: float = 0.05,
@@ -92,7 +92,7 @@ class VLAModule(L.LightningModule):
             cameras: how many there are; so many a new model sees.
         """
         chosen = SHORT.get(self.vlm, self.vlm) if isinstance(self.vlm, str) else self.vlm
-        if isinstance(chosen, NewVLM):
+        if isinstance(chosen, VLMSpec):
             self.model, self.processor = chosen.make(tokenizer, history, cameras)
         else:
             self.model, self.processor = load_vlm(chosen, self.trust_remote_code, history)

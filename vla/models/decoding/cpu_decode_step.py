@@ -21,7 +21,7 @@ Show = Callable[[int, torch.Tensor], None]
 """Is given every layer's input [B, N, D] with its place, from 0, and the last, normalised states."""
 
 
-def lean_step(language: Any) -> LeanStep | None:
+def cpu_decode_step(language: Any) -> CpuDecodeStep | None:
     """The written-out step of a model; None where its modules have to do it.
 
     Of frozen weights it is made once, and again when one changes. Weights that may be trained it reads anew each time (9 ms for
@@ -39,16 +39,16 @@ def lean_step(language: Any) -> LeanStep | None:
         return None
     weights = list(language.parameters())
     if any(w.requires_grad for w in weights):
-        return LeanStep(language)
+        return CpuDecodeStep(language)
     versions = [(w.data_ptr(), w._version) for w in weights]
     known = getattr(language, "_lean_step", None)
     if known is None or known[0] != versions:
-        known = versions, LeanStep(language)
+        known = versions, CpuDecodeStep(language)
         language._lean_step = known  # type: ignore[assignment]
     return known[1]
 
 
-class LeanStep:
+class CpuDecodeStep:
     """Reads a few tokens after those whose keys and values are kept.
 
     Args:
@@ -87,7 +87,7 @@ class LeanStep:
         into, out = into.T.contiguous(), out.T.contiguous()
         return into, into_bias, out, _bias(attention.dense) + _bias(forward.dense_4h_to_h)
 
-    def __call__(self, ids: torch.Tensor, kept: Kept, mutual: int = 0) -> torch.Tensor:
+    def __call__(self, ids: torch.Tensor, kept: KVCache, mutual: int = 0) -> torch.Tensor:
         """The last states [B, N, D] of tokens [B, N], each of which sees those before it, and the last `mutual` one another."""
         rows, count = ids.shape
         inner = 3 * self.width
@@ -111,7 +111,7 @@ class LeanStep:
         kept.show(len(self.layers), last)
         return last
 
-    def begin(self, layers: Sequence[Any], attention: torch.Tensor, show: Show | None = None) -> Kept:
+    def begin(self, layers: Sequence[Any], attention: torch.Tensor, show: Show | None = None) -> KVCache:
         """Goes on after prompts.
 
         Args:
@@ -119,18 +119,18 @@ class LeanStep:
             attention: [B, L] False is padding.
             show: sees what is computed.
         """
-        return Kept(self, layers, attention, show)
+        return KVCache(self, layers, attention, show)
 
 
-class Kept:
+class KVCache:
     """Keys and values of what was read, with room for what comes.
 
     Args:
         step: reads what comes.
-        layers, attention, show: as for `LeanStep.begin`.
+        layers, attention, show: as for `CpuDecodeStep.begin`.
     """
 
-    def __init__(self, step: LeanStep, layers: Sequence[Any], attention: torch.Tensor, show: Show | None = None):
+    def __init__(self, step: CpuDecodeStep, layers: Sequence[Any], attention: torch.Tensor, show: Show | None = None):
         self.step, self.show = step, show or (lambda place, states: None)
         rows, heads, self.length, size = layers[0].keys.shape
         self.table = torch.empty(len(layers), 2, rows, heads, self.length + ROOM, size)
@@ -141,7 +141,7 @@ class Kept:
         self.padded = not bool(attention.all())
         self.blind = torch.zeros(rows, 1, 1, self.length).masked_fill_(~attention[:, None, None], -torch.inf)
 
-    def read(self, fresh: torch.Tensor, ahead: int = 0, mutual: bool = False) -> tuple[torch.Tensor, Kept]:
+    def read(self, fresh: torch.Tensor, ahead: int = 0, mutual: bool = False) -> tuple[torch.Tensor, KVCache]:
         """The last states [B, N, D] of tokens [B, N], and what reads the next ones; as `StaticStep.read`."""
         return self.step(fresh, self, ahead if mutual else 0), self
 

@@ -14,7 +14,7 @@ from vla.contract import Statistic
 from vla.errors import UserError
 from vla.models.decoding.allowed import Allowed, Block, Choice, Follow, Free, Ordinal, at, check
 from vla.models.decoding.choose import likeliest, ordinal_choice
-from vla.models.decoding.sessions import HubReader, PrefixReader, Reader
+from vla.models.decoding.sessions import DecodingSession, HubSession, TinySession
 from vla.models.decoding.static import StaticSteps
 from vla.models.logprobs import allowed_mass, token_logprobs
 
@@ -58,7 +58,7 @@ def generate(
         static: as `static_steps` makes it for this model.
         allowed, how: as for `write`.
     """
-    return write(PrefixReader(model, ids, prefix_mask, attention, pixel_values, static), allowed, **how)
+    return write(TinySession(model, ids, prefix_mask, attention, pixel_values, static), allowed, **how)
 
 
 def generate_from(
@@ -72,7 +72,7 @@ def generate_from(
         static: as `static_steps` makes it for this model.
         allowed, how: as for `write`.
     """
-    return write(HubReader(model, inputs, static), allowed, **how)
+    return write(HubSession(model, inputs, static), allowed, **how)
 
 
 def static_steps(model: Any, compiled: bool = False) -> StaticSteps | None:
@@ -90,7 +90,7 @@ def static_steps(model: Any, compiled: bool = False) -> StaticSteps | None:
 
 @torch.inference_mode()
 def write(
-    reader: Reader,
+    reader: DecodingSession,
     allowed: Allowed = None,
     max_new_tokens: int | None = None,
     eos_id: int | None = None,
@@ -189,7 +189,7 @@ def _steps(allowed: Allowed, most: int | None) -> int:
 
 
 def _at_once(
-    reader: Reader, block: Block, unread: list[torch.Tensor], samples: int, valid_mass: bool, *how: Any
+    reader: DecodingSession, block: Block, unread: list[torch.Tensor], samples: int, valid_mass: bool, *how: Any
 ) -> tuple[torch.Tensor, ...]:
     """Ids, log-probabilities and masses [rows * samples, N] of a block, from one reading of its blanks and what is unread."""
     ahead, words, legal = len(block) - 1, block.words.to(reader.device), block.legal.to(reader.device)

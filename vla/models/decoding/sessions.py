@@ -10,12 +10,12 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from vla.errors import UserError
-from vla.models.decoding.cpu_decode_step import Kept, Show, lean_step
+from vla.models.decoding.cpu_decode_step import KVCache, Show, cpu_decode_step
 from vla.models.decoding.static import StaticStep, StaticSteps
 from vla.models.tiny.attention import BLOCK
 
 
-class Reader(Protocol):
+class DecodingSession(Protocol):
     """What decoding needs of a model with a batch of prompts.
 
     Attributes:
@@ -47,7 +47,7 @@ class Reader(Protocol):
         ...
 
 
-class PrefixReader:
+class TinySession:
     """Reads with a `TinyVLM`.
 
     Args:
@@ -73,7 +73,7 @@ class PrefixReader:
         self.prefix, self.attention = prefix.to(torch.int8), attention.bool()
         self.rows, self.device, self.vocabulary = len(ids), ids.device, len(model.get_input_embeddings().weight)
         self.cache = DynamicCache()
-        self._running: StaticStep | Kept | None = None
+        self._running: StaticStep | KVCache | None = None
         self._words: torch.Tensor | None = None
 
     def read(self, fresh: torch.Tensor, words: torch.Tensor | None, ahead: int = 0, mutual: bool = False) -> torch.Tensor:
@@ -104,11 +104,11 @@ class PrefixReader:
             wanted = torch.cat([end[:, None], wanted[:, 1:]], 1)
         return self._logits(wanted, words)
 
-    def _begin(self) -> StaticStep | Kept | None:
+    def _begin(self) -> StaticStep | KVCache | None:
         """What reads the tokens of the answer, once the prompts are read; None: the model's modules."""
         if self.static is not None:
             return self.static.begin(self.cache.layers, self.attention, self.attention.sum(1, keepdim=True))
-        lean = lean_step(self.model.language)
+        lean = cpu_decode_step(self.model.language)
         return None if lean is None else lean.begin(self.cache.layers, self.attention, self.show)
 
     def _logits(self, hidden: torch.Tensor, words: torch.Tensor | None) -> torch.Tensor:
@@ -129,7 +129,7 @@ class PrefixReader:
         return (torch.arange(attention.shape[1], device=attention.device) * attention).argmax(1)
 
 
-class HubReader:
+class HubSession:
     """Reads with any image-text-to-text model of transformers (PaliGemma, Qwen-VL, SmolVLM …).
 
     Positions, masks and what is fed when are the model's own; only the head is ours: it scores the words that are asked for.

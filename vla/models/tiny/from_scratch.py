@@ -17,7 +17,7 @@ from vla.models.tiny.text import complete
 
 
 @dataclasses.dataclass
-class NewVLM:
+class VLMSpec:
     """A small vision-language model with random weights: a timm network, a projector and a causal language model.
 
     Attributes:
@@ -81,5 +81,5 @@ class NewVLM:
             ) from error
 
 
-SHORT = {"scratch": NewVLM("tiny"), "new": NewVLM("new")}
+SHORT = {"scratch": VLMSpec("tiny"), "new": VLMSpec("new")}
 """Names for the structure of `tiny` with random weights."""

@@ -16,7 +16,7 @@ pytest.importorskip("minigrid")
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from vla.rl.babyai import BabyAI
-from vla.rl.vector import PromptedVecEnv
+from vla.rl.prompted_vec_env import PromptedVecEnv
 
 LEVEL = functools.partial(BabyAI, "BabyAI-GoToObj-v0")
 

@@ -51,7 +51,7 @@ def balanced(source: QuestionSource, per_type: int, seed: int = 0) -> list[Quest
     return [source.item(i, rng, which) for i, which in chosen]
 
 
-def quiz(policy: LocalPolicy, items: list[QuestionItem], blank: bool = False) -> list[Asked]:
+def vqa_answers(policy: LocalPolicy, items: list[QuestionItem], blank: bool = False) -> list[Asked]:
     """Asks the model each item's first question; `blank` shows it an even grey instead of the pictures."""
     pictures = [{k: np.full_like(v, 128) for k, v in item.images.items()} if blank else item.images for item in items]
     questions = [item.questions[0] for item in items]

@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla.contract import Space
-from vla.promptable.actions import Shares
-from vla.promptable.told import UNKNOWN, Told
+from vla.promptable.actions import ActionScaler
+from vla.promptable.instruction_vocabulary import UNKNOWN, InstructionVocabulary
 
-TOLD = Told.of(["Lift the red cube.", "pick up the small red cube"], ["red cube", "small red cube", "cube", ""])
+TOLD = InstructionVocabulary.of(["Lift the red cube.", "pick up the small red cube"], ["red cube", "small red cube", "cube", ""])
 
 
 def test_words_are_those_of_the_data():
@@ -34,11 +34,11 @@ SPACE = Space(("a", "b", "c"), ("m",) * 3, (-2.0, 0.0, -1.0), (2.0, 4.0, 1.0), (
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=2))
 def test_shares_come_back(shares):
-    actions = Shares(SPACE).inverse(np.array([shares]))
+    actions = ActionScaler(SPACE).inverse(np.array([shares]))
     assert actions.shape == (1, 3) and actions[0, 1] == 3.0
-    assert np.allclose(Shares(SPACE)(actions), shares, atol=1e-12)
+    assert np.allclose(ActionScaler(SPACE)(actions), shares, atol=1e-12)
 
 
 def test_what_is_outside_the_limits_is_clipped_both_ways():
-    assert Shares(SPACE)(np.array([9.0, 0.0, -9.0])).tolist() == [1, -1]
-    assert Shares(SPACE).inverse(np.array([9.0, -9.0])).tolist() == [2, 3, -1]
+    assert ActionScaler(SPACE)(np.array([9.0, 0.0, -9.0])).tolist() == [1, -1]
+    assert ActionScaler(SPACE).inverse(np.array([9.0, -9.0])).tolist() == [2, 3, -1]

@@ -25,8 +25,8 @@ from vla.rl.build import policy_arguments
 from vla.rl.export import act
 from vla.rl.fit import fit
 from vla.rl.options import EnvironmentOptions, PoolerOptions, RLOptions
+from vla.rl.sb3_to_head import TOLD, unfit, write_policy
 from vla.rl.tabletop import SHARES
-from vla.rl.translate import TOLD, unfit, write_policy
 from vla.sim.embodiment import EMBODIMENT
 
 NUMBERS = EMBODIMENT.state.size + len(TOLD.words)

@@ -11,7 +11,7 @@ from vla.sim.stock_simulation import StockSimulation
 from vla.sim.tasks import STOCK_TASKS
 
 
-class Slot:
+class SimulatorWorker:
     """Runs one episode at a time. All tasks of the tabletop share one compiled model; each of robosuite's own has its own."""
 
     def __init__(self):

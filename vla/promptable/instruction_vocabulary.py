@@ -14,7 +14,7 @@ UNKNOWN = "object"
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class InstructionVocabulary:
     """The language of a data set.
 
     Attributes:
@@ -26,7 +26,7 @@ class Told:
     objects: tuple[str, ...]
 
     @classmethod
-    def of(cls, instructions: Iterable[str], objects: Iterable[str]) -> Told:
+    def of(cls, instructions: Iterable[str], objects: Iterable[str]) -> InstructionVocabulary:
         """All words and objects that occur."""
         known = {" ".join(split(name)) for name in objects} - {""}
         return cls(tuple(sorted({word for text in instructions for word in split(text)})), tuple(sorted(known)))

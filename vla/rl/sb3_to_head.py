@@ -13,14 +13,14 @@ from vla.contract import PolicyContract
 from vla.policies.prompted import Made, write_prompted
 from vla.promptable.cache import CachedRepresentation
 from vla.promptable.head import Head
-from vla.promptable.told import FIELDS, Told
+from vla.promptable.instruction_vocabulary import FIELDS, InstructionVocabulary
 from vla.rl.build import TABLETOP, mixed_layers
 from vla.rl.options import RLOptions
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.scene import COLOURS, SHAPES
 
 # In the order in which the environment tells them.
-TOLD = Told((*COLOURS, *SHAPES), tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES))
+TOLD = InstructionVocabulary((*COLOURS, *SHAPES), tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES))
 
 
 def unfit(options: RLOptions, representation: CachedRepresentation | None) -> str:

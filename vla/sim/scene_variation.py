@@ -18,7 +18,7 @@ FIELDS = ("geom_rgba", "geom_matid", "cam_pos", "cam_quat", "light_ambient", "li
 LIGHTS = ("ambient", "diffuse", "specular")
 
 
-class Wardrobe:
+class SceneVariation:
     """Remembers how a tabletop was built, and dresses it for an episode."""
 
     def __init__(self, table: Tabletop):
