@@ -1,7 +1,7 @@
 # Every target installs what it needs first; setup costs nothing when nothing has changed.
 BIN := .venv/bin
 
-.PHONY: setup demo demo-pr2l test lint bench upgrade
+.PHONY: setup demo demo-pr2l test test-slow lint bench upgrade
 
 setup:
 	@setup/setup.sh
@@ -15,6 +15,10 @@ demo-pr2l: setup
 
 test: setup
 	$(BIN)/pytest
+
+# Those that take minutes; by hand, before a release.
+test-slow: setup
+	$(BIN)/pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from vla.demo.folder import held
-from vla.demo.processes import Interrupted, child
+from vla.demo.processes import Interrupted, child, interruptible
 from vla.errors import UserError
 
 SAVES = """
