@@ -22,13 +22,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LogitsProcessor, LogitsProcessorList, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from vla.contract import PolicyContract
-from vla.examples import Examples
 from vla.models.decoding.decode import generate, generate_from, static_steps
 from vla.models.decoding.static import StaticSteps
 from vla.models.int8 import to_int8
 from vla.observation import Observation
 from vla.policies.local import LocalPolicy
 from vla.report.provenance import provenance
+from vla.sequences.encode import Encoder
 
 RUN = Path("runs/demo")
 PARTS = ["demo", "block", "400m"]
@@ -94,9 +94,9 @@ NAMES = ("input_ids", "prefix_mask", "attention_mask", "pixel_values")
 def demo(policy: LocalPolicy, seen: list[Observation], rounds: int) -> dict:
     """Milliseconds of an answer, and of a token after the first; of one row, of eight, and by the median instead of the mode."""
     contracts = [dataclasses.replace(policy.contract, decode=decode) for decode in ("mode", "median")]
-    allowed, medians = (Examples(one, policy.examples.processor).writing()["allowed"] for one in contracts)
+    allowed, medians = (Encoder(one, policy.encoder.processor).grammar.writing()["allowed"] for one in contracts)
     model = policy.model
-    batches = {n: policy.examples.batch([policy.examples.act(o) for o in seen[:n]], 1) for n in (1, 8)}
+    batches = {n: policy.encoder.batch([policy.encoder.act(o) for o in seen[:n]], 1) for n in (1, 8)}
 
     def ours(n: int, steps: int, places: list = allowed) -> torch.Tensor:
         return generate(model, *(batches[n][name] for name in NAMES), places[:steps]).ids
@@ -146,8 +146,8 @@ def at_once(policy: LocalPolicy, seen: list[Observation], rounds: int) -> dict:
         sides = {}
         for block in ("none", "bidirectional"):
             contract = dataclasses.replace(policy.contract, chunk=8, execute=8, block=block, plan=plan, modes=())
-            examples = Examples(contract, policy.examples.processor)
-            batch, how = examples.batch([examples.act(seen[0])], 1), examples.writing()
+            examples = Encoder(contract, policy.encoder.processor)
+            batch, how = examples.batch([examples.act(seen[0])], 1), examples.grammar.writing()
             sides[block] = lambda batch=batch, how=how: generate(policy.model, *(batch[n] for n in NAMES), **how)
         tokens = sides["none"]().ids.shape[1]
         times = in_turns(sides, rounds)

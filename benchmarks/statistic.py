@@ -57,7 +57,7 @@ def distributions(export: Path, data: Path, steps: int) -> list[tuple[str, np.nd
     each of its bins, and the true bin.
     """
     policy = LocalPolicy.from_export(export, device="cpu")
-    examples, contract = policy.examples, policy.contract
+    examples, contract = policy.encoder, policy.contract
     source = RobotSource(str(data), chunk=contract.chunk, split="val", holdout=0.05)
     names = [*["terminate"] * contract.terminate, *contract.embodiment().action.names] * contract.chunk
     found = []
@@ -66,8 +66,8 @@ def distributions(export: Path, data: Path, steps: int) -> list[tuple[str, np.nd
         places = scored(batch["labels"])
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "prefix_mask", "pixel_values")}
         with torch.inference_mode():
-            logits = policy.model(**inputs, logits_positions=places).logits[examples.planned() :]
-        truth = batch["labels"][:, 1:][places[:, :-1]][examples.planned() :]
+            logits = policy.model(**inputs, logits_positions=places).logits[examples.plan.length() :]
+        truth = batch["labels"][:, 1:][places[:, :-1]][examples.plan.length() :]
         codec = examples.codec()
         for name, ordinal, legal, row, true in zip(names, codec.ordinal(), codec.places(), logits, truth, strict=False):
             if ordinal:

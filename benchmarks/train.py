@@ -27,6 +27,7 @@ from vla.contract import Camera, PolicyContract
 from vla.datasets.items import RobotItem
 from vla.models.load import new_tiny
 from vla.report.provenance import provenance
+from vla.sequences.encode import Encoder
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.callbacks import StepProgress, Throughput
 from vla.training.contract import ContractOptions, resolve
@@ -55,8 +56,9 @@ def build(config: dict) -> tuple[VLAModule, VLAData]:
     contract = resolve(ContractOptions(**{**config["contract"], "plan": tuple(config["contract"]["plan"])}), data.cards())
     module = VLAModule(**config["model"])
     module.build()
-    data.bind(contract, module.processor)
-    module.bind(contract, list(sources))
+    encoder = Encoder(contract, module.processor)
+    data.bind(encoder)
+    module.bind(encoder, list(sources))
     return module, data
 
 
@@ -151,7 +153,7 @@ def structure(name: str, batch: int, steps: int) -> dict:
     if module.gradient_checkpointing:
         module.model.gradient_checkpointing_enable()
     module.model.train()
-    module.bind(contract, ["robot"])
+    module.bind(Encoder(contract, module.processor), ["robot"])
     rng = np.random.default_rng(0)
 
     def item() -> RobotItem:
@@ -172,7 +174,7 @@ def structure(name: str, batch: int, steps: int) -> dict:
 
     def made() -> dict:
         items = [item() for _ in range(batch)]
-        return collate(module.examples, [(0, 1.0, i, module.examples.robot(i), []) for i in items])
+        return collate(module.encoder, [(0, 1.0, i, module.encoder.robot(i), []) for i in items])
 
     batches = [made() for _ in range(4)] * -(-steps // 4)
     throughput = Throughput(every=5)

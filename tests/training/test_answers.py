@@ -8,9 +8,9 @@ import torch
 
 from vla.contract import PolicyContract
 from vla.datasets.items import Question, QuestionItem, RobotItem
-from vla.examples import Examples
 from vla.models.load import load_vlm
 from vla.models.logprobs import scored, token_logprobs
+from vla.sequences.encode import Encoder
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.answers import ActionTokens, Answers
 from vla.training.measure import Measure, means, merge
@@ -22,7 +22,7 @@ CONSTANT = [i for i, c in enumerate(EMBODIMENT.action.constant) if c is not None
 
 @pytest.fixture(scope="module")
 def examples():
-    return Examples(
+    return Encoder(
         PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3, execute=1, plan=("where", "reach")), load_vlm("tiny")[1]
     )
 
@@ -137,7 +137,7 @@ def test_rows_that_fill_up_count_nothing(examples, batch):
 @pytest.mark.parametrize("decode", ["mode", "median"])
 def test_measures_are_of_what_would_be_decoded(examples, batch, decode):
     """A flat hill about the truth whose highest bin is five off: the mode is off by five, the median by nothing."""
-    decoding = Examples(dataclasses.replace(examples.contract, decode=decode), examples.processor)
+    decoding = Encoder(dataclasses.replace(examples.contract, decode=decode), examples.processor)
     tokens, (answers, ids) = ActionTokens(decoding, 5000), scored_tokens(batch)
     logits, vocabulary = certain(ids, 5000), examples.vocabulary
     for table in (vocabulary.integer_ids, vocabulary.loc_ids):

@@ -8,10 +8,11 @@ import torch
 
 from vla.contract import PolicyContract
 from vla.datasets.robot import RobotSource
-from vla.examples import BUCKET, Examples
 from vla.models.load import load_vlm
 from vla.observation import Observation
 from vla.policies.local import LocalPolicy
+from vla.sequences.batch import BUCKET
+from vla.sequences.encode import Encoder
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 
@@ -20,7 +21,7 @@ def test_two_chunks_are_learned_by_heart_and_written_in_one_reading(vlm, data, b
     torch.manual_seed(0)
     model, processor = load_vlm(vlm)
     contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=2, plan=(), terminate=False, block=block)
-    examples, source = Examples(contract, processor), RobotSource(data / "robot", chunk=2)
+    examples, source = Encoder(contract, processor), RobotSource(data / "robot", chunk=2)
     items = [source.item(step, np.random.default_rng(0)) for step in (0, 6)]
     items = [dataclasses.replace(item, instruction=words) for item, words in zip(items, ("lift the red cube", "go"), strict=True)]
     batch = examples.batch([examples.robot(item) for item in items])

@@ -12,10 +12,11 @@ import torch
 
 from vla.contract import PolicyContract
 from vla.datasets.items import Images
-from vla.examples import Example, Examples
 from vla.models.decoding.decode import Decoded, generate, static_steps
 from vla.models.load import load_vlm
 from vla.observation import ActionChunk, Observation
+from vla.sequences.batch import Example
+from vla.sequences.encode import Encoder
 
 BUCKET = 16
 """Prompts are padded to a multiple of it: coarser than in training, so that a word more seldom parts the rows of a call."""
@@ -47,8 +48,9 @@ class LocalPolicy:
         batch: rows per call of the model; several are a ladder, of which a call takes the smallest that holds its rows.
         valid_mass: whether chunks report the unrestricted probability of legal tokens.
         probabilities: whether chunks report the probability of each written token (an ordinal one need not be the likeliest):
-            `plan` [P] and `steps` [chunk, 1 + A] (the
-            terminate token first where the contract has one), or `tokens` [T] where answers are of unequal length.
+            `plan` [P] and `steps` [chunk, 1 + A] (the terminate token first where the contract has one), or `tokens` [T] where
+            answers are of unequal length.
+        encoder: of the processor and the contract, where there is one already.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class LocalPolicy:
         batch: int | Sequence[int] = 1,
         valid_mass: bool = False,
         probabilities: bool = False,
+        encoder: Encoder | None = None,
     ):
         self.model, self.contract, self.valid_mass, self.probabilities = model.eval(), contract, valid_mass, probabilities
         self.shapes = (batch,) if isinstance(batch, int) else tuple(sorted(batch))
         self.batch = self.shapes[-1]
-        self.examples = Examples(contract, processor)
+        self.encoder = encoder or Encoder(contract, processor)
+        self._ordinals = self.encoder.grammar.ordinals()
         self._static = static_steps(self.model)
         self._past: dict[str, list[Images]] = {}
 
@@ -89,7 +93,7 @@ class LocalPolicy:
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
         seen: dict[str, list[Images]] = {}
         examples = [self._example(observation, seen) for observation in observations]
-        answers = self.answer(examples, [(o.embodiment, self.examples.mode(o)) for o in observations])
+        answers = self.answer(examples, [(o.embodiment, self.encoder.mode(o)) for o in observations])
         # Only now: a call that failed may be asked again.
         self._past |= seen
         return answers
@@ -98,7 +102,7 @@ class LocalPolicy:
         """Writes the actions that prompts ask for.
 
         Args:
-            examples: prompts, as `Examples.act` makes them.
+            examples: prompts, as `Encoder.act` makes them.
             ways: embodiment and mode of each.
         """
         # Rows of one call share embodiment and mode, which say what may be written, and their bucket: a longer prompt would
@@ -110,16 +114,16 @@ class LocalPolicy:
         for (name, mode, _), places in alike.items():
             for start in range(0, len(places), self.batch):
                 rows = places[start : start + self.batch]
-                how = self.examples.writing(name, mode)
+                how = self.encoder.grammar.writing(name, mode)
                 out = self._write([examples[p] for p in rows], **how, valid_mass=self.valid_mass)
                 for row, place in enumerate(rows):
-                    answers[place] = self.examples.chunk(out.ids[row].cpu().numpy(), name, mode)
+                    answers[place] = self.encoder.chunk(out.ids[row].cpu().numpy(), name, mode)
                     answers[place].info |= {"batch": self._shape(len(rows)), **self._more(out, row, name, mode)}
         return [answers[place] for place in range(len(examples))]
 
     def _more(self, out: Decoded, row: int, embodiment: str, mode: str) -> dict[str, Any]:
         """What else is told of an answer, from what was written of it up to its end."""
-        end, plan = self.examples.ends(embodiment), self.examples.planned(mode)
+        end, plan = self.encoder.grammar.ends(embodiment), self.encoder.plan.length(mode)
         length = out.ids.shape[1]
         if end is not None:
             length = min(plan + int((out.ids[row, plan:] != end).sum()) + 1, length)
@@ -134,7 +138,7 @@ class LocalPolicy:
 
     def _example(self, observation: Observation, seen: dict[str, list[Images]]) -> Example:
         past = seen.get(observation.id, self._past.get(observation.id, []))
-        example = self.examples.act(observation, past)
+        example = self.encoder.act(observation, past)
         if self.contract.history > 1:
             seen[observation.id] = [*past, observation.images][1 - self.contract.history :]
         return example
@@ -144,11 +148,9 @@ class LocalPolicy:
         answers = []
         for start in range(0, len(questions), self.batch):
             pairs = zip(images[start : start + self.batch], questions[start : start + self.batch], strict=True)
-            examples = [self.examples.ask(i, q) for i, q in pairs]
-            out = self._write(
-                examples, max_new_tokens=limit, eos_id=self.examples.vocabulary.eos_id, ordinals=self.examples.ordinals
-            )
-            answers += [Answer(*self.examples.answer(row.numpy())) for row in out.ids[: len(examples)].cpu()]
+            examples = [self.encoder.ask(i, q) for i, q in pairs]
+            out = self._write(examples, max_new_tokens=limit, eos_id=self.encoder.vocabulary.eos_id, ordinals=self._ordinals)
+            answers += [Answer(*self.encoder.answer(row.numpy())) for row in out.ids[: len(examples)].cpu()]
         return answers
 
     def _shape(self, rows: int) -> int:
@@ -156,7 +158,7 @@ class LocalPolicy:
 
     def _write(self, examples: list[Example], **how: Any) -> Decoded:
         padded = examples + [examples[0]] * (self._shape(len(examples)) - len(examples))
-        batch = self.examples.batch(padded, BUCKET)
+        batch = self.encoder.batch(padded, BUCKET)
         names = ("input_ids", "prefix_mask", "attention_mask", "pixel_values")
         ids, prefix, attention, pixels = (batch[name].to(self.model.device) for name in names)
         return generate(self.model, ids, prefix, attention, pixels, static=self._static, **how)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from vla.contract import Statistic
-from vla.examples import Examples
 from vla.models.decoding.choose import ordinal_choice
 from vla.models.logprobs import token_logprobs
+from vla.sequences.encode import Encoder
 
 
 class Answers:
@@ -46,7 +46,7 @@ class ActionTokens(torch.nn.Module):
     """The tokens that actions are written with, and which of them are legal at each place of a chunk.
 
     Args:
-        examples: of the contract and the processor.
+        encoder: of the contract and the processor.
         words: rows of the model's table of words.
 
     Attributes:
@@ -61,9 +61,9 @@ class ActionTokens(torch.nn.Module):
     _legal: torch.Tensor
     _ordinal: torch.Tensor
 
-    def __init__(self, examples: Examples, words: int):
+    def __init__(self, encoder: Encoder, words: int):
         super().__init__()
-        codecs, vocabulary = {name: examples.codec(name) for name in examples.contract.embodiments}, examples.vocabulary
+        codecs, vocabulary = {name: encoder.codec(name) for name in encoder.contract.embodiments}, encoder.vocabulary
         self.quantities = all(codec.fixed for codec in codecs.values())
         self._number = {name: number for number, name in enumerate(codecs)} | {"": 0}
         ids = torch.tensor([*vocabulary.action_ids, *(() if self.quantities else (vocabulary.eos_id,))])

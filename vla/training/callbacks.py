@@ -71,7 +71,7 @@ def roll_out(evaluate: Evaluate | None, module: Any, episodes: int, batch: int) 
     if evaluate is None:
         raise UserError("nothing to roll out with", "rollout", "run it through `vla fit` or `vla test`")
     training = module.model.training
-    rates = evaluate(LocalPolicy(module.model, module.processor, module.contract, batch), episodes)
+    rates = evaluate(LocalPolicy(module.model, module.processor, module.contract, batch, encoder=module.encoder), episodes)
     module.model.train(training)
     return rates
 

@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vla.checkpoint import assemble, read_checkpoint
 from vla.errors import UserError
+from vla.sequences.encode import Encoder
 from vla.training.callbacks import Evaluate, RolloutCallback, StepProgress
 from vla.training.contract import ContractOptions, add_action_tokens, resolve
 from vla.training.data import VLAData
@@ -112,8 +113,9 @@ class VLACLI(LightningCLI):
             )
         self.model.build(self._tokenizer, contract.history, len(contract.embodiment().cameras))
         add_action_tokens(contract, self.model.model, self.model.processor.tokenizer)
-        self.datamodule.bind(contract, self.model.processor)
-        self.model.bind(contract, list(self.datamodule.sources))
+        encoder = Encoder(contract, self.model.processor)
+        self.datamodule.bind(encoder)
+        self.model.bind(encoder, list(self.datamodule.sources))
         self.model.evaluate = self._evaluate
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RolloutCallback):

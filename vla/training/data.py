@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vla.contract import PolicyContract
 from vla.datasets.card import DatasetCard
 from vla.datasets.mixture import Mixture, weigh
 from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.datasets.sources import Split, read
 from vla.errors import Unreadable, UserError
-from vla.examples import Examples
+from vla.sequences.encode import Encoder
 from vla.training.unreadable import LeftOut
 
 Sources = dict[str, RobotSource | QuestionSource]
@@ -30,8 +29,8 @@ Sources = dict[str, RobotSource | QuestionSource]
 class Draws(Dataset):
     """Sample t of the mixture as (source number, loss weight, item without its pictures, example, what could not be read)."""
 
-    def __init__(self, mixture: Mixture, examples: Examples):
-        self.mixture, self.examples, self.names = mixture, examples, list(mixture.sources)
+    def __init__(self, mixture: Mixture, encoder: Encoder):
+        self.mixture, self.encoder, self.names = mixture, encoder, list(mixture.sources)
 
     def __getitem__(self, t: int):
         try:
@@ -39,7 +38,7 @@ class Draws(Dataset):
         except UserError as error:
             # It has to reach the training process as it is, and a loader process would wrap it up.
             return error
-        example = self.examples.build(item)
+        example = self.encoder.build(item)
         # The pictures are in the example: they need not travel from a loader process twice.
         number, weight = self.names.index(name), self.mixture.sources[name].loss_weight
         return number, weight, item.without_pictures(), example, _said(name, wrong)
@@ -51,8 +50,8 @@ class Fixed(Dataset):
     All ranks have equally many: what fills one up has weight 0, as has what stands in for a sample that cannot be read.
     """
 
-    def __init__(self, sources: Sources, examples: Examples, limit: int, rank: int = 0, ranks: int = 1):
-        self.examples, self.names, self.sources = examples, list(sources), list(sources.values())
+    def __init__(self, sources: Sources, encoder: Encoder, limit: int, rank: int = 0, ranks: int = 1):
+        self.encoder, self.names, self.sources = encoder, list(sources), list(sources.values())
         rows: list[tuple[int, int, float]] = []
         for number, source in enumerate(self.sources):
             spread = np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)
@@ -66,7 +65,7 @@ class Fixed(Dataset):
     def __getitem__(self, row: int):
         number, i, weight = self.rows[row]
         item, wrong = read(self.sources[number], i, i)
-        return number, 0.0 if wrong else weight, item, self.examples.build(item), _said(self.names[number], wrong)
+        return number, 0.0 if wrong else weight, item, self.encoder.build(item), _said(self.names[number], wrong)
 
 
 def _said(name: str, wrong: list[Unreadable]) -> list[tuple[str, str, str]]:
@@ -74,14 +73,14 @@ def _said(name: str, wrong: list[Unreadable]) -> list[tuple[str, str, str]]:
     return [(name, error.where, error.what) for error in wrong]
 
 
-def collate(examples: Examples, rows: list) -> dict[str, Any]:
-    """Model inputs as `Examples.batch` gives them; per row the number of scored action tokens, the source's number, its loss
+def collate(encoder: Encoder, rows: list) -> dict[str, Any]:
+    """Model inputs as `Encoder.batch` gives them; per row the number of scored action tokens, the source's number, its loss
     weight and the item; and what was `unreadable`: (source, where, what)."""
     error = next((row for row in rows if isinstance(row, UserError)), None)
     if error:
         return {"error": (error.what, error.where, error.fix)}
     numbers, weights, items, built, wrong = zip(*rows, strict=True)
-    batch = {**examples.batch(list(built)), "source": torch.tensor(numbers), "weight": torch.tensor(weights)}
+    batch = {**encoder.batch(list(built)), "source": torch.tensor(numbers), "weight": torch.tensor(weights)}
     actions = torch.tensor([example.actions for example in built])
     return {**batch, "actions": actions, "items": list(items), "unreadable": [said for several in wrong for said in several]}
 
@@ -151,18 +150,18 @@ class VLAData(L.LightningDataModule):
         self.robot_share, self.temperature, self.predict = robot_share, temperature, predict
         self.consumed = 0
         self.left_out = LeftOut(list(sources))
-        self.examples: Examples
+        self.encoder: Encoder
 
     def cards(self) -> dict[str, DatasetCard]:
         """The card of each source that has one."""
         return {name: source.card for name, source in self.sources.items() if source.card}
 
-    def bind(self, contract: PolicyContract, processor: Any) -> None:
-        """Takes the resolved contract and the model's processor; called once, before anything is drawn."""
-        self.examples = Examples(contract, processor)
+    def bind(self, encoder: Encoder) -> None:
+        """Takes the encoder, and with it the resolved contract; called once, before anything is drawn."""
+        self.encoder = encoder
         for source in self.sources.values():
             if isinstance(source, RobotSource):
-                source.bind(contract)
+                source.bind(encoder.contract)
 
     def split(self, name: Split) -> Sources:
         """The sources, restricted to one split."""
@@ -183,10 +182,10 @@ class VLAData(L.LightningDataModule):
         weights = weigh(sources, self.robot_share, self.temperature)  # type: ignore[arg-type]
         self.mixture = Mixture(sources, self.seed, self.epoch_steps * self.batch_size, weights)  # type: ignore[arg-type]
         return DataLoader(
-            Draws(self.mixture, self.examples),
+            Draws(self.mixture, self.encoder),
             batch_sampler=Cursor(self.batch_size, self.epoch_steps, self.consumed, rank, ranks),
             num_workers=self.workers,
-            collate_fn=functools.partial(collate, self.examples),
+            collate_fn=functools.partial(collate, self.encoder),
             # Not forked: threads and locks of this process do not survive that. Not from a fork server: it outlives a killed run.
             multiprocessing_context="spawn" if self.workers else None,
             persistent_workers=self.workers > 0,
@@ -194,9 +193,9 @@ class VLAData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        fixed = Fixed(self.split("val"), self.examples, self.val_samples, *self._place())
+        fixed = Fixed(self.split("val"), self.encoder, self.val_samples, *self._place())
         each = max(self.batch_size // self._place()[1], 1)
-        return DataLoader(fixed, batch_size=each, collate_fn=functools.partial(collate, self.examples))
+        return DataLoader(fixed, batch_size=each, collate_fn=functools.partial(collate, self.encoder))
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Notes what could not be read: here, of what is consumed, and not where loader processes run ahead.
@@ -243,14 +242,14 @@ class VLAData(L.LightningDataModule):
         robots = {k: s for k, s in self.split("val").items() if isinstance(s, RobotSource)}
         if self.predict:
             robots = {"predict": self._asked_for(Path(self.predict))}
-        fixed = Fixed(robots, self.examples, max(map(len, robots.values()), default=0))  # type: ignore[arg-type]
-        return DataLoader(fixed, batch_size=self.batch_size, collate_fn=functools.partial(collate, self.examples))
+        fixed = Fixed(robots, self.encoder, max(map(len, robots.values()), default=0))  # type: ignore[arg-type]
+        return DataLoader(fixed, batch_size=self.batch_size, collate_fn=functools.partial(collate, self.encoder))
 
     def _asked_for(self, path: Path) -> RobotSource:
         """The data at a folder or in one shard; ContractMismatch where the policy acts on others."""
         folder, shard = (path.parent, path.name) if path.suffix == ".tar" else (path, "")
         source = RobotSource(folder)
-        source.bind(self.examples.contract)
+        source.bind(self.encoder.contract)
         return source.of_shard(shard) if shard else source
 
     def _identity(self) -> dict[str, Any]:

@@ -16,10 +16,10 @@ import torch
 
 from vla.contract import PolicyContract, Statistic, StatisticOption
 from vla.errors import UserError
-from vla.examples import Examples
 from vla.models.int8 import to_int8
 from vla.models.weights import Weights, weights_hash
 from vla.observation import Observation
+from vla.sequences.encode import Encoder
 from vla.tokenization.codecs import with_statistic
 from vla.training.model_card import Card, copied_card, facts_of, model_card
 
@@ -156,12 +156,12 @@ def export(
 def prompts(contract: PolicyContract, processor: Any) -> Weights:
     """Two prompts for actions with pictures of noise, as the model takes them: every adapter has its part in the answer."""
     body, rng = contract.embodiment(), np.random.default_rng(0)
-    examples = Examples(contract, processor)
+    encoder = Encoder(contract, processor)
     asked = []
     for words in ("go", "pick up the red cube"):
         images = {c.name: rng.integers(0, 256, (c.height, c.width, 3), np.uint8) for c in body.cameras}
-        asked.append(examples.act(Observation("", images, rng.uniform(body.state.low, body.state.high), words)))
-    batch = examples.batch(asked)
+        asked.append(encoder.act(Observation("", images, rng.uniform(body.state.low, body.state.high), words)))
+    batch = encoder.batch(asked)
     del batch["labels"]
     return batch
 

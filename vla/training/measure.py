@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vla.examples import Examples
 from vla.models.decoding.choose import likeliest
 from vla.models.logprobs import allowed_mass
 from vla.policies.local import Answer
 from vla.policies.vqa_accuracy import right
+from vla.sequences.encode import Encoder
 from vla.training.answers import ActionTokens, Answers
 
 Sums = dict[str, tuple[float, int]]
@@ -22,13 +22,14 @@ class Measure:
     """Measures batches of scored tokens.
 
     Args:
-        examples: of the contract and the processor.
+        encoder: of the contract and the processor.
         tokens: the integers.
         sources: names, by their numbers in a batch.
     """
 
-    def __init__(self, examples: Examples, tokens: ActionTokens, sources: list[str]):
-        self.examples, self.tokens, self.sources = examples, tokens, sources
+    def __init__(self, encoder: Encoder, tokens: ActionTokens, sources: list[str]):
+        self.encoder, self.tokens, self.sources = encoder, tokens, sources
+        self._ordinals = encoder.grammar.ordinals()
 
     def __call__(
         self, batch: dict[str, Any], logits: torch.Tensor, ids: torch.Tensor, answers: Answers, losses: torch.Tensor, mass: bool
@@ -50,7 +51,7 @@ class Measure:
 
         counted = batch["weight"] > 0
         said = logits.argmax(-1)
-        answered = likeliest(logits, [one.to(logits.device) for one in self.examples.ordinals])
+        answered = likeliest(logits, [one.to(logits.device) for one in self._ordinals])
         for number, name in enumerate(self.sources):
             mine = (batch["source"] == number) & counted
             add(f"{name}_loss", losses[mine])
@@ -65,7 +66,7 @@ class Measure:
         choice = legal.sum(-1)
         add("action_token_accuracy", hit[choice > 1])
         if self.tokens.quantities:
-            chosen = self.tokens.choose(logits, legal, ordinal[used], self.examples.contract.decode)
+            chosen = self.tokens.choose(logits, legal, ordinal[used], self.encoder.contract.decode)
             off = (chosen - self.tokens.symbols(truth)).abs()[choice > 2]
             add("action_bin_error", off)
             add("action_l1", self._action_l1(batch["items"], chosen, rows[action][used]))
@@ -89,7 +90,7 @@ class Measure:
         """
         found = [torch.empty(0)]
         for row in rows.unique().tolist():
-            item, codec = items[row], self.examples.codec(items[row].embodiment)
+            item, codec = items[row], self.encoder.codec(items[row].embodiment)
             mine = symbols[rows == row].cpu().numpy()
             # Steps past the end of the episode are not scored; anything legal stands for them.
             chunk = np.array([legal[0] for legal in codec.places()])
@@ -109,7 +110,7 @@ class Measure:
                 continue
             question = items[row].questions[branch]
             if len(question.answer) == 1:
-                correct = right(question, Answer(*self.examples.answer(words.cpu().numpy())))
+                correct = right(question, Answer(*self.encoder.answer(words.cpu().numpy())))
                 key = f"{name}_accuracy/{question.type or 'any'}"
                 hits, count = sums.get(key, (0.0, 0))
                 sums[key] = (hits + correct, count + 1)

@@ -16,12 +16,12 @@ from lightning.pytorch.callbacks import WeightAveraging
 from vla.checkpoint import describe_model
 from vla.contract import PolicyContract
 from vla.errors import UserError
-from vla.examples import Examples
 from vla.models.adapters import Lora, add_lora
 from vla.models.load import load_vlm
 from vla.models.logprobs import scored
 from vla.models.tiny.from_scratch import SHORT, VLMSpec
 from vla.policies.local import LocalPolicy
+from vla.sequences.encode import Encoder
 from vla.training.answers import ActionTokens, Answers
 from vla.training.callbacks import Evaluate, roll_out
 from vla.training.measure import Measure, Sums, means, merge
@@ -53,7 +53,7 @@ class VLAModule(L.LightningModule):
     evaluate: Evaluate | None = None
 
     contract: PolicyContract
-    examples: Examples
+    encoder: Encoder
     source_names: list[str]
 
     def __init__(
@@ -104,12 +104,11 @@ class VLAModule(L.LightningModule):
         freeze(self.model, self.freeze_names)
         self.model.train()
 
-    def bind(self, contract: PolicyContract, source_names: list[str]) -> None:
-        """Takes the resolved contract and the names of the sources; called once, after `build`."""
-        self.contract, self.source_names = contract, source_names
-        self.examples = Examples(contract, self.processor)
-        self.tokens = ActionTokens(self.examples, int(self.model.get_input_embeddings().weight.shape[0]))
-        self.measure = Measure(self.examples, self.tokens, source_names)
+    def bind(self, encoder: Encoder, source_names: list[str]) -> None:
+        """Takes the encoder of the contract and the names of the sources; called once, after `build`."""
+        self.encoder, self.contract, self.source_names = encoder, encoder.contract, source_names
+        self.tokens = ActionTokens(self.encoder, int(self.model.get_input_embeddings().weight.shape[0]))
+        self.measure = Measure(self.encoder, self.tokens, source_names)
 
     def _score(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, Answers]:
         """Logits [N, V] of the scored tokens, their ids [N] and which answer each belongs to."""
@@ -184,7 +183,8 @@ class VLAModule(L.LightningModule):
         self.log_dict({f"test/{name}": value for name, value in rates.items()}, batch_size=self.test_episodes)
 
     def on_predict_start(self) -> None:
-        self._policy = LocalPolicy(self.model, self.processor, self.contract, self.trainer.datamodule.batch_size)  # type: ignore[attr-defined]
+        rows = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        self._policy = LocalPolicy(self.model, self.processor, self.contract, rows, encoder=self.encoder)
 
     def predict_step(self, batch: dict[str, Any], _: int) -> list[dict[str, Any]]:
         """Writes actions for the batch's robot samples: decoded chunk and truth, physical units, plan; `status` says why not."""
@@ -192,7 +192,7 @@ class VLAModule(L.LightningModule):
         # source's modes.
         found = zip(batch["items"], batch["weight"].tolist(), strict=True)
         items = [dataclasses.replace(item, mode="") for item, weight in found if weight]
-        prompts = [_prompt(self.examples.robot(item)) for item in items]
+        prompts = [_prompt(self.encoder.robot(item)) for item in items]
         chunks = self._policy.answer(prompts, [(item.embodiment, "") for item in items])
         return [
             {

@@ -12,12 +12,12 @@ from vla.datasets.items import Question, QuestionItem
 from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
-from vla.examples import Examples
 from vla.models.decoding.allowed import Follow, Free, Ordinal
 from vla.models.decoding.decode import generate
 from vla.models.load import load_vlm
 from vla.observation import Observation
 from vla.policies.local import LocalPolicy
+from vla.sequences.encode import Encoder
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.tokenization.codecs import SETTINGS, fitted
 from vla.tokenization.sequence import Role
@@ -26,7 +26,7 @@ from vla.training.contract import add_action_tokens
 
 @pytest.fixture(scope="module")
 def examples(vlm):
-    return Examples(PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3), load_vlm(vlm)[1])
+    return Encoder(PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3), load_vlm(vlm)[1])
 
 
 def test_robot_sequence_scores_what_is_to_be_written_and_no_padding(examples, data):
@@ -42,18 +42,18 @@ def test_robot_sequence_scores_what_is_to_be_written_and_no_padding(examples, da
     assert (abs(chunk.actions[:2] - item.actions[:2]) <= half + 1e-6).all()
     assert chunk.terminate.tolist()[:2] == [False, True] and (chunk.actions[:, 3:5] == 0).all()
     assert np.allclose(chunk.info["point"], (0.5, 0.25), atol=1 / 64)
-    assert all(i in legal for i, legal in zip(written.tolist(), examples.allowed(), strict=True))
+    assert all(i in legal for i, legal in zip(written.tolist(), examples.grammar.allowed(), strict=True))
 
 
 def test_plan_stands_before_the_actions_and_comes_back(examples, data):
-    planning = Examples(dataclasses.replace(examples.contract, plan=("where", "reach")), examples.processor)
+    planning = Encoder(dataclasses.replace(examples.contract, plan=("where", "reach")), examples.processor)
     item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
     sequence = planning.robot(item).sequence
     written = sequence.ids[sequence.prefix :]
     chunk = planning.chunk(written)
     assert len(written) == 2 + 4 + 3 * 8 and chunk.info["reach"] == [10, 20, 30, 40]
     assert np.array_equal(chunk.actions, examples.chunk(examples.robot(item).sequence.ids[-26:]).actions)
-    assert all(i in legal for i, legal in zip(written.tolist(), planning.allowed(), strict=True))
+    assert all(i in legal for i, legal in zip(written.tolist(), planning.grammar.allowed(), strict=True))
     unknown = planning.robot(dataclasses.replace(item, reach=None)).sequence
     assert len(unknown) == len(sequence) and unknown.loss.sum() == sequence.loss.sum() - 4
 
@@ -69,7 +69,9 @@ def test_words_of_a_plan_are_filled_up_and_come_back(examples, data):
     count = written.tolist().index(end)
     assert len(written) == 16 + 2 + 3 * 8 and (written[count:16] == end).all()
     assert scored[: count + 1].all() and not scored[count + 1 : 16].any() and scored[16:].all()
-    assert planning.allowed()[:16] == [Free(end)] * 16 and np.array_equal(chunk.actions, examples.chunk(written[-26:]).actions)
+    assert planning.grammar.allowed()[:16] == [Free(end)] * 16 and np.array_equal(
+        chunk.actions, examples.chunk(written[-26:]).actions
+    )
     # A given one stands in the prompt as it is.
     asked = planning.act(Observation("", item.images, item.state, item.instruction, plan=chunk.plan)).sequence
     following = planning.robot(dataclasses.replace(said, mode="follow")).sequence
@@ -107,7 +109,7 @@ def test_instruction_cannot_smuggle_in_a_picture(examples):
 
 
 def changed(examples, **fields):
-    return Examples(dataclasses.replace(examples.contract, **fields), examples.processor)
+    return Encoder(dataclasses.replace(examples.contract, **fields), examples.processor)
 
 
 def test_a_mode_says_what_becomes_of_the_plan(examples, data):
@@ -122,7 +124,7 @@ def test_a_mode_says_what_becomes_of_the_plan(examples, data):
     for mode, sequence in sequences.items():
         written = sequence.ids[sequence.prefix :]
         assert len(written) == 24 + 2 * (mode == "think")
-        legal = several.allowed("", mode)
+        legal = several.grammar.allowed("", mode)
         assert all(i in ids for i, ids in zip(written.tolist(), legal, strict=True))
         chunk = several.chunk(written, "", mode)
         assert ("point" in chunk.info) == (mode == "think")
@@ -161,7 +163,7 @@ def looking_back(vlm):
     """Model and examples with three pictures per camera, two steps apart."""
     model, processor = load_vlm(vlm, history=3)
     contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3, execute=2, history=3)
-    return model, Examples(contract, processor)
+    return model, Encoder(contract, processor)
 
 
 def source_looking_back(data, examples):
@@ -250,7 +252,7 @@ def acting(vlm, data, codec, terminate=True, **fields):
     contract = fitted(chosen, lambda _: np.stack([values[i : i + 3] for i in range(len(values) - 3)]).astype(float))
     model, processor = load_vlm(vlm)
     add_action_tokens(contract, model, processor.tokenizer)
-    return model, Examples(contract, processor)
+    return model, Encoder(contract, processor)
 
 
 @pytest.mark.parametrize("codec", SETTINGS)
@@ -263,7 +265,7 @@ def test_every_codec_is_trained_on_what_a_policy_may_write(vlm, data, codec, ter
         example = examples.robot(item)
         sequence = example.sequence
         written = sequence.ids[sequence.prefix :]
-        legal, places = examples.next(), examples.allowed()
+        legal, places = examples.grammar.next(), examples.grammar.allowed()
         for i, one in enumerate(written):
             assert one in legal(written[:i]) and one in places[i]
         assert legal(written) == []
@@ -340,7 +342,7 @@ def test_what_is_no_whole_chunk_says_so(vlm, data, codec):
     with pytest.raises(UserError, match="not an action token"):
         examples.chunk(np.append(ids[:-1], examples.vocabulary.loc_ids[0]))
     policy = LocalPolicy(model, examples.processor, examples.contract)
-    policy.examples.writing = lambda *_: {"allowed": examples.allowed(), "eos_id": examples.ends()}
+    policy.encoder.grammar.writing = lambda *_: {"allowed": examples.grammar.allowed(), "eos_id": examples.grammar.ends()}
     (chunk,) = policy.act([Observation("a", item.images, item.state, "go")])
     assert chunk.status.startswith("malformed: ") and chunk.actions.shape == (0, 7) and "point" in chunk.info
 
@@ -355,11 +357,11 @@ def test_the_contracts_statistic_is_that_of_every_ordinal_place(vlm, data, codec
         return
     model, examples = acting(vlm, data, codec, plan=("words", "where", "reach"), block=block)
     median = changed(examples, decode="median")
-    flags, places, plan = median.ordinal(), median.allowed(), median.planned()
+    flags, places, plan = median.grammar.ordinal(), median.grammar.allowed(), median.plan.length()
     assert len(flags) == len(places) and flags[:plan] == [False] * 16 + [True] * 6
     chunk = [bool(place) for place in median.codec().ordinal()]
     assert flags[plan : plan + len(chunk)] == chunk and any(chunk) == (codec not in ("numbers", "fast"))
-    how, before = median.writing(), examples.writing()
+    how, before = median.grammar.writing(), examples.grammar.writing()
     written = list(how["allowed"].places if isinstance(how["allowed"], Follow) else how["allowed"])
     for words, ordinal, legal in zip(written, flags, places, strict=False):
         assert isinstance(words, Ordinal) == ordinal
@@ -380,7 +382,7 @@ def test_questions_answered_by_a_place_or_an_integer_take_the_statistic(vlm, dat
     """As a step by step reading says: the likeliest word, or the median of the likeliest word's list."""
     model, examples = acting(vlm, data, "uniform")
     median = changed(examples, decode="median")
-    assert not examples.ordinals and [len(one.words) for one in median.ordinals] == [256, 64]
+    assert not examples.grammar.ordinals() and [len(one.words) for one in median.grammar.ordinals()] == [256, 64]
     item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
     integers, places = (torch.tensor(ids) for ids in (median.vocabulary.integer_ids, median.vocabulary.loc_ids))
     bias = torch.zeros(len(model.get_input_embeddings().weight))
@@ -425,7 +427,7 @@ def test_a_chunk_is_trained_and_written_at_once(vlm, data, block):
         logits = model(*(batch[n] for n in names[:1]), **{n: batch[n] for n in names[1:]}).logits[0]
     # Acting, with the truth for the plan, since what is written after it depends on it.
     prompt = dataclasses.replace(example, sequence=example.sequence[: example.sequence.prefix], block=0)
-    how = examples.writing()
+    how = examples.grammar.writing()
     how["allowed"] = [[i] for i in example.sequence.ids[example.sequence.prefix : end - tokens].tolist()]
     fed = examples.batch([prompt], 1)
     out = generate(model, *(fed[n] for n in names), **how)

@@ -1,0 +1,1 @@
+"""Samples and observations <-> masked sequences: one code path for training and for acting."""
