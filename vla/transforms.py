@@ -1,12 +1,12 @@
-"""Pictures: orient, crop, resize, normalise. Each transform carries its inverse, and says where a point of the picture goes.
+"""Images: orient, crop, resize, normalise, augment. What moves pixels says where a point of the image goes.
 
-Pictures are uint8 [H, W, 3] RGB; points are (u to the right, v down), each 0 to 1 over the picture.
+Images are uint8 [H, W, 3] RGB; points are (u to the right, v down), each 0 to 1 over the picture.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -15,20 +15,6 @@ from vla.errors import UserError
 Point = tuple[float, float]
 LEVELS = np.arange(256) - 127.5
 """All levels of a picture around the middle grey."""
-
-
-class Transform(Protocol):
-    """A change of the picture's geometry."""
-
-    def __call__(self, image: np.ndarray) -> np.ndarray: ...
-
-    def point(self, point: Point) -> Point:
-        """Where a point of the given picture is in the transformed one."""
-        ...
-
-    def inverse_point(self, point: Point) -> Point:
-        """Where a point of the transformed picture was in the given one."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +43,6 @@ class Orient:
         u, v = point
         return {"upright": (u, v), "raw_opengl": (u, 1 - v), "rot180": (1 - u, 1 - v)}[self.source]
 
-    def inverse_point(self, point: Point) -> Point:
-        return self.point(point)
-
 
 @dataclasses.dataclass(frozen=True)
 class CentreCrop:
@@ -81,9 +64,6 @@ class CentreCrop:
 
     def point(self, point: Point) -> Point:
         return (point[0] - 0.5) / self.factor + 0.5, (point[1] - 0.5) / self.factor + 0.5
-
-    def inverse_point(self, point: Point) -> Point:
-        return (point[0] - 0.5) * self.factor + 0.5, (point[1] - 0.5) * self.factor + 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +89,6 @@ class Resize:
     def point(self, point: Point) -> Point:
         return point
 
-    def inverse_point(self, point: Point) -> Point:
-        return point
-
 
 class Normalise:
     """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] from -1 to 1, and exactly back."""
@@ -123,28 +100,6 @@ class Normalise:
 
     def inverse(self, pixels: np.ndarray) -> np.ndarray:
         return np.moveaxis(np.rint((np.clip(pixels, -1, 1) + 1) * 127.5), -3, -1).astype(np.uint8)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pipeline:
-    """Transforms one after the other; points go back through them in reverse order."""
-
-    steps: tuple[Transform, ...]
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        for step in self.steps:
-            image = step(image)
-        return image
-
-    def point(self, point: Point) -> Point:
-        for step in self.steps:
-            point = step.point(point)
-        return point
-
-    def inverse_point(self, point: Point) -> Point:
-        for step in reversed(self.steps):
-            point = step.inverse_point(point)
-        return point
 
 
 @dataclasses.dataclass(frozen=True)
