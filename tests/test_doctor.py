@@ -73,4 +73,4 @@ def test_exit_code_is_that_of_the_fatal_checks(monkeypatch, capsys):
     for checks, code in (([good, slight], 0), ([good, grave], 1)):
         monkeypatch.setattr(doctor, "checks", lambda _, checks=checks: iter(checks))
         assert doctor.doctor() == code
-    assert "to mend it: f" in capsys.readouterr().out
+    assert "fix: f" in capsys.readouterr().out

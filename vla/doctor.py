@@ -70,7 +70,7 @@ class Check:
 
     def __str__(self) -> str:
         line = f"{'ok     ' if self.ok else 'problem'}  {self.subject:<10} {self.detail}"
-        return line if self.ok or not self.fix else f"{line}\n{'':20}to mend it: {self.fix}"
+        return line if self.ok or not self.fix else f"{line}\n{'':20}fix: {self.fix}"
 
 
 def doctor(renderers: int = 2) -> int:

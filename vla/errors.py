@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user can mend: what went wrong, where, and what to do about it.
+    """A mistake that the user can fix: what went wrong, where, and what to do about it.
 
     The command line prints the message without a traceback and exits with code 2.
 
@@ -19,7 +19,7 @@ class UserError(Exception):
     def __str__(self) -> str:
         parts = [f"{self.where}: {self.what}" if self.where else self.what]
         if self.fix:
-            parts.append(f"To mend it: {self.fix}")
+            parts.append(f"Fix: {self.fix}")
         return "\n".join(parts)
 
 

@@ -61,8 +61,8 @@ def changed(data, place, value):
     ("place", "value", "said"),
     [
         ("kind", None, "`kind` is missing"),
-        ("kind", "curve", "unknown kind of record 'curve'\nTo mend it: known: rollout"),
-        ("suite_hash", None, "`suite_hash` is missing\nTo mend it: needed: suite, suite_hash"),
+        ("kind", "curve", "unknown kind of record 'curve'\nFix: known: rollout"),
+        ("suite_hash", None, "`suite_hash` is missing\nFix: needed: suite, suite_hash"),
         ("suite_hash", "", "`suite_hash` is empty"),
         ("contract", 3, "`contract` is 3, not text or null"),
         ("batch", [4.5], "`batch` is [4.5], not a list of integers"),
