@@ -67,7 +67,7 @@ class Source(Generic[T]):
     Args:
         folder: holds `card.yaml` and `shard-*.tar`; or an address where they are (https://…, s3://…, pipe:ssh host cat /data/{}).
         weight: share of the draws, relative to the other sources of a mixture.
-        lead: so many first samples of a run are of this source alone: what is easy, before what needs it.
+        lead: the first samples of a run, as many as this, come from this source alone: the easy ones first.
         max_samples: only so many first samples of the split are used; 0 is all.
         fetched: local folder for shards that are elsewhere; "" is one under ~/.cache/vla.
         fetched_gib: what they may take there.
@@ -162,7 +162,7 @@ class Source(Generic[T]):
         return int(np.searchsorted(self._rows, self._rows[i], side="right")) % len(self)
 
     def size(self, drawn: int) -> int:
-        """Of how many samples some may be unreadable, `drawn` having been drawn."""
+        """The number of samples over which unreadable ones are tolerated, after `drawn` samples."""
         return len(self)
 
     @property
