@@ -176,7 +176,7 @@ def test_journal_refuses_what_it_cannot_read(tmp_path):
 
 def test_a_policy_that_breaks_ends_the_run_and_can_be_gone_on_with(toys, seeing, tmp_path, monkeypatch):
     broken = seeing(lambda o, actions: actions + (float("nan") if "/dim/2/" in o.id else 0))
-    monkeypatch.setattr(evaluation, "load_policy", lambda *_: broken)
+    monkeypatch.setattr(evaluation, "load_policy", lambda *_, **__: broken)
     options = Evaluation("mine", suite(), str(tmp_path))
     with pytest.raises(UserError, match="NaN") as refused:
         evaluate(options)
