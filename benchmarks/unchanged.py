@@ -183,7 +183,8 @@ def numpy_json(values: np.ndarray) -> dict[str, Any]:
 def untimed(answer: Any) -> Any:
     """An answer without what is a time or counts requests."""
     if isinstance(answer, dict):
-        return {str(k): untimed(v) for k, v in answer.items() if k not in ("server_timing", "request_id", "calls", "ms", "id")}
+        kept = {str(k): v for k, v in answer.items() if k not in ("server_timing", "request_id", "calls", "id")}
+        return {k: untimed(v) for k, v in kept.items() if not k.endswith("_ms")}
     return [untimed(v) for v in answer] if isinstance(answer, list) else answer.hex() if isinstance(answer, bytes) else answer
 
 
@@ -226,7 +227,7 @@ def serving(side: Checkout) -> dict[str, str]:
 def rolling_out(side: Checkout) -> dict[str, str]:
     suite = {
         "tasks": ["lift", "push"], "episodes": 2, "horizon": 40, "kinds": ["correct", "swapped", "empty"],
-        "variations": {"seen": {}, "dark": {"light": 0.5}},
+        "variations": {"seen": {}, "dark": {"light": [0.5, 0.5, 0.5]}},
     }  # fmt: skip
     stock = {"tasks": ["robosuite-Lift"], "episodes": 2, "horizon": 30, "kinds": ["correct"], "variations": {"seen": {}}}
     found = {}
