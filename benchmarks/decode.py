@@ -22,8 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LogitsProcessor, LogitsProcessorList, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from vla.contract import PolicyContract
-from vla.models.decoding.decode import generate, generate_from, static_steps
+from vla.models.decoding.decode import static_steps, write
 from vla.models.decoding.static import StaticSteps
+from vla.models.families.hub import HubSession
+from vla.models.inputs import ModelInputs
 from vla.models.int8 import to_int8
 from vla.observation import Observation
 from vla.policies.local import LocalPolicy
@@ -88,24 +90,27 @@ def acting(toy: bool) -> tuple[LocalPolicy, list[Observation]]:
     return policy, [Observation("", item.images, item.state, items[0].instruction, item.embodiment) for item in items]
 
 
-NAMES = ("input_ids", "prefix_mask", "attention_mask", "pixel_values")
+def answer(policy: LocalPolicy, inputs: ModelInputs, **how: Any) -> torch.Tensor:
+    """The ids that the policy's model writes, as `write` is told."""
+    return write(policy.encoder.family.session(policy.model, inputs), **how).ids
 
 
 def demo(policy: LocalPolicy, seen: list[Observation], rounds: int) -> dict:
     """Milliseconds of an answer, and of a token after the first; of one row, of eight, and by the median instead of the mode."""
     contracts = [dataclasses.replace(policy.contract, decode=decode) for decode in ("mode", "median")]
-    allowed, medians = (Encoder(one, policy.encoder.processor).grammar.writing()["allowed"] for one in contracts)
+    allowed, medians = (Encoder(one, policy.encoder.family).grammar.writing()["allowed"] for one in contracts)
     model = policy.model
-    batches = {n: policy.encoder.batch([policy.encoder.act(o) for o in seen[:n]], 1) for n in (1, 8)}
+    batches = {n: policy.encoder.batch([policy.encoder.act(o) for o in seen[:n]], 1).inputs for n in (1, 8)}
 
     def ours(n: int, steps: int, places: list = allowed) -> torch.Tensor:
-        return generate(model, *(batches[n][name] for name in NAMES), places[:steps]).ids
+        return answer(policy, batches[n], allowed=places[:steps])
 
-    every, start = len(allowed), batches[1]["input_ids"].shape[1]
+    every, start = len(allowed), batches[1].ids.shape[1]
     only = [LogitsProcessorList([Only(allowed[:n], start, model.config.text_config.vocab_size)]) for n in (1, every)]
 
     def theirs(steps: int) -> torch.Tensor:
-        given = {name: batches[1][name] for name in NAMES}
+        one = batches[1]
+        given = {"input_ids": one.ids, "attention_mask": one.attention, "prefix_mask": one.group, **one.images}
         how = {"do_sample": False, "eos_token_id": None, "logits_processor": only[steps > 1]}
         return model.generate(**given, max_new_tokens=steps, **how)[:, start:]
 
@@ -120,7 +125,7 @@ def demo(policy: LocalPolicy, seen: list[Observation], rounds: int) -> dict:
             "median first": lambda: ours(1, 1, medians),
             "eight": lambda: ours(8, every),
             "eight first": lambda: ours(8, 1),
-            "mass": lambda: generate(model, *(batches[1][name] for name in NAMES), allowed, valid_mass=True),
+            "mass": lambda: answer(policy, batches[1], allowed=allowed, valid_mass=True),
         },
         rounds,
     )
@@ -146,10 +151,10 @@ def at_once(policy: LocalPolicy, seen: list[Observation], rounds: int) -> dict:
         sides = {}
         for block in ("none", "bidirectional"):
             contract = dataclasses.replace(policy.contract, chunk=8, execute=8, block=block, plan=plan, modes=())
-            examples = Encoder(contract, policy.encoder.processor)
-            batch, how = examples.batch([examples.act(seen[0])], 1), examples.grammar.writing()
-            sides[block] = lambda batch=batch, how=how: generate(policy.model, *(batch[n] for n in NAMES), **how)
-        tokens = sides["none"]().ids.shape[1]
+            examples = Encoder(contract, policy.encoder.family)
+            inputs, how = examples.batch([examples.act(seen[0])], 1).inputs, examples.grammar.writing()
+            sides[block] = lambda inputs=inputs, how=how: answer(policy, inputs, **how)
+        tokens = sides["none"]().shape[1]
         times = in_turns(sides, rounds)
         faster = times["none"] / times["bidirectional"]
         found[name] = {"tokens": tokens, "ms": {k: 1e3 * v for k, v in times.items()}, "faster": faster}
@@ -232,7 +237,7 @@ def structure(name: str, dtype: torch.dtype, device: str, rounds: int, compiled:
     static = steps_of(model)
 
     def ours(steps: int = TOKENS) -> torch.Tensor:
-        return generate_from(model, inputs, allowed[:steps], static).ids
+        return write(HubSession(model, inputs, static), allowed[:steps]).ids
 
     def theirs() -> torch.Tensor:
         with torch.inference_mode():

@@ -63,11 +63,10 @@ def distributions(export: Path, data: Path, steps: int) -> list[tuple[str, np.nd
     found = []
     for number in np.linspace(0, len(source) - 1, steps).astype(int):
         batch = examples.batch([examples.robot(source.item(int(number), np.random.default_rng(0)))])
-        places = scored(batch["labels"])
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "prefix_mask", "pixel_values")}
+        places = scored(batch.labels)
         with torch.inference_mode():
-            logits = policy.model(**inputs, logits_positions=places).logits[examples.plan.length() :]
-        truth = batch["labels"][:, 1:][places[:, :-1]][examples.plan.length() :]
+            logits = examples.family.score(policy.model, batch.inputs, places)[examples.plan.length() :]
+        truth = batch.labels[:, 1:][places[:, :-1]][examples.plan.length() :]
         codec = examples.codec()
         for name, ordinal, legal, row, true in zip(names, codec.ordinal(), codec.places(), logits, truth, strict=False):
             if ordinal:

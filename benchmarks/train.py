@@ -25,13 +25,15 @@ from torch.utils.data import DataLoader
 from vla.commands.training import new_tokenizer
 from vla.contract import Camera, PolicyContract
 from vla.datasets.items import RobotItem
+from vla.models.families.find import family_of
 from vla.models.load import new_tiny
 from vla.report.provenance import provenance
 from vla.sequences.encode import Encoder
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.training.batch import Failure, TrainingBatch
 from vla.training.callbacks import StepProgress, Throughput
 from vla.training.contract import ContractOptions, resolve
-from vla.training.data import VLAData, collate
+from vla.training.data import Row, VLAData, collate
 from vla.training.module import VLAModule
 from vla.training.optimizer import make_optimizer, parameter_groups
 
@@ -56,7 +58,7 @@ def build(config: dict) -> tuple[VLAModule, VLAData]:
     contract = resolve(ContractOptions(**{**config["contract"], "plan": tuple(config["contract"]["plan"])}), data.cards())
     module = VLAModule(**config["model"])
     module.build()
-    encoder = Encoder(contract, module.processor)
+    encoder = Encoder(contract, module.family)
     data.bind(encoder)
     module.bind(encoder, list(sources))
     return module, data
@@ -68,7 +70,7 @@ class Prepared(L.LightningDataModule):
     def __init__(self, batches: list, drawn: Callable[[], dict[str, float]] = dict):
         super().__init__()
         self.batches, self.drawn = batches, drawn
-        self.seed, self.batch_size, self.consumed = 0, len(batches[0]["input_ids"]), 0
+        self.seed, self.batch_size, self.consumed = 0, len(batches[0]), 0
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
@@ -150,10 +152,11 @@ def structure(name: str, batch: int, steps: int) -> dict:
     module.model, module.processor = new_tiny(
         new_tokenizer(), text_config={"model_type": "llama", "num_key_value_heads": text["num_attention_heads"], **text}, **vision
     )
+    module.family = family_of(module.model, module.processor)
     if module.gradient_checkpointing:
         module.model.gradient_checkpointing_enable()
     module.model.train()
-    module.bind(Encoder(contract, module.processor), ["robot"])
+    module.bind(Encoder(contract, module.family), ["robot"])
     rng = np.random.default_rng(0)
 
     def item() -> RobotItem:
@@ -172,9 +175,9 @@ def structure(name: str, batch: int, steps: int) -> dict:
             embodiment=EMBODIMENT_NAME,
         )
 
-    def made() -> dict:
+    def made() -> TrainingBatch | Failure:
         items = [item() for _ in range(batch)]
-        return collate(module.encoder, [(0, 1.0, i, module.encoder.robot(i), []) for i in items])
+        return collate(module.encoder, [Row(0, 1.0, i, module.encoder.robot(i), [], 0) for i in items])
 
     batches = [made() for _ in range(4)] * -(-steps // 4)
     throughput = Throughput(every=5)
@@ -199,7 +202,7 @@ def structure(name: str, batch: int, steps: int) -> dict:
         "structure": name,
         "weights": weights,
         "batch": batch,
-        "tokens": batches[0]["input_ids"].shape[1],
+        "tokens": batches[0].sequences.labels.shape[1],
         **rates,
         "GiB": memory,
     }

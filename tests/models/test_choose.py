@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla.errors import UserError
-from vla.models.decoding import sessions as readers
 from vla.models.decoding.allowed import Block, Follow, Free, Ordinal
 from vla.models.decoding.choose import NEIGHBOURHOOD, likeliest, ordinal_choice
-from vla.models.decoding.decode import generate
+from vla.models.decoding.decode import write
+from vla.models.families import tiny as tiny_family
+from vla.models.families.tiny import TinySession
 
 STATISTICS = ["mode", "median", "local-mean"]
 # In the order of their values, which is not that of their ids.
@@ -119,13 +120,13 @@ def naive(model, ids, prefix, pixels, allowed):
 @pytest.mark.parametrize("lean", [True, False])
 def test_ordinal_places_are_written_by_their_statistic_alone_and_in_company(small, prompts, statistic, lean, monkeypatch):
     if not lean:
-        monkeypatch.setattr(readers, "cpu_decode_step", lambda language: None)
+        monkeypatch.setattr(tiny_family, "cpu_decode_step", lambda language: None)
     ordinal = Ordinal(torch.tensor(WORDS), statistic)
     allowed = [ordinal, WORDS, [345], ordinal, ordinal]
-    out = generate(small[0], *prompts, allowed)
-    assert torch.equal(out.ids, generate(small[0], *prompts, allowed, valid_mass=True).ids)
+    out = write(TinySession(small[0], *prompts), allowed)
+    assert torch.equal(out.ids, write(TinySession(small[0], *prompts), allowed, valid_mass=True).ids)
     if statistic == "median":
-        assert not torch.equal(out.ids, generate(small[0], *prompts, [WORDS, WORDS, [345], WORDS, WORDS]).ids)
+        assert not torch.equal(out.ids, write(TinySession(small[0], *prompts), [WORDS, WORDS, [345], WORDS, WORDS]).ids)
     for i in range(3):
         ids, prefix, _, pixels = row(prompts, i)
         tokens, logprobs = naive(small[0], ids, prefix, pixels, allowed)
@@ -133,7 +134,7 @@ def test_ordinal_places_are_written_by_their_statistic_alone_and_in_company(smal
         assert out.ids[i].tolist() == tokens and torch.allclose(out.logprobs[i], torch.tensor(logprobs), atol=1e-4)
     # In a call of one shape the company changes nothing, bit for bit.
     others = [p[[1, 0, 0]] for p in prompts]
-    again = generate(small[0], *others, allowed)
+    again = write(TinySession(small[0], *others), allowed)
     assert torch.equal(again.ids[0], out.ids[1]) and torch.equal(again.logprobs[0], out.logprobs[1])
 
 
@@ -144,7 +145,7 @@ def test_what_may_follow_what_holds_within_a_scale(small, prompts):
         return WORDS if not len(written) else WORDS[:10] if written[0] % 2 else WORDS[20:]
 
     ordinal = Ordinal(torch.tensor(WORDS), "median")
-    out = generate(small[0], *prompts, Follow([ordinal, ordinal], follow), eos_id=2)
+    out = write(TinySession(small[0], *prompts), Follow([ordinal, ordinal], follow), eos_id=2)
     for i in range(3):
         ids, prefix, _, pixels = row(prompts, i)
         first, _ = naive(small[0], ids, prefix, pixels, [ordinal])
@@ -158,12 +159,12 @@ def test_a_block_has_ordinal_places_beside_others(small, prompts, mutual):
     flag, constant = WORDS[:2], [WORDS[7]]
     block = Block.of([flag, short, long, constant, WORDS], 0, mutual)
     assert block.words.tolist() == WORDS and block.ordinal.tolist() == [False, True, True, False, False]
-    out, plain = (generate(small[0], *prompts, [], block=b) for b in (block, Block.of([flag, *[WORDS] * 4], 0, mutual)))
-    modes = generate(small[0], *prompts, [], block=Block.of([flag, WORDS[5:15], WORDS, constant, WORDS], 0, mutual))
+    out, plain = (write(TinySession(small[0], *prompts), [], block=b) for b in (block, Block.of([flag, *[WORDS] * 4], 0, mutual)))
+    modes = write(TinySession(small[0], *prompts), [], block=Block.of([flag, WORDS[5:15], WORDS, constant, WORDS], 0, mutual))
     assert torch.equal(out.ids[:, [0, 3, 4]], modes.ids[:, [0, 3, 4]]) and torch.equal(out.ids[:, 0], plain.ids[:, 0])
     # What a blank says does not depend on what is chosen, so all words' log-probabilities say what each place's median is.
     alone = [Block.of([flag, [word], [word], constant, [word]], 0, mutual) for word in WORDS]
-    masses = [generate(small[0], *prompts, [], block=one, valid_mass=True).valid_mass for one in alone]
+    masses = [write(TinySession(small[0], *prompts), [], block=one, valid_mass=True).valid_mass for one in alone]
     chances = torch.stack(masses, -1).log()
     for i in range(3):
         assert out.ids[i, 2] == WORDS[defined(chances[i, 2].numpy(), "median")]
@@ -186,7 +187,14 @@ def test_sampling_is_what_it_was(small, prompts):
         plain = [[words] * len(places), None if block is None else Block.of([words] * 3, 0, True)]
         ordinal = [places, None if block is None else Block.of(block, 0, True)]
         drawn = [
-            generate(small[0], *prompts, p, block=b, temperature=1.0, samples=4, generator=torch.Generator().manual_seed(3))
+            write(
+                TinySession(small[0], *prompts),
+                p,
+                block=b,
+                temperature=1.0,
+                samples=4,
+                generator=torch.Generator().manual_seed(3),
+            )
             for p, b in (plain, ordinal)
         ]
         assert torch.equal(drawn[0].ids, drawn[1].ids) and torch.equal(drawn[0].logprobs, drawn[1].logprobs)
@@ -195,12 +203,12 @@ def test_sampling_is_what_it_was(small, prompts):
 def test_free_text_has_no_scale(small, prompts):
     ordinals = [Ordinal(torch.arange(300, 500), "median")]
     free = [Free(2)] * 4
-    plain = generate(small[0], *prompts, free)
-    assert torch.equal(generate(small[0], *prompts, free, ordinals=ordinals).ids, plain.ids)
-    open_answer = generate(small[0], *prompts, None, max_new_tokens=4, ordinals=ordinals)
-    assert not torch.equal(open_answer.ids, generate(small[0], *prompts, None, max_new_tokens=4).ids)
+    plain = write(TinySession(small[0], *prompts), free)
+    assert torch.equal(write(TinySession(small[0], *prompts), free, ordinals=ordinals).ids, plain.ids)
+    open_answer = write(TinySession(small[0], *prompts), None, max_new_tokens=4, ordinals=ordinals)
+    assert not torch.equal(open_answer.ids, write(TinySession(small[0], *prompts), None, max_new_tokens=4).ids)
 
 
 def test_a_scale_of_ids_that_the_model_lacks_is_refused(small, prompts):
     with pytest.raises(UserError, match="a place allows"):
-        generate(small[0], *prompts, [Ordinal(torch.tensor([1, 10**6]), "median")])
+        write(TinySession(small[0], *prompts), [Ordinal(torch.tensor([1, 10**6]), "median")])

@@ -8,7 +8,8 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from vla.errors import UserError
 from vla.models.decoding.allowed import Block, Free, Ordinal
-from vla.models.decoding.decode import generate_from
+from vla.models.decoding.decode import write
+from vla.models.families.hub import HubSession
 
 ACTIONS = list(range(300, 340))
 ALLOWED = [ACTIONS, ACTIONS, [345], ACTIONS, [346], [347], ACTIONS]
@@ -59,7 +60,7 @@ def assert_equal(ours, theirs, apart):
 def test_answers_are_those_of_generate(vlm, hub, allowed):
     name, made = vlm
     theirs, apart = reference(made, hub.prompts(name), allowed)
-    assert_equal(generate_from(made, hub.prompts(name), allowed).ids, theirs, apart)
+    assert_equal(write(HubSession(made, hub.prompts(name)), allowed).ids, theirs, apart)
     assert len(set(theirs[:, 0].tolist())) > 1  # the prompts matter
 
 
@@ -80,17 +81,17 @@ def test_ordinal_places_take_the_median(vlm, hub):
     how = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
     theirs = made.generate(**inputs, **how, logits_processor=LogitsProcessorList([Median([falling] * 4, start)]))
     ordinal = Ordinal(torch.tensor(falling), "median")
-    ours = generate_from(made, hub.prompts(name), [ordinal] * 4).ids
+    ours = write(HubSession(made, hub.prompts(name)), [ordinal] * 4).ids
     assert torch.equal(ours, theirs[:, start:]) and not torch.equal(
-        ours, generate_from(made, hub.prompts(name), [ACTIONS] * 4).ids
+        ours, write(HubSession(made, hub.prompts(name)), [ACTIONS] * 4).ids
     )
 
 
 def test_answers_in_company_are_those_alone(vlm, hub):
     name, made = vlm
-    together = generate_from(made, hub.prompts(name), ALLOWED, valid_mass=True)
+    together = write(HubSession(made, hub.prompts(name)), ALLOWED, valid_mass=True)
     for row in range(3):
-        one = generate_from(made, hub.alone(name, hub.prompts(name), row), ALLOWED, valid_mass=True)
+        one = write(HubSession(made, hub.alone(name, hub.prompts(name), row)), ALLOWED, valid_mass=True)
         assert torch.equal(one.ids[0], together.ids[row])
         assert torch.allclose(one.logprobs[0], together.logprobs[row], atol=1e-4)
         assert torch.allclose(one.valid_mass[0], together.valid_mass[row], atol=1e-4)
@@ -101,15 +102,15 @@ def test_several_samples_share_one_reading_of_the_prompt(vlm, hub):
     calls = []
     hook = made.model.register_forward_hook(lambda *_: calls.append(1))
     try:
-        drawn = generate_from(
-            made, hub.prompts(name), ALLOWED, temperature=1.0, samples=4, generator=torch.Generator().manual_seed(0)
+        drawn = write(
+            HubSession(made, hub.prompts(name)), ALLOWED, temperature=1.0, samples=4, generator=torch.Generator().manual_seed(0)
         )
     finally:
         hook.remove()
     assert drawn.ids.shape == (12, len(ALLOWED)) and len(calls) == 4
     assert len({tuple(row) for row in drawn.ids[:4].tolist()}) > 1
     # What was drawn is as likely as it says: its words, forced one by one, with all others allowed beside them.
-    likely = generate_from(made, hub.prompts(name), ALLOWED)
+    likely = write(HubSession(made, hub.prompts(name)), ALLOWED)
     for row in range(3):
         best = likely.logprobs[row, 0]
         assert (drawn.logprobs[4 * row : 4 * row + 4, 0] <= best + 1e-5).all()
@@ -119,9 +120,9 @@ def test_padding_on_the_right_and_samples_of_the_likeliest_are_refused(vlm, hub)
     name, made = vlm
     inputs = hub.prompts(name)
     with pytest.raises(UserError, match="padded on the right"):
-        generate_from(made, {**inputs, "attention_mask": inputs["attention_mask"].flip(1)}, ALLOWED)
+        write(HubSession(made, {**inputs, "attention_mask": inputs["attention_mask"].flip(1)}), ALLOWED)
     with pytest.raises(UserError, match="4 samples at temperature 0"):
-        generate_from(made, inputs, ALLOWED, samples=4)
+        write(HubSession(made, inputs), ALLOWED, samples=4)
 
 
 def test_free_text_and_then_actions_are_those_of_generate(vlm, hub):
@@ -129,7 +130,7 @@ def test_free_text_and_then_actions_are_those_of_generate(vlm, hub):
     name, made = vlm
     words = list(range(hub.WORDS))
     longest, start = 6, hub.prompts(name)["input_ids"].shape[1]
-    said = generate_from(made, hub.prompts(name), [words] * longest).ids
+    said = write(HubSession(made, hub.prompts(name)), [words] * longest).ids
     end = int(said[0, 2])
 
     class Text(Only):
@@ -147,7 +148,7 @@ def test_free_text_and_then_actions_are_those_of_generate(vlm, hub):
     how = {"max_new_tokens": len(allowed), "do_sample": False, "logits_processor": LogitsProcessorList([text])}
     theirs = made.generate(**hub.prompts(name), **how)[:, start:]
     free = [Free(end)] * longest + ALLOWED
-    ours = generate_from(made, hub.prompts(name), free)
+    ours = write(HubSession(made, hub.prompts(name)), free)
     assert_equal(ours.ids, theirs, torch.stack(text.apart, 1))
     first = said[0].tolist().index(end)
     assert (ours.ids[0, first:longest] == end).all() and (ours.logprobs[0, first + 1 : longest] == 0).all()
@@ -156,7 +157,7 @@ def test_free_text_and_then_actions_are_those_of_generate(vlm, hub):
     try:
         for row in range(3):
             calls.clear()
-            one = generate_from(made, hub.alone(name, hub.prompts(name), row), free)
+            one = write(HubSession(made, hub.alone(name, hub.prompts(name), row)), free)
             assert torch.equal(one.ids[0], ours.ids[row])
             if row == 0:
                 # Alone, what the text is filled up with costs nothing.
@@ -170,20 +171,22 @@ def test_a_block_is_written_at_once(vlm, hub, plan):
     """Causal: as one reading of prompt, plan and blanks says; in company as alone. Mutual: later blanks matter."""
     name, made = vlm
     places = [ACTIONS, [345], list(range(310, 350)), ACTIONS]
-    out = {mutual: generate_from(made, hub.prompts(name), plan, block=Block.of(places, 7, mutual)) for mutual in (False, True)}
+    out = {
+        mutual: write(HubSession(made, hub.prompts(name)), plan, block=Block.of(places, 7, mutual)) for mutual in (False, True)
+    }
     assert torch.equal(out[False].ids[:, : len(plan) + 1], out[True].ids[:, : len(plan) + 1])
     assert not torch.allclose(out[False].logprobs[:, len(plan) + 2], out[True].logprobs[:, len(plan) + 2])
     for row in range(3):
         one = hub.alone(name, hub.prompts(name), row)
         for mutual, together in out.items():
-            alone = generate_from(made, one, plan, block=Block.of(places, 7, mutual))
+            alone = write(HubSession(made, one), plan, block=Block.of(places, 7, mutual))
             assert torch.equal(alone.ids[0], together.ids[row]) and torch.allclose(
                 alone.logprobs[0], together.logprobs[row], atol=1e-4
             )
         # Forced word by word: what comes after each is what the block said.
         blanks = [[w] for w in out[False].ids[row, : len(plan)].tolist()] + [[7]] * (len(places) - 1)
         for place, words in enumerate(places):
-            after = generate_from(made, one, [*blanks[: len(plan) + place], words])
+            after = write(HubSession(made, one), [*blanks[: len(plan) + place], words])
             assert torch.allclose(after.logprobs[0, -1], out[False].logprobs[row, len(plan) + place], atol=1e-4)
             assert after.ids[0, -1] == out[False].ids[row, len(plan) + place]
 
@@ -193,7 +196,7 @@ def test_heads_and_layers_that_are_not_known_are_refused(hub):
     text = made.config.get_text_config()
     text.layer_types, text.sliding_window = ["sliding_attention"] * text.num_hidden_layers, 4
     with pytest.raises(UserError, match="see a window"):
-        generate_from(made, hub.prompts("paligemma"), [], block=Block.of([ACTIONS] * 3, 7, True))
+        write(HubSession(made, hub.prompts("paligemma")), [], block=Block.of([ACTIONS] * 3, 7, True))
     text.logits_scaling = 2.0
     with pytest.raises(UserError, match="scale their logits"):
-        generate_from(made, hub.prompts("paligemma"), [ACTIONS])
+        write(HubSession(made, hub.prompts("paligemma")), [ACTIONS])

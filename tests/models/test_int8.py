@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from vla.models.decoding.decode import generate_from
+from vla.models.decoding.decode import write
+from vla.models.families.hub import HubSession
 from vla.models.int8 import FEW, Int8Linear, to_int8
 
 ACTIONS = list(range(300, 340))
@@ -41,6 +42,6 @@ def test_a_model_says_nearly_the_same(hub, name):
     short = copy.deepcopy(made)
     to_int8(short.get_decoder())
     assert not any(type(m) is nn.Linear for m in short.get_decoder().modules())
-    exact, rough = (generate_from(m, hub.prompts(name), [ACTIONS] * 3, valid_mass=True) for m in (made, short))
+    exact, rough = (write(HubSession(m, hub.prompts(name)), [ACTIONS] * 3, valid_mass=True) for m in (made, short))
     # The first token hangs on the prompt alone.
     assert abs(exact.logprobs[:, 0] - rough.logprobs[:, 0]).max() < 0.3 and not torch.equal(exact.logprobs, rough.logprobs)

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from vla.models.decoding.allowed import Block, Ordinal
-from vla.models.decoding.decode import generate, generate_from, static_steps
+from vla.models.decoding.decode import static_steps, write
 from vla.models.decoding.static import ROOM, StaticSteps
+from vla.models.families.hub import HubSession
+from vla.models.families.tiny import TinySession
 
 ACTIONS = list(range(300, 340))
 MEDIAN = Ordinal(torch.tensor(ACTIONS[::-1]), "median")
@@ -22,9 +24,11 @@ def test_answers_are_those_of_a_growing_cache(small, prompts, block):
     how = {"block": block[0]} if block else {}
     static = StaticSteps(small[0].get_decoder())
     for _ in range(2):  # what an answer has left behind does not matter to the next
-        assert_same(generate(small[0], *prompts, ALLOWED, static, **how), generate(small[0], *prompts, ALLOWED, **how))
+        assert_same(
+            write(TinySession(small[0], *prompts, static), ALLOWED, **how), write(TinySession(small[0], *prompts), ALLOWED, **how)
+        )
     drawn = [
-        generate(small[0], *prompts, ALLOWED, s, temperature=1.0, samples=2, generator=torch.Generator().manual_seed(0))
+        write(TinySession(small[0], *prompts, s), ALLOWED, temperature=1.0, samples=2, generator=torch.Generator().manual_seed(0))
         for s in (static, None)
     ]
     assert_same(*drawn)
@@ -33,7 +37,7 @@ def test_answers_are_those_of_a_growing_cache(small, prompts, block):
 
 def test_an_answer_may_outgrow_its_room(small, prompts):
     static, places = StaticSteps(small[0].get_decoder()), [ACTIONS] * (ROOM + 20)
-    assert_same(generate(small[0], *prompts, places, static), generate(small[0], *prompts, places))
+    assert_same(write(TinySession(small[0], *prompts, static), places), write(TinySession(small[0], *prompts), places))
     assert {room for _, room in static._made} == {ROOM, 2 * ROOM}
 
 
@@ -44,8 +48,8 @@ def test_public_models_too(hub, name, block):
     static = StaticSteps(made.get_decoder())
     assert StaticSteps.fits(made.get_decoder()) and static_steps(made) is None  # on a CPU
     for _ in range(2):
-        ours = generate_from(made, hub.prompts(name), ALLOWED, static, **how)
-        assert_same(ours, generate_from(made, hub.prompts(name), ALLOWED, **how))
+        ours = write(HubSession(made, hub.prompts(name), static), ALLOWED, **how)
+        assert_same(ours, write(HubSession(made, hub.prompts(name)), ALLOWED, **how))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -61,8 +65,8 @@ def test_a_graph_is_recorded_and_replayed(small, prompts, hub, name, compiled, m
 
     def answer(static):
         if name == "tiny":
-            return generate(made, *(p.cuda() for p in prompts), ALLOWED, static)
-        return generate_from(made, {k: v.cuda() for k, v in hub.prompts(name).items()}, ALLOWED, static)
+            return write(TinySession(made, *(p.cuda() for p in prompts), static), ALLOWED)
+        return write(HubSession(made, {k: v.cuda() for k, v in hub.prompts(name).items()}, static), ALLOWED)
 
     for _ in range(2):
         assert_same(answer(static), answer(None))

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from vla.errors import UserError
-from vla.models.decoding import sessions as readers
 from vla.models.decoding.allowed import Block, Follow, Free
 from vla.models.decoding.cpu_decode_step import ROOM
-from vla.models.decoding.decode import generate
-from vla.models.tiny.attention import BLOCK
+from vla.models.decoding.decode import write
+from vla.models.families import tiny as tiny_family
+from vla.models.families.tiny import TinySession
+from vla.models.inputs import BLOCK
 
 WORDS = list(range(300, 340))
 ALLOWED = [WORDS, [345], WORDS, [346], [347], WORDS, WORDS]
@@ -38,8 +39,8 @@ def naive(model, ids, prefix, pixels, allowed):
 
 
 def test_unequal_prompts_in_company_answer_as_alone_without_cache(small, prompts):
-    together = generate(small[0], *prompts, ALLOWED)
-    with_mass = generate(small[0], *prompts, ALLOWED, valid_mass=True)
+    together = write(TinySession(small[0], *prompts), ALLOWED)
+    with_mass = write(TinySession(small[0], *prompts), ALLOWED, valid_mass=True)
     assert torch.equal(together.ids, with_mass.ids) and torch.allclose(together.logprobs, with_mass.logprobs, atol=1e-4)
     for i in range(3):
         ids, prefix, _, pixels = row(prompts, i)
@@ -50,33 +51,36 @@ def test_unequal_prompts_in_company_answer_as_alone_without_cache(small, prompts
 
 
 def test_only_allowed_words_are_written_and_forced_ones_are_free(small, prompts, monkeypatch):
-    calls, read = [], readers.TinySession.read
-    monkeypatch.setattr(readers.TinySession, "read", lambda self, *fed: (calls.append(1), read(self, *fed))[1])
-    out = generate(small[0], *prompts, ALLOWED)
+    calls, read = [], tiny_family.TinySession.read
+    monkeypatch.setattr(tiny_family.TinySession, "read", lambda self, *fed: (calls.append(1), read(self, *fed))[1])
+    out = write(TinySession(small[0], *prompts), ALLOWED)
     assert all(set(out.ids[:, k].tolist()) <= set(words) for k, words in enumerate(ALLOWED))
     assert len(calls) == 4 and (out.logprobs[:, [1, 3, 4]] == 0).all() and (out.logprobs[:, [0, 2, 5, 6]] < 0).all()
 
 
 def test_an_answer_ends(small, prompts):
-    free = generate(small[0], *prompts, max_new_tokens=6)
+    free = write(TinySession(small[0], *prompts), max_new_tokens=6)
     end = int(free.ids[0, 2])
-    out = generate(small[0], *prompts, max_new_tokens=6, eos_id=end)
+    out = write(TinySession(small[0], *prompts), max_new_tokens=6, eos_id=end)
     first = free.ids[0].tolist().index(end)
     assert out.ids[0, : first + 1].tolist() == free.ids[0, : first + 1].tolist()
     assert (out.ids[0, first:] == end).all() and (out.logprobs[0, first + 1 :] == 0).all()
-    alone = generate(small[0], *row(prompts, 0), max_new_tokens=6, eos_id=end)
+    alone = write(TinySession(small[0], *row(prompts, 0)), max_new_tokens=6, eos_id=end)
     assert alone.ids.shape[1] == first + 1
 
 
 def test_sampling_follows_the_generator_and_the_distribution(small, prompts):
-    draw = [generate(small[0], *prompts, ALLOWED, temperature=1.0, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    draw = [
+        write(TinySession(small[0], *prompts), ALLOWED, temperature=1.0, generator=torch.Generator().manual_seed(s))
+        for s in (0, 0, 1)
+    ]
     assert torch.equal(draw[0].ids, draw[1].ids) and not torch.equal(draw[0].ids, draw[2].ids)
     assert (draw[0].logprobs[:, 0] > -2 * math.log(len(WORDS))).all()
 
 
 def test_transformers_own_generate_agrees(small, prompts):
     ids, _, _, pixels = row(prompts, 1)
-    ours = generate(small[0], *row(prompts, 1), max_new_tokens=5)
+    ours = write(TinySession(small[0], *row(prompts, 1)), max_new_tokens=5)
     theirs = small[0].generate(input_ids=ids, pixel_values=pixels, max_new_tokens=5, do_sample=False, eos_token_id=None)
     assert theirs[0, ids.shape[1] :].tolist() == ours.ids[0].tolist()
 
@@ -87,14 +91,14 @@ def test_the_written_out_step_is_the_modules_one_and_follows_the_weights(small, 
     everything = [None, [301], None, [302], [303], None, None]
 
     def check():
-        lean = generate(model, *prompts, everything, valid_mass=False)
+        lean = write(TinySession(model, *prompts), everything, valid_mass=False)
         with monkeypatch.context() as without:
-            without.setattr(readers, "cpu_decode_step", lambda language: None)
-            plain = generate(model, *prompts, everything)
+            without.setattr(tiny_family, "cpu_decode_step", lambda language: None)
+            plain = write(TinySession(model, *prompts), everything)
         assert torch.equal(lean.ids, plain.ids) and torch.allclose(lean.logprobs, plain.logprobs, atol=1e-4)
 
     def trained(fused):
-        generate(model, *prompts, everything)
+        write(TinySession(model, *prompts), everything)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, fused=fused)
         for weight in model.parameters():
             weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
@@ -109,19 +113,21 @@ def test_the_written_out_step_is_the_modules_one_and_follows_the_weights(small, 
     with torch.no_grad():
         model.language.layers[0].mlp.dense_h_to_4h.weight.add_(0.3)
     check()
-    assert readers.cpu_decode_step(model.language) is readers.cpu_decode_step(model.language)
+    assert tiny_family.cpu_decode_step(model.language) is tiny_family.cpu_decode_step(model.language)
 
 
 def test_samples_of_one_prompt_are_read_once(small, prompts):
     calls = []
     hook = small[0].vision.register_forward_hook(lambda *_: calls.append(1))
     try:
-        drawn = generate(small[0], *prompts, ALLOWED, temperature=1.0, samples=3, generator=torch.Generator().manual_seed(0))
+        drawn = write(
+            TinySession(small[0], *prompts), ALLOWED, temperature=1.0, samples=3, generator=torch.Generator().manual_seed(0)
+        )
     finally:
         hook.remove()
     assert drawn.ids.shape == (9, len(ALLOWED)) and len(calls) == 1
-    alone = generate(
-        small[0], *row(prompts, 1), ALLOWED, temperature=1.0, samples=400, generator=torch.Generator().manual_seed(0)
+    alone = write(
+        TinySession(small[0], *row(prompts, 1)), ALLOWED, temperature=1.0, samples=400, generator=torch.Generator().manual_seed(0)
     )
     logits = small[0](*row(prompts, 1)[:1], row(prompts, 1)[3], prefix_mask=row(prompts, 1)[1]).logits[0, -1, WORDS]
     often = torch.tensor([(alone.ids[:, 0] == w).float().mean() for w in WORDS])
@@ -142,31 +148,31 @@ FOLLOW = Follow([sorted({*WORDS, *range(305, 330), 2})] * 7, follow)
 
 def test_free_text_has_its_places_however_long_it_is(small, prompts):
     """As a function says it, too; followed by words or a block; several samples of one prompt."""
-    said = generate(small[0], *prompts, max_new_tokens=5).ids
+    said = write(TinySession(small[0], *prompts), max_new_tokens=5).ids
     end = int(said[0, 1])
     places = [Free(end)] * 5 + ALLOWED
-    out = generate(small[0], *prompts, places)
+    out = write(TinySession(small[0], *prompts), places)
     assert (out.ids[0, 1:5] == end).all() and all(w in words for w, words in zip(out.ids[0, 5:].tolist(), ALLOWED, strict=True))
     for i in range(3):
         text = out.ids[i, :5].tolist()
-        forced = generate(small[0], *row(prompts, i), [[w] for w in text] + ALLOWED)
+        forced = write(TinySession(small[0], *row(prompts, i)), [[w] for w in text] + ALLOWED)
         assert forced.ids[0].tolist() == out.ids[i].tolist()
         first = text.index(end) + 1 if end in text else 5
         assert text[:first] == said[i, :first].tolist() and set(text[first:]) <= {end}
     following = Follow(places, lambda ids: places[len(ids)] if len(ids) < len(places) else [])
-    assert torch.equal(generate(small[0], *prompts, following).ids, out.ids)
-    mass = generate(small[0], *prompts, places, valid_mass=True)
+    assert torch.equal(write(TinySession(small[0], *prompts), following).ids, out.ids)
+    mass = write(TinySession(small[0], *prompts), places, valid_mass=True)
     assert torch.equal(mass.ids, out.ids) and (mass.valid_mass[:, :5] == 1).all()
-    block = generate(small[0], *prompts, places[:5], block=Block.of(ALLOWED, 0, False))
+    block = write(TinySession(small[0], *prompts), places[:5], block=Block.of(ALLOWED, 0, False))
     assert torch.equal(block.ids[:, :6], out.ids[:, :6])
-    drawn = generate(small[0], *prompts, places, temperature=1.0, samples=2, generator=torch.Generator().manual_seed(0))
+    drawn = write(TinySession(small[0], *prompts), places, temperature=1.0, samples=2, generator=torch.Generator().manual_seed(0))
     assert drawn.ids.shape == (6, len(places))
 
 
 def test_what_may_follow_may_differ_from_row_to_row(small, prompts):
-    together = generate(small[0], *prompts, FOLLOW, eos_id=2, valid_mass=True)
+    together = write(TinySession(small[0], *prompts), FOLLOW, eos_id=2, valid_mass=True)
     for i, (ids, mass) in enumerate(zip(together.ids.tolist(), together.valid_mass, strict=True)):
-        expected = generate(small[0], *row(prompts, i), FOLLOW).ids[0].tolist()
+        expected = write(TinySession(small[0], *row(prompts, i)), FOLLOW).ids[0].tolist()
         assert ids == expected + [2] * (len(ids) - len(expected)) and (mass[len(expected) + 1 :] == 1).all()
         assert all(w in follow(expected[:k]) for k, w in enumerate(expected)) and follow(expected) == []
         words, logprobs, masses = naive(
@@ -174,8 +180,13 @@ def test_what_may_follow_may_differ_from_row_to_row(small, prompts):
         )
         assert words == expected and torch.allclose(together.logprobs[i, : len(words)], torch.tensor(logprobs), atol=1e-4)
         assert torch.allclose(mass[: len(words)], torch.tensor(masses), atol=1e-4)
-    drawn = generate(
-        small[0], *row(prompts, 0), FOLLOW, eos_id=2, temperature=1.0, samples=20, generator=torch.Generator().manual_seed(0)
+    drawn = write(
+        TinySession(small[0], *row(prompts, 0)),
+        FOLLOW,
+        eos_id=2,
+        temperature=1.0,
+        samples=20,
+        generator=torch.Generator().manual_seed(0),
     )
     lengths = set()
     for ids in drawn.ids.tolist():
@@ -184,42 +195,48 @@ def test_what_may_follow_may_differ_from_row_to_row(small, prompts):
         lengths.add(whole)
     assert len(lengths) > 1
     with pytest.raises(UserError, match="unequal length"):
-        generate(small[0], *row(prompts, 0), FOLLOW, temperature=1.0, samples=20, generator=torch.Generator().manual_seed(0))
+        write(
+            TinySession(small[0], *row(prompts, 0)),
+            FOLLOW,
+            temperature=1.0,
+            samples=20,
+            generator=torch.Generator().manual_seed(0),
+        )
     wrongs = {"Follow": lambda ids: [310], "ids from -1": [[-1, 5]], "1000000": [[10**6]], "no ids": [[]], "nothing": []}
     for why, wrong in wrongs.items():
         with pytest.raises(UserError, match=why):
-            generate(small[0], *prompts, wrong)
+            write(TinySession(small[0], *prompts), wrong)
     with pytest.raises(UserError, match="temperature"):
-        generate(small[0], *prompts, ALLOWED, temperature=-1.0)
+        write(TinySession(small[0], *prompts), ALLOWED, temperature=-1.0)
     with pytest.raises(UserError, match="all words in `places`"):
-        generate(small[0], *prompts, Follow([WORDS] * 7, follow), eos_id=2)
+        write(TinySession(small[0], *prompts), Follow([WORDS] * 7, follow), eos_id=2)
 
 
 def test_as_many_tokens_are_written_as_there_are_places(small, prompts, monkeypatch):
-    out = generate(small[0], *prompts, [WORDS] * (ROOM + 6))
+    out = write(TinySession(small[0], *prompts), [WORDS] * (ROOM + 6))
     assert out.ids.shape == (3, ROOM + 6)
-    monkeypatch.setattr(readers, "cpu_decode_step", lambda language: None)
-    plain = generate(small[0], *prompts, [WORDS] * (ROOM + 6))
+    monkeypatch.setattr(tiny_family, "cpu_decode_step", lambda language: None)
+    plain = write(TinySession(small[0], *prompts), [WORDS] * (ROOM + 6))
     assert torch.equal(out.ids, plain.ids) and torch.allclose(out.logprobs, plain.logprobs, atol=1e-4)
 
 
 def test_a_row_alone_is_not_asked_for_what_it_must_write(small, prompts):
-    calls, step = [], readers.TinySession.read
+    calls, step = [], tiny_family.TinySession.read
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers.TinySession, "read", lambda *a, **k: calls.append(1) or step(*a, **k))
+        patch.setattr(tiny_family.TinySession, "read", lambda *a, **k: calls.append(1) or step(*a, **k))
         places = Follow([WORDS] * 6, lambda ids: [] if len(ids) == 6 else WORDS if len(ids) % 3 == 0 else WORDS[:1])
-        alone = [generate(small[0], *row(prompts, i), places) for i in range(3)]
+        alone = [write(TinySession(small[0], *row(prompts, i)), places) for i in range(3)]
         assert len(calls) == 3 * 2
-        assert torch.equal(generate(small[0], *prompts, places).ids, torch.cat([one.ids for one in alone]))
+        assert torch.equal(write(TinySession(small[0], *prompts), places).ids, torch.cat([one.ids for one in alone]))
         assert len(calls) == 3 * 2 + 6
 
 
 def test_padding_of_others_changes_no_bit(small, prompts):
     """Nothing is masked where no prompt is padded; an answer is the same in either company, whatever the others may write."""
     for allowed in (ALLOWED, FOLLOW):
-        mixed = generate(small[0], *prompts, allowed, eos_id=2)
+        mixed = write(TinySession(small[0], *prompts), allowed, eos_id=2)
         for i in range(3):
-            same = generate(small[0], *[t[i : i + 1].repeat_interleave(3, 0) for t in prompts], allowed, eos_id=2)
+            same = write(TinySession(small[0], *[t[i : i + 1].repeat_interleave(3, 0) for t in prompts]), allowed, eos_id=2)
             n = same.ids.shape[1]
             assert torch.equal(mixed.ids[i, :n], same.ids[1]) and torch.equal(mixed.logprobs[i, :n], same.logprobs[1])
 
@@ -232,11 +249,11 @@ PLACES = [WORDS, [345], list(range(320, 360)), WORDS, WORDS]
 def test_a_block_is_written_at_once_as_one_reading_of_all_says(small, prompts, plan, mutual, monkeypatch):
     """The reference has no cache, no company and no restriction: prompt, plan and blanks whole, one row at a time."""
     block = Block.of(PLACES, 0, mutual)
-    out = generate(small[0], *prompts, plan, block=block)
-    mass = generate(small[0], *prompts, plan, block=block, valid_mass=True)
+    out = write(TinySession(small[0], *prompts), plan, block=block)
+    mass = write(TinySession(small[0], *prompts), plan, block=block, valid_mass=True)
     with monkeypatch.context() as without:
-        without.setattr(readers, "cpu_decode_step", lambda language: None)
-        plain = generate(small[0], *prompts, plan, block=block)
+        without.setattr(tiny_family, "cpu_decode_step", lambda language: None)
+        plain = write(TinySession(small[0], *prompts), plan, block=block)
     assert torch.equal(out.ids, mass.ids) and torch.equal(out.ids, plain.ids)
     for i in range(3):
         ids, prefix, _, pixels = row(prompts, i)
@@ -252,7 +269,7 @@ def test_a_block_is_written_at_once_as_one_reading_of_all_says(small, prompts, p
             assert torch.allclose(out.logprobs[i, len(plan) + place], chosen.log_softmax(-1).max(), atol=1e-4)
             share = logits[place].softmax(-1)[words].sum()
             assert torch.allclose(mass.valid_mass[i, len(plan) + place], share, atol=1e-4)
-    changed = generate(small[0], *prompts, plan, block=Block.of(PLACES, 1, mutual))
+    changed = write(TinySession(small[0], *prompts), plan, block=Block.of(PLACES, 1, mutual))
     assert not torch.allclose(changed.logprobs, out.logprobs)
 
 
@@ -260,14 +277,18 @@ def test_a_block_needs_one_call_and_samples_share_it(small, prompts):
     calls = []
     hook = small[0].language.register_forward_hook(lambda *_: calls.append(1))
     try:
-        drawn = generate(
-            small[0], *prompts, [], block=Block.of(PLACES, 0, True), temperature=1.0, samples=5,
+        drawn = write(
+            TinySession(small[0], *prompts),
+            [],
+            block=Block.of(PLACES, 0, True),
+            temperature=1.0,
+            samples=5,
             generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
+        )
     finally:
         hook.remove()
     assert len(calls) == 1 and drawn.ids.shape == (15, len(PLACES))
     assert all(set(drawn.ids[:, k].tolist()) <= set(words) for k, words in enumerate(PLACES))
     assert len({tuple(ids) for ids in drawn.ids[:5].tolist()}) > 1
     with pytest.raises(UserError, match="unknown length"):
-        generate(small[0], *prompts, None, block=Block.of(PLACES, 0, True))
+        write(TinySession(small[0], *prompts), None, block=Block.of(PLACES, 0, True))

@@ -32,7 +32,7 @@ def test_unknown_layers_are_refused(tiny):
 @pytest.mark.parametrize("lean", [True, False])
 def test_our_model_gives_the_states_of_one_whole_pass(tiny, seen, choice, lean, monkeypatch):
     if not lean:  # as on a GPU, where modules read every token
-        monkeypatch.setattr("vla.models.decoding.sessions.cpu_decode_step", lambda language: None)
+        monkeypatch.setattr("vla.models.families.tiny.cpu_decode_step", lambda language: None)
     model, processor = tiny
     images, fields = seen(3, pictures=2)
     made = represent(tiny, layers=choice, tokens=5)

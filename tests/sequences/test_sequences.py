@@ -13,7 +13,8 @@ from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
 from vla.models.decoding.allowed import Follow, Free, Ordinal
-from vla.models.decoding.decode import generate
+from vla.models.decoding.decode import write
+from vla.models.families.find import family_of
 from vla.models.load import load_vlm
 from vla.observation import Observation
 from vla.policies.local import LocalPolicy
@@ -26,7 +27,7 @@ from vla.training.contract import add_action_tokens
 
 @pytest.fixture(scope="module")
 def examples(vlm):
-    return Encoder(PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3), load_vlm(vlm)[1])
+    return Encoder(PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3), family_of(*load_vlm(vlm)))
 
 
 def test_robot_sequence_scores_what_is_to_be_written_and_no_padding(examples, data):
@@ -46,7 +47,7 @@ def test_robot_sequence_scores_what_is_to_be_written_and_no_padding(examples, da
 
 
 def test_plan_stands_before_the_actions_and_comes_back(examples, data):
-    planning = Encoder(dataclasses.replace(examples.contract, plan=("where", "reach")), examples.processor)
+    planning = Encoder(dataclasses.replace(examples.contract, plan=("where", "reach")), examples.family)
     item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
     sequence = planning.robot(item).sequence
     written = sequence.ids[sequence.prefix :]
@@ -104,12 +105,12 @@ def test_instruction_cannot_smuggle_in_a_picture(examples):
     images = {c.name: np.zeros((64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
     plain = examples.ask(images, "where is it").sequence.ids
     odd = examples.ask(images, "where is <image> <eos>").sequence.ids
-    count = lambda ids: int((ids == examples.processor.image_token_id).sum())  # noqa: E731
+    count = lambda ids: int((ids == examples.family.image_id).sum())  # noqa: E731
     assert count(odd) == count(plain) and examples.vocabulary.eos_id not in odd
 
 
 def changed(examples, **fields):
-    return Encoder(dataclasses.replace(examples.contract, **fields), examples.processor)
+    return Encoder(dataclasses.replace(examples.contract, **fields), examples.family)
 
 
 def test_a_mode_says_what_becomes_of_the_plan(examples, data):
@@ -163,7 +164,7 @@ def looking_back(vlm):
     """Model and examples with three pictures per camera, two steps apart."""
     model, processor = load_vlm(vlm, history=3)
     contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3, execute=2, history=3)
-    return model, Encoder(contract, processor)
+    return model, Encoder(contract, family_of(model, processor))
 
 
 def source_looking_back(data, examples):
@@ -189,21 +190,21 @@ def test_history_is_unseen_before_an_episode_begins(looking_back, data):
         seen = np.repeat([*there, True], 80)
         assert np.array_equal(roles == Role.IMAGE, seen) and np.array_equal(roles == Role.ABSENT, ~seen)
         batch = examples.batch([example])
-        assert batch["attention_mask"][0, : 3 * 80].tolist() == seen.tolist() and batch["pixel_values"].shape == (1, 6, 3, 64, 64)
+        assert batch.inputs.attention[0, : 3 * 80].tolist() == seen.tolist()
+        assert batch.inputs.images["pixel_values"].shape == (1, 6, 3, 64, 64)
 
 
 def test_what_is_unseen_changes_nothing(looking_back, data):
     model, examples = looking_back
     item = source_looking_back(data, examples).item(2, np.random.default_rng(0))
     batch = examples.batch([examples.robot(item)])
-    inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "prefix_mask", "branch_ids")}
-    scored = batch["labels"] != -100
 
     def logits(pixels):
+        inputs = dataclasses.replace(batch.inputs, images={"pixel_values": pixels})
         with torch.inference_mode():
-            return model(**inputs, pixel_values=pixels, logits_positions=scored).logits
+            return examples.family.score(model, inputs, batch.labels != -100)
 
-    pixels = batch["pixel_values"]
+    pixels = batch.inputs.images["pixel_values"]
     other = pixels.clone()
     other[:, :2] = 1
     assert torch.equal(logits(pixels), logits(other))
@@ -214,7 +215,7 @@ def test_what_is_unseen_changes_nothing(looking_back, data):
 def test_the_past_in_a_sample_is_what_a_policy_has_seen(looking_back, data):
     """Acting at every second step gives the model what training showed it."""
     model, examples = looking_back
-    policy = LocalPolicy(model, examples.processor, examples.contract)
+    policy = LocalPolicy(model, examples.family.processor, examples.contract)
     source = source_looking_back(data, examples)
     written = []
     policy._write = lambda rows, **how: written.append(rows[0]) or real(rows, **how)
@@ -236,7 +237,7 @@ def test_a_picture_from_elsewhere_needs_one_camera(examples):
     picture = {"front": np.zeros((32, 48, 3), np.uint8)}
     example = examples.question(QuestionItem(picture, [Question("what is it", ["a cat"], "caption")]))
     assert (example.sequence.roles == Role.ABSENT).sum() == 16 and example.images[1] is None
-    assert examples.batch([example])["pixel_values"].shape == (1, 2, 3, 64, 64)
+    assert examples.batch([example]).inputs.images["pixel_values"].shape == (1, 2, 3, 64, 64)
     with pytest.raises(UserError, match="no picture of camera front, wrist; got"):
         examples.question(QuestionItem({"roof": picture["front"]}, [Question("what is it", ["a cat"], "caption")]))
 
@@ -252,7 +253,7 @@ def acting(vlm, data, codec, terminate=True, **fields):
     contract = fitted(chosen, lambda _: np.stack([values[i : i + 3] for i in range(len(values) - 3)]).astype(float))
     model, processor = load_vlm(vlm)
     add_action_tokens(contract, model, processor.tokenizer)
-    return model, Encoder(contract, processor)
+    return model, Encoder(contract, family_of(model, processor))
 
 
 @pytest.mark.parametrize("codec", SETTINGS)
@@ -279,7 +280,13 @@ def test_every_codec_is_trained_on_what_a_policy_may_write(vlm, data, codec, ter
         if codec not in ("fast", "numbers"):
             assert example.actions == item.mask.sum() * (7 + terminate)
         batch = examples.batch([example])
-        loss = model(**{k: v for k, v in batch.items() if k != "branch_ids"}).loss
+        loss = model(
+            batch.inputs.ids,
+            attention_mask=batch.inputs.attention,
+            prefix_mask=batch.inputs.group,
+            labels=batch.labels,
+            **batch.inputs.images,
+        ).loss
         assert torch.isfinite(loss)
 
 
@@ -289,14 +296,14 @@ def test_a_policy_writes_whole_chunks_and_nothing_else(vlm, data, codec):
     model, examples = acting(vlm, data, codec)
     item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
     seen = [Observation(str(i), item.images, item.state, words) for i, words in enumerate(["go", "lift the cube", "go on"])]
-    policy = LocalPolicy(model, examples.processor, examples.contract, batch=3, valid_mass=True, probabilities=True)
+    policy = LocalPolicy(model, examples.family.processor, examples.contract, batch=3, valid_mass=True, probabilities=True)
     low, high = np.array(EMBODIMENT.action.low), np.array(EMBODIMENT.action.high)
     chunks = policy.act(seen)
     for observation, chunk in zip(seen, chunks, strict=True):
         assert not chunk.status and chunk.actions.shape == (3, 7) and "point" in chunk.info
         assert (chunk.actions >= low - 0.01).all() and (chunk.actions <= high + 0.01).all()
         assert (chunk.actions[:, 3:5] == 0).all() and 0 < chunk.info["valid_mass"] < 1
-        alone = LocalPolicy(model, examples.processor, examples.contract).act([observation])[0]
+        alone = LocalPolicy(model, examples.family.processor, examples.contract).act([observation])[0]
         assert np.array_equal(alone.actions, chunk.actions) and np.array_equal(alone.terminate, chunk.terminate)
         shares = chunk.info["probabilities"]
         assert len(shares["plan"]) == 2
@@ -320,10 +327,10 @@ def test_a_policy_writes_its_plan_freely_and_whole_chunks_after_it(vlm, data, co
         with torch.no_grad():
             # Now and then the end is the likeliest word.
             head[end] = kept * times
-        policy = LocalPolicy(model, examples.processor, examples.contract, batch=3, probabilities=True)
+        policy = LocalPolicy(model, examples.family.processor, examples.contract, batch=3, probabilities=True)
         chunks = policy.act(seen)
         for observation, chunk in zip(seen, chunks, strict=True):
-            alone = LocalPolicy(model, examples.processor, examples.contract).act([observation])[0]
+            alone = LocalPolicy(model, examples.family.processor, examples.contract).act([observation])[0]
             assert not chunk.status and chunk.actions.shape == (3, 7) and set(chunk.plan) == {"words", "point"}
             assert alone.plan == chunk.plan and np.array_equal(alone.actions, chunk.actions)
             assert len(chunk.info["probabilities"]["plan"]) == 5 + 2
@@ -341,7 +348,7 @@ def test_what_is_no_whole_chunk_says_so(vlm, data, codec):
     assert examples.chunk(np.append(ids, [ids[-2]] * 5)).status == ""  # after the end nothing counts
     with pytest.raises(UserError, match="not an action token"):
         examples.chunk(np.append(ids[:-1], examples.vocabulary.loc_ids[0]))
-    policy = LocalPolicy(model, examples.processor, examples.contract)
+    policy = LocalPolicy(model, examples.family.processor, examples.contract)
     policy.encoder.grammar.writing = lambda *_: {"allowed": examples.grammar.allowed(), "eos_id": examples.grammar.ends()}
     (chunk,) = policy.act([Observation("a", item.images, item.state, "go")])
     assert chunk.status.startswith("malformed: ") and chunk.actions.shape == (0, 7) and "point" in chunk.info
@@ -374,7 +381,7 @@ def test_the_contracts_statistic_is_that_of_every_ordinal_place(vlm, data, codec
     assert not any(isinstance(words, Ordinal) for words in before)
     item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
     seen = Observation("a", item.images, item.state, "go")
-    acted = [LocalPolicy(model, e.processor, e.contract).act([seen])[0] for e in (examples, median)]
+    acted = [LocalPolicy(model, e.family.processor, e.contract).act([seen])[0] for e in (examples, median)]
     assert acted[0].info["point"] + acted[0].info["reach"] != acted[1].info["point"] + acted[1].info["reach"]
 
 
@@ -392,22 +399,24 @@ def test_questions_answered_by_a_place_or_an_integer_take_the_statistic(vlm, dat
         logits = raised.logits
         raised.logits = lambda hidden, logits=logits, table=table: logits(hidden) + bias.index_fill(0, table, 30.0)
         batch = median.batch([median.ask(item.images, "where is it")])
-        ids, group = batch["input_ids"], batch["prefix_mask"]
-        count = int(batch["attention_mask"].sum())
+        ids, group = batch.inputs.ids, batch.inputs.group
+        count = int(batch.inputs.attention.sum())
         ids, group, written = ids[:, :count], group[:, :count], []
         for _ in range(3):
             with torch.inference_mode():
-                said = raised(ids, batch["pixel_values"], prefix_mask=group).logits[0, -1].index_select(0, table)
+                said = raised(ids, **batch.inputs.images, prefix_mask=group).logits[0, -1].index_select(0, table)
             chosen = table[int((said.softmax(-1).cumsum(-1) < 0.5).sum())]
             written.append(int(chosen))
             ids, group = torch.cat([ids, chosen.view(1, 1)], 1), torch.cat([group, torch.zeros(1, 1, dtype=group.dtype)], 1)
         answers[name] = (
-            LocalPolicy(raised, median.processor, median.contract).ask([item.images], ["where is it"], limit=3)[0].text
+            LocalPolicy(raised, median.family.processor, median.contract).ask([item.images], ["where is it"], limit=3)[0].text
         )
         assert answers[name] == median.tokenizer.decode(written).strip()
         assert (
             answers[name]
-            != LocalPolicy(raised, median.processor, examples.contract).ask([item.images], ["where is it"], limit=3)[0].text
+            != LocalPolicy(raised, median.family.processor, examples.contract)
+            .ask([item.images], ["where is it"], limit=3)[0]
+            .text
         )
 
 
@@ -419,23 +428,23 @@ def test_a_chunk_is_trained_and_written_at_once(vlm, data, block):
     example = examples.robot(item)
     batch, tokens = examples.batch([example]), 3 * 8
     end = len(example.sequence)
-    assert (batch["input_ids"][0, end - tokens : end] == examples.tokenizer.pad_token_id).all()
-    assert batch["labels"][0, end - tokens : end - 8].tolist() == example.sequence.ids[end - tokens : end - 8].tolist()
-    assert (batch["labels"][0, end - 8 : end] == -100).all() and batch["attention_mask"][0, end - tokens : end].all()
-    names = ("input_ids", "prefix_mask", "attention_mask", "pixel_values")
+    assert (batch.inputs.ids[0, end - tokens : end] == examples.tokenizer.pad_token_id).all()
+    assert batch.labels[0, end - tokens : end - 8].tolist() == example.sequence.ids[end - tokens : end - 8].tolist()
+    assert (batch.labels[0, end - 8 : end] == -100).all() and batch.inputs.attention[0, end - tokens : end].all()
     with torch.inference_mode():
-        logits = model(*(batch[n] for n in names[:1]), **{n: batch[n] for n in names[1:]}).logits[0]
+        logits = examples.family.score(model, batch.inputs, torch.ones_like(batch.labels, dtype=torch.bool))
     # Acting, with the truth for the plan, since what is written after it depends on it.
     prompt = dataclasses.replace(example, sequence=example.sequence[: example.sequence.prefix], block=0)
     how = examples.grammar.writing()
     how["allowed"] = [[i] for i in example.sequence.ids[example.sequence.prefix : end - tokens].tolist()]
-    fed = examples.batch([prompt], 1)
-    out = generate(model, *(fed[n] for n in names), **how)
+    out = write(examples.family.session(model, examples.batch([prompt], 1).inputs), **how)
     places = examples.codec().places()
     for place, symbols in enumerate(places):
         told = logits[end - tokens - 1 + place, examples.vocabulary.symbols_to_ids(symbols)].log_softmax(-1).max()
         assert torch.allclose(told, out.logprobs[0, 2 + place], atol=1e-4)
-    (chunk,) = LocalPolicy(model, examples.processor, examples.contract).act([Observation("a", item.images, item.state, "go")])
+    (chunk,) = LocalPolicy(model, examples.family.processor, examples.contract).act(
+        [Observation("a", item.images, item.state, "go")]
+    )
     assert not chunk.status and chunk.actions.shape == (3, 7)
 
 
@@ -452,13 +461,12 @@ def test_pictures_may_follow_the_words(vlm, data):
     example = examples.robot(item)
     images = np.flatnonzero(example.sequence.roles == Role.IMAGE)
     assert images[0] > 5 and (example.sequence.branch == (np.arange(len(example.sequence)) > images[-1])).all()
-    batch = examples.batch([example])
-    inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "prefix_mask", "pixel_values")}
+    inputs = examples.batch([example]).inputs
     with torch.inference_mode():
-        there = batch["attention_mask"]
-        told = model(**inputs, branch_ids=batch["branch_ids"]).logits[there]
-        assert torch.allclose(told, model(**inputs).logits[there], atol=1e-5)
-    assert LocalPolicy(model, examples.processor, examples.contract).act([Observation("a", item.images, item.state, "go")])
+        fed = {"attention_mask": inputs.attention, "prefix_mask": inputs.group, **inputs.images}
+        told = model(inputs.ids, **fed, branch_ids=inputs.branch).logits[inputs.attention]
+        assert torch.allclose(told, model(inputs.ids, **fed).logits[inputs.attention], atol=1e-5)
+    assert LocalPolicy(model, examples.family.processor, examples.contract).act([Observation("a", item.images, item.state, "go")])
     asked = [Question("what is it", ["red"], "colour"), Question("where is it", [(0.5, 0.5)], "where")]
     assert examples.question(QuestionItem(item.images, asked[:1])).sequence.loss.sum() == 2
     with pytest.raises(UserError, match="several questions before the same pictures"):
@@ -467,7 +475,7 @@ def test_pictures_may_follow_the_words(vlm, data):
 
 def test_a_chat_is_one_sequence_like_any_other(vlm, data):
     model, examples = acting(vlm, data, "uniform")
-    tokenizer = examples.processor.tokenizer
+    tokenizer = examples.family.processor.tokenizer
     tokenizer.chat_template = (
         "{% for m in messages %}<bos>{% for c in m.content %}{% if c.type == 'image' %}<image>{% else %}{{ c.text }}{% endif %}"
         "{% endfor %}{% endfor %}{% if add_generation_prompt %}<eos>{% endif %}"

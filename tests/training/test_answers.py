@@ -8,11 +8,13 @@ import torch
 
 from vla.contract import PolicyContract
 from vla.datasets.items import Question, QuestionItem, RobotItem
+from vla.models.families.find import family_of
 from vla.models.load import load_vlm
 from vla.models.logprobs import scored, token_logprobs
 from vla.sequences.encode import Encoder
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.answers import ActionTokens, Answers
+from vla.training.batch import TrainingBatch
 from vla.training.measure import Measure, means, merge
 
 PICTURES = {c.name: np.zeros((64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
@@ -23,7 +25,7 @@ CONSTANT = [i for i, c in enumerate(EMBODIMENT.action.constant) if c is not None
 @pytest.fixture(scope="module")
 def examples():
     return Encoder(
-        PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3, execute=1, plan=("where", "reach")), load_vlm("tiny")[1]
+        PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3, execute=1, plan=("where", "reach")), family_of(*load_vlm("tiny"))
     )
 
 
@@ -41,13 +43,13 @@ def batch(examples):
     )  # fmt: skip
     items = [QuestionItem(PICTURES, QUESTIONS), robot]
     built = [examples.build(item) for item in items]
-    more = {"actions": torch.tensor([one.actions for one in built]), "weight": torch.ones(2), "source": torch.tensor([0, 1])}
-    return {**examples.batch(built), **more, "items": items}
+    return TrainingBatch(examples.batch(built), torch.tensor([0, 1]), torch.ones(2), items)
 
 
 def scored_tokens(batch):
-    places = scored(batch["labels"])
-    return Answers(places, batch["branch_ids"]), batch["labels"][:, 1:][places[:, :-1]]
+    sequences = batch.sequences
+    positions = scored(sequences.labels)
+    return Answers(positions, sequences.inputs.branch), sequences.labels[:, 1:][positions[:, :-1]]
 
 
 def certain(ids, words):
@@ -57,7 +59,7 @@ def certain(ids, words):
 
 def test_actions_are_found_and_their_legal_integers(examples, batch):
     tokens, (answers, ids) = ActionTokens(examples, 5000), scored_tokens(batch)
-    action, legal, ordinal = tokens.find(batch, answers)
+    action, legal, ordinal = tokens.find(batch.sequences, answers)
     width = EMBODIMENT.action.size + 1
     assert int(action.sum()) == 2 * width and action[-2 * width :].all()
     step = [np.flatnonzero(row).tolist() for row in legal.numpy()]
@@ -72,14 +74,14 @@ def test_only_what_has_neighbours_is_smoothed(examples, batch):
     tokens, (answers, ids) = ActionTokens(examples, 5000), scored_tokens(batch)
     logits = torch.randn(len(ids), 5000, generator=torch.Generator().manual_seed(0))
     exact = -token_logprobs(logits, ids)
-    smooth = tokens.loss(logits, ids, 2.0, batch, answers)
+    smooth = tokens.loss(logits, ids, 2.0, batch.sequences, answers)
     width = EMBODIMENT.action.size + 1
     changed = (smooth != exact).tolist()
     free = [False, *(i not in CONSTANT for i in range(width - 1))]
     assert CONSTANT and changed[-2 * width :] == free * 2
     # Before the actions: places, words and their ends are exact, the four integers of the plan are not.
     assert changed[-2 * width - 4 : -2 * width] == [True] * 4 and not any(changed[: -2 * width - 4])
-    assert torch.equal(tokens.loss(logits, ids, 0.0, batch, answers), exact)
+    assert torch.equal(tokens.loss(logits, ids, 0.0, batch.sequences, answers), exact)
 
 
 def test_measures_of_a_model_that_knows_and_of_one_that_is_off(examples, batch):
@@ -104,14 +106,14 @@ def test_measures_of_a_model_that_knows_and_of_one_that_is_off(examples, batch):
     assert wrong["questions_question_accuracy"] == 0 and wrong["action_token_accuracy"] == 0
 
     # Decoded against the true action, unbinned, in halves of a dimension's range: what is sure is off by its bins' width alone.
-    codec, truth = examples.codec(), batch["items"][1].actions[:2].astype(np.float64)
+    codec, truth = examples.codec(), batch.samples[1].actions[:2].astype(np.float64)
     half = (np.array(EMBODIMENT.action.high) - np.array(EMBODIMENT.action.low)) / 2
     varies = [i for i in range(EMBODIMENT.action.size) if i not in CONSTANT]
 
     def l1(said):
         return np.abs((said - truth) / half)[:, varies].mean()
 
-    binned = codec.decode(codec.encode(batch["items"][1].actions, np.zeros(3, bool))[0])[0][:2]
+    binned = codec.decode(codec.encode(batch.samples[1].actions, np.zeros(3, bool))[0])[0][:2]
     assert 0 < right["action_l1"] == pytest.approx(l1(binned)) and right["action_l1"] < 1 / 256
     assert wrong["action_l1"] == pytest.approx(l1(codec.bins.decode(np.full(7, 7))))
 
@@ -130,14 +132,16 @@ def test_a_place_near_the_truth_is_right(examples, batch):
 def test_rows_that_fill_up_count_nothing(examples, batch):
     tokens, (answers, ids) = ActionTokens(examples, 5000), scored_tokens(batch)
     measure = Measure(examples, tokens, ["questions", "robot"])
-    found = measure({**batch, "weight": torch.zeros(2)}, certain(ids, 5000), ids, answers, torch.zeros(2), mass=True)
+    found = measure(
+        dataclasses.replace(batch, weight=torch.zeros(2)), certain(ids, 5000), ids, answers, torch.zeros(2), mass=True
+    )
     assert not found
 
 
 @pytest.mark.parametrize("decode", ["mode", "median"])
 def test_measures_are_of_what_would_be_decoded(examples, batch, decode):
     """A flat hill about the truth whose highest bin is five off: the mode is off by five, the median by nothing."""
-    decoding = Encoder(dataclasses.replace(examples.contract, decode=decode), examples.processor)
+    decoding = Encoder(dataclasses.replace(examples.contract, decode=decode), examples.family)
     tokens, (answers, ids) = ActionTokens(decoding, 5000), scored_tokens(batch)
     logits, vocabulary = certain(ids, 5000), examples.vocabulary
     for table in (vocabulary.integer_ids, vocabulary.loc_ids):

@@ -8,7 +8,9 @@ import torch
 
 from vla.contract import PolicyContract
 from vla.datasets.robot import RobotSource
+from vla.models.families.find import family_of
 from vla.models.load import load_vlm
+from vla.models.logprobs import scored, token_logprobs
 from vla.observation import Observation
 from vla.policies.local import LocalPolicy
 from vla.sequences.batch import BUCKET
@@ -21,14 +23,15 @@ def test_two_chunks_are_learned_by_heart_and_written_in_one_reading(vlm, data, b
     torch.manual_seed(0)
     model, processor = load_vlm(vlm)
     contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=2, plan=(), terminate=False, block=block)
-    examples, source = Encoder(contract, processor), RobotSource(data / "robot", chunk=2)
+    examples, source = Encoder(contract, family_of(model, processor)), RobotSource(data / "robot", chunk=2)
     items = [source.item(step, np.random.default_rng(0)) for step in (0, 6)]
     items = [dataclasses.replace(item, instruction=words) for item, words in zip(items, ("lift the red cube", "go"), strict=True)]
     batch = examples.batch([examples.robot(item) for item in items])
     optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-2)
-    losses = []
+    losses, positions = [], scored(batch.labels)
     for _ in range(120):
-        loss = model(**batch).loss
+        logits = examples.family.score(model, batch.inputs, positions)
+        loss = -token_logprobs(logits, batch.labels[:, 1:][positions[:, :-1]]).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -13,11 +13,13 @@ from vla.contract import SCHEMA, YOUNGER, PolicyContract
 from vla.errors import UserError
 from vla.evaluation.run import open_policy
 from vla.models.adapters import Lora, add_lora, merged
+from vla.models.families.find import family_of
 from vla.models.load import load_vlm
 from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.policies.local import LocalPolicy
 from vla.report.records import EpisodeRecord, Record
+from vla.sequences.encode import Encoder
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.export import compare_merged, export, interpolated, prompts, weights_hash
 
@@ -98,13 +100,14 @@ def test_adapters_are_merged_and_compared_and_the_base_is_named(tmp_path, vlm):
     with pytest.raises(UserError, match="has adapters"):
         export(ckpt, str(tmp_path / "out"), merge_lora=False)
     model = add_lora(load_vlm(vlm)[0], Lora(rank=2))
-    inputs = prompts(CONTRACT, load_vlm(vlm)[1])
+    family = family_of(*load_vlm(vlm))
+    inputs = prompts(Encoder(CONTRACT, family))
     with pytest.raises(UserError, match="changes logits"):
-        compare_merged(content, merged(model), inputs)
+        compare_merged(content, merged(model), family, inputs)
     # Adapters of the pictures' encoder alone are seen too.
     eyes = checkpoint(tmp_path / "eyes/checkpoints/last.ckpt", vlm, Lora(rank=2, targets=r".*\.project\.[02]"), change=0.3)
     with pytest.raises(UserError, match="changes logits"):
-        compare_merged(eyes, load_vlm(vlm)[0].eval(), inputs)
+        compare_merged(eyes, load_vlm(vlm)[0].eval(), family, inputs)
 
 
 def test_a_checkpoint_of_an_older_contract_is_exported_with_todays(tmp_path, vlm):

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerBase
 
 from vla.errors import UserError
+from vla.models.families.find import family_class
 from vla.models.tiny.config import TinyVLMConfig
 from vla.models.tiny.model import TinyVLM
 from vla.models.tiny.ordinal_embeddings import ordinal_init
@@ -33,12 +34,12 @@ def load_vlm(name: str | Path, trust_remote_code: bool = False, history: int = 0
         name: "tiny" or "tiny-babyai" (shipped with the package), a folder written by `save_pretrained`, or the name of a public
             model, which transformers downloads because the user named it.
         trust_remote_code: whether code that comes with the weights may run.
-        history: pictures per camera, of models of our own kind; 0 is as saved. What tells them apart is new where the model was
-            saved with fewer.
+        history: images per camera, for training; 0 is as saved. What tells them apart is new where the model was saved with
+            fewer.
         kwargs: to `from_pretrained` of the model (dtype, device_map, ...).
 
     Raises:
-        UserError: nothing is there, it is no image-text-to-text model, or a history is asked of another kind than ours.
+        UserError: nothing is there, it is no image-text-to-text model, or it is loaded for training and cannot be trained.
     """
     recipe = SHIPPED.get(str(name))
     where = shipped_folder(str(name)) if recipe else name
@@ -52,14 +53,12 @@ def load_vlm(name: str | Path, trust_remote_code: bool = False, history: int = 0
         raise UserError(
             "there is no such folder", str(folder), "name `tiny`, a model folder or a public image-text-to-text model"
         )
+    settings: dict[str, int] = {}
     try:
         if history:
             kind = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code).model_type
-            if kind != TinyVLMConfig.model_type:
-                fix = "use `tiny`, an export, or a small model of your own"
-                raise UserError(f"a model of type {kind} cannot be trained yet", str(name), fix)
-            kwargs["history"] = history
-        options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, **kwargs}
+            settings = family_class(kind).history_settings(kind, history)
+        options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, **settings, **kwargs}
         loaded: Any = AutoModelForImageTextToText.from_pretrained(where, trust_remote_code=trust_remote_code, **options)
         model, found = loaded
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=trust_remote_code)
@@ -68,12 +67,12 @@ def load_vlm(name: str | Path, trust_remote_code: bool = False, history: int = 0
         raise UserError(
             f"cannot load the model: {why}", str(name), "name `tiny`, a model folder or a public image-text-to-text model"
         ) from error
-    # What tells pictures of different ages apart may be new.
-    missing = sorted(name for name in found["missing_keys"] if "vision.age" not in name)
+    may_be_new = family_class(model.config.model_type).new_weights
+    missing = sorted(name for name in found["missing_keys"] if not any(part in name for part in may_be_new))
     if missing:
         raise UserError(f"the weights lack {', '.join(missing[:5])}", str(where), "export or download the model again")
-    if history:
-        processor.history = history
+    for setting, value in settings.items():
+        setattr(processor, setting, value)
     return model.eval(), processor
 
 

@@ -12,7 +12,8 @@ import torch
 
 from vla.contract import PolicyContract
 from vla.datasets.items import Images
-from vla.models.decoding.decode import Decoded, generate, static_steps
+from vla.models.decoding.decode import Decoded, static_steps, write
+from vla.models.families.find import family_of
 from vla.models.load import load_vlm
 from vla.observation import ActionChunk, Observation
 from vla.sequences.batch import Example
@@ -66,7 +67,7 @@ class LocalPolicy:
         self.model, self.contract, self.valid_mass, self.probabilities = model.eval(), contract, valid_mass, probabilities
         self.shapes = (batch,) if isinstance(batch, int) else tuple(sorted(batch))
         self.batch = self.shapes[-1]
-        self.encoder = encoder or Encoder(contract, processor)
+        self.encoder = encoder or Encoder(contract, family_of(model, processor))
         self._ordinals = self.encoder.grammar.ordinals()
         self._static = static_steps(self.model)
         self._past: dict[str, list[Images]] = {}
@@ -158,7 +159,5 @@ class LocalPolicy:
 
     def _write(self, examples: list[Example], **how: Any) -> Decoded:
         padded = examples + [examples[0]] * (self._shape(len(examples)) - len(examples))
-        batch = self.encoder.batch(padded, BUCKET)
-        names = ("input_ids", "prefix_mask", "attention_mask", "pixel_values")
-        ids, prefix, attention, pixels = (batch[name].to(self.model.device) for name in names)
-        return generate(self.model, ids, prefix, attention, pixels, static=self._static, **how)
+        inputs = self.encoder.batch(padded, BUCKET).inputs
+        return write(self.encoder.family.session(self.model, inputs, self._static), **how)

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from vla.promptable.families import Pictures
+from vla.models.families.base import Images
 from vla.promptable.representation import PromptableRepresentation, States, check_observations
 
 NAMES = tuple(f.name for f in dataclasses.fields(States))
@@ -70,9 +70,9 @@ class CachedRepresentation:
         self._entries: collections.OrderedDict[str, States] = collections.OrderedDict()
         self._room, self._used = int(memory_mb * 2**20), 0
 
-    def __call__(self, images: Sequence[Pictures], fields: Sequence[Mapping[str, str]]) -> States:
+    def __call__(self, images: Sequence[Images], fields: Sequence[Mapping[str, str]]) -> States:
         check_observations(images, fields)
-        keys = [self.key(pictures, one) for pictures, one in zip(images, fields, strict=True)]
+        keys = [self.key(own, one) for own, one in zip(images, fields, strict=True)]
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         found = {key: entry for key in first if (entry := self._recall(key)) is not None}
         self.hits.memory += len(keys) - len(first)
@@ -88,13 +88,13 @@ class CachedRepresentation:
             self.hits.computed += len(places)
         return States(*(torch.cat([getattr(found[key], name) for key in keys]) for name in NAMES))
 
-    def key(self, pictures: Pictures, fields: Mapping[str, str]) -> str:
+    def key(self, images: Images, fields: Mapping[str, str]) -> str:
         """The key of an observation's entry."""
         digest = hashlib.sha256(self._settings)
         digest.update(f"\n{self.representation.question(fields)!r}\n".encode())
-        for picture in pictures:
-            digest.update(f"{picture.dtype} {picture.shape}\n".encode())
-            digest.update(picture.tobytes())
+        for image in images:
+            digest.update(f"{image.dtype} {image.shape}\n".encode())
+            digest.update(image.tobytes())
         return digest.hexdigest()
 
     def path(self, key: str) -> Path | None:

@@ -11,7 +11,7 @@ import torch
 
 from vla.contract import Embodiment
 from vla.errors import UserError
-from vla.promptable.families import Pictures
+from vla.models.families.base import Images
 from vla.promptable.instruction_vocabulary import FIELDS, InstructionVocabulary
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import States
@@ -24,7 +24,7 @@ class Represents(Protocol):
     shape: tuple[int, int]
     prompt: PromptTemplate
 
-    def __call__(self, images: Sequence[Pictures], fields: Sequence[Mapping[str, str]]) -> States: ...
+    def __call__(self, images: Sequence[Images], fields: Sequence[Mapping[str, str]]) -> States: ...
 
 
 @dataclasses.dataclass(frozen=True)

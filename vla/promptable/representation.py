@@ -19,8 +19,10 @@ from vla.contract import Statistic
 from vla.errors import UserError
 from vla.models.decoding.allowed import Ordinal
 from vla.models.decoding.choose import likeliest
+from vla.models.decoding.session import DecodingSession
+from vla.models.families.base import Images
+from vla.models.families.find import family_of
 from vla.models.weights import weights_hash
-from vla.promptable.families import Pictures, family
 from vla.promptable.layers import Capture, Choice, chosen_layers
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.reading import reading_hash
@@ -85,7 +87,7 @@ class States:
     written: torch.Tensor
 
 
-def check_observations(images: Sequence[Pictures], fields: Sequence[Mapping[str, str]]) -> None:
+def check_observations(images: Sequence[Images], fields: Sequence[Mapping[str, str]]) -> None:
     """Raises UserError where observations have unequal numbers of pictures, or none, or not each its fields."""
     counts = [len(pictures) for pictures in images]
     if len(set(counts)) > 1 or len(images) != len(fields) or not counts or not counts[0]:
@@ -116,8 +118,10 @@ class PromptableRepresentation:
     def __init__(self, model: Any, processor: Any, prompt: PromptTemplate, settings: Settings | None = None):
         self.settings, self.prompt, self.processor = settings or Settings(), prompt, processor
         self.model = model.eval().requires_grad_(False)
-        self._family = family(self.model, processor, self.settings.image_tokens, self.settings.chat)
-        self.layers = chosen_layers(self.settings.layers, len(self._family.decoder.layers))
+        self._family = family_of(self.model, processor, self.settings.image_tokens, self.settings.chat)
+        self._decoder: Any = self._family.decoder(self.model)
+        self._end_ids = self._family.end_ids(self.model)
+        self.layers = chosen_layers(self.settings.layers, len(self._decoder.layers))
         self._ordinals = _ordinals(self.model, getattr(processor, "tokenizer", processor), self.settings.decode)
         self._length = self._family.image_tokens + self.settings.words
         self._kept = self.settings.image * self._family.image_tokens + self.settings.prompt * self.settings.words
@@ -141,7 +145,7 @@ class PromptableRepresentation:
         """The prompt as it is asked; UserError where a field is not filled."""
         return self.prompt.fill(fields)
 
-    def __call__(self, images: Sequence[Pictures], fields: Sequence[Mapping[str, str]]) -> States:
+    def __call__(self, images: Sequence[Images], fields: Sequence[Mapping[str, str]]) -> States:
         """The states of observations.
 
         Args:
@@ -162,20 +166,20 @@ class PromptableRepresentation:
         return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in written.tolist()]
 
     @torch.inference_mode()
-    def _compute(self, images: Sequence[Pictures], texts: Sequence[str]) -> States:
+    def _compute(self, images: Sequence[Images], texts: Sequence[str]) -> States:
         rows, short = len(texts), self.settings.batch - len(texts)
         # What fills the declared shape is computed and thrown away.
-        inputs = self._family.inputs([*images, *[images[0]] * short], [*texts, *[texts[0]] * short], self._length)
-        with Capture(self._family.decoder, self.layers) as seen:
-            reader = self._family.reader(inputs, seen)
-            written = self._write(reader, seen)
+        inputs = self._family.prompts([*images, *[images[0]] * short], [*texts, *[texts[0]] * short], self._length)
+        with Capture(self._decoder, self.layers) as seen:
+            session = self._family.session(self.model, inputs, show=seen.keep)
+            written = self._write(session, seen)
             prompts = torch.stack([seen.states[layer][0] for layer in self.layers], 2)
-            ids = inputs["input_ids"].to(prompts.device)
-            tokens, padding = self._choose(prompts, ids, inputs["attention_mask"].to(prompts.device).bool())
+            ids, attention = inputs.ids.to(prompts.device), inputs.attention.to(prompts.device).bool()
+            tokens, padding = self._choose(prompts, ids, attention)
             if self.settings.tokens:
                 # The last word has been chosen, not read.
                 with seen.until_deepest():
-                    reader.read(written[:, -1:], written[0, :1])
+                    session.read(written[:, -1:], written[0, :1])
                 answer = [torch.cat(seen.states[layer][1:], 1) for layer in self.layers]
                 tokens = torch.cat([tokens, torch.stack(answer, 2)], 1)
                 padding = torch.cat([padding, torch.zeros_like(written, dtype=torch.bool)], 1)
@@ -183,17 +187,17 @@ class PromptableRepresentation:
         padding = padding.repeat_interleave(len(self.layers), 1)
         return States(tokens[:rows].cpu(), padding[:rows].cpu(), written[:rows].cpu())
 
-    def _write(self, reader: Any, seen: Capture) -> torch.Tensor:
+    def _write(self, session: DecodingSession, seen: Capture) -> torch.Tensor:
         """Reads the prompts and writes to them, never an end mark; ids [B, N]."""
-        empty = torch.empty(reader.rows, 0, dtype=torch.long, device=reader.device)
+        empty = torch.empty(session.rows, 0, dtype=torch.long, device=session.device)
         if not self.settings.tokens:
             with seen.until_deepest():
-                reader.read(empty, torch.zeros(1, dtype=torch.long, device=reader.device))
+                session.read(empty, torch.zeros(1, dtype=torch.long, device=session.device))
             return empty
         written = empty
         for _ in range(self.settings.tokens):
-            logits = reader.read(written[:, -1:], None)[:, -1].float()
-            logits[:, self._family.eos] = -torch.inf
+            logits = session.read(written[:, -1:], None)[:, -1].float()
+            logits[:, self._end_ids] = -torch.inf
             written = torch.cat([written, likeliest(logits, self._ordinals)[:, None]], 1)
         return written
 

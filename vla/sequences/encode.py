@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
-import torch
 
 from vla.contract import Embodiment, Mode, PolicyContract
 from vla.datasets.items import Images, QuestionItem, RobotItem
 from vla.errors import UserError
+from vla.models.families.base import ModelFamily
 from vla.observation import ActionChunk, Observation
-from vla.sequences.batch import BUCKET, Example, collate_examples
+from vla.sequences.batch import BUCKET, Batch, Example, collate_examples
 from vla.sequences.grammar import ActionGrammar
 from vla.sequences.plan import PlanTokens
 from vla.sequences.text import TextTokens
@@ -28,7 +27,7 @@ MARKS = {"act": " act:", "think": " think:", "follow": " plan:"}
 
 
 class Encoder:
-    """Builds sequences for one contract and one model's processor, and reads what a model wrote.
+    """Builds sequences for one contract and one model family, and reads what a model wrote.
 
     A robot sample is: images, prompt with the state's integers, the plan (words, filled up with the end; the named object's two
     location tokens; its four integers from the gripper), then the chunk as the contract's codec writes it (uniform: per step
@@ -38,7 +37,7 @@ class Encoder:
 
     Args:
         contract: what was agreed.
-        processor: has `tokenizer`, `image_ids()` (of each image) and `pixels(samples)`.
+        family: of the model, with its processor.
 
     Attributes:
         plan: the plan's tokens.
@@ -46,17 +45,11 @@ class Encoder:
         text: words, integers and locations as tokens.
 
     Raises:
-        UserError: the processor's model cannot be trained, the tokenizer lacks tokens, or the contract contradicts itself.
+        UserError: the family's models cannot be trained, the tokenizer lacks tokens, or the contract contradicts itself.
     """
 
-    def __init__(self, contract: PolicyContract, processor: Any):
-        if not hasattr(processor, "image_ids"):
-            raise UserError(
-                f"a model with a {type(processor).__name__} cannot be trained yet",
-                "model.vlm",
-                "use `tiny` or one of its class",
-            )
-        self.contract, self.processor, self.tokenizer = contract, processor, processor.tokenizer
+    def __init__(self, contract: PolicyContract, family: ModelFamily):
+        self.contract, self.family, self.tokenizer = contract, family, family.tokenizer
         codecs = {name: action_codec(contract, name) for name in contract.embodiments}
         self._states = {name: state_codec(contract, embodiment) for name, embodiment in contract.embodiments.items()}
         # The embodiment with the most symbols has those of the others.
@@ -65,9 +58,13 @@ class Encoder:
         self.text = TextTokens(self.tokenizer, self.vocabulary)
         self.plan = PlanTokens(contract, self.text)
         self.grammar = ActionGrammar(contract, codecs, self.plan, self.tokenizer.pad_token_id)
-        self._places = [{role: piece(ids, role) for role in (Role.IMAGE, Role.ABSENT)} for ids in processor.image_ids()]
+        self._places = [{role: piece(ids, role) for role in (Role.IMAGE, Role.ABSENT)} for ids in family.image_ids()]
         self._all = concat(place[Role.IMAGE] for place in self._places)
         self._crop = CentreCrop(contract.crop) if contract.crop < 1 else None
+
+    def number(self, embodiment: str = "") -> int:
+        """The number of an embodiment among the contract's; "" is the first."""
+        return list(self.contract.embodiments).index(embodiment) if embodiment else 0
 
     def codec(self, embodiment: str = "") -> ActionCodec:
         """The codec of an embodiment's actions."""
@@ -113,7 +110,7 @@ class Encoder:
         trunk, words = self._action_words(observation, mode, images)
         answer = [*words, *(self.plan.written(plan) if mode == "think" else ()), piece(ids, Role.MODEL, scored)]
         block = len(ids) if self.contract.block != "none" else 0
-        return Example(fork(concat(trunk), answer), images, int(scored.sum()), block)
+        return Example(fork(concat(trunk), answer), images, self.number(item.embodiment), int(scored.sum()), block)
 
     def question(self, item: QuestionItem) -> Example:
         """A training sequence for all questions on the pictures; the answers and their end tokens are scored."""
@@ -173,7 +170,7 @@ class Encoder:
     ) -> tuple[list[Sequence], list[Sequence]]:
         """What stands up to the last picture, and the rest of the prompt."""
         state = self.contract.embodiment(observation.embodiment).state.check(observation.state, "the state")
-        segments = action_prompt(self.contract, observation.instruction, self.processor)
+        segments = action_prompt(self.contract, observation.instruction, self.family.processor)
         ids = None
         if Placeholder.STATE in segments:
             ids = self.vocabulary.bins_to_ids(self._states[observation.embodiment or next(iter(self._states))].encode(state))
@@ -185,7 +182,7 @@ class Encoder:
         return trunk, [*words, mark, *(self.plan.given(observation.plan) if mode == "follow" else ())]
 
     def _question_words(self, question: str, images: list[np.ndarray | None]) -> tuple[list[Sequence], list[Sequence]]:
-        segments = question_prompt(self.contract, question, self.processor)
+        segments = question_prompt(self.contract, question, self.family.processor)
         return tokenize_prompt(segments, self.text.prompt, None, self._pictures(images))
 
     def chunk(self, ids: np.ndarray, embodiment: str = "", mode: str = "") -> ActionChunk:
@@ -198,6 +195,6 @@ class Encoder:
         point = self.vocabulary.ids_to_point(ids) if len(ids) == 2 and set(ids.tolist()) <= set(self.vocabulary.loc_ids) else None
         return self.text.text(ids), point
 
-    def batch(self, examples: list[Example], bucket: int = BUCKET) -> dict[str, torch.Tensor]:
+    def batch(self, examples: list[Example], bucket: int = BUCKET) -> Batch:
         """Examples side by side: see `collate_examples`."""
-        return collate_examples(examples, self.processor, self.contract.block == "bidirectional", bucket)
+        return collate_examples(examples, self.family, self.contract.block == "bidirectional", bucket)

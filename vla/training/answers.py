@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from vla.contract import Statistic
 from vla.models.decoding.choose import ordinal_choice
 from vla.models.logprobs import token_logprobs
+from vla.sequences.batch import Batch
 from vla.sequences.encode import Encoder
 
 
@@ -21,7 +20,9 @@ class Answers:
         branch: [A] its place among the row's answers, from 0 on.
     """
 
-    def __init__(self, places: torch.Tensor, branches: torch.Tensor):
+    def __init__(self, places: torch.Tensor, branches: torch.Tensor | None):
+        if branches is None:
+            branches = places.long()
         rows, columns = places.nonzero(as_tuple=True)
         most = int(branches.max()) + 1
         found, self.of = torch.unique(rows * most + branches[rows, columns], return_inverse=True)
@@ -65,7 +66,6 @@ class ActionTokens(torch.nn.Module):
         super().__init__()
         codecs, vocabulary = {name: encoder.codec(name) for name in encoder.contract.embodiments}, encoder.vocabulary
         self.quantities = all(codec.fixed for codec in codecs.values())
-        self._number = {name: number for number, name in enumerate(codecs)} | {"": 0}
         ids = torch.tensor([*vocabulary.action_ids, *(() if self.quantities else (vocabulary.eos_id,))])
         places = [codec.places() for codec in codecs.values()]
         legal = torch.zeros(len(places), max(map(len, places)) + 1, len(ids), dtype=torch.bool)
@@ -86,18 +86,17 @@ class ActionTokens(torch.nn.Module):
         """The place of each id among the action tokens; -1 where it is none."""
         return self._symbols[ids]
 
-    def find(self, batch: dict[str, Any], answers: Answers) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def find(self, batch: Batch, answers: Answers) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Which scored tokens are actions, [N] bool; which of the action tokens are legal at these, [actions, I] bool; and at
         which of these places they are rising values, [actions] bool.
         """
         device = answers.of.device
         # The actions are the last tokens of a robot's answer, the plan stands before them.
         left = torch.bincount(answers.of).cumsum(0)[answers.of] - torch.arange(len(answers.of), device=device)
-        bodies = torch.tensor([self._number[getattr(item, "embodiment", "")] for item in batch["items"]], device=device)
         row = answers.row[answers.of]
-        count = batch["actions"].to(device)[row]
+        count = batch.actions.to(device)[row]
         action = left <= count
-        place = bodies[row][action], (count - left)[action]
+        place = batch.embodiment.to(device)[row][action], (count - left)[action]
         return action, self._legal[place], self._ordinal[place]
 
     def choose(self, logits: torch.Tensor, legal: torch.Tensor, ordinal: torch.Tensor, decode: Statistic) -> torch.Tensor:
@@ -105,9 +104,7 @@ class ActionTokens(torch.nn.Module):
         scores = logits[:, self.ids].float().masked_fill(~legal, -torch.inf)
         return torch.where(ordinal, ordinal_choice(scores, decode), scores.argmax(-1))
 
-    def loss(
-        self, logits: torch.Tensor, ids: torch.Tensor, smoothing: float, batch: dict[str, Any], answers: Answers
-    ) -> torch.Tensor:
+    def loss(self, logits: torch.Tensor, ids: torch.Tensor, smoothing: float, batch: Batch, answers: Answers) -> torch.Tensor:
         """Cross-entropy of the scored tokens, [N], from logits [N, V]; the targets of quantities are bells over their neighbours.
 
         Where one or two tokens are legal (a constant dimension, terminate) there are no neighbours.

@@ -55,7 +55,7 @@ class RolloutCallback(L.Callback):
         # One rank rolls out for all; of sharded weights every rank has a part, so all do, alike.
         rates: dict[str, float] = {}
         if trainer.is_global_zero or pl_module.device_mesh is not None:
-            with averaged(trainer, pl_module):
+            with averaged(trainer, pl_module), pl_module.clock.paused():
                 rates = roll_out(self.evaluate, pl_module, self.episodes, self.batch)
         rates = trainer.strategy.broadcast(rates)
         named = {f"rollout/{name}": float(value) for name, value in rates.items()}
@@ -63,7 +63,6 @@ class RolloutCallback(L.Callback):
         if trainer.logger is not None:
             trainer.logger.log_metrics(named, step)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in named.items()})
-        pl_module._left = time.perf_counter()  # rolling out is neither training nor waiting for data
 
 
 def roll_out(evaluate: Evaluate | None, module: Any, episodes: int, batch: int) -> dict[str, float]:
@@ -169,10 +168,10 @@ class Throughput(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
-            self._operations = self._counter.get_total_flops() / batch["input_ids"].numel()
+            self._operations = self._counter.get_total_flops() / batch.sequences.inputs.ids.numel()
             self._counter = None
-        self._samples += len(batch["input_ids"]) * trainer.world_size
-        self._tokens += batch["input_ids"].numel() * trainer.world_size
+        self._samples += len(batch) * trainer.world_size
+        self._tokens += batch.sequences.inputs.ids.numel() * trainer.world_size
         if trainer.global_step - self._step < self.every:
             return
         if pl_module.device.type == "cuda":
@@ -253,12 +252,12 @@ class GradientAgreement(L.Callback):
         step = trainer.global_step
         if step == self._last or step % self.every:
             return
-        self._last, began = step, time.perf_counter()
-        gradients = {name: g for name, g in pl_module.gradients_by_source(batch).items() if g is not None}
+        self._last = step
+        with pl_module.clock.paused():
+            gradients = {name: g for name, g in pl_module.gradients_by_source(batch).items() if g is not None}
         for one, other in itertools.combinations(gradients, 2):
             cosine = torch.nn.functional.cosine_similarity(gradients[one], gradients[other], dim=0)
-            pl_module.log(f"agreement/{one}_{other}", cosine, batch_size=len(batch["input_ids"]))
-        pl_module._left += time.perf_counter() - began  # measuring is no waiting for data
+            pl_module.log(f"agreement/{one}_{other}", cosine, batch_size=len(batch))
 
 
 def _refuse_sharded(module: L.LightningModule, what: str) -> None:

@@ -113,7 +113,7 @@ class VLACLI(LightningCLI):
             )
         self.model.build(self._tokenizer, contract.history, len(contract.embodiment().cameras))
         add_action_tokens(contract, self.model.model, self.model.processor.tokenizer)
-        encoder = Encoder(contract, self.model.processor)
+        encoder = Encoder(contract, self.model.family)
         self.datamodule.bind(encoder)
         self.model.bind(encoder, list(self.datamodule.sources))
         self.model.evaluate = self._evaluate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import threading
@@ -20,28 +21,42 @@ from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.datasets.sources import Split, read
 from vla.errors import Unreadable, UserError
+from vla.sequences.batch import Example
 from vla.sequences.encode import Encoder
+from vla.training.batch import Failure, Sample, TrainingBatch
 from vla.training.unreadable import LeftOut
 
 Sources = dict[str, RobotSource | QuestionSource]
 
 
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a batch; see `TrainingBatch`. `t` is its place in the mixture, -1 where that is not drawn from."""
+
+    source: int
+    weight: float
+    sample: Sample
+    example: Example
+    unreadable: list[tuple[str, str, str]]
+    t: int = -1
+
+
 class Draws(Dataset):
-    """Sample t of the mixture as (source number, loss weight, item without its pictures, example, what could not be read)."""
+    """Sample t of the mixture, encoded."""
 
     def __init__(self, mixture: Mixture, encoder: Encoder):
         self.mixture, self.encoder, self.names = mixture, encoder, list(mixture.sources)
 
-    def __getitem__(self, t: int):
+    def __getitem__(self, t: int) -> Row | UserError:
         try:
             name, item, wrong = self.mixture.read(t)
         except UserError as error:
             # It has to reach the training process as it is, and a loader process would wrap it up.
             return error
         example = self.encoder.build(item)
-        # The pictures are in the example: they need not travel from a loader process twice.
+        # The images are in the example: they need not travel from a loader process twice.
         number, weight = self.names.index(name), self.mixture.sources[name].loss_weight
-        return number, weight, item.without_pictures(), example, _said(name, wrong)
+        return Row(number, weight, item.without_pictures(), example, _records(name, wrong), t)
 
 
 class Fixed(Dataset):
@@ -62,27 +77,32 @@ class Fixed(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, row: int):
+    def __getitem__(self, row: int) -> Row:
         number, i, weight = self.rows[row]
         item, wrong = read(self.sources[number], i, i)
-        return number, 0.0 if wrong else weight, item, self.encoder.build(item), _said(self.names[number], wrong)
+        return Row(number, 0.0 if wrong else weight, item, self.encoder.build(item), _records(self.names[number], wrong))
 
 
-def _said(name: str, wrong: list[Unreadable]) -> list[tuple[str, str, str]]:
+def _records(name: str, wrong: list[Unreadable]) -> list[tuple[str, str, str]]:
     """Source, where and what of records that cannot be read."""
     return [(name, error.where, error.what) for error in wrong]
 
 
-def collate(encoder: Encoder, rows: list) -> dict[str, Any]:
-    """Model inputs as `Encoder.batch` gives them; per row the number of scored action tokens, the source's number, its loss
-    weight and the item; and what was `unreadable`: (source, where, what)."""
-    error = next((row for row in rows if isinstance(row, UserError)), None)
-    if error:
-        return {"error": (error.what, error.where, error.fix)}
-    numbers, weights, items, built, wrong = zip(*rows, strict=True)
-    batch = {**encoder.batch(list(built)), "source": torch.tensor(numbers), "weight": torch.tensor(weights)}
-    actions = torch.tensor([example.actions for example in built])
-    return {**batch, "actions": actions, "items": list(items), "unreadable": [said for several in wrong for said in several]}
+def collate(encoder: Encoder, rows: list[Row | UserError], rank: int = 0) -> TrainingBatch | Failure:
+    """Rows side by side; what went wrong, where one could not be made."""
+    made: list[Row] = []
+    for row in rows:
+        if isinstance(row, UserError):
+            return Failure.of(row)
+        made.append(row)
+    return TrainingBatch(
+        sequences=encoder.batch([row.example for row in made]),
+        source=torch.tensor([row.source for row in made]),
+        weight=torch.tensor([row.weight for row in made]),
+        samples=[row.sample for row in made],
+        first=made[0].t - rank if made[0].t >= 0 else -1,
+        unreadable=[record for row in made for record in row.unreadable],
+    )
 
 
 class Cursor(Sampler[list[int]]):
@@ -148,7 +168,7 @@ class VLAData(L.LightningDataModule):
         self.sources, self.batch_size, self.seed, self.workers = sources, batch_size, seed, workers
         self.val_samples, self.epoch_steps = val_samples, epoch_steps
         self.robot_share, self.temperature, self.predict = robot_share, temperature, predict
-        self.consumed = 0
+        self.consumed = 0  # samples of the mixture; a batch is counted when the module gets it
         self.left_out = LeftOut(list(sources))
         self.encoder: Encoder
 
@@ -185,7 +205,7 @@ class VLAData(L.LightningDataModule):
             Draws(self.mixture, self.encoder),
             batch_sampler=Cursor(self.batch_size, self.epoch_steps, self.consumed, rank, ranks),
             num_workers=self.workers,
-            collate_fn=functools.partial(collate, self.encoder),
+            collate_fn=functools.partial(collate, self.encoder, rank=rank),
             # Not forked: threads and locks of this process do not survive that. Not from a fork server: it outlives a killed run.
             multiprocessing_context="spawn" if self.workers else None,
             persistent_workers=self.workers > 0,
@@ -198,17 +218,23 @@ class VLAData(L.LightningDataModule):
         return DataLoader(fixed, batch_size=each, collate_fn=functools.partial(collate, self.encoder))
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Notes what could not be read: here, of what is consumed, and not where loader processes run ahead.
+        """Notes what is consumed and what of it could not be read: here, and not where loader processes run ahead.
 
         Raises:
-            UserError: more than is tolerated.
+            UserError: the batch could not be made, or more is unreadable than is tolerated.
         """
-        for name, where, what in batch.pop("unreadable", ()):
+        if isinstance(batch, Failure):
+            raise batch.error()
+        if not isinstance(batch, TrainingBatch):
+            return batch
+        for name, where, what in batch.unreadable:
             self.left_out.note(name, where, what, "the next sample stands in for it")
             source, drawn = self.sources[name], 0
             if hasattr(self, "mixture"):
                 source, drawn = self.mixture.sources[name], self.mixture.shares(self.consumed)[name].count
             source.check(self.left_out.found[name], source.size(drawn))
+        if batch.first >= 0:
+            self.consumed = batch.first + self.batch_size
         return batch
 
     def teardown(self, stage: str) -> None:

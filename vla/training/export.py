@@ -16,6 +16,9 @@ import torch
 
 from vla.contract import PolicyContract, Statistic, StatisticOption
 from vla.errors import UserError
+from vla.models.families.base import ModelFamily
+from vla.models.families.find import family_of
+from vla.models.inputs import ModelInputs
 from vla.models.int8 import to_int8
 from vla.models.weights import Weights, weights_hash
 from vla.observation import Observation
@@ -136,7 +139,8 @@ def export(
     if checkpoint.get("lora", {}).get("rank"):
         if not merge_lora:
             raise UserError("the checkpoint has adapters", ckpt, "leave --merge_lora on: an export holds whole weights")
-        difference, digest = compare_merged(checkpoint, model, prompts(contract, processor))
+        family = family_of(model, processor)
+        difference, digest = compare_merged(checkpoint, model, family, prompts(Encoder(contract, family)))
         card = dataclasses.replace(card, lora=checkpoint["lora"], merged_difference=difference, base_hash=digest)
     if base:
         start = _base_weights(base)
@@ -153,20 +157,17 @@ def export(
     return f"{folder}: {size:.1f} MiB, contract {contract.hash[:12]}"
 
 
-def prompts(contract: PolicyContract, processor: Any) -> Weights:
-    """Two prompts for actions with pictures of noise, as the model takes them: every adapter has its part in the answer."""
-    body, rng = contract.embodiment(), np.random.default_rng(0)
-    encoder = Encoder(contract, processor)
-    asked = []
+def prompts(encoder: Encoder) -> ModelInputs:
+    """Two prompts for actions with images of noise: every adapter has its part in the answer."""
+    embodiment, rng = encoder.contract.embodiment(), np.random.default_rng(0)
+    examples = []
     for words in ("go", "pick up the red cube"):
-        images = {c.name: rng.integers(0, 256, (c.height, c.width, 3), np.uint8) for c in body.cameras}
-        asked.append(encoder.act(Observation("", images, rng.uniform(body.state.low, body.state.high), words)))
-    batch = encoder.batch(asked)
-    del batch["labels"]
-    return batch
+        images = {c.name: rng.integers(0, 256, (c.height, c.width, 3), np.uint8) for c in embodiment.cameras}
+        examples.append(encoder.act(Observation("", images, rng.uniform(embodiment.state.low, embodiment.state.high), words)))
+    return encoder.batch(examples).inputs
 
 
-def compare_merged(checkpoint: dict[str, Any], model: Any, inputs: Weights) -> tuple[float, str]:
+def compare_merged(checkpoint: dict[str, Any], model: Any, family: ModelFamily, inputs: ModelInputs) -> tuple[float, str]:
     """Checks that merging adapters changed nothing.
 
     Args:
@@ -185,7 +186,7 @@ def compare_merged(checkpoint: dict[str, Any], model: Any, inputs: Weights) -> t
     adapted = add_lora(type(model)(model.config), Lora(**checkpoint["lora"])).eval()
     adapted.load_state_dict({k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")})
     with torch.inference_mode():
-        before, after = (m(**inputs).logits[inputs["attention_mask"]].float() for m in (adapted, model))
+        before, after = (family.score(m, inputs, inputs.attention).float() for m in (adapted, model))
     difference = float((before - after).abs().max() / before.abs().max().clamp_min(1e-6))
     if not difference <= CLOSE:
         raise UserError(f"merging the adapters changes logits by {difference:.2g} of the largest", "export", "please report this")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
+from vla.datasets.items import QuestionItem, RobotItem
 from vla.models.decoding.choose import likeliest
 from vla.models.logprobs import allowed_mass
 from vla.policies.local import Answer
 from vla.policies.vqa_accuracy import right
 from vla.sequences.encode import Encoder
 from vla.training.answers import ActionTokens, Answers
+from vla.training.batch import Sample, TrainingBatch
 
 Sums = dict[str, tuple[float, int]]
 """Name -> (sum, of how many); a name that ends in "_count" is a sum by itself."""
@@ -32,7 +32,7 @@ class Measure:
         self._ordinals = encoder.grammar.ordinals()
 
     def __call__(
-        self, batch: dict[str, Any], logits: torch.Tensor, ids: torch.Tensor, answers: Answers, losses: torch.Tensor, mass: bool
+        self, batch: TrainingBatch, logits: torch.Tensor, ids: torch.Tensor, answers: Answers, losses: torch.Tensor, mass: bool
     ) -> Sums:
         """All that can be said of a batch.
 
@@ -49,17 +49,17 @@ class Measure:
             if len(numbers):
                 sums[name] = (float(numbers.float().sum()), len(numbers))
 
-        counted = batch["weight"] > 0
+        counted = batch.weight > 0
         said = logits.argmax(-1)
         answered = likeliest(logits, [one.to(logits.device) for one in self._ordinals])
         for number, name in enumerate(self.sources):
-            mine = (batch["source"] == number) & counted
+            mine = (batch.source == number) & counted
             add(f"{name}_loss", losses[mine])
             if mine.any():
                 sums[f"{name}_count"] = (float(mine.sum()), 1)
-            sums |= self._questions(name, batch["items"], answered, answers, mine)
+            sums |= self._questions(name, batch.samples, answered, answers, mine)
         rows = answers.row[answers.of]
-        action, legal, ordinal = self.tokens.find(batch, answers)
+        action, legal, ordinal = self.tokens.find(batch.sequences, answers)
         used = counted[rows][action]
         legal, hit, logits, truth = legal[used], (said == ids)[action][used], logits[action][used], ids[action][used]
         # Where nothing can be chosen nothing can be wrong: constant dimensions would flatter the means.
@@ -69,14 +69,14 @@ class Measure:
             chosen = self.tokens.choose(logits, legal, ordinal[used], self.encoder.contract.decode)
             off = (chosen - self.tokens.symbols(truth)).abs()[choice > 2]
             add("action_bin_error", off)
-            add("action_l1", self._action_l1(batch["items"], chosen, rows[action][used]))
+            add("action_l1", self._action_l1(batch.samples, chosen, rows[action][used]))
         if mass:
             add("valid_mass", allowed_mass(logits, self.tokens.ids, legal))
-        robot = torch.tensor([hasattr(item, "instruction") for item in batch["items"]], device=ids.device) & counted
+        robot = torch.tensor([isinstance(sample, RobotItem) for sample in batch.samples], device=ids.device) & counted
         add("plan_token_accuracy", (said == ids)[robot[rows] & ~action])
         return sums
 
-    def _action_l1(self, items: list[Any], symbols: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def _action_l1(self, samples: list[Sample], symbols: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """How far decoded actions are from the true ones as the data have them, unbinned: |difference| [D], one of each dimension
         that varies and each real step.
 
@@ -84,31 +84,34 @@ class Measure:
         radians and the gripper can be averaged.
 
         Args:
-            items: the batch's.
+            samples: the batch's.
             symbols: [N] what is written at each place, as the contract decodes it; each after the true ones before it.
             rows: [N] the row of each.
         """
         found = [torch.empty(0)]
         for row in rows.unique().tolist():
-            item, codec = items[row], self.encoder.codec(items[row].embodiment)
+            sample = samples[row]
+            assert isinstance(sample, RobotItem)  # its tokens are actions
+            codec = self.encoder.codec(sample.embodiment)
             mine = symbols[rows == row].cpu().numpy()
             # Steps past the end of the episode are not scored; anything legal stands for them.
             chunk = np.array([legal[0] for legal in codec.places()])
             chunk[: len(mine)] = mine
             half = (np.array(codec.space.high) - np.array(codec.space.low)) / 2
-            off = np.abs(codec.decode(chunk)[0] - item.actions) / half
-            found.append(torch.from_numpy(off[item.mask][:, codec.varies]).flatten())
+            off = np.abs(codec.decode(chunk)[0] - sample.actions) / half
+            found.append(torch.from_numpy(off[sample.mask][:, codec.varies]).flatten())
         return torch.cat(found)
 
-    def _questions(self, name: str, items: list[Any], said: torch.Tensor, answers: Answers, mine: torch.Tensor) -> Sums:
+    def _questions(self, name: str, samples: list[Sample], said: torch.Tensor, answers: Answers, mine: torch.Tensor) -> Sums:
         """Right answers by type of question, as `vqa_accuracy` counts them; each token after the true ones before it."""
         sums: Sums = {}
         # Tokens are in the order of their answers.
         written = said.split(torch.bincount(answers.of).tolist())
         for words, row, branch in zip(written, answers.row.tolist(), answers.branch.tolist(), strict=True):
-            if not mine[row] or not hasattr(items[row], "questions"):
+            sample = samples[row]
+            if not mine[row] or not isinstance(sample, QuestionItem):
                 continue
-            question = items[row].questions[branch]
+            question = sample.questions[branch]
             if len(question.answer) == 1:
                 correct = right(question, Answer(*self.encoder.answer(words.cpu().numpy())))
                 key = f"{name}_accuracy/{question.type or 'any'}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,15 +14,20 @@ from lightning.pytorch.callbacks import WeightAveraging
 
 from vla.checkpoint import describe_model
 from vla.contract import PolicyContract
+from vla.datasets.items import RobotItem
 from vla.errors import UserError
 from vla.models.adapters import Lora, add_lora
+from vla.models.families.base import ModelFamily
+from vla.models.families.find import family_of
 from vla.models.load import load_vlm
 from vla.models.logprobs import scored
 from vla.models.tiny.from_scratch import SHORT, VLMSpec
 from vla.policies.local import LocalPolicy
 from vla.sequences.encode import Encoder
 from vla.training.answers import ActionTokens, Answers
+from vla.training.batch import TrainingBatch
 from vla.training.callbacks import Evaluate, roll_out
+from vla.training.clock import WaitClock
 from vla.training.measure import Measure, Sums, means, merge
 from vla.training.optimizer import OptimizerName, freeze, make_optimizer, name_states, parameter_groups, warm_up_then_cosine
 
@@ -54,6 +58,7 @@ class VLAModule(L.LightningModule):
 
     contract: PolicyContract
     encoder: Encoder
+    family: ModelFamily
     source_names: list[str]
 
     def __init__(
@@ -81,7 +86,7 @@ class VLAModule(L.LightningModule):
         self.gradient_checkpointing, self.lora = gradient_checkpointing, lora or Lora()
         self.model: Any = None
         self.processor: Any = None
-        self._waiting, self._working, self._left, self._said = 0.0, 0.0, 0.0, 0
+        self.clock, self._logged = WaitClock(), 0
 
     def build(self, tokenizer: Callable[[], Any] | None = None, history: int = 1, cameras: int = 2) -> None:
         """Loads the model and its processor, or makes new ones.
@@ -98,6 +103,7 @@ class VLAModule(L.LightningModule):
             self.model, self.processor = load_vlm(chosen, self.trust_remote_code, history)
             if getattr(self.model.config, "int8", False):
                 raise UserError("integer weights do not learn", chosen, "train from an export of another dtype")
+        self.family = family_of(self.model, self.processor)
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self.model = add_lora(self.model, self.lora)
@@ -110,30 +116,25 @@ class VLAModule(L.LightningModule):
         self.tokens = ActionTokens(self.encoder, int(self.model.get_input_embeddings().weight.shape[0]))
         self.measure = Measure(self.encoder, self.tokens, source_names)
 
-    def _score(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, Answers]:
+    def _score(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor, Answers]:
         """Logits [N, V] of the scored tokens, their ids [N] and which answer each belongs to."""
-        labels, branches = batch["labels"], batch["branch_ids"]
-        inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "prefix_mask", "pixel_values")}
-        if branches.max() > 1:  # most models of the world know no branches, and need none without
-            inputs["branch_ids"] = branches
-        places = scored(labels)
-        logits = self.model(**inputs, logits_positions=places).logits
-        return logits, labels[:, 1:][places[:, :-1]], Answers(places, branches)
+        inputs, labels = batch.sequences.inputs, batch.sequences.labels
+        positions = scored(labels)
+        logits = self.family.score(self.model, inputs, positions)
+        return logits, labels[:, 1:][positions[:, :-1]], Answers(positions, inputs.branch)
 
-    def _loss(self, logits: torch.Tensor, ids: torch.Tensor, batch: dict[str, Any], answers: Answers) -> torch.Tensor:
+    def _loss(self, logits: torch.Tensor, ids: torch.Tensor, batch: TrainingBatch, answers: Answers) -> torch.Tensor:
         """Per row, [B]."""
-        return answers.mean_by_row(self.tokens.loss(logits, ids, self.bin_smoothing, batch, answers))
+        return answers.mean_by_row(self.tokens.loss(logits, ids, self.bin_smoothing, batch.sequences, answers))
 
-    def training_step(self, batch: dict[str, Any], _: int) -> torch.Tensor:
+    def training_step(self, batch: TrainingBatch, _: int) -> torch.Tensor:
         logits, ids, answers = self._score(batch)
         per_sample = self._loss(logits, ids, batch, answers)
         # Over all ranks: the weights that their losses are divided by are the same.
-        weight = self.trainer.strategy.reduce(batch["weight"].mean(), reduce_op="mean")
-        loss = (per_sample * batch["weight"]).mean() / weight
+        weight = self.trainer.strategy.reduce(batch.weight.mean(), reduce_op="mean")
+        loss = (per_sample * batch.weight).mean() / weight
         if not torch.isfinite(loss):
             raise UserError(f"the loss is {loss.item()} at step {self.global_step}", "training", "lower the learning rate")
-        # Counted here, before any callback saves: what is saved is what was consumed.
-        self.trainer.datamodule.consumed += self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         self.log("loss", loss.detach(), prog_bar=True)
         # In the step after which Lightning logs.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -142,14 +143,14 @@ class VLAModule(L.LightningModule):
             self.log_dict(self.trainer.datamodule.drawn(), batch_size=len(per_sample))  # type: ignore[attr-defined]
         return loss
 
-    def gradients_by_source(self, batch: dict[str, Any]) -> dict[str, torch.Tensor | None]:
+    def gradients_by_source(self, batch: TrainingBatch) -> dict[str, torch.Tensor | None]:
         """Per source the gradient [P] of its samples' mean loss; None where the batch has none of it. Leaves no trace."""
         logits, ids, answers = self._score(batch)
         per_sample = self._loss(logits, ids, batch, answers)
         learning = [p for p in self.model.parameters() if p.requires_grad]
         found: dict[str, torch.Tensor | None] = {}
         for number, name in enumerate(self.source_names):
-            mine = batch["source"] == number
+            mine = batch.source == number
             found[name] = None
             if mine.any():
                 parts = torch.autograd.grad(per_sample[mine].mean(), learning, retain_graph=True, allow_unused=True)
@@ -168,7 +169,7 @@ class VLAModule(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._found: list[Sums] = []
 
-    def validation_step(self, batch: dict[str, Any], _: int) -> None:
+    def validation_step(self, batch: TrainingBatch, _: int) -> None:
         logits, ids, answers = self._score(batch)
         losses = self._loss(logits, ids, batch, answers)
         self._found.append(self.measure(batch, logits, ids, answers, losses, mass=True))
@@ -177,7 +178,7 @@ class VLAModule(L.LightningModule):
         """Logs means over all held-out samples, of all ranks."""
         self._log_means("val", self._found)
 
-    def test_step(self, batch: dict[str, Any], _: int) -> None:
+    def test_step(self, batch: TrainingBatch, _: int) -> None:
         """Rolls out in the simulator."""
         rates = roll_out(self.evaluate, self, self.test_episodes, batch=2)
         self.log_dict({f"test/{name}": value for name, value in rates.items()}, batch_size=self.test_episodes)
@@ -186,12 +187,12 @@ class VLAModule(L.LightningModule):
         rows = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         self._policy = LocalPolicy(self.model, self.processor, self.contract, rows, encoder=self.encoder)
 
-    def predict_step(self, batch: dict[str, Any], _: int) -> list[dict[str, Any]]:
+    def predict_step(self, batch: TrainingBatch, _: int) -> list[dict[str, Any]]:
         """Writes actions for the batch's robot samples: decoded chunk and truth, physical units, plan; `status` says why not."""
         # What weighs nothing stands in for one that cannot be read. The others are acted on as a policy does it, whatever the
         # source's modes.
-        found = zip(batch["items"], batch["weight"].tolist(), strict=True)
-        items = [dataclasses.replace(item, mode="") for item, weight in found if weight]
+        rows = zip(batch.samples, batch.weight.tolist(), strict=True)
+        items = [dataclasses.replace(s, mode="") for s, weight in rows if weight and isinstance(s, RobotItem)]
         prompts = [_prompt(self.encoder.robot(item)) for item in items]
         chunks = self._policy.answer(prompts, [(item.embodiment, "") for item in items])
         return [
@@ -207,44 +208,33 @@ class VLAModule(L.LightningModule):
             for item, chunk in zip(items, chunks, strict=True)
         ]
 
-    def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> dict[str, Any]:
-        """Moves the tensors; Lightning's own would also copy every item, field by field.
-
-        Raises:
-            UserError: a sample could not be made.
-        """
-        if "error" in batch:
-            raise UserError(*batch["error"])
-        return {name: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves the tensors; Lightning's own would also copy every sample, field by field."""
+        return batch.to(device) if isinstance(batch, TrainingBatch) else batch
 
     def on_train_start(self) -> None:
         # Only now: a checkpoint of another contract was refused before.
         if self.trainer.is_global_zero:
             self.contract.save(self.trainer.default_root_dir)
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+    def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
         # Whatever draws (dropout …) does so by the batch and the rank, not by what was drawn before: a resumed run goes on alike.
-        torch.manual_seed(np.random.SeedSequence((data.seed, data.consumed, self.global_rank)).generate_state(1)[0].item())
-        now = time.perf_counter()
-        self._waiting += now - self._left if self._left else 0.0
-        self._left = now
+        entropy = (self.trainer.datamodule.seed, batch.first, self.global_rank)  # type: ignore[attr-defined]
+        torch.manual_seed(np.random.SeedSequence(entropy).generate_state(1)[0].item())
+        self.clock.arrived()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        now = time.perf_counter()
-        self._working += now - self._left
-        self._left = now
+        self.clock.done()
         # Once per logged step, not for each of the batches that are accumulated until the next.
-        if self.global_step != self._said and self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._said = self.global_step
-            self.log("train/data_wait", self._waiting / max(self._waiting + self._working, 1e-9))
-            self._waiting = self._working = 0.0
+        if self.global_step != self._logged and self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._logged = self.global_step
+            self.log("train/data_wait", self.clock.take())
 
     def on_validation_start(self) -> None:
-        self._left = 0.0
+        self.clock.restart()
 
     def on_validation_end(self) -> None:
-        self._left = 0.0
+        self.clock.restart()
 
     def configure_model(self) -> None:
         """Shards the model where the strategy is ModelParallelStrategy (FSDP2): layer by layer, then the rest."""

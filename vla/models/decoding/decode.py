@@ -1,11 +1,11 @@
-"""Answers over kept keys and values, token by token or a block at once: one decoder for our own models and transformers' own."""
+"""Answers over a KV cache, token by token or a block at once: one decoder for all model families."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from vla.contract import Statistic
 from vla.errors import UserError
 from vla.models.decoding.allowed import Allowed, Block, Choice, Follow, Free, Ordinal, at, check
 from vla.models.decoding.choose import likeliest, ordinal_choice
-from vla.models.decoding.sessions import DecodingSession, HubSession, TinySession
+from vla.models.decoding.session import DecodingSession
 from vla.models.decoding.static import StaticSteps
 from vla.models.logprobs import allowed_mass, token_logprobs
 
@@ -38,45 +38,8 @@ class Decoded:
     valid_mass: torch.Tensor | None = None
 
 
-def generate(
-    model: Any,
-    ids: torch.Tensor,
-    prefix_mask: torch.Tensor,
-    attention: torch.Tensor,
-    pixel_values: torch.Tensor | None,
-    allowed: Allowed = None,
-    static: StaticSteps | None = None,
-    **how: Any,
-) -> Decoded:
-    """Continues prompts of unequal length with a `TinyVLM`; a prompt's answer does not depend on its company (up to rounding).
-
-    Args:
-        ids: [B, L] prompts, padded on the right.
-        prefix_mask: [B, L] 1 where a token belongs to the bidirectional prefix.
-        attention: [B, L] False is padding.
-        pixel_values: [B, C, 3, H, W] in [-1, 1].
-        static: as `static_steps` makes it for this model.
-        allowed, how: as for `write`.
-    """
-    return write(TinySession(model, ids, prefix_mask, attention, pixel_values, static), allowed, **how)
-
-
-def generate_from(
-    model: Any, inputs: Mapping[str, Any], allowed: Allowed = None, static: StaticSteps | None = None, **how: Any
-) -> Decoded:
-    """The same with any image-text-to-text model of transformers.
-
-    Args:
-        model: of `AutoModelForImageTextToText`.
-        inputs: as its processor makes them, prompts of unequal length padded on the left.
-        static: as `static_steps` makes it for this model.
-        allowed, how: as for `write`.
-    """
-    return write(HubSession(model, inputs, static), allowed, **how)
-
-
 def static_steps(model: Any, compiled: bool = False) -> StaticSteps | None:
-    """What reads an answer's tokens on a GPU, for a `TinyVLM` or a model of transformers; None where its own modules have to.
+    """What reads an answer's tokens on a GPU; None where the model's own modules have to.
 
     Args:
         model: on its device; its weights may change later, but stay where they are.
@@ -90,7 +53,7 @@ def static_steps(model: Any, compiled: bool = False) -> StaticSteps | None:
 
 @torch.inference_mode()
 def write(
-    reader: DecodingSession,
+    session: DecodingSession,
     allowed: Allowed = None,
     max_new_tokens: int | None = None,
     eos_id: int | None = None,
@@ -101,7 +64,7 @@ def write(
     block: Block | None = None,
     ordinals: Sequence[Ordinal] = (),
 ) -> Decoded:
-    """Writes an answer to each prompt of a reader.
+    """Writes an answer to each prompt of a session.
 
     Args:
         allowed: what may be written. A place of one word needs no call of the model.
@@ -119,12 +82,12 @@ def write(
     """
     if samples < 1 or not 0 <= temperature < math.inf or (samples > 1 and temperature == 0):
         raise UserError(f"{samples} samples at temperature {temperature}", "decoding", "sample at a temperature above 0")
-    check(allowed, reader.vocabulary)
+    check(allowed, session.vocabulary)
     if block is None and _steps(allowed, max_new_tokens) < 1:
         raise UserError("nothing is to be written", "decoding", "allow one token at least")
     if block is not None and (allowed is None or isinstance(allowed, Follow) or eos_id is not None):
         raise UserError("a block follows text of unknown length", "decoding", "give the places before it, and no end")
-    rows, device = reader.rows, reader.device
+    rows, device = session.rows, session.device
     unread: list[torch.Tensor] = []
     tokens, logprobs, masses = [], [], []
     moved, ordinals = functools.cache(lambda table: table.to(device)), [ordinal.to(device) for ordinal in ordinals]
@@ -150,11 +113,11 @@ def write(
             token, logprob, mass = words.expand(rows), torch.zeros(rows, device=device), torch.ones(rows, device=device)
         else:
             fresh = torch.stack(unread, 1) if unread else torch.empty(rows, 0, dtype=torch.long, device=device)
-            logits = reader.read(fresh, None if valid_mass else words)[:, 0]
+            logits = session.read(fresh, None if valid_mass else words)[:, 0]
             unread = []
             if rows < len(done):
                 # The first choice is where the samples part; all before it is the same for all of them.
-                reader.repeat(samples)
+                session.repeat(samples)
                 rows, logits = len(done), logits.repeat_interleave(samples, 0)
                 legal = None if legal is None else legal.repeat_interleave(samples, 0)
                 tokens, logprobs, masses = (
@@ -175,7 +138,7 @@ def write(
             break
     parts = [[torch.stack(part, 1)] for part in (tokens, logprobs, masses)] if tokens else [[], [], []]
     if block is not None:
-        found = _at_once(reader, block, unread, len(done) // rows, valid_mass, temperature, generator)
+        found = _at_once(session, block, unread, len(done) // rows, valid_mass, temperature, generator)
         parts = [
             [t.repeat_interleave(len(done) // rows, 0) for t in part] + [new] for part, new in zip(parts, found, strict=True)
         ]
@@ -189,14 +152,14 @@ def _steps(allowed: Allowed, most: int | None) -> int:
 
 
 def _at_once(
-    reader: DecodingSession, block: Block, unread: list[torch.Tensor], samples: int, valid_mass: bool, *how: Any
+    session: DecodingSession, block: Block, unread: list[torch.Tensor], samples: int, valid_mass: bool, *how: Any
 ) -> tuple[torch.Tensor, ...]:
     """Ids, log-probabilities and masses [rows * samples, N] of a block, from one reading of its blanks and what is unread."""
-    ahead, words, legal = len(block) - 1, block.words.to(reader.device), block.legal.to(reader.device)
-    blanks = torch.full((reader.rows, ahead), block.blank, device=reader.device)
+    ahead, words, legal = len(block) - 1, block.words.to(session.device), block.legal.to(session.device)
+    blanks = torch.full((session.rows, ahead), block.blank, device=session.device)
     fresh = torch.cat([torch.stack(unread, 1), blanks], 1) if unread else blanks
-    logits = reader.read(fresh, None if valid_mass else words, ahead, block.mutual).repeat_interleave(samples, 0)
-    ordinal = block.ordinal.to(reader.device)
+    logits = session.read(fresh, None if valid_mass else words, ahead, block.mutual).repeat_interleave(samples, 0)
+    ordinal = block.ordinal.to(session.device)
     return _choose(logits, Choice(words, legal, block.statistic, ordinal), (), valid_mass, *how)
 
 

@@ -92,7 +92,7 @@ class StaticStep:
 
         Args:
             fresh: tokens.
-            ahead, mutual: as for `vla.models.decoding.sessions.DecodingSession.read`.
+            ahead, mutual: as for `vla.models.decoding.session.DecodingSession.read`.
         """
         count = fresh.shape[1]
         if self.length + count > self.room:

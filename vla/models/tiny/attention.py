@@ -7,8 +7,6 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 NAME = "vla_prefix"
-PREFIX, BLOCK = 1, 2
-"""Groups whose tokens see one another: a prompt's, and blanks that are filled at once (`vla.models.decoding.allowed.Block`)."""
 
 
 def visible(attention: torch.Tensor, group: torch.Tensor, branch: torch.Tensor | None = None, first: int = 0) -> torch.Tensor:

@@ -1,0 +1,170 @@
+"""Our own small model, `TinyVLM`: placeholders of the images first, then the words, padded on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import DynamicCache
+
+from vla.errors import UserError
+from vla.models.decoding.cpu_decode_step import KVCache, Show, cpu_decode_step
+from vla.models.decoding.static import StaticStep, StaticSteps
+from vla.models.families.base import Images, Places, check_length
+from vla.models.inputs import BLOCK, ModelInputs
+from vla.models.tiny.processor import TinyVLMProcessor
+
+
+class TinyFamily:
+    """See `ModelFamily`. Every camera has its place, so images that are missing are grey and their tokens masked.
+
+    Args:
+        processor: knows all that the other arguments say of other families."""
+
+    new_weights = ("vision.age",)
+    """What tells images of different ages apart: new where the model was saved with a shorter history."""
+
+    def __init__(self, processor: TinyVLMProcessor, config: Any = None, image_tokens: int = 0, chat: bool = False):
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        self.image_id = processor.image_token_id
+
+    @staticmethod
+    def history_settings(model_type: str, history: int) -> dict[str, int]:
+        return {"history": history}
+
+    @property
+    def image_tokens(self) -> int:
+        return sum(map(len, self.image_ids()))
+
+    def image_ids(self) -> list[list[int]]:
+        return self.processor.image_ids()
+
+    def images(self, samples: Sequence[Places]) -> dict[str, torch.Tensor]:
+        return {"pixel_values": self.processor.pixels(samples)}
+
+    def prompts(self, images: Sequence[Images], texts: Sequence[str], length: int) -> ModelInputs:
+        places, count = self.image_ids(), len(images[0])
+        if count > len(places):
+            raise UserError(f"{count} images", "representation", f"the model has places for {len(places)}")
+        # Places without an image are left out, with their room.
+        shown = sum(map(len, places[:count]))
+        ids = torch.full((len(images), length - self.image_tokens + shown), self.tokenizer.pad_token_id)
+        attention = torch.zeros(ids.shape, dtype=torch.bool)
+        ids[:, :shown], attention[:, :shown] = self.image_id, True
+        for row, text in enumerate(texts):
+            words = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            check_length(self.image_tokens + len(words), length, text)
+            ids[row, shown : shown + len(words)] = torch.tensor(words, dtype=torch.long)
+            attention[row, shown : shown + len(words)] = True
+        return ModelInputs(ids, attention, {"pixel_values": self.processor.pixels(images, count)})
+
+    def score(self, model: Any, inputs: ModelInputs, positions: torch.Tensor) -> torch.Tensor:
+        branch = inputs.branch
+        if branch is not None and branch.max() <= 1:
+            branch = None
+        return model(
+            inputs.ids,
+            attention_mask=inputs.attention,
+            prefix_mask=inputs.group,
+            branch_ids=branch,
+            logits_positions=positions,
+            **inputs.images,
+        ).logits
+
+    def session(
+        self, model: Any, inputs: ModelInputs, static: StaticSteps | None = None, show: Show | None = None
+    ) -> TinySession:
+        inputs = inputs.to(model.device)
+        group = inputs.attention if inputs.group is None else inputs.group
+        return TinySession(model, inputs.ids, group, inputs.attention, inputs.images["pixel_values"], static, show)
+
+    def decoder(self, model: Any) -> nn.Module:
+        return model.language
+
+    def end_ids(self, model: Any) -> list[int]:
+        return [self.tokenizer.eos_token_id]
+
+
+class TinySession:
+    """A decoding session with a `TinyVLM`.
+
+    Args:
+        ids: [B, L] prompts, padded on the right.
+        prefix: [B, L] 1 where a token belongs to the bidirectional prefix.
+        attention: [B, L] False is padding.
+        pixels: [B, C, 3, H, W] in [-1, 1].
+        static: what reads the tokens of the answer, made for this model; None: its modules, or on a CPU `cpu_decode_step`.
+        show: is told the states that `cpu_decode_step` computes, which calls no modules.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        ids: torch.Tensor,
+        prefix: torch.Tensor,
+        attention: torch.Tensor,
+        pixels: torch.Tensor | None,
+        static: StaticSteps | None = None,
+        show: Show | None = None,
+    ):
+        self.model, self.ids, self.pixels, self.static, self.show = model, ids, pixels, static, show
+        self.prefix, self.attention = prefix.to(torch.int8), attention.bool()
+        self.rows, self.device, self.vocabulary = len(ids), ids.device, len(model.get_input_embeddings().weight)
+        self.cache = DynamicCache()
+        self._running: StaticStep | KVCache | None = None
+        self._words: torch.Tensor | None = None
+
+    def read(self, fresh: torch.Tensor, words: torch.Tensor | None, ahead: int = 0, mutual: bool = False) -> torch.Tensor:
+        first = self.cache.get_seq_length() == 0
+        if not first and self._running is None:
+            self._running = self._begin()
+        if self._running is not None:
+            hidden, self._running = self._running.read(fresh, ahead, mutual)
+            return self._logits(hidden[:, -1 - ahead :], words)
+        # Where the prompts end: padding stands between them and what is written.
+        last = self._last(self.attention) if first and fresh.shape[1] == ahead else None
+        self.attention = torch.cat([self.attention, torch.ones_like(fresh, dtype=torch.bool)], 1)
+        group = torch.zeros_like(fresh, dtype=torch.int8)
+        if mutual:
+            group[:, fresh.shape[1] - ahead :] = BLOCK
+        self.prefix = torch.cat([self.prefix, group], 1)
+        hidden = self.model.hidden(
+            torch.cat([self.ids, fresh], 1) if first else fresh,
+            self.pixels if first else None,
+            self.attention,
+            self.prefix,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+        wanted = hidden[:, -1 - ahead :]
+        if last is not None:
+            end = hidden[torch.arange(self.rows, device=self.device), last]
+            wanted = torch.cat([end[:, None], wanted[:, 1:]], 1)
+        return self._logits(wanted, words)
+
+    def _begin(self) -> StaticStep | KVCache | None:
+        """What reads the tokens of the answer, once the prompts are read; None: the model's modules."""
+        if self.static is not None:
+            return self.static.begin(self.cache.layers, self.attention, self.attention.sum(1, keepdim=True))
+        step = cpu_decode_step(self.model.language)
+        return None if step is None else step.begin(self.cache.layers, self.attention, self.show)
+
+    def _logits(self, hidden: torch.Tensor, words: torch.Tensor | None) -> torch.Tensor:
+        """The words' scores. Their rows of the head are kept until others are asked for: most places have the same."""
+        if words is None:
+            return self.model.logits(hidden)
+        if words is not self._words:
+            self._words, self._rows = words, self.model.head(words)
+        return functional.linear(hidden, self._rows)
+
+    def repeat(self, times: int) -> None:
+        self.cache.batch_repeat_interleave(times)
+        self.attention, self.prefix = (mask.repeat_interleave(times, 0) for mask in (self.attention, self.prefix))
+        self.rows *= times
+
+    @staticmethod
+    def _last(attention: torch.Tensor) -> torch.Tensor:
+        return (torch.arange(attention.shape[1], device=attention.device) * attention).argmax(1)
