@@ -61,7 +61,7 @@ def serve_stand_in(fixed: float, each: float, batch: int) -> None:
     from vla.serving.options import Options
     from vla.serving.server import serve
 
-    serve({"stand-in": StandIn(fixed, each)}, port=0, options=Options(batch))
+    serve({"stand-in": StandIn(fixed, each)}, port=0, options=Options(batch=batch))
 
 
 @contextlib.contextmanager

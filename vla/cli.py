@@ -105,11 +105,12 @@ def _parsed(function: Callable, name: str, argv: list[str]) -> Any:
 
     parameters = list(inspect.signature(function).parameters.values())
     about = (inspect.getdoc(function) or "").partition("\n")[0]
+    # What is served, or converted, is the one thing that goes without saying its name.
+    how = {"prog": f"vla {name}", "as_positional": name == "serve" or name.startswith("data ")}
     options_class = typing.get_type_hints(function).get(parameters[0].name) if parameters else None
     if isinstance(options_class, type) and dataclasses.is_dataclass(options_class):
         defaults = {field.name: field.default for field in dataclasses.fields(options_class)}
-        how = {"prog": f"vla {name}", "description": about, "as_positional": False}
-        return function(auto_cli(options_class, args=_flags(defaults, argv), **how))
+        return function(auto_cli(options_class, args=_flags(defaults, argv), description=about, **how))
     args = _flags({parameter.name: parameter.default for parameter in parameters}, argv)
     if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
         # jsonargparse makes options of a signature, but no positional arguments of *names.
@@ -119,8 +120,7 @@ def _parsed(function: Callable, name: str, argv: list[str]) -> Any:
         parser.add_function_arguments(function, as_group=False)
         options = parser.parse_args(args).as_dict()
         return function(*options.pop(several), **options)
-    # What is served, or converted, is the one thing that goes without saying its name.
-    return auto_cli(function, args=args, prog=f"vla {name}", as_positional=name == "serve" or name.startswith("data "))
+    return auto_cli(function, args=args, **how)
 
 
 def _answered(result: Any) -> int:

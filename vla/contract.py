@@ -125,59 +125,69 @@ class Embodiment:
     keys: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class PolicyContract:
-    """What a policy was trained on and what it therefore expects and answers.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContractSettings:
+    """What of a contract a run chooses; the rest comes from the data.
 
     Attributes:
-        embodiments: by name; the first is the default.
-        codec: name of the action codec (`vla.tokenization.codecs`).
-        codec_args: its settings and what was fitted on data, plain JSON types.
-        bins: bins per action dimension, of uniform and quantile; and of each dimension of a state.
+        codec: of actions: uniform, quantile, openvla, language-table, numbers or fast (`vla.tokenization.codecs`).
+        codec_args: its settings, plain JSON types; what has to be known of the data is fitted on them.
+        bins: per action dimension, of uniform and quantile; and of each dimension of a state.
         tokens: which tokens action symbols are (`vla.tokenization.plans`): integers, overwrite, overwrite:ID or append.
-        prompt: template of an action prompt, with {instruction} and, where the model reads it, {state}; the pictures stand at
+        prompt: template of an action prompt, with {instruction} and, where the model reads it, {state}; the images stand at
             {images}, or before everything.
         question: template of a question prompt, with {question}, and {images} as above.
         chat: whether prompts are wrapped in the tokenizer's chat template, as the user's turn.
-        normalise: what is done to an instruction before it enters the prompt.
+        normalise: what is done to an instruction before it enters the prompt: lower-strip, lower (OpenVLA's) or none.
         plan: what the model writes before its actions (embodied chain of thought, Zawalski et al. 2024), in this order: "words"
             is free text, what is meant (RT-2's `Plan:`, Brohan et al. 2023, section 4.4); "where" is two coordinate tokens, the
-            named object's place in the first camera's picture; "reach" is four integers, how far it is from the gripper and how
-            far to turn.
+            named object's point in the first camera's image; "reach" is four integers, its offset from the gripper and how far
+            to turn.
         words: tokens of a plan's words, their end included, at most.
+        modes: how robot samples are trained: act (without the plan), think (writing it), follow (a given one); a policy acts in
+            the first, and if "follow" is among them it follows a plan that an observation brings. By default ("think",) where
+            there is a plan, else ("act",).
+        history: images per camera, `execute` steps apart: what a policy saw at its last calls.
         chunk: actions the model writes per call.
         execute: actions of a chunk that are carried out before the model is asked again.
-        terminate: whether each action is preceded by a terminate token.
+        crop: side factor of the centre crop applied before resizing, 1.0 is none.
+        terminate: whether each action is preceded by a token that says whether the task is done.
         block: whether a chunk's tokens are written all at once, from blanks: "causal" where a blank sees those before it,
             "bidirectional" where it sees all of them; "none": one after the other.
-        decode: which statistic of the distribution over its values an ordinal token takes: the dimensions of an action that are
-            no flags, the plan's coordinates and integers, answers that are places or integers.
-        modes: how robot samples are trained; a policy acts in the first, and if "follow" is among them it follows a plan that
-            an observation brings. By default ("think",) where there is a plan, else ("act",).
-        history: pictures per camera, `execute` steps apart: what a policy saw at its last calls.
-        crop: side factor of the centre crop applied before resizing, 1.0 is none.
         title: for people; not part of the hash.
     """
 
-    embodiments: dict[str, Embodiment]
     codec: str = "uniform"
+    codec_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     bins: int = 256
+    tokens: str = "integers"
     prompt: str = "Q: what action should the robot take to {instruction}? state: {state} A:"
     question: str = "Q: {question}? A:"
+    chat: bool = False
     normalise: Literal["lower-strip", "lower", "none"] = "lower-strip"
     plan: tuple[Literal["words", "where", "reach"], ...] = ("where",)
-    chunk: int = 4
-    execute: int = 2
-    terminate: bool = True
+    words: int = 16
     modes: tuple[Mode, ...] = ()
     history: int = 1
+    chunk: int = 4
+    execute: int = 2
     crop: float = 1.0
-    title: str = ""
-    codec_args: dict[str, Any] = dataclasses.field(default_factory=dict)
-    tokens: str = "integers"
-    chat: bool = False
+    terminate: bool = True
     block: Literal["none", "causal", "bidirectional"] = "none"
-    words: int = 16
+    title: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyContract(ContractSettings):
+    """What a policy was trained on and what it therefore expects and answers; see `ContractSettings` for what a run chooses.
+
+    Attributes:
+        embodiments: by name; the first is the default.
+        decode: which statistic of the distribution over its values an ordinal token takes: the dimensions of an action that are
+            no flags, the plan's coordinates and integers, answers that are places or integers.
+    """
+
+    embodiments: dict[str, Embodiment]
     decode: Statistic = "mode"
     schema: int = SCHEMA
 

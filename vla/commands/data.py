@@ -16,96 +16,71 @@ from tqdm import tqdm
 from vla.datasets.formats.conventions.prepare import Changes
 from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import PARTS, Options, plan
+from vla.datasets.formats.job import PARTS, Choice, Options, plan
 from vla.datasets.formats.notes import REPORT
 from vla.datasets.formats.readers.base import Reader
 from vla.datasets.formats.readers.recognise import open_reader
 from vla.errors import UserError
 
 
-def convert(
-    source: str,
-    out: str,
-    format: str = "auto",
-    to: Literal["shards", "lerobot"] = "shards",
-    card: str = "",
-    instruction: str = "",
-    pictures: str = "",
-    camera: str = "image",
-    size: str = "",
-    cameras: str = "",
-    noops: Literal["keep", "drop"] = "keep",
-    rate: float = 0.0,
-    split: str = "",
-    episodes: str = "",
-    holdout: float = 0.0,
-    video: Literal["av1", "h264", "none"] = "av1",
-    on_error: Literal["fail", "skip"] = "fail",
-    workers: int = 0,
-    overwrite: bool = False,
-    dry_run: bool = False,
-) -> int:
-    """Converts a data set to our shards or to LeRobot v3.0; when it was stopped, the same command goes on.
+@dataclasses.dataclass(frozen=True)
+class Convert(Choice):
+    """What to convert, to what, and what changes on the way.
 
-    Args:
-        source: folder or file: RLDS, LeRobot, robomimic or LIBERO HDF5, WebDataset tar, LLaVA or VQAv2 JSON, or our shards.
-        out: folder to write.
-        format: auto, rlds, lerobot, hdf5, shards, webdataset, image-text, llava or vqav2.
-        to: what to write.
-        card: conventions of the source: a YAML file, or a shipped card, e.g. bridge, fractal, kuka, droid, libero, robomimic.
+    Attributes:
         instruction: for data that has none.
-        pictures: folder of the pictures that a JSON file names.
-        camera: name of the camera that pictures with questions are of.
-        size: of the pictures, e.g. 224 or 240x320 (height x width); "" keeps theirs.
-        cameras: for robosuite's demo.hdf5, which has states and no pictures: those to render, by robosuite's names, e.g.
+        size: of the images, e.g. 224 or 240x320 (height x width); "" keeps theirs.
+        cameras: for robosuite's demo.hdf5, which has states and no images: those to render, by robosuite's names, e.g.
             agentview,robot0_eye_in_hand.
         noops: whether steps without movement are kept.
         rate: actions per second to come down to; 0 keeps the source's.
-        split: one of the source's own splits.
-        episodes: FIRST:END of the records, e.g. 0:100.
         holdout: share of the records that is held back: writes OUT/train and OUT/val.
-        video: codec of LeRobot's videos; none writes pictures.
         on_error: whether damaged records end the conversion, or are left out, counted and named.
         workers: processes; 0 is one per core.
         overwrite: replace what is there.
         dry_run: only say what would be written.
     """
-    height, width = _size(size)
+
+    instruction: str = ""
+    size: str = ""
+    cameras: str = ""
+    noops: Literal["keep", "drop"] = "keep"
+    rate: float = 0.0
+    holdout: float = 0.0
+    on_error: Literal["fail", "skip"] = "fail"
+    workers: int = 0
+    overwrite: bool = False
+    dry_run: bool = False
+
+
+def convert(chosen: Convert) -> int:
+    """Converts a data set to our shards or to LeRobot v3.0; when it was stopped, the same command goes on."""
+    height, width = _size(chosen.size)
     options = Options(
-        source=source,
-        out=out,
-        format=format,
-        to=to,
-        card=card,
-        pictures=pictures,
-        split=split,
-        episodes=episodes,
+        **{field.name: getattr(chosen, field.name) for field in dataclasses.fields(Choice)},
         height=height,
         width=width,
-        changes=Changes(noops == "drop", rate, instruction),
-        camera=camera,
-        video=video,
-        skip=on_error == "skip",
+        changes=Changes(chosen.noops == "drop", chosen.rate, chosen.instruction),
+        skip=chosen.on_error == "skip",
     )
-    reader = _rendered(open_reader(source, format, pictures), cameras, height, width)
-    if not 0 <= holdout < 1:
-        raise UserError(f"holdout {holdout}", "--holdout", "a share from 0 to 1")
-    parts = {"train": f"{out}/train", "val": f"{out}/val"} if holdout else {"all": out}
+    reader = _rendered(open_reader(chosen.source, chosen.format, chosen.pictures), chosen.cameras, height, width)
+    if not 0 <= chosen.holdout < 1:
+        raise UserError(f"holdout {chosen.holdout}", "--holdout", "a share from 0 to 1")
+    parts = {"train": f"{chosen.out}/train", "val": f"{chosen.out}/val"} if chosen.holdout else {"all": chosen.out}
     damaged = 0
     for part, folder in parts.items():
-        chosen = dataclasses.replace(options, part=part, share=holdout, out=folder)  # type: ignore[arg-type]
-        job = plan(chosen, reader)
+        job = plan(dataclasses.replace(options, part=part, share=chosen.holdout, out=folder), reader)  # type: ignore[arg-type]
         count = sum(map(len, job.parts))
         print(f"{folder}: about {_bytes(job.expected)} in {len(job.parts)} parts, from {count} records ({job.reader.format})")
         print("pictures: " + ", ".join(f"{name} {r.height} x {r.width}" for name, r in job.ready.items()))
         if job.reader.kind == "robot" and job.card.verified.startswith("unverified"):
-            print(_warning(job.card, card))
-        if dry_run:
+            print(_warning(job.card, chosen.card))
+        if chosen.dry_run:
             continue
-        if overwrite:
+        if chosen.overwrite:
             _clear(Path(folder))
         with _bar(count, "convert") as progress:
-            report = run(job, workers or os.cpu_count() or 1, progress)
+            report = run(job, chosen.workers or os.cpu_count() or 1, progress)
         print(summary(report))
         damaged += report["damaged"]["count"]
     return 1 if damaged else 0

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from vla.contract import Embodiment, PolicyContract
-from vla.errors import UserError
+from vla.errors import ContractMismatch, UserError
 from vla.observation import ActionChunk, Observation
 
 
@@ -28,6 +28,32 @@ class Policy(Protocol):
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
         """One chunk per observation, in the same order."""
         ...
+
+
+def check_answers(contract: PolicyContract, observations: list[Observation], chunks: Sequence[ActionChunk]) -> list[ActionChunk]:
+    """What a policy answered, as float64 actions [T, A] and bool terminate [T], before anybody acts on it.
+
+    Raises:
+        ContractMismatch: another number of answers, another shape, a value that is not finite, or neither actions nor a status;
+            `where` is the observation's id.
+    """
+    if len(chunks) != len(observations):
+        what = f"the policy gave {len(chunks)} answers to {len(observations)} observations"
+        raise ContractMismatch(what, observations[0].id)
+    return [_check_answer(contract, *pair) for pair in zip(observations, chunks, strict=True)]
+
+
+def _check_answer(contract: PolicyContract, observation: Observation, chunk: ActionChunk) -> ActionChunk:
+    try:
+        actions = contract.embodiment(observation.embodiment).action.check(chunk.actions, "the policy's answer")
+        terminate = np.asarray(chunk.terminate, bool)
+        if actions.ndim != 2 or bool(len(actions)) == bool(chunk.status) or terminate.shape != actions.shape[:1]:
+            shapes = f"shape {actions.shape} and terminate {terminate.shape}, expected [T, A] and [T]"
+            raise ContractMismatch(f"the policy's answer has {shapes}")
+    except (ContractMismatch, TypeError, ValueError) as error:
+        what = error.what if isinstance(error, UserError) else f"the policy's answer is no array of numbers: {error}"
+        raise ContractMismatch(what, observation.id) from None
+    return ActionChunk(actions, terminate, chunk.info, chunk.status)
 
 
 class RecedingHorizon:

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import numpy as np
-
+from vla.errors import ContractMismatch
 from vla.observation import ActionChunk, Observation
-from vla.policies.base import Policy
+from vla.policies.base import Policy, check_answers
 from vla.serving.fair import FairQueue
 from vla.serving.metrics import Metrics
 from vla.serving.options import Options
@@ -151,13 +150,8 @@ class Batcher:
 
     def _act(self, observations: list[Observation]) -> list[ActionChunk]:
         chunks = self.policy.act(observations)
-        if len(chunks) != len(observations):
-            raise PolicyFault(f"{len(chunks)} chunks for {len(observations)} observations")
-        return [self._checked(o, chunk, len(chunks)) for o, chunk in zip(observations, chunks, strict=True)]
-
-    def _checked(self, observation: Observation, chunk: ActionChunk, rows: int) -> ActionChunk:
-        size = self.policy.contract.embodiment(observation.embodiment).action.size
-        actions, terminate = np.asarray(chunk.actions, np.float64), np.asarray(chunk.terminate, bool)
-        if actions.ndim != 2 or actions.shape[1] != size or len(terminate) != len(actions) or not np.isfinite(actions).all():
-            raise PolicyFault(f"actions {actions.shape} (finite: {np.isfinite(actions).all()}), terminate {terminate.shape}")
-        return ActionChunk(actions, terminate, {"batch": rows, **chunk.info}, chunk.status)
+        try:
+            checked = check_answers(self.policy.contract, observations, chunks)
+        except ContractMismatch as error:
+            raise PolicyFault(error.what) from None
+        return [ActionChunk(c.actions, c.terminate, {"batch": len(chunks), **c.info}, c.status) for c in checked]

@@ -15,7 +15,7 @@ def ladder(batch: int) -> list[int]:
     return sorted({min(shape, batch) for shape in (*LADDER, batch)})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """How a server behaves.
 
@@ -28,7 +28,7 @@ class Options:
         idle_s: seconds after which what the policy keeps for a silent stream is forgotten.
         streams: streams that are kept; the one longest silent goes first.
         message: bytes of a request.
-        side: longest side of a picture in pixels; a small file can hold a picture that fills the memory.
+        side: longest side of an image in pixels; a small file can hold an image that fills the memory.
         connections: open connections, of all clients together.
         per_key: connections of one key (or of one address, where there are no keys) that are in use at once.
         rate: requests per second of one key or address; 0 is as many as come.

@@ -10,11 +10,9 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-
 from vla.errors import ContractMismatch, UserError
 from vla.observation import ActionChunk, Observation
-from vla.policies.base import Policy, RecedingHorizon
+from vla.policies.base import Policy, RecedingHorizon, check_answers
 from vla.sim.episodes import EVALUATION, Episode, Kind, Result, set_up
 from vla.sim.record import Recorder
 from vla.sim.workers import Fault, Worker, Workers
@@ -188,23 +186,8 @@ class _Checked:
 
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
         chunks = self.policy.act(observations)
-        if len(chunks) != len(observations):
-            raise ContractMismatch(
-                f"the policy gave {len(chunks)} answers to {len(observations)} observations", self.where(observations[0].id)
-            )
-        return [self._check(o, chunk) for o, chunk in zip(observations, chunks, strict=True)]
-
-    def _check(self, observation: Observation, chunk: ActionChunk) -> ActionChunk:
         try:
-            actions = self.contract.embodiment(observation.embodiment).action.check(chunk.actions, "the policy's answer")
-            terminate = np.asarray(chunk.terminate, bool)
-            if actions.ndim != 2 or bool(len(actions)) == bool(chunk.status) or terminate.shape != actions.shape[:1]:
-                raise ContractMismatch(
-                    f"the policy's answer has shape {actions.shape} and terminate {terminate.shape}, expected [T, A] and [T]"
-                )
-        except (ContractMismatch, TypeError, ValueError) as error:
-            what = error.what if isinstance(error, UserError) else f"the policy's answer is no array of numbers: {error}"
-            raise ContractMismatch(
-                what, self.where(observation.id), "the policy is at fault; finished episodes are kept"
-            ) from None
-        return ActionChunk(actions, terminate, chunk.info, chunk.status)
+            return check_answers(self.contract, observations, chunks)
+        except ContractMismatch as error:
+            fix = "the policy is at fault; finished episodes are kept"
+            raise ContractMismatch(error.what, self.where(error.where), fix) from None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from vla.contract import Mode, PolicyContract, StatisticOption
+from vla.contract import ContractSettings, PolicyContract, StatisticOption
 from vla.datasets.card import DatasetCard
 from vla.datasets.robot import RobotSource
 from vla.datasets.sources import Split
@@ -22,54 +22,18 @@ WINDOWS = 20_000
 """As many chunks per embodiment are enough to fit a codec on."""
 
 
-@dataclasses.dataclass
-class ContractOptions:
-    """What a run chooses; cameras, spaces and statistics come from the data's cards.
+@dataclasses.dataclass(frozen=True)
+class ContractOptions(ContractSettings):
+    """The `contract:` section; cameras, spaces and statistics come from the data's cards.
 
     Attributes:
         source: an export to take the whole contract from (fine-tuning keeps its statistics and codec); the rest is then ignored.
-        prompt: template of an action prompt, with {instruction}, {state} and, where pictures are not first, {images}.
-        question: template of a question prompt, with {question} and {images}.
-        chat: wraps prompts in the model's chat template.
-        normalise: lower-strip, lower (OpenVLA's) or none: what becomes of an instruction.
-        plan: what is written before the actions: words (what is meant, as text), where it is, the reach to it.
-        words: tokens of a plan's words at most.
-        modes: act (without the plan), think (writing it), follow (a given one); a policy acts in the first.
-        history: pictures per camera, `execute` steps apart.
-        chunk: actions written per call.
-        execute: of these, how many are carried out before the model is asked again.
-        crop: side factor of the centre crop.
-        bins: per action dimension.
-        codec: of actions: uniform, quantile, openvla, language-table, numbers or fast.
-        codec_args: its settings; what has to be known of the data is fitted on them.
-        tokens: which tokens action symbols are: integers, overwrite, overwrite:ID or append.
-        terminate: whether each action has a flag that says that the task is done.
-        block: causal or bidirectional: a chunk's tokens are written all at once, from blanks that see those before them, or all.
         decode: which statistic of the distribution over its values an ordinal token takes: mode, median or local-mean; by
             default the median where anything is ordinal.
-        title: for people.
     """
 
     source: str = ""
-    prompt: str = PolicyContract.prompt
-    question: str = PolicyContract.question
-    chat: bool = False
-    normalise: Literal["lower-strip", "lower", "none"] = "lower-strip"
-    plan: tuple[Literal["words", "where", "reach"], ...] = ("where",)
-    words: int = PolicyContract.words
-    modes: tuple[Mode, ...] = ()
-    history: int = 1
-    chunk: int = 4
-    execute: int = 2
-    crop: float = 1.0
-    bins: int = 256
-    codec: str = "uniform"
-    codec_args: dict[str, Any] = dataclasses.field(default_factory=dict)
-    tokens: str = "integers"
-    terminate: bool = True
-    block: Literal["none", "causal", "bidirectional"] = "none"
     decode: StatisticOption = ""
-    title: str = ""
 
 
 def resolve(options: ContractOptions, cards: dict[str, DatasetCard], sources: Mapping[str, Any] | None = None) -> PolicyContract:

@@ -26,25 +26,21 @@ Numbered = list[tuple[int, Ref]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """What is converted, and how.
+class Choice:
+    """What is converted, and to what: what a user says and the job takes as it is.
 
     Attributes:
-        source: folder or file.
+        source: folder or file: RLDS, LeRobot, robomimic or LIBERO HDF5, WebDataset tar, LLaVA or VQAv2 JSON, or our shards.
         out: folder to write.
-        format: of the source, or "auto".
-        to: "shards" or "lerobot".
-        card: a YAML file or the name of a shipped one; "" takes what the format says.
-        pictures: folder of the pictures that a JSON file names.
-        split: of the source's own splits; "" is everything.
-        episodes: "FIRST:END" of the records, end excluded; "" is all.
-        part, share: the held-out share of the records, and which part is written: "all", "train" or "val".
-        height, width: of the pictures; 0 keeps theirs.
-        changes: done to all episodes.
-        camera: name of the camera of pictures with questions.
-        video: codec of LeRobot's videos, "av1" or "h264"; "none" keeps pictures.
-        skip: whether damaged records are left out, named and counted; else the first one ends it.
-        quality: of JPEGs that are written anew.
+        format: of the source: auto, rlds, lerobot, hdf5, shards, webdataset, image-text, llava or vqav2.
+        to: what to write.
+        card: conventions of the source: a YAML file, or a shipped card, e.g. bridge, fractal, kuka, droid, libero, robomimic; ""
+            takes what the format says.
+        pictures: folder of the images that a JSON file names.
+        split: one of the source's own splits; "" is everything.
+        episodes: FIRST:END of the records, e.g. 0:100, end excluded; "" is all.
+        camera: name of the camera that images with questions are of.
+        video: codec of LeRobot's videos; none writes images.
     """
 
     source: str
@@ -55,13 +51,27 @@ class Options:
     pictures: str = ""
     split: str = ""
     episodes: str = ""
+    camera: str = "image"
+    video: Literal["av1", "h264", "none"] = "av1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Choice):
+    """What is converted, and how.
+
+    Attributes:
+        part, share: the held-out share of the records, and which part is written: "all", "train" or "val".
+        height, width: of the images; 0 keeps theirs.
+        changes: done to all episodes.
+        skip: whether damaged records are left out, named and counted; else the first one ends it.
+        quality: of JPEGs that are written anew.
+    """
+
     part: Literal["all", "train", "val"] = "all"
     share: float = 0.1
     height: int = 0
     width: int = 0
     changes: Changes = Changes()
-    camera: str = "image"
-    video: str = "av1"
     skip: bool = False
     quality: int = 95
 
