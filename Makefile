@@ -13,8 +13,9 @@ demo: setup
 demo-pr2l: setup
 	$(BIN)/vla demo-pr2l --out runs/demo-pr2l
 
+# On two cores, a file's tests in one process: what they share is made once.
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Those that take minutes; by hand, before a release.
 test-slow: setup

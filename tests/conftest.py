@@ -1,5 +1,7 @@
 """A small model and small data of the tabletop's form. Torch comes first: Mesa's LLVM, once loaded, crashes it (sim/gl.py)."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,11 @@ from vla.datasets.shards import ShardWriter
 from vla.models.load import new_tiny
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
+# One thread in every process: cores are shared with other tests. pytest's workers inherit it, and what a test starts.
 torch.set_num_threads(1)
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 SMALL = {"text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}}
 
 

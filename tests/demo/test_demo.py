@@ -195,8 +195,9 @@ def test_starting_over_leaves_nothing_of_before(run):
         assert any(line.startswith("[collect]") for line in lines)
         children = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
-        last = process.communicate(timeout=60)[0].strip().splitlines()[-1]
-    assert process.returncode == 143 and last.endswith(f"vla demo --out {out} --smoke")
+        lines = process.communicate(timeout=60)[0].splitlines()
+    # A simulation process that was just being started may have a last word.
+    assert process.returncode == 143 and any(line.endswith(f"vla demo --out {out} --smoke") for line in lines)
     assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
     stages = out / "stages.json"
     assert not stages.exists() or json.loads(stages.read_text())["done"] == {}

@@ -1,10 +1,13 @@
 """A small recipe: what training tests run."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from vla import cli
 
 # For helpers beside the tests, which are no package.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -20,6 +23,21 @@ def config(tmp_path, recipe):
 def recipe(vlm, data):
     """Writes it for runs in a folder."""
     return lambda folder: write(folder, vlm, data)
+
+
+@pytest.fixture(scope="session")
+def trained_run(recipe, tmp_path_factory):
+    """The folder of a run of the small recipe; tests must not change it."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert cli.main(["fit", "-c", str(recipe(folder))]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def trained(config, trained_run, tmp_path):
+    """The small recipe whose run, in `tmp_path / "run"`, is there already."""
+    shutil.copytree(trained_run, tmp_path / "run", symlinks=True)
+    return config
 
 
 def write(tmp_path, vlm, data):

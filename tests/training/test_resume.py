@@ -138,8 +138,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(
     assert_same(straight(3, 2), states(tmp_path / "run"))
 
 
-def test_the_newest_whole_checkpoint_is_found(config, tmp_path, capsys):
-    assert cli.main(["fit", "-c", str(config)]) == 0
+def test_the_newest_whole_checkpoint_is_found(trained, tmp_path, capsys):
     folder = tmp_path / "run/checkpoints"
     assert sorted(p.name for p in folder.iterdir()) == ["last.ckpt", "step=0000002.ckpt", "step=0000004.ckpt"]
     assert newest(folder) == (folder / "step=0000004.ckpt").resolve()
@@ -150,22 +149,20 @@ def test_the_newest_whole_checkpoint_is_found(config, tmp_path, capsys):
         capsys.readouterr()
         assert newest(folder) == (folder / "step=0000002.ckpt").resolve()
         assert "step=0000004.ckpt is damaged" in capsys.readouterr().err
-    code = cli.main(["fit", "-c", str(config), "--ckpt_path", str(folder / "step=0000004.ckpt")])
+    code = cli.main(["fit", "-c", str(trained), "--ckpt_path", str(folder / "step=0000004.ckpt")])
     assert code == 2 and "is damaged" in capsys.readouterr().err
     assert newest(tmp_path) is None
 
 
-def test_a_run_goes_on_with_the_statistic_that_it_was_begun_with(config, tmp_path, capsys):
+def test_a_run_goes_on_with_the_statistic_that_it_was_begun_with(trained, tmp_path, capsys):
     """Of before it could be said: the mode; another one asked for is refused."""
-    assert cli.main(["fit", "-c", str(config)]) == 0
     path = tmp_path / "run/checkpoints/step=0000002.ckpt"
     content = torch.load(path, weights_only=True)
     assert content["contract"].pop("decode") == "median"
     torch.save({**content, "contract": {**content["contract"], "schema": 2}}, path)
-    capsys.readouterr()
-    assert cli.main(["fit", "-c", str(config), "--ckpt_path", str(path), "--contract.decode=median"]) == 2
+    assert cli.main(["fit", "-c", str(trained), "--ckpt_path", str(path), "--contract.decode=median"]) == 2
     assert "decode: 'mode' against 'median'" in capsys.readouterr().err
-    assert cli.main(["fit", "-c", str(config), "--ckpt_path", str(path)]) == 0
+    assert cli.main(["fit", "-c", str(trained), "--ckpt_path", str(path)]) == 0
     assert torch.load(tmp_path / "run/checkpoints/step=0000004.ckpt", weights_only=True)["contract"]["decode"] == "mode"
 
 
@@ -232,11 +229,13 @@ def test_another_run_is_not_gone_on_with(stopped, change, match, capsys):
     assert (run / "contract.json").read_text() == before
 
 
-@pytest.fixture
-def stopped(config, tmp_path):
-    """A run of two steps and its configuration."""
+@pytest.fixture(scope="module")
+def stopped(recipe, tmp_path_factory):
+    """A run of two steps and its configuration; tests must not change it."""
+    folder = tmp_path_factory.mktemp("stopped")
+    config = recipe(folder)
     assert cli.main(command(config, "--trainer.max_steps=2")) == 0
-    return config, tmp_path / "run"
+    return config, folder / "run"
 
 
 def test_validating_the_last_of_no_checkpoints_is_refused(config, capsys):

@@ -37,26 +37,24 @@ def test_the_furthest_is_the_newest_whatever_the_files_times(tmp_path, capsys):
     assert newest(tmp_path) == early
 
 
-def test_checkpoints_beyond_where_a_run_begins_are_put_aside(config, tmp_path, capsys):
-    assert cli.main(["fit", "-c", str(config)]) == 0
+def test_checkpoints_beyond_where_a_run_begins_are_put_aside(trained, tmp_path, capsys):
     folder = tmp_path / "run/checkpoints"
     (folder / "step=0000009.ckpt.tmp").write_bytes(b"half")
     # Anew, and not as far: `last` must not go on with what the first run had.
-    body = yaml.safe_load(config.read_text())
-    config.write_text(yaml.safe_dump({**body, "seed_everything": 1}))
-    assert cli.main(["fit", "-c", str(config), "--trainer.max_steps=2"]) == 0
+    body = yaml.safe_load(trained.read_text())
+    trained.write_text(yaml.safe_dump({**body, "seed_everything": 1}))
+    assert cli.main(["fit", "-c", str(trained), "--trainer.max_steps=2"]) == 0
     assert sorted(p.name for p in folder.iterdir()) == ["before-1", "last.ckpt", "step=0000002.ckpt"]
     assert sorted(p.name for p in (folder / "before-1").iterdir()) == ["step=0000002.ckpt", "step=0000004.ckpt"]
     assert newest(folder) == (folder / "step=0000002.ckpt").resolve() and "before-1" in capsys.readouterr().err
     # Those that a resumed run comes from stay.
-    assert cli.main(["fit", "-c", str(config), "--ckpt_path", "last"]) == 0
+    assert cli.main(["fit", "-c", str(trained), "--ckpt_path", "last"]) == 0
     assert sorted(p.name for p in folder.glob("step*")) == ["step=0000002.ckpt", "step=0000004.ckpt"]
 
 
 @pytest.mark.parametrize("wrong", ["Missing", "Unexpected"])
-def test_a_checkpoint_with_other_weights_is_refused(config, tmp_path, wrong):
-    assert cli.main(["fit", "-c", str(config), "--trainer.max_steps=2"]) == 0
-    path = tmp_path / "run/checkpoints/step=0000002.ckpt"
+def test_a_checkpoint_with_other_weights_is_refused(trained, tmp_path, wrong):
+    path = tmp_path / "run/checkpoints/step=0000004.ckpt"
     saved = torch.load(path, weights_only=True)
     weights = saved["state_dict"]
     if wrong == "Missing":
@@ -65,4 +63,4 @@ def test_a_checkpoint_with_other_weights_is_refused(config, tmp_path, wrong):
         weights["model.other"] = torch.zeros(1)
     torch.save(saved, path)
     with pytest.raises(RuntimeError, match=wrong):
-        cli.main(["fit", "-c", str(config), "--ckpt_path", "last"])
+        cli.main(["fit", "-c", str(trained), "--ckpt_path", "last"])

@@ -100,10 +100,8 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_interrupted(con
         assert torch.equal(value, resumed["state_dict"][name]), name
 
 
-def test_checkpoint_of_another_contract_is_refused(config, tmp_path, capsys):
-    assert cli.main(["fit", "-c", str(config)]) == 0
-    capsys.readouterr()
-    code = cli.main(["validate", "-c", str(config), "--ckpt_path", str(checkpoint(tmp_path, 4)), "--contract.chunk=3"])
+def test_checkpoint_of_another_contract_is_refused(trained, tmp_path, capsys):
+    code = cli.main(["validate", "-c", str(trained), "--ckpt_path", str(checkpoint(tmp_path, 4)), "--contract.chunk=3"])
     shown = capsys.readouterr().err
     assert code == 2 and "chunk: 2 against 3" in shown
 
@@ -218,10 +216,9 @@ def test_checkpoints_are_chosen_by_success(config, tmp_path):
     assert [float(row[column]) for row in logged[1:] if row[column]] == rates
 
 
-def test_testing_rolls_out_in_the_simulator(config, tmp_path):
-    assert cli.main(["fit", "-c", str(config)]) == 0
+def test_testing_rolls_out_in_the_simulator(trained, tmp_path):
     last = str(checkpoint(tmp_path, 4))
-    assert cli.main(["test", "-c", str(config), "--ckpt_path", last, "--model.test_episodes=1"]) == 0
+    assert cli.main(["test", "-c", str(trained), "--ckpt_path", last, "--model.test_episodes=1"]) == 0
     tested = (tmp_path / "run/logs/metrics.csv").read_text()
     assert "test/success" in tested and "test/wrong_object" in tested
 

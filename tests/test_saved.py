@@ -1,0 +1,90 @@
+"""What an earlier version saved (tests/saved/README.md) loads, resumes, exports and acts."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vla import cli
+from vla.observation import Observation
+from vla.policies.load import load_policy
+from vla.sim.embodiment import EMBODIMENT
+
+SAVED = Path(__file__).parent / "saved"
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """The working folder: a copy, in which the saved paths hold."""
+    folder = shutil.copytree(SAVED, tmp_path / "saved")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def act(export):
+    """Actions of the export on the observations of make.py."""
+    rng = np.random.default_rng(0)
+    images = [{c.name: rng.integers(0, 256, (64, 64, 3), np.uint8) for c in EMBODIMENT.cameras} for _ in range(2)]
+    state = np.array([0, 0, 0.1, 0, 0.04])
+    goals = ("red cube", "green cylinder")
+    seen = [Observation(str(i), images[i], state, f"lift the {goal}") for i, goal in enumerate(goals)]
+    return np.array([chunk.actions for chunk in load_policy(export).act(seen)])
+
+
+def check_actions(export, name):
+    """Compares with what the saved export of that name did."""
+    expected = json.loads((SAVED / "actions.json").read_text())[name]
+    np.testing.assert_allclose(act(export), expected, rtol=0, atol=1e-5)
+
+
+def test_an_export_acts_as_it_did(saved):
+    check_actions("export", "export")
+
+
+def test_a_training_checkpoint_exports_to_what_it_did(saved):
+    assert cli.main(["export", "--ckpt", "training.ckpt", "--out", "again"]) == 0
+    check_actions("again", "export")
+
+
+def test_a_training_resumes_with_the_configuration_of_its_time(saved):
+    longer = ["--model.vlm=export", "--trainer.max_steps=4", "--ckpt_path=training.ckpt"]
+    assert cli.main(["fit", "-c", "fit.yaml", *longer]) == 0
+    before, after = (torch.load(path, weights_only=True) for path in ("training.ckpt", "run/checkpoints/step=0000004.ckpt"))
+    assert (before["global_step"], after["global_step"]) == (2, 4) and after["contract"] == before["contract"]
+    assert before["state_dict"].keys() == after["state_dict"].keys()
+    assert cli.main(["export", "--ckpt", "run/checkpoints/step=0000004.ckpt", "--out", "later"]) == 0
+    assert np.isfinite(act("later")).all()
+
+
+def test_a_pr2l_export_acts_as_it_did(saved):
+    pytest.importorskip("stable_baselines3")
+    check_actions("pr2l/export", "pr2l/export")
+
+
+def test_a_pr2l_run_resumes(saved):
+    pytest.importorskip("stable_baselines3")
+    from vla.promptable.representation import Settings
+    from vla.rl.fit import fit
+    from vla.rl.options import CacheOptions, EnvironmentOptions, PoolerOptions, RLOptions
+
+    options = RLOptions(
+        out="pr2l",
+        environment=EnvironmentOptions("tabletop/lift", 1),
+        vlm="export",
+        prompt="Q: where is the {object}? A:",
+        representation=Settings(tokens=2, batch=1, image=False, words=40),
+        pooler=PoolerOptions(width=8, hidden=8, out=8),
+        cache=CacheOptions("cache", 16),
+        arguments={"n_steps": 8, "batch_size": 8, "n_epochs": 1},
+        net=[8],
+        steps=8,
+        checkpoint=8,
+    )
+    fit(options)
+    check_actions("pr2l/export", "pr2l/export")
+    assert fit(dataclasses.replace(options, steps=16)).steps == 16
+    assert torch.load("pr2l/checkpoint.pt", weights_only=True)["steps"] == 16
