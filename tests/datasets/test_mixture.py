@@ -15,9 +15,9 @@ from vla.errors import UserError
 class Numbers:
     """A source of N numbers, of the interface that a mixture uses."""
 
-    def __init__(self, count, weight=1.0, lead=0, kind="robot"):
+    def __init__(self, count, weight=1.0, warmup_samples=0, kind="robot"):
         self.kind = kind
-        self.count, self.weight, self.loss_weight, self.lead = count, weight, 1.0, lead
+        self.count, self.weight, self.loss_weight, self.warmup_samples = count, weight, 1.0, warmup_samples
 
     def __len__(self):
         return self.count
@@ -115,7 +115,7 @@ def test_a_leading_source_comes_first_and_alone():
     assert sorted(mixture.draw(t)[2] for t in range(10)) == list(range(10))
     drawn = mixture.shares(2000)
     assert {name: drawn[name].count for name in drawn} == {name: names.count(name) for name in drawn}
-    # What follows is the mixture without the lead.
+    # What follows is the mixture without the warm-up.
     plain = mix(robot=(100, 3), easy=(10, 1))
     assert [mixture.draw(t + 25) for t in range(50)] == [plain.draw(t) for t in range(50)]
 

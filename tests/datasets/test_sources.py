@@ -167,12 +167,12 @@ def test_questions_are_drawn_by_the_generator(asked):
 
 
 def test_several_questions_of_a_picture_are_different_ones(asked):
-    source = QuestionSource(asked, asked=7, augment=[Augmentation({"front": 4})])
+    source = QuestionSource(asked, questions_per_image=7, augment=[Augmentation({"front": 4})])
     item = source.item(4, np.random.default_rng(1))
     assert sorted(q.type for q in item.questions) == ["colour", "where"]
-    assert [q.type for q in QuestionSource(asked, asked=7, types={"where": 0.0}).item(4, RNG).questions] == ["colour"]
-    with pytest.raises(UserError, match="0 questions"):
-        QuestionSource(asked, asked=0)
+    assert [q.type for q in QuestionSource(asked, questions_per_image=7, types={"where": 0.0}).item(4, RNG).questions] == ["colour"]
+    with pytest.raises(UserError, match="questions_per_image 0"):
+        QuestionSource(asked, questions_per_image=0)
 
 
 def test_types_weigh_the_draw_but_not_the_split(asked):

@@ -36,7 +36,7 @@ def several(recipe, data, tmp_path_factory):
         early = {"folder": str(spoilt), "weight": 0.3, "holdout": 0.25, "first_steps": 2, "first_times": 2}
         early |= {"augment": [{"brightness": 0.1}]}
         sources["early"] = {"class_path": "vla.datasets.robot.RobotSource", "init_args": early}
-        sources["questions"]["init_args"] |= {"asked": 2, "augment": [{"contrast": 0.1}]}
+        sources["questions"]["init_args"] |= {"questions_per_image": 2, "augment": [{"contrast": 0.1}]}
         body["trainer"]["callbacks"].append({"class_path": "vla.training.callbacks.EMA", "init_args": {"decay": 0.9}})
 
     def write(folder):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
+import tempfile
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from vla.errors import UserError
 
@@ -27,14 +32,42 @@ def find_config(name: str) -> str:
 
 
 def _readable(path: str) -> str:
-    """The path itself; UserError where it is not YAML: what merges configurations would not say which one."""
+    """The path of a configuration with today's names: the same one, or a copy where it has older names, which are warned of.
+
+    Raises:
+        UserError: it is not YAML. (What merges configurations would not say which one.)
+    """
     import yaml
 
+    from vla.datasets.sources import RENAMED
+
+    old: set[str] = set()
+
+    def renamed(node: Any) -> Any:
+        if isinstance(node, list):
+            return [renamed(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        node = {key: renamed(value) for key, value in node.items()}
+        settings = node.get("init_args")
+        if isinstance(settings, dict) and str(node.get("class_path", "")).startswith("vla.datasets."):
+            old.update(settings.keys() & RENAMED.keys())
+            node["init_args"] = {RENAMED.get(key, key): value for key, value in settings.items()}
+        return node
+
     try:
-        yaml.safe_load(Path(path).read_text())
+        content = renamed(yaml.safe_load(Path(path).read_text()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"not YAML: {' '.join(str(error).split())}", path) from None
-    return path
+    if not old:
+        return path
+    for name in sorted(old):
+        print(f"note: {path}: `{name}` is now called `{RENAMED[name]}`; the next version knows only that", file=sys.stderr)
+    handle, copy = tempfile.mkstemp(prefix=f"{Path(path).stem}-", suffix=".yaml")
+    with os.fdopen(handle, "w") as file:
+        yaml.safe_dump(content, file, sort_keys=False)
+    atexit.register(Path(copy).unlink, missing_ok=True)
+    return copy
 
 
 def with_paths(argv: list[str]) -> list[str]:

@@ -57,7 +57,7 @@ def weigh(sources: Mapping[str, Source], robot_share: float | str | None = None,
 class Share:
     """What was drawn of one source: its share of the samples, how many, and how often the source was gone through.
 
-    `wanted` is the share that its weight asks for; a lead and the slots of a period keep the other from being quite that.
+    `wanted` is the share that its weight asks for; the other differs a little: warm-up samples, and the slots of a period.
     """
 
     share: float
@@ -73,7 +73,7 @@ class Mixture:
     place n % N of a permutation of its epoch n // N. Which of several questions is drawn, and augmentation, come from a generator
     seeded with (seed, t).
 
-    Sources with a `lead` come first, one after the other, each alone for so many samples.
+    Sources with `warmup_samples` come first, one after the other, each alone for so many samples.
 
     Args:
         sources: by name; weights are theirs.
@@ -96,7 +96,7 @@ class Mixture:
         self._names = list(sources)
         # The name, not its place: adding a source does not change the order of the others.
         self._orders = {name: source.order((seed, zlib.crc32(name.encode()))) for name, source in sources.items()}
-        leading = {name: source for name, source in sources.items() if source.lead}
+        leading = {name: source for name, source in sources.items() if source.warmup_samples}
         self._leads = {name: source.order((seed, zlib.crc32(f"{name} leading".encode()))) for name, source in leading.items()}
         weights = weights or {name: source.weight for name, source in sources.items()}
         self._counts = _slots(weights)
@@ -120,9 +120,9 @@ class Mixture:
         if t < 0:
             raise IndexError(f"sample {t}")
         for name, source in self.sources.items():
-            if t < source.lead:
+            if t < source.warmup_samples:
                 return name, *self._leads[name].at(t)
-            t -= source.lead
+            t -= source.warmup_samples
         period, slot = divmod(t, PERIOD)
         source = int(self._pattern[slot])
         name = self._names[source]
@@ -142,7 +142,7 @@ class Mixture:
         first = t
         leads = []
         for source in self.sources.values():
-            leads.append(min(t, source.lead))
+            leads.append(min(t, source.warmup_samples))
             t -= leads[-1]
         periods, rest = divmod(t, PERIOD)
         counts = np.array(leads) + periods * self._counts + np.bincount(self._pattern[:rest], minlength=len(self._names))

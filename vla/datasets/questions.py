@@ -23,8 +23,8 @@ class QuestionSource(Source[QuestionItem]):
 
     Args:
         types: question type -> how often it is drawn, relative to the others; those not named count 1.
-        asked: how many questions of a picture are drawn, all different (fewer where it has fewer): the pictures pass through the
-            model once for all of them.
+        questions_per_image: how many questions of an image are drawn, all different (fewer where it has fewer): the image passes
+            through the model once for all of them.
     """
 
     kind = "questions"
@@ -35,13 +35,13 @@ class QuestionSource(Source[QuestionItem]):
         weight: float = 1.0,
         loss_weight: float = 1.0,
         types: dict[str, float] | None = None,
-        asked: int = 1,
+        questions_per_image: int = 1,
         **kwargs,
     ):
         super().__init__(folder, weight, loss_weight, **kwargs)
-        if asked < 1:
-            raise UserError(f"{asked} questions asked of a picture", str(folder), "ask at least 1")
-        self.types, self.asked = types or {}, asked
+        if questions_per_image < 1:
+            raise UserError(f"questions_per_image {questions_per_image}", str(folder), "draw at least 1")
+        self.types, self.questions_per_image = types or {}, questions_per_image
 
     @functools.cached_property
     def _table(self) -> Columns:
@@ -54,8 +54,8 @@ class QuestionSource(Source[QuestionItem]):
 
     def _all_rows(self) -> np.ndarray:
         # The split comes first: it must not depend on which types are drawn.
-        asked = np.flatnonzero(self._table["counts"].sum(1))
-        part = asked[self._part(len(asked))]
+        with_questions = np.flatnonzero(self._table["counts"].sum(1))
+        part = with_questions[self._part(len(with_questions))]
         drawn = np.array([self.types.get(str(name), 1) > 0 for name in self._table["types"]], bool)
         return part[self._table["counts"][part][:, drawn].any(1)]
 
@@ -82,7 +82,7 @@ class QuestionSource(Source[QuestionItem]):
             weights = np.array([self.types.get(q["type"], 1.0) for q in known], np.float64)
             if not weights.sum():  # only a stream cannot leave such a picture out
                 weights[:] = 1.0
-            count = min(self.asked, int((weights > 0).sum()))
+            count = min(self.questions_per_image, int((weights > 0).sum()))
             chosen = [known[k] for k in rng.choice(len(known), count, replace=False, p=weights / weights.sum())]
         else:
             chosen = [known[which]]

@@ -22,6 +22,8 @@ Split = Literal["train", "val", "all"]
 OPENED = ("index", "_rows", "_pictures", "_table", "_ends", "_asked")
 STAND_INS = 10
 """So many samples are tried in place of one that cannot be read; as many records may be unreadable in any source."""
+RENAMED = {"lead": "warmup_samples", "asked": "questions_per_image"}
+"""Settings of a source by their names of before, which configurations and checkpoints may still have."""
 T = TypeVar("T")
 
 
@@ -67,7 +69,7 @@ class Source(Generic[T]):
     Args:
         folder: holds `card.yaml` and `shard-*.tar`; or an address where they are (https://…, s3://…, pipe:ssh host cat /data/{}).
         weight: share of the draws, relative to the other sources of a mixture.
-        lead: the first samples of a run, as many as this, come from this source alone: the easy ones first.
+        warmup_samples: the first samples of a run, as many as this, come from this source alone: the easy ones first.
         max_samples: only so many first samples of the split are used; 0 is all.
         fetched: local folder for shards that are elsewhere; "" is one under ~/.cache/vla.
         fetched_gib: what they may take there.
@@ -92,7 +94,7 @@ class Source(Generic[T]):
         holdout: float = 0.1,
         cache: bool = False,
         augment: Sequence[Augmentation] = (),
-        lead: int = 0,
+        warmup_samples: int = 0,
         max_samples: int = 0,
         fetched: str = "",
         fetched_gib: float = 20.0,
@@ -103,8 +105,8 @@ class Source(Generic[T]):
             raise UserError(f"together {together}", str(folder), "draw from at least 1 shard at a time")
         if not 0 <= tolerate <= 1:
             raise UserError(f"tolerate {tolerate}", str(folder), "give a share from 0 to 1")
-        if min(lead, max_samples) < 0:
-            raise UserError(f"lead {lead}, max_samples {max_samples}", str(folder), "give numbers of samples")
+        if min(warmup_samples, max_samples) < 0:
+            raise UserError(f"warmup_samples {warmup_samples}, max_samples {max_samples}", str(folder), "give numbers of samples")
         if split not in ("train", "val", "all") or not 0 < holdout < 1:
             raise UserError(f"split {split!r}, holdout {holdout}", str(folder), "train, val or all; a share between 0 and 1")
         self.folder = folder if is_remote(folder) else Path(folder)
@@ -112,7 +114,7 @@ class Source(Generic[T]):
         self.fetched, self.fetched_bytes = fetched, round(fetched_gib * 2**30)
         self.remote = RemoteFolder(str(folder), fetched, self.fetched_bytes) if is_remote(folder) else None
         self.split, self.holdout, self.cache, self.augment = split, holdout, cache, list(augment)
-        self.lead, self.max_samples, self.together = lead, max_samples, together
+        self.warmup_samples, self.max_samples, self.together = warmup_samples, max_samples, together
         self.tolerate = tolerate
 
     def __getstate__(self) -> dict:

@@ -32,7 +32,7 @@ class QuestionStream(QuestionSource):
         pictures: camera -> member that is its picture, e.g. {front: jpg}. Cameras left out are unseen.
         text: the member that holds the text: "json" with `questions` as our own shards have them, or plain text.
         question: what a plain text answers.
-        kwargs: as of any source; `cache`, `max_samples` and `lead` are not for streams.
+        kwargs: as of any source; `cache`, `max_samples` and `warmup_samples` are not for streams.
     """
 
     card = None  # type: ignore[assignment]
@@ -48,9 +48,9 @@ class QuestionStream(QuestionSource):
         **kwargs,
     ):
         super().__init__(str(urls), weight, loss_weight, **kwargs)
-        if self.cache or self.max_samples or self.lead:
+        if self.cache or self.max_samples or self.warmup_samples:
             raise UserError(
-                "cache, max_samples or lead of a stream", str(urls), "they need data that are counted: leave them out"
+                "cache, max_samples or warmup_samples of a stream", str(urls), "they need data that are counted: leave them out"
             )
         if not pictures:
             raise UserError("no pictures", str(urls), "name a camera's member, e.g. {front: jpg}")

@@ -19,7 +19,7 @@ from vla.datasets.card import DatasetCard
 from vla.datasets.mixture import Mixture, weigh
 from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
-from vla.datasets.sources import Split, read
+from vla.datasets.sources import RENAMED, Split, read
 from vla.errors import Unreadable, UserError
 from vla.sequences.batch import Example
 from vla.sequences.encode import Encoder
@@ -293,7 +293,7 @@ class VLAData(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         ours = self._identity()
-        saved = state_dict.get("mixture", ours)
+        saved = {_renamed(name): value for name, value in state_dict.get("mixture", ours).items()}
         differ = [name for name in sorted(saved.keys() | ours.keys()) if saved.get(name) != ours.get(name)]
         if differ:
             name = differ[0]
@@ -311,6 +311,12 @@ class VLAData(L.LightningDataModule):
                 )
         self.consumed = state_dict["consumed"]
         self.left_out.add(state_dict.get("unreadable", {}))
+
+
+def _renamed(setting: str) -> str:
+    """A setting of a checkpoint's mixture by its name of today, `sources.NAME.SETTING`."""
+    head, dot, last = setting.rpartition(".")
+    return head + dot + RENAMED.get(last, last)
 
 
 def _end_with(parent: int, _: int) -> None:
