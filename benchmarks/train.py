@@ -28,7 +28,7 @@ from vla.datasets.items import RobotItem
 from vla.models.load import new_tiny
 from vla.report.provenance import provenance
 from vla.sequences.encode import Encoder
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.callbacks import StepProgress, Throughput
 from vla.training.contract import ContractOptions, resolve
 from vla.training.data import VLAData, collate

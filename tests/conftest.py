@@ -7,7 +7,7 @@ import torch
 from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter
 from vla.models.load import new_tiny
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 torch.set_num_threads(1)
 SMALL = {"text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}}

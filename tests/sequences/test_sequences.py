@@ -18,7 +18,7 @@ from vla.models.load import load_vlm
 from vla.observation import Observation
 from vla.policies.local import LocalPolicy
 from vla.sequences.encode import Encoder
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.tokenization.codecs import SETTINGS, fitted
 from vla.tokenization.sequence import Role
 from vla.training.contract import add_action_tokens

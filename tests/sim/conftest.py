@@ -8,8 +8,8 @@ import pytest
 
 from vla.contract import PolicyContract
 from vla.observation import ActionChunk
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
-from vla.sim.tabletop import Tabletop
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.tabletop import Tabletop
 
 
 @pytest.fixture(scope="session")

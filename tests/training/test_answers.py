@@ -11,7 +11,7 @@ from vla.datasets.items import Question, QuestionItem, RobotItem
 from vla.models.load import load_vlm
 from vla.models.logprobs import scored, token_logprobs
 from vla.sequences.encode import Encoder
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.answers import ActionTokens, Answers
 from vla.training.measure import Measure, means, merge
 

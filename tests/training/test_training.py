@@ -16,7 +16,7 @@ from vla.errors import UserError
 from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.sim.collect_options import Collect
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.cli import main as lightning
 
 

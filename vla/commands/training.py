@@ -21,7 +21,7 @@ def new_tokenizer() -> Any:
     """A tokenizer that knows the words of the simulator's instructions and questions."""
     from vla.contract import PolicyContract
     from vla.models.tiny.text import train_tokenizer
-    from vla.sim.questions import vocabulary_corpus
+    from vla.sim.tabletop.questions import vocabulary_corpus
 
     words = vocabulary_corpus()
     prompts = [PolicyContract.prompt.format(instruction=w, state="") for w in words]

@@ -23,14 +23,13 @@ from vla.report.pairing import interleaved
 from vla.report.provenance import provenance
 from vla.report.records import EpisodeRecord, Key, Record
 from vla.report.summary import summarise
-from vla.sim.embodiment import robot
 from vla.sim.engines import Engine, open_workers, worker_count
 from vla.sim.episodes import Episode, Result
 from vla.sim.journal import Journal
 from vla.sim.record import Recorder
+from vla.sim.registry import embodiment_of, find_task
 from vla.sim.rollout import rollout
 from vla.sim.suites import Suite
-from vla.sim.tasks import known_task
 
 BATCH = 2
 """Rows of a local model's calls where nobody says otherwise. A number of its own, not the number of cores: it is part of what a
@@ -76,12 +75,12 @@ def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",), decode:
         ContractMismatch: it drives another robot, or this one by other conventions.
     """
     if name == "expert":
-        if without := [task for task in tasks if not known_task(task).expert]:
+        if without := [task for task in tasks if not find_task(task).expert]:
             raise UserError(f"{', '.join(without)} has no scripted expert", "--policy expert", "give a policy, or random")
         if decode:
             raise no_tokens("expert")
         return None
-    robots = dict(map(robot, tasks))
+    robots = dict(map(embodiment_of, tasks))
     policy = load_policy(name, batch, robots, decode=decode)
     for body, ours in robots.items():
         for field, mine, theirs in _conventions(ours, policy.contract.embodiment(body)):
@@ -249,7 +248,9 @@ def _films(folder: Path, suite: Suite, lines: list[dict[str, Any]]) -> list[dict
         if (folder / _film(line)).is_file()
     ]
     if len(found) > 1:
-        film_grid([folder / one["path"] for one in found], folder / "videos/grid.mp4", robot(suite.tasks[0])[1].control_hz)
+        film_grid(
+            [folder / one["path"] for one in found], folder / "videos/grid.mp4", embodiment_of(suite.tasks[0])[1].control_hz
+        )
         found.insert(0, {"path": "videos/grid.mp4", "title": f"{len(found)} episodes", "wide": True})
     return found
 

@@ -14,8 +14,8 @@ from vla.datasets.shards import ShardWriter, encode_member
 from vla.datasets.statistics import space_with_statistics
 from vla.errors import UserError
 from vla.observation import ActionChunk, Observation
-from vla.sim.embodiment import robot
 from vla.sim.episodes import Episode, Result
+from vla.sim.registry import embodiment_of
 
 
 class Recorder:
@@ -51,7 +51,7 @@ class Recorder:
 
     def expect(self, episodes: list[Episode]) -> None:
         """Says which episodes come, in the order in which they are to be written; UserError if they are of several robots."""
-        self._robots |= {robot(episode.task)[0]: robot(episode.task)[1] for episode in episodes}
+        self._robots |= dict(embodiment_of(episode.task) for episode in episodes)
         if len(self._robots) > 1:
             raise UserError(
                 f"the episodes are of {' and '.join(self._robots)}", "record", "one robot per folder: record them apart"
@@ -85,7 +85,7 @@ class Recorder:
             "episode": self._episodes,
             "length": len(steps),
             "instruction": result.instruction,
-            "embodiment": robot(result.task)[0],
+            "embodiment": embodiment_of(result.task)[0],
             "target": result.target,
             "success": result.success,
             **{name: getattr(result, name) for name in ("failure", "task", "variation", "seed", "kind")},

@@ -15,11 +15,9 @@ import numpy as np
 from vla.errors import ContractMismatch, UserError
 from vla.observation import ActionChunk, Observation
 from vla.policies.base import Policy, RecedingHorizon
-from vla.sim.episodes import EVALUATION, Episode, Kind, Result, set_up
+from vla.sim.episodes import Episode, Result
 from vla.sim.record import Recorder
 from vla.sim.workers import Fault, Worker, Workers
-
-__all__ = ["ATTEMPTS", "DEADLINE", "EVALUATION", "Episode", "Kind", "Result", "Workers", "rollout", "set_up"]
 
 DEADLINE = 120.0
 """Seconds after which a worker that has not answered counts as hung; starting one takes about five."""

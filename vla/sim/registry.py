@@ -1,0 +1,84 @@
+"""The simulators by name, and which of them has a task or an embodiment.
+
+A simulator of your own needs no change here. Its package names its description as an entry point,
+
+    [project.entry-points."vla.simulators"]
+    mine = "my_simulator:SIMULATOR"
+
+where `SIMULATOR` is a `vla.sim.simulator.Simulator`. Entry points are read in every process of every machine that has the package
+installed, hence also in spawned workers and in Ray's actors.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from importlib.metadata import entry_points
+
+from vla.contract import Embodiment
+from vla.errors import UserError
+from vla.sim.simulator import Simulator, TaskSpec
+
+SIMULATORS = {
+    "tabletop": "vla.sim.tabletop.simulator:TABLETOP",
+    "robosuite": "vla.sim.robosuite.simulator:ROBOSUITE",
+}
+"""Name -> "module:object". The module is imported when a task is looked up."""
+GROUP = "vla.simulators"
+"""Entry points of this group are further simulators."""
+
+
+@functools.cache
+def simulators() -> tuple[Simulator, ...]:
+    """All simulators.
+
+    Raises:
+        UserError: one that is installed beside us cannot be imported, or has a task that another one has.
+    """
+    table = SIMULATORS | {entry.name: entry.value for entry in entry_points(group=GROUP)}
+    loaded: dict[str, Simulator] = {}
+    for name, path in table.items():
+        module, _, attribute = path.partition(":")
+        try:
+            simulator: Simulator = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"simulator {name!r} cannot be loaded: {error}", path, "mend its package, or uninstall it") from error
+        for other in loaded.values():
+            if shared := simulator.tasks.keys() & other.tasks.keys():
+                raise UserError(f"simulators {other.name} and {name} both have {', '.join(shared)}", path, "rename the task")
+        loaded[name] = simulator
+    return tuple(loaded.values())
+
+
+def task_names() -> list[str]:
+    """The tasks of all simulators."""
+    return [task for simulator in simulators() for task in simulator.tasks]
+
+
+def simulator_of(task: str) -> Simulator:
+    """The simulator that has a task, or a set of questions, of that name.
+
+    Raises:
+        UserError: there is none; it lists the known tasks.
+    """
+    for simulator in simulators():
+        if task in simulator.tasks or task in simulator.questions:
+            return simulator
+    raise UserError(f"unknown task {task!r}", fix=f"one of: {', '.join(task_names())}")
+
+
+def find_task(name: str) -> TaskSpec:
+    """The task of that name.
+
+    Raises:
+        UserError: there is none; it lists the known ones.
+    """
+    for simulator in simulators():
+        if name in simulator.tasks:
+            return simulator.tasks[name]
+    raise UserError(f"unknown task {name!r}", fix=f"one of: {', '.join(task_names())}")
+
+
+def embodiment_of(task: str) -> tuple[str, Embodiment]:
+    """Name and description of the robot that a task is for."""
+    return simulator_of(task).embodiment(task)
