@@ -210,7 +210,7 @@ def test_checkpoints_are_chosen_by_success(config, tmp_path):
         asked.append(episodes)
         return {"success": rates[len(asked) - 1]}
 
-    lightning(["fit", "-c", str(config)], evaluate=evaluate, tokenizer=None, collect=None, options=Collect)
+    lightning(["fit", "-c", str(config)], evaluator=lambda cards: evaluate, tokenizer=None, collect=None, options=Collect)
     assert asked == [3] * 4
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["step=0000004 rollout success 0.900.ckpt"]
     logged = [row.split(",") for row in (tmp_path / "run/logs/metrics.csv").read_text().splitlines()]

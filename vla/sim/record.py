@@ -33,6 +33,7 @@ class Recorder:
         self.folder, self.policy = Path(folder), policy
         self._writer = ShardWriter(folder, overwrite=overwrite)
         self._robots: dict[str, Embodiment] = {}
+        self._tasks: list[str] = []
         self._order: list[str] = []
         self._steps: dict[str, list[dict[str, Any]]] = {}
         self._ended: dict[str, Result] = {}
@@ -56,6 +57,7 @@ class Recorder:
             raise UserError(
                 f"the episodes are of {' and '.join(self._robots)}", "record", "one robot per folder: record them apart"
             )
+        self._tasks = list(dict.fromkeys([*self._tasks, *(episode.task for episode in episodes)]))
         self._order += [episode.id for episode in episodes]
 
     def begin(self, stream: str) -> None:
@@ -107,7 +109,8 @@ class Recorder:
         )
         counts = {"episodes": self._episodes, "steps": len(self._actions), "successes": self._successes}
         conventions = {"pictures": "upright RGB", "action": "what was carried out, by the policy"}
+        task = {"task": self._tasks[0]} if len(self._tasks) == 1 else {}
         return DatasetCard(
             self.folder.name, "robot", name, spec, counts, self._writer.shards,
-            conventions=conventions, generator={"command": "vla rollout", "policy": self.policy},
+            conventions=conventions, generator={"command": "vla rollout", "policy": self.policy, **task},
         )  # fmt: skip

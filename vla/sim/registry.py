@@ -82,3 +82,13 @@ def find_task(name: str) -> TaskSpec:
 def embodiment_of(task: str) -> tuple[str, Embodiment]:
     """Name and description of the robot that a task is for."""
     return simulator_of(task).embodiment(task)
+
+
+def task_for(embodiment: str, task: str = "") -> str:
+    """The task to roll out for data of an embodiment: the one that the data names, else its simulator's first; "" is none.
+
+    Args:
+        task: as the data's card names it; one that no simulator has for this embodiment counts as unnamed.
+    """
+    fitting = [name for simulator in simulators() for name in simulator.tasks if simulator.embodiment(name)[0] == embodiment]
+    return task if task in fitting else next(iter(fitting), "")

@@ -144,6 +144,7 @@ def test_the_commands(tmp_path, capsys):
     assert cli.main(["collect", "--task", "robosuite-Lift", "--episodes", "2", "--out", str(data), "--workers", "1"]) == 0
     card = DatasetCard.load(data)
     assert (card.embodiment, card.counts["episodes"]) == ("robosuite-panda", 2) and card.spec.control_hz == 20
+    assert card.task == "robosuite-Lift"
     source = RobotSource(data, chunk=2)
     item = source.item(0, np.random.default_rng(0))
     assert (
@@ -159,7 +160,8 @@ def test_the_commands(tmp_path, capsys):
     played = json.loads(film.with_suffix(".json").read_text())
     recorded = RobotSource(tmp_path / "record", chunk=1).actions
     assert played["hz"] == 20 and np.allclose(played["actions"], recorded, atol=1e-4)
-    assert DatasetCard.load(tmp_path / "record").embodiment == "robosuite-panda"
+    card = DatasetCard.load(tmp_path / "record")
+    assert (card.embodiment, card.task) == ("robosuite-panda", "robosuite-Lift")
     assert cli.main(["rollout", "--policy", "random", "--task", "robosuite-Lift", "--kind", "swapped"]) == 2
     assert cli.main(["collect", "--task", "robosuite-Wipe", "--out", str(tmp_path / "no")]) == 2
     assert cli.main(["rollout", "--policy", "random", "--task", "robosuite-Fly"]) == 2
