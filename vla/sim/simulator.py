@@ -40,7 +40,11 @@ class TaskSpec:
 
 
 class Simulation(Protocol):
-    """Runs one episode at a time, of any of the simulator's tasks. It lives in a worker process, without torch."""
+    """Runs one episode at a time, of any of the simulator's tasks. It lives in a worker process, without torch.
+
+    An episode is a function of its description and of the actions. Observations carry its `id`; its `Result` has the hash of the
+    initial state and, if `episode.video`, frames and actions.
+    """
 
     def start(self, episode: Episode, look: bool = True) -> Observation:
         """Sets the episode up and returns the first observation, with images if `look`."""
