@@ -38,6 +38,7 @@ from vla.sim.tabletop.episodes import set_up, start_noise
 from vla.sim.tabletop.scene_variation import SceneVariation
 from vla.sim.tabletop.tasks import TASKS, find_task
 from vla.sim.tabletop.tasks.outcome import Outcome
+from vla.sim.tabletop.variation import TabletopVariation
 
 EXPORT = Path("runs/demo/export")
 CAMERAS = {"front": "front", "wrist": "robot0_eye_in_hand"}
@@ -170,12 +171,12 @@ def resets(rounds: int = 8) -> dict:
     names = ("rt2/unseen-environments", "rt2/unseen-backgrounds", "rt2/unseen-heights")
     variations = [variation for name in names for variation in load_suite(name).variations]
     ours, stock = tabletop.Tabletop(), Stock(LARGE)
-    wardrobe, scene = SceneVariation(ours), set_up(Episode(0))[0]
+    scene_variation, scene = SceneVariation(ours), set_up(Episode(0))[0]
     ours.reset(scene)
     pairs = []
     for number in range(rounds):
         began = time.perf_counter()
-        wardrobe.dress(variations[number % len(variations)])
+        scene_variation.dress(variations[number % len(variations)])
         ours.reset(set_up(Episode(number))[0])
         middle = time.perf_counter()
         stock._env.reset()
@@ -228,11 +229,11 @@ def evaluation(episodes: int, workers: int) -> dict:
 def _hold(pipe, stock: bool) -> None:
     """A process with a tabletop in it, working, as a worker is: no torch."""
     table = Stock(SIZE) if stock else tabletop.Tabletop()
-    wardrobe = None if stock else SceneVariation(table)
+    scene_variation = None if stock else SceneVariation(table)
     while (episodes := pipe.recv()) is not None:
         for seed in range(episodes):
-            if wardrobe:
-                wardrobe.dress(Episode(seed).variation)
+            if scene_variation:
+                scene_variation.dress(TabletopVariation())
             table.reset(set_up(Episode(seed))[0])
             for action in moves(3):
                 table.step(action)

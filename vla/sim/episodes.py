@@ -18,7 +18,7 @@ NONSENSE = (
     "snark up the vorpal rath",
     "quell the blicket fep",
 )
-"""Sentences without a meaning: what is done under them was not asked for."""
+"""Sentences without a meaning, which ask for nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Episode:
 
     Attributes:
         seed: of the scene and the start; equal seeds are equal scenes whatever the instruction.
-        kind: whether the drawn goal is asked for, the swapped one, or nothing is said, or nothing that means anything.
-        instruction: a sentence of the user's instead; the objects that it names (if any) are put into the scene.
-        video: whether frames of both cameras are recorded.
+        kind: whether the instruction asks for the drawn goal or for the swapped one, is empty, or has no meaning.
+        instruction: a sentence of the user's instead. The tabletop puts the objects that it names into the scene.
+        video: whether frames of the cameras are recorded.
         horizon: steps until it is given up; 0 is the task's.
         task: its name.
-        variation: what differs from training's scenes.
+        variation: how its scene differs from those of training; of the class that the task's simulator reads.
     """
 
     seed: int
@@ -49,8 +49,8 @@ class Episode:
         return "/".join([self.task, self.variation.name, str(self.seed), self.instruction or self.kind])
 
     def __str__(self) -> str:
-        said = f"“{self.instruction}”" if self.instruction else f"{self.kind} instruction"
-        return f"{self.task} / {self.variation.name}, seed {self.seed}, {said}"
+        instruction = f"“{self.instruction}”" if self.instruction else f"{self.kind} instruction"
+        return f"{self.task} / {self.variation.name}, seed {self.seed}, {instruction}"
 
 
 @dataclasses.dataclass
@@ -58,12 +58,12 @@ class Result:
     """How an episode went.
 
     Attributes:
-        target, first: what should be done and what was done first, as `describe` says it: for lifting, the object ("" is none).
+        target, first: what should be done and what was done first, in short: for lifting, the object ("" is none).
         failure: "" for success, else its class.
-        state: hash of the initial state and of what the variation changed.
+        state: SHA-256 of the initial state and of what the variation changed.
         malformed: how many answers of the policy were no whole chunk; the robot rested for a step each time.
         restarts: why workers failed in it before it went through; it began anew each time.
-        frames: recorded pictures [side, 2 * side, 3], front and wrist.
+        frames: recorded images, uint8 [side, 2 * side, 3]: both cameras beside each other.
         actions: for each frame but the first, the action that led to it.
     """
 

@@ -21,7 +21,7 @@ from vla.sim.registry import embodiment_of
 class Recorder:
     """Writes the episodes of a rollout as shards with a card, in the episodes' order, whoever is done first; a context manager.
 
-    Every step has picture, state, instruction and the action that was carried out; its `json` also has the plan that the policy
+    Every step has images, state, instruction and the action that was carried out; its `json` also has the plan that the policy
     wrote for it, how the episode ended (success, failure) and which one it is (task, variation, seed, kind).
 
     Args:
@@ -65,13 +65,13 @@ class Recorder:
         self._steps[stream] = []
 
     def step(self, observation: Observation, chunk: ActionChunk) -> None:
-        """Takes what was seen and what was done then, the first action of a chunk."""
+        """Takes an observation and what was done then, the first action of a chunk."""
         self._steps[observation.id].append(
             {
                 **{f"{name}.jpg": encode_member(f"{name}.jpg", image) for name, image in observation.images.items()},
                 "action.npy": np.asarray(chunk.actions[0], np.float32),
                 "state.npy": np.asarray(observation.state, np.float32),
-                "said": {"terminate": int(chunk.terminate[0])} | ({"plan": chunk.plan} if chunk.plan else {}),
+                "written": {"terminate": int(chunk.terminate[0])} | ({"plan": chunk.plan} if chunk.plan else {}),
             }
         )
 
@@ -93,7 +93,7 @@ class Recorder:
             **{name: getattr(result, name) for name in ("failure", "task", "variation", "seed", "kind")},
         }
         for number, step in enumerate(steps):
-            description = {**about, "step": number, **step.pop("said")}
+            description = {**about, "step": number, **step.pop("written")}
             self._actions.append(step["action.npy"])
             self._states.append(step["state.npy"])
             self._writer.write(f"e{self._episodes:06d}_s{number:04d}", {**step, "json": description})
@@ -101,11 +101,11 @@ class Recorder:
         self._successes += result.success
 
     def _card(self) -> DatasetCard:
-        (name, body), *_ = self._robots.items()
+        (name, spec), *_ = self._robots.items()
         spec = dataclasses.replace(
-            body,
-            action=space_with_statistics(body.action, np.stack(self._actions)),
-            state=space_with_statistics(body.state, np.stack(self._states)),
+            spec,
+            action=space_with_statistics(spec.action, np.stack(self._actions)),
+            state=space_with_statistics(spec.state, np.stack(self._states)),
         )
         counts = {"episodes": self._episodes, "steps": len(self._actions), "successes": self._successes}
         conventions = {"pictures": "upright RGB", "action": "what was carried out, by the policy"}

@@ -40,11 +40,11 @@ def rollout(
     notes.
 
     Args:
-        policy: acts for all workers at once; None is the scripted expert, without pictures.
+        policy: acts for all workers at once; None is the scripted expert, without images.
         progress: called with each result as it comes.
         execute: actions taken of each chunk; 0 takes the contract's.
         deadline: seconds that a worker may take for an answer.
-        recorder: gets every step and every end; pictures are then made at every step, whoever looks at them.
+        recorder: gets every step and every end; images are then rendered at every step, whether or not the policy looks.
 
     Raises:
         UserError: the policy answers a wrong shape or NaN (episode and step are named), or an episode failed ATTEMPTS times.
@@ -95,8 +95,8 @@ class _Rollout:
                 for worker in list(self.workers.all):
                     if self.todo and worker not in self.running:
                         self._begin(worker)
-                asked = [w for w in self.running if w not in self.waiting]
-                for worker, answer in self.workers.answers(asked, self.deadline) if asked else []:
+                pending = [w for w in self.running if w not in self.waiting]
+                for worker, answer in self.workers.answers(pending, self.deadline) if pending else []:
                     self._take(worker, answer)
                 if self.waiting and len(self.waiting) >= min(self.rows, len(self.running)):
                     self._act()

@@ -45,7 +45,7 @@ class Suite:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all that decides what is run: not the name, not what is said about it.
+        """SHA-256 over all that decides what is run: neither the name nor the description.
 
         What a variation leaves as training has it is left out: a field that is added later makes no other suite of an old one.
         """
@@ -58,8 +58,8 @@ class Suite:
     @property
     def horizons(self) -> int | dict[str, int]:
         """Steps until an episode is given up; by task where they differ."""
-        found = {task: self.horizon or find_task(task).horizon for task in self.tasks}
-        return found if len(set(found.values())) > 1 else found[self.tasks[0]]
+        horizons = {task: self.horizon or find_task(task).horizon for task in self.tasks}
+        return horizons if len(set(horizons.values())) > 1 else horizons[self.tasks[0]]
 
     def all(self) -> list[Episode]:
         """Its episodes, in the order of the record."""
@@ -82,13 +82,13 @@ def _folder() -> Traversable:
 
 
 def _names(folder: Traversable, prefix: str) -> list[str]:
-    found = []
+    names = []
     for entry in folder.iterdir():
         if entry.is_dir():
-            found += _names(entry, f"{prefix}{entry.name}/")
+            names += _names(entry, f"{prefix}{entry.name}/")
         elif entry.name.endswith(".yaml"):
-            found.append(prefix + entry.name.removesuffix(".yaml"))
-    return found
+            names.append(prefix + entry.name.removesuffix(".yaml"))
+    return names
 
 
 def load_suite(name: str, episodes: int = 0) -> Suite:

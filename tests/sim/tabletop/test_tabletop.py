@@ -195,7 +195,7 @@ def test_questions_are_answered_from_the_state(table):
     poses = questions.collect_poses(table, rng, 2)
     seen, near = set(), 0
     for _ in range(40):
-        asked = questions.draw_picture(table, poses, rng)
+        asked = questions.draw_image(table, poses, rng)
         held = [table.grasped(i) for i in range(len(table.scene))]
         assert not any(table.touched(i) for i in range(1, len(held))) and table.touched(0) == held[0]
         near += not held[0] and np.hypot(*(table.position(0) - table.state()[:3])[:2]) < 0.05
@@ -216,8 +216,8 @@ def test_questions_are_answered_from_the_state(table):
 def test_numbers_are_asked_after_all_else_and_answered_from_the_state(table):
     poses, answers = questions.collect_poses(table, np.random.default_rng(0), 2), []
     for picture in range(40):
-        plain = questions.draw_picture(table, poses, np.random.default_rng((1, picture)))
-        asked = questions.draw_picture(table, poses, np.random.default_rng((1, picture)), numbers=True)
+        plain = questions.draw_image(table, poses, np.random.default_rng((1, picture)))
+        asked = questions.draw_image(table, poses, np.random.default_rng((1, picture)), numbers=True)
         assert asked[: len(plain)] == plain
         order = sorted(table.scene, key=lambda o: table.project(table.scene.index(o))[0])
         for question in asked[len(plain) :]:

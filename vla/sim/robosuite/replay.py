@@ -1,4 +1,4 @@
-"""robosuite's demo.hdf5, which holds states and no pictures: rendered again, with any of its cameras, in robomimic's names."""
+"""robosuite's demo.hdf5, which holds states and no images: rendered again, with any of its cameras, in robomimic's names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vla.sim.robosuite.embodiment import CAMERAS
 from vla.sim.robosuite.tasks import PREFIX, TASKS
 
 SIZE = 84
-"""Edge of the pictures in pixels where nobody says otherwise: robomimic's."""
+"""Default edge of the images in pixels: robomimic's."""
 ASSETS = "robosuite/models/assets/"
 
 
@@ -30,7 +30,7 @@ def replayed(reader: Reader, cameras: Sequence[str] = (), height: int = 0, width
 
     Args:
         cameras: by robosuite's names; none are the front and the wrist camera.
-        height, width: of the pictures; 0 is SIZE.
+        height, width: of the images; 0 is SIZE.
     """
     if isinstance(reader, HDF5Reader) and _states_alone(reader):
         return ReplayReader(reader.path, cameras or list(CAMERAS.values()), height or SIZE, width or SIZE)
@@ -40,22 +40,22 @@ def replayed(reader: Reader, cameras: Sequence[str] = (), height: int = 0, width
 
 
 def _states_alone(reader: HDF5Reader) -> bool:
-    """Whether the first demonstration has robosuite's states and model, and no pictures."""
+    """Whether the first demonstration has robosuite's states and model, and no images."""
     # One that has no steps may be a link out of the file.
     ref = next((r for r in reader.refs() if r.weight and not r.damage), None)
     if ref is None:
         return False
     demo = reader.opened(ref.place[0])["data"][ref.place[1]]
     try:
-        pictures = any(getattr(entry, "ndim", 0) == 4 for entry in demo.get("obs", {}).values())
-        return "states" in demo and "model_file" in demo.attrs and not pictures
+        images = any(getattr(entry, "ndim", 0) == 4 for entry in demo.get("obs", {}).values())
+        return "states" in demo and "model_file" in demo.attrs and not images
     except (AttributeError, KeyError, OSError, RuntimeError):
         # It is damaged; who reads it says how.
         return False
 
 
 class ReplayReader(HDF5Reader):
-    """Episodes with pictures and proprioception computed from the recorded states, each in its own recorded model.
+    """Episodes with images and proprioception computed from the recorded states, each in its own recorded model.
 
     Args:
         cameras: by robosuite's names.
@@ -75,17 +75,17 @@ class ReplayReader(HDF5Reader):
         data = self.opened(path)["data"]
         scene = _Scene(str(data[name].attrs.get("model_file", "")), ref.name)
         scene.check(self.cameras, raw["states"], ref.name)
-        pictures: dict[str, list[np.ndarray]] = {camera: [] for camera in self.cameras}
-        found: dict[str, list[np.ndarray]] = {}
+        images: dict[str, list[np.ndarray]] = {camera: [] for camera in self.cameras}
+        proprioception: dict[str, list[np.ndarray]] = {}
         with scene.renderer(self.height, self.width) as render:
             for state in raw["states"]:
                 scene.show(state)
                 for key, value in scene.proprioception().items():
-                    found.setdefault(f"obs/{key}", []).append(value)
+                    proprioception.setdefault(f"obs/{key}", []).append(value)
                 for camera in self.cameras:
-                    pictures[camera].append(render(camera))
-        raw |= {key: np.stack(values) for key, values in found.items()}
-        raw |= {f"obs/{camera}_image": Listed(np.stack(frames)) for camera, frames in pictures.items()}
+                    images[camera].append(render(camera))
+        raw |= {key: np.stack(values) for key, values in proprioception.items()}
+        raw |= {f"obs/{camera}_image": Listed(np.stack(frames)) for camera, frames in images.items()}
         if words := _wording(data.attrs):
             raw.setdefault("language_instruction", words)
         return raw
@@ -93,11 +93,10 @@ class ReplayReader(HDF5Reader):
     def card(self) -> SourceCard:
         """robomimic's, with these cameras."""
         cameras = {camera.removeprefix("robot0_"): CameraKey(f"obs/{camera}_image") for camera in self.cameras}
-        said = "rendered from robosuite's states"
         return dataclasses.replace(
             load_source_card("robomimic"),
             title=self.path.stem,
-            verified=said,
+            verified="rendered from robosuite's states",
             cameras=cameras,
             instruction=("language_instruction",),
         )
@@ -173,8 +172,8 @@ def _local(text: str, where: str) -> str:
     for element in root.iter():
         files = [key for key in element.attrib if key.startswith("file")]
         for key in files or ["file"] * (element.tag in ("include", "extension", "plugin")):
-            _, found, rest = element.get(key, "").rpartition(ASSETS)
-            if not found or ".." in rest:
+            _, assets, rest = element.get(key, "").rpartition(ASSETS)
+            if not assets or ".." in rest:
                 what = element.get(key) or element.tag
                 raise UserError(f"its model reads {what!r}", where, f"only files of robosuite's own {ASSETS} are read")
             element.set(key, str(Path(robosuite.models.assets_root) / rest))

@@ -39,7 +39,7 @@ class RobosuiteSimulation:
             self._environments[episode.task] = Environment(episode.task)
         self.environment = self._environments[episode.task]
         self.environment.reset(episode.seed)
-        self.asked = bool(episode.instruction) or episode.kind == "correct"
+        self.has_goal = bool(episode.instruction) or episode.kind == "correct"
         nonsense = str(np.random.default_rng((SEED, episode.seed, 2)).choice(NONSENSE))
         by_kind = {"correct": self.environment.instruction, "nonsense": nonsense, "empty": ""}
         self.instruction = episode.instruction or by_kind[episode.kind]
@@ -64,11 +64,11 @@ class RobosuiteSimulation:
         return self.observe(look) if self.failure is None else self.result()
 
     def expert(self, episode: Episode) -> Result:
-        """Runs a whole episode with the scripted expert, which needs no images; told nothing, it holds still."""
+        """Runs a whole episode with the scripted expert, which needs no images; without an instruction it holds still."""
         self.start(episode, look=False)
         still = np.array([0.0] * 6 + [-1.0])[: embodiment(episode.task)[1].action.size]
         while self.failure is None:
-            self.step(expert_action(self.environment) if self.asked else still, False, False)
+            self.step(expert_action(self.environment) if self.has_goal else still, False, False)
         return self.result()
 
     def result(self) -> Result:
@@ -79,7 +79,7 @@ class RobosuiteSimulation:
             kind=self.episode.kind,
             instruction=self.instruction,
             objects=[],
-            target=goal if self.asked else "",
+            target=goal if self.has_goal else "",
             first=goal if done else "",
             failure=self.failure or "",
             steps=self.steps,
@@ -96,7 +96,7 @@ class RobosuiteSimulation:
         holds = self.environment.task.grasps and self.environment.holds()
         self.held |= holds
         if self.environment.success():
-            self.failure = "" if self.asked else "wrong object"
+            self.failure = "" if self.has_goal else "wrong object"
         elif terminate:
             self.failure = "terminated early"
         elif self.steps >= (self.episode.horizon or self.environment.task.horizon):

@@ -1,4 +1,4 @@
-"""robosuite's own tasks as data: what they are called, what the robot is told, who drives them. No simulator here."""
+"""robosuite's own tasks as data: names, instructions, horizons, and which have an expert. No simulator here."""
 
 from __future__ import annotations
 

@@ -204,6 +204,6 @@ def _ask_block(block: int) -> list[tuple[dict[str, bytes], list[dict]]]:
     samples = []
     for image in range(block * BLOCK, min((block + 1) * BLOCK, _options.pictures)):
         rng = np.random.default_rng((_options.seed, 5, image))
-        questions = asking.draw_picture(_table, _poses, rng, _options.objects, _options.numbers)
+        questions = asking.draw_image(_table, _poses, rng, _options.objects, _options.numbers)
         samples.append((_encode(_images()), questions))
     return samples

@@ -69,9 +69,9 @@ class TabletopEnv(gymnasium.Env):
         number = int(self.np_random.integers(2**31)) if seed is None else seed
         # Loading robosuite takes seconds; a vectorised environment makes one per process.
         self._simulation = self._simulation or TabletopSimulation()
-        seen = self._simulation.start(Episode(number, kind, horizon=self.horizon, task=self.task, variation=variation))
-        self.instruction = seen.instruction
-        return self._observation(seen.images, seen.state), {"instruction": seen.instruction, "seed": number}
+        first = self._simulation.start(Episode(number, kind, horizon=self.horizon, task=self.task, variation=variation))
+        self.instruction = first.instruction
+        return self._observation(first.images, first.state), {"instruction": first.instruction, "seed": number}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         if self._simulation is None:

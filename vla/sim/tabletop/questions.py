@@ -1,4 +1,4 @@
-"""The simulator as questioner: pictures of fresh scenes, and questions that it answers from its own state.
+"""The simulator as questioner: images of fresh scenes, and questions that it answers from its own state.
 
 Nouns are those of the instructions. Answers are balanced within each type and cannot be told from the wording. An object is asked
 after only where the front camera sees its middle. *list* (all of them) and *reach* (how far the gripper is away) are for
@@ -66,7 +66,7 @@ def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24)
             action[:3] += rng.normal(0, 0.015, 3)
             action[5] += rng.normal(0, 0.08)
             table.step(action)
-            # Holding is a matter of the picture: just touched is neither yes nor no, such poses are left out.
+            # Holding is a matter of the image: just touched is neither yes nor no, such poses are left out.
             if not table.touched(0):
                 poses.append(Pose(table.joints()))
             elif table.grasped(0) and table.lift(0) > 0.02:
@@ -83,7 +83,7 @@ def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24)
     return poses
 
 
-def draw_picture(
+def draw_image(
     table: Tabletop, poses: list[Pose], rng: np.random.Generator, objects: int = 0, numbers: bool = False
 ) -> list[dict]:
     """Sets up a fresh scene of so many objects (0: one to four) around one of the poses, without simulating; returns its
@@ -96,7 +96,7 @@ def draw_picture(
 
     Returns:
         [{"type", "question", "answer"}]: a word, or a list of words, integers and places [u, v] (each 0 to 1); render the table
-        for the picture.
+        for the image.
     """
     holding = bool(rng.random() < 0.35)
     # Few episodes may have no pose of the wanted kind; then any will do.
@@ -126,13 +126,13 @@ def draw_picture(
 def ask(table: Tabletop, rng: np.random.Generator, held: bool) -> list[dict]:
     """The questions that can be asked of what the table shows now; the order and the wording are drawn."""
     scene = table.scene
-    seen = [i for i in range(len(scene)) if visible(table, i)]
-    place = {i: table.project(i) for i in seen}
-    inside = [i for i in seen if all(0.02 < c < 0.98 for c in place[i])]
+    shown = [i for i in range(len(scene)) if visible(table, i)]
+    point = {i: table.project(i) for i in shown}
+    inside = [i for i in shown if all(0.02 < c < 0.98 for c in point[i])]
     questions = []
 
     def spot(i: int) -> list[float]:
-        return [round(c, 4) for c in place[i]]
+        return [round(c, 4) for c in point[i]]
 
     def say(kind: str, answer: str | list, **words: str) -> None:
         questions.append({"type": kind, "question": str(rng.choice(WORDINGS[kind])).format(**words), "answer": answer})
@@ -140,28 +140,28 @@ def ask(table: Tabletop, rng: np.random.Generator, held: bool) -> list[dict]:
     for i in rng.permutation(inside)[:2]:
         say("where", [spot(i)], name=scene[i].name)
     if inside and len(inside) == len(scene):
-        # All objects from left to right, each with its place: many scored words per picture, so colours and shapes are learned
+        # All objects from left to right, each with its point: many scored words per image, so colours and shapes are learned
         # long before any one question would teach them.
-        say("list", [part for i in sorted(inside, key=lambda i: place[i][0]) for part in (scene[i].name, spot(i))])
-    for i in rng.permutation(seen)[:2]:
+        say("list", [part for i in sorted(inside, key=lambda i: point[i][0]) for part in (scene[i].name, spot(i))])
+    for i in rng.permutation(shown)[:2]:
         say("reach", reach(table, int(i)), name=scene[i].name)
-    for i in rng.permutation(seen):
+    for i in rng.permutation(shown):
         if sum(o.shape == scene[i].shape for o in scene) == 1:
             say("colour", scene[i].colour, shape=scene[i].shape)
             break
-    for i in rng.permutation(seen):
+    for i in rng.permutation(shown):
         if sum(o.colour == scene[i].colour for o in scene) == 1:
             say("shape", scene[i].shape, colour=scene[i].colour)
             break
-    if len(seen) == len(scene):
+    if len(shown) == len(scene):
         say("count", COUNTS[len(scene)])
-    pairs = [(i, j) for i in inside for j in inside if i != j and abs(place[i][0] - place[j][0]) > 0.08]
+    pairs = [(i, j) for i in inside for j in inside if i != j and abs(point[i][0] - point[j][0]) > 0.08]
     if pairs:
         a, b = pairs[rng.integers(len(pairs))]
         side = str(rng.choice(["left", "right"]))
-        yes = (place[a][0] < place[b][0]) == (side == "left")
+        yes = (point[a][0] < point[b][0]) == (side == "left")
         say("relation", "yes" if yes else "no", a=scene[a].name, b=scene[b].name, side=side)
-    # Fewer pictures show a held object than not; asking after it in a share of the others keeps yes and no even.
+    # Fewer images show a held object than not; asking after it in a share of the others keeps yes and no even.
     if held or rng.random() < 0.35 / 0.65:
         say("holding", "yes" if held else "no")
     return questions

@@ -67,8 +67,8 @@ class SceneVariation:
         from vla.sim.tabletop.tabletop import look
 
         camera = self.model.camera("front").id
-        place = self.model.cam_pos[camera].copy()
+        position = self.model.cam_pos[camera].copy()
         # The point of the table top that the camera is built to look at: 45 degrees down from where it stands.
-        aim = np.array([place[0] - (place[2] - TABLE_HEIGHT), 0.0, TABLE_HEIGHT])
-        self.model.cam_pos[camera] = place + shift
-        self.model.cam_quat[camera] = look(aim - place - shift)
+        aim = np.array([position[0] - (position[2] - TABLE_HEIGHT), 0.0, TABLE_HEIGHT])
+        self.model.cam_pos[camera] = position + shift
+        self.model.cam_quat[camera] = look(aim - position - shift)

@@ -62,7 +62,7 @@ class TabletopSimulation:
         return self.result() if self.outcome.over else self.observe(look)
 
     def expert(self, episode: Episode) -> Result:
-        """Runs a whole episode with the scripted expert, which needs no images; told nothing, it holds still."""
+        """Runs a whole episode with the scripted expert, which needs no images; without an instruction it holds still."""
         self.start(episode, look=False)
         while not self.outcome.over:
             goal = self.outcome.goal

@@ -40,7 +40,7 @@ TORQUE_EVERY = 2
 UNSEEN = ("fixed_mount", "pedestal", "link0", "link1", "link2", "link3", "link4")
 UPPER = ("link5", "link6", "link7")
 """Parts of the robot that no camera sees anywhere in the workspace, and those that only the front camera sees. Their meshes have
-four fifths of all faces, and faces are what a picture costs."""
+four fifths of all faces, and faces are what an image costs."""
 UPPER_GROUP, UNSEEN_GROUP = 2, 5
 
 OBJECT_MASS, RECEPTACLE_MASS = 0.06, 0.4
@@ -84,7 +84,7 @@ def make_robosuite(**options: Any) -> Any:
     """A robosuite environment of our own: Panda, table, slots and the front camera.
 
     Args:
-        options: of the environment, other than ours: ours draws no pictures itself and is never compiled twice.
+        options: of the environment, other than ours: ours renders no images itself and is never compiled twice.
     """
     # A level would not last: importing robosuite sets its own.
     logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
@@ -153,13 +153,13 @@ def look(direction: np.ndarray) -> list[float]:
 
 
 class Tabletop:
-    """The simulated robot: scenes in, pictures and states out, actions in the contract's units.
+    """The simulated robot: scenes in, images and states out, actions in the contract's units.
 
     Attributes:
         raised: how much higher (m) the table is than it was built.
 
     Raises:
-        UserError: no OpenGL renderer works on this machine (only when a picture is asked for).
+        UserError: no OpenGL renderer works on this machine (only when an image is asked for).
     """
 
     cameras = ("front", "wrist")
@@ -205,11 +205,11 @@ class Tabletop:
 
     def _shapes(self, slot: int) -> dict[tuple[str, str], list[int]]:
         """The geoms of each (shape, size) that a slot holds."""
-        found: dict[tuple[str, str], list[int]] = {}
+        by_shape: dict[tuple[str, str], list[int]] = {}
         for geom in np.flatnonzero(self.model.geom_bodyid == self._body[slot]).tolist():
             _, shape, size = self.model.geom(geom).name.split("_")[:3]
-            found.setdefault((shape, size), []).append(geom)
-        return found
+            by_shape.setdefault((shape, size), []).append(geom)
+        return by_shape
 
     def reset(self, scene: Scene, rng: np.random.Generator | None = None) -> None:
         """Puts the robot in its first pose (with some joint noise, if rng is given) and the scene on the table."""
@@ -308,7 +308,7 @@ class Tabletop:
         return self.data.qpos[self._joint_positions]
 
     def set_joints(self, joints: np.ndarray) -> np.ndarray:
-        """Puts the robot into a pose without simulating; returns the gripper's place [3] as `state` gives it."""
+        """Puts the robot into a pose without simulating; returns the gripper's position [3] as `state` gives it."""
         self.data.qpos[self._joint_positions] = joints
         mujoco.mj_kinematics(self.model, self.data)
         return self.data.site_xpos[self._site] - (0, 0, TABLE_HEIGHT)
@@ -343,14 +343,14 @@ class Tabletop:
         return {b if a in own else a for a, b in pairs if a in own or b in own}
 
     def project(self, index: int, camera: str = "front") -> tuple[float, float]:
-        """Where the middle of object `index` is in the picture: (to the right, down), each 0 to 1 inside it."""
+        """Where the middle of object `index` is in the image: (to the right, down), each 0 to 1 inside it."""
         cam = self.model.camera(self._camera_names[camera]).id
         offset = self.data.cam_xmat[cam].reshape(3, 3).T @ (self.data.xpos[self._body[index]] - self.data.cam_xpos[cam])
         focal = 0.5 / np.tan(np.deg2rad(self.model.cam_fovy[cam]) / 2)
         return float(0.5 - focal * offset[0] / offset[2]), float(0.5 + focal * offset[1] / offset[2])
 
     def render(self, camera: str = "front", size: int = SIZE) -> np.ndarray:
-        """The picture of one camera, upright RGB uint8 [size, size, 3]."""
+        """The image of one camera, upright RGB uint8 [size, size, 3]."""
         if size not in self._renderers:
             self._renderers[size] = gl.renderer(self.model, size, size)
         renderer = self._renderers[size]
@@ -359,7 +359,7 @@ class Tabletop:
         return renderer.render()
 
     def images(self) -> dict[str, np.ndarray]:
-        """What the policy sees: camera name -> picture."""
+        """What the policy sees: camera name -> image."""
         return {camera: self.render(camera) for camera in self.cameras}
 
     def close(self) -> None:

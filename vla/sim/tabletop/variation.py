@@ -78,12 +78,13 @@ class TabletopVariation(Variation):
         item = scene[index]
         if self.told_by in ("number", "symbol"):
             number = NUMBERS[from_left(scene).index(index)]
-            said = f"number {number}" if self.told_by == "number" else f"as many as {rng.choice(SYMBOLS[number])}"
-            return f"object that is {said} from the left"
+            words = f"number {number}" if self.told_by == "number" else f"as many as {rng.choice(SYMBOLS[number])}"
+            return f"object that is {words} from the left"
         if self.told_by == "side":
-            told = told_side(scene, index)
-            assert told is not None
-            return f"object to the {told[0]} of the {self.noun(scene[told[1]].name)}"
+            neighbour = side_neighbour(scene, index)
+            assert neighbour is not None
+            side, other = neighbour
+            return f"object to the {side} of the {self.noun(scene[other].name)}"
         return self.noun({"": item.name, "colour": f"{item.colour} object", "shape": item.shape}[self.told_by])
 
     @classmethod
@@ -230,7 +231,7 @@ def draw_scene(
 def _tellable(scene: Scene, told_by: str) -> bool:
     """Whether the objects are far enough apart from left to right to be told so."""
     if told_by == "side":
-        return all(told_side(scene, i) for i in (0, 1))
+        return all(side_neighbour(scene, i) for i in (0, 1))
     places = [scene[i].y for i in from_left(scene)]
     return told_by not in ("number", "symbol") or bool(min(np.diff(places)) >= TELLING)
 
@@ -240,7 +241,7 @@ def from_left(scene: Scene) -> list[int]:
     return sorted((i for i, o in enumerate(scene) if o.movable), key=lambda i: scene[i].y)
 
 
-def told_side(scene: Scene, index: int) -> tuple[str, int] | None:
+def side_neighbour(scene: Scene, index: int) -> tuple[str, int] | None:
     """The side of another object on which object `index` is and no third one; None if there is none.
 
     Returns:
@@ -258,12 +259,12 @@ def _draw_names(
 ) -> list[tuple[str, ...]]:
     """So many colours and shapes, and sizes where the variation has them; colours differ but where it says otherwise."""
     if variation.objects:
-        found: dict[str, str] = {}
+        shape_of: dict[str, str] = {}
         for name in rng.permutation(list(variation.objects)).tolist():
             colour, shape = name.split()
-            if len(found) < count and colour not in found:
-                found[colour] = shape
-        return list(found.items())
+            if len(shape_of) < count and colour not in shape_of:
+                shape_of[colour] = shape
+        return list(shape_of.items())
     if variation.shared_colour:
         colours, forms = rng.permutation(list(COLOURS)).tolist(), rng.permutation(list(shapes)).tolist()
         rest = [(c, str(rng.choice(list(shapes)))) for c in colours[1 : count - 1]]

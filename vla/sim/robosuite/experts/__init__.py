@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vla.sim.robosuite.experts.door import door_action
-from vla.sim.robosuite.experts.hand import action, grasped, place, pose
+from vla.sim.robosuite.experts.hand import action, grasped, pose, position
 
 if TYPE_CHECKING:
     from vla.sim.robosuite.environment import Environment
@@ -84,7 +84,7 @@ def _carry(offset: np.ndarray, high: float, slow: float) -> np.ndarray:
 def _grasp(env: Any, body: int, beside: int | None = None, high: float = 0.0, round_: bool = False) -> np.ndarray:
     """Towards a grasp of an object by its faces, from above, so far over its middle."""
     goal, matrix = env.sim.data.body_xpos[body], env.sim.data.body_xmat[body].reshape(3, 3)
-    offset, yaw = goal + (0, 0, high) - place(env), 0.0 if round_ else float(np.arctan2(matrix[1, 0], matrix[0, 0]))
+    offset, yaw = goal + (0, 0, high) - position(env), 0.0 if round_ else float(np.arctan2(matrix[1, 0], matrix[0, 0]))
     turn = (yaw - _yaw(env) + np.pi / 4) % (np.pi / 2) - np.pi / 4
     if beside is not None:
         way = env.sim.data.body_xpos[beside][:2] - goal[:2]

@@ -18,13 +18,14 @@ def action(offset: np.ndarray, turn: float | np.ndarray, grip: float) -> np.ndar
 
 
 def pose(env: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The place [3] between the fingers, and as columns [3, 3] the line on which they close, the one across, and where they
+    """The position [3] between the fingers, and as columns [3, 3] the line on which they close, the one across, and where they
     point."""
     data, site = env.sim.data, env.robots[0].eef_site_id["right"]
     return data.site_xpos[site], data.site_xmat[site].reshape(3, 3)
 
 
-def place(env: Any) -> np.ndarray:
+def position(env: Any) -> np.ndarray:
+    """The position [3] between the fingers."""
     return pose(env)[0]
 
 

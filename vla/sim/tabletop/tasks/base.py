@@ -112,9 +112,9 @@ class Task(abc.ABC):
         reference = "" if goal.reference is None else variation.noun(scene[goal.reference].name)
         fitting = self.fitting(scene, goal)
         blanks = {frozenset(open_in(wording)) for wording in fitting}
-        said = str(rng.choice([w for w in variation.wordings if frozenset(open_in(w)) in blanks] or fitting))
+        wording = str(rng.choice([w for w in variation.wordings if frozenset(open_in(w)) in blanks] or fitting))
         name = variation.tell(scene, goal.target, rng)
-        return said.format(name=name, reference=reference, side=goal.side, where=PHRASES.get(goal.side, ""))
+        return wording.format(name=name, reference=reference, side=goal.side, where=PHRASES.get(goal.side, ""))
 
     def check(self, variation: TabletopVariation, where: str) -> None:
         """Raises UserError if the task cannot have what the variation asks for."""

@@ -75,5 +75,5 @@ class Outcome:
 
     def _candidates(self, table: Table) -> list[Goal]:
         """The goal asked for comes first: it may be reached together with another."""
-        found = self.task.candidates(table.scene, self.goal)
-        return [g for g in found if g == self.goal] + [g for g in found if g != self.goal]
+        goals = self.task.candidates(table.scene, self.goal)
+        return [g for g in goals if g == self.goal] + [g for g in goals if g != self.goal]

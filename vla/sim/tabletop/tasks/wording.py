@@ -23,8 +23,8 @@ def named_object(instruction: str) -> str | None:
 
 def named_side(instruction: str) -> str:
     """The side that a sentence names, or ""."""
-    found = _SIDE.search(_plain(instruction))
-    return found[1] if found else ""
+    match = _SIDE.search(_plain(instruction))
+    return match[1] if match else ""
 
 
 def _plain(instruction: str) -> str:
