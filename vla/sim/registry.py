@@ -1,6 +1,6 @@
-"""The simulators by name, and which of them has a task or an embodiment.
+"""The simulators, and which of them has a task or an embodiment.
 
-A simulator of your own needs no change here. Its package names its description as an entry point,
+A simulator of your own needs no change here: its package names its description as an entry point,
 
     [project.entry-points."vla.simulators"]
     mine = "my_simulator:SIMULATOR"
@@ -19,11 +19,8 @@ from vla.contract import Embodiment
 from vla.errors import UserError
 from vla.sim.simulator import Simulator, TaskSpec
 
-SIMULATORS = {
-    "tabletop": "vla.sim.tabletop.simulator:TABLETOP",
-    "robosuite": "vla.sim.robosuite.simulator:ROBOSUITE",
-}
-"""Name -> "module:object". The module is imported when a task is looked up."""
+SIMULATORS = ("vla.sim.tabletop.simulator:TABLETOP", "vla.sim.robosuite.simulator:ROBOSUITE")
+"""The package's own, as "module:object"; a module is imported when a task is first looked up."""
 GROUP = "vla.simulators"
 """Entry points of this group are further simulators."""
 
@@ -33,21 +30,20 @@ def simulators() -> tuple[Simulator, ...]:
     """All simulators.
 
     Raises:
-        UserError: one that is installed beside us cannot be imported, or has a task that another one has.
+        UserError: an installed one cannot be imported, or has a name or a task that another one has.
     """
-    table = SIMULATORS | {entry.name: entry.value for entry in entry_points(group=GROUP)}
-    loaded: dict[str, Simulator] = {}
-    for name, path in table.items():
+    loaded: list[Simulator] = []
+    for path in [*SIMULATORS, *(entry.value for entry in entry_points(group=GROUP))]:
         module, _, attribute = path.partition(":")
         try:
             simulator: Simulator = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
-            raise UserError(f"simulator {name!r} cannot be loaded: {error}", path, "mend its package, or uninstall it") from error
-        for other in loaded.values():
-            if shared := simulator.tasks.keys() & other.tasks.keys():
-                raise UserError(f"simulators {other.name} and {name} both have {', '.join(shared)}", path, "rename the task")
-        loaded[name] = simulator
-    return tuple(loaded.values())
+            raise UserError(f"this simulator cannot be loaded: {error}", path, "mend its package, or uninstall it") from error
+        for other in loaded:
+            if taken := {simulator.name, *simulator.tasks} & {other.name, *other.tasks}:
+                raise UserError(f"the names {', '.join(sorted(taken))} are taken by simulator {other.name}", path, "rename them")
+        loaded.append(simulator)
+    return tuple(loaded)
 
 
 def task_names() -> list[str]:

@@ -16,12 +16,10 @@ from vla.sim.simulator import VIDEO_SIZE
 
 
 class RobosuiteSimulation:
-    """robosuite's environments, one for each task that has come up, with an episode in one of them.
+    """robosuite's environments, each made when its task first comes up, with an episode in one of them.
 
-    Success is robosuite's own check, the first time that it holds.
-
-    At the horizon "nothing grasped" if nothing was, "dropped" if something was and no longer is, else "timeout"; what is done
-    though nothing was asked for is "wrong object", as on the tabletop.
+    Success is robosuite's own check, the first time that it holds. At the horizon "nothing grasped" if nothing was, "dropped" if
+    something was and no longer is, else "timeout". What is done unasked is "wrong object", as on the tabletop.
 
     Attributes:
         environment: of the present episode.
@@ -34,10 +32,10 @@ class RobosuiteSimulation:
 
     def start(self, episode: Episode, look: bool = True) -> Observation:
         """Sets the episode up; the first observation, with images if the policy will look."""
-        self.episode, self.began = episode, time.perf_counter()
         if episode.task not in self._environments:
             self._environments[episode.task] = Environment(episode.task)
         self.environment = self._environments[episode.task]
+        self.episode, self.began = episode, time.perf_counter()
         self.environment.reset(episode.seed)
         self.has_goal = bool(episode.instruction) or episode.kind == "correct"
         nonsense = str(np.random.default_rng((SEED, episode.seed, 2)).choice(NONSENSE))
