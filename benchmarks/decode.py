@@ -75,7 +75,7 @@ def acting(toy: bool) -> tuple[LocalPolicy, list[Observation]]:
     """The demo's policy and eight held-out steps; as a toy, the model it began as and noise."""
     if toy:
         from vla.models.load import load_vlm
-        from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+        from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
         contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, plan=("where", "reach"), chunk=2)
         rng = np.random.default_rng(0)

@@ -9,17 +9,17 @@ from pathlib import Path
 from vla.report.intervals import wilson
 from vla.report.provenance import provenance
 from vla.sim.episodes import Episode
+from vla.sim.registry import find_task, task_names
 from vla.sim.rollout import Workers, rollout
-from vla.sim.tasks import STOCK_TASKS, TASKS, known_task
 
 RESULTS = Path(__file__).resolve().parent / "results" / "experts.json"
 BAR, SCENES, SHORT = 0.95, 200, 10
-KNOWN = [*TASKS, *(name for name, task in STOCK_TASKS.items() if task.expert)]
+KNOWN = [task for task in task_names() if find_task(task).expert]
 
 
 def measure(task: str, episodes: int, workers: Workers) -> dict:
     """How often the expert reaches the goal of a task, half of the time the swapped one if it has one; with the failures."""
-    goals = known_task(task).goals
+    goals = find_task(task).goals
     todo = [Episode(i, "swapped" if goals > 1 and i % 2 else "correct", task=task) for i in range(episodes)]
     results = rollout(None, todo, workers)
     failures = {f"{r.seed} {r.kind}": r.failure for r in results if not r.success}
@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     for task in options.tasks:
-        known_task(task)
+        find_task(task)
     recorded = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     # Before anything is written: that would make it a changed checkout's.
     where = {**provenance(), "command": " ".join(["benchmarks/experts.py", *sys.argv[1:]])}

@@ -30,7 +30,7 @@ from vla.errors import UserError
 from vla.observation import ActionChunk, Observation
 from vla.protocols.wire import encode_array, pack, unpack
 from vla.report.provenance import provenance
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 EXPORT = Path("runs/demo/export")
 CLIENTS, SIDE = 16, 224

@@ -26,15 +26,19 @@ if __name__ == "__main__":
 from vla.observation import Observation
 from vla.report.intervals import wilson
 from vla.report.provenance import provenance
-from vla.sim import tabletop
-from vla.sim.embodiment import EMBODIMENT_NAME, SIZE, STOCK_CAMERAS, STOCK_HZ
-from vla.sim.episodes import Episode, set_up, start_noise
+from vla.sim.episodes import Episode
+from vla.sim.robosuite import embodiment as robosuite_panda
+from vla.sim.robosuite import tasks as robosuite_tasks
+from vla.sim.robosuite.environment import Environment
 from vla.sim.rollout import Workers, rollout
-from vla.sim.scene_variation import SceneVariation
-from vla.sim.stock import Stock as OwnTask
 from vla.sim.suites import load_suite
-from vla.sim.tasks import STOCK_TASKS, TASKS, find_task
-from vla.sim.tasks.outcome import Outcome
+from vla.sim.tabletop import tabletop
+from vla.sim.tabletop.embodiment import EMBODIMENT_NAME, SIZE
+from vla.sim.tabletop.episodes import set_up, start_noise
+from vla.sim.tabletop.scene_variation import SceneVariation
+from vla.sim.tabletop.tasks import TASKS, find_task
+from vla.sim.tabletop.tasks.outcome import Outcome
+from vla.sim.tabletop.variation import TabletopVariation
 
 EXPORT = Path("runs/demo/export")
 CAMERAS = {"front": "front", "wrist": "robot0_eye_in_hand"}
@@ -101,7 +105,7 @@ def moves(steps: int) -> np.ndarray:
 
 def speed(task: str, rounds: int, steps: int = 20) -> dict:
     """Control steps per second of one process of each side, in turns, both cameras rendered at LARGE after each; medians."""
-    ours, stock, size = own_task(task) if task in STOCK_TASKS else our_task(task)
+    ours, stock, size = own_task(task) if task in robosuite_tasks.TASKS else our_task(task)
     actions = moves(steps)[:, :size]
 
     def rate(step: Callable[[np.ndarray], object], actions: np.ndarray) -> float:
@@ -135,15 +139,15 @@ def own_task(task: str) -> tuple[Callable, Callable, int]:
     import robosuite
     from robosuite.controllers import load_composite_controller_config
 
-    ours = OwnTask(task)
+    ours = Environment(task)
     stock = robosuite.make(
-        STOCK_TASKS[task].environment,
+        robosuite_tasks.TASKS[task].environment,
         robots="Panda",
         controller_configs=load_composite_controller_config(robot="Panda"),
-        camera_names=list(STOCK_CAMERAS.values()),
+        camera_names=list(robosuite_panda.CAMERAS.values()),
         camera_heights=LARGE,
         camera_widths=LARGE,
-        control_freq=int(STOCK_HZ),
+        control_freq=int(robosuite_panda.CONTROL_HZ),
         horizon=100_000,
         ignore_done=True,
         seed=0,
@@ -153,7 +157,7 @@ def own_task(task: str) -> tuple[Callable, Callable, int]:
 
     def step(action: np.ndarray) -> list[np.ndarray]:
         ours.step(action)
-        return [ours.render(name, LARGE) for name in STOCK_CAMERAS]
+        return [ours.render(name, LARGE) for name in robosuite_panda.CAMERAS]
 
     def stock_step(action: np.ndarray) -> object:
         stock.sim._render_context_offscreen.gl_ctx.make_current()
@@ -167,12 +171,12 @@ def resets(rounds: int = 8) -> dict:
     names = ("rt2/unseen-environments", "rt2/unseen-backgrounds", "rt2/unseen-heights")
     variations = [variation for name in names for variation in load_suite(name).variations]
     ours, stock = tabletop.Tabletop(), Stock(LARGE)
-    wardrobe, scene = SceneVariation(ours), set_up(Episode(0))[0]
+    scene_variation, scene = SceneVariation(ours), set_up(Episode(0))[0]
     ours.reset(scene)
     pairs = []
     for number in range(rounds):
         began = time.perf_counter()
-        wardrobe.dress(variations[number % len(variations)])
+        scene_variation.dress(variations[number % len(variations)])
         ours.reset(set_up(Episode(number))[0])
         middle = time.perf_counter()
         stock._env.reset()
@@ -225,11 +229,11 @@ def evaluation(episodes: int, workers: int) -> dict:
 def _hold(pipe, stock: bool) -> None:
     """A process with a tabletop in it, working, as a worker is: no torch."""
     table = Stock(SIZE) if stock else tabletop.Tabletop()
-    wardrobe = None if stock else SceneVariation(table)
+    scene_variation = None if stock else SceneVariation(table)
     while (episodes := pipe.recv()) is not None:
         for seed in range(episodes):
-            if wardrobe:
-                wardrobe.dress(Episode(seed).variation)
+            if scene_variation:
+                scene_variation.dress(TabletopVariation())
             table.reset(set_up(Episode(seed))[0])
             for action in moves(3):
                 table.step(action)
@@ -265,7 +269,7 @@ def main() -> int:
         print(f"no {EXPORT}: run make demo", file=sys.stderr)
         return 2
     held = memory(200)
-    tasks, reset = {task: speed(task, 8 if task == "lift" else 2) for task in (*TASKS, *STOCK_TASKS)}, resets()
+    tasks, reset = {task: speed(task, 8 if task == "lift" else 2) for task in (*TASKS, *robosuite_tasks.TASKS)}, resets()
     stepped = tasks["lift"]
     plain, engine = plain_loop(options.plain), evaluation(options.episodes, options.workers)
     faster = plain["seconds_per_episode"] / engine["seconds_per_episode"]

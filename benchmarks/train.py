@@ -29,7 +29,7 @@ from vla.models.families.find import family_of
 from vla.models.load import new_tiny
 from vla.report.provenance import provenance
 from vla.sequences.encode import Encoder
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.batch import Failure, TrainingBatch
 from vla.training.callbacks import StepProgress, Throughput
 from vla.training.contract import ContractOptions, resolve

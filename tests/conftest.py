@@ -9,7 +9,7 @@ import torch
 from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter
 from vla.models.load import new_tiny
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 # One thread in every process: cores are shared with other tests. pytest's workers inherit it, and what a test starts.
 torch.set_num_threads(1)

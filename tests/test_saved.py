@@ -12,7 +12,7 @@ import torch
 from vla import cli
 from vla.observation import Observation
 from vla.policies.load import load_policy
-from vla.sim.embodiment import EMBODIMENT
+from vla.sim.tabletop.embodiment import EMBODIMENT
 
 SAVED = Path(__file__).parent / "saved"
 

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
-pytest.importorskip("vla.sim.tabletop", exc_type=ImportError)
+pytest.importorskip("vla.sim.tabletop.tabletop", exc_type=ImportError)
 
 from vla import cli
 from vla.promptable.representation import Settings

@@ -9,7 +9,7 @@ import pytest
 from vla.contract import PolicyContract
 from vla.models.load import SHIPPED, load_vlm, shipped_folder
 from vla.policies.local import LocalPolicy
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 TYPES = {
     "tiny": {"where", "colour", "shape", "count", "relation", "holding"},

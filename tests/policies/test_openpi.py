@@ -13,7 +13,7 @@ from vla.errors import UserError
 from vla.observation import ActionChunk, Observation
 from vla.policies.load import load_policy
 from vla.serving.server import running
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 BODIES = {EMBODIMENT_NAME: EMBODIMENT}
 

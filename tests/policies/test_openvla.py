@@ -12,7 +12,7 @@ import pytest
 from vla.errors import UserError
 from vla.observation import Observation
 from vla.policies.load import load_policy
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 BODIES = {EMBODIMENT_NAME: EMBODIMENT}
 ACTION = np.array([0.01, -0.02, 0.03, 0.0, 0.0, 0.1, 0.996])

@@ -11,7 +11,7 @@ from vla.models.load import load_vlm
 from vla.observation import ActionChunk, Observation
 from vla.policies.base import RecedingHorizon, TemporalEnsemble, rest
 from vla.policies.local import LocalPolicy
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 
 def test_policy_answers_do_not_depend_on_company(vlm):

@@ -4,7 +4,7 @@ import numpy as np
 
 from vla.observation import Observation
 from vla.policies.load import load_policy
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 
 def draw(policy, stream, steps):

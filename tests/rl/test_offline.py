@@ -17,7 +17,7 @@ from vla.report.plots import read_metrics
 from vla.rl.checkpoint import CHECKPOINT
 from vla.rl.offline import fit_offline
 from vla.rl.options import CacheOptions, PoolerOptions, RLOptions
-from vla.sim.embodiment import EMBODIMENT
+from vla.sim.tabletop.embodiment import EMBODIMENT
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_a_table_says_where_states_were_there_before_training(options, run, tmp_
 
 
 def test_a_table_of_policies_on_the_same_episodes(options, run, tmp_path, capsys):
-    pytest.importorskip("vla.sim.tabletop", exc_type=ImportError)
+    pytest.importorskip("vla.sim.tabletop.tabletop", exc_type=ImportError)
     from vla import cli
     from vla.rl.table import training_seconds
 

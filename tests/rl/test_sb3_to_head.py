@@ -27,7 +27,7 @@ from vla.rl.fit import fit
 from vla.rl.options import EnvironmentOptions, PoolerOptions, RLOptions
 from vla.rl.sb3_to_head import TOLD, unfit, write_policy
 from vla.rl.tabletop import SHARES
-from vla.sim.embodiment import EMBODIMENT
+from vla.sim.tabletop.embodiment import EMBODIMENT
 
 NUMBERS = EMBODIMENT.state.size + len(TOLD.words)
 

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
 # Not robosuite itself: the renderer is chosen before mujoco is imported.
-pytest.importorskip("vla.sim.tabletop", exc_type=ImportError)
+pytest.importorskip("vla.sim.tabletop.tabletop", exc_type=ImportError)
 
 from vla.errors import UserError
 from vla.models.load import load_vlm
@@ -21,8 +21,9 @@ from vla.rl.options import EnvironmentOptions, PoolerOptions, RLOptions
 from vla.rl.prompted_vec_env import PromptedVecEnv
 from vla.rl.subprocess_vec_env import ProcessVecEnv
 from vla.rl.tabletop import Tabletop
-from vla.sim.embodiment import EMBODIMENT
-from vla.sim.episodes import Episode, set_up
+from vla.sim.episodes import Episode
+from vla.sim.tabletop.embodiment import EMBODIMENT
+from vla.sim.tabletop.episodes import set_up
 
 
 @pytest.fixture(scope="module")

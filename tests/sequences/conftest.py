@@ -9,7 +9,7 @@ from vla.contract import PolicyContract
 from vla.models.families.find import family_of
 from vla.models.load import load_vlm
 from vla.sequences.encode import Encoder
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 # For helpers beside the tests, which are no package.
 sys.path.insert(0, str(Path(__file__).parent))

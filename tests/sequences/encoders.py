@@ -9,7 +9,7 @@ from vla.datasets.robot import RobotSource
 from vla.models.families.find import family_of
 from vla.models.load import load_vlm
 from vla.sequences.encode import Encoder
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.tokenization.codecs import fitted
 from vla.training.contract import add_action_tokens
 

@@ -9,7 +9,7 @@ from vla.datasets.robot import RobotSource
 from vla.errors import UserError
 from vla.observation import Observation
 from vla.policies.local import LocalPolicy
-from vla.sim.embodiment import EMBODIMENT
+from vla.sim.tabletop.embodiment import EMBODIMENT
 from vla.tokenization.sequence import Role
 
 

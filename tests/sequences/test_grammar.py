@@ -12,7 +12,7 @@ from vla.errors import UserError
 from vla.models.decoding.allowed import Follow, Ordinal
 from vla.observation import Observation
 from vla.policies.local import LocalPolicy
-from vla.sim.embodiment import EMBODIMENT
+from vla.sim.tabletop.embodiment import EMBODIMENT
 from vla.tokenization.codecs import SETTINGS
 
 

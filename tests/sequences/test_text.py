@@ -3,7 +3,7 @@
 import numpy as np
 
 from vla.datasets.questions import QuestionSource
-from vla.sim.embodiment import EMBODIMENT
+from vla.sim.tabletop.embodiment import EMBODIMENT
 
 
 def test_question_answer_comes_back_from_its_ids(examples, data):

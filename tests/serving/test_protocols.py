@@ -17,7 +17,7 @@ from vla.policies.openpi import OpenpiPolicy
 from vla.protocols.keymaps import to_message, to_request
 from vla.serving.openvla import to_request as openvla_request
 from vla.serving.server import running
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 
 def numpy_json(array):

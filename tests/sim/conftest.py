@@ -8,8 +8,8 @@ import pytest
 
 from vla.contract import PolicyContract
 from vla.observation import ActionChunk
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
-from vla.sim.tabletop import Tabletop
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.tabletop import Tabletop
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +53,16 @@ def toy(monkeypatch):
     from toy_simulation import ToySimulation
 
     return lambda trouble="", marker="": functools.partial(ToySimulation, trouble, str(marker))
+
+
+@pytest.fixture(scope="session")
+def install():
+    """Writes into a folder what an installer writes for a package that has a simulator, e.g. point_simulator.py."""
+
+    def write(folder, value="point_simulator:SIMULATOR"):
+        about = folder / "point-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: point\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text(f"[vla.simulators]\npoint = {value}\n")
+
+    return write

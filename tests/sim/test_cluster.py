@@ -20,15 +20,17 @@ def lines(results):
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(install, tmp_path_factory):
     """Two nodes of one CPU each, as processes of this machine."""
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     made.add_node(num_cpus=1)
-    # Its processes find the toy simulation where this file is.
-    found = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}}
-    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR", runtime_env=found)
+    # Its processes find the toy simulation where this file is, and an installed package beside it.
+    install(packages := tmp_path_factory.mktemp("packages"))
+    paths = os.pathsep.join([str(Path(__file__).parent), str(packages), os.environ.get("PYTHONPATH", "")])
+    environment = {"env_vars": {"PYTHONPATH": paths}}
+    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR", runtime_env=environment)
     yield made
     ray.shutdown()
     made.shutdown()
@@ -61,6 +63,12 @@ def test_pictures_and_physics_are_the_local_ones(seeing, on_cluster):
         with make(2) as workers:
             found.append(lines(rollout(seeing(), episodes, workers)))
     assert found[0] == found[1]
+
+
+def test_a_users_simulator_is_known_to_actors(on_cluster):
+    with on_cluster(1) as workers:
+        (result,) = rollout(None, [Episode(0, task="point-left")], workers)
+    assert result.success and result.task == "point-left"
 
 
 def test_more_workers_than_the_cluster_has_cpus_are_refused(toy, on_cluster):

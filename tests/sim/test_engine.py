@@ -9,8 +9,8 @@ from vla.models.load import load_vlm
 from vla.observation import ActionChunk
 from vla.policies.local import LocalPolicy
 from vla.policies.random import RandomPolicy
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.rollout import Episode, Workers, rollout
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 EPISODES = [Episode(seed, kind, horizon=5) for seed in range(3) for kind in ("correct", "nonsense")]
 

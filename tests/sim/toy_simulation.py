@@ -7,7 +7,8 @@ import signal
 import numpy as np
 
 from vla.observation import Observation
-from vla.sim.episodes import Result, set_up
+from vla.sim.episodes import Result
+from vla.sim.tabletop.episodes import set_up
 
 
 class ToySimulation:

@@ -12,7 +12,7 @@ from vla.models.families.find import family_of
 from vla.models.load import load_vlm
 from vla.models.logprobs import scored, token_logprobs
 from vla.sequences.encode import Encoder
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.answers import ActionTokens, Answers
 from vla.training.batch import TrainingBatch
 from vla.training.measure import Measure, means, merge

@@ -15,7 +15,7 @@ from vla.observation import Observation
 from vla.policies.local import LocalPolicy
 from vla.sequences.batch import BUCKET
 from vla.sequences.encode import Encoder
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 
 @pytest.mark.parametrize("block", ["causal", "bidirectional"])

@@ -20,7 +20,7 @@ from vla.policies.load import load_policy
 from vla.policies.local import LocalPolicy
 from vla.report.records import EpisodeRecord, Record
 from vla.sequences.encode import Encoder
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.export import compare_merged, export, interpolated, prompts, weights_hash
 
 CONTRACT = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=1)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from vla.sim.collect import collect_with_progress
 from vla.sim.collect_options import Collect
-from vla.sim.tasks import known_task
 
 
 def collect(options: Collect) -> str:
     """Records demonstrations of the scripted expert, or images with questions, as webdataset shards with a card."""
-    if options.task != "questions":
-        known_task(options.task)
     counts = collect_with_progress(options)
     return f"{options.out}: " + ", ".join(f"{value} {name}" for name, value in counts.items())

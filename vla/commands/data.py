@@ -223,7 +223,7 @@ def _card(name: str, reader: Reader) -> SourceCard:
 
 def _rendered(reader: Reader, cameras: str = "", height: int = 0, width: int = 0) -> Reader:
     """The reader, or one that renders robosuite's states."""
-    from vla.sim.replay import replayed
+    from vla.sim.robosuite.replay import replayed
 
     return replayed(reader, cameras.split(",") if cameras else (), height, width)
 

@@ -14,10 +14,9 @@ from vla.report.intervals import Rate
 from vla.report.summary import rates
 from vla.sim.engines import Engine, open_workers, worker_count
 from vla.sim.episodes import Kind, Result
+from vla.sim.registry import find_task, simulator_of
 from vla.sim.rollout import rollout as run_rollout
 from vla.sim.suites import Suite, check_kinds, load_suite
-from vla.sim.tasks import TASKS, known_task
-from vla.sim.tasks.wording import known_objects, named_object
 from vla.sim.variation import SEEN
 
 
@@ -66,7 +65,7 @@ def rollout(
         engine: "ray" spreads the episodes over a Ray cluster; results are the same.
         decode: refuse a policy whose contract has another `decode` (mode, median or local-mean); it changes no policy.
     """
-    check_kinds(known_task(task), (kind,), "--kind")
+    check_kinds(find_task(task), (kind,), "--kind")
     if min(episodes, horizon, workers, batch, execute, videos) < 0:
         numbers = f"episodes {episodes}, horizon {horizon}, workers {workers}, batch {batch}, execute {execute}, videos {videos}"
         raise UserError(numbers, "rollout", "each is at least 0; 0 leaves it to us")
@@ -78,8 +77,8 @@ def rollout(
         )
     if not out and (suite or videos or (fresh and not record)):
         raise UserError("--suite, --videos and --fresh need a folder", "rollout", "add --out, e.g. --out runs/seen")
-    if instruction and task in TASKS and named_object(instruction) is None:
-        print(f"note: the instruction names none of {', '.join(known_objects())}; nothing counts as success")
+    if instruction and (note := simulator_of(task).note(task, instruction)):
+        print(f"note: {note}")
     from vla.evaluation.run import Evaluation, evaluate, film_path, open_policy, recording, said
 
     one = Suite(task, (task,), (SEEN,), episodes or 1, horizon, (kind,), seed, instruction=instruction)

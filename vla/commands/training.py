@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from vla.commands.configs import with_paths
+from vla.datasets.card import DatasetCard
+from vla.errors import UserError
 from vla.policies.base import Policy
 from vla.report.summary import rates
 from vla.sim.collect import collect_with_progress
 from vla.sim.collect_options import Collect
+from vla.sim.conventions import check_conventions
 from vla.sim.episodes import Episode
+from vla.sim.registry import embodiment_of, task_for, task_names
 from vla.sim.rollout import rollout as run_rollout
 from vla.sim.workers import Workers
 
@@ -18,10 +24,10 @@ TRAINING_ROLLOUTS = 500_000
 
 
 def new_tokenizer() -> Any:
-    """A tokenizer that knows the words of the simulator's instructions and questions."""
+    """A tokenizer that knows the words of the tabletop's instructions and questions."""
     from vla.contract import PolicyContract
     from vla.models.tiny.text import train_tokenizer
-    from vla.sim.questions import vocabulary_corpus
+    from vla.sim.tabletop.questions import vocabulary_corpus
 
     words = vocabulary_corpus()
     prompts = [PolicyContract.prompt.format(instruction=w, state="") for w in words]
@@ -29,14 +35,35 @@ def new_tokenizer() -> Any:
 
 
 class Evaluator:
-    """Rolls out fixed episodes during training; its workers start at the first use and stay."""
+    """Rolls out fixed episodes during training; its workers start at the first use and stay.
+
+    Called with the cards of the data, it gives what rolls a policy out in the tasks that they name. Where a card names none, the
+    task is its embodiment's first; several take turns.
+    """
 
     def __init__(self) -> None:
         self.workers: Workers | None = None
 
-    def __call__(self, policy: Policy, episodes: int) -> dict[str, float]:
+    def __call__(self, cards: list[DatasetCard]) -> Callable[[Policy, int], dict[str, float]]:
+        """Raises UserError if no simulator has a robot of the data, ContractMismatch if it has it with other conventions."""
+        robots = [card for card in cards if card.kind == "robot"]
+        tasks = {task: card for card in robots if (task := task_for(card.embodiment, card.task))}
+        if not tasks:
+            names = ", ".join(sorted({card.embodiment for card in robots})) or "none: there is no robot data"
+            known = ", ".join(dict.fromkeys(embodiment_of(task)[0] for task in task_names()))
+            raise UserError(
+                f"no simulator has the data's embodiment ({names})",
+                "rollouts during training",
+                f"leave out RolloutCallback, or use data of {known}",
+            )
+        for task, card in tasks.items():
+            check_conventions(*embodiment_of(task), card.spec, "rollouts during training")
+        return functools.partial(self._roll_out, list(tasks))
+
+    def _roll_out(self, tasks: list[str], policy: Policy, episodes: int) -> dict[str, float]:
         self.workers = self.workers or Workers()
-        results = run_rollout(policy, [Episode(TRAINING_ROLLOUTS + i) for i in range(episodes)], self.workers)
+        todo = [Episode(TRAINING_ROLLOUTS + i, task=tasks[i % len(tasks)]) for i in range(episodes)]
+        results = run_rollout(policy, todo, self.workers)
         return {name: rate["rate"] for name, rate in rates(results).items()}
 
     def close(self) -> None:
@@ -50,7 +77,7 @@ def train(argv: list[str]) -> int:
 
     evaluator = Evaluator()
     try:
-        lightning(with_paths(argv), evaluate=evaluator, tokenizer=new_tokenizer, collect=collect_with_progress, options=Collect)
+        lightning(with_paths(argv), evaluator=evaluator, tokenizer=new_tokenizer, collect=collect_with_progress, options=Collect)
     finally:
         evaluator.close()
     return 0

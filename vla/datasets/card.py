@@ -28,7 +28,7 @@ class DatasetCard:
         questions: type -> how many.
         conventions: whatever units and names do not say, e.g. {"pictures": "upright RGB"}.
         wordings: templates of the instructions or questions.
-        generator: how the data was made, e.g. {"command": ..., "seed": ...}.
+        generator: how the data was made, e.g. {"command": ..., "task": ..., "seed": ...}.
     """
 
     name: str
@@ -46,6 +46,11 @@ class DatasetCard:
     def statistics(self) -> dict[str, dict[str, tuple[float, ...]]]:
         """Of actions and states: mean, std, min, max, q01, q99 per dimension."""
         return {"action": self.spec.action.statistics, "state": self.spec.state.statistics}
+
+    @property
+    def task(self) -> str:
+        """The simulator's task that robot data shows, by name; "" where the card names none."""
+        return str(self.generator.get("task", "")) if self.kind == "robot" else ""
 
     def save(self, folder: str | Path) -> None:
         """Writes card.yaml into the folder."""

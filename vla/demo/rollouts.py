@@ -9,11 +9,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vla.evaluation.films import captioned, film
+from vla.evaluation.films import captioned, film, rate
 from vla.report.intervals import Rate, wilson
 from vla.report.summary import rates
 from vla.report.video import side_by_side, write_video
-from vla.sim.embodiment import CONTROL_HZ
 from vla.sim.rollout import Episode, Result, Workers, rollout
 
 EXPERT_SCENES = 200
@@ -68,7 +67,7 @@ def _videos(folder: Path, correct: list[Result], swapped: list[Result]) -> list[
     if both:
         one, other = max(both, key=lambda pair: pair[0].success + pair[1].success)
         frames = side_by_side(captioned(one), captioned(other))
-        path = write_video(folder / "videos" / "both-instructions.mp4", frames, fps=CONTROL_HZ)
+        path = write_video(folder / "videos" / "both-instructions.mp4", frames, fps=rate(one))
         title = f"One scene, two instructions: {one.instruction} / {other.instruction}"
         videos.insert(0, {"path": f"videos/{path.name}", "title": title, "wide": True})
     return videos
@@ -78,8 +77,8 @@ def expert() -> dict[str, Any]:
     """How often the scripted expert succeeds, noise and rendering off."""
     with Workers() as workers, tqdm(total=EXPERT_SCENES, desc="expert", unit="episode") as bar:
         results = rollout(None, [Episode(i) for i in range(EXPERT_SCENES)], workers, lambda _: _tick(bar))
-    rate = wilson(sum(r.success for r in results), len(results))
-    return {"said": str(rate), "rate": rate.to_dict()}
+    success = wilson(sum(r.success for r in results), len(results))
+    return {"said": str(success), "rate": success.to_dict()}
 
 
 def _tick(bar: tqdm) -> None:

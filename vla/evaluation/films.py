@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from vla.report.video import caption, grid, read_video, write_video
-from vla.sim.embodiment import robot
 from vla.sim.episodes import Result
+from vla.sim.registry import embodiment_of
 
 
 def describe(result: Result) -> str:
@@ -38,7 +38,7 @@ def captioned(result: Result) -> list[np.ndarray]:
 
 def _said(action: np.ndarray, task: str) -> str:
     """An action in a few words: centimetres, degrees, and what the gripper does."""
-    _, body = robot(task)
+    _, body = embodiment_of(task)
     # "m", or how many of them are one.
     sizes = [float(number or 1) for number, _, _ in (unit.rpartition(" ") for unit in body.action.units[:6])]
     (x, y, z), turn = 100 * action[:3] * sizes[:3], np.degrees(action[5] * sizes[5])
@@ -48,7 +48,7 @@ def _said(action: np.ndarray, task: str) -> str:
 
 def rate(result: Result) -> float:
     """Frames, and actions, per second of an episode."""
-    return robot(result.task)[1].control_hz
+    return embodiment_of(result.task)[1].control_hz
 
 
 def film(result: Result, path: str | Path) -> Path:

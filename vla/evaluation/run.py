@@ -8,12 +8,11 @@ import hashlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vla.contract import Embodiment
-from vla.errors import ContractMismatch, UserError
+from vla.errors import UserError
 from vla.evaluation.films import film, film_grid
 from vla.policies.base import Policy
 from vla.policies.load import load_policy, no_tokens
@@ -23,14 +22,14 @@ from vla.report.pairing import interleaved
 from vla.report.provenance import provenance
 from vla.report.records import EpisodeRecord, Key, Record
 from vla.report.summary import summarise
-from vla.sim.embodiment import robot
+from vla.sim.conventions import check_conventions
 from vla.sim.engines import Engine, open_workers, worker_count
 from vla.sim.episodes import Episode, Result
 from vla.sim.journal import Journal
 from vla.sim.record import Recorder
+from vla.sim.registry import embodiment_of, find_task
 from vla.sim.rollout import rollout
 from vla.sim.suites import Suite
-from vla.sim.tasks import known_task
 
 BATCH = 2
 """Rows of a local model's calls where nobody says otherwise. A number of its own, not the number of cores: it is part of what a
@@ -76,27 +75,16 @@ def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",), decode:
         ContractMismatch: it drives another robot, or this one by other conventions.
     """
     if name == "expert":
-        if without := [task for task in tasks if not known_task(task).expert]:
+        if without := [task for task in tasks if not find_task(task).expert]:
             raise UserError(f"{', '.join(without)} has no scripted expert", "--policy expert", "give a policy, or random")
         if decode:
             raise no_tokens("expert")
         return None
-    robots = dict(map(robot, tasks))
+    robots = dict(map(embodiment_of, tasks))
     policy = load_policy(name, batch, robots, decode=decode)
-    for body, ours in robots.items():
-        for field, mine, theirs in _conventions(ours, policy.contract.embodiment(body)):
-            if mine != theirs:
-                raise ContractMismatch(f"{field} is {theirs} for the policy and {mine} for {body}", name, "it would act wrongly")
+    for embodiment, ours in robots.items():
+        check_conventions(embodiment, ours, policy.contract.embodiment(embodiment), name)
     return policy
-
-
-def _conventions(ours: Embodiment, theirs: Embodiment) -> Iterator[tuple[str, Any, Any]]:
-    """What must be alike for actions and observations to mean the same."""
-    for name in ("cameras", "control_hz", "frame", "mode", "rotation", "gripper"):
-        yield name, getattr(ours, name), getattr(theirs, name)
-    for space in ("state", "action"):
-        for name in ("names", "units"):
-            yield f"{name} of {space}", getattr(getattr(ours, space), name), getattr(getattr(theirs, space), name)
 
 
 def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None] | None = None) -> Record:
@@ -249,7 +237,9 @@ def _films(folder: Path, suite: Suite, lines: list[dict[str, Any]]) -> list[dict
         if (folder / _film(line)).is_file()
     ]
     if len(found) > 1:
-        film_grid([folder / one["path"] for one in found], folder / "videos/grid.mp4", robot(suite.tasks[0])[1].control_hz)
+        film_grid(
+            [folder / one["path"] for one in found], folder / "videos/grid.mp4", embodiment_of(suite.tasks[0])[1].control_hz
+        )
         found.insert(0, {"path": "videos/grid.mp4", "title": f"{len(found)} episodes", "wide": True})
     return found
 

@@ -16,8 +16,8 @@ from vla.promptable.head import Head
 from vla.promptable.instruction_vocabulary import FIELDS, InstructionVocabulary
 from vla.rl.build import TABLETOP, mixed_layers
 from vla.rl.options import RLOptions
-from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
-from vla.sim.scene import COLOURS, SHAPES
+from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.scene import COLOURS, SHAPES
 
 # In the order in which the environment tells them.
 TOLD = InstructionVocabulary((*COLOURS, *SHAPES), tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES))

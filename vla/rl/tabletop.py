@@ -8,10 +8,10 @@ import numpy as np
 from gymnasium import spaces
 
 from vla.promptable.actions import ActionScaler
-from vla.sim.embodiment import EMBODIMENT
-from vla.sim.gym import TabletopEnv
-from vla.sim.questions import visible
-from vla.sim.scene import COLOURS, SHAPES, Object
+from vla.sim.tabletop.embodiment import EMBODIMENT
+from vla.sim.tabletop.gym import TabletopEnv
+from vla.sim.tabletop.questions import visible
+from vla.sim.tabletop.scene import COLOURS, SHAPES, Object
 
 SHARES = ActionScaler(EMBODIMENT.action)
 

@@ -35,7 +35,7 @@ def connect() -> int:
 
 
 class _Held:
-    """What is remote: one simulation, asked by name."""
+    """The remote part: one simulation, whose methods are called by name."""
 
     def __init__(self, make: Callable[[], Any]):
         self._simulation = make()
@@ -43,7 +43,7 @@ class _Held:
     def tell(self, name: str, *arguments: Any) -> Any:
         try:
             return getattr(self._simulation, name)(*arguments)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked must hear of it
+        except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
             return Fault(f"{type(error).__name__}: {error}")
 
 

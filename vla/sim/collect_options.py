@@ -1,8 +1,12 @@
-"""What `vla collect` is told."""
+"""The options of `vla collect`."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+
+Report = Callable[[int, int, str], None]
+"""Called with (done, of how many, a word on how it goes)."""
 
 
 @dataclasses.dataclass

@@ -10,13 +10,13 @@ from vla.sim.workers import Workers
 Engine = Literal["local", "ray"]
 
 
-def worker_count(engine: Engine, asked: int, episodes: int) -> int:
-    """How many workers serve so many episodes; asked for 0, one per core, of this machine or of the Ray cluster."""
+def worker_count(engine: Engine, count: int, episodes: int) -> int:
+    """How many workers serve so many episodes; a `count` of 0 is one per core, of this machine or of the Ray cluster."""
     if engine == "ray":
         from vla.sim.cluster import connect
 
-        asked = asked or connect()
-    return min(asked or multiprocessing.cpu_count(), max(episodes, 1))
+        count = count or connect()
+    return min(count or multiprocessing.cpu_count(), max(episodes, 1))
 
 
 def open_workers(engine: Engine, count: int) -> Workers:

@@ -1,4 +1,4 @@
-"""Headless OpenGL for MuJoCo: which library renders, and a renderer stripped of what a policy's pictures do not need."""
+"""Headless OpenGL for MuJoCo: which library renders, and a renderer stripped of what a policy's images do not need."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import importlib.util
 import os
 import sys
 from typing import Any
+
+import numpy as np
 
 PLATFORMS = ("egl", "osmesa")
 
@@ -70,7 +72,7 @@ def _egl_opens() -> bool:
 
 
 def renderer(model: Any, height: int, width: int) -> Any:
-    """A `mujoco.Renderer` for pictures of one size without shadows and multisampling, and without collision meshes."""
+    """A `mujoco.Renderer` for images of one size without shadows and multisampling, and without collision meshes."""
     import mujoco
 
     model.vis.quality.shadowsize = 0
@@ -81,3 +83,11 @@ def renderer(model: Any, height: int, width: int) -> Any:
     made.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
     made.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
     return made
+
+
+def refuse_black(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The images; RuntimeError if one is all black."""
+    for camera, image in images.items():
+        if not image.any():
+            raise RuntimeError(f"the picture of camera {camera!r} is black: the OpenGL context is lost")
+    return images

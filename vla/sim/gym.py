@@ -1,108 +1,12 @@
-"""The tabletop as Gymnasium environments: `import vla.sim.gym`, then `gymnasium.make("vla/Lift-v0")`."""
+"""The simulators' tasks as Gymnasium environments: `import vla.sim.gym`, then e.g. `gymnasium.make("vla/Lift-v0")`.
 
-from __future__ import annotations
-
-from typing import Any
+Importing this registers their ids; `gymnasium.make` imports the environment itself.
+"""
 
 import gymnasium
-import numpy as np
-from gymnasium import spaces
 
-from vla.errors import UserError
-from vla.sim.embodiment import CONTROL_HZ, EMBODIMENT
-from vla.sim.episodes import KINDS, Episode, Result
-from vla.sim.simulation import VIDEO_SIZE, Simulation
-from vla.sim.tasks import STOCK_TASKS, TASKS, find_task
-from vla.sim.variation import SEEN, Variation
+from vla.sim.registry import simulators
 
-
-class TabletopEnv(gymnasium.Env):
-    """One task on the tabletop, told in words.
-
-    An observation has a picture per camera (uint8 [H, W, 3], upright RGB) and "state", float32 [5] in the units of
-    `EMBODIMENT`; the instruction is in `info` at every step, and in `instruction`. Actions are float32 [7]: metres, radians,
-    gripper -1 open to +1 closed. The reward is 1 for the success that ends an episode, else 0. An episode is terminated by
-    success or by the wrong object or place, and truncated by the horizon; `info["failure"]` says which of them it was.
-
-    Seeds are those of `vla rollout --seed`: the same number is the same scene and the same instruction.
-
-    Args:
-        task: one of the tabletop's.
-        horizon: steps until an episode is truncated; 0 is the task's.
-        render_mode: "rgb_array" or None; `render` gives both cameras beside each other, uint8 [256, 512, 3].
-
-    Raises:
-        UserError: an unknown task, kind of instruction, option or render mode.
-    """
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": int(CONTROL_HZ)}
-
-    def __init__(self, task: str = "lift", horizon: int = 0, render_mode: str | None = None):
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise UserError(f"unknown render mode {render_mode!r}", "gymnasium", "rgb_array, or none")
-        self.task, self.horizon, self.render_mode = find_task(task).name, horizon, render_mode
-        body = EMBODIMENT
-        pictures = {c.name: spaces.Box(0, 255, (c.height, c.width, 3), np.uint8) for c in body.cameras}
-        # Wider than the contract's limits: a little outside of them happens, and is not hidden.
-        state = spaces.Box(-4.0, 4.0, (body.state.size,), np.float32)
-        self.observation_space = spaces.Dict({**pictures, "state": state})
-        self.action_space = spaces.Box(np.array(body.action.low, np.float32), np.array(body.action.high, np.float32))
-        self._simulation: Simulation | None = None
-        self.instruction = ""
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Starts an episode: scene `seed`, or a drawn one.
-
-        Args:
-            options: "kind" of instruction (default "correct") and "variation" (a `Variation`; default training's scenes).
-        """
-        super().reset(seed=seed)
-        options = dict(options or {})
-        kind, variation = options.pop("kind", "correct"), options.pop("variation", SEEN)
-        if options or kind not in KINDS or not isinstance(variation, Variation):
-            raise UserError(
-                f"kind {kind!r}, variation {variation!r}, further options {list(options)}",
-                "gymnasium reset",
-                f"kind is one of {', '.join(KINDS)}, variation a vla.sim.variation.Variation",
-            )
-        number = int(self.np_random.integers(2**31)) if seed is None else seed
-        # Loading robosuite takes seconds; a vectorised environment makes one per process.
-        self._simulation = self._simulation or Simulation()
-        seen = self._simulation.start(Episode(number, kind, horizon=self.horizon, task=self.task, variation=variation))
-        self.instruction = seen.instruction
-        return self._observation(seen.images, seen.state), {"instruction": seen.instruction, "seed": number}
-
-    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        if self._simulation is None:
-            raise UserError("step before reset", "gymnasium", "call reset first")
-        simulation = self._simulation
-        went = simulation.step(np.asarray(action, np.float64), False, False)
-        seen = simulation.observe(True)
-        info: dict[str, Any] = {"instruction": self.instruction}
-        over, timeout = isinstance(went, Result), False
-        if isinstance(went, Result):
-            info |= {"failure": went.failure, "success": went.success, "first": went.first, "target": went.target}
-            timeout = not went.executed
-        reward = float(isinstance(went, Result) and went.success)
-        return self._observation(seen.images, seen.state), reward, over and not timeout, timeout, info
-
-    def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if self.render_mode is None or self._simulation is None:
-            return None
-        table = self._simulation.table
-        return np.concatenate([table.render(camera, VIDEO_SIZE) for camera in table.cameras], 1)
-
-    def close(self) -> None:
-        if self._simulation is not None:
-            self._simulation.table.close()
-            self._simulation = None
-
-    @staticmethod
-    def _observation(images: dict[str, np.ndarray], state: np.ndarray) -> dict[str, Any]:
-        return {**{name: picture.copy() for name, picture in images.items()}, "state": state.astype(np.float32)}
-
-
-for _task in TASKS:
-    gymnasium.register(f"vla/{_task.title()}-v0", entry_point="vla.sim.gym:TabletopEnv", kwargs={"task": _task})
-for _name, _stock in STOCK_TASKS.items():
-    gymnasium.register(f"vla/{_name}-v0", entry_point="vla.sim.stock_gym:StockEnv", kwargs={"task": _stock.environment})
+for _simulator in simulators():
+    for _id, (_entry_point, _arguments) in _simulator.environments.items():
+        gymnasium.register(_id, entry_point=_entry_point, kwargs=_arguments)

@@ -14,14 +14,14 @@ from vla.datasets.shards import ShardWriter, encode_member
 from vla.datasets.statistics import space_with_statistics
 from vla.errors import UserError
 from vla.observation import ActionChunk, Observation
-from vla.sim.embodiment import robot
 from vla.sim.episodes import Episode, Result
+from vla.sim.registry import embodiment_of
 
 
 class Recorder:
     """Writes the episodes of a rollout as shards with a card, in the episodes' order, whoever is done first; a context manager.
 
-    Every step has picture, state, instruction and the action that was carried out; its `json` also has the plan that the policy
+    Every step has images, state, instruction and the action that was carried out; its `json` also has the plan that the policy
     wrote for it, how the episode ended (success, failure) and which one it is (task, variation, seed, kind).
 
     Args:
@@ -33,6 +33,7 @@ class Recorder:
         self.folder, self.policy = Path(folder), policy
         self._writer = ShardWriter(folder, overwrite=overwrite)
         self._robots: dict[str, Embodiment] = {}
+        self._tasks: list[str] = []
         self._order: list[str] = []
         self._steps: dict[str, list[dict[str, Any]]] = {}
         self._ended: dict[str, Result] = {}
@@ -51,11 +52,12 @@ class Recorder:
 
     def expect(self, episodes: list[Episode]) -> None:
         """Says which episodes come, in the order in which they are to be written; UserError if they are of several robots."""
-        self._robots |= {robot(episode.task)[0]: robot(episode.task)[1] for episode in episodes}
+        self._robots |= dict(embodiment_of(episode.task) for episode in episodes)
         if len(self._robots) > 1:
             raise UserError(
                 f"the episodes are of {' and '.join(self._robots)}", "record", "one robot per folder: record them apart"
             )
+        self._tasks = list(dict.fromkeys([*self._tasks, *(episode.task for episode in episodes)]))
         self._order += [episode.id for episode in episodes]
 
     def begin(self, stream: str) -> None:
@@ -63,13 +65,13 @@ class Recorder:
         self._steps[stream] = []
 
     def step(self, observation: Observation, chunk: ActionChunk) -> None:
-        """Takes what was seen and what was done then, the first action of a chunk."""
+        """Takes an observation and what was done then, the first action of a chunk."""
         self._steps[observation.id].append(
             {
                 **{f"{name}.jpg": encode_member(f"{name}.jpg", image) for name, image in observation.images.items()},
                 "action.npy": np.asarray(chunk.actions[0], np.float32),
                 "state.npy": np.asarray(observation.state, np.float32),
-                "said": {"terminate": int(chunk.terminate[0])} | ({"plan": chunk.plan} if chunk.plan else {}),
+                "written": {"terminate": int(chunk.terminate[0])} | ({"plan": chunk.plan} if chunk.plan else {}),
             }
         )
 
@@ -85,13 +87,13 @@ class Recorder:
             "episode": self._episodes,
             "length": len(steps),
             "instruction": result.instruction,
-            "embodiment": robot(result.task)[0],
+            "embodiment": embodiment_of(result.task)[0],
             "target": result.target,
             "success": result.success,
             **{name: getattr(result, name) for name in ("failure", "task", "variation", "seed", "kind")},
         }
         for number, step in enumerate(steps):
-            description = {**about, "step": number, **step.pop("said")}
+            description = {**about, "step": number, **step.pop("written")}
             self._actions.append(step["action.npy"])
             self._states.append(step["state.npy"])
             self._writer.write(f"e{self._episodes:06d}_s{number:04d}", {**step, "json": description})
@@ -99,15 +101,16 @@ class Recorder:
         self._successes += result.success
 
     def _card(self) -> DatasetCard:
-        (name, body), *_ = self._robots.items()
+        (name, spec), *_ = self._robots.items()
         spec = dataclasses.replace(
-            body,
-            action=space_with_statistics(body.action, np.stack(self._actions)),
-            state=space_with_statistics(body.state, np.stack(self._states)),
+            spec,
+            action=space_with_statistics(spec.action, np.stack(self._actions)),
+            state=space_with_statistics(spec.state, np.stack(self._states)),
         )
         counts = {"episodes": self._episodes, "steps": len(self._actions), "successes": self._successes}
         conventions = {"pictures": "upright RGB", "action": "what was carried out, by the policy"}
+        task = {"task": self._tasks[0]} if len(self._tasks) == 1 else {}
         return DatasetCard(
             self.folder.name, "robot", name, spec, counts, self._writer.shards,
-            conventions=conventions, generator={"command": "vla rollout", "policy": self.policy},
+            conventions=conventions, generator={"command": "vla rollout", "policy": self.policy, **task},
         )  # fmt: skip

@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from vla.errors import ContractMismatch, UserError
 from vla.observation import ActionChunk, Observation
 from vla.policies.base import Policy, RecedingHorizon, check_answers
-from vla.sim.episodes import EVALUATION, Episode, Kind, Result, set_up
+from vla.sim.episodes import Episode, Result
 from vla.sim.record import Recorder
 from vla.sim.workers import Fault, Worker, Workers
-
-__all__ = ["ATTEMPTS", "DEADLINE", "EVALUATION", "Episode", "Kind", "Result", "Workers", "rollout", "set_up"]
 
 DEADLINE = 120.0
 """Seconds after which a worker that has not answered counts as hung; starting one takes about five."""
@@ -40,11 +38,11 @@ def rollout(
     notes.
 
     Args:
-        policy: acts for all workers at once; None is the scripted expert, without pictures.
+        policy: acts for all workers at once; None is the scripted expert, without images.
         progress: called with each result as it comes.
         execute: actions taken of each chunk; 0 takes the contract's.
         deadline: seconds that a worker may take for an answer.
-        recorder: gets every step and every end; pictures are then made at every step, whoever looks at them.
+        recorder: gets every step and every end; images are then rendered at every step, whether or not the policy looks.
 
     Raises:
         UserError: the policy answers a wrong shape or NaN (episode and step are named), or an episode failed ATTEMPTS times.
@@ -95,8 +93,8 @@ class _Rollout:
                 for worker in list(self.workers.all):
                     if self.todo and worker not in self.running:
                         self._begin(worker)
-                asked = [w for w in self.running if w not in self.waiting]
-                for worker, answer in self.workers.answers(asked, self.deadline) if asked else []:
+                pending = [w for w in self.running if w not in self.waiting]
+                for worker, answer in self.workers.answers(pending, self.deadline) if pending else []:
                     self._take(worker, answer)
                 if self.waiting and len(self.waiting) >= min(self.rows, len(self.running)):
                     self._act()

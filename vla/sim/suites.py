@@ -14,10 +14,9 @@ import yaml
 
 from vla.errors import UserError
 from vla.sim.episodes import KINDS, Episode, Kind
-from vla.sim.tasks import STOCK_TASKS, TASKS, known_task
-from vla.sim.tasks.base import Task
-from vla.sim.tasks.stock import StockTask
-from vla.sim.variation import Variation, read_variation
+from vla.sim.registry import find_task, simulator_of, task_names
+from vla.sim.simulator import TaskSpec
+from vla.sim.variation import Variation
 
 FIELDS = ("about", "tasks", "variations", "episodes", "horizon", "kinds", "seed")
 
@@ -46,7 +45,7 @@ class Suite:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all that decides what is run: not the name, not what is said about it.
+        """SHA-256 over all that decides what is run: neither the name nor the description.
 
         What a variation leaves as training has it is left out: a field that is added later makes no other suite of an old one.
         """
@@ -59,8 +58,8 @@ class Suite:
     @property
     def horizons(self) -> int | dict[str, int]:
         """Steps until an episode is given up; by task where they differ."""
-        found = {task: self.horizon or known_task(task).horizon for task in self.tasks}
-        return found if len(set(found.values())) > 1 else found[self.tasks[0]]
+        horizons = {task: self.horizon or find_task(task).horizon for task in self.tasks}
+        return horizons if len(set(horizons.values())) > 1 else horizons[self.tasks[0]]
 
     def all(self) -> list[Episode]:
         """Its episodes, in the order of the record."""
@@ -83,13 +82,13 @@ def _folder() -> Traversable:
 
 
 def _names(folder: Traversable, prefix: str) -> list[str]:
-    found = []
+    names = []
     for entry in folder.iterdir():
         if entry.is_dir():
-            found += _names(entry, f"{prefix}{entry.name}/")
+            names += _names(entry, f"{prefix}{entry.name}/")
         elif entry.name.endswith(".yaml"):
-            found.append(prefix + entry.name.removesuffix(".yaml"))
-    return found
+            names.append(prefix + entry.name.removesuffix(".yaml"))
+    return names
 
 
 def load_suite(name: str, episodes: int = 0) -> Suite:
@@ -129,7 +128,7 @@ def read_suite(name: str, data: Any, where: str) -> Suite:
     for key in ("tasks", "variations"):
         if not data.get(key):
             raise UserError(f"`{key}` is missing", where, "a suite has tasks and variations")
-    tasks = _choices(data["tasks"], "tasks", (*TASKS, *STOCK_TASKS), where)
+    tasks = _choices(data["tasks"], "tasks", tuple(task_names()), where)
     kinds = _choices(data.get("kinds", ["correct", "swapped"]), "kinds", KINDS, where)
     numbers = {}
     for key, least in (("episodes", 1), ("horizon", 1), ("seed", 0)):
@@ -139,15 +138,16 @@ def read_suite(name: str, data: Any, where: str) -> Suite:
             numbers[key] = data[key]
     if not isinstance(data["variations"], dict):
         raise UserError("`variations` is not a mapping", where, "variation name -> what differs from training")
-    variations = tuple(read_variation(str(key), value, where) for key, value in data["variations"].items())
-    for task in map(known_task, tasks):
-        check_kinds(task, kinds, where)
+    reader = simulator_of(tasks[0])
+    variations = tuple(reader.read_variation(str(key), value, where) for key, value in data["variations"].items())
+    for task in tasks:
+        check_kinds(find_task(task), kinds, where)
         for variation in variations:
-            task.check(variation, f"{where}: variation {variation.name!r}")
+            simulator_of(task).check(task, variation, f"{where}: variation {variation.name!r}")
     return Suite(name, tasks, variations, kinds=kinds, about=str(data.get("about", "")), **numbers)
 
 
-def check_kinds(task: Task | StockTask, kinds: tuple[Kind, ...], where: str) -> None:
+def check_kinds(task: TaskSpec, kinds: tuple[Kind, ...], where: str) -> None:
     """Raises UserError for a kind of instruction that the task cannot have."""
     if "swapped" in kinds and task.goals < 2:
         raise UserError(f"{task.name} has one goal, there is no other to ask for", where, "leave out the kind swapped")

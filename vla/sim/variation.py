@@ -1,273 +1,31 @@
-"""How the scenes of an evaluation differ from training's, as plain data, and drawing such a scene. No simulator here."""
+"""What an episode has otherwise than the training data: its name and, in a simulator's own subclass, whatever that can change."""
 
 from __future__ import annotations
 
 import dataclasses
-import string
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-
-from vla.errors import UserError
-from vla.sim.scene import COLOURS, FLAT, RECEPTACLES, SHAPES, SLOTS, UNSEEN_COLOURS, UNSEEN_SHAPES, Scene, arrange
-
-Rgb = tuple[float, float, float]
-MATERIALS = ("table_ceramic", "floorplane", "walls_mat")
-"""Textures that the compiled model has."""
-HIGHEST = 0.05
-"""How much (m) a table can be raised or lowered: as far as the arm works as it does on the table it was built for."""
-TOLD_BY = ("", "colour", "shape", "side", "number", "symbol")
-NUMBERS = ("one", "two", "three", "four")
-SYMBOLS = {
-    "one": ("a unicorn has horns", "an elephant has trunks"),
-    "two": ("a bird has legs", "a bicycle has wheels"),
-    "three": ("a tricycle has wheels", "a traffic light has lamps"),
-    "four": ("a dog has legs", "a car has wheels"),
-}
-"""What stands for a number, after "as many as"."""
-TELLING = 0.05
-"""How much farther to the left or right (m) than all others an object is that is told by its side, and than its neighbours one
-that is told by its number."""
-BLANKS = ("name", "reference", "side", "where")
-"""What a wording leaves open: the object to act on, the one that says where to, "left", and "to the left of"."""
+Json = str | int | float | bool | None | tuple["Json", ...] | list["Json"] | dict[str, "Json"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Variation:
-    """What differs from training; the default is nothing.
+    """A named variation. This one changes nothing; a subclass has a field, with a default, for each thing that it can change.
 
     Attributes:
         name: in the suite.
-        objects: names ("red cube") from which a scene's objects are drawn, colours distinct; () is all that training has.
-        shared_colour: the first two objects have one colour and differ in shape.
-        sizes: objects are small or large and are named so; often the first two differ in nothing else.
-        distractors: further objects, beyond the two or three that training has.
-        wordings: sentences with {name} in them, and with {reference}, {side} or {where} as in the tasks' own; () is training's.
-        words: what a word of an object's name is replaced by in the instruction.
-        told_by: what the object to act on is told by instead of its name: its "colour", its "shape", or the "side" of another
-            object on which it is, alone; its "number" from the left; or that number by what it is a "symbol" of: as many as a dog
-            has legs.
-        table: colour of the table top, or one of the model's textures; "" is training's.
-        floor, walls: their colour.
-        light: factors of red, green and blue.
-        camera: by how much (m; x, y, z) the front camera is moved; it still looks at the same place.
-        raised: how much higher (m) the table is; below 0 lower. The robot and the cameras stay.
     """
 
     name: str = "seen"
-    objects: tuple[str, ...] = ()
-    shared_colour: bool = False
-    sizes: bool = False
-    distractors: int = 0
-    wordings: tuple[str, ...] = ()
-    words: dict[str, str] = dataclasses.field(default_factory=dict)
-    told_by: str = ""
-    table: Rgb | str = ""
-    floor: Rgb | None = None
-    walls: Rgb | None = None
-    light: Rgb = (1.0, 1.0, 1.0)
-    camera: Rgb = (0.0, 0.0, 0.0)
-    raised: float = 0.0
 
-    def noun(self, name: str) -> str:
-        """An object's name as this variation says it."""
-        return " ".join(self.words.get(word, word) for word in name.split())
-
-    def tell(self, scene: Scene, index: int, rng: np.random.Generator) -> str:
-        """What the instruction calls object `index`, after "the"; `rng` draws what stands for a number."""
-        item = scene[index]
-        if self.told_by in ("number", "symbol"):
-            number = NUMBERS[from_left(scene).index(index)]
-            said = f"number {number}" if self.told_by == "number" else f"as many as {rng.choice(SYMBOLS[number])}"
-            return f"object that is {said} from the left"
-        if self.told_by == "side":
-            told = told_side(scene, index)
-            assert told is not None
-            return f"object to the {told[0]} of the {self.noun(scene[told[1]].name)}"
-        return self.noun({"": item.name, "colour": f"{item.colour} object", "shape": item.shape}[self.told_by])
-
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Its name and all that differs from training: what a suite's hash is made of."""
-        plain = dataclasses.asdict(Variation())
+        plain = dataclasses.asdict(type(self)())
         return {key: value for key, value in dataclasses.asdict(self).items() if key == "name" or value != plain[key]}
+
+    @property
+    def changes(self) -> list[str]:
+        """The names of the fields that differ from training."""
+        return [key for key in self.to_dict() if key != "name"]
 
 
 SEEN = Variation()
-
-
-def read_variation(name: str, data: Any, where: str) -> Variation:
-    """A variation from what YAML holds; `colours` and `shapes` may stand for `objects`: all their pairs.
-
-    Raises:
-        UserError: an unknown field, object or texture, or a value of the wrong kind; the field is named.
-    """
-    where = f"{where}: variation {name!r}"
-    data = dict(_mapping({} if data is None else data, where))
-    pool = [_texts(data.pop(key, default), key, where) for key, default in (("colours", None), ("shapes", None))]
-    fields = [f.name for f in dataclasses.fields(Variation) if f.name != "name"]
-    for key in data:
-        if key not in fields:
-            raise UserError(f"unknown field {key!r}", where, f"known are colours, shapes, {', '.join(fields)}")
-    if any(pool):
-        if "objects" in data:
-            raise UserError("both `objects` and `colours` or `shapes`", where, "give the one or the others")
-        data["objects"] = [f"{c} {s}" for c in pool[0] or list(COLOURS) for s in pool[1] or list(SHAPES)]
-    read: dict[str, Any] = {"name": name}
-    for key, value in data.items():
-        if key in ("objects", "wordings"):
-            read[key] = _texts(value, key, where)
-        elif key in ("floor", "walls", "light", "camera") or (key == "table" and not isinstance(value, str)):
-            read[key] = _three(value, key, where, key == "camera")
-        else:
-            read[key] = value
-    made = Variation(**read)
-    _check(made, where)
-    return made
-
-
-def _check(v: Variation, where: str) -> None:
-    for name in v.objects:
-        colour, _, shape = name.partition(" ")
-        if colour not in COLOURS | UNSEEN_COLOURS or shape not in SHAPES | UNSEEN_SHAPES | FLAT:
-            known = f"{', '.join(COLOURS | UNSEEN_COLOURS)} with {', '.join(SHAPES | UNSEEN_SHAPES | FLAT)}"
-            raise UserError(f"unknown object {name!r}", where, f"known are {known}")
-    if v.objects and len({name.split()[0] for name in v.objects}) < 2:
-        raise UserError("`objects` have fewer than two colours", where, "a scene has at least two objects that differ in colour")
-    for key in ("shared_colour", "sizes"):
-        if type(getattr(v, key)) is not bool:
-            raise UserError(f"`{key}` is {getattr(v, key)!r}", where, "true or false")
-    if bool(v.objects) + v.shared_colour + v.sizes > 1:
-        raise UserError("`objects`, `shared_colour` and `sizes` exclude each other", where, "give one of them")
-    for wording in v.wordings:
-        blanks = open_in(wording)
-        if "name" not in blanks or len(set(blanks)) < len(blanks) or not set(blanks) <= set(BLANKS):
-            raise UserError(
-                f"wording {wording!r}",
-                where,
-                "put {name} where the object is named; {reference}, {side} and {where} are the other blanks",
-            )
-    if type(v.raised) not in (int, float) or not abs(v.raised) <= HIGHEST:
-        raise UserError(f"`raised` is {v.raised!r}", where, f"-{HIGHEST} to {HIGHEST} m")
-    if type(v.distractors) is not int or not 0 <= v.distractors <= SLOTS - 2:
-        raise UserError(f"`distractors` is {v.distractors!r}", where, f"0 to {SLOTS - 2}")
-    if v.told_by not in TOLD_BY:
-        raise UserError(f"`told_by` is {v.told_by!r}", where, f"one of {', '.join(TOLD_BY[1:])}")
-    if v.told_by and (v.sizes or (v.shared_colour and v.told_by == "colour")):
-        raise UserError(
-            f"objects that differ in less than their {v.told_by}", where, "leave out `shared_colour`, `sizes` or `told_by`"
-        )
-    if v.told_by == "shape" and v.objects and len({name.split()[-1] for name in v.objects}) < 2:
-        raise UserError("`objects` of one shape are told by their shape", where, "add others, or leave out `told_by`")
-    if not all(isinstance(k, str) and isinstance(w, str) for k, w in _mapping(v.words, where).items()):
-        raise UserError("`words` maps something else than words to words", where, "e.g. {cube: block}")
-    if isinstance(v.table, str) and v.table not in ("", *MATERIALS):
-        raise UserError(f"unknown texture {v.table!r}", where, f"a colour as [r, g, b], or one of {', '.join(MATERIALS)}")
-
-
-def open_in(wording: str) -> tuple[str, ...]:
-    """The blanks of a wording in its order; "?" for what is no wording."""
-    try:
-        return tuple(blank for _, blank, _, _ in string.Formatter().parse(wording) if blank is not None)
-    except ValueError:
-        return ("?",)
-
-
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"expected names and values, got {value!r}", where)
-    return value
-
-
-def _texts(value: Any, key: str, where: str) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-        raise UserError(f"`{key}` is {value!r}", where, "give a list of texts")
-    return tuple(value)
-
-
-def _three(value: Any, key: str, where: str, signed: bool) -> Rgb:
-    numbers = isinstance(value, list) and len(value) == 3 and all(type(one) in (int, float) for one in value)
-    if not numbers or (not signed and min(value) < 0) or max(map(abs, value)) > 4:
-        raise UserError(f"`{key}` is {value!r}", where, "three metres" if signed else "three numbers for red, green and blue")
-    return float(value[0]), float(value[1]), float(value[2])
-
-
-def draw_scene(
-    rng: np.random.Generator,
-    count: int,
-    variation: Variation = SEEN,
-    receptacles: int = 0,
-    shapes: Sequence[str] = tuple(SHAPES),
-) -> Scene:
-    """A scene of this variation, names pairwise different, receptacles last; without one, exactly training's `sample_scene`.
-
-    Args:
-        count: movable objects, two or three; distractors come on top, as far as there is room and a colour left.
-        receptacles: trays and plates on top of them.
-        shapes: of the objects, where the variation does not name them.
-    """
-    count = min(count + variation.distractors, SLOTS - receptacles)
-    if variation.told_by == "shape":
-        # There are no more shapes.
-        count = 2
-    names = _draw_names(rng, count, variation, shapes)
-    while variation.told_by == "shape" and names[0][1] == names[1][1]:
-        names = _draw_names(rng, count, variation, shapes)
-    rest = [c for c in COLOURS if c not in [name[0] for name in names]]
-    if receptacles:
-        names += zip(rng.permutation(rest).tolist(), rng.permutation(list(RECEPTACLES))[:receptacles].tolist(), strict=False)
-    while True:
-        scene = arrange(rng, names)
-        if _tellable(scene, variation.told_by):
-            return scene
-
-
-def _tellable(scene: Scene, told_by: str) -> bool:
-    """Whether the objects are far enough apart from left to right to be told so."""
-    if told_by == "side":
-        return all(told_side(scene, i) for i in (0, 1))
-    places = [scene[i].y for i in from_left(scene)]
-    return told_by not in ("number", "symbol") or bool(min(np.diff(places)) >= TELLING)
-
-
-def from_left(scene: Scene) -> list[int]:
-    """The movable objects from left to right, as the front camera sees them."""
-    return sorted((i for i, o in enumerate(scene) if o.movable), key=lambda i: scene[i].y)
-
-
-def told_side(scene: Scene, index: int) -> tuple[str, int] | None:
-    """The side of another object on which object `index` is and no third one; None if there is none.
-
-    Returns:
-        "left" or "right" as the front camera sees it, and the index of the other object.
-    """
-    order = from_left(scene)
-    for side, (last, next_, *_) in (("left", order), ("right", order[::-1])):
-        if last == index and abs(scene[last].y - scene[next_].y) >= TELLING:
-            return side, next_
-    return None
-
-
-def _draw_names(rng: np.random.Generator, count: int, variation: Variation, shapes: Sequence[str]) -> list[tuple[str, ...]]:
-    """So many colours and shapes, and sizes where the variation has them; colours differ but where it says otherwise."""
-    if variation.objects:
-        found: dict[str, str] = {}
-        for name in rng.permutation(list(variation.objects)).tolist():
-            colour, shape = name.split()
-            if len(found) < count and colour not in found:
-                found[colour] = shape
-        return list(found.items())
-    if variation.shared_colour:
-        colours, forms = rng.permutation(list(COLOURS)).tolist(), rng.permutation(list(shapes)).tolist()
-        rest = [(c, str(rng.choice(list(shapes)))) for c in colours[1 : count - 1]]
-        return [(colours[0], forms[0]), (colours[0], forms[1]), *rest]
-    names = [(str(c), str(rng.choice(list(shapes)))) for c in rng.permutation(list(COLOURS))[:count]]
-    if not variation.sizes:
-        return list(names)
-    sizes = rng.choice(["small", "large"], count).tolist()
-    if rng.random() < 0.5:
-        # Then nothing but its size tells the one from the other.
-        names[1], sizes[1] = names[0], "large" if sizes[0] == "small" else "small"
-    return [(*name, size) for name, size in zip(names, sizes, strict=True)]

@@ -105,10 +105,10 @@ class Workers:
         """Waits until some of these workers have answered, or are overdue by `deadline` seconds, which is a Fault."""
         asked = {w: w.asked for w in among if w.asked is not None}
         patience = max(0.0, min(asked.values()) + deadline - time.monotonic())
-        found = [(w, w.receive()) for w in self._answered(list(asked), patience)]
+        answers = [(w, w.receive()) for w in self._answered(list(asked), patience)]
         now = time.monotonic()
-        late = [w for w in asked if w not in [f for f, _ in found] and now - asked[w] >= deadline]
-        return found + [(w, Fault(f"no answer within {deadline:g} s")) for w in late]
+        late = [w for w in asked if w not in [worker for worker, _ in answers] and now - asked[w] >= deadline]
+        return answers + [(w, Fault(f"no answer within {deadline:g} s")) for w in late]
 
     def close(self) -> None:
         for worker in self.all:

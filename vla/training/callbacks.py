@@ -27,7 +27,7 @@ Evaluate = Callable[[LocalPolicy, int], dict[str, float]]
 
 class RolloutCallback(L.Callback):
     """Rolls out k fixed episodes every N optimizer steps and logs `rollout/success` and the like, so that checkpoints can be
-    chosen by success. Needs `evaluate`, which the command line sets.
+    chosen by success. The task is the one that the data's card names. Needs `evaluate`, which the command line sets.
 
     Args:
         every: optimizer steps between rollouts.

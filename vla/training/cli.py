@@ -13,6 +13,7 @@ from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vla.checkpoint import assemble, read_checkpoint
+from vla.datasets.card import DatasetCard
 from vla.errors import UserError
 from vla.sequences.encode import Encoder
 from vla.training.callbacks import Evaluate, RolloutCallback, StepProgress
@@ -47,7 +48,7 @@ class VLACLI(LightningCLI):
     """Resolves the contract against the data's cards before model and data are used, and hands the same object to both.
 
     Args:
-        evaluate: rolls a policy out; None where there is no simulator.
+        evaluator: gives what rolls a policy out for data with these cards; None where there is no simulator.
         tokenizer: makes the tokenizer of a new small model (`model.vlm: new`).
         collect: makes data that a configuration's `collect` section describes and that is not there yet.
     """
@@ -55,13 +56,13 @@ class VLACLI(LightningCLI):
     def __init__(
         self,
         *args: Any,
-        evaluate: Evaluate | None,
+        evaluator: Callable[[list[DatasetCard]], Evaluate] | None,
         tokenizer: Callable[[], Any],
         collect: Callable[[Any], None],
         options: Any,
         **kwargs: Any,
     ):
-        self._evaluate, self._tokenizer, self._collect, self._options = evaluate, tokenizer, collect, options
+        self._evaluator, self._tokenizer, self._collect, self._options = evaluator, tokenizer, collect, options
         super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -105,6 +106,7 @@ class VLACLI(LightningCLI):
             # A run goes on as it was begun. How a policy decodes does not touch its training, and the default may change.
             options = dataclasses.replace(options, decode=saved.get("decode", "mode"))
         contract = resolve(options, self.datamodule.cards(), self.datamodule.sources)
+        self._prepare_rollouts()
         if self.model.bin_smoothing > 0 and contract.codec in ("numbers", "fast") and contract.tokens == "integers":
             raise UserError(
                 f"the integers of codec {contract.codec} are no quantities",
@@ -116,10 +118,6 @@ class VLACLI(LightningCLI):
         encoder = Encoder(contract, self.model.family)
         self.datamodule.bind(encoder)
         self.model.bind(encoder, list(self.datamodule.sources))
-        self.model.evaluate = self._evaluate
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, RolloutCallback):
-                callback.evaluate = self._evaluate
         strategy: Any = self.trainer.strategy
         if getattr(strategy, "_save_distributed_checkpoint", False):
             raise UserError(
@@ -130,6 +128,14 @@ class VLACLI(LightningCLI):
             raise UserError("limit_train_batches with a mixture that has no end", "trainer", "set data.epoch_steps")
         if self.trainer.gradient_clip_algorithm == "value" or str(self.trainer.precision) == "16-mixed":
             raise UserError("clipping by value, or 16-mixed", "trainer", "clip by norm; train in bf16-mixed")
+
+    def _prepare_rollouts(self) -> None:
+        """Finds the simulator of the data if something will be rolled out; that there is none shows now, not hours later."""
+        callbacks: list[Any] = [c for c in self.trainer.callbacks if isinstance(c, RolloutCallback)]  # type: ignore[attr-defined]
+        if self._evaluator and (callbacks or self.subcommand == "test"):
+            evaluate = self._evaluator(list(self.datamodule.cards().values()))
+            for part in (self.model, *callbacks):
+                part.evaluate = evaluate
 
     def _find_checkpoint(self) -> dict[str, Any] | None:
         """Puts the newest whole checkpoint in the place of "last", and refuses a damaged one.

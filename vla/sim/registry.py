@@ -1,0 +1,90 @@
+"""The simulators, and which of them has a task or an embodiment.
+
+A simulator of your own needs no change here: its package names its description as an entry point,
+
+    [project.entry-points."vla.simulators"]
+    mine = "my_simulator:SIMULATOR"
+
+where `SIMULATOR` is a `vla.sim.simulator.Simulator`. Entry points are read in every process of every machine that has the package
+installed, hence also in spawned workers and in Ray's actors.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from importlib.metadata import entry_points
+
+from vla.contract import Embodiment
+from vla.errors import UserError
+from vla.sim.simulator import Simulator, TaskSpec
+
+SIMULATORS = ("vla.sim.tabletop.simulator:TABLETOP", "vla.sim.robosuite.simulator:ROBOSUITE")
+"""The package's own, as "module:object"; a module is imported when a task is first looked up."""
+GROUP = "vla.simulators"
+"""Entry points of this group are further simulators."""
+
+
+@functools.cache
+def simulators() -> tuple[Simulator, ...]:
+    """All simulators.
+
+    Raises:
+        UserError: an installed one cannot be imported, or has a name or a task that another one has.
+    """
+    loaded: list[Simulator] = []
+    for path in [*SIMULATORS, *(entry.value for entry in entry_points(group=GROUP))]:
+        module, _, attribute = path.partition(":")
+        try:
+            simulator: Simulator = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"this simulator cannot be loaded: {error}", path, "mend its package, or uninstall it") from error
+        for other in loaded:
+            if taken := {simulator.name, *simulator.tasks} & {other.name, *other.tasks}:
+                raise UserError(f"the names {', '.join(sorted(taken))} are taken by simulator {other.name}", path, "rename them")
+        loaded.append(simulator)
+    return tuple(loaded)
+
+
+def task_names() -> list[str]:
+    """The tasks of all simulators."""
+    return [task for simulator in simulators() for task in simulator.tasks]
+
+
+def simulator_of(task: str) -> Simulator:
+    """The simulator that has a task, or a set of questions, of that name.
+
+    Raises:
+        UserError: there is none; it lists the known tasks.
+    """
+    for simulator in simulators():
+        if task in simulator.tasks or task in simulator.questions:
+            return simulator
+    raise UserError(f"unknown task {task!r}", fix=f"one of: {', '.join(task_names())}")
+
+
+def find_task(name: str) -> TaskSpec:
+    """The task of that name.
+
+    Raises:
+        UserError: there is none; it lists the known ones.
+    """
+    for simulator in simulators():
+        if name in simulator.tasks:
+            return simulator.tasks[name]
+    raise UserError(f"unknown task {name!r}", fix=f"one of: {', '.join(task_names())}")
+
+
+def embodiment_of(task: str) -> tuple[str, Embodiment]:
+    """Name and description of the robot that a task is for."""
+    return simulator_of(task).embodiment(task)
+
+
+def task_for(embodiment: str, task: str = "") -> str:
+    """The task to roll out for data of an embodiment: the one that the data names, else its simulator's first; "" is none.
+
+    Args:
+        task: as the data's card names it; one that no simulator has for this embodiment counts as unnamed.
+    """
+    fitting = [name for simulator in simulators() for name in simulator.tasks if simulator.embodiment(name)[0] == embodiment]
+    return task if task in fitting else next(iter(fitting), "")

@@ -1,0 +1,126 @@
+"""What a simulator is: its tasks and robots as plain data, which any process may know, and the simulation in a worker process."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from vla.contract import Embodiment
+from vla.errors import UserError
+from vla.observation import Observation
+from vla.sim.collect_options import Collect, Report
+from vla.sim.episodes import Episode, Result
+from vla.sim.variation import Variation
+
+VIDEO_SIZE = 256
+"""Edge, in pixels, of each camera's image in a film."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    """A task as users, suites and the evaluation know it.
+
+    Attributes:
+        name: by which it is chosen; no other simulator has it.
+        wordings: its instructions, or their templates.
+        horizon: steps until an episode is given up.
+        goals: how many goals a scene has; with two, the other one can be asked for (kind "swapped").
+        expert: whether it has a scripted expert.
+    """
+
+    name: str
+    wordings: tuple[str, ...]
+    horizon: int = 400
+    goals: int = 1
+    expert: bool = False
+
+
+class Simulation(Protocol):
+    """Runs one episode at a time, of any of the simulator's tasks. It lives in a worker process, without torch.
+
+    An episode is a function of its description and of the actions. Observations carry its `id`; its `Result` has the hash of the
+    initial state and, if `episode.video`, frames and actions.
+    """
+
+    def start(self, episode: Episode, look: bool = True) -> Observation:
+        """Sets the episode up and returns the first observation, with images if `look`."""
+        ...
+
+    def step(self, action: np.ndarray, terminate: bool, look: bool) -> Observation | Result:
+        """Carries out one action [A] in the embodiment's units; `terminate` says that the policy declared the task done.
+
+        Returns:
+            the next observation, with images if `look`, or how the episode ended.
+        """
+        ...
+
+    def expert(self, episode: Episode) -> Result:
+        """Runs a whole episode with the scripted expert, without images; only called if the task has one."""
+        ...
+
+
+class Simulator(Protocol):
+    """A simulator's description. Importing it loads neither the simulator nor torch; `simulation` loads the simulator.
+
+    Subclass it for the defaults: no variations, no data to collect, no Gymnasium environments. `vla.sim.registry` says how it is
+    made known.
+
+    Attributes:
+        name: for messages.
+        tasks: by name. Where data does not name its task, the first task for its embodiment is rolled out during training.
+        questions: what `vla collect --task` accepts besides the tasks, for images with questions.
+        environments: Gymnasium id -> (entry point "module:class", arguments).
+    """
+
+    name: str
+    tasks: Mapping[str, TaskSpec]
+    questions: tuple[str, ...] = ()
+    environments: Mapping[str, tuple[str, dict[str, str]]] = {}
+
+    @abstractmethod
+    def embodiment(self, task: str) -> tuple[str, Embodiment]:
+        """Name and description of the robot that a task is for."""
+
+    @abstractmethod
+    def simulation(self) -> Simulation:
+        """A simulation; called once in each worker process that needs it."""
+
+    def read_variation(self, name: str, settings: object, where: str) -> Variation:
+        """A variation from what a suite's YAML holds under its name (None is nothing).
+
+        Raises:
+            UserError: the simulator cannot vary this.
+        """
+        if settings:
+            keys = ", ".join(map(str, settings)) if isinstance(settings, dict) else repr(settings)
+            raise UserError(
+                f"{self.name} cannot vary its {keys}",
+                f"{where}: variation {name!r}",
+                f"leave it out: {self.name}'s scenes are as they are",
+            )
+        return Variation(name)
+
+    def check(self, task: str, variation: Variation, where: str) -> None:
+        """Raises UserError if the task cannot have the variation, which another simulator of the suite may have read."""
+        if variation.changes:
+            raise UserError(
+                f"{task} cannot vary its {', '.join(variation.changes)}",
+                where,
+                f"leave it out: {self.name}'s scenes are as they are",
+            )
+
+    def note(self, task: str, instruction: str) -> str:
+        """What a user should know before the task is run with this sentence of theirs; "" is nothing."""
+        return ""
+
+    def collect(self, options: Collect, report: Report) -> dict[str, int]:
+        """Collects demonstrations of `options.task`, or what else its name stands for, into a folder with a card.
+
+        Returns:
+            counts, e.g. episodes and steps.
+        """
+        raise UserError(f"{self.name} collects no data", "collect", "`vla rollout --record` records a policy's episodes")

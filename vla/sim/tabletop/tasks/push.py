@@ -1,0 +1,181 @@
+"""Push X to a side of the table, or to a side of Y."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vla.sim.tabletop.scene import FLAT, Scene
+from vla.sim.tabletop.tasks.base import Goal, Layout, Table, Task
+from vla.sim.tabletop.variation import SEEN, TabletopVariation, draw_scene
+
+SIDES = {"left": (0.0, -1.0), "right": (0.0, 1.0), "front": (1.0, 0.0)}
+"""Directions (x, y) on the table as the front camera sees them: the front is nearest to it."""
+EDGE = 0.1
+"""How far (m) from the table's middle a side begins."""
+GAP, LATERAL = (0.04, 0.14), 0.045
+"""How far (m) the target is beside its reference, to the side and across."""
+MOVED, STAYED = 0.04, 0.03
+"""An object has been pushed when it is farther (m) from where it stood; a reference must be nearer to it."""
+BESIDE, BEYOND = 0.09, 0.02
+"""Where a push aims: that far (m) from the reference's middle, or past the edge."""
+SHORTEST, ASKEW = 0.07, 0.35
+"""The shortest push (m) and the largest angle (rad) to the table's axes that is asked for."""
+ROOM = np.array([(-0.2, -0.25), (0.22, 0.25)])
+"""Where the gripper works (m)."""
+
+
+class Push(Task):
+    """Success: for HOLD_STEPS steps the target is where it should be, more than MOVED from where it stood, flat on the
+    table and not touched by the robot; no other object was pushed before. Where it should be: past EDGE on a side of the table,
+    or beside the reference (GAP to the side, LATERAL across), which has stayed.
+    """
+
+    name = "push"
+    wordings = (
+        "push the {name} to the {side}",
+        "slide the {name} to the {side}",
+        "move the {name} to the {side}",
+        "push the {name} towards the {side}",
+        "shove the {name} to the {side}",
+        "push the {name} {where} the {reference}",
+        "slide the {name} {where} the {reference}",
+        "move the {name} {where} the {reference}",
+        "bring the {name} {where} the {reference}",
+        "shove the {name} {where} the {reference}",
+    )
+    horizon = 120
+    shapes, others = tuple(FLAT), ("cube",)
+    told_by = ("", "colour")
+
+    def fitting(self, scene: Scene, goal: Goal) -> tuple[str, ...]:
+        return self.wordings[:5] if goal.reference is None else self.wordings[5:]
+
+    def draw(self, rng: np.random.Generator, count: int, variation: TabletopVariation = SEEN) -> Layout:
+        """Two goals of one form with a clear way each; they share the target, or the side, or the reference.
+
+        Of two objects alone, no scene has two such ways to a side of the other one: that takes a distractor.
+        """
+        relation = bool(rng.random() < 0.75) and count + variation.distractors > 2
+        wanted = str(rng.choice(list(SIDES)))
+        while True:
+            scene = draw_scene(rng, count, variation, shapes=self.shapes)
+            order = range(len(scene))
+            goals = [
+                Goal(self.name, i, j, side)
+                for side in SIDES
+                for i in order
+                for j in (order if relation else (None,))
+                if i != j and _feasible(scene, Goal(self.name, i, j, side))
+            ]
+            for first in (g for g in goals if g.side == wanted):
+                swapped = [g for g in goals if 0 < _differences(first, g) < (3 if relation else 2)]
+                if swapped:
+                    return Layout(scene, (first, swapped[rng.integers(len(swapped))]))
+
+    def candidates(self, scene: Scene, goal: Goal | None) -> list[Goal]:
+        """Any object at any side of the table or, if so asked, of any other; last, another object wherever it is pushed to."""
+        order = range(len(scene))
+        others = [Goal(self.name, i) for i in order if goal is None or i != goal.target]
+        if goal is None:
+            return others
+        references = (None,) if goal.reference is None else order
+        sided = [Goal(self.name, i, j, side) for i in order for j in references if i != j for side in SIDES]
+        # Where it stands from the first it was not pushed to.
+        return [
+            g
+            for g in sided
+            if not _beside(_place(scene, g.target), g.side, None if g.reference is None else _place(scene, g.reference))
+        ] + others
+
+    def holds(self, table: Table, goal: Goal) -> bool:
+        i, j = goal.target, goal.reference
+        if _displacement(table, i) <= MOVED or abs(table.lift(i)) > 0.01 or table.touched(i):
+            return False
+        return not goal.side or (
+            _beside(table.position(i), goal.side, None if j is None else table.position(j)) and self._stayed(table, j)
+        )
+
+    def reached(self, table: Table, goal: Goal, within: float) -> bool:
+        """Whether the target is where it should be by `within` (m) more than need be, touched or not: time to stop pushing."""
+        reference = None if goal.reference is None else table.position(goal.reference)
+        return _displacement(table, goal.target) > MOVED and _beside(table.position(goal.target), goal.side, reference, within)
+
+    def begun(self, table: Table, index: int) -> bool:
+        return _displacement(table, index) > MOVED / 2
+
+    def disturbed(self, table: Table, index: int) -> bool:
+        return _displacement(table, index) > 0.01
+
+    @staticmethod
+    def _stayed(table: Table, index: int | None) -> bool:
+        return index is None or _displacement(table, index) < STAYED
+
+
+def aim(goal: Goal, target: np.ndarray, reference: np.ndarray | None) -> np.ndarray:
+    """The place [2] to which the target at `target` is pushed."""
+    side = np.array(SIDES[goal.side])
+    if reference is not None:
+        return reference[:2] + BESIDE * side
+    return target[:2] + max(EDGE + BEYOND - float(target[:2] @ side), 0.0) * side
+
+
+def straddles(direction: np.ndarray) -> bool:
+    """Whether a push in a direction [2] is one between the open fingers, which are side by side from left to right, or from
+    behind."""
+    return bool(abs(direction[1]) >= abs(direction[0]))
+
+
+def _place(scene: Scene, index: int) -> np.ndarray:
+    return np.array((scene[index].x, scene[index].y))
+
+
+def _displacement(table: Table, index: int) -> float:
+    return float(np.hypot(*(table.position(index)[:2] - _place(table.scene, index))))
+
+
+def _beside(place: np.ndarray, side: str, reference: np.ndarray | None, within: float = 0.0) -> bool:
+    """Whether a place is past the edge on a side, or beside a reference; by `within` more than just so."""
+    direction = np.array(SIDES[side])
+    if reference is None:
+        return bool(place[:2] @ direction >= EDGE + within)
+    offset = place[:2] - reference[:2]
+    along = float(offset @ direction)
+    across = float(np.hypot(*(offset - along * direction)))
+    return GAP[0] + within <= along <= GAP[1] - within and across <= LATERAL - within
+
+
+def _differences(one: Goal, other: Goal) -> int:
+    return (one.target != other.target) + (one.side != other.side) + (one.reference != other.reference)
+
+
+def _feasible(scene: Scene, goal: Goal) -> bool:
+    """Whether the push is long enough, straight, and nothing is in its way."""
+    start = _place(scene, goal.target)
+    end = aim(goal, start, None if goal.reference is None else _place(scene, goal.reference))
+    way = end - start
+    length = float(np.hypot(*way))
+    if length < SHORTEST or not _visible(end):
+        return False
+    direction = way / length
+    # A push far off both axes would turn a cube, and one towards the robot is under its hand.
+    if max(abs(direction[1]), direction[0]) < np.cos(ASKEW):
+        return False
+    # The hand is wide along the fingers' line and reaches down over what is high.
+    astride = straddles(direction)
+    behind, ahead, beside = (0.06, 0.06, 0.08) if astride else (0.09, 0.0, 0.08)
+    first = start - behind * direction
+    if (first < ROOM[0]).any() or (first > ROOM[1]).any():
+        return False
+    for i, other in enumerate(scene):
+        if i != goal.target:
+            offset = _place(scene, i) - first
+            nearest = np.clip(offset @ direction, 0, length + behind + ahead) * direction
+            clear = 0.125 if other.half_height > 0.02 and not astride else beside
+            if np.hypot(*(offset - nearest)) < clear:
+                return False
+    return True
+
+
+def _visible(place: np.ndarray) -> bool:
+    """Whether the front camera sees an object at the place."""
+    return bool(-0.13 <= place[0] <= 0.15 and abs(place[1]) <= 0.18)
