@@ -3,7 +3,7 @@
 import pytest
 
 from vla.report.records import EpisodeRecord
-from vla.report.summary import language_use, malformed, rates_of, summarise
+from vla.report.summary import language_use, malformed, rates, summarise
 
 
 def episode(seed, kind, target, first, variation="seen"):
@@ -30,12 +30,12 @@ def test_malformed_is_a_share_of_the_steps_where_it_was_counted():
 
 def test_rates_and_groups():
     episodes = [episode(0, "correct", "a", "a"), episode(1, "correct", "a", "b"), episode(2, "correct", "a", "")]
-    rates = rates_of(episodes)
-    assert rates["success"]["rate"] == pytest.approx(1 / 3) and rates["execution"]["rate"] == pytest.approx(2 / 3)
-    assert rates["recognition"] | {"low": 0, "high": 0} == {"rate": 0.5, "n": 2, "low": 0, "high": 0}
-    assert rates["malformed"]["rate"] == 0 and rates["malformed"]["n"] == 3
+    found = rates(episodes)
+    assert found["success"]["rate"] == pytest.approx(1 / 3) and found["execution"]["rate"] == pytest.approx(2 / 3)
+    assert found["recognition"] | {"low": 0, "high": 0} == {"rate": 0.5, "n": 2, "low": 0, "high": 0}
+    assert found["malformed"]["rate"] == 0 and found["malformed"]["n"] == 3
     episodes[2].more["malformed"] = 4
-    assert rates_of(episodes)["malformed"]["rate"] == pytest.approx(1 / 3)
+    assert rates(episodes)["malformed"]["rate"] == pytest.approx(1 / 3)
     summary = summarise([*episodes, episode(0, "correct", "a", "a", "dim"), episode(0, "empty", "", "b")])
     assert [(g["variation"], g["kind"], g["success"]["n"]) for g in summary["groups"]] == [
         ("seen", "correct", 3),

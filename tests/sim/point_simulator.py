@@ -37,19 +37,14 @@ class PointSimulation:
         horizon = self.episode.horizon or SIMULATOR.tasks[self.episode.task].horizon
         if not (success or terminate or self.steps >= horizon):
             return self.observe(look)
-        return Result(
-            seed=self.episode.seed,
-            kind=self.episode.kind,
+        return Result.of(
+            self.episode,
             instruction=self.observe(False).instruction,
-            objects=[],
             target=self.episode.task,
             first=self.episode.task if success else "",
             failure="" if success else "timeout",
             steps=self.steps,
             executed=success,
-            seconds=0.0,
-            task=self.episode.task,
-            variation=self.episode.variation.name,
             state=self.state,
         )
 

@@ -51,7 +51,7 @@ def test_a_rollout_on_a_cluster_is_the_local_one(toy, seeing, tmp_path, on_clust
         results = rollout(seeing(), EPISODES, workers, deadline=20.0 if trouble == "stop" else 60.0)
     assert lines(results) == lines(expected) and len(workers.restarts) == bool(trouble)
     if trouble:
-        assert sum(len(r.restarts) for r in results) == 1
+        assert sum(len(r.more["restarts"]) for r in results) == 1
         why = {"kill": "ActorDied", "raise": "the OpenGL context is lost", "stop": "no answer within 20 s"}[trouble]
         assert why in workers.restarts[0] and "seed 1" in workers.restarts[0]
 

@@ -31,7 +31,7 @@ def test_a_lost_worker_changes_nothing_but_the_note_of_it(toy, seeing, tmp_path,
     assert lines(results) == expected.setdefault("lines", lines(results))
     assert len(workers.restarts) == bool(trouble)
     if trouble:
-        assert sum(len(r.restarts) for r in results) == 1
+        assert sum(len(r.more["restarts"]) for r in results) == 1
         why = {"kill": "exit code -9", "raise": "the OpenGL context is lost", "stop": "no answer within 8 s"}[trouble]
         assert why in workers.restarts[0] and "seed 1" in workers.restarts[0]
 
@@ -112,6 +112,6 @@ def test_the_same_episode_twice_is_refused(toy, seeing):
 def test_pictures_are_made_only_where_the_policy_will_look(toy, seeing):
     with Workers(1, toy()) as workers:
         # Two actions of each chunk are carried out: a look at the start and after steps 2 and 4.
-        assert rollout(seeing(), [Episode(0, horizon=6)], workers)[0].seconds == 3
+        assert rollout(seeing(), [Episode(0, horizon=6)], workers)[0].more["seconds"] == 3
         assert rollout(seeing(), [Episode(0, horizon=6)], workers, execute=1)[0].seconds == 6
         assert rollout(RandomPolicy({EMBODIMENT_NAME: EMBODIMENT}), [Episode(0, horizon=6)], workers)[0].seconds == 0

@@ -13,9 +13,11 @@ import pytest
 from vla import cli
 from vla.errors import UserError
 from vla.evaluation import run as evaluation
-from vla.evaluation.run import Evaluation, evaluate, said
+from vla.evaluation.journal import Journal
+from vla.evaluation.run import Evaluation, evaluate
+from vla.evaluation.text import outcome
 from vla.report import records
-from vla.sim.journal import Journal
+from vla.report.records import EpisodeRecord
 from vla.sim.suites import read_suite
 from vla.sim.workers import Workers
 
@@ -61,7 +63,7 @@ def test_what_an_evaluation_leaves(toys, tmp_path):
     assert [(g["variation"], g["kind"]) for g in groups[:3]] == [("seen", "correct"), ("seen", "swapped"), ("seen", "empty")]
     assert groups[0]["success"]["n"] == 3 and groups[0]["success"]["low"] < groups[0]["success"]["rate"]
     # Toys lift by seed, whatever they are told.
-    assert loaded.more["summary"]["language_use"]["all"]["rate"] == 0 and "language use: +0 points" in said(record)
+    assert loaded.more["summary"]["language_use"]["all"]["rate"] == 0 and "language use: +0 points" in outcome(record)
     lines = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
     assert len(lines) == 18 and all(line["state"] and "seconds" in line for line in lines)
     films = sorted(p.name for p in (tmp_path / "videos").iterdir())
@@ -144,7 +146,7 @@ def test_restarts_are_in_record_and_page(toys, toy, tmp_path):
     toys["make"] = toy("kill", tmp_path / "marker")
     record = evaluate(Evaluation("random", suite(), str(tmp_path / "out")))
     assert len(record.more["run"]["restarts"]) == 1 and "exit code -9" in record.more["run"]["restarts"][0]
-    assert "exit code -9" in (tmp_path / "out/report.html").read_text() and "workers restarted: 1" in said(record)
+    assert "exit code -9" in (tmp_path / "out/report.html").read_text() and "workers restarted: 1" in outcome(record)
 
 
 def test_another_evaluation_in_the_folder_is_refused_by_name(toys, tmp_path):
@@ -163,10 +165,14 @@ def test_another_evaluation_in_the_folder_is_refused_by_name(toys, tmp_path):
 
 def test_journal_refuses_what_it_cannot_read(tmp_path):
     with Journal(tmp_path, {"suite": "a"}) as journal:
-        journal.append({"seed": 0})
+        journal.append(EpisodeRecord("lift", "seen", 0, "correct", "", "hash", True, 1, ""))
         with pytest.raises(UserError, match="another process"), Journal(tmp_path, {"suite": "a"}):
             pass
-    (tmp_path / "episodes.jsonl").write_text('{"seed": 0}\nnonsense\n')
+    lines = (tmp_path / "episodes.jsonl").read_text()
+    (tmp_path / "episodes.jsonl").write_text(lines + '{"seed": 0}\n')
+    with pytest.raises(UserError, match="line 2.task` is missing"), Journal(tmp_path, {"suite": "a"}):
+        pass
+    (tmp_path / "episodes.jsonl").write_text(lines + "nonsense\n")
     with pytest.raises(UserError, match="line 2 is not JSON"), Journal(tmp_path, {"suite": "a"}):
         pass
     (tmp_path / "evaluation.json").unlink()

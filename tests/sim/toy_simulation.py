@@ -63,9 +63,8 @@ class ToySimulation:
         names = [o.name for o in self.scene]
         target = "" if self.goal is None else names[self.goal.target]
         lifted = names[self.episode.seed % 2]
-        return Result(
-            self.episode.seed, self.episode.kind, self.instruction, names, target, lifted,
-            "" if lifted == target else "wrong object", self.steps, True, float(self.looks),
-            self.episode.task, self.episode.variation.name, self.actions.hexdigest(),
+        return Result.of(
+            self.episode, self.instruction, self.actions.hexdigest(), self.steps,
+            "" if lifted == target else "wrong object", True, target, lifted, names, float(self.looks),
             frames=[np.full((32, 64, 3), 40 * t, np.uint8) for t in range(3)] if self.episode.video else [],
         )  # fmt: skip

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 
 from tqdm import tqdm
 
-from vla.contract import StatisticOption
 from vla.errors import UserError
-from vla.evaluation.films import actions_of, describe, film
+from vla.evaluation.films import actions_of, describe, film, film_path
+from vla.evaluation.run import Evaluation, RolloutOptions, evaluate, open_policy, recording
+from vla.evaluation.text import outcome
 from vla.report.intervals import Rate
 from vla.report.summary import rates
-from vla.sim.engines import Engine, open_workers, worker_count
+from vla.sim.engines import open_workers, worker_count
 from vla.sim.episodes import Kind, Result
 from vla.sim.registry import find_task, simulator_of
 from vla.sim.rollout import rollout as run_rollout
@@ -20,92 +22,105 @@ from vla.sim.suites import Suite, check_kinds, load_suite
 from vla.sim.variation import SEEN
 
 
-def rollout(
-    policy: str,
-    suite: str = "",
-    task: str = "lift",
-    instruction: str = "",
-    episodes: int = 0,
-    kind: Kind = "correct",
-    seed: int = 0,
-    horizon: int = 0,
-    video: str = "",
-    videos: int = 0,
-    out: str = "",
-    record: str = "",
-    fresh: bool = False,
-    batch: int = 0,
-    execute: int = 0,
-    workers: int = 0,
-    engine: Engine = "local",
-    decode: StatisticOption = "",
-) -> str:
-    """Drives the simulated robot with a policy and says how it went.
+@dataclasses.dataclass(frozen=True)
+class Rollout(RolloutOptions):
+    """What is rolled out, where, and what is kept of it.
 
-    Args:
+    Attributes:
         policy: an export's folder, a checkpoint, the http address of `vla serve`, the ws address of an openpi server,
             openvla+http://… of an OpenVLA server, "expert" or "random".
         suite: evaluates on a suite, e.g. "rt2/seen", or on a .yaml file; it says tasks, variations, kinds, seeds and horizon.
-        task: "lift", "put", "push" or "stack", or one of robosuite's own, e.g. "robosuite-Lift".
+        task: "lift", "put", "push" or "stack", one of robosuite's own, e.g. "robosuite-Lift", or another simulator's.
         instruction: a sentence for the robot, e.g. "lift the green cube"; the objects it names are put on the table.
             "" draws goal and wording.
         episodes: scenes to try; 0 is 1, or what the suite says.
-        kind: whether the drawn goal is asked for, the swapped one (another object, place or side), nothing, or nothing that
-            means anything.
+        kind: whether the instruction asks for the drawn goal (correct) or for the other one (swapped: another object, place or
+            side), is empty, or has no meaning (nonsense).
         seed: of the first scene; the next ones follow.
         horizon: steps until an episode is given up; 0 is the task's.
         video: MP4 of the first episode; its actions are written beside it, as .json.
-        videos: films that many episodes into `out`.
         out: folder for results.json, one line per episode and report.html; a stopped evaluation goes on there.
-        record: folder that gets the episodes as robot data, every step with what was seen and done.
-        fresh: replace what `out` holds of an earlier evaluation, and what `record` holds.
-        batch: rows per call of a local model, part of the result's identity; 0 is 2 with `out`, else one per worker.
-        execute: actions taken of each chunk; 0 takes the contract's.
-        workers: processes; 0 is one per core.
-        engine: "ray" spreads the episodes over a Ray cluster; results are the same.
-        decode: refuse a policy whose contract has another `decode` (mode, median or local-mean); it changes no policy.
     """
-    check_kinds(find_task(task), (kind,), "--kind")
-    if min(episodes, horizon, workers, batch, execute, videos) < 0:
-        numbers = f"episodes {episodes}, horizon {horizon}, workers {workers}, batch {batch}, execute {execute}, videos {videos}"
-        raise UserError(numbers, "rollout", "each is at least 0; 0 leaves it to us")
-    if suite and (instruction or (task, kind, seed, horizon) != ("lift", "correct", 0, 0)):
-        raise UserError(
-            "a suite has its own tasks, instructions, kinds, seeds and horizon",
-            "--suite",
-            "leave out --task, --instruction, --kind, --seed and --horizon",
-        )
-    if not out and (suite or videos or (fresh and not record)):
-        raise UserError("--suite, --videos and --fresh need a folder", "rollout", "add --out, e.g. --out runs/seen")
+
+    policy: str
+    suite: str = ""
+    task: str = "lift"
+    instruction: str = ""
+    episodes: int = 0
+    kind: Kind = "correct"
+    seed: int = 0
+    horizon: int = 0
+    video: str = ""
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        numbers = {n: getattr(self, n) for n in ("episodes", "horizon", "workers", "batch", "execute", "videos")}
+        if min(numbers.values()) < 0:
+            text = ", ".join(f"{name} {value}" for name, value in numbers.items())
+            raise UserError(text, "rollout", "each is at least 0; 0 leaves it to us")
+        if self.suite and (self.instruction or (self.task, self.kind, self.seed, self.horizon) != ("lift", "correct", 0, 0)):
+            raise UserError(
+                "a suite has its own tasks, instructions, kinds, seeds and horizon",
+                "--suite",
+                "leave out --task, --instruction, --kind, --seed and --horizon",
+            )
+        if not self.out and (self.suite or self.videos or (self.fresh and not self.record)):
+            raise UserError("--suite, --videos and --fresh need a folder", "rollout", "add --out, e.g. --out runs/seen")
+
+
+def rollout(chosen: Rollout) -> str:
+    """Drives the simulated robot with a policy and says how it went."""
+    task, instruction = chosen.task, chosen.instruction
+    check_kinds(find_task(task), (chosen.kind,), "--kind")
     if instruction and (note := simulator_of(task).note(task, instruction)):
         print(f"note: {note}")
-    from vla.evaluation.run import Evaluation, evaluate, film_path, open_policy, recording, said
-
-    one = Suite(task, (task,), (SEEN,), episodes or 1, horizon, (kind,), seed, instruction=instruction)
-    chosen = load_suite(suite, episodes) if suite else one
-    todo = chosen.all()
-    with tqdm(total=len(todo), desc=chosen.name, unit="episode", disable=len(todo) == 1) as bar:
+    one = Suite(
+        task, (task,), (SEEN,), chosen.episodes or 1, chosen.horizon, (chosen.kind,), chosen.seed, instruction=instruction
+    )
+    suite = load_suite(chosen.suite, chosen.episodes) if chosen.suite else one
+    todo = suite.all()
+    with tqdm(total=len(todo), desc=suite.name, unit="episode", disable=len(todo) == 1) as bar:
 
         def progress(result: Result | None, done: int) -> None:
             bar.update(done - bar.n)
             if result is not None:
-                bar.write(describe(result) + "".join(f"; again: {why}" for why in result.restarts))
+                bar.write(describe(result) + "".join(f"; again: {why}" for why in result.more["restarts"]))
 
-        if out:
-            filmed = max(videos, bool(video))
-            options = Evaluation(policy, chosen, out, batch, execute, workers, filmed, fresh, record, engine, decode)
-            found = evaluate(options, progress)
-            if video:
-                shutil.copy2(film_path(out, found), video)
-                shutil.copy2(actions_of(film_path(out, found)), actions_of(video))
-            return f"{said(found)}\nrecord: {out}/results.json, page: {out}/report.html"
-        count = worker_count(engine, workers, len(todo))
-        acting = open_policy(policy, batch or count, chosen.tasks, decode)
-        todo[0] = dataclasses.replace(todo[0], video=bool(video))
-        with open_workers(engine, count) as pool, recording(record, policy, fresh) as recorder:
-            results = run_rollout(acting, todo, pool, lambda r: progress(r, bar.n + 1), execute, recorder=recorder)
-    if video:
-        film(results[0], video)
-        print(f"video: {video}")
+        return _evaluate(chosen, suite, progress) if chosen.out else _watch(chosen, suite, progress)
+
+
+Progress = Callable[[Result | None, int], None]
+
+
+def _evaluate(chosen: Rollout, suite: Suite, progress: Progress) -> str:
+    """Into the folder `out`, with a record and a page."""
+    how = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(RolloutOptions)}
+    how["videos"] = max(chosen.videos, bool(chosen.video))
+    record = evaluate(Evaluation(chosen.policy, suite, chosen.out, **how), progress)
+    if chosen.video:
+        film = film_path(chosen.out, record)
+        shutil.copy2(film, chosen.video)
+        shutil.copy2(actions_of(film), actions_of(chosen.video))
+    return f"{outcome(record)}\nrecord: {chosen.out}/results.json, page: {chosen.out}/report.html"
+
+
+def _watch(chosen: Rollout, suite: Suite, progress: Progress) -> str:
+    """Without a folder: what came out is only said."""
+    todo = suite.all()
+    count = worker_count(chosen.engine, chosen.workers, len(todo))
+    policy = open_policy(chosen.policy, chosen.batch or count, suite.tasks, chosen.decode)
+    todo[0] = dataclasses.replace(todo[0], video=bool(chosen.video))
+    finished = 0
+
+    def count_one(result: Result) -> None:
+        nonlocal finished
+        finished += 1
+        progress(result, finished)
+
+    with open_workers(chosen.engine, count) as pool, recording(chosen.record, chosen.policy, chosen.fresh) as recorder:
+        results = run_rollout(policy, todo, pool, count_one, chosen.execute, recorder=recorder)
+    if chosen.video:
+        film(results[0], chosen.video)
+        print(f"video: {chosen.video}")
     summary = rates(results)
     return "\n".join(f"{name.replace('_', ' ')}: {Rate(**rate)}" for name, rate in summary.items() if rate["n"])

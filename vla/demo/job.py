@@ -52,7 +52,7 @@ class Job:
             ),
             f"rollout-{a.episodes}": (
                 f"{a.episodes} episodes, {a.episodes // 2} with the other object named, {a.episodes // 4} unsaid",
-                lambda: rollouts.evaluate(self.export, self.folder, a.episodes, a.horizon),
+                lambda: rollouts.roll_out(self.export, self.folder, a.episodes, a.horizon),
             ),
             "serve": (
                 "one action through the server",
@@ -60,7 +60,10 @@ class Job:
             ),
         }
         if recorded:
-            self.plan["expert"] = (f"{rollouts.EXPERT_SCENES} scenes with the scripted expert", rollouts.expert)
+            self.plan["expert"] = (
+                f"{rollouts.EXPERT_SCENES} scenes with the scripted expert",
+                lambda: rollouts.expert(self.folder),
+            )
 
     @property
     def trained(self) -> int:

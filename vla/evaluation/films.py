@@ -1,13 +1,16 @@
-"""An episode in one line, and as a film."""
+"""An episode in one line, and as a film; the films of an evaluation."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from vla.report.records import EpisodeRecord, Key, Record
 from vla.report.video import caption, grid, read_video, write_video
 from vla.sim.episodes import Result
 from vla.sim.registry import embodiment_of
@@ -15,10 +18,11 @@ from vla.sim.registry import embodiment_of
 
 def describe(result: Result) -> str:
     """One line on how an episode went."""
-    said = f"“{result.instruction}”" if result.instruction else "no instruction"
+    instruction = f"“{result.instruction}”" if result.instruction else "no instruction"
     how = "success" if result.success else result.failure
-    table = f" (on the table: {', '.join(result.objects)})" if result.objects else ""
-    return f"{said}: {how} after {result.steps} steps{table}"
+    objects = result.more["objects"]
+    table = f" (on the table: {', '.join(objects)})" if objects else ""
+    return f"{instruction}: {how} after {result.steps} steps{table}"
 
 
 def captioned(result: Result) -> list[np.ndarray]:
@@ -26,21 +30,21 @@ def captioned(result: Result) -> list[np.ndarray]:
     which stays a second, the outcome drawn in."""
     side = result.frames[0].shape[0]
     end, how = ("success", "success") if result.success else ("failure", result.failure)
-    told = result.instruction or "(no instruction)"
-    done = [" ", *(_said(action, result.task) for action in result.actions)]
-    frames = [caption(frame, [told, action], side=side) for frame, action in zip(result.frames[:-1], done, strict=False)]
-    last = caption(result.frames[-1], [told, f"{how} after {result.steps} steps"], end, side)
+    instruction = result.instruction or "(no instruction)"
+    done = [" ", *(_in_words(action, result.task) for action in result.actions)]
+    frames = [caption(frame, [instruction, action], side=side) for frame, action in zip(result.frames[:-1], done, strict=False)]
+    last = caption(result.frames[-1], [instruction, f"{how} after {result.steps} steps"], end, side)
     # Words that need more lines than others leave their frame higher.
     tall = max(frame.shape[0] for frame in [*frames, last])
     even = [np.pad(f, ((tall - f.shape[0], 0), (0, 0), (0, 0)), constant_values=255) for f in [*frames, last]]
     return even + even[-1:] * (round(rate(result)) - 1)
 
 
-def _said(action: np.ndarray, task: str) -> str:
+def _in_words(action: np.ndarray, task: str) -> str:
     """An action in a few words: centimetres, degrees, and what the gripper does."""
-    _, body = embodiment_of(task)
+    _, embodiment = embodiment_of(task)
     # "m", or how many of them are one.
-    sizes = [float(number or 1) for number, _, _ in (unit.rpartition(" ") for unit in body.action.units[:6])]
+    sizes = [float(number or 1) for number, _, _ in (unit.rpartition(" ") for unit in embodiment.action.units[:6])]
     (x, y, z), turn = 100 * action[:3] * sizes[:3], np.degrees(action[5] * sizes[5])
     gripper = ("close" if action[6] > 0 else "open") if len(action) > 6 else ""
     return f"x {x:+.1f}  y {y:+.1f}  z {z:+.1f} cm   turn {turn:+.0f}°   {gripper}"
@@ -68,3 +72,33 @@ def actions_of(film: str | Path) -> Path:
 def film_grid(films: Iterable[str | Path], path: str | Path, fps: float) -> Path:
     """Writes films as one, beside each other and at half their size."""
     return write_video(path, grid([[frame[::2, ::2] for frame in read_video(one)] for one in films]), fps=fps)
+
+
+def film_name(key: Key) -> str:
+    """Where an episode's film is in the folder of its evaluation."""
+    return f"videos/{re.sub('[^A-Za-z0-9]+', '-', '-'.join(map(str, key)))}.mp4"
+
+
+def film_path(folder: str | Path, record: Record) -> Path:
+    """The film of the first episode of the record that has one."""
+    paths = [Path(folder) / film_name(episode.key) for episode in record.episodes]
+    return next(path for path in paths if path.is_file())
+
+
+def film_list(folder: Path, episodes: Sequence[EpisodeRecord]) -> list[dict[str, Any]]:
+    """The films that are there, in the order of the episodes, as the page takes them; before them a grid of them all."""
+    filmed = [episode for episode in episodes if (folder / film_name(episode.key)).is_file()]
+    films: list[dict[str, Any]] = [
+        {
+            "path": film_name(episode.key),
+            "title": episode.instruction or "(no instruction)",
+            "outcome": "success" if episode.success else "failure",
+            "note": episode.variation + (f", {episode.failure}" if episode.failure else ""),
+        }
+        for episode in filmed
+    ]
+    if len(films) > 1:
+        hz = embodiment_of(episodes[0].task)[1].control_hz
+        film_grid([folder / one["path"] for one in films], folder / "videos/grid.mp4", hz)
+        films.insert(0, {"path": "videos/grid.mp4", "title": f"{len(films)} episodes", "wide": True})
+    return films

@@ -17,7 +17,11 @@ FILE = "results.json"
 KINDS = ("rollout",)
 """What a record can hold; the kind picks the statistics of a comparison. "rollout": episodes that succeed or fail."""
 
+RUN = ("seconds", "restarts")
+"""Further keys of an episode that say how this run of it went."""
+
 Key = tuple[str, str, int, str]
+"""What makes two episodes the same one: task, variation, seed, kind of instruction."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,8 @@ class EpisodeRecord:
         state: hash of the initial simulator state; equal episodes of two policies have equal hashes.
         steps: taken.
         failure: its class, "" for success and where nobody classified it.
-        more: further keys of the line, kept as they are.
+        more: further keys of the line, kept as they are. Those of `vla rollout` are `objects`, `target`, `first`, `executed`,
+            `malformed` and, in episodes.jsonl alone, `seconds` and `restarts`.
     """
 
     task: str
@@ -48,11 +53,40 @@ class EpisodeRecord:
 
     @property
     def key(self) -> Key:
-        """What makes two episodes the same one: (task, variation, seed, kind)."""
+        """See `Key`."""
         return self.task, self.variation, self.seed, self.kind
+
+    @property
+    def target(self) -> str:
+        """What should be done, in short; "" is nothing."""
+        return self.more.get("target", "")
+
+    @property
+    def first(self) -> str:
+        """What was done first, in short; "" is nothing."""
+        return self.more.get("first", "")
+
+    @property
+    def executed(self) -> bool:
+        """Whether something was done, the right thing or another."""
+        return bool(self.more.get("executed", False))
+
+    @property
+    def malformed(self) -> int:
+        """How many answers of the policy were no whole chunk."""
+        return self.more.get("malformed", 0)
 
     def __str__(self) -> str:
         return f"{self.task} / {self.variation}, seed {self.seed}, {self.kind} instruction"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The episode's line as JSON holds it."""
+        return {**_named(self), **_null(self.more)}
+
+    def without_run(self) -> EpisodeRecord:
+        """The episode as another run of the same evaluation records it: not how long it took, not what workers went through."""
+        more = {key: value for key, value in self.more.items() if key not in RUN}
+        return EpisodeRecord(**_named(self), more=more)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +119,7 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON holds it; numbers in `more` that are not finite (a rate of no trials) are null."""
         head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("episodes", "more", "source")}
-        lines = [{**_shallow(episode), **_null(episode.more)} for episode in self.episodes]
+        lines = [episode.to_dict() for episode in self.episodes]
         return {"kind": head.pop("kind"), **head, **_null(self.more), "episodes": lines}
 
     def save(self, folder: str | Path) -> Path:
@@ -144,7 +178,7 @@ def parse(data: Any, where: str) -> Record:
         raise UserError("`episodes` is missing" if lines is None else "`episodes` is not a list", where)
     episodes, first = [], {}
     for number, line in enumerate(lines):
-        episode = _build(EpisodeRecord, line, f"episodes[{number}]", where)
+        episode = parse_episode(line, where, f"episodes[{number}]")
         if episode.key in first:
             raise UserError(
                 f"`episodes[{number}]` is episode {first[episode.key]} again ({episode})", where, "each episode counts once"
@@ -154,6 +188,11 @@ def parse(data: Any, where: str) -> Record:
         first[episode.key] = number
         episodes.append(episode)
     return _build(Record, {**data, "episodes": episodes}, "", where)
+
+
+def parse_episode(line: Any, where: str, place: str) -> EpisodeRecord:
+    """An episode from what JSON holds; UserError, which names the key at `place`, where it does not keep to the format."""
+    return _build(EpisodeRecord, line, place, where)
 
 
 def _build(cls: type, data: Any, place: str, where: str) -> Any:
@@ -215,5 +254,5 @@ def _null(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _shallow(episode: EpisodeRecord) -> dict[str, Any]:
-    return {f.name: getattr(episode, f.name) for f in dataclasses.fields(episode) if f.name != "more"}
+def _named(episode: EpisodeRecord) -> dict[str, Any]:
+    return {f.name: getattr(episode, f.name) for f in dataclasses.fields(EpisodeRecord) if f.name != "more"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,10 @@ from vla.report.intervals import wilson
 from vla.report.proportions import Counts, difference
 from vla.report.records import EpisodeRecord
 
-HOW = {"executed": False, "first": "", "target": "", "malformed": 0}
-"""What is read of an episode's `more`, and what holds where it is missing."""
 
-
-def rates(episodes: Sequence[Any]) -> dict[str, dict[str, Any]]:
+def rates(episodes: Sequence[EpisodeRecord]) -> dict[str, dict[str, Any]]:
     """Success, wrong object, execution and recognition with their 95 % Wilson intervals; recognition is of the executed; and
-    the share of episodes in which an answer of the policy was malformed.
-
-    Args:
-        episodes: each with `success`, `failure`, `executed`, `first` and `target`: what was done, what should be ("" is none);
-            and `malformed`, how many answers were.
-    """
+    the share of episodes in which an answer of the policy was malformed."""
     n, executed = len(episodes), [e for e in episodes if e.executed]
     return {
         "success": wilson(sum(e.success for e in episodes), n).to_dict(),
@@ -35,26 +26,17 @@ def rates(episodes: Sequence[Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def rates_of(episodes: Sequence[EpisodeRecord]) -> dict[str, dict[str, Any]]:
-    """The rates of recorded episodes, which have `executed`, `first`, `target` and `malformed` in `more`."""
-    return rates([SimpleNamespace(success=e.success, failure=e.failure, **_how(e)) for e in episodes])
-
-
-def _how(episode: EpisodeRecord) -> dict[str, Any]:
-    return {key: episode.more.get(key, default) for key, default in HOW.items()}
-
-
 def malformed(episodes: Iterable[EpisodeRecord]) -> float | None:
     """Share of the steps at which the policy's answer was no whole chunk and the robot rested; None where nobody counted them."""
     counted = [e for e in episodes if "malformed" in e.more]
     steps = sum(e.steps for e in counted)
-    return sum(e.more["malformed"] for e in counted) / steps if steps else None
+    return sum(e.malformed for e in counted) / steps if steps else None
 
 
 def language_use(episodes: Iterable[EpisodeRecord]) -> dict[str, Any] | None:
     """Share doing A when A is asked for minus share doing A when B is, on the same scenes; None without such pairs.
 
-    1 is a robot that always obeys, 0 one that does not hear. The interval is Newcombe's for paired shares.
+    1 is a policy that always does what it is told, 0 one that ignores it. The interval is Newcombe's for paired shares.
     """
     by_scene: dict[tuple[str, str, int], dict[str, EpisodeRecord]] = {}
     for episode in episodes:
@@ -62,8 +44,8 @@ def language_use(episodes: Iterable[EpisodeRecord]) -> dict[str, Any] | None:
     pairs = [(kinds["correct"], kinds["swapped"]) for kinds in by_scene.values() if {"correct", "swapped"} <= kinds.keys()]
     if not pairs:
         return None
-    named = np.array([a.more.get("first") == a.more.get("target") for a, _ in pairs])
-    other = np.array([b.more.get("first") == a.more.get("target") for a, b in pairs])
+    named = np.array([a.first == a.target for a, _ in pairs])
+    other = np.array([b.first == a.target for a, b in pairs])
     return difference(Counts.of(named, other)).to_dict()
 
 
@@ -84,11 +66,11 @@ def summarise(episodes: Sequence[EpisodeRecord]) -> dict[str, Any]:
         variations.setdefault((episode.task, episode.variation), []).append(episode)
     used = {key: use for key, some in variations.items() if (use := language_use(some))}
     return {
-        "kinds": {kind: rates_of(some) for kind, some in kinds.items()},
+        "kinds": {kind: rates(some) for kind, some in kinds.items()},
         "groups": [
             {
                 **dict(zip(("task", "variation", "kind"), key, strict=True)),
-                **rates_of(some),
+                **rates(some),
                 "failures": dict(sorted(Counter(e.failure for e in some if e.failure).items())),
             }
             for key, some in groups.items()

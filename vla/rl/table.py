@@ -54,7 +54,7 @@ def table(
     chosen, rows = load_suite(suite, episodes), batch or BATCH
     folders = [f"{out}/{place}-{_plain(policy)}" for place, policy in enumerate(policies)]
     for policy, folder in zip(policies, folders, strict=True):
-        evaluate(Evaluation(policy, chosen, folder, rows, workers=workers))
+        evaluate(Evaluation(policy, chosen, folder, batch=rows, workers=workers))
     comparison = compare_records([load(folder) for folder in folders])
     # Of all pairs the first ones are those of the first policy.
     differences: list[Rate | None] = [None, *(pair.difference for pair in comparison.pairs[: len(policies) - 1])]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
+from vla.report.records import EpisodeRecord, Key
 from vla.sim.variation import SEEN, Variation
 
 Kind = Literal["correct", "swapped", "empty", "nonsense"]
@@ -44,6 +46,11 @@ class Episode:
     variation: Variation = SEEN
 
     @property
+    def key(self) -> Key:
+        """Names the episode in a record."""
+        return self.task, self.variation.name, self.seed, self.kind
+
+    @property
     def id(self) -> str:
         """Names the episode, and its stream to the policy: no two of a suite have the same."""
         return "/".join([self.task, self.variation.name, str(self.seed), self.instruction or self.kind])
@@ -53,42 +60,47 @@ class Episode:
         return f"{self.task} / {self.variation.name}, seed {self.seed}, {instruction}"
 
 
-@dataclasses.dataclass
-class Result:
-    """How an episode went.
+@dataclasses.dataclass(frozen=True)
+class Result(EpisodeRecord):
+    """How an episode went: its line of the record and, where it is filmed, its film. `Result.of` makes one.
 
     Attributes:
-        target, first: what should be done and what was done first, in short: for lifting, the object ("" is none).
-        failure: "" for success, else its class.
-        state: SHA-256 of the initial state and of what the variation changed.
-        malformed: how many answers of the policy were no whole chunk; the robot rested for a step each time.
-        restarts: why workers failed in it before it went through; it began anew each time.
         frames: recorded images, uint8 [side, 2 * side, 3]: both cameras beside each other.
         actions: for each frame but the first, the action that led to it.
     """
 
-    seed: int
-    kind: str
-    instruction: str
-    objects: list[str]
-    target: str
-    first: str
-    failure: str
-    steps: int
-    executed: bool
-    seconds: float
-    task: str = "lift"
-    variation: str = "seen"
-    state: str = ""
-    malformed: int = 0
-    restarts: list[str] = dataclasses.field(default_factory=list)
-    frames: list[np.ndarray] = dataclasses.field(default_factory=list, repr=False)
-    actions: list[np.ndarray] = dataclasses.field(default_factory=list, repr=False)
+    frames: list[np.ndarray] = dataclasses.field(default_factory=list, repr=False, compare=False)
+    actions: list[np.ndarray] = dataclasses.field(default_factory=list, repr=False, compare=False)
 
-    @property
-    def success(self) -> bool:
-        return self.failure == ""
+    @classmethod
+    def of(
+        cls,
+        episode: Episode,
+        instruction: str,
+        state: str,
+        steps: int,
+        failure: str,
+        executed: bool,
+        target: str = "",
+        first: str = "",
+        objects: Sequence[str] = (),
+        seconds: float = 0.0,
+        frames: Sequence[np.ndarray] = (),
+        actions: Sequence[np.ndarray] = (),
+    ) -> Result:
+        """The result of an episode.
 
-    def to_dict(self) -> dict[str, Any]:
-        record = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("frames", "actions")}
-        return {**record, "success": self.success}
+        Args:
+            instruction: what the robot was told.
+            state: SHA-256 of the initial state and of what the variation changed.
+            failure: "" for success, else its class.
+            executed: whether something was done, the right thing or another.
+            target, first: what should be done and what was done first, in short: for lifting, the object ("" is none).
+            objects: what was there, for people.
+            seconds: that it took.
+        """
+        # `Rollout` fills in the last ones.
+        more = {"objects": list(objects), "target": target, "first": first, "executed": executed, "malformed": 0}
+        more |= {"seconds": seconds, "restarts": []}
+        named = (*episode.key, instruction, state, not failure, steps, failure)
+        return cls(*named, more, list(frames), list(actions))

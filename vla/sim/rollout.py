@@ -119,7 +119,8 @@ class _Rollout:
             self._again(worker, answer.reason)
         elif isinstance(answer, Result):
             episode = self.running.pop(worker)
-            answer.restarts, answer.malformed = self.faults.get(episode.id, []), self.malformed[episode.id]
+            counted = {"malformed": self.malformed[episode.id], "restarts": self.faults.get(episode.id, [])}
+            answer = dataclasses.replace(answer, more={**answer.more, **counted})
             self.results[episode.id] = answer
             if self.acting is not None:
                 self.acting.reset([episode.id])

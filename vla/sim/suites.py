@@ -28,6 +28,7 @@ class Suite:
     Attributes:
         name: e.g. "rt2/seen".
         about: what it tests, for people.
+        episodes: scenes per task, variation and kind of instruction; or one such number for each kind.
         horizon: steps until an episode is given up; 0 is each task's own.
         seed: of the first scene; a scene has the same seed in every task, variation and kind, so that they pair.
         instruction: a user's sentence instead of the drawn ones; no suite of the package has one.
@@ -36,7 +37,7 @@ class Suite:
     name: str
     tasks: tuple[str, ...]
     variations: tuple[Variation, ...]
-    episodes: int = 50
+    episodes: int | tuple[int, ...] = 50
     horizon: int = 0
     kinds: tuple[Kind, ...] = ("correct", "swapped")
     seed: int = 0
@@ -61,14 +62,18 @@ class Suite:
         horizons = {task: self.horizon or find_task(task).horizon for task in self.tasks}
         return horizons if len(set(horizons.values())) > 1 else horizons[self.tasks[0]]
 
+    @property
+    def _counts(self) -> tuple[int, ...]:
+        return self.episodes if isinstance(self.episodes, tuple) else (self.episodes,) * len(self.kinds)
+
     def all(self) -> list[Episode]:
         """Its episodes, in the order of the record."""
         return [
             Episode(self.seed + i, kind, self.instruction, horizon=self.horizon, task=task, variation=variation)
             for task in self.tasks
             for variation in self.variations
-            for kind in self.kinds
-            for i in range(self.episodes)
+            for kind, count in zip(self.kinds, self._counts, strict=True)
+            for i in range(count)
         ]
 
 

@@ -270,7 +270,7 @@ def test_rollout_is_the_same_for_any_number_of_workers():
 
     def run(count):
         with Workers(count) as workers:
-            return [(r.seed, r.steps, r.failure, r.instruction, r.objects) for r in rollout(Descend(), episodes, workers)]
+            return [(r.seed, r.steps, r.failure, r.instruction, r.more["objects"]) for r in rollout(Descend(), episodes, workers)]
 
     assert run(1) == run(2)
 

@@ -72,19 +72,15 @@ class RobosuiteSimulation:
     def result(self) -> Result:
         done = self.failure in ("", "wrong object")
         goal = self.environment.task.wordings[0]
-        return Result(
-            seed=self.episode.seed,
-            kind=self.episode.kind,
+        return Result.of(
+            self.episode,
             instruction=self.instruction,
-            objects=[],
             target=goal if self.has_goal else "",
             first=goal if done else "",
             failure=self.failure or "",
             steps=self.steps,
             executed=done,
             seconds=time.perf_counter() - self.began,
-            task=self.episode.task,
-            variation=self.episode.variation.name,
             state=self.state,
             frames=self.frames,
             actions=self.actions,

@@ -71,9 +71,8 @@ class TabletopSimulation:
 
     def result(self) -> Result:
         outcome, scene = self.outcome, self.table.scene
-        return Result(
-            seed=self.episode.seed,
-            kind=self.episode.kind,
+        return Result.of(
+            self.episode,
             instruction=self.instruction,
             objects=[o.name for o in scene],
             target="" if outcome.goal is None else describe(scene, outcome.goal),
@@ -82,8 +81,6 @@ class TabletopSimulation:
             steps=outcome.steps,
             executed=outcome.executed,
             seconds=time.perf_counter() - self.began,
-            task=self.episode.task,
-            variation=self.episode.variation.name,
             state=self.state,
             frames=self.frames,
             actions=self.actions,

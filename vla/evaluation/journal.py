@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.errors import UserError
+from vla.report.records import EpisodeRecord, parse_episode
 
 EPISODES, IDENTITY = "episodes.jsonl", "evaluation.json"
 
@@ -25,7 +26,7 @@ class Journal:
         fresh: start over, whatever the folder holds.
 
     Attributes:
-        lines: what is finished, in the order in which it was.
+        episodes: what is finished, in the order in which it was.
 
     Raises:
         UserError: the folder holds another evaluation (what differs is named), another process writes there, or a line
@@ -34,7 +35,7 @@ class Journal:
 
     def __init__(self, folder: str | Path, identity: Mapping[str, Any], fresh: bool = False):
         self.folder, self.identity, self.fresh = Path(folder), dict(identity), fresh
-        self.lines: list[dict[str, Any]] = []
+        self.episodes: list[EpisodeRecord] = []
 
     def __enter__(self) -> Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -56,12 +57,12 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def append(self, line: Mapping[str, Any]) -> None:
+    def append(self, episode: EpisodeRecord) -> None:
         """Adds a finished episode."""
-        self._file.write((json.dumps(line, allow_nan=False) + "\n").encode())
+        self._file.write((json.dumps(episode.to_dict(), allow_nan=False) + "\n").encode())
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.lines.append(dict(line))
+        self.episodes.append(episode)
 
     def _open(self) -> None:
         path, known = self.folder / EPISODES, self.folder / IDENTITY
@@ -81,9 +82,10 @@ class Journal:
         self._file.truncate(len(whole))
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                self.lines.append(json.loads(line))
+                content = json.loads(line)
             except ValueError as error:
                 raise UserError(f"line {number} is not JSON: {error}", str(path), "add --fresh to start over") from None
+            self.episodes.append(parse_episode(content, str(path), f"line {number}"))
 
     def _same(self, other: Mapping[str, Any]) -> None:
         for key in {**self.identity, **other}:

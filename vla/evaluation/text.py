@@ -1,0 +1,25 @@
+"""The outcome of an evaluation in a few lines."""
+
+from __future__ import annotations
+
+from vla.report.intervals import Rate
+from vla.report.records import Record
+
+
+def outcome(record: Record) -> str:
+    """Success by kind of instruction and by group, language use, malformed answers and restarts."""
+    summary = record.more["summary"]
+    lines = []
+    for kind, group in summary["kinds"].items():
+        has_goal = kind in ("correct", "swapped")
+        name, rate = ("success", group["success"]) if has_goal else ("something done", group["execution"])
+        lines.append(f"{kind} instruction: {name} {Rate(**rate)}")
+    for group in summary["groups"] if len(summary["groups"]) > len(summary["kinds"]) else []:
+        lines.append(f"  {group['task']}, {group['variation']}, {group['kind']}: {Rate(**group['success'])}")
+    if use := summary["language_use"]["all"]:
+        lines.append(f"language use: {100 * use['rate']:+.0f} points ({100 * use['low']:+.0f} to {100 * use['high']:+.0f})")
+    if malformed := [episode.malformed for episode in record.episodes if episode.malformed]:
+        lines.append(f"malformed answers: {sum(malformed)}, in {len(malformed)} episodes; the robot rested for a step each time")
+    if restarts := record.more["run"]["restarts"]:
+        lines.append(f"workers restarted: {len(restarts)} ({restarts[0]})")
+    return "\n".join(lines)
