@@ -19,9 +19,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 VLA = [sys.executable, "-m", "vla"]
 DEMO = [*VLA, "demo", "--smoke"]
+# A minute or two alone; another file's tests have the other core.
+pytestmark = pytest.mark.timeout(620)
 
 
-def demo(*arguments: str, timeout: int = 230):
+def demo(*arguments: str, timeout: int = 600):
     return subprocess.run([*DEMO, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
 
