@@ -40,12 +40,12 @@ from vla.report.learning import LearningRun, load_run
 from vla.report.learning_comparison import compare_runs
 from vla.report.provenance import provenance
 from vla.report.records import load
-from vla.rl.babyai import BabyAI
-from vla.rl.correlation import correlations
-from vla.rl.options import read_options
-from vla.rl.probing import probe_all
-from vla.rl.prompted_vec_env import PromptedVecEnv
-from vla.rl.table import table
+from vla.rl.envs.babyai import BabyAI
+from vla.rl.envs.prompted_vec_env import PromptedVecEnv
+from vla.rl.runs.options import read_options
+from vla.systems.pr2l.correlation import correlations
+from vla.systems.pr2l.probing import probe_all
+from vla.systems.pr2l.table import table
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS, RESULTS, RUNS = ROOT / "vla/configs/rl", ROOT / "benchmarks/results/pr2l", ROOT / "runs/pr2l"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser
 
-from vla.rl.babyai_questions import START, collect_questions
-from vla.rl.fit import fit
-from vla.rl.offline import fit_offline
-from vla.rl.options import read_options
-from vla.rl.probing import probe_all
-from vla.rl.table import table
+from vla.rl.runs.offline import fit_offline
+from vla.rl.runs.online import fit
+from vla.rl.runs.options import read_options
+from vla.systems.pr2l.babyai_questions import START, collect_questions
+from vla.systems.pr2l.probing import probe_all
+from vla.systems.pr2l.table import table
 
 
 def run_fit(argv: list[str]) -> str:

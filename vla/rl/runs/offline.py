@@ -17,12 +17,12 @@ from vla.promptable.head import Head
 from vla.promptable.inputs import Inputs
 from vla.promptable.instruction_vocabulary import InstructionVocabulary
 from vla.report.provenance import provenance
-from vla.rl.build import make_representation, mixed_layers
-from vla.rl.checkpoint import check_model, read_checkpoint, write_checkpoint
-from vla.rl.cloning import Cloning, CloningLearner, difference
-from vla.rl.demonstrations import Demonstrations
-from vla.rl.iql import IQL, IQLLearner
-from vla.rl.options import RLOptions
+from vla.rl.runs.build import make_representation, mixed_layers
+from vla.rl.runs.checkpoint import check_model, read_checkpoint, write_checkpoint
+from vla.rl.learners.behaviour_cloning import Cloning, CloningLearner, difference
+from vla.rl.learners.demonstrations import Demonstrations
+from vla.rl.learners.iql import IQL, IQLLearner
+from vla.rl.runs.options import RLOptions
 
 LEARNERS: dict[str, tuple[Any, Any]] = {"bc": (CloningLearner, Cloning), "iql": (IQLLearner, IQL)}
 LOG_EVERY = 20

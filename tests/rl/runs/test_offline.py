@@ -14,9 +14,9 @@ from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.promptable.representation import Settings
 from vla.report.plots import read_metrics
-from vla.rl.checkpoint import CHECKPOINT
-from vla.rl.offline import fit_offline
-from vla.rl.options import CacheOptions, PoolerOptions, RLOptions
+from vla.rl.runs.checkpoint import CHECKPOINT
+from vla.rl.runs.offline import fit_offline
+from vla.rl.runs.options import CacheOptions, PoolerOptions, RLOptions
 from vla.sim.embodiment import EMBODIMENT
 
 
@@ -91,7 +91,7 @@ def test_the_export_is_a_policy_whose_answers_do_not_depend_on_company(options, 
 
 def test_it_acts_as_it_was_trained(options, run):
     """On a step of the data, the policy writes what the trained head does."""
-    from vla.rl.demonstrations import Demonstrations
+    from vla.rl.learners.demonstrations import Demonstrations
 
     policy = load_policy(f"{options.out}/export", batch=1)
     item = Demonstrations(options.data, 2).source.item(3, np.random.default_rng(0))
@@ -161,7 +161,7 @@ def test_another_run_in_the_folder_is_refused(options, run):
 
 
 def test_a_table_says_where_states_were_there_before_training(options, run, tmp_path):
-    from vla.rl.table import shown, states_kept
+    from vla.systems.pr2l.table import shown, states_kept
 
     later = dataclasses.replace(options, out=str(tmp_path / "run"), steps=2, checkpoint=2)
     fit_offline(later)
@@ -173,7 +173,7 @@ def test_a_table_says_where_states_were_there_before_training(options, run, tmp_
 def test_a_table_of_policies_on_the_same_episodes(options, run, tmp_path, capsys):
     pytest.importorskip("vla.sim.tabletop", exc_type=ImportError)
     from vla import cli
-    from vla.rl.table import training_seconds
+    from vla.systems.pr2l.table import training_seconds
 
     suite = tmp_path / "suite.yaml"
     suite.write_text("tasks: [lift]\nepisodes: 2\nhorizon: 3\nkinds: [correct]\nvariations:\n  seen: {}\n")

@@ -15,12 +15,12 @@ from vla.promptable.cache import CachedRepresentation
 from vla.promptable.load import load_frozen
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation
-from vla.rl.babyai import BabyAI
-from vla.rl.features import PooledFeatures
-from vla.rl.options import RLOptions
-from vla.rl.prompted_vec_env import PromptedVecEnv
-from vla.rl.subprocess_vec_env import ProcessVecEnv
-from vla.rl.tabletop import Tabletop
+from vla.rl.envs.babyai import BabyAI
+from vla.rl.policies.features import PooledFeatures
+from vla.rl.runs.options import RLOptions
+from vla.rl.envs.prompted_vec_env import PromptedVecEnv
+from vla.rl.envs.subprocess_vec_env import ProcessVecEnv
+from vla.rl.envs.tabletop import Tabletop
 
 TABLETOP = "tabletop/"
 """What the names of the tabletop's tasks begin with."""

@@ -13,7 +13,7 @@ from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter
 from vla.models.embeddings import append_tokens
 from vla.models.load import load_vlm, new_tiny
-from vla.rl.babyai import COLOURS, SHAPES, SIZE, TILE, BabyAI, cells, nearest
+from vla.rl.envs.babyai import COLOURS, SHAPES, SIZE, TILE, BabyAI, cells, nearest
 
 LEVELS = {
     "alone": ("BabyAI-GoToObj-v0",),

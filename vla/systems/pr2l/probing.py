@@ -17,11 +17,11 @@ from vla.promptable.probe import POOLINGS, Probe, classify, pooled, regress
 from vla.report.learning import load_run
 from vla.report.provenance import provenance
 from vla.report.wording import Table, aligned
-from vla.rl.babyai import BabyAI
-from vla.rl.build import TABLETOP, make_representation
-from vla.rl.correlation import LEAST, SCORES, correlations, reached, score
-from vla.rl.options import RLOptions
-from vla.rl.probing_page import write_probes
+from vla.rl.envs.babyai import BabyAI
+from vla.rl.runs.build import TABLETOP, make_representation
+from vla.rl.runs.options import RLOptions
+from vla.systems.pr2l.correlation import LEAST, SCORES, correlations, reached, score
+from vla.systems.pr2l.probing_page import write_probes
 
 NOTE = (
     "Accuracy of answer and presence (0.5 is guessing), R² of the place of the goal; over all tokens, and over the written ones. "

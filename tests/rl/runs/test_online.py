@@ -13,10 +13,10 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
 
 from vla.promptable.representation import Settings
-from vla.rl.build import make_agent, make_environments, make_representation
-from vla.rl.export import act, read_agent
-from vla.rl.fit import fit
-from vla.rl.options import CacheOptions, EnvironmentOptions, PoolerOptions, RLOptions
+from vla.rl.runs.build import make_agent, make_environments, make_representation
+from vla.rl.policies.export import act, read_agent
+from vla.rl.runs.online import fit
+from vla.rl.runs.options import CacheOptions, EnvironmentOptions, PoolerOptions, RLOptions
 
 
 @pytest.fixture(scope="module")

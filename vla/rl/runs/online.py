@@ -18,11 +18,11 @@ from stable_baselines3.common.logger import configure
 from vla.promptable.cache import CachedRepresentation, Hits
 from vla.report.learning import FILE, LearningRun, load_run
 from vla.report.provenance import provenance
-from vla.rl.build import make_agent, make_environments, make_representation
-from vla.rl.checkpoint import check_model, read_checkpoint, write_checkpoint
-from vla.rl.export import write_agent
-from vla.rl.options import RLOptions
-from vla.rl.sb3_to_head import unfit, write_policy
+from vla.rl.runs.build import make_agent, make_environments, make_representation
+from vla.rl.runs.checkpoint import check_model, read_checkpoint, write_checkpoint
+from vla.rl.policies.export import write_agent
+from vla.rl.runs.options import RLOptions
+from vla.rl.policies.sb3_to_head import unfit, write_policy
 
 
 class Episodes(BaseCallback):

@@ -14,8 +14,8 @@ from vla.policies.prompted import Made, write_prompted
 from vla.promptable.cache import CachedRepresentation
 from vla.promptable.head import Head
 from vla.promptable.instruction_vocabulary import FIELDS, InstructionVocabulary
-from vla.rl.build import TABLETOP, mixed_layers
-from vla.rl.options import RLOptions
+from vla.rl.runs.build import TABLETOP, mixed_layers
+from vla.rl.runs.options import RLOptions
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.scene import COLOURS, SHAPES
 

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from vla.errors import UserError
 from vla.promptable.representation import Settings
-from vla.rl.prompted_vec_env import Observe
+from vla.rl.envs.prompted_vec_env import Observe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,8 +79,8 @@ def _run(stages: Stages, out: Path, demo: Path, scenes: int, steps: int) -> dict
 
 
 def _train(out: Path, demo: Path, name: str, steps: int) -> dict[str, Any]:
-    from vla.rl.offline import fit_offline
-    from vla.rl.options import CacheOptions, read_options
+    from vla.rl.runs.offline import fit_offline
+    from vla.rl.runs.options import CacheOptions, read_options
 
     amounts = ["--steps", str(steps), "--checkpoint", str(max(steps // POINTS, 1))]
     places = ["--out", str(_folder(out, name)), "--data", str(demo / "data/robot"), "--condition", name]
@@ -95,7 +95,7 @@ def _folder(out: Path, name: str) -> Path:
 
 
 def _table(out: Path, demo: Path, scenes: int) -> dict[str, Any]:
-    from vla.rl.table import FILE, table
+    from vla.systems.pr2l.table import FILE, table
 
     suite = out / "suite.yaml"
     seen = {"tasks": ["lift"], "episodes": scenes, "horizon": 80, "kinds": ["correct", "swapped"], "variations": {"seen": {}}}
@@ -107,7 +107,7 @@ def _table(out: Path, demo: Path, scenes: int) -> dict[str, Any]:
 
 def _report(out: Path, done: dict[str, dict[str, Any]]) -> None:
     """report.json, report.html and the last lines on the terminal."""
-    from vla.rl.table import shown
+    from vla.systems.pr2l.table import shown
 
     whole, head = done["table"]["policies"]
     names = ["co-fine-tuned model", "head on prompted states"]

@@ -5,7 +5,7 @@ from vla.errors import UserError
 
 pytest.importorskip("minigrid")
 
-from vla.rl.babyai import COLOURS, SHAPES, SIZE, TILE, BabyAI, cells
+from vla.rl.envs.babyai import COLOURS, SHAPES, SIZE, TILE, BabyAI, cells
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vla.promptable.head import Head
-from vla.rl.demonstrations import Batch
+from vla.rl.learners.demonstrations import Batch
 
 MakeHead = Callable[[int, int], Head]
 """A head of so many numbers out, with so many more numbers in."""

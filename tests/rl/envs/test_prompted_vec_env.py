@@ -15,8 +15,8 @@ pytest.importorskip("minigrid")
 
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from vla.rl.babyai import BabyAI
-from vla.rl.prompted_vec_env import PromptedVecEnv
+from vla.rl.envs.babyai import BabyAI
+from vla.rl.envs.prompted_vec_env import PromptedVecEnv
 
 LEVEL = functools.partial(BabyAI, "BabyAI-GoToObj-v0")
 
@@ -88,7 +88,7 @@ def test_what_nobody_gives_is_refused(representation, vlm):
 
 
 def test_the_extractor_sees_everything(representation):
-    from vla.rl.features import PooledFeatures
+    from vla.rl.policies.features import PooledFeatures
 
     made = PromptedVecEnv(DummyVecEnv([LEVEL] * 2), representation, ("states", "oracle", "pixels"), BabyAI.fields)
     made.seed(0)

@@ -11,8 +11,8 @@ pytest.importorskip("vla.sim.tabletop", exc_type=ImportError)
 
 from vla import cli
 from vla.promptable.representation import Settings
-from vla.rl.offline import fit_offline
-from vla.rl.options import PoolerOptions, RLOptions
+from vla.rl.runs.offline import fit_offline
+from vla.rl.runs.options import PoolerOptions, RLOptions
 
 
 def test_without_the_demos_policy_it_says_how_to_make_it(tmp_path, capsys):

@@ -19,8 +19,8 @@ from vla.errors import UserError
 from vla.policies.prompted import KIND, SAID, WEIGHTS, whole_folder
 from vla.promptable.cache import CachedRepresentation
 from vla.report.provenance import provenance
-from vla.rl.build import mixed_layers, policy_arguments
-from vla.rl.options import CacheOptions, EnvironmentOptions, PoolerOptions, RLOptions, Settings
+from vla.rl.runs.build import mixed_layers, policy_arguments
+from vla.rl.runs.options import CacheOptions, EnvironmentOptions, PoolerOptions, RLOptions, Settings
 
 
 def write_agent(

@@ -13,10 +13,10 @@ pytest.importorskip("minigrid")
 
 from vla.datasets.questions import QuestionSource
 from vla.models.load import load_vlm
-from vla.rl.babyai import BabyAI
-from vla.rl.babyai_questions import COUNTS, WORDINGS, collect_questions
-from vla.rl.build import make_environments
-from vla.rl.options import read_options
+from vla.rl.envs.babyai import BabyAI
+from vla.rl.runs.build import make_environments
+from vla.rl.runs.options import read_options
+from vla.systems.pr2l.babyai_questions import COUNTS, WORDINGS, collect_questions
 
 ALL = sorted(f.name for f in (resources.files("vla.configs") / "rl").iterdir())
 CONFIGS = [name for name in ALL if name.startswith("babyai-")]

@@ -16,11 +16,11 @@ from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation, Settings
-from vla.rl.fit import fit
-from vla.rl.options import EnvironmentOptions, PoolerOptions, RLOptions
-from vla.rl.prompted_vec_env import PromptedVecEnv
-from vla.rl.subprocess_vec_env import ProcessVecEnv
-from vla.rl.tabletop import Tabletop
+from vla.rl.envs.prompted_vec_env import PromptedVecEnv
+from vla.rl.envs.subprocess_vec_env import ProcessVecEnv
+from vla.rl.envs.tabletop import Tabletop
+from vla.rl.runs.online import fit
+from vla.rl.runs.options import EnvironmentOptions, PoolerOptions, RLOptions
 from vla.sim.embodiment import EMBODIMENT
 from vla.sim.episodes import Episode, set_up
 
@@ -34,7 +34,7 @@ def tables():
 
 
 def test_a_process_of_the_table_holds_no_torch():
-    code = "import sys, vla.rl.tabletop; raise SystemExit('torch' in sys.modules)"
+    code = "import sys, vla.rl.envs.tabletop; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

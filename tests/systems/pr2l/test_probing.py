@@ -11,12 +11,12 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
 
 from vla.promptable.representation import Settings
-from vla.rl.babyai import BabyAI
-from vla.rl.babyai_questions import collect_questions
-from vla.rl.correlation import correlations
-from vla.rl.options import EnvironmentOptions, RLOptions
-from vla.rl.probing import draw_frames, probe, probe_all
-from vla.rl.probing_page import principal
+from vla.rl.envs.babyai import BabyAI
+from vla.rl.runs.options import EnvironmentOptions, RLOptions
+from vla.systems.pr2l.babyai_questions import collect_questions
+from vla.systems.pr2l.correlation import correlations
+from vla.systems.pr2l.probing import draw_frames, probe, probe_all
+from vla.systems.pr2l.probing_page import principal
 
 
 def test_frames_are_balanced_and_true():

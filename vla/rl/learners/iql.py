@@ -11,8 +11,8 @@ import dataclasses
 import torch
 from torch import nn
 
-from vla.rl.cloning import Cloning, MakeHead, adamw, difference
-from vla.rl.demonstrations import Batch
+from vla.rl.learners.behaviour_cloning import Cloning, MakeHead, adamw, difference
+from vla.rl.learners.demonstrations import Batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,12 +21,12 @@ from vla.promptable.cache import CachedRepresentation
 from vla.promptable.load import load_frozen
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation, Settings
-from vla.rl.build import policy_arguments
-from vla.rl.export import act
-from vla.rl.fit import fit
-from vla.rl.options import EnvironmentOptions, PoolerOptions, RLOptions
-from vla.rl.sb3_to_head import TOLD, unfit, write_policy
-from vla.rl.tabletop import SHARES
+from vla.rl.envs.tabletop import SHARES
+from vla.rl.policies.export import act
+from vla.rl.policies.sb3_to_head import TOLD, unfit, write_policy
+from vla.rl.runs.build import policy_arguments
+from vla.rl.runs.online import fit
+from vla.rl.runs.options import EnvironmentOptions, PoolerOptions, RLOptions
 from vla.sim.embodiment import EMBODIMENT
 
 NUMBERS = EMBODIMENT.state.size + len(TOLD.words)

@@ -7,9 +7,9 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
 
 from vla.promptable.head import Head
-from vla.rl.cloning import Cloning, CloningLearner
-from vla.rl.demonstrations import Batch
-from vla.rl.iql import IQL, IQLLearner
+from vla.rl.learners.behaviour_cloning import Cloning, CloningLearner
+from vla.rl.learners.demonstrations import Batch
+from vla.rl.learners.iql import IQL, IQLLearner
 
 PLACES = 5
 SEEN = {"numbers": torch.eye(PLACES)}

@@ -11,7 +11,7 @@ import torch
 
 from vla.errors import UserError
 from vla.promptable.cache import CachedRepresentation
-from vla.rl.options import RLOptions
+from vla.rl.runs.options import RLOptions
 
 CHECKPOINT = "checkpoint.pt"
 
