@@ -16,13 +16,17 @@ from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation, Settings
-from vla.rl.envs.prompted_vec_env import PromptedVecEnv
+from vla.rl.envs.registry import EnvironmentOptions
 from vla.rl.envs.subprocess_vec_env import ProcessVecEnv
 from vla.rl.envs.tabletop import Tabletop
-from vla.rl.runs.online import fit
-from vla.rl.runs.options import EnvironmentOptions, PoolerOptions, RLOptions
+from vla.rl.learners.registry import LearnerOptions
+from vla.rl.policies.options import PolicyOptions, PoolerOptions
+from vla.rl.runs.options import BudgetOptions, RunOptions
+from vla.rl.runs.runner import fit
 from vla.sim.embodiment import EMBODIMENT
 from vla.sim.episodes import Episode, set_up
+from vla.systems.pr2l.observation import PromptedObservation
+from vla.systems.pr2l.prompted_vec_env import PromptedVecEnv
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +91,14 @@ def test_a_process_that_fails_is_named():
 
 
 def test_sac_learns_on_it_and_its_export_acts_within_the_limits(vlm, tmp_path):
-    options = RLOptions(
+    settings = Settings(tokens=2, batch=1, image=False, words=40)
+    options = RunOptions(
         out=str(tmp_path / "run"),
         environment=EnvironmentOptions("tabletop/lift", 1),
-        vlm=str(vlm),
-        prompt="Q: where is the {object}? A:",
-        representation=Settings(tokens=2, batch=1, image=False, words=40),
-        pooler=PoolerOptions(width=16, hidden=16, out=8),
-        algorithm="sac",
-        arguments={"learning_starts": 4, "batch_size": 4, "buffer_size": 100},
-        net=[8],
-        steps=8,
-        checkpoint=8,
+        observation=PromptedObservation(str(vlm), prompt="Q: where is the {object}? A:", representation=settings),
+        policy=PolicyOptions(PoolerOptions(width=16, hidden=16, out=8), net=[8]),
+        learner=LearnerOptions("sac", {"learning_starts": 4, "batch_size": 4, "buffer_size": 100}),
+        budget=BudgetOptions(8, 8),
     )
     fit(options)
     pictures = {camera.name: np.zeros((64, 64, 3), np.uint8) for camera in EMBODIMENT.cameras}
@@ -107,5 +107,5 @@ def test_sac_learns_on_it_and_its_export_acts_within_the_limits(vlm, tmp_path):
     assert action.shape == (1, 7) and (np.abs(action) <= EMBODIMENT.action.high).all()
     # Killed between its last checkpoint and its record, it is finished by the same command.
     (tmp_path / "run/results.json").unlink()
-    assert fit(options).steps == 8 and (tmp_path / "run/results.json").is_file()
+    assert fit(options).record.steps == 8 and (tmp_path / "run/results.json").is_file()
     assert np.array_equal(load_policy(f"{options.out}/export").act([seen])[0].actions, action)

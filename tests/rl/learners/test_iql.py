@@ -7,9 +7,9 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
 
 from vla.promptable.head import Head
-from vla.rl.learners.behaviour_cloning import Cloning, CloningLearner
+from vla.rl.learners.behaviour_cloning import BehaviourCloning, CloningOptions
 from vla.rl.learners.demonstrations import Batch
-from vla.rl.learners.iql import IQL, IQLLearner
+from vla.rl.learners.iql import IQL, IQLOptions
 
 PLACES = 5
 SEEN = {"numbers": torch.eye(PLACES)}
@@ -38,13 +38,13 @@ def trained(kind, settings, batch):
 
 
 def test_what_is_nearer_to_the_end_is_worth_more_and_the_head_goes_there(chain):
-    settings = IQL(learning_rate=1e-2, expectile=0.9, temperature=10.0, discount=0.8, follow=0.1)
-    learner, written = trained(IQLLearner, settings, chain)
+    settings = IQLOptions(learning_rate=1e-2, expectile=0.9, temperature=10.0, discount=0.8, follow=0.1)
+    learner, written = trained(IQL, settings, chain)
     with torch.no_grad():
         worth = learner.networks["value"](SEEN)[:, 0]
     assert (worth.diff() > 0.05).all() and 0.8 < worth[-1] < 1.1 and (written > 0.5).all()
 
 
 def test_cloning_does_what_is_done_most(chain):
-    _, written = trained(CloningLearner, Cloning(learning_rate=1e-2), chain)
+    _, written = trained(BehaviourCloning, CloningOptions(learning_rate=1e-2), chain)
     assert (written < -0.5).all()

@@ -1,7 +1,5 @@
 """The head that Stable-Baselines3 trains, and the policy that acts with its weights: the same actions."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -21,35 +19,32 @@ from vla.promptable.cache import CachedRepresentation
 from vla.promptable.load import load_frozen
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation, Settings
+from vla.rl.envs.observation import EnvironmentObservation
+from vla.rl.envs.registry import EnvironmentOptions
 from vla.rl.envs.tabletop import SHARES
+from vla.rl.learners.registry import LearnerOptions
 from vla.rl.policies.export import act
+from vla.rl.policies.features import sb3_policy
+from vla.rl.policies.options import PolicyOptions, PoolerOptions
 from vla.rl.policies.sb3_to_head import TOLD, unfit, write_policy
-from vla.rl.runs.build import policy_arguments
-from vla.rl.runs.online import fit
-from vla.rl.runs.options import EnvironmentOptions, PoolerOptions, RLOptions
+from vla.rl.runs.options import BudgetOptions, RunOptions
+from vla.rl.runs.runner import fit
 from vla.sim.embodiment import EMBODIMENT
+from vla.systems.pr2l.observation import PromptedObservation
 
 NUMBERS = EMBODIMENT.state.size + len(TOLD.words)
+POLICY = PolicyOptions(PoolerOptions(width=16, hidden=16, out=8), net=[12, 8])
 
 
-def options(vlm, algorithm, observe):
-    return RLOptions(
-        out="",
-        environment=EnvironmentOptions("tabletop/lift"),
-        vlm=str(vlm) if "states" in observe else "",
-        prompt="Q: where is the {object}? A:",
-        representation=Settings(tokens=1, batch=1, image=False, words=40, layers="mix"),
-        observe=observe,
-        pooler=PoolerOptions(width=16, hidden=16, out=8),
-        algorithm=algorithm,
-        net=[12, 8],
-    )
+def observation(vlm, observe):
+    settings = Settings(tokens=1, batch=1, image=False, words=40, layers="mix")
+    return PromptedObservation(str(vlm) if "states" in observe else "", -1, "Q: where is the {object}? A:", settings, observe)
 
 
 @pytest.mark.parametrize("observe", [["states"], ["pixels"], ["states", "pixels"]])
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_the_policy_acts_as_the_trained_head(vlm, tmp_path, algorithm, observe):
-    chosen, mix, represent = options(vlm, algorithm, observe), 1, None
+    chosen, mix, represent = observation(vlm, observe), 1, None
     seen = {"state": spaces.Box(-4, 4, (NUMBERS,), np.float32)}
     if "states" in observe:
         made = PromptableRepresentation(*load_frozen(str(vlm)), PromptTemplate(chosen.prompt), chosen.representation)
@@ -61,12 +56,12 @@ def test_the_policy_acts_as_the_trained_head(vlm, tmp_path, algorithm, observe):
     torch.manual_seed(1)
     kind = MultiInputActorCriticPolicy if algorithm == "ppo" else SACPolicy
     whole = spaces.Dict(seen)
-    policy = kind(whole, spaces.Box(-1, 1, (5,), np.float32), lambda _: 0.0, **policy_arguments(chosen, mix))
+    policy = kind(whole, spaces.Box(-1, 1, (5,), np.float32), lambda _: 0.0, **sb3_policy(POLICY, mix))
     policy.set_training_mode(False)
     with torch.no_grad():
         # Large enough that some actions lie beyond the limits.
         (policy.action_net if algorithm == "ppo" else policy.actor.mu).weight.mul_(50 if algorithm == "ppo" else 4)
-    write_policy(tmp_path / "export", policy, chosen, represent, {})
+    write_policy(tmp_path / "export", policy, POLICY, chosen, represent, "", {})
     acting = load_policy(str(tmp_path / "export"))
 
     rng = np.random.default_rng(0)
@@ -86,27 +81,27 @@ def test_the_policy_acts_as_the_trained_head(vlm, tmp_path, algorithm, observe):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("environment", "observe", "said"),
     [
-        ({"environment": EnvironmentOptions("BabyAI-GoToLocal-v0")}, "BabyAI-GoToLocal-v0"),
-        ({"environment": EnvironmentOptions("tabletop/push")}, "more than the goal"),
-        ({"observe": ["oracle"]}, "oracle"),
-        ({}, ""),
+        ("BabyAI-GoToLocal-v0", ["pixels"], "BabyAI-GoToLocal-v0"),
+        ("tabletop/push", ["pixels"], "more than the goal"),
+        ("tabletop/lift", ["oracle"], "oracle"),
+        ("tabletop/lift", ["pixels"], ""),
     ],
 )
-def test_it_is_said_why_a_head_cannot_drive_the_robot(vlm, change, said):
-    why = unfit(dataclasses.replace(options(vlm, "ppo", ["pixels"]), **change), None)
+def test_it_is_said_why_a_head_cannot_drive_the_robot(environment, observe, said):
+    why = unfit(environment, EnvironmentObservation(observe), None)
     assert said in why and bool(said) == bool(why)
 
 
 def test_a_head_of_babyai_is_refused_by_name(tmp_path):
-    chosen = RLOptions(
+    chosen = RunOptions(
         out=str(tmp_path),
         environment=EnvironmentOptions("BabyAI-GoToObj-v0", 1),
-        observe=["oracle"],
-        arguments={"n_steps": 8, "batch_size": 8, "n_epochs": 1},
-        net=[8],
-        steps=8,
+        observation=EnvironmentObservation(["oracle"]),
+        policy=PolicyOptions(net=[8]),
+        learner=LearnerOptions(arguments={"n_steps": 8, "batch_size": 8, "n_epochs": 1}),
+        budget=BudgetOptions(steps=8),
     )
     fit(chosen)
     with pytest.raises(UserError, match="trained in BabyAI-GoToObj-v0"):

@@ -14,35 +14,39 @@ from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.promptable.representation import Settings
 from vla.report.plots import read_metrics
+from vla.rl.envs.observation import EnvironmentObservation
+from vla.rl.learners.demonstrations import Demonstrations
+from vla.rl.learners.registry import LearnerOptions
+from vla.rl.policies.options import PolicyOptions, PoolerOptions
 from vla.rl.runs.checkpoint import CHECKPOINT
-from vla.rl.runs.offline import fit_offline
-from vla.rl.runs.options import CacheOptions, PoolerOptions, RLOptions
+from vla.rl.runs.options import BudgetOptions, RunOptions
+from vla.rl.runs.runner import fit
 from vla.sim.embodiment import EMBODIMENT
+from vla.systems.pr2l.observation import CacheOptions, PromptedObservation
+from vla.systems.pr2l.table import shown, states_kept, training_seconds
 
 
 @pytest.fixture(scope="module")
 def options(vlm, data, tmp_path_factory):
     """A run of 40 steps in two parts."""
-    return RLOptions(
+    return RunOptions(
         out=str(tmp_path_factory.mktemp("bc") / "run"),
         condition="bc",
-        data=str(data / "robot"),
-        vlm=str(vlm),
-        prompt="Q: where is the {object}? A:",
-        representation=Settings(tokens=2, batch=4, image=False, words=32),
-        pooler=PoolerOptions(width=16, hidden=16, out=16),
-        cache=CacheOptions(str(tmp_path_factory.mktemp("cache")), 64),
-        algorithm="bc",
-        arguments={"batch": 8, "learning_rate": 3e-3},
-        net=[32],
-        steps=40,
-        checkpoint=20,
+        observation=PromptedObservation(
+            vlm=str(vlm),
+            prompt="Q: where is the {object}? A:",
+            representation=Settings(tokens=2, batch=4, image=False, words=32),
+            cache=CacheOptions(str(tmp_path_factory.mktemp("cache")), 64),
+        ),
+        policy=PolicyOptions(PoolerOptions(width=16, hidden=16, out=16), net=[32]),
+        learner=LearnerOptions("bc", {"batch": 8, "learning_rate": 3e-3}, str(data / "robot")),
+        budget=BudgetOptions(40, 20),
     )
 
 
 @pytest.fixture(scope="module")
 def run(options):
-    return fit_offline(options)
+    return fit(options).summary
 
 
 @pytest.fixture
@@ -67,12 +71,12 @@ def test_a_run_learns_and_says_how_well(options, run):
 
 
 @pytest.mark.parametrize("algorithm", ["bc", "iql"])
-def test_a_resumed_run_is_an_uninterrupted_one(options, tmp_path, algorithm):
-    whole = dataclasses.replace(options, out=str(tmp_path / "whole"), algorithm=algorithm, steps=8, checkpoint=4)
-    half = dataclasses.replace(whole, out=str(tmp_path / "half"), steps=4)
-    fit_offline(whole)
-    fit_offline(half)
-    fit_offline(dataclasses.replace(half, steps=8))
+def test_a_resumed_run_is_an_uninterrupted_one(options, tmp_path, changed, algorithm):
+    whole = changed(options, out=str(tmp_path / "whole"), learner__name=algorithm, budget=BudgetOptions(8, 4))
+    half = dataclasses.replace(whole, out=str(tmp_path / "half")).lasting(4)
+    fit(whole)
+    fit(half)
+    fit(half.lasting(8))
     one, two = weights(whole.out), weights(half.out)
     assert one["steps"] == two["steps"] == 8 and one["held_out"] == two["held_out"]
     assert all(torch.equal(one["networks"][name], two["networks"][name]) for name in one["networks"])
@@ -91,10 +95,8 @@ def test_the_export_is_a_policy_whose_answers_do_not_depend_on_company(options, 
 
 def test_it_acts_as_it_was_trained(options, run):
     """On a step of the data, the policy writes what the trained head does."""
-    from vla.rl.learners.demonstrations import Demonstrations
-
     policy = load_policy(f"{options.out}/export", batch=1)
-    item = Demonstrations(options.data, 2).source.item(3, np.random.default_rng(0))
+    item = Demonstrations(options.learner.data, 2).source.item(3, np.random.default_rng(0))
     found = policy.act([Observation("0", item.images, item.state, item.instruction)])[0].actions
     policy.head.load_state_dict(
         {name.removeprefix("actor."): value for name, value in weights(options.out)["networks"].items() if "actor." in name}
@@ -105,9 +107,10 @@ def test_it_acts_as_it_was_trained(options, run):
 
 
 def test_a_network_from_scratch_needs_no_model(options, tmp_path, observations):
-    changed = dataclasses.replace(options, out=str(tmp_path / "run"), vlm="", observe=["pixels"], steps=2, checkpoint=2)
-    fit_offline(changed)
-    chunk = load_policy(f"{changed.out}/export").act(observations[:1])[0]
+    pixels = EnvironmentObservation(["pixels"])
+    mine = dataclasses.replace(options, out=str(tmp_path / "run"), observation=pixels, budget=BudgetOptions(2, 2))
+    fit(mine)
+    chunk = load_policy(f"{mine.out}/export").act(observations[:1])[0]
     assert chunk.actions.shape == (2, 7)
 
 
@@ -140,31 +143,28 @@ def test_a_call_takes_the_smallest_shape_that_holds_it(options, run, observation
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"arguments": {"batch": 0}}, "positive numbers"),
-        ({"arguments": {"batch": "many"}}, "positive numbers"),
-        ({"arguments": {"learning_rate": -1}}, "positive numbers"),
-        ({"algorithm": "iql", "arguments": {"expectile": 3}}, "expectile"),
-        ({"observe": ["oracle"]}, "oracle is not recorded"),
-        ({"prompt": "{shape}?"}, "unknown field"),
-        ({"arguments": {"n_steps": 3}}, "its arguments are batch"),
-        ({"data": ""}, "bc and iql learn from data"),
+        ({"learner__arguments": {"batch": 0}}, "positive numbers"),
+        ({"learner__arguments": {"batch": "many"}}, "positive numbers"),
+        ({"learner__arguments": {"learning_rate": -1}}, "positive numbers"),
+        ({"learner__name": "iql", "learner__arguments": {"expectile": 3}}, "expectile"),
+        ({"observation": EnvironmentObservation(["oracle"])}, "oracle is not recorded"),
+        ({"observation__prompt": "{shape}?"}, "unknown field"),
+        ({"learner__arguments": {"n_steps": 3}}, "its arguments are batch"),
     ],
 )
-def test_contradictions_are_refused(options, tmp_path, change, said):
+def test_contradictions_are_refused(options, tmp_path, changed, change, said):
     with pytest.raises(UserError, match=said):
-        fit_offline(dataclasses.replace(options, **{"out": str(tmp_path), **change}))
+        fit(changed(options, out=str(tmp_path), **change))
 
 
 def test_another_run_in_the_folder_is_refused(options, run):
     with pytest.raises(UserError, match="another seed"):
-        fit_offline(dataclasses.replace(options, seed=4))
+        fit(dataclasses.replace(options, seed=4))
 
 
 def test_a_table_says_where_states_were_there_before_training(options, run, tmp_path):
-    from vla.systems.pr2l.table import shown, states_kept
-
-    later = dataclasses.replace(options, out=str(tmp_path / "run"), steps=2, checkpoint=2)
-    fit_offline(later)
+    later = dataclasses.replace(options, out=str(tmp_path / "run"), budget=BudgetOptions(2, 2))
+    fit(later)
     assert states_kept(f"{later.out}/export") and not states_kept(f"{options.out}/export") and not states_kept("random")
     row = {"policy": "p", "success": {"rate": 1, "n": 2, "low": 0, "high": 1}, "first_minus_this": None, "seconds_per_step": 1}
     assert "1.0 min, states kept before" in shown([{**row, "training_seconds": 60, "states_kept": True}]).rows[0]
@@ -173,7 +173,6 @@ def test_a_table_says_where_states_were_there_before_training(options, run, tmp_
 def test_a_table_of_policies_on_the_same_episodes(options, run, tmp_path, capsys):
     pytest.importorskip("vla.sim.tabletop", exc_type=ImportError)
     from vla import cli
-    from vla.systems.pr2l.table import training_seconds
 
     suite = tmp_path / "suite.yaml"
     suite.write_text("tasks: [lift]\nepisodes: 2\nhorizon: 3\nkinds: [correct]\nvariations:\n  seen: {}\n")

@@ -13,34 +13,40 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
 
 from vla.promptable.representation import Settings
-from vla.rl.runs.build import make_agent, make_environments, make_representation
+from vla.rl.envs.observation import EnvironmentObservation
+from vla.rl.envs.registry import EnvironmentOptions
+from vla.rl.learners.registry import LearnerOptions
 from vla.rl.policies.export import act, read_agent
-from vla.rl.runs.online import fit
-from vla.rl.runs.options import CacheOptions, EnvironmentOptions, PoolerOptions, RLOptions
+from vla.rl.policies.options import PolicyOptions, PoolerOptions
+from vla.rl.runs.online import Online
+from vla.rl.runs.options import BudgetOptions, RunOptions
+from vla.rl.runs.outcome import Stopwatch
+from vla.rl.runs.runner import fit
+from vla.systems.pr2l.observation import CacheOptions, PromptedObservation
 
 
 @pytest.fixture(scope="module")
 def options(vlm, tmp_path_factory):
     """A run of 64 steps in two parts."""
-    return RLOptions(
+    return RunOptions(
         out=str(tmp_path_factory.mktemp("rl") / "run"),
         condition="task",
         environment=EnvironmentOptions("BabyAI-GoToObj-v0", 2),
-        vlm=str(vlm),
-        prompt="Q: is there a {object}? A:",
-        representation=Settings(tokens=2, batch=2, image=False, words=40),
-        pooler=PoolerOptions(width=16, hidden=16, out=8),
-        cache=CacheOptions(str(tmp_path_factory.mktemp("cache")), 64),
-        arguments={"n_steps": 16, "batch_size": 16, "n_epochs": 1},
-        net=[8],
-        steps=64,
-        checkpoint=32,
+        observation=PromptedObservation(
+            vlm=str(vlm),
+            prompt="Q: is there a {object}? A:",
+            representation=Settings(tokens=2, batch=2, image=False, words=40),
+            cache=CacheOptions(str(tmp_path_factory.mktemp("cache")), 64),
+        ),
+        policy=PolicyOptions(PoolerOptions(width=16, hidden=16, out=8), net=[8]),
+        learner=LearnerOptions(arguments={"n_steps": 16, "batch_size": 16, "n_epochs": 1}),
+        budget=BudgetOptions(64, 32),
     )
 
 
 @pytest.fixture(scope="module")
 def run(options):
-    return fit(options)
+    return fit(options).record
 
 
 def weights(folder):
@@ -58,9 +64,9 @@ def test_a_run_leaves_curve_logs_checkpoint_and_export(options, run):
 
 
 def test_a_resumed_run_is_an_uninterrupted_one(options, run, tmp_path):
-    half = dataclasses.replace(options, out=str(tmp_path / "half"), steps=32)
+    half = dataclasses.replace(options, out=str(tmp_path / "half")).lasting(32)
     fit(half)
-    resumed = fit(dataclasses.replace(half, steps=64))
+    resumed = fit(half.lasting(64)).record
     whole, again = weights(options.out), weights(half.out)
     assert whole["steps"] == again["steps"] == 64 and (resumed.ends, resumed.success) == (run.ends, run.success)
     assert all(torch.equal(whole["policy"][name], again["policy"][name]) for name in whole["policy"])
@@ -68,7 +74,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(options, run, tmp_path):
 
 def test_a_finished_run_is_only_read(options, run):
     before = weights(options.out)
-    again = fit(options)
+    again = fit(options).record
     assert (again.ends, again.more["cache"]) == (run.ends, run.more["cache"])
     assert all(torch.equal(before["policy"][name], weights(options.out)["policy"][name]) for name in before["policy"])
 
@@ -79,19 +85,19 @@ def test_a_run_that_was_killed_while_it_wrote_is_finished(options, run, tmp_path
     # The record is written last: without it the export may be an earlier one's.
     record.unlink()
     shutil.rmtree(tmp_path / "run/export")
-    assert fit(done).ends == run.ends and (tmp_path / "run/export/rl.json").is_file() and record.is_file()
+    assert fit(done).record.ends == run.ends and (tmp_path / "run/export/rl.json").is_file() and record.is_file()
     record.write_text(json.dumps({**json.loads(record.read_text()), "steps": 32}))
-    assert fit(done).steps == 64 == load_run(done.out).steps
-    assert fit(dataclasses.replace(done, steps=8)).steps == 64
+    assert fit(done).record.steps == 64 == load_run(done.out).steps
+    assert fit(done.lasting(8)).record.steps == 64
 
 
-def test_a_run_does_not_go_on_with_another_model(options, run, vlm, tmp_path):
+def test_a_run_does_not_go_on_with_another_model(options, run, vlm, tmp_path, changed):
     model = shutil.copytree(vlm, tmp_path / "vlm")
-    mine = dataclasses.replace(options, out=str(tmp_path / "run"), vlm=str(model), steps=32)
+    mine = changed(options, out=str(tmp_path / "run"), observation__vlm=str(model), budget__steps=32)
     fit(mine)
     change_weights(model)
     with pytest.raises(UserError, match="another model"):
-        fit(dataclasses.replace(mine, steps=64))
+        fit(mine.lasting(64))
 
 
 def change_weights(folder):
@@ -102,12 +108,12 @@ def change_weights(folder):
     save_file({**kept, name: kept[name] + 1}, folder / "model.safetensors", {"format": "pt"})
 
 
-def test_the_export_acts_as_the_trained_head(options, run):
-    policy, said, more = read_agent(f"{options.out}/export")
-    assert said == options and more["kind"] == "pr2l" and more["representation"]["tokens"] == 2
-    representation = make_representation(options)
-    environments = make_environments(options, representation)
-    agent = make_agent(options, environments, representation)
+def test_the_export_acts_as_the_trained_head(options, run, tmp_path):
+    policy, said = read_agent(f"{options.out}/export")
+    assert said["options"] == options.to_dict() and said["kind"] == "pr2l" and said["representation"]["tokens"] == 2
+    training = Online(dataclasses.replace(options, out=str(tmp_path)), options.observation.open(), Stopwatch())
+    training.begin(None)
+    environments, agent = training.environments, training.learner.agent
     agent.policy.load_state_dict(weights(options.out)["policy"])
     environments.seed(5)
     seen = environments.reset()
@@ -129,26 +135,10 @@ def test_a_damaged_export_is_named(options, run, tmp_path):
         read_agent(folder)
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: PoolerOptions(width=0), lambda: PoolerOptions(out=0), lambda: CacheOptions(memory_mb=-1)]
-)
-def test_sizes_that_are_none_are_refused(make):
-    with pytest.raises(UserError, match="pooler|cache"):
-        make()
-
-
-@pytest.mark.parametrize("change", [{"prompt": "Q: {instruction}? A:"}, {"seed": 1}, {"net": [9]}])
-def test_another_run_in_the_folder_is_refused(options, run, change):
-    with pytest.raises(UserError, match=f"another {next(iter(change))}"):
-        fit(dataclasses.replace(options, **change))
-
-
-def test_options_from_before_a_statistic_could_be_chosen_stay_the_same(options):
-    """Runs and recorded cells of then go on and are merged."""
-    for told in (options.identity(), options.to_dict()):
-        assert "decode" not in told["representation"] and told["representation"]["tokens"] == 2
-    median = dataclasses.replace(options, representation=dataclasses.replace(options.representation, decode="median"))
-    assert median.identity()["representation"]["decode"] == "median"
+@pytest.mark.parametrize(("change", "name"), [({"seed": 1}, "seed"), ({"policy__net": [9]}, "net"), ({"observation__prompt": "{shape}"}, "prompt")])
+def test_another_run_in_the_folder_is_refused(options, run, changed, change, name):
+    with pytest.raises(UserError, match=f"another {name}"):
+        fit(changed(options, **change))
 
 
 def test_a_damaged_checkpoint_is_named(options, run, tmp_path):
@@ -163,24 +153,26 @@ def test_a_damaged_checkpoint_is_named(options, run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"vlm": ""}, "no model is named"),
-        ({"algorithm": "sac", "arguments": {}}, "Discrete"),
-        ({"arguments": {"n_stepps": 16}}, "n_stepps"),
-        ({"prompt": "{nothing}"}, "unknown field"),
-        ({"arguments": {"n_steps": 0}}, "n_steps"),
-        ({"seed": -1}, "seed is 0 or more"),
-        ({"random": -5}, "seed is 0 or more"),
-        ({"net": [0]}, "no layer empty"),
-        ({"observe": ["answer"], "representation": Settings(tokens=0)}, "none is written"),
+        ({"observation__vlm": ""}, "no model is named"),
+        ({"learner": LearnerOptions("sac")}, "Discrete"),
+        ({"learner__arguments": {"n_stepps": 16}}, "n_stepps"),
+        ({"observation__prompt": "{nothing}"}, "unknown field"),
+        ({"learner__arguments": {"n_steps": 0}}, "n_steps"),
+        ({"environment__name": "CartPole-v1"}, "no environment 'CartPole-v1'"),
     ],
 )
-def test_contradictions_are_refused(options, change, said, tmp_path):
+def test_contradictions_are_refused(options, change, said, tmp_path, changed):
     with pytest.raises(UserError, match=said):
-        fit(dataclasses.replace(options, out=str(tmp_path), **change))
+        fit(changed(options, out=str(tmp_path), **change))
 
 
-def test_conditions_share_the_budget_and_random_weights_are_others(options, run, tmp_path):
-    other = fit(dataclasses.replace(options, out=str(tmp_path / "oracle"), condition="oracle", observe=["oracle"]))
+def test_conditions_share_the_budget_and_random_weights_are_others(options, run, tmp_path, changed):
+    oracle = changed(options, out=str(tmp_path / "oracle"), condition="oracle", observation=EnvironmentObservation(["oracle"]))
+    other = fit(oracle).record
     assert other.budget == run.budget and other.more["cache"] == {}
-    one, same, two = (make_representation(dataclasses.replace(options, random=r)).identity["model"] for r in (0, 0, 1))
-    assert one == same != two and make_representation(options).identity["model"] not in (one, two)
+
+    def model(random):
+        return changed(options, observation__random=random).observation.open().identity["model"]
+
+    one, same, two = (model(random) for random in (0, 0, 1))
+    assert one == same != two and model(-1) not in (one, two)

@@ -1,12 +1,11 @@
-"""The command `vla rl`, and every configuration of the package."""
+"""The commands `vla rl fit | probe | questions`."""
 
-from importlib import resources
+import json
 
 import pytest
 import yaml
 
 from vla import cli
-from vla.commands.configs import find_config
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
@@ -14,51 +13,23 @@ pytest.importorskip("minigrid")
 from vla.datasets.questions import QuestionSource
 from vla.models.load import load_vlm
 from vla.rl.envs.babyai import BabyAI
-from vla.rl.runs.build import make_environments
-from vla.rl.runs.options import read_options
 from vla.systems.pr2l.babyai_questions import COUNTS, WORDINGS, collect_questions
 
-ALL = sorted(f.name for f in (resources.files("vla.configs") / "rl").iterdir())
-CONFIGS = [name for name in ALL if name.startswith("babyai-")]
-TABLETOP = [name for name in ALL if name.startswith("tabletop-")]
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_configuration_is_a_run(name):
-    options = read_options(["-c", find_config(f"configs/rl/{name}")])
-    assert f"babyai-{options.condition}.yaml" == name and options.out == f"runs/rl/babyai-{options.condition}"
-    if not {"states", "answer"} & set(options.observe):
-        make_environments(options, None).close()
-
-
-@pytest.mark.parametrize("name", TABLETOP)
-def test_every_configuration_of_the_tabletop_learns_from_the_demos_data_but_for_the_reference(name):
-    options = read_options(["-c", find_config(f"configs/rl/{name}")])
-    assert f"tabletop-{options.condition}.yaml" == name and options.out == f"runs/rl/tabletop-{options.condition}"
-    assert options.data == ("" if "ppo" in name else "runs/demo/data/robot") and options.environment.name == "tabletop/lift"
-    assert bool(options.vlm) == ("states" in options.observe)
-
-
-@pytest.mark.parametrize("names", [CONFIGS, [name for name in TABLETOP if "bc" in name]])
-def test_conditions_share_everything_but_what_is_seen(names):
-    runs = [read_options(["-c", find_config(f"configs/rl/{name}")]) for name in names]
-    for shared in ("environment", "algorithm", "arguments", "net", "steps", "checkpoint", "pooler", "data", "chunk"):
-        assert all(getattr(run, shared) == getattr(runs[0], shared) for run in runs), shared
+BASE = ["-c", "configs/rl/babyai.yaml"]
 
 
 def test_a_run_from_the_command_line(vlm, tmp_path, capsys):
-    body = {
+    overlay = {
         "out": str(tmp_path / "run"),
         "environment": {"name": "BabyAI-GoToObj-v0", "count": 2},
-        "vlm": str(vlm),
-        "prompt": "Q: {object}? A:",
-        "representation": {"tokens": 1, "image": False, "batch": 2},
-        "pooler": {"width": 8, "heads": 1, "hidden": 8, "out": 4},
-        "arguments": {"n_steps": 8, "batch_size": 8, "n_epochs": 1},
-        "checkpoint": 16,
+        "observation": {"vlm": str(vlm), "prompt": "Q: {object}? A:", "representation": {"tokens": 1, "batch": 2}},
+        "policy": {"pooler": {"width": 8, "heads": 1, "hidden": 8, "out": 4}},
+        "learner": {"arguments": {"n_steps": 8, "batch_size": 8, "n_epochs": 1}},
+        "budget": {"checkpoint": 16},
     }
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(body))
-    command = ["rl", "fit", "-c", str(tmp_path / "run.yaml"), "--steps", "16", "--representation.tokens=2"]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(overlay))
+    arguments = ["--budget.steps", "16", "--observation.representation.tokens=2"]
+    command = ["rl", "fit", *BASE, "-c", str(tmp_path / "mine.yaml"), *arguments]
     assert cli.main(command) == 0
     assert "16 steps" in capsys.readouterr().out and (tmp_path / "run/export/rl.json").is_file()
     assert cli.main([*command, "--seed", "3"]) == 2 and "another seed" in capsys.readouterr().err
@@ -68,7 +39,7 @@ def test_a_run_from_the_command_line(vlm, tmp_path, capsys):
     ("arguments", "said"),
     [
         (["rl", "fly"], "one of fit, probe, table, questions"),
-        (["rl", "fit", "-c", "configs/rl/none.yaml"], "configs/rl/babyai-task.yaml"),
+        (["rl", "fit", "-c", "configs/rl/none.yaml"], "configs/rl/prompts/babyai/task.yaml"),
     ],
 )
 def test_mistakes_are_said(arguments, said, capsys):
@@ -76,9 +47,18 @@ def test_mistakes_are_said(arguments, said, capsys):
 
 
 def test_a_folder_that_is_not_there_is_no_public_name(tmp_path, capsys):
-    command = ["rl", "fit", "-c", "configs/rl/babyai-task.yaml", "--vlm", "runs/of/mine", "--out", str(tmp_path)]
+    command = ["rl", "fit", *BASE, "--observation.vlm", "runs/of/mine", "--out", str(tmp_path)]
     assert cli.main(command) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_conditions_are_probed_as_overlays_of_a_base(vlm, tmp_path, capsys):
+    (tmp_path / "small.yaml").write_text(f"observation: {{vlm: {vlm}, representation: {{tokens: 1, words: 40}}}}\n")
+    base = ["--base", "configs/rl/babyai.yaml", "--base", str(tmp_path / "small.yaml")]
+    conditions = [part for name in ("task", "irrelevant") for part in ("-c", f"configs/rl/prompts/babyai/{name}.yaml")]
+    assert cli.main(["rl", "probe", *base, *conditions, "--pictures", "40", "--out", str(tmp_path / "probes.json")]) == 0
+    probes = json.loads((tmp_path / "probes.json").read_text())["probes"]
+    assert [one["condition"] for one in probes] == ["small-task", "small-irrelevant"] and "small-task" in capsys.readouterr().out
 
 
 def test_questions_are_a_data_set_with_true_answers(tmp_path):

@@ -11,8 +11,11 @@ pytest.importorskip("vla.sim.tabletop", exc_type=ImportError)
 
 from vla import cli
 from vla.promptable.representation import Settings
-from vla.rl.runs.offline import fit_offline
-from vla.rl.runs.options import PoolerOptions, RLOptions
+from vla.rl.learners.registry import LearnerOptions
+from vla.rl.policies.options import PolicyOptions, PoolerOptions
+from vla.rl.runs.options import BudgetOptions, RunOptions
+from vla.rl.runs.runner import fit
+from vla.systems.pr2l.observation import PromptedObservation
 
 
 def test_without_the_demos_policy_it_says_how_to_make_it(tmp_path, capsys):
@@ -24,17 +27,14 @@ def test_without_the_demos_policy_it_says_how_to_make_it(tmp_path, capsys):
 def test_it_compares_and_goes_on(vlm, data, tmp_path, capsys):
     demo = tmp_path / "demo"
     shutil.copytree(data / "robot", demo / "data/robot")
-    standing_in = RLOptions(
+    standing_in = RunOptions(
         out=str(demo),
-        data=str(data / "robot"),
-        vlm=str(vlm),
-        representation=Settings(tokens=1, image=False, batch=4),
-        pooler=PoolerOptions(width=8, hidden=8, out=8),
-        algorithm="bc",
-        arguments={"batch": 4},
-        steps=1,
+        observation=PromptedObservation(str(vlm), representation=Settings(tokens=1, image=False, batch=4)),
+        policy=PolicyOptions(PoolerOptions(width=8, hidden=8, out=8)),
+        learner=LearnerOptions("bc", {"batch": 4}, str(data / "robot")),
+        budget=BudgetOptions(steps=1),
     )
-    fit_offline(standing_in)
+    fit(standing_in)
     command = ["demo-pr2l", "--out", str(tmp_path / "out"), "--demo", str(demo), "--scenes", "1", "--steps", "3"]
     assert cli.main(command) == 0
     said, report = capsys.readouterr().out, json.loads((tmp_path / "out/report.json").read_text())

@@ -41,6 +41,11 @@ class BabyAI(gymnasium.Env):
     """
 
     fields = ("instruction", "object", "colour", "shape")
+    needs_process = False
+
+    @staticmethod
+    def unfit(name: str) -> str:
+        return f"it was trained in {name}, whose actions are no robot's"
 
     def __init__(self, name: str):
         try:

@@ -28,6 +28,13 @@ class Tabletop(TabletopEnv):
     """
 
     fields = ("instruction", "object", "colour", "shape")
+    needs_process = True
+
+    @staticmethod
+    def unfit(name: str) -> str:
+        if name == "tabletop/lift":
+            return ""
+        return f"it was trained on {name}, whose instructions name more than the goal that it was told"
 
     def __init__(self, task: str):
         super().__init__(task)

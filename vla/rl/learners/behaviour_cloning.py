@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -12,12 +13,12 @@ from vla.promptable.head import Head
 from vla.rl.learners.demonstrations import Batch
 
 MakeHead = Callable[[int, int], Head]
-"""A head of so many numbers out, with so many more numbers in."""
+"""(numbers out, further numbers in) -> a head."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Cloning:
-    """Settings.
+class CloningOptions:
+    """Arguments of behaviour cloning.
 
     Attributes:
         batch: rows per step.
@@ -33,7 +34,7 @@ class Cloning:
             raise ValueError(f"{self}: positive numbers are wanted")
 
 
-class CloningLearner:
+class BehaviourCloning:
     """Learns a chunk [K * F] by the mean absolute difference, as OpenVLA-OFT does (Kim et al. 2025, arXiv 2502.19645).
 
     Attributes:
@@ -42,11 +43,13 @@ class CloningLearner:
         ahead: whether batches must hold what is seen after a chunk.
     """
 
-    ahead = False
+    Options = CloningOptions
+    ahead: ClassVar[bool] = False
+    resumes: ClassVar[bool] = True
 
-    def __init__(self, make: MakeHead, size: int, settings: Cloning):
+    def __init__(self, make: MakeHead, size: int, options: CloningOptions):
         self.networks = nn.ModuleDict({"actor": make(size, 0)})
-        self.optimizer = adamw(self.networks.parameters(), settings)
+        self.optimizer = adamw(self.networks.parameters(), options)
 
     def update(self, batch: Batch) -> dict[str, float]:
         """One step; what is worth logging."""
@@ -57,8 +60,8 @@ class CloningLearner:
         return {"loss": loss.item()}
 
 
-def adamw(parameters, settings: Cloning) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+def adamw(parameters: Iterable[nn.Parameter], options: CloningOptions) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
 
 
 def difference(actor: nn.Module, batch: Batch) -> torch.Tensor:

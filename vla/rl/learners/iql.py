@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from vla.rl.learners.behaviour_cloning import Cloning, MakeHead, adamw, difference
+from vla.rl.learners.behaviour_cloning import CloningOptions, MakeHead, adamw, difference
 from vla.rl.learners.demonstrations import Batch
 
 
 @dataclasses.dataclass(frozen=True)
-class IQL(Cloning):
-    """Settings; the paper's are 0.7 to 0.9 for the expectile, 3 to 10 for the temperature and 0.005 for what follows.
+class IQLOptions(CloningOptions):
+    """Arguments of IQL; the paper's are 0.7 to 0.9 for the expectile, 3 to 10 for the temperature and 0.005 for what follows.
 
     Attributes:
         expectile: 0.5 is the mean of what follows a state, 1 the best of it.
@@ -37,25 +38,27 @@ class IQL(Cloning):
             raise ValueError(f"{self}: expectile, discount and follow are shares, temperature is 0 or more")
 
 
-class IQLLearner:
-    """A chunk counts as one action; its reward is 1 where the task is done within it. Attributes as `CloningLearner`.
+class IQL:
+    """A chunk counts as one action; its reward is 1 where the task is done within it. Attributes as `BehaviourCloning`.
 
-    Other than the paper's, the head is no distribution: the weight stands before its mean absolute difference.
+    Unlike the paper's, the head is no distribution: the weight stands before its mean absolute difference.
     """
 
-    ahead = True
+    Options = IQLOptions
+    ahead: ClassVar[bool] = True
+    resumes: ClassVar[bool] = True
 
-    def __init__(self, make: MakeHead, size: int, settings: IQL):
-        self.settings = settings
+    def __init__(self, make: MakeHead, size: int, options: IQLOptions):
+        self.options = options
         # Both critics in one head, which sees the chunk beside the other numbers.
         critic = make(2, size)
         target = copy.deepcopy(critic).requires_grad_(False)
         self.networks = nn.ModuleDict({"actor": make(size, 0), "value": make(1, 0), "critic": critic, "target": target})
-        self.optimizer = adamw([p for p in self.networks.parameters() if p.requires_grad], settings)
+        self.optimizer = adamw([p for p in self.networks.parameters() if p.requires_grad], options)
 
     def update(self, batch: Batch) -> dict[str, float]:
         """One step of all three; what is worth logging."""
-        nets, s = self.networks, self.settings
+        nets, s = self.networks, self.options
         taken = {**batch.seen, "numbers": torch.cat([batch.seen["numbers"], batch.actions], 1)}
         with torch.no_grad():
             worth = nets["target"](taken).amin(1)

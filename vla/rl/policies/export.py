@@ -11,7 +11,6 @@ import torch
 from gymnasium import spaces
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy, MultiInputActorCriticPolicy
 from stable_baselines3.sac.policies import MultiInputPolicy as SACPolicy
 
@@ -19,23 +18,29 @@ from vla.errors import UserError
 from vla.policies.prompted import KIND, SAID, WEIGHTS, whole_folder
 from vla.promptable.cache import CachedRepresentation
 from vla.report.provenance import provenance
-from vla.rl.runs.build import mixed_layers, policy_arguments
-from vla.rl.runs.options import CacheOptions, EnvironmentOptions, PoolerOptions, RLOptions, Settings
+from vla.rl.policies.features import mixed_layers, sb3_policy
+from vla.rl.policies.options import PolicyOptions, PoolerOptions
 
 
 def write_agent(
-    folder: Path, agent: BaseAlgorithm, options: RLOptions, representation: CachedRepresentation | None, unfit: str
+    folder: Path, policy: BasePolicy, options: dict[str, Any], representation: CachedRepresentation | None, unfit: str
 ) -> Path:
-    """Writes the export whole or not at all, replacing an earlier one; it says why `vla rollout` cannot use it."""
-    weights = {name: value.detach().cpu().clone().contiguous() for name, value in agent.policy.state_dict().items()}
+    """Writes the export whole or not at all, replacing an earlier one.
+
+    Args:
+        policy: of Stable-Baselines3.
+        options: of the run, as they are saved.
+        unfit: why `vla rollout` cannot use it.
+    """
+    weights = {name: value.detach().cpu().clone().contiguous() for name, value in policy.state_dict().items()}
     said = {
         "kind": KIND,
         "unfit": unfit,
-        "options": options.to_dict(),
+        "options": options,
         "representation": representation.identity if representation else None,
-        "mix": mixed_layers(options, representation),
-        "observations": {name: _box(space) for name, space in agent.observation_space.spaces.items()},  # type: ignore[attr-defined]
-        "actions": _actions(agent.action_space),
+        "mix": mixed_layers(representation),
+        "observations": {name: _box(space) for name, space in policy.observation_space.spaces.items()},  # type: ignore[attr-defined]
+        "actions": _actions(policy.action_space),
         **provenance(),
     }
     with whole_folder(folder) as unfinished:
@@ -44,8 +49,8 @@ def write_agent(
     return folder
 
 
-def read_agent(folder: str | Path) -> tuple[BasePolicy, RLOptions, dict[str, Any]]:
-    """The head in evaluation mode, what it was trained with, and all that the export says.
+def read_agent(folder: str | Path) -> tuple[BasePolicy, dict[str, Any]]:
+    """The head in evaluation mode, and all that the export says: `options` are the run's, as they are saved.
 
     Raises:
         UserError: there is no export, or it is damaged.
@@ -53,24 +58,20 @@ def read_agent(folder: str | Path) -> tuple[BasePolicy, RLOptions, dict[str, Any
     folder = Path(folder)
     try:
         said = json.loads((folder / SAID).read_text(encoding="utf-8"))
-        options = _options(said["options"])
-        policy = _policy(said, options)
+        policy = _policy(said)
         policy.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"no export of an RL head: {error}", str(folder), f"give a folder with {SAID} and {WEIGHTS}") from error
     policy.set_training_mode(False)
-    return policy, options, said
+    return policy, said
 
 
-def _policy(said: dict[str, Any], options: RLOptions) -> BasePolicy:
-    seen = spaces.Dict({name: _space(box) for name, box in said["observations"].items()})
-    kind: Any = MultiInputActorCriticPolicy if options.algorithm == "ppo" else SACPolicy
-    return kind(seen, _action_space(said["actions"]), lambda _: 0.0, **policy_arguments(options, said["mix"]))
-
-
-def _options(said: dict[str, Any]) -> RLOptions:
-    inner = {"environment": EnvironmentOptions, "representation": Settings, "pooler": PoolerOptions, "cache": CacheOptions}
-    return RLOptions(**{name: inner[name](**value) if name in inner else value for name, value in said.items()})
+def _policy(said: dict[str, Any]) -> BasePolicy:
+    entries = spaces.Dict({name: _space(box) for name, box in said["observations"].items()})
+    run = said["options"]
+    kind: Any = MultiInputActorCriticPolicy if run["algorithm"] == "ppo" else SACPolicy
+    head = sb3_policy(PolicyOptions(PoolerOptions(**run["pooler"]), run["net"]), said["mix"])
+    return kind(entries, _action_space(said["actions"]), lambda _: 0.0, **head)
 
 
 def _box(space: spaces.Space) -> dict[str, Any]:
@@ -98,6 +99,6 @@ def _action_space(said: dict[str, Any]) -> spaces.Space:
 
 
 def act(policy: BasePolicy, observations: dict[str, np.ndarray]) -> np.ndarray:
-    """The likeliest actions on a batch of what `PromptedVecEnv` gives."""
+    """The likeliest actions on a batch of observations."""
     with torch.inference_mode():
         return policy.predict(observations, deterministic=True)[0]  # type: ignore[arg-type]

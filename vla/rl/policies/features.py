@@ -1,4 +1,4 @@
-"""What an RL head sees as one vector: pooled states, or a picture through a small network, beside all that is no picture."""
+"""What an RL head sees as one vector: pooled states, or images through a small network, beside everything else."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 
+from vla.promptable.cache import CachedRepresentation
 from vla.promptable.pooler import MeanPooler, Pooler
+from vla.rl.policies.options import PolicyOptions
 
 
 class PooledFeatures(BaseFeaturesExtractor):
-    """The features extractor of Stable-Baselines3 for what `PromptedVecEnv` gives.
+    """A features extractor for Stable-Baselines3.
 
     Args:
-        observation_space: its.
+        observation_space: a dict of "state", "answer", "oracle" (vectors), "tokens" with "padding", and images, as far as given.
         pooler: "attention", the paper's, or "mean".
         width, heads, hidden: of the attention pooler.
-        out: width of the pooled vector, and of a picture's.
+        out: width of the pooled vector, and of an image's.
         mix: layers of the representation that are weighted into one.
     """
 
@@ -34,7 +36,7 @@ class PooledFeatures(BaseFeaturesExtractor):
     ):
         given: dict[str, Any] = dict(observation_space.spaces)
         plain = [name for name in sorted(given) if name in ("state", "answer", "oracle")]
-        # Stable-Baselines3 turns pictures to [3, H, W] and divides by 255.
+        # Stable-Baselines3 turns images to [3, H, W] and divides by 255.
         cameras = [name for name in sorted(given) if len(given[name].shape) == 3]
         size = sum(given[name].shape[0] for name in plain) + out * (len(cameras) + ("tokens" in given))
         super().__init__(observation_space, size)
@@ -49,3 +51,26 @@ class PooledFeatures(BaseFeaturesExtractor):
         if "tokens" in observations:
             parts.insert(0, self.pooler(observations["tokens"], observations["padding"]))
         return torch.cat([*parts, *(self.networks[name](observations[name]) for name in self.cameras)], 1)
+
+
+def sb3_policy(options: PolicyOptions, mix: int) -> dict[str, Any]:
+    """`policy_kwargs` of Stable-Baselines3: the pooler as features extractor, then hidden layers (tanh, orthogonal).
+
+    Args:
+        mix: layers of the states that are weighted into one.
+    """
+    p = options.pooler
+    pooler = {"pooler": p.kind, "width": p.width, "heads": p.heads, "hidden": p.hidden, "out": p.out, "mix": mix}
+    return {
+        "features_extractor_class": PooledFeatures,
+        "features_extractor_kwargs": pooler,
+        "net_arch": options.net,
+        "activation_fn": torch.nn.Tanh,
+    }
+
+
+def mixed_layers(representation: CachedRepresentation | None) -> int:
+    """How many layers a pooler weighs into one."""
+    if representation is None or representation.representation.settings.layers != "mix":
+        return 1
+    return len(representation.representation.layers)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from vla.contract import PolicyContract
@@ -14,8 +15,10 @@ from vla.policies.prompted import Made, write_prompted
 from vla.promptable.cache import CachedRepresentation
 from vla.promptable.head import Head
 from vla.promptable.instruction_vocabulary import FIELDS, InstructionVocabulary
-from vla.rl.runs.build import TABLETOP, mixed_layers
-from vla.rl.runs.options import RLOptions
+from vla.rl.envs.observation import Observation
+from vla.rl.envs.registry import environment_class
+from vla.rl.policies.features import mixed_layers
+from vla.rl.policies.options import PolicyOptions
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.scene import COLOURS, SHAPES
 
@@ -23,39 +26,37 @@ from vla.sim.scene import COLOURS, SHAPES
 TOLD = InstructionVocabulary((*COLOURS, *SHAPES), tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES))
 
 
-def unfit(options: RLOptions, representation: CachedRepresentation | None) -> str:
+def unfit(environment: str, observation: Observation, representation: CachedRepresentation | None) -> str:
     """Why a head cannot act as a policy of the simulated robot; "" where it can."""
-    if not options.environment.name.startswith(TABLETOP):
-        return f"it was trained in {options.environment.name}, whose actions are no robot's"
-    if options.environment.name != TABLETOP + "lift":
-        return f"it was trained on {options.environment.name}, whose instructions name more than the goal that it was told"
-    if unknown := sorted({"oracle", "answer"} & set(options.observe)):
+    if why := environment_class(environment).unfit(environment):
+        return why
+    if unknown := sorted({"oracle", "answer"} & set(observation.observe)):
         return f"it sees {' and '.join(unknown)}, which only training gives it"
     fields = set(representation.prompt.fields) - set(FIELDS) if representation else set()
     return f"its prompt has {', '.join(sorted(fields))}, which no instruction fills" if fields else ""
 
 
-def as_head(policy: BasePolicy, options: RLOptions, mix: int) -> tuple[Head, dict[str, Any]]:
+def as_head(policy: BasePolicy, options: PolicyOptions, mix: int) -> tuple[Head, dict[str, Any]]:
     """The actor with another arrangement of the same weights, and the arguments of `Head`.
 
-    What `Head` sees differs in scale only: the robot's state and pictures from -1 to 1, where the environment gives units and
-    Stable-Baselines3 pictures from 0 to 1. That goes into the first layers.
+    What `Head` sees differs in scale only: the robot's state and images from -1 to 1, where the environment gives units and
+    Stable-Baselines3 images from 0 to 1. That goes into the first layers.
 
     Args:
         policy: of PPO or SAC.
         mix: layers of the states that are weighted into one.
     """
-    inner: Any = policy if options.algorithm == "ppo" else policy.actor
-    hidden, last = (
-        (inner.mlp_extractor.policy_net, inner.action_net) if options.algorithm == "ppo" else (inner.latent_pi, inner.mu)
-    )
+    inner: Any = policy.actor if isinstance(policy, SACPolicy) else policy
+    if isinstance(policy, SACPolicy):
+        hidden, last = inner.latent_pi, inner.mu
+    else:
+        hidden, last = inner.mlp_extractor.policy_net, inner.action_net
     features, linears = inner.features_extractor, [*(layer for layer in hidden if isinstance(layer, nn.Linear)), last]
-    p = options.pooler
-    raw = inner.observation_space["tokens"].shape[-1] if "states" in options.observe else 0
+    entries, pooled = inner.observation_space.spaces, options.pooler.out
+    raw = entries["tokens"].shape[-1] if "tokens" in entries else 0
     cameras = [camera.name for camera in EMBODIMENT.cameras if camera.name in features.cameras]
-    pooler = {"pooler": p.kind, "width": p.width, "heads": p.heads, "hidden": p.hidden, "pooled": p.out, "mix": mix}
-    numbers = EMBODIMENT.state.size + len(TOLD.words)
-    arguments = {"numbers": numbers, "out": last.out_features, "raw": raw, "cameras": len(cameras), **pooler, "net": options.net}
+    sizes = {"numbers": EMBODIMENT.state.size + len(TOLD.words), "out": last.out_features, "raw": raw, "cameras": len(cameras)}
+    arguments: dict[str, Any] = {**sizes, **options.head(mix)}
     head = Head(**arguments)
     with torch.no_grad():
         if head.pooler is not None:
@@ -64,7 +65,7 @@ def as_head(policy: BasePolicy, options: RLOptions, mix: int) -> tuple[Head, dic
             _look(look, features.networks[name])
         for new, old in zip((layer for layer in head.net if isinstance(layer, nn.Linear)), linears, strict=True):
             new.load_state_dict(old.state_dict())
-        _first(head.net[0], linears[0], p.out * bool(raw), [features.cameras.index(name) for name in cameras], p.out)
+        _first(head.net[0], linears[0], pooled * bool(raw), [features.cameras.index(name) for name in cameras], pooled)
     return head.eval(), arguments
 
 
@@ -79,7 +80,7 @@ def _look(new: nn.Module, old: nn.Module) -> None:
 
 
 def _first(new: Any, old: nn.Linear, pooled: int, cameras: list[int], width: int) -> None:
-    """Stable-Baselines3's first layer takes pooled states, numbers, pictures; `Head` takes numbers, pooled states, pictures."""
+    """Stable-Baselines3's first layer takes pooled states, numbers, images; `Head` takes numbers, pooled states, images."""
     state, numbers = EMBODIMENT.state, EMBODIMENT.state.size + len(TOLD.words)
     low, high = torch.tensor(state.low), torch.tensor(state.high)
     weights, start = old.weight, pooled + numbers
@@ -91,31 +92,32 @@ def _first(new: Any, old: nn.Linear, pooled: int, cameras: list[int], width: int
 
 
 def write_policy(
-    folder: Path, policy: BasePolicy, options: RLOptions, representation: CachedRepresentation | None, spent: dict[str, float]
+    folder: Path,
+    policy: BasePolicy,
+    options: PolicyOptions,
+    observation: Observation,
+    representation: CachedRepresentation | None,
+    title: str,
+    more: dict[str, Any],
 ) -> Path:
-    """Writes the export of a head for which `unfit` says nothing."""
-    head, arguments = as_head(policy, options, mixed_layers(options, representation))
+    """Writes the export of a head for which `unfit` says nothing.
+
+    Args:
+        representation: what `observation.open` gave.
+        title: of the contract.
+        more: kept in the export for people.
+    """
+    head, arguments = as_head(policy, options, mixed_layers(representation))
+    seen = observation.exported(representation)
     contract = PolicyContract(
         {EMBODIMENT_NAME: EMBODIMENT},
         codec="none",
-        prompt=options.prompt,
+        prompt=seen.get("prompt", ""),
         plan=(),
         chunk=1,
         execute=1,
         terminate=False,
-        title=options.condition,
+        title=title,
     )
-    made = Made(
-        told=TOLD,
-        head=arguments,
-        pixels="pixels" in options.observe,
-        vlm=options.vlm if representation else "",
-        random=options.random,
-        model=representation.identity["model"] if representation else "",
-        reads=representation.identity["reads"] if representation else "",
-        prompt=options.prompt,
-        representation=options.representation,
-        squash=options.algorithm == "sac",
-        more={"options": options.to_dict(), "steps": options.steps, **spent},
-    )
-    return write_prompted(folder, head, contract, made)
+    pixels, squash = "pixels" in observation.observe, isinstance(policy, SACPolicy)
+    return write_prompted(folder, head, contract, Made(TOLD, arguments, pixels, squash=squash, more=more, **seen))

@@ -11,16 +11,17 @@ import torch
 
 from vla.errors import UserError
 from vla.promptable.cache import CachedRepresentation
-from vla.rl.runs.options import RLOptions
+from vla.rl.learners.registry import learner_class
+from vla.rl.runs.options import RunOptions
 
 CHECKPOINT = "checkpoint.pt"
 
 
-def read_checkpoint(out: Path, options: RLOptions) -> dict[str, Any] | None:
+def read_checkpoint(out: Path, options: RunOptions) -> dict[str, Any] | None:
     """The folder's checkpoint; None where there is none.
 
     Raises:
-        UserError: it is damaged, of another run, or of an algorithm that cannot go on.
+        UserError: it is damaged, of another run, or of a learner that cannot go on.
     """
     path = out / CHECKPOINT
     if not path.is_file():
@@ -34,14 +35,15 @@ def read_checkpoint(out: Path, options: RLOptions) -> dict[str, Any] | None:
     different = [k for k, v in options.identity().items() if saved["identity"].get(k) != v]
     if different:
         raise UserError(f"the folder's run has another {', '.join(different)}", str(path), "give another --out")
-    if options.algorithm == "sac" and saved["steps"] < options.steps:
-        raise UserError("sac cannot go on: its memory is not saved", str(path), "remove it, or give another --out")
+    learner = options.learner.name
+    if not learner_class(learner).resumes and saved["steps"] < options.budget.steps:
+        raise UserError(f"{learner} cannot go on: its memory is not saved", str(path), "remove it, or give another --out")
     return saved
 
 
-def check_model(out: Path, saved: dict[str, Any], asked: CachedRepresentation | None) -> None:
+def check_model(out: Path, saved: dict[str, Any], representation: CachedRepresentation | None) -> None:
     """Raises UserError where the run's frozen model, or how it is asked, is not what it was."""
-    now = asked.identity if asked else {}
+    now = representation.identity if representation else {}
     different = [name for name, value in now.items() if saved["asked"].get(name) != value]
     if different:
         what = f"the frozen model is not the one that the run began with: another {', '.join(different)}"

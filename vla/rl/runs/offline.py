@@ -1,9 +1,11 @@
-"""`vla rl fit` on recorded demonstrations: the frozen model's states are computed once and kept, and a head learns on them."""
+"""Learning from recorded demonstrations: `vla rl fit` with behaviour cloning or IQL.
+
+A frozen model's states are computed once and kept; every step's batch is a function of seed and step.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,140 +15,135 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.policies.prompted import Made, write_prompted
+from vla.promptable.cache import CachedRepresentation
 from vla.promptable.head import Head
 from vla.promptable.inputs import Inputs
 from vla.promptable.instruction_vocabulary import InstructionVocabulary
 from vla.report.provenance import provenance
-from vla.rl.runs.build import make_representation, mixed_layers
-from vla.rl.runs.checkpoint import check_model, read_checkpoint, write_checkpoint
-from vla.rl.learners.behaviour_cloning import Cloning, CloningLearner, difference
+from vla.rl.learners.behaviour_cloning import difference
 from vla.rl.learners.demonstrations import Demonstrations
-from vla.rl.learners.iql import IQL, IQLLearner
-from vla.rl.runs.options import RLOptions
+from vla.rl.learners.registry import learner_class
+from vla.rl.policies.features import mixed_layers
+from vla.rl.runs.options import RunOptions
+from vla.rl.runs.outcome import Outcome, Stopwatch
 
-LEARNERS: dict[str, tuple[Any, Any]] = {"bc": (CloningLearner, Cloning), "iql": (IQLLearner, IQL)}
 LOG_EVERY = 20
 HELD_OUT = 256
 """Held-out steps whose actions are compared."""
 
 
-def fit_offline(options: RLOptions) -> str:
-    """Trains to the wanted number of steps, from the folder's checkpoint if it has one; what came out, in a line.
-
-    The folder gets checkpoint.pt (plain types), logs/ (TensorBoard) and export/, which `vla rollout` and `vla serve` take. Every
-    step's batch is a function of seed and step: a resumed run equals an uninterrupted one.
+class Offline:
+    """A learner and its data set; the methods are `runner.Training`'s.
 
     Raises:
-        UserError: the folder's run is another one, or the options contradict one another.
+        UserError: something is observed that data sets do not hold, or an argument of the learner is wrong.
     """
-    unseen = sorted(set(options.observe) - {"states", "pixels"})
-    if unseen:
-        raise UserError(f"{', '.join(unseen)} is not recorded", "observe", "states and pixels can be learned from data")
-    out, began = Path(options.out), time.perf_counter()
-    saved = read_checkpoint(out, options)
-    if saved is not None:
-        # A run that is asked for fewer steps than it took stays as it is.
-        options = dataclasses.replace(options, steps=max(options.steps, saved["steps"]))
-    training, held_out = (Demonstrations(options.data, options.chunk, split) for split in ("train", "val"))
-    card, stamp = training.source.card, training.source.index.stamp
-    if saved is not None and saved["stamp"] != stamp:
-        raise UserError("the data has changed since the run began", options.data, "give another --out")
-    contract = PolicyContract(
-        {card.embodiment: card.spec},
-        codec="none",
-        prompt=options.prompt,
-        plan=(),
-        chunk=options.chunk,
-        execute=options.chunk,
-        terminate=False,
-        title=options.condition,
-    )
-    representation = make_representation(options)
-    if saved is not None:
-        check_model(out, saved, representation)
-    told = InstructionVocabulary.of(*(training.source.said(name) for name in ("instruction", "target")))
-    inputs = Inputs(card.spec, told, representation, "pixels" in options.observe)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, settings = LEARNERS[options.algorithm][0], _settings(options)
-    shape = _shape(options, inputs, mixed_layers(options, representation))
-    size = options.chunk * len(training.shares.free)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        learner = kind(lambda o, more: Head(**{**shape, "numbers": shape["numbers"] + more, "out": o}).to(device), size, settings)
-    done, spent = 0, 0.0
-    if saved is not None:
-        learner.networks.load_state_dict(saved["networks"])
-        learner.optimizer.load_state_dict(saved["optimizer"])
-        done, spent = saved["steps"], saved["seconds"]
-    out.mkdir(parents=True, exist_ok=True)
-    error = saved["held_out"] if saved is not None else float("nan")
-    with SummaryWriter(str(out / "logs"), purge_step=done) as log:
-        for step in range(done, options.steps):
-            batch = training.draw(inputs, contract, settings.batch, (options.seed, step), learner.ahead)
-            found = learner.update(batch.to(device))
-            if (step + 1) % LOG_EVERY == 0:
-                more = {"cache/rate": representation.hits.rate} if representation else {}
-                for name, value in {**{f"train/{name}": value for name, value in found.items()}, **more}.items():
-                    log.add_scalar(name, value, step + 1)
-            if (step + 1) % options.checkpoint == 0 or step + 1 == options.steps:
-                error = _held_out(learner, held_out, inputs, contract, device)
-                log.add_scalar("val/action_l1", error, step + 1)
-                state = {
-                    "identity": options.identity(),
-                    "asked": representation.identity if representation else {},
-                    "stamp": stamp,
-                    "networks": learner.networks.state_dict(),
-                    "optimizer": learner.optimizer.state_dict(),
-                    "steps": step + 1,
-                    "seconds": spent + time.perf_counter() - began,
-                    "held_out": error,
-                }
-                write_checkpoint(out, state)
-    seconds = spent + time.perf_counter() - began
-    more = {
-        "options": options.to_dict(),
-        "steps": options.steps,
-        "seconds": seconds,
-        "cache": representation.hits.to_dict() if representation else {},
-        "held_out_action_l1": error,
-        **provenance(),
-    }
-    made = Made(
-        told=told,
-        head={**shape, "out": size},
-        pixels=inputs.pixels,
-        vlm=options.vlm if representation else "",
-        random=options.random,
-        model=representation.identity["model"] if representation else "",
-        reads=representation.identity["reads"] if representation else "",
-        prompt=options.prompt,
-        representation=options.representation,
-        more=more,
-    )
-    folder = write_prompted(out / "export", learner.networks["actor"].cpu(), contract, made)
-    hits = f", {100 * representation.hits.rate:.0f} % of the states from the cache" if representation else ""
-    return (
-        f"{folder}: {options.condition or options.algorithm}, {options.steps:,} steps on {len(training):,} recorded ones, "
-        f"{seconds:.0f} s, held-out difference {error:.3f} of the limits{hits}"
-    )
+
+    def __init__(self, options: RunOptions, representation: CachedRepresentation | None, watch: Stopwatch):
+        self.options, self.representation, self.watch = options, representation, watch
+        unseen = sorted(set(options.observation.observe) - {"states", "pixels"})
+        if unseen:
+            raise UserError(f"{', '.join(unseen)} is not recorded", "observe", "states and pixels can be learned from data")
+        self.out, self.steps = Path(options.out), 0
+        chunk, data = options.policy.chunk, options.learner.data
+        self.training, self.held_out = (Demonstrations(data, chunk, split) for split in ("train", "val"))
+        card = self.training.source.card
+        self.exported = options.observation.exported(representation)
+        self.contract = PolicyContract(
+            {card.embodiment: card.spec},
+            codec="none",
+            prompt=self.exported.get("prompt", ""),
+            plan=(),
+            chunk=chunk,
+            execute=chunk,
+            terminate=False,
+            title=options.condition,
+        )
+        self.vocabulary = InstructionVocabulary.of(*(self.training.source.said(name) for name in ("instruction", "target")))
+        self.inputs = Inputs(card.spec, self.vocabulary, representation, "pixels" in options.observation.observe)
+        self.head = {**self.inputs.sizes, **options.policy.head(mixed_layers(representation))}
+        self.size = chunk * len(self.training.shares.free)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.error = float("nan")
+
+    def begin(self, saved: dict[str, Any] | None) -> None:
+        kind = learner_class(self.options.learner.name)
+        self.arguments = _arguments(self.options, kind.Options)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.options.seed)
+            self.learner = kind(self._make_head, self.size, self.arguments)
+        if saved is not None:
+            if saved["stamp"] != self.training.source.index.stamp:
+                raise UserError("the data has changed since the run began", self.options.learner.data, "give another --out")
+            self.learner.networks.load_state_dict(saved["networks"])
+            self.learner.optimizer.load_state_dict(saved["optimizer"])
+            self.steps, self.error = saved["steps"], saved["held_out"]
+            self.watch.before["seconds"] = saved["seconds"]
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.log = SummaryWriter(str(self.out / "logs"), purge_step=self.steps)
+
+    def _make_head(self, out: int, more: int) -> Head:
+        numbers = self.inputs.sizes["numbers"] + more
+        return Head(**{**self.head, "numbers": numbers, "out": out}).to(self.device)
+
+    def advance(self) -> None:
+        every, last = self.options.budget.checkpoint, self.options.budget.steps
+        for step in range(self.steps, min((self.steps // every + 1) * every, last)):
+            seed = (self.options.seed, step)
+            batch = self.training.draw(self.inputs, self.contract, self.arguments.batch, seed, self.learner.ahead)
+            values = self.learner.update(batch.to(self.device))
+            self.steps = step + 1
+            if self.steps % LOG_EVERY == 0:
+                for name, value in values.items():
+                    self.log.add_scalar(f"train/{name}", value, self.steps)
+                if self.representation is not None:
+                    self.log.add_scalar("cache/rate", self.representation.hits.rate, self.steps)
+        self.error = self._held_out()
+        self.log.add_scalar("val/action_l1", self.error, self.steps)
+
+    @torch.no_grad()
+    def _held_out(self) -> float:
+        """Mean absolute difference of actions, as shares of the limits, on the same held-out steps each time."""
+        batch = self.held_out.draw(self.inputs, self.contract, min(HELD_OUT, len(self.held_out)), (0,), False)
+        return float(difference(self.learner.networks["actor"], batch.to(self.device)).mean())
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "stamp": self.training.source.index.stamp,
+            "networks": self.learner.networks.state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
+            "steps": self.steps,
+            "seconds": self.watch.taken()["seconds"],
+            "held_out": self.error,
+        }
+
+    def close(self) -> None:
+        if hasattr(self, "log"):
+            self.log.close()
+
+    def finish(self) -> Outcome:
+        options, seconds, hits = self.options, self.watch.taken()["seconds"], self.representation and self.representation.hits
+        more = {
+            "options": options.to_dict(),
+            "steps": options.budget.steps,
+            "seconds": seconds,
+            "cache": hits.to_dict() if hits else {},
+            "held_out_action_l1": self.error,
+            **provenance(),
+        }
+        made = Made(self.vocabulary, {**self.head, "out": self.size}, self.inputs.pixels, more=more, **self.exported)
+        folder = write_prompted(self.out / "export", self.learner.networks["actor"].cpu(), self.contract, made)
+        cached = f", {100 * hits.rate:.0f} % of the states from the cache" if hits else ""
+        summary = (
+            f"{folder}: {options.condition or options.learner.name}, {options.budget.steps:,} steps on "
+            f"{len(self.training):,} recorded ones, {seconds:.0f} s, held-out difference {self.error:.3f} of the limits{cached}"
+        )
+        return Outcome(summary)
 
 
-def _settings(options: RLOptions) -> Any:
+def _arguments(options: RunOptions, kind: type[Any]) -> Any:
     try:
-        return LEARNERS[options.algorithm][1](**options.arguments)
+        return kind(**options.learner.arguments)
     except (TypeError, ValueError) as error:
-        known = ", ".join(f.name for f in dataclasses.fields(LEARNERS[options.algorithm][1]))
-        raise UserError(str(error), options.algorithm, f"its arguments are {known}") from error
-
-
-def _shape(options: RLOptions, inputs: Inputs, mix: int) -> dict[str, Any]:
-    p = options.pooler
-    pooler = {"pooler": p.kind, "width": p.width, "heads": p.heads, "hidden": p.hidden, "pooled": p.out, "mix": mix}
-    return {**inputs.sizes, **pooler, "net": options.net}
-
-
-@torch.no_grad()
-def _held_out(learner: Any, data: Demonstrations, inputs: Inputs, contract: PolicyContract, device: str) -> float:
-    """Mean absolute difference of actions, as shares of the limits, on the same held-out steps each time."""
-    batch = data.draw(inputs, contract, min(HELD_OUT, len(data)), (0,), False)
-    return float(difference(learner.networks["actor"], batch.to(device)).mean())
+        known = ", ".join(f.name for f in dataclasses.fields(kind))
+        raise UserError(str(error), options.learner.name, f"its arguments are {known}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from importlib import resources
@@ -23,11 +22,12 @@ from vla.report.provenance import Memory, provenance
 from vla.report.wording import Table, points, rate, span
 
 CONDITIONS = {
-    "task": "tabletop-bc",
-    "irrelevant": "tabletop-bc-irrelevant",
-    "image encoder": "tabletop-bc-image-encoder",
+    "task": [],
+    "irrelevant": ["prompts/tabletop/irrelevant"],
+    "image encoder": ["conditions/image-encoder"],
 }
-"""Name -> configuration; the first one's head is compared with the co-fine-tuned model."""
+"""Name -> overlays of `BASE`; the first one's head is compared with the co-fine-tuned model."""
+BASE = ["tabletop", "learners/bc"]
 CURVE = "val/action_l1"
 POINTS = 10
 """Of a learning curve."""
@@ -79,15 +79,18 @@ def _run(stages: Stages, out: Path, demo: Path, scenes: int, steps: int) -> dict
 
 
 def _train(out: Path, demo: Path, name: str, steps: int) -> dict[str, Any]:
-    from vla.rl.runs.offline import fit_offline
-    from vla.rl.runs.options import CacheOptions, read_options
+    from vla.rl.runs.compose import read_options
+    from vla.rl.runs.runner import fit
 
-    amounts = ["--steps", str(steps), "--checkpoint", str(max(steps // POINTS, 1))]
-    places = ["--out", str(_folder(out, name)), "--data", str(demo / "data/robot"), "--condition", name]
-    options = read_options(["-c", str(resources.files("vla.configs") / f"rl/{CONDITIONS[name]}.yaml"), *amounts, *places])
+    folder, configs = _folder(out, name), resources.files("vla.configs") / "rl"
+    files = [part for file in (*BASE, *CONDITIONS[name]) for part in ("-c", str(configs / f"{file}.yaml"))]
+    budget = [f"--budget.steps={steps}", f"--budget.checkpoint={max(steps // POINTS, 1)}"]
+    places = [f"--out={folder}", f"--learner.data={demo / 'data/robot'}", f"--condition={name}"]
     # In memory alone: no other run asks for these states.
-    said = fit_offline(dataclasses.replace(options, cache=CacheOptions()))
-    return {"said": said.partition(", ")[2], "prompt": options.prompt, "curve": read_metrics(_folder(out, name) / "logs")[CURVE]}
+    options = read_options([*files, *budget, *places, "--observation.cache.folder="])
+    summary = fit(options).summary
+    prompt = options.observation.saved()["prompt"]
+    return {"said": summary.partition(", ")[2], "prompt": prompt, "curve": read_metrics(folder / "logs")[CURVE]}
 
 
 def _folder(out: Path, name: str) -> Path:

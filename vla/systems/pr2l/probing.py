@@ -18,8 +18,8 @@ from vla.report.learning import load_run
 from vla.report.provenance import provenance
 from vla.report.wording import Table, aligned
 from vla.rl.envs.babyai import BabyAI
-from vla.rl.runs.build import TABLETOP, make_representation
-from vla.rl.runs.options import RLOptions
+from vla.rl.envs.registry import environment_class
+from vla.rl.runs.options import RunOptions
 from vla.systems.pr2l.correlation import LEAST, SCORES, correlations, reached, score
 from vla.systems.pr2l.probing_page import write_probes
 
@@ -79,7 +79,7 @@ def draw_frames(level: str, count: int, seed: int = 0) -> Frames:
     )
 
 
-def probe(options: RLOptions, frames: Frames) -> tuple[dict[str, Any], torch.Tensor]:
+def probe(options: RunOptions, frames: Frames) -> tuple[dict[str, Any], torch.Tensor]:
     """What one condition's model tells of the goal, half of the rooms held out.
 
     Returns:
@@ -88,12 +88,13 @@ def probe(options: RLOptions, frames: Frames) -> tuple[dict[str, Any], torch.Ten
         linear probe's accuracy of presence, and R² of the goal's place where it is in view. Beside it the means of all tokens'
         states [N, layers * D].
     """
-    representation = make_representation(options)
+    representation = options.observation.open()
     if representation is None:
         raise UserError("nothing asks a model", options.condition, "probe conditions with observe: [states]")
     states = representation([[picture] for picture in frames.pictures], frames.fields)
     half, layers = len(frames.pictures) // 2, len(representation.representation.layers)
-    found: dict[str, Any] = {"condition": options.condition, "prompt": options.prompt, "answer": None, "present": {}, "place": {}}
+    found: dict[str, Any] = {"condition": options.condition, "prompt": representation.prompt.text}
+    found |= {"answer": None, "present": {}, "place": {}}
     if states.written.shape[1]:
         no = torch.tensor([answer.lower().startswith("no") for answer in representation.answers(states.written)])
         if "object" in representation.prompt.fields:
@@ -109,7 +110,7 @@ def probe(options: RLOptions, frames: Frames) -> tuple[dict[str, Any], torch.Ten
 
 
 def probe_all(
-    conditions: Sequence[RLOptions],
+    conditions: Sequence[RunOptions],
     pictures: int = 1000,
     seed: int = 0,
     out: str = "",
@@ -131,7 +132,7 @@ def probe_all(
     twice = [name for name, n in collections.Counter(one.condition for one in conditions).items() if n > 1]
     if twice:
         raise UserError(f"two conditions are called {twice[0]!r}", "rl probe", "give each its own `condition`")
-    elsewhere = [one for one in conditions if one.environment.name.startswith(TABLETOP)]
+    elsewhere = [one for one in conditions if environment_class(one.environment.name) is not BabyAI]
     if elsewhere:
         raise UserError(f"{elsewhere[0].environment.name} is not probed", elsewhere[0].condition, "probe levels of BabyAI")
     levels = {level: draw_frames(level, pictures, seed) for level in {one.environment.name for one in conditions}}
