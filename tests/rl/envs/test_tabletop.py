@@ -17,7 +17,7 @@ from vla.policies.load import load_policy
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation, Settings
 from vla.rl.envs.registry import EnvironmentOptions
-from vla.rl.envs.subprocess_vec_env import ProcessVecEnv
+from vla.rl.envs.subprocess_vec_env import SubprocessVecEnv
 from vla.rl.envs.tabletop import Tabletop
 from vla.rl.learners.registry import LearnerOptions
 from vla.rl.policies.options import PolicyOptions, PoolerOptions
@@ -32,7 +32,7 @@ from vla.systems.pr2l.prompted_vec_env import PromptedVecEnv
 @pytest.fixture(scope="module")
 def tables():
     """Two tables, each in its process."""
-    made = ProcessVecEnv(functools.partial(Tabletop, "lift"), 2)
+    made = SubprocessVecEnv(functools.partial(Tabletop, "lift"), 2)
     yield made
     made.close()
 
@@ -81,7 +81,7 @@ def test_one_call_of_the_model_sees_all_tables_also_where_an_episode_ends(tables
 
 
 def test_a_process_that_fails_is_named():
-    made = ProcessVecEnv(functools.partial(Tabletop, "lift"), 1)
+    made = SubprocessVecEnv(functools.partial(Tabletop, "lift"), 1)
     try:
         made._workers.all[0].process.kill()
         with pytest.raises(UserError, match="its process failed"):

@@ -21,10 +21,10 @@ def chain():
     at = torch.arange(PLACES).repeat_interleave(5)
     actions = torch.tensor([1.0, 1.0, -1.0, -1.0, -1.0]).repeat(PLACES)
     then = torch.where(actions > 0, at + 1, at)
-    over = (then == PLACES).float()
+    done = (then == PLACES).float()
     numbers = {"numbers": torch.eye(PLACES)[then.clamp_max(PLACES - 1)]}
     ones = torch.ones(len(at))
-    return Batch({"numbers": torch.eye(PLACES)[at]}, actions[:, None], ones[:, None], over, numbers, ones)
+    return Batch({"numbers": torch.eye(PLACES)[at]}, actions[:, None], ones[:, None], done, numbers, ones)
 
 
 def trained(kind, settings, batch):

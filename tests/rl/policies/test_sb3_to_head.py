@@ -21,18 +21,18 @@ from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation, Settings
 from vla.rl.envs.observation import EnvironmentObservation
 from vla.rl.envs.registry import EnvironmentOptions
-from vla.rl.envs.tabletop import SHARES
+from vla.rl.envs.tabletop import SCALER
 from vla.rl.learners.registry import LearnerOptions
 from vla.rl.policies.export import act
 from vla.rl.policies.features import sb3_policy
 from vla.rl.policies.options import PolicyOptions, PoolerOptions
-from vla.rl.policies.sb3_to_head import TOLD, unfit, write_policy
+from vla.rl.policies.sb3_to_head import VOCABULARY, unfit, write_policy
 from vla.rl.runs.options import BudgetOptions, RunOptions
 from vla.rl.runs.runner import fit
 from vla.sim.embodiment import EMBODIMENT
 from vla.systems.pr2l.observation import PromptedObservation
 
-NUMBERS = EMBODIMENT.state.size + len(TOLD.words)
+NUMBERS = EMBODIMENT.state.size + len(VOCABULARY.words)
 POLICY = PolicyOptions(PoolerOptions(width=16, hidden=16, out=8), net=[12, 8])
 
 
@@ -69,13 +69,13 @@ def test_the_policy_acts_as_the_trained_head(vlm, tmp_path, algorithm, observe):
         pictures = {camera.name: rng.integers(0, 255, (64, 64, 3), np.uint8) for camera in EMBODIMENT.cameras}
         state = rng.uniform(EMBODIMENT.state.low, EMBODIMENT.state.high)
         found = acting.act([Observation("0", pictures, state, f"Lift the {goal}.")])[0].actions
-        told = [word in goal.split() for word in TOLD.words]
+        told = [word in goal.split() for word in VOCABULARY.words]
         given = {"state": np.array([[*state, *told]], np.float32)}
         given |= {name: np.moveaxis(picture, -1, 0)[None] for name, picture in pictures.items() if "pixels" in observe}
         if represent is not None:
             states = represent([list(pictures.values())], [{"object": goal}])
             given |= {"tokens": states.tokens.float().numpy(), "padding": states.padding.numpy().astype(np.uint8)}
-        expected = SHARES.inverse(act(policy, given))
+        expected = SCALER.inverse(act(policy, given))
         assert found.shape == (1, 7) and np.allclose(found, expected, atol=1e-4)
     assert PolicyContract.load(tmp_path / "export").chunk == 1
 

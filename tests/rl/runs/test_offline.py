@@ -23,7 +23,6 @@ from vla.rl.runs.options import BudgetOptions, RunOptions
 from vla.rl.runs.runner import fit
 from vla.sim.embodiment import EMBODIMENT
 from vla.systems.pr2l.observation import CacheOptions, PromptedObservation
-from vla.systems.pr2l.table import shown, states_kept, training_seconds
 
 
 @pytest.fixture(scope="module")
@@ -160,27 +159,3 @@ def test_contradictions_are_refused(options, tmp_path, changed, change, said):
 def test_another_run_in_the_folder_is_refused(options, run):
     with pytest.raises(UserError, match="another seed"):
         fit(dataclasses.replace(options, seed=4))
-
-
-def test_a_table_says_where_states_were_there_before_training(options, run, tmp_path):
-    later = dataclasses.replace(options, out=str(tmp_path / "run"), budget=BudgetOptions(2, 2))
-    fit(later)
-    assert states_kept(f"{later.out}/export") and not states_kept(f"{options.out}/export") and not states_kept("random")
-    row = {"policy": "p", "success": {"rate": 1, "n": 2, "low": 0, "high": 1}, "first_minus_this": None, "seconds_per_step": 1}
-    assert "1.0 min, states kept before" in shown([{**row, "training_seconds": 60, "states_kept": True}]).rows[0]
-
-
-def test_a_table_of_policies_on_the_same_episodes(options, run, tmp_path, capsys):
-    pytest.importorskip("vla.sim.tabletop", exc_type=ImportError)
-    from vla import cli
-
-    suite = tmp_path / "suite.yaml"
-    suite.write_text("tasks: [lift]\nepisodes: 2\nhorizon: 3\nkinds: [correct]\nvariations:\n  seen: {}\n")
-    policies = ["--policy", "random", "--policy", f"{options.out}/export"]
-    command = ["rl", "table", *policies, "--suite", str(suite), "--out", str(tmp_path / "table"), "--workers", "1"]
-    assert cli.main(command) == 0
-    said, (random, head) = capsys.readouterr().out, json.loads((tmp_path / "table/table.json").read_text())["policies"]
-    assert "a step" in said and (tmp_path / "table/compare.html").is_file()
-    assert random["training_seconds"] is None and head["training_seconds"] == training_seconds(head["policy"]) > 0
-    assert head["success"]["n"] == 2 and head["first_minus_this"]["rate"] == 0 and head["seconds_per_step"] > 0
-    assert cli.main(command[:4]) == 2 and "two or more" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The commands `vla rl fit | probe | questions`."""
+"""The commands `vla rl fit | probe`."""
 
 import json
 
@@ -10,10 +10,6 @@ from vla import cli
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
 
-from vla.datasets.questions import QuestionSource
-from vla.models.load import load_vlm
-from vla.rl.envs.babyai import BabyAI
-from vla.systems.pr2l.babyai_questions import COUNTS, WORDINGS, collect_questions
 
 BASE = ["-c", "configs/rl/babyai.yaml"]
 
@@ -59,22 +55,3 @@ def test_conditions_are_probed_as_overlays_of_a_base(vlm, tmp_path, capsys):
     assert cli.main(["rl", "probe", *base, *conditions, "--pictures", "40", "--out", str(tmp_path / "probes.json")]) == 0
     probes = json.loads((tmp_path / "probes.json").read_text())["probes"]
     assert [one["condition"] for one in probes] == ["small-task", "small-irrelevant"] and "small-task" in capsys.readouterr().out
-
-
-def test_questions_are_a_data_set_with_true_answers(tmp_path):
-    collect_questions(str(tmp_path), 30, 10)
-    source, alone = (QuestionSource(tmp_path / name) for name in ("questions", "alone"))
-    asked = [q for i in range(len(source)) for q in source.questions(i)]
-    assert {q["type"] for q in asked} == set(WORDINGS)
-    present = [q["answer"] for q in asked if q["type"] == "present"]
-    assert present.count("yes") == present.count("no")
-    assert all(q["answer"] in COUNTS for q in asked if q["type"] == "count")
-    assert all(0 < c < 7 / 8 for q in asked if q["type"] == "where" and q["answer"] != "nowhere" for c in q["answer"][0])
-    told = {q["type"]: q["answer"] for q in source.questions(0)}
-    places = [q["answer"] for q in source.questions(0) if q["type"] == "where"]
-    assert places.count("nowhere") == 2 and all(place[0] in told["list"] for place in places if place != "nowhere")
-    assert len(told["list"]) // 2 == COUNTS.index(told["count"])
-    assert {q["answer"] for i in range(len(alone)) for q in alone.questions(i) if q["type"] == "count"} <= {"zero", "one"}
-    model, processor = load_vlm(tmp_path / "start")
-    assert processor.image_tokens == [64] and source.pictures(0)["front"].shape == (64, 64, 3)
-    assert BabyAI.fields

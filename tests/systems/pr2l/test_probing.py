@@ -2,7 +2,6 @@ import dataclasses
 import json
 
 import pytest
-import torch
 
 from vla.errors import UserError
 from vla.report.learning import LearningRun
@@ -11,15 +10,11 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("minigrid")
 
 from vla.promptable.representation import Settings
-from vla.rl.envs.babyai import BabyAI
 from vla.rl.envs.observation import EnvironmentObservation
 from vla.rl.envs.registry import EnvironmentOptions
 from vla.rl.runs.options import RunOptions
-from vla.systems.pr2l.babyai_questions import collect_questions
-from vla.systems.pr2l.correlation import correlations
 from vla.systems.pr2l.observation import PromptedObservation
 from vla.systems.pr2l.probing import draw_frames, probe, probe_all
-from vla.systems.pr2l.probing_page import principal
 
 
 def condition(name, vlm, prompt, **settings):
@@ -28,10 +23,10 @@ def condition(name, vlm, prompt, **settings):
 
 def test_frames_are_balanced_and_true():
     frames = draw_frames("BabyAI-GoToLocal-v0", 20)
-    assert len(frames.pictures) == 20 and int(frames.visible.sum()) == 10
-    assert frames.place.isnan().any(1).logical_not().equal(frames.visible.bool())
+    assert len(frames.images) == 20 and int(frames.visible.sum()) == 10
+    assert frames.cell.isnan().any(1).logical_not().equal(frames.visible.bool())
     again = draw_frames("BabyAI-GoToLocal-v0", 20)
-    assert all((a == b).all() for a, b in zip(frames.pictures, again.pictures, strict=True)) and frames.fields == again.fields
+    assert all((a == b).all() for a, b in zip(frames.images, again.images, strict=True)) and frames.fields == again.fields
 
 
 def test_scores_of_all_conditions_are_said(vlm, tmp_path):
@@ -44,16 +39,6 @@ def test_scores_of_all_conditions_are_said(vlm, tmp_path):
     assert all(0 <= score <= 1 for score in said[0]["present"].values())
     with pytest.raises(UserError, match="nothing asks a model"):
         probe_all([dataclasses.replace(one, observation=EnvironmentObservation(["oracle"]))], 20)
-
-
-def test_rooms_of_the_probe_are_none_that_a_model_was_trained_on(monkeypatch, tmp_path):
-    drawn = []
-    reset = BabyAI.reset
-    monkeypatch.setattr(BabyAI, "reset", lambda self, seed=None: drawn.append(seed) or reset(self, seed=seed))
-    draw_frames("BabyAI-GoToLocal-v0", 40)
-    probed = len(drawn)
-    collect_questions(str(tmp_path), 40, 40)
-    assert probed >= 40 and len(drawn) == probed + 80 and not set(drawn[:probed]) & set(drawn[probed:])
 
 
 def test_an_answer_is_right_if_it_says_no_exactly_where_nothing_is(vlm, monkeypatch):
@@ -91,25 +76,3 @@ def test_states_are_shown_on_a_page_and_scores_beside_what_was_reached(vlm, tmp_
         and "data:image/svg+xml" in page
         and "http" not in page.split("</style>")[1]
     )
-
-
-def test_principal_components_are_the_directions_in_which_vectors_differ_most():
-    torch.manual_seed(0)
-    x = torch.randn(200, 1) * torch.tensor([[3.0, 4.0, 0.0]]) + torch.randn(200, 1) * torch.tensor([[0.0, 0.0, 2.0]]) + 7
-    points, shares = principal(x)
-    assert points.shape == (200, 2) and shares[0] > shares[1] and sum(shares) == pytest.approx(1, abs=1e-4)
-    assert torch.allclose(points.square().sum(1), (x - x.mean(0)).square().sum(1), rtol=1e-3, atol=1e-2)
-
-
-def test_scores_are_ranked_against_areas():
-    probes = [
-        {"condition": c, "answer": a, "present": {"all": p}, "place": {}}
-        for c, a, p in zip("abcd", (1, 2, 3, 4), (4, 3, 2, 1), strict=True)
-    ]
-    found = correlations(probes, {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.9, "e": 1.0})
-    assert set(found) == {"answer", "present, all"} and found["answer"]["n"] == 4
-    assert (found["answer"]["rank_correlation"], found["present, all"]["rank_correlation"]) == (
-        pytest.approx(1),
-        pytest.approx(-1),
-    )
-    assert correlations(probes[:3], {"a": 0.1, "b": 0.2, "c": 0.3}) == {}

@@ -1,4 +1,4 @@
-"""BabyAI's levels of one object to reach or fetch, as environments that are told in words and seen in pictures.
+"""BabyAI's levels with one object to reach or fetch, as environments with an image and an instruction.
 
 Chevalier-Boisvert et al. 2019 (arXiv 1810.08272); the `minigrid` package has the levels.
 """
@@ -22,7 +22,7 @@ from vla.errors import UserError
 COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
 SHAPES = ("key", "ball", "box", "door")
 TILE, SIZE = 8, 64
-"""Pixels of a cell of the view, and of the whole picture: seven cells and a black rim to the right and below, so that each cell
+"""Pixels of a cell of the view, and of the whole image: seven cells and a black rim to the right and below, so that each cell
 is one token of a model with 8-px tokens."""
 
 
@@ -73,7 +73,7 @@ class BabyAI(gymnasium.Env):
         return self._observation(self._draw(seed)), {"fields": self._fields()}
 
     def _draw(self, seed: int | None) -> dict[str, Any]:
-        with contextlib.redirect_stdout(io.StringIO()):  # minigrid prints every room that it threw away
+        with contextlib.redirect_stdout(io.StringIO()):  # minigrid prints every room that it rejects
             return self._env.reset(seed=seed)[0]
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
@@ -99,42 +99,42 @@ class BabyAI(gymnasium.Env):
     def _observation(self, view: dict[str, Any]) -> dict[str, np.ndarray]:
         colour, shape = self._goal()
         front = np.zeros((SIZE, SIZE, 3), np.uint8)
-        picture = view["image"]
-        front[: picture.shape[0], : picture.shape[1]] = picture
+        image = view["image"]
+        front[: image.shape[0], : image.shape[1]] = image
         state = [float(one == colour) for one in COLOURS] + [float(one == shape) for one in SHAPES]
-        oracle = np.array([self.goal_place() is not None], np.float32)
+        oracle = np.array([self.goal_cell() is not None], np.float32)
         return {"front": front, "state": np.array(state, np.float32), "oracle": oracle}
 
-    def goal_place(self) -> tuple[int, int] | None:
+    def goal_cell(self) -> tuple[int, int] | None:
         """Column and row in the view of the goal, the nearest of several; None where it is not in view."""
         name = self._fields()["object"]
-        found = [place for place, one in cells(self.symbols()).items() if one == name or one.split()[-1] == name]
-        return nearest(found) if found else None
+        matching = [cell for cell, content in cells(self.symbols()).items() if name in (content, content.split()[-1])]
+        return nearest(matching) if matching else None
 
     def symbols(self) -> np.ndarray:
-        """What minigrid itself says is in view: [7, 7, 3], kind, colour and state of each cell, column by column."""
+        """What is in view, from minigrid itself: [7, 7, 3], kind, colour and state of each cell, column by column."""
         return self._level.gen_obs()["image"]
 
     def wander(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Puts the robot somewhere else; the picture and the symbols of what it sees there."""
+        """Puts the robot somewhere else; returns the image and the symbols of what it sees there."""
         for _ in range(int(rng.integers(1, 4))):
             self._level.place_agent()
         view = self._env.observation(self._level.gen_obs())
         return self._observation(view)["front"], self.symbols()
 
 
-def nearest(places: list[tuple[int, int]]) -> tuple[int, int]:
-    """The one of these places (column, row) of the view to which the robot has the fewest steps."""
-    return min(places, key=lambda place: abs(place[0] - 3) + 6 - place[1])
+def nearest(cells: list[tuple[int, int]]) -> tuple[int, int]:
+    """The cell (column, row) of the view to which the robot has the fewest steps."""
+    return min(cells, key=lambda cell: abs(cell[0] - 3) + 6 - cell[1])
 
 
 def cells(view: np.ndarray) -> dict[tuple[int, int], str]:
     """Symbols [7, 7, 3] in words: (column, row) -> "red ball" or "wall", where there is anything."""
-    found = {}
+    names = {}
     for x, y in np.ndindex(view.shape[:2]):
         kind, colour = IDX_TO_OBJECT[int(view[x, y, 0])], IDX_TO_COLOR[int(view[x, y, 1])]
         if kind in SHAPES:
-            found[x, y] = f"{colour} {kind}"
+            names[x, y] = f"{colour} {kind}"
         elif kind == "wall":
-            found[x, y] = kind
-    return found
+            names[x, y] = kind
+    return names

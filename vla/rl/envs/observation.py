@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from vla.errors import UserError
 from vla.promptable.cache import CachedRepresentation
@@ -32,11 +33,11 @@ class Observation:
         return "+".join(self.observe)
 
     def open(self) -> CachedRepresentation | None:
-        """The frozen model, loaded; None where none is asked."""
+        """The frozen model, loaded; None where the observation needs none."""
         return None
 
     def wrap(self, environments: VecEnv, representation: CachedRepresentation | None, fields: Sequence[str]) -> VecEnv:
-        """Environments that give what is seen.
+        """Environments whose observations are what the policy sees.
 
         Args:
             representation: what `open` gave.
@@ -48,7 +49,7 @@ class Observation:
         """What an export says of it, by the names of `vla.policies.prompted.Made`."""
         return {}
 
-    def saved(self) -> dict[str, Any]:
+    def saved(self) -> dict[str, object]:
         """The options as JSON holds them, by the names that checkpoints and records keep."""
         return {"observe": list(self.observe)}
 
@@ -64,6 +65,17 @@ class EnvironmentObservation(Observation):
     observe: list[Literal["pixels", "oracle"]] = dataclasses.field(default_factory=lambda: ["pixels"])
 
 
+def entries(venv: VecEnv) -> dict[str, spaces.Space]:
+    """The spaces of the entries of environments' observations."""
+    assert isinstance(venv.observation_space, spaces.Dict)
+    return venv.observation_space.spaces
+
+
+def cameras(venv: VecEnv) -> list[str]:
+    """The entries that are images."""
+    return [name for name, space in entries(venv).items() if len(space.shape or ()) == 3]
+
+
 class ObservedVecEnv(VecEnvWrapper):
     """Keeps "state" and the named entries of an observation.
 
@@ -76,23 +88,22 @@ class ObservedVecEnv(VecEnvWrapper):
     """
 
     def __init__(self, venv: VecEnv, names: Sequence[str]):
-        inner: Any = venv.observation_space
-        images = [name for name, space in inner.spaces.items() if len(space.shape) == 3]
-        missing = [name for name in names if name not in ("pixels", *inner.spaces)]
+        inner = entries(venv)
+        missing = [name for name in names if name not in ("pixels", *inner)]
         if missing:
             raise UserError(f"the environment has no {missing[0]}", "observe", "leave it out")
-        self._names = ["state", *(name for name in names if name != "pixels"), *(images if "pixels" in names else [])]
+        self._names = ["state", *(name for name in names if name != "pixels"), *(cameras(venv) if "pixels" in names else [])]
         super().__init__(venv, spaces.Dict({name: inner[name] for name in self._names}))
 
     def reset(self) -> Observations:
-        observations: Any = self.venv.reset()
-        return self._kept(observations)
+        return self._keep(self.venv.reset())
 
-    def step_wait(self) -> Any:
+    def step_wait(self) -> VecEnvStepReturn:
         observations, rewards, dones, infos = self.venv.step_wait()
         for env in np.flatnonzero(dones):
-            infos[env]["terminal_observation"] = self._kept(infos[env]["terminal_observation"])
-        return self._kept(observations), rewards, dones, infos
+            infos[env]["terminal_observation"] = self._keep(infos[env]["terminal_observation"])
+        return self._keep(observations), rewards, dones, infos
 
-    def _kept(self, observations: Any) -> Observations:
+    def _keep(self, observations: VecEnvObs) -> Observations:
+        assert isinstance(observations, dict)
         return {name: observations[name] for name in self._names}

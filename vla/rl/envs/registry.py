@@ -11,7 +11,7 @@ import gymnasium
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from vla.errors import UserError
-from vla.rl.envs.subprocess_vec_env import ProcessVecEnv
+from vla.rl.envs.subprocess_vec_env import SubprocessVecEnv
 
 ENVIRONMENTS = {
     "BabyAI-": "vla.rl.envs.babyai:BabyAI",
@@ -66,7 +66,7 @@ def make_vec_env(options: EnvironmentOptions) -> VecEnv:
     """Environments of one name in step; UserError where the name is unknown."""
     made, start = environment_class(options.name), _start(options.name)
     one = functools.partial(made, options.name.removeprefix(start) if start.endswith("/") else options.name)
-    return ProcessVecEnv(one, options.count) if made.needs_process else DummyVecEnv([one] * options.count)
+    return SubprocessVecEnv(one, options.count) if made.needs_process else DummyVecEnv([one] * options.count)
 
 
 def _start(name: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from vla.errors import UserError
 from vla.sim.workers import Fault, Worker, Workers
@@ -16,7 +17,7 @@ DEADLINE = 120.0
 """Seconds after which a process that has not answered counts as hung; its first answer takes about five."""
 
 
-class ProcessVecEnv(VecEnv):
+class SubprocessVecEnv(VecEnv):
     """Environments with dict observations in step, a worker process (`vla.sim.workers`) each.
 
     Args:
@@ -29,31 +30,33 @@ class ProcessVecEnv(VecEnv):
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env], count: int):
-        plan = make()
+        sample = make()
         self._workers = Workers(count, make)
-        super().__init__(count, plan.observation_space, plan.action_space)
+        super().__init__(count, sample.observation_space, sample.action_space)
 
-    def reset(self) -> Any:
-        begun = self._ask({place: ("reset", seed) for place, seed in enumerate(self._seeds)})
+    def reset(self) -> VecEnvObs:
+        resets = self._ask({env: ("reset", seed) for env, seed in enumerate(self._seeds)})
         self._reset_seeds()
         self._reset_options()
-        self.reset_infos = [begun[place][1] for place in range(self.num_envs)]
-        return self._stacked([begun[place][0] for place in range(self.num_envs)])
+        observations, self.reset_infos = (list(parts) for parts in zip(*(resets[i] for i in range(self.num_envs)), strict=True))
+        return _stacked(observations)
 
     def step_async(self, actions: np.ndarray) -> None:
-        self._send({place: ("step", action) for place, action in enumerate(actions)})
+        self._send({env: ("step", action) for env, action in enumerate(actions)})
 
-    def step_wait(self) -> Any:
-        went = self._answers(range(self.num_envs))
-        seen, rewards, ended, cut, infos = (list(parts) for parts in zip(*(went[i] for i in range(self.num_envs)), strict=True))
-        over = [place for place in range(self.num_envs) if ended[place] or cut[place]]
+    def step_wait(self) -> VecEnvStepReturn:
+        steps = self._answers(range(self.num_envs))
+        observations, rewards, ended, cut, infos = (
+            list(parts) for parts in zip(*(steps[i] for i in range(self.num_envs)), strict=True)
+        )
+        over = [env for env in range(self.num_envs) if ended[env] or cut[env]]
         # The next episodes begin at the same time.
-        begun = self._ask(dict.fromkeys(over, ("reset",)))
-        for place in over:
-            infos[place] |= {"terminal_observation": seen[place], "TimeLimit.truncated": cut[place] and not ended[place]}
-            seen[place], self.reset_infos[place] = begun[place]
-        done = np.array([place in over for place in range(self.num_envs)])
-        return self._stacked(seen), np.array(rewards, np.float32), done, infos
+        resets = self._ask(dict.fromkeys(over, ("reset",)))
+        for env in over:
+            infos[env] |= {"terminal_observation": observations[env], "TimeLimit.truncated": cut[env] and not ended[env]}
+            observations[env], self.reset_infos[env] = resets[env]
+        done = np.array([env in over for env in range(self.num_envs)])
+        return _stacked(observations), np.array(rewards, np.float32), done, infos
 
     def close(self) -> None:
         self._workers.close()
@@ -77,25 +80,25 @@ class ProcessVecEnv(VecEnv):
         return self._answers(messages)
 
     def _send(self, messages: dict[int, tuple[Any, ...]]) -> None:
-        for place, message in messages.items():
+        for env, message in messages.items():
             try:
-                self._workers.all[place].send(*message)
+                self._workers.all[env].send(*message)
             except OSError:
                 # It is dead; its answer will say how.
                 continue
 
-    def _answers(self, places: Sequence[int] | range | dict[int, Any]) -> dict[int, Any]:
-        waiting: dict[Worker, int] = {self._workers.all[place]: place for place in places}
-        found: dict[int, Any] = {}
+    def _answers(self, envs: Iterable[int]) -> dict[int, Any]:
+        waiting: dict[Worker, int] = {self._workers.all[env]: env for env in envs}
+        answers: dict[int, Any] = {}
         while waiting:
             for worker, answer in self._workers.answers(list(waiting), DEADLINE):
-                place = waiting.pop(worker)
+                env = waiting.pop(worker)
                 if isinstance(answer, Fault):
                     fix = "the same command goes on from the last checkpoint; `vla doctor` checks rendering"
-                    raise UserError(f"its process failed: {answer.reason}", f"environment {place}", fix)
-                found[place] = answer
-        return found
+                    raise UserError(f"its process failed: {answer.reason}", f"environment {env}", fix)
+                answers[env] = answer
+        return answers
 
-    @staticmethod
-    def _stacked(seen: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        return {name: np.stack([one[name] for one in seen]) for name in seen[0]}
+
+def _stacked(observations: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([one[name] for one in observations]) for name in observations[0]}

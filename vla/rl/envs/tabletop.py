@@ -13,7 +13,7 @@ from vla.sim.gym import TabletopEnv
 from vla.sim.questions import visible
 from vla.sim.scene import COLOURS, SHAPES, Object
 
-SHARES = ActionScaler(EMBODIMENT.action)
+SCALER = ActionScaler(EMBODIMENT.action)
 
 
 class Tabletop(TabletopEnv):
@@ -47,16 +47,16 @@ class Tabletop(TabletopEnv):
                 "oracle": spaces.Box(0.0, 1.0, (1,), np.float32),
             }
         )
-        self.action_space = spaces.Box(-1.0, 1.0, (len(SHARES.free),), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (len(SCALER.free),), np.float32)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        seen, info = super().reset(seed=seed, options=options)
-        return self._told(seen), {**info, "fields": self._fields()}
+        observation, info = super().reset(seed=seed, options=options)
+        return self._with_goal(observation), {**info, "fields": self._fields()}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        seen, reward, over, cut, info = super().step(SHARES.inverse(action))
+        observation, reward, over, cut, info = super().step(SCALER.inverse(action))
         success = bool(info.get("success", False))
-        return self._told(seen), reward, over, cut, {**info, "fields": self._fields(), "is_success": success}
+        return self._with_goal(observation), reward, over, cut, {**info, "fields": self._fields(), "is_success": success}
 
     def _goal(self) -> Object:
         assert self._simulation is not None and self._simulation.outcome.goal is not None
@@ -66,10 +66,10 @@ class Tabletop(TabletopEnv):
         goal = self._goal()
         return {"instruction": self.instruction, "object": goal.name, "colour": goal.colour, "shape": goal.shape}
 
-    def _told(self, seen: dict[str, Any]) -> dict[str, Any]:
+    def _with_goal(self, observation: dict[str, Any]) -> dict[str, Any]:
         assert self._simulation is not None and self._simulation.outcome.goal is not None
         goal = self._goal()
-        told = [*(one == goal.colour for one in COLOURS), *(one == goal.shape for one in SHAPES)]
-        shown = visible(self._simulation.table, self._simulation.outcome.goal.target)
-        state = np.concatenate([seen["state"], np.array(told, np.float32)])
-        return {**seen, "state": state.astype(np.float32), "oracle": np.array([shown], np.float32)}
+        words = [*(one == goal.colour for one in COLOURS), *(one == goal.shape for one in SHAPES)]
+        in_view = visible(self._simulation.table, self._simulation.outcome.goal.target)
+        state = np.concatenate([observation["state"], np.array(words, np.float32)])
+        return {**observation, "state": state.astype(np.float32), "oracle": np.array([in_view], np.float32)}

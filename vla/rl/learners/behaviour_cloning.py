@@ -35,13 +35,7 @@ class CloningOptions:
 
 
 class BehaviourCloning:
-    """Learns a chunk [K * F] by the mean absolute difference, as OpenVLA-OFT does (Kim et al. 2025, arXiv 2502.19645).
-
-    Attributes:
-        networks: all that learns; "actor" is what acts.
-        optimizer: of all of it.
-        ahead: whether batches must hold what is seen after a chunk.
-    """
+    """Learns a chunk [K * F] by the mean absolute difference, as OpenVLA-OFT does (Kim et al. 2025, arXiv 2502.19645)."""
 
     Options = CloningOptions
     ahead: ClassVar[bool] = False
@@ -65,6 +59,6 @@ def adamw(parameters: Iterable[nn.Parameter], options: CloningOptions) -> torch.
 
 
 def difference(actor: nn.Module, batch: Batch) -> torch.Tensor:
-    """Mean absolute difference [B] of what the head writes and what was done, as shares of the limits."""
-    apart = (torch.tanh(actor(batch.seen)) - batch.actions).abs() * batch.mask
-    return apart.sum(1) / batch.mask.sum(1)
+    """Mean absolute difference [B] of what the head writes and what was demonstrated, as shares of the limits."""
+    error = (torch.tanh(actor(batch.observation)) - batch.actions).abs() * batch.mask
+    return error.sum(1) / batch.mask.sum(1)

@@ -1,4 +1,4 @@
-"""Recorded demonstrations as a head learns from them: observations, the chunk of actions that followed, and what it led to."""
+"""Recorded demonstrations as a head learns from them: an observation, the chunk of actions that followed, and what it led to."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from vla.promptable.inputs import Inputs
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """B moments of demonstrations.
+    """B steps of demonstrations.
 
     Attributes:
-        seen: as `Head` takes it.
+        observation: as `Head` takes it.
         actions: [B, K * F], a chunk's actions as shares of their limits.
         mask: [B, K * F], 0 past the end.
-        over: [B], 1 where the task is done within the chunk.
-        then: what is seen after the chunk.
+        done: [B], 1 where the task is done within the chunk.
+        next: the observation after the chunk; empty where it is not wanted.
         known: [B], 1 where that is recorded, or the task is over.
     """
 
-    seen: dict[str, torch.Tensor]
+    observation: dict[str, torch.Tensor]
     actions: torch.Tensor
     mask: torch.Tensor
-    over: torch.Tensor
-    then: dict[str, torch.Tensor]
+    done: torch.Tensor
+    next: dict[str, torch.Tensor]
     known: torch.Tensor
 
     def to(self, device: str) -> Batch:
         return Batch(
-            _moved(self.seen, device),
+            _moved(self.observation, device),
             self.actions.to(device),
             self.mask.to(device),
-            self.over.to(device),
-            _moved(self.then, device),
+            self.done.to(device),
+            _moved(self.next, device),
             self.known.to(device),
         )
 
@@ -61,9 +61,9 @@ class Demonstrations:
 
     def __init__(self, folder: str, chunk: int, split: Split = "train"):
         self.chunk = chunk
-        # One more: whether what is seen after the chunk is recorded, its mask says.
+        # One action more: its mask says whether the observation after the chunk is recorded.
         self.source = RobotSource(folder, split=split, holdout=0.05, cache=True, chunk=chunk + 1)
-        self.shares = ActionScaler(self.source.card.spec.action)
+        self.scaler = ActionScaler(self.source.card.spec.action)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -72,26 +72,26 @@ class Demonstrations:
         """A batch that is a function of the seed.
 
         Args:
-            ahead: whether what is seen after the chunk is wanted; else `then` is empty.
+            ahead: whether the observation after the chunk is wanted.
         """
         chosen = np.random.default_rng(seed).integers(len(self.source), size=rows).tolist()
         items = [read(self.source, i, (*seed, n))[0] for n, i in enumerate(chosen)]
         after = [read(self.source, min(i + self.chunk, len(self.source) - 1), seed)[0] for i in chosen] if ahead else []
         size, mask = self.chunk, np.stack([item.mask for item in items])
-        actions = self.shares(np.stack([item.actions[:size] for item in items]))
-        over = np.stack([(item.terminate & item.mask)[:size].any() for item in items])
+        actions = self.scaler(np.stack([item.actions[:size] for item in items]))
+        done = np.stack([(item.terminate & item.mask)[:size].any() for item in items])
         follows = [a.episode == i.episode and a.step == i.step + size for i, a in zip(items, after, strict=ahead)]
         numbers = [
             actions.reshape(rows, -1),
             np.repeat(mask[:, :size], actions.shape[-1], 1),
-            over,
-            over | (mask[:, size] & np.array(follows or over)),
+            done,
+            done | (mask[:, size] & np.array(follows or done)),
         ]
-        wanted, inside, done, known = (torch.from_numpy(np.ascontiguousarray(x, np.float32)) for x in numbers)
-        then = self._seen(inputs, contract, after) if ahead else {}
-        return Batch(self._seen(inputs, contract, items), wanted, inside, done, then, known)
+        actions, inside, done, known = (torch.from_numpy(np.ascontiguousarray(x, np.float32)) for x in numbers)
+        following = self._observations(inputs, contract, after) if ahead else {}
+        return Batch(self._observations(inputs, contract, items), actions, inside, done, following, known)
 
     @staticmethod
-    def _seen(inputs: Inputs, contract: PolicyContract, items: list[RobotItem]) -> dict[str, torch.Tensor]:
+    def _observations(inputs: Inputs, contract: PolicyContract, items: list[RobotItem]) -> dict[str, torch.Tensor]:
         texts = [contract.instruction(item.instruction) for item in items]
         return inputs([item.images for item in items], np.stack([item.state for item in items]), texts)

@@ -1,4 +1,4 @@
-"""Implicit Q-learning: values from demonstrations, and a head that prefers what was worth more.
+"""Implicit Q-learning: values from demonstrations, and a head that prefers the actions that were worth more.
 
 Kostrikov, Nair, Levine 2022, "Offline Reinforcement Learning with Implicit Q-Learning" (arXiv 2110.06169).
 """
@@ -22,7 +22,7 @@ class IQLOptions(CloningOptions):
 
     Attributes:
         expectile: 0.5 is the mean of what follows a state, 1 the best of it.
-        temperature: how much more an action counts that is worth more; 0 is behaviour cloning.
+        temperature: how much more an action counts the more it is worth; 0 is behaviour cloning.
         discount: per chunk.
         follow: share of the way that the target values go towards the learned ones at each step.
     """
@@ -39,7 +39,7 @@ class IQLOptions(CloningOptions):
 
 
 class IQL:
-    """A chunk counts as one action; its reward is 1 where the task is done within it. Attributes as `BehaviourCloning`.
+    """A chunk counts as one action; its reward is 1 where the task is done within it.
 
     Unlike the paper's, the head is no distribution: the weight stands before its mean absolute difference.
     """
@@ -59,14 +59,14 @@ class IQL:
     def update(self, batch: Batch) -> dict[str, float]:
         """One step of all three; what is worth logging."""
         nets, s = self.networks, self.options
-        taken = {**batch.seen, "numbers": torch.cat([batch.seen["numbers"], batch.actions], 1)}
+        taken = {**batch.observation, "numbers": torch.cat([batch.observation["numbers"], batch.actions], 1)}
         with torch.no_grad():
             worth = nets["target"](taken).amin(1)
-            after = nets["value"](batch.then)[:, 0] * (1 - batch.over)
-        value = nets["value"](batch.seen)[:, 0]
+            after = nets["value"](batch.next)[:, 0] * (1 - batch.done)
+        value = nets["value"](batch.observation)[:, 0]
         above = worth - value
         expected = (torch.where(above > 0, s.expectile, 1 - s.expectile) * above.square()).mean()
-        wanted = batch.over + s.discount * after
+        wanted = batch.done + s.discount * after
         wrong = ((nets["critic"](taken) - wanted[:, None]).square().mean(1) * batch.known).sum() / batch.known.sum().clamp_min(1)
         weight = (s.temperature * above.detach()).exp().clamp_max(100)
         loss = (weight * difference(nets["actor"], batch)).mean()

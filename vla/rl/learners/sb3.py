@@ -1,4 +1,4 @@
-"""PPO and SAC of Stable-Baselines3, as learners that go on from a checkpoint."""
+"""PPO and SAC of Stable-Baselines3 as `OnlineLearner`s."""
 
 from __future__ import annotations
 
@@ -26,9 +26,6 @@ class SB3Learner:
         arguments: to the algorithm; they win over `defaults`.
         seed: of the weights.
 
-    Attributes:
-        episodes: of each that ended [step, return, length, success].
-
     Raises:
         UserError: the algorithm does not take the actions, or an argument is unknown.
     """
@@ -36,7 +33,6 @@ class SB3Learner:
     algorithm: ClassVar[type[BaseAlgorithm]]
     defaults: ClassVar[dict[str, Any]]
     resumes: ClassVar[bool]
-    """Whether a checkpoint is enough to go on from."""
 
     def __init__(self, environments: VecEnv, policy: dict[str, Any], arguments: dict[str, Any], seed: int):
         merged = {**self.defaults, **arguments}
@@ -57,7 +53,6 @@ class SB3Learner:
 
     @property
     def steps(self) -> int:
-        """Taken so far, of all environments together."""
         return self.agent.num_timesteps
 
     @property
@@ -65,7 +60,6 @@ class SB3Learner:
         return self.agent.policy  # type: ignore[return-value]
 
     def log_to(self, folder: Path) -> None:
-        """Writes TensorBoard's files there."""
         self.agent.set_logger(configure(str(folder), ["tensorboard"]))
 
     def learn(self, steps: int, hits: Hits | None) -> None:
@@ -80,11 +74,9 @@ class SB3Learner:
         self.agent.learn(steps, callback=Episodes(self.episodes, hits), reset_num_timesteps=False, log_interval=1)
 
     def close_log(self) -> None:
-        """Writes what is not written yet."""
         self.agent.logger.dump(self.steps)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
         return {
             "policy": self.policy.state_dict(),
             "optimizer": self.policy.optimizer.state_dict() if self.resumes else {},
@@ -94,7 +86,6 @@ class SB3Learner:
         }
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Goes on from what `state` gave."""
         self.policy.load_state_dict(saved["policy"])
         if saved["optimizer"]:
             self.policy.optimizer.load_state_dict(saved["optimizer"])

@@ -33,7 +33,7 @@ def write_agent(
         unfit: why `vla rollout` cannot use it.
     """
     weights = {name: value.detach().cpu().clone().contiguous() for name, value in policy.state_dict().items()}
-    said = {
+    content = {
         "kind": KIND,
         "unfit": unfit,
         "options": options,
@@ -45,33 +45,33 @@ def write_agent(
     }
     with whole_folder(folder) as unfinished:
         save_file(weights, unfinished / WEIGHTS)
-        (unfinished / SAID).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        (unfinished / SAID).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return folder
 
 
 def read_agent(folder: str | Path) -> tuple[BasePolicy, dict[str, Any]]:
-    """The head in evaluation mode, and all that the export says: `options` are the run's, as they are saved.
+    """The head in evaluation mode, and the content of its JSON: `options` are the run's, as they are saved.
 
     Raises:
         UserError: there is no export, or it is damaged.
     """
     folder = Path(folder)
     try:
-        said = json.loads((folder / SAID).read_text(encoding="utf-8"))
-        policy = _policy(said)
+        content = json.loads((folder / SAID).read_text(encoding="utf-8"))
+        policy = _policy(content)
         policy.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"no export of an RL head: {error}", str(folder), f"give a folder with {SAID} and {WEIGHTS}") from error
     policy.set_training_mode(False)
-    return policy, said
+    return policy, content
 
 
-def _policy(said: dict[str, Any]) -> BasePolicy:
-    entries = spaces.Dict({name: _space(box) for name, box in said["observations"].items()})
-    run = said["options"]
+def _policy(content: dict[str, Any]) -> BasePolicy:
+    entries = spaces.Dict({name: _space(box) for name, box in content["observations"].items()})
+    run = content["options"]
     kind: Any = MultiInputActorCriticPolicy if run["algorithm"] == "ppo" else SACPolicy
-    head = sb3_policy(PolicyOptions(PoolerOptions(**run["pooler"]), run["net"]), said["mix"])
-    return kind(entries, _action_space(said["actions"]), lambda _: 0.0, **head)
+    head = sb3_policy(PolicyOptions(PoolerOptions(**run["pooler"]), run["net"]), content["mix"])
+    return kind(entries, _action_space(content["actions"]), lambda _: 0.0, **head)
 
 
 def _box(space: spaces.Space) -> dict[str, Any]:
@@ -92,10 +92,10 @@ def _actions(space: spaces.Space) -> dict[str, Any]:
     return {"low": space.low.tolist(), "high": space.high.tolist()}
 
 
-def _action_space(said: dict[str, Any]) -> spaces.Space:
-    if "discrete" in said:
-        return spaces.Discrete(said["discrete"])
-    return spaces.Box(np.array(said["low"], np.float32), np.array(said["high"], np.float32))
+def _action_space(saved: dict[str, Any]) -> spaces.Space:
+    if "discrete" in saved:
+        return spaces.Discrete(saved["discrete"])
+    return spaces.Box(np.array(saved["low"], np.float32), np.array(saved["high"], np.float32))
 
 
 def act(policy: BasePolicy, observations: dict[str, np.ndarray]) -> np.ndarray:

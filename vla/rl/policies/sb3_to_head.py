@@ -22,22 +22,22 @@ from vla.rl.policies.options import PolicyOptions
 from vla.sim.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.scene import COLOURS, SHAPES
 
-# In the order in which the environment tells them.
-TOLD = InstructionVocabulary((*COLOURS, *SHAPES), tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES))
+# In the order of the environment's state.
+VOCABULARY = InstructionVocabulary((*COLOURS, *SHAPES), tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES))
 
 
 def unfit(environment: str, observation: Observation, representation: CachedRepresentation | None) -> str:
     """Why a head cannot act as a policy of the simulated robot; "" where it can."""
     if why := environment_class(environment).unfit(environment):
         return why
-    if unknown := sorted({"oracle", "answer"} & set(observation.observe)):
-        return f"it sees {' and '.join(unknown)}, which only training gives it"
+    if missing := sorted({"oracle", "answer"} & set(observation.observe)):
+        return f"it sees {' and '.join(missing)}, which only training gives it"
     fields = set(representation.prompt.fields) - set(FIELDS) if representation else set()
     return f"its prompt has {', '.join(sorted(fields))}, which no instruction fills" if fields else ""
 
 
 def as_head(policy: BasePolicy, options: PolicyOptions, mix: int) -> tuple[Head, dict[str, Any]]:
-    """The actor with another arrangement of the same weights, and the arguments of `Head`.
+    """The actor as a `Head` with the same weights, rearranged; and the head's arguments.
 
     What `Head` sees differs in scale only: the robot's state and images from -1 to 1, where the environment gives units and
     Stable-Baselines3 images from 0 to 1. That goes into the first layers.
@@ -55,7 +55,12 @@ def as_head(policy: BasePolicy, options: PolicyOptions, mix: int) -> tuple[Head,
     entries, pooled = inner.observation_space.spaces, options.pooler.out
     raw = entries["tokens"].shape[-1] if "tokens" in entries else 0
     cameras = [camera.name for camera in EMBODIMENT.cameras if camera.name in features.cameras]
-    sizes = {"numbers": EMBODIMENT.state.size + len(TOLD.words), "out": last.out_features, "raw": raw, "cameras": len(cameras)}
+    sizes = {
+        "numbers": EMBODIMENT.state.size + len(VOCABULARY.words),
+        "out": last.out_features,
+        "raw": raw,
+        "cameras": len(cameras),
+    }
     arguments: dict[str, Any] = {**sizes, **options.head(mix)}
     head = Head(**arguments)
     with torch.no_grad():
@@ -81,14 +86,14 @@ def _look(new: nn.Module, old: nn.Module) -> None:
 
 def _first(new: Any, old: nn.Linear, pooled: int, cameras: list[int], width: int) -> None:
     """Stable-Baselines3's first layer takes pooled states, numbers, images; `Head` takes numbers, pooled states, images."""
-    state, numbers = EMBODIMENT.state, EMBODIMENT.state.size + len(TOLD.words)
+    state, numbers = EMBODIMENT.state, EMBODIMENT.state.size + len(VOCABULARY.words)
     low, high = torch.tensor(state.low), torch.tensor(state.high)
     weights, start = old.weight, pooled + numbers
-    told = weights[:, pooled:start].clone()
-    new.bias += told[:, : state.size] @ ((low + high) / 2)
-    told[:, : state.size] *= (high - low) / 2
-    looks = [weights[:, start + place * width : start + (place + 1) * width] for place in cameras]
-    new.weight.copy_(torch.cat([told, weights[:, :pooled], *looks], 1))
+    own = weights[:, pooled:start].clone()
+    new.bias += own[:, : state.size] @ ((low + high) / 2)
+    own[:, : state.size] *= (high - low) / 2
+    images = [weights[:, start + camera * width : start + (camera + 1) * width] for camera in cameras]
+    new.weight.copy_(torch.cat([own, weights[:, :pooled], *images], 1))
 
 
 def write_policy(
@@ -108,11 +113,11 @@ def write_policy(
         more: kept in the export for people.
     """
     head, arguments = as_head(policy, options, mixed_layers(representation))
-    seen = observation.exported(representation)
+    model = observation.exported(representation)
     contract = PolicyContract(
         {EMBODIMENT_NAME: EMBODIMENT},
         codec="none",
-        prompt=seen.get("prompt", ""),
+        prompt=model.get("prompt", ""),
         plan=(),
         chunk=1,
         execute=1,
@@ -120,4 +125,4 @@ def write_policy(
         title=title,
     )
     pixels, squash = "pixels" in observation.observe, isinstance(policy, SACPolicy)
-    return write_prompted(folder, head, contract, Made(TOLD, arguments, pixels, squash=squash, more=more, **seen))
+    return write_prompted(folder, head, contract, Made(VOCABULARY, arguments, pixels, squash=squash, more=more, **model))

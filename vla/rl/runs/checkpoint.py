@@ -11,13 +11,15 @@ import torch
 
 from vla.errors import UserError
 from vla.promptable.cache import CachedRepresentation
-from vla.rl.learners.registry import learner_class
+from vla.rl.learners.registry import resumes
 from vla.rl.runs.options import RunOptions
 
 CHECKPOINT = "checkpoint.pt"
+Saved = dict[str, Any]
+"""What a checkpoint holds: numbers, strings, tensors and containers of them."""
 
 
-def read_checkpoint(out: Path, options: RunOptions) -> dict[str, Any] | None:
+def read_checkpoint(out: Path, options: RunOptions) -> Saved | None:
     """The folder's checkpoint; None where there is none.
 
     Raises:
@@ -36,13 +38,13 @@ def read_checkpoint(out: Path, options: RunOptions) -> dict[str, Any] | None:
     if different:
         raise UserError(f"the folder's run has another {', '.join(different)}", str(path), "give another --out")
     learner = options.learner.name
-    if not learner_class(learner).resumes and saved["steps"] < options.budget.steps:
+    if not resumes(learner) and saved["steps"] < options.budget.steps:
         raise UserError(f"{learner} cannot go on: its memory is not saved", str(path), "remove it, or give another --out")
     return saved
 
 
-def check_model(out: Path, saved: dict[str, Any], representation: CachedRepresentation | None) -> None:
-    """Raises UserError where the run's frozen model, or how it is asked, is not what it was."""
+def check_model(out: Path, saved: Saved, representation: CachedRepresentation | None) -> None:
+    """Raises UserError where the run's frozen model or its settings are not what they were."""
     now = representation.identity if representation else {}
     different = [name for name, value in now.items() if saved["asked"].get(name) != value]
     if different:
@@ -50,8 +52,8 @@ def check_model(out: Path, saved: dict[str, Any], representation: CachedRepresen
         raise UserError(what, str(out / CHECKPOINT), "put that one back, or give another --out")
 
 
-def write_checkpoint(out: Path, state: dict[str, Any]) -> None:
-    """Puts it in the place of an earlier one."""
+def write_checkpoint(out: Path, state: Saved) -> None:
+    """Replaces an earlier one."""
     unfinished = out / f".{CHECKPOINT}.{os.getpid()}"
     torch.save(state, unfinished)
     unfinished.replace(out / CHECKPOINT)

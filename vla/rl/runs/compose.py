@@ -37,7 +37,7 @@ def read_options(argv: Sequence[str]) -> RunOptions:
 
 
 def _with_contents(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Arguments by today's names, with what the files hold in their places; and the files, none if one has old names."""
+    """Arguments by today's names, with files replaced by their contents; and the files, none if one has old names."""
     arguments, files, rest, old = [], [], list(argv), False
     while rest:
         argument = rest.pop(0)

@@ -22,8 +22,9 @@ from vla.promptable.instruction_vocabulary import InstructionVocabulary
 from vla.report.provenance import provenance
 from vla.rl.learners.behaviour_cloning import difference
 from vla.rl.learners.demonstrations import Demonstrations
-from vla.rl.learners.registry import learner_class
+from vla.rl.learners.registry import OfflineLearner, offline_learner
 from vla.rl.policies.features import mixed_layers
+from vla.rl.runs.checkpoint import Saved
 from vla.rl.runs.options import RunOptions
 from vla.rl.runs.outcome import Outcome, Stopwatch
 
@@ -41,9 +42,9 @@ class Offline:
 
     def __init__(self, options: RunOptions, representation: CachedRepresentation | None, watch: Stopwatch):
         self.options, self.representation, self.watch = options, representation, watch
-        unseen = sorted(set(options.observation.observe) - {"states", "pixels"})
-        if unseen:
-            raise UserError(f"{', '.join(unseen)} is not recorded", "observe", "states and pixels can be learned from data")
+        unrecorded = sorted(set(options.observation.observe) - {"states", "pixels"})
+        if unrecorded:
+            raise UserError(f"{', '.join(unrecorded)} is not recorded", "observe", "states and pixels can be learned from data")
         self.out, self.steps = Path(options.out), 0
         chunk, data = options.policy.chunk, options.learner.data
         self.training, self.held_out = (Demonstrations(data, chunk, split) for split in ("train", "val"))
@@ -62,16 +63,16 @@ class Offline:
         self.vocabulary = InstructionVocabulary.of(*(self.training.source.said(name) for name in ("instruction", "target")))
         self.inputs = Inputs(card.spec, self.vocabulary, representation, "pixels" in options.observation.observe)
         self.head = {**self.inputs.sizes, **options.policy.head(mixed_layers(representation))}
-        self.size = chunk * len(self.training.shares.free)
+        self.size = chunk * len(self.training.scaler.free)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.error = float("nan")
 
-    def begin(self, saved: dict[str, Any] | None) -> None:
-        kind = learner_class(self.options.learner.name)
+    def begin(self, saved: Saved | None) -> None:
+        kind = offline_learner(self.options.learner.name)
         self.arguments = _arguments(self.options, kind.Options)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)
-            self.learner = kind(self._make_head, self.size, self.arguments)
+            self.learner: OfflineLearner = kind(self._make_head, self.size, self.arguments)
         if saved is not None:
             if saved["stamp"] != self.training.source.index.stamp:
                 raise UserError("the data has changed since the run began", self.options.learner.data, "give another --out")
@@ -107,7 +108,7 @@ class Offline:
         batch = self.held_out.draw(self.inputs, self.contract, min(HELD_OUT, len(self.held_out)), (0,), False)
         return float(difference(self.learner.networks["actor"], batch.to(self.device)).mean())
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Saved:
         return {
             "stamp": self.training.source.index.stamp,
             "networks": self.learner.networks.state_dict(),
@@ -132,7 +133,9 @@ class Offline:
             **provenance(),
         }
         made = Made(self.vocabulary, {**self.head, "out": self.size}, self.inputs.pixels, more=more, **self.exported)
-        folder = write_prompted(self.out / "export", self.learner.networks["actor"].cpu(), self.contract, made)
+        actor = self.learner.networks["actor"].cpu()
+        assert isinstance(actor, Head)
+        folder = write_prompted(self.out / "export", actor, self.contract, made)
         cached = f", {100 * hits.rate:.0f} % of the states from the cache" if hits else ""
         summary = (
             f"{folder}: {options.condition or options.learner.name}, {options.budget.steps:,} steps on "
@@ -141,7 +144,7 @@ class Offline:
         return Outcome(summary)
 
 
-def _arguments(options: RunOptions, kind: type[Any]) -> Any:
+def _arguments(options: RunOptions, kind: type) -> Any:
     try:
         return kind(**options.learner.arguments)
     except (TypeError, ValueError) as error:

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
@@ -16,11 +15,11 @@ from vla.promptable.cache import CachedRepresentation, Hits
 from vla.report.learning import FILE, LearningRun, load_run
 from vla.report.provenance import provenance
 from vla.rl.envs.registry import environment_class, make_vec_env
-from vla.rl.learners.registry import learner_class
-from vla.rl.learners.sb3 import SB3Learner
+from vla.rl.learners.registry import OnlineLearner, online_learner
 from vla.rl.policies.export import write_agent
 from vla.rl.policies.features import mixed_layers, sb3_policy
 from vla.rl.policies.sb3_to_head import unfit, write_policy
+from vla.rl.runs.checkpoint import Saved
 from vla.rl.runs.options import RunOptions
 from vla.rl.runs.outcome import Outcome, Stopwatch
 
@@ -37,12 +36,11 @@ class Online:
     def steps(self) -> int:
         return self.learner.steps
 
-    def begin(self, saved: dict[str, Any] | None) -> None:
+    def begin(self, saved: Saved | None) -> None:
         options = self.options
         policy = sb3_policy(options.policy, mixed_layers(self.representation))
-        self.learner: SB3Learner = learner_class(options.learner.name)(
-            self.environments, policy, options.learner.arguments, options.seed
-        )
+        kind = online_learner(options.learner.name)
+        self.learner: OnlineLearner = kind(self.environments, policy, options.learner.arguments, options.seed)
         if saved is not None:
             self.learner.load(saved)
             self.watch.before = saved.get("spent", self.watch.before)
@@ -56,7 +54,7 @@ class Online:
         hits = self.representation.hits if self.representation else None
         self.learner.learn(min(budget.checkpoint, budget.steps - self.steps), hits)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Saved:
         hits = dataclasses.asdict(self.representation.hits) if self.representation else {}
         return {"wanted": self.options.budget.steps, **self.learner.state(), "hits": hits, "spent": self._spent()}
 
@@ -115,7 +113,7 @@ def make_environments(options: RunOptions, representation: CachedRepresentation 
 
 
 def finished(options: RunOptions) -> Outcome | None:
-    """What a run of so many steps said when it was done; None where there is no such record, which is written last."""
+    """The outcome of a run that is done; None where its record, which is written last, is missing or of fewer steps."""
     out = Path(options.out)
     if not (out / FILE).is_file() or (record := load_run(out)).steps != options.budget.steps:
         return None
@@ -123,7 +121,7 @@ def finished(options: RunOptions) -> Outcome | None:
 
 
 def summary(options: RunOptions, run: LearningRun) -> str:
-    """What came out, in a line."""
+    """The run's result in a line."""
     last = float(run.curve()[-5:].mean())
     hits = f", {100 * run.more['cache']['rate']:.0f} % of the states from the cache" if run.more["cache"] else ""
     return (

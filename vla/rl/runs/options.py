@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from vla.errors import UserError
 from vla.promptable.representation import Settings
@@ -19,7 +18,7 @@ NO_MODEL = {
     "representation": Settings().identity(),
     "cache": {"folder": "", "memory_mb": 2048},
 }
-"""What files say of a frozen model where none is asked."""
+"""What files say of the frozen model in a run that has none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,17 +70,17 @@ class RunOptions:
         """The same run with so many steps."""
         return dataclasses.replace(self, budget=dataclasses.replace(self.budget, steps=steps))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """All options as files keep them: in one level, by names older than the parts. Recorded runs are compared by them."""
-        seen = {**NO_MODEL, **self.observation.saved()}
+        observation = {**NO_MODEL, **self.observation.saved()}
         model = ("vlm", "random", "prompt", "representation", "observe")
         return {
             "out": self.out,
             "condition": self.condition,
             "environment": dataclasses.asdict(self.environment),
-            **{name: seen.pop(name) for name in model},
+            **{name: observation.pop(name) for name in model},
             "pooler": dataclasses.asdict(self.policy.pooler),
-            **seen,
+            **observation,
             "algorithm": self.learner.name,
             "arguments": self.learner.arguments,
             "data": self.learner.data,
@@ -91,6 +90,6 @@ class RunOptions:
             "seed": self.seed,
         }
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What a resumed run must share with the one it goes on from: all but where things lie and how long it runs."""
         return {k: v for k, v in self.to_dict().items() if k not in ("out", "cache", "steps")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from vla.rl.runs.checkpoint import check_model, read_checkpoint, write_checkpoint
+from vla.rl.runs.checkpoint import Saved, check_model, read_checkpoint, write_checkpoint
 from vla.rl.runs.offline import Offline
 from vla.rl.runs.online import Online, finished
 from vla.rl.runs.options import RunOptions
@@ -13,7 +13,7 @@ from vla.rl.runs.outcome import Outcome, Stopwatch
 
 
 class Training(Protocol):
-    """What the loop below asks of a way to learn.
+    """Online or offline learning, as the loop below needs it.
 
     Attributes:
         steps: taken so far.
@@ -22,13 +22,13 @@ class Training(Protocol):
     @property
     def steps(self) -> int: ...
 
-    def begin(self, saved: dict | None) -> None:
+    def begin(self, saved: Saved | None) -> None:
         """Makes what learns, as it was at the checkpoint if there is one, and opens the logs."""
 
     def advance(self) -> None:
         """Learns until the next checkpoint is due."""
 
-    def state(self) -> dict:
+    def state(self) -> Saved:
         """What a checkpoint holds beside the run's identity: `steps` and all that is needed to go on."""
         ...
 
@@ -53,7 +53,7 @@ def fit(options: RunOptions) -> Outcome:
     out, watch = Path(options.out), Stopwatch()
     saved = read_checkpoint(out, options)
     if saved is not None:
-        # A run that is asked for fewer steps than it took stays as it is.
+        # With a smaller budget than it has had, a run stays as it is.
         options = options.lasting(max(options.budget.steps, min(saved.get("wanted", saved["steps"]), saved["steps"])))
         if saved["steps"] >= options.budget.steps and not options.learner.data and (outcome := finished(options)):
             return outcome

@@ -1,4 +1,4 @@
-"""Pictures of BabyAI's rooms with questions about them, and `tiny` made ready to learn to answer them."""
+"""Images of BabyAI's rooms with questions about them, and a `tiny` with the words to answer them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEVELS = {
     "alone": ("BabyAI-GoToObj-v0",),
     "questions": ("BabyAI-GoToLocalS8N2-v0", "BabyAI-GoToLocalS8N4-v0", "BabyAI-GoToLocal-v0"),
 }
-"""Rooms of one object, from which words are learned soonest, and rooms of two, four and eight."""
+"""Rooms with one object, where words are learned soonest, and rooms with two, four and eight."""
 NOUNS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES[:3])
 COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDINGS = {
@@ -33,9 +33,9 @@ WORDINGS = {
     "list": "what is there and where",
 }
 START = "start"
-"""Folder of the model that learns, beside those of the pictures."""
+"""Folder of the model to begin with, beside those of the images."""
 
-# A contract needs a body; nobody learns its actions from questions.
+# A card needs an embodiment; nothing here uses its actions.
 EMBODIMENT = Embodiment(
     cameras=(Camera("front", SIZE, SIZE),),
     state=Space(("nothing",), ("",), (0.0,), (1.0,)),
@@ -45,48 +45,48 @@ EMBODIMENT = Embodiment(
 
 def ask(view: np.ndarray, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Questions about what minigrid's symbols [7, 7, 3] show, as `QuestionSource` reads them; the robot is at (3, 6)."""
-    seen = {place: name for place, name in cells(view).items() if name != "wall"}
-    here, absent = sorted(set(seen.values())), [name for name in NOUNS if name not in seen.values()]
+    objects = {cell: name for cell, name in cells(view).items() if name != "wall"}
+    present, absent = sorted(set(objects.values())), [name for name in NOUNS if name not in objects.values()]
     questions = []
 
-    def spot(place: tuple[int, int]) -> list[float]:
-        return [round((c + 0.5) * TILE / SIZE, 4) for c in place]
+    def point(cell: tuple[int, int]) -> list[float]:
+        return [round((c + 0.5) * TILE / SIZE, 4) for c in cell]
 
-    def say(kind: str, answer: str | list, name: str = "") -> None:
+    def add(kind: str, answer: str | list, name: str = "") -> None:
         questions.append({"type": kind, "question": WORDINGS[kind].format(object=name), "answer": answer})
 
-    if here:
-        say("present", "yes", str(rng.choice(here)))
-        say("present", "no", str(rng.choice(absent)))
+    if present:
+        add("present", "yes", str(rng.choice(present)))
+        add("present", "no", str(rng.choice(absent)))
     for part, kind in ((1, "colour"), (0, "shape")):
-        known = [name.split()[part] for name in seen.values()]
-        for name in here:
-            if known.count(asked := name.split()[part]) == 1:
-                say(kind, name.split()[1 - part], asked)
-    for name in here:
-        say("where", [spot(nearest([place for place, other in seen.items() if other == name]))], name)
+        known = [name.split()[part] for name in objects.values()]
+        for name in present:
+            if known.count(word := name.split()[part]) == 1:
+                add(kind, name.split()[1 - part], word)
+    for name in present:
+        add("where", [point(nearest([cell for cell, other in objects.items() if other == name]))], name)
     for name in rng.choice(absent, 2, replace=False):
-        say("where", "nowhere", str(name))
-    if seen:
-        # The place first: then each name is read off a place that is known.
-        say("list", [part for place in sorted(seen, key=lambda p: p[::-1]) for part in (spot(place), seen[place])])
+        add("where", "nowhere", str(name))
+    if objects:
+        # The point comes first: each name is then read off a known point.
+        add("list", [part for cell in sorted(objects, key=lambda c: c[::-1]) for part in (point(cell), objects[cell])])
     ahead = cells(view).get((3, 5), "nothing")
-    say("ahead", ahead)
-    say("wall", "yes" if ahead == "wall" else "no")
-    say("count", COUNTS[min(len(seen), len(COUNTS) - 1)])
+    add("ahead", ahead)
+    add("wall", "yes" if ahead == "wall" else "no")
+    add("count", COUNTS[min(len(objects), len(COUNTS) - 1)])
     return questions
 
 
 def collect_questions(
     out: str, pictures: int = 20_000, alone: int = 5_000, seed: int = 0, overwrite: bool = False
 ) -> dict[str, int]:
-    """Writes pictures with questions, each of a room of its own (`questions`; `alone`: rooms of one object), and a model to be
-    trained on them (`start`).
+    """Writes images with questions, each of another room (`questions`; `alone`: rooms with one object), and a model to train on
+    them (`start`).
 
     Args:
         out: folder to write.
         pictures: how many.
-        alone: how many of rooms of one object.
+        alone: how many of rooms with one object.
         seed: of everything drawn.
         overwrite: replace what is there.
 
@@ -107,11 +107,11 @@ def _collect(folder: Path, pictures: int, names: Sequence[str], seed: int, overw
         for number in range(pictures):
             level = levels[number % len(levels)]
             level.reset(seed=int(rng.integers(2**31)))
-            picture, symbols = level.wander(rng)
+            image, symbols = level.wander(rng)
             questions = ask(symbols, rng)
             for question in questions:
                 counts[question["type"]] += 1
-            writer.write(f"q{writer.count:07d}", {"front.jpg": picture, "json": {"questions": questions}})
+            writer.write(f"q{writer.count:07d}", {"front.jpg": image, "json": {"questions": questions}})
     for level in levels:
         level.close()
     total = {"pictures": pictures, "questions": sum(counts.values())}
@@ -132,7 +132,7 @@ def _collect(folder: Path, pictures: int, names: Sequence[str], seed: int, overw
 def start() -> tuple[Any, Any]:
     """`tiny` with one camera and, one token each, the words of these rooms that it lacks; and its processor.
 
-    It has learned to find what is named, on another simulator's tables; from random weights that took longer than all of this.
+    It has learned to find named objects on another simulator's tables; from random weights that took longer than all of this.
     """
     known, processor = load_vlm("tiny")
     words = [f" {word}" for word in (*COLOURS, *SHAPES, *COUNTS, "yes", "no", "wall", "nothing", "nowhere", "ahead")]

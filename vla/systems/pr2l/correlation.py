@@ -1,4 +1,4 @@
-"""Whether what probes say before training is what heads then reach."""
+"""Whether the scores of probes before training predict what heads then reach."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vla.promptable.probe import POOLINGS
 from vla.report.learning import LearningRun
 
 SCORES = ("answer", *(f"{kind}, {pooling}" for kind in ("present", "place") for pooling in POOLINGS))
-"""What `vla rl probe` says of a condition."""
+"""The scores that `vla rl probe` gives a condition."""
 LEAST = 4
-"""Conditions from which on there is anything to correlate."""
+"""Conditions needed for a correlation."""
 
 
 def score(probed: Mapping[str, Any], name: str) -> float | None:
-    """One of `SCORES` of what `probing.probe` found; None where there is none."""
+    """One of `SCORES` of a result of `probing.probe`; None where it has none."""
     kind, _, pooling = name.partition(", ")
     return probed[kind].get(pooling) if pooling else probed[kind]
 
@@ -39,12 +39,12 @@ def correlations(probes: Sequence[Mapping[str, Any]], areas: Mapping[str, float]
     Returns:
         for each score with enough conditions: "rank_correlation", its two-sided "p" and how many conditions ("n").
     """
-    found = {}
+    results = {}
     for name in SCORES:
         pairs = [(score(one, name), areas[one["condition"]]) for one in probes if one["condition"] in areas]
         known = [pair for pair in pairs if pair[0] is not None]
         if len(known) >= LEAST and all(len({pair[side] for pair in known}) > 1 for side in (0, 1)):
             scores, reached = zip(*known, strict=True)
             test: Any = stats.spearmanr(scores, reached)
-            found[name] = {"rank_correlation": float(test.statistic), "p": float(test.pvalue), "n": len(known)}
-    return found
+            results[name] = {"rank_correlation": float(test.statistic), "p": float(test.pvalue), "n": len(known)}
+    return results

@@ -85,9 +85,9 @@ def _train(out: Path, demo: Path, name: str, steps: int) -> dict[str, Any]:
     folder, configs = _folder(out, name), resources.files("vla.configs") / "rl"
     files = [part for file in (*BASE, *CONDITIONS[name]) for part in ("-c", str(configs / f"{file}.yaml"))]
     budget = [f"--budget.steps={steps}", f"--budget.checkpoint={max(steps // POINTS, 1)}"]
-    places = [f"--out={folder}", f"--learner.data={demo / 'data/robot'}", f"--condition={name}"]
+    folders = [f"--out={folder}", f"--learner.data={demo / 'data/robot'}", f"--condition={name}"]
     # In memory alone: no other run asks for these states.
-    options = read_options([*files, *budget, *places, "--observation.cache.folder="])
+    options = read_options([*files, *budget, *folders, "--observation.cache.folder="])
     summary = fit(options).summary
     prompt = options.observation.saved()["prompt"]
     return {"said": summary.partition(", ")[2], "prompt": prompt, "curve": read_metrics(folder / "logs")[CURVE]}
@@ -101,11 +101,11 @@ def _table(out: Path, demo: Path, scenes: int) -> dict[str, Any]:
     from vla.systems.pr2l.table import FILE, table
 
     suite = out / "suite.yaml"
-    seen = {"tasks": ["lift"], "episodes": scenes, "horizon": 80, "kinds": ["correct", "swapped"], "variations": {"seen": {}}}
-    suite.write_text(yaml.safe_dump(seen))
+    content = {"tasks": ["lift"], "episodes": scenes, "horizon": 80, "kinds": ["correct", "swapped"], "variations": {"seen": {}}}
+    suite.write_text(yaml.safe_dump(content))
     table([str(demo / "export"), str(_folder(out, "task") / "export")], str(suite), out=str(out / "table"))
-    found = json.loads((out / "table" / FILE).read_text())["policies"]
-    return {"said": "; ".join(str(Rate(**one["success"])) for one in found), "policies": found}
+    policies = json.loads((out / "table" / FILE).read_text())["policies"]
+    return {"said": "; ".join(str(Rate(**one["success"])) for one in policies), "policies": policies}
 
 
 def _report(out: Path, done: dict[str, dict[str, Any]]) -> None:

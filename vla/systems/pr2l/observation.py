@@ -1,4 +1,4 @@
-"""PR2L's part of a run's options: what a frozen model is asked about every observation, and what a head sees of it.
+"""PR2L's part of a run's options: the question to a frozen model about every image, and what a head sees of its states.
 
 Chen, Mees, Kumar, Levine 2024 (arXiv 2402.02651).
 """
@@ -45,9 +45,9 @@ class PromptedObservation(Observation):
     """A frozen model's states, its answer, or what the environment gives.
 
     Attributes:
-        vlm: the frozen model: `tiny`, a folder, or a public model's name; "" where nothing asks one.
+        vlm: the frozen model: `tiny`, a folder, or a public model's name; "" where none is needed.
         random: give the model random weights instead of its own, drawn by this seed; -1 leaves them.
-        prompt: asked about every observation; its fields are the environment's.
+        prompt: the question; its fields are the environment's.
         representation: what of the model's states is kept.
         observe: what the head sees beside the non-visual state: the model's states; whether its answer begins with yes, as one
             bit; the environment's own such bit (oracle); the images themselves (pixels).
@@ -84,10 +84,10 @@ class PromptedObservation(Observation):
         return ObservedVecEnv(environments, [entry for name in self.observe for entry in ENTRIES.get(name, (name,))])
 
     def exported(self, representation: CachedRepresentation | None) -> dict[str, Any]:
-        asked = {"random": self.random, "prompt": self.prompt, "representation": self.representation}
+        question = {"random": self.random, "prompt": self.prompt, "representation": self.representation}
         if representation is None:
-            return asked
-        return {**asked, "vlm": self.vlm, **{name: representation.identity[name] for name in ("model", "reads")}}
+            return question
+        return {**question, "vlm": self.vlm, **{name: representation.identity[name] for name in ("model", "reads")}}
 
-    def saved(self) -> dict[str, Any]:
+    def saved(self) -> dict[str, object]:
         return {**dataclasses.asdict(self), "representation": self.representation.identity()}

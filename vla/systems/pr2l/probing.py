@@ -1,4 +1,4 @@
-"""Prompts, layers and poolings ranked without reinforcement learning: what their states and answers say of BabyAI's rooms."""
+"""Ranks prompts, layers and poolings without reinforcement learning, by what their states and answers tell of BabyAI's rooms."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ NOTE = (
     "An answer counts as no if it begins so (nowhere …); of questions that do not name the goal there is none."
 )
 
-
 PROBING = 1
 FEWEST = 20
 """Rooms from which on both halves show the goal."""
@@ -36,51 +35,51 @@ FEWEST = 20
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """Views of rooms, each of its own: pictures, what fills prompts, and the truth.
+    """Views, each of another room: images, the fields of prompts, and the truth.
 
     Attributes:
         visible: [N] int, 1 where the goal is in view.
-        place: [N, 2] its column and row in the view, NaN where it is not.
+        cell: [N, 2] its column and row in the view, NaN where it is not.
     """
 
-    pictures: list[np.ndarray]
+    images: list[np.ndarray]
     fields: list[dict[str, str]]
     visible: torch.Tensor
-    place: torch.Tensor
+    cell: torch.Tensor
 
 
 def draw_frames(level: str, count: int, seed: int = 0) -> Frames:
-    """Views from places where a robot may stand; half of them show the goal, so that guessing is right in half the cases."""
-    # The number keeps its rooms from those of `babyai_questions` with an equal seed.
+    """Views from where a robot may stand; half of them show the goal, so that guessing is right in half the cases."""
+    # The second number makes other rooms than those of `babyai_questions` with an equal seed.
     env, rng = BabyAI(level), np.random.default_rng([seed, PROBING])
-    pictures, fields, visible, places = [], [], [], []
+    images, fields, visible, goal_cells = [], [], [], []
     wanted = {True: count - count // 2, False: count // 2}
     for _ in range(100 * count):
         if not any(wanted.values()):
             break
         _, info = env.reset(seed=int(rng.integers(2**31)))
-        picture, _ = env.wander(rng)
-        place = env.goal_place()
-        if wanted[place is not None]:
-            wanted[place is not None] -= 1
-            pictures.append(picture)
+        image, _ = env.wander(rng)
+        cell = env.goal_cell()
+        if wanted[cell is not None]:
+            wanted[cell is not None] -= 1
+            images.append(image)
             fields.append(info["fields"])
-            visible.append(int(place is not None))
-            places.append(place or (np.nan, np.nan))
+            visible.append(int(cell is not None))
+            goal_cells.append(cell or (np.nan, np.nan))
     env.close()
     if any(wanted.values()):
         raise UserError("the goal is always, or never, in view", level, "choose another level")
     order = rng.permutation(count)
     return Frames(
-        [pictures[i] for i in order],
+        [images[i] for i in order],
         [fields[i] for i in order],
         torch.tensor(visible)[order],
-        torch.tensor(places, dtype=torch.float32)[order],
+        torch.tensor(goal_cells, dtype=torch.float32)[order],
     )
 
 
 def probe(options: RunOptions, frames: Frames) -> tuple[dict[str, Any], torch.Tensor]:
-    """What one condition's model tells of the goal, half of the rooms held out.
+    """Scores of one condition's model, half of the rooms held out.
 
     Returns:
         "answer": share of the rooms in which the written answer begins with no (nowhere …) exactly where the goal is not in view
@@ -91,22 +90,22 @@ def probe(options: RunOptions, frames: Frames) -> tuple[dict[str, Any], torch.Te
     representation = options.observation.open()
     if representation is None:
         raise UserError("nothing asks a model", options.condition, "probe conditions with observe: [states]")
-    states = representation([[picture] for picture in frames.pictures], frames.fields)
-    half, layers = len(frames.pictures) // 2, len(representation.representation.layers)
-    found: dict[str, Any] = {"condition": options.condition, "prompt": representation.prompt.text}
-    found |= {"answer": None, "present": {}, "place": {}}
+    states = representation([[image] for image in frames.images], frames.fields)
+    half, layers = len(frames.images) // 2, len(representation.representation.layers)
+    scores: dict[str, Any] = {"condition": options.condition, "prompt": representation.prompt.text}
+    scores |= {"answer": None, "present": {}, "place": {}}
     if states.written.shape[1]:
         no = torch.tensor([answer.lower().startswith("no") for answer in representation.answers(states.written)])
         if "object" in representation.prompt.fields:
-            found["answer"] = float((no != frames.visible.bool()).float().mean())
-    seen = frames.visible.bool()
-    known, asked = torch.arange(len(seen)) < half, torch.arange(len(seen)) >= half
+            scores["answer"] = float((no != frames.visible.bool()).float().mean())
+    visible = frames.visible.bool()
+    train, test = torch.arange(len(visible)) < half, torch.arange(len(visible)) >= half
     for pooling in POOLINGS if states.written.shape[1] else POOLINGS[:1]:
         x = pooled(states, pooling, layers)
-        present: Probe = classify(x[known], frames.visible[known], x[asked], frames.visible[asked])
-        place = regress(x[known & seen], frames.place[known & seen], x[asked & seen], frames.place[asked & seen])
-        found["present"][pooling], found["place"][pooling] = present.score, place.score
-    return found, pooled(states, POOLINGS[0], layers)
+        present: Probe = classify(x[train], frames.visible[train], x[test], frames.visible[test])
+        place = regress(x[train & visible], frames.cell[train & visible], x[test & visible], frames.cell[test & visible])
+        scores["present"][pooling], scores["place"][pooling] = present.score, place.score
+    return scores, pooled(states, POOLINGS[0], layers)
 
 
 def probe_all(
@@ -129,31 +128,31 @@ def probe_all(
     """
     if pictures < FEWEST or seed < 0:
         raise UserError(f"{pictures} pictures, seed {seed}", "rl probe", f"at least {FEWEST}, and no negative seed")
-    twice = [name for name, n in collections.Counter(one.condition for one in conditions).items() if n > 1]
-    if twice:
-        raise UserError(f"two conditions are called {twice[0]!r}", "rl probe", "give each its own `condition`")
-    elsewhere = [one for one in conditions if environment_class(one.environment.name) is not BabyAI]
-    if elsewhere:
-        raise UserError(f"{elsewhere[0].environment.name} is not probed", elsewhere[0].condition, "probe levels of BabyAI")
+    repeated = [name for name, n in collections.Counter(one.condition for one in conditions).items() if n > 1]
+    if repeated:
+        raise UserError(f"two conditions are called {repeated[0]!r}", "rl probe", "give each its own `condition`")
+    others = [one for one in conditions if environment_class(one.environment.name) is not BabyAI]
+    if others:
+        raise UserError(f"{others[0].environment.name} is not probed", others[0].condition, "probe levels of BabyAI")
     levels = {level: draw_frames(level, pictures, seed) for level in {one.environment.name for one in conditions}}
-    found, states = [], {}
+    probes, states = [], {}
     for one in conditions:
         frames = levels[one.environment.name]
         scores, vectors = probe(one, frames)
-        found.append(scores)
-        states[one.condition] = vectors, frames.visible, frames.place
-    rows = [[one["condition"], *("–" if (x := score(one, name)) is None else f"{x:.3f}" for name in SCORES)] for one in found]
+        probes.append(scores)
+        states[one.condition] = vectors, frames.visible, frames.cell
+    rows = [[one["condition"], *("–" if (x := score(one, name)) is None else f"{x:.3f}" for name in SCORES)] for one in probes]
     table = Table("Probes", NOTE, ["condition", *SCORES], rows)
-    related = correlations(found, reached([load_run(run) for run in runs])) if runs else {}
-    said = [
+    related = correlations(probes, reached([load_run(run) for run in runs])) if runs else {}
+    sentences = [
         f"{name}: rank correlation {one['rank_correlation']:+.2f} with the area under the learning curve "
         f"({one['n']} conditions, p {one['p']:.2f})."
         for name, one in related.items()
     ] or ([f"Fewer than {LEAST} of these conditions were trained: no correlation."] if runs else [])
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        kept = {"pictures": pictures, "seed": seed, "probes": found, "correlations": related, **provenance()}
-        Path(out).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        record = {"pictures": pictures, "seed": seed, "probes": probes, "correlations": related, **provenance()}
+        Path(out).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if page:
-        said.append(f"page: {write_probes(Path(page), table, [NOTE, *said], states, provenance())}")
-    return "\n".join([aligned(table), *said])
+        sentences.append(f"page: {write_probes(Path(page), table, [NOTE, *sentences], states, provenance())}")
+    return "\n".join([aligned(table), *sentences])

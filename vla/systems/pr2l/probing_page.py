@@ -1,4 +1,4 @@
-"""probes.html: what each condition's states look like, two numbers of each, coloured by the truth that no prompt is told."""
+"""probes.html: what each condition's states look like, by two main components, coloured by a truth that prompts do not name."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ def write_probes(
     )
 
 
-def _chart(vectors: torch.Tensor, visible: torch.Tensor, place: torch.Tensor) -> str:
+def _chart(vectors: torch.Tensor, visible: torch.Tensor, cell: torch.Tensor) -> str:
     """SVG: on the left coloured by whether the goal is in view, on the right, where it is, by its column."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    found, shares = principal(vectors)
-    points, seen, columns = found.numpy(), visible.bool().numpy(), place[:, 0].numpy()
+    components, shares = principal(vectors)
+    points, in_view, columns = components.numpy(), visible.bool().numpy(), cell[:, 0].numpy()
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(7.2, 3.0), layout="constrained", dpi=150)
         FigureCanvasSVG(figure)
         left, right = figure.subplots(1, 2, sharex=True, sharey=True)
         dots: dict[str, Any] = {"s": 7, "linewidths": 0, "alpha": 0.7, "rasterized": True}
-        for colour, one, name in zip(COLOURS, (seen, ~seen), ("in view", "not in view"), strict=False):
+        for colour, one, name in zip(COLOURS, (in_view, ~in_view), ("in view", "not in view"), strict=False):
             left.scatter(*points[one].T, color=colour, label=name, **dots)
         left.legend(frameon=False, fontsize=8, handletextpad=0.1, labelcolor="#16202b", title="the goal is", title_fontsize=8)
-        right.scatter(*points[~seen].T, color="#d9dfe5", **dots)
-        shown = right.scatter(*points[seen].T, c=columns[seen], cmap="coolwarm", vmin=0, vmax=COLUMNS - 1, **dots)
+        right.scatter(*points[~in_view].T, color="#d9dfe5", **dots)
+        shown = right.scatter(*points[in_view].T, c=columns[in_view], cmap="coolwarm", vmin=0, vmax=COLUMNS - 1, **dots)
         bar = figure.colorbar(shown, ax=right, ticks=[0, COLUMNS // 2, COLUMNS - 1], label="the goal's column")
         bar.ax.set_yticklabels(["left", "ahead", "right"])
         bar.outline.set_visible(False)

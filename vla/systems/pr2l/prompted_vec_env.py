@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from vla.promptable.cache import CachedRepresentation
 from vla.promptable.representation import PromptableRepresentation, States
-from vla.rl.envs.observation import Observations
+from vla.rl.envs.observation import Observations, cameras, entries
 
 
 class PromptedVecEnv(VecEnvWrapper):
@@ -22,7 +23,7 @@ class PromptedVecEnv(VecEnvWrapper):
 
     Args:
         venv: the environments.
-        representation: asked about all of them.
+        representation: of all of them.
         observe: "states", "answer" or both.
         known: the fields that the environments fill.
 
@@ -38,13 +39,12 @@ class PromptedVecEnv(VecEnvWrapper):
         known: Sequence[str] = (),
     ):
         self.representation, self.observe = representation, tuple(observe)
-        inner: Any = venv.observation_space
-        self.cameras = [name for name, space in inner.spaces.items() if len(space.shape) == 3]
+        self.cameras = cameras(venv)
         representation.prompt.check(known)
-        super().__init__(venv, self._space(inner))
+        super().__init__(venv, spaces.Dict({**entries(venv), **self._added()}))
         self._fields: list[dict[str, str]] = [{} for _ in range(venv.num_envs)]
 
-    def _space(self, inner: Any) -> spaces.Dict:
+    def _added(self) -> dict[str, spaces.Space]:
         added: dict[str, spaces.Space] = {}
         if "states" in self.observe:
             length, width = self.representation.shape
@@ -53,18 +53,19 @@ class PromptedVecEnv(VecEnvWrapper):
             added["padding"] = spaces.Box(0, 1, (length,), np.uint8)
         if "answer" in self.observe:
             added["answer"] = spaces.Box(0.0, 1.0, (1,), np.float32)
-        return spaces.Dict({**inner.spaces, **added})
+        return added
 
     def reset(self) -> Observations:
-        observations: Any = self.venv.reset()
+        observations = self.venv.reset()
+        assert isinstance(observations, dict)
         self._fields = [info["fields"] for info in self.venv.unwrapped.reset_infos]
         return self._with_states(observations, self._fields)
 
-    def step_wait(self) -> Any:
-        step: Any = self.venv.step_wait()
-        observations, rewards, dones, infos = step
+    def step_wait(self) -> VecEnvStepReturn:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        assert isinstance(observations, dict)
         over = [env for env, done in enumerate(dones) if done]
-        # The last observation of an episode is asked about too: a head says what a cut-off one would still have been worth.
+        # The last observation of an episode needs states too: the head estimates what a cut-off episode was still worth.
         last = [infos[env]["terminal_observation"] for env in over]
         ended = [self._fields[env] for env in over]
         resets = self.venv.unwrapped.reset_infos

@@ -1,4 +1,4 @@
-"""`vla rl table`: policies on the same episodes: how often they succeed, how long they learned, what a step costs."""
+"""`vla rl table`: policies on the same episodes, with success rates, training time and the cost of a step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def table(
     batch: int = 0,
     workers: int = 0,
 ) -> str:
-    """Evaluates what is not evaluated yet and says how all compare with the first.
+    """Evaluates what is not evaluated yet and compares all policies with the first.
 
     Args:
         policies: as `vla rollout` takes them, e.g. the export of a co-fine-tuned model and that of a head.
@@ -52,43 +52,44 @@ def table(
     if len(policies) < 2:
         raise UserError(f"{len(policies)} policies", "--policy", "give two or more, each with its own --policy")
     chosen, rows = load_suite(suite, episodes), batch or BATCH
-    folders = [f"{out}/{place}-{_plain(policy)}" for place, policy in enumerate(policies)]
+    folders = [f"{out}/{number}-{_file_name(policy)}" for number, policy in enumerate(policies)]
     for policy, folder in zip(policies, folders, strict=True):
         evaluate(Evaluation(policy, chosen, folder, rows, workers=workers))
     comparison = compare_records([load(folder) for folder in folders])
     # Of all pairs the first ones are those of the first policy.
     differences: list[Rate | None] = [None, *(pair.difference for pair in comparison.pairs[: len(policies) - 1])]
-    found = []
-    for policy, one, less in zip(policies, comparison.policies, differences, strict=True):
+    results = []
+    for policy, one, difference in zip(policies, comparison.policies, differences, strict=True):
         acting = open_policy(policy, rows, chosen.tasks)
-        found.append(
+        results.append(
             {
                 "policy": policy,
                 "success": one.success.to_dict(),
-                "first_minus_this": less and less.to_dict(),
+                "first_minus_this": difference and difference.to_dict(),
                 "training_seconds": training_seconds(policy),
                 "states_kept": states_kept(policy),
                 "seconds_per_step": acting and step_seconds(acting, rows),
             }
         )
-    said = {"suite": comparison.suite, "suite_hash": comparison.suite_hash, "policies": found, "batch": rows, **provenance()}
-    (Path(out) / FILE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    return f"{aligned(shown(found))}\n\n{compare(*folders, out=out)}"
+    scenes = {"suite": comparison.suite, "suite_hash": comparison.suite_hash}
+    record = {**scenes, "policies": results, "batch": rows, **provenance()}
+    (Path(out) / FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return f"{aligned(shown(results))}\n\n{compare(*folders, out=out)}"
 
 
 def shown(policies: Sequence[dict[str, Any]]) -> Table:
-    """What table.json says of the policies, for people."""
+    """The policies of table.json as a table to read."""
     header = ["policy", "success", "first minus this", "trained", "a step"]
     return Table("Policies", "", header, [_row(one) for one in policies])
 
 
 def training_seconds(policy: str) -> float | None:
-    """What the folder says of it, an export of `vla rl fit` or of `vla demo`; None where nobody says."""
-    places = (
+    """As recorded in the folder, an export of `vla rl fit` or of `vla demo`; None where it is not."""
+    records = (
         (Path(policy) / "rl.json", ("more", "seconds")),
         (Path(policy).parent / "stages.json", ("done", "train", "seconds")),
     )
-    for file, keys in places:
+    for file, keys in records:
         if file.is_file():
             value = json.loads(file.read_text(encoding="utf-8"))
             for key in keys:
@@ -98,22 +99,23 @@ def training_seconds(policy: str) -> float | None:
 
 
 def states_kept(policy: str) -> bool | None:
-    """Whether some of a head's states had been computed before its training began, which then took less; None: unknown."""
+    """Whether some of a head's states had been computed before its training, which makes that shorter; None: unknown."""
     file = Path(policy) / "rl.json"
-    said = json.loads(file.read_text(encoding="utf-8")).get("more", {}) if file.is_file() else {}
-    return bool(said["cache"].get("disk")) if "cache" in said else None
+    record = json.loads(file.read_text(encoding="utf-8")).get("more", {}) if file.is_file() else {}
+    return bool(record["cache"].get("disk")) if "cache" in record else None
 
 
 def step_seconds(policy: Policy, rows: int) -> float:
-    """Median seconds of a call on grey pictures, per action that is carried out."""
-    body = policy.contract.embodiment()
-    grey = {c.name: np.full((c.height, c.width, 3), 128, np.uint8) for c in body.cameras}
+    """Median seconds of a call on grey images, per action that is carried out."""
+    embodiment = policy.contract.embodiment()
+    grey = {c.name: np.full((c.height, c.width, 3), 128, np.uint8) for c in embodiment.cameras}
+    state = np.add(embodiment.state.low, embodiment.state.high) / 2
     names = [f"cost/{row}" for row in range(rows)]
-    seen = [Observation(name, grey, np.add(body.state.low, body.state.high) / 2, "lift the red cube") for name in names]
+    observations = [Observation(name, grey, state, "lift the red cube") for name in names]
     times = []
     for _ in range(ROUNDS):
         began = time.perf_counter()
-        policy.act(seen)
+        policy.act(observations)
         times.append(time.perf_counter() - began)
         policy.reset(names)
     return statistics.median(times) / rows / policy.contract.execute
@@ -130,5 +132,5 @@ def _row(one: dict[str, Any]) -> list[str]:
     ]
 
 
-def _plain(policy: str) -> str:
+def _file_name(policy: str) -> str:
     return re.sub("[^A-Za-z0-9]+", "-", policy).strip("-")[-40:]
