@@ -76,7 +76,7 @@ class BabyAI(gymnasium.Env):
         with contextlib.redirect_stdout(io.StringIO()):  # minigrid prints every room that it rejects
             return self._env.reset(seed=seed)[0]
 
-    def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         view, reward, terminated, truncated, _ = self._env.step(int(action))
         info = {"fields": self._fields(), "is_success": bool(terminated and float(reward) > 0)}
         return self._observation(view), float(reward), terminated, truncated, info

@@ -38,7 +38,8 @@ class Tabletop(TabletopEnv):
 
     def __init__(self, task: str):
         super().__init__(task)
-        inner: Any = self.observation_space
+        inner = self.observation_space
+        assert isinstance(inner, spaces.Dict)
         words = len(COLOURS) + len(SHAPES)
         self.observation_space = spaces.Dict(
             {

@@ -75,13 +75,15 @@ def as_head(policy: BasePolicy, options: PolicyOptions, mix: int) -> tuple[Head,
 
 
 def _look(new: nn.Module, old: nn.Module) -> None:
-    layers: Any = [layer for layer in new.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    others: Any = [layer for layer in old.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    layers = [layer for layer in new.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    others = [layer for layer in old.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     for one, other in zip(layers, others, strict=True):
         one.load_state_dict(other.state_dict())
     # (x + 1) / 2 is what it was trained on.
-    layers[0].bias += layers[0].weight.sum((1, 2, 3)) / 2
-    layers[0].weight /= 2
+    first = layers[0]
+    assert first.bias is not None
+    first.bias.add_(first.weight.sum((1, 2, 3)) / 2)
+    first.weight.div_(2)
 
 
 def _first(new: Any, old: nn.Linear, pooled: int, cameras: list[int], width: int) -> None:
