@@ -29,7 +29,7 @@ import torch
 import yaml
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from vla.demo.processes import VLA, InstructionVocabulary, told
+from vla.demo.processes import VLA, Interrupted, interruptible
 from vla.errors import UserError
 from vla.models.load import load_vlm
 from vla.promptable.cache import CachedRepresentation
@@ -40,12 +40,13 @@ from vla.report.learning import LearningRun, load_run
 from vla.report.learning_comparison import compare_runs
 from vla.report.provenance import provenance
 from vla.report.records import load
-from vla.rl.babyai import BabyAI
-from vla.rl.correlation import correlations
-from vla.rl.options import read_options
-from vla.rl.probing import probe_all
-from vla.rl.prompted_vec_env import PromptedVecEnv
-from vla.rl.table import table
+from vla.rl.envs.babyai import BabyAI
+from vla.rl.envs.observation import EnvironmentObservation
+from vla.rl.runs.compose import read_options
+from vla.systems.pr2l.correlation import correlations
+from vla.systems.pr2l.observation import PromptedObservation
+from vla.systems.pr2l.probing import probe_all
+from vla.systems.pr2l.table import table
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS, RESULTS, RUNS = ROOT / "vla/configs/rl", ROOT / "benchmarks/results/pr2l", ROOT / "runs/pr2l"
@@ -96,9 +97,8 @@ def batching(rounds: int = 60) -> dict[str, float]:
 
 def replay(representation: CachedRepresentation | None) -> float:
     """Steps per second of eight environments with the same seeds and actions as ever."""
-    made = PromptedVecEnv(
-        DummyVecEnv([LEVEL] * ENVIRONMENTS), representation, ["states" if representation else "pixels"], BabyAI.fields
-    )
+    observation = PromptedObservation() if representation else EnvironmentObservation()
+    made = observation.wrap(DummyVecEnv([LEVEL] * ENVIRONMENTS), representation, BabyAI.fields)
     rng = np.random.default_rng(0)
     made.seed(0)
     made.reset()
@@ -135,28 +135,30 @@ def cost() -> dict[str, Any]:
     }
 
 
-def config(name: str) -> Path:
-    """Of a condition by its short name, or by the whole one."""
-    for path in (CONFIGS / f"babyai-{name}.yaml", CONFIGS / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    raise UserError(f"no condition {name!r}", str(CONFIGS.relative_to(ROOT)), f"e.g. {', '.join(CORE)}")
+def config(name: str) -> list[str]:
+    """`-c BASE -c OVERLAY …` of a condition: of BabyAI by its own name, else e.g. tabletop-bc or tabletop-bc-pixels."""
+    base, learner, condition = (*name.split("-", 2), "")[:3] if name.startswith("tabletop-") else ("babyai", "", name)
+    names = [base, f"learners/{learner}", f"conditions/{condition}", f"prompts/{base}/{condition}"]
+    files = [file for one in names if (file := CONFIGS / f"{one}.yaml").is_file()]
+    if len(files) != 1 + bool(learner) + bool(condition):
+        raise UserError(f"no condition {name!r}", str(CONFIGS.relative_to(ROOT)), f"e.g. {', '.join(CORE)}")
+    return [part for file in files for part in ("-c", str(file))]
 
 
 def next_command(name: str, seed: int, folder: Path) -> list[str]:
     """What is to be done next for a cell; nothing where it is done."""
-    fit = ["fit", "-c", str(config(name)), "--seed", str(seed), "--out", str(folder)]
-    if read_options(["-c", str(config(name))]).data:
+    fit = ["fit", *config(name), "--seed", str(seed), "--out", str(folder)]
+    if read_options(config(name)).learner.data:
         if not (folder / "export/rl.json").is_file():
             return ["rl", *fit]
         evaluation = ["--suite", suite(), "--workers", "1", "--out", str(folder / "seen")]
         return [] if (folder / "seen/results.json").is_file() else ["rollout", "--policy", str(folder / "export"), *evaluation]
     if not (folder / "results.json").is_file():
-        return ["rl", *fit, "--steps", str(SHORT)]
+        return ["rl", *fit, "--budget.steps", str(SHORT)]
     run = load_run(folder)
     over = run.more["cpu_seconds"] / 60 > MINUTES * run.steps / LONG
     slow = over and run.more["cache"] and run.more["cache"]["rate"] < ENOUGH
-    return [] if slow or run.steps >= LONG else ["rl", *fit, "--steps", str(LONG)]
+    return [] if slow or run.steps >= LONG else ["rl", *fit, "--budget.steps", str(LONG)]
 
 
 def suite() -> str:
@@ -209,7 +211,8 @@ def keep(name: str, seed: int, folder: Path) -> None:
         said |= {key: value for key, value in made["more"].items() if key not in ("options", "command")}
         said["options"] = {key: value for key, value in made["more"]["options"].items() if key not in ("out", "cache", "steps")}
         said |= {"suite": evaluated.suite, "suite_hash": evaluated.suite_hash}
-    said |= {"config": f"configs/rl/{config(name).name}", "cell": f"benchmarks/pr2l.py cells {name} --seeds {seed + 1}"}
+    files = [f"configs/rl/{Path(part).relative_to(CONFIGS)}" for part in config(name) if part != "-c"]
+    said |= {"config": " ".join(files), "cell": f"benchmarks/pr2l.py cells {name} --seeds {seed + 1}"}
     RESULTS.mkdir(parents=True, exist_ok=True)
     unfinished = RESULTS / f".{name}-{seed}"
     unfinished.write_text(json.dumps(said) + "\n")
@@ -254,7 +257,7 @@ def merge() -> dict[str, Any]:
 
 def check(name: str, cell: dict[str, Any]) -> None:
     """Raises UserError where a cell was made with other options than its configuration has now, but for its steps."""
-    now = {**read_options(["-c", str(CONFIGS / Path(cell["config"]).name)]).identity(), "seed": cell["seed"]}
+    now = {**read_options(config(name.rpartition("-")[0])).identity(), "seed": cell["seed"]}
     different = sorted(key for key, value in cell["options"].items() if key in now and now[key] != value)
     if different:
         raise UserError(f"{name} was made with another {', '.join(different)}", cell["config"], "remove it and make it again")
@@ -321,8 +324,8 @@ def main() -> int:
     if options.what == "cells":
         train(options.names or list(CORE), options.seeds, options.workers)
     if options.what == "probes":
-        conditions = [read_options(["-c", str(config(name))]) for name in options.names or (*CORE, *OTHERS)]
-        asking = [one for one in conditions if "states" in one.observe]
+        conditions = [read_options(config(name)) for name in options.names or (*CORE, *OTHERS)]
+        asking = [one for one in conditions if "states" in one.observation.observe]
         print(probe_all(asking, out=str(PROBES), page=str(RUNS / "probes.html")), file=sys.stderr)
     if options.what == "table":
         tabletop()
@@ -333,9 +336,9 @@ def main() -> int:
 
 if __name__ == "__main__":
     try:
-        with told():
+        with interruptible():
             sys.exit(main())
     except UserError as error:
         sys.exit(f"error: {error}")
-    except InstructionVocabulary as signal:
+    except Interrupted as signal:
         sys.exit(f"{signal}: the same command goes on")

@@ -100,7 +100,7 @@ def test_wheel_works_outside_the_checkout(installed, tmp_path, rl):
         "import torch, vla.datasets\n"
         "for path, name in ((vla.__path__, 'vla.'), (vla.datasets.__path__, 'vla.datasets.')):\n"
         "    for module in pkgutil.walk_packages(path, name):\n"
-        f"        if module.name.startswith('vla.rl.') == {rl} and not module.name.endswith('__main__'):\n"
+        f"        if module.name.startswith(('vla.rl.', 'vla.systems.')) == {rl} and not module.name.endswith('__main__'):\n"
         "            importlib.import_module(module.name)\n"
         "print(pathlib.Path(vla.__file__).parent)\n"
         "print(len([f for f in files('vla.configs').iterdir() if f.name.endswith('.yaml')]))"

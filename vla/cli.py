@@ -26,7 +26,7 @@ LIGHTNING: Table = {
 }
 COMMANDS: Table = {
     "demo": ("vla.demo.command:demo", "the whole main job: collect, train, roll out, export, serve, report"),
-    "demo-pr2l": ("vla.demo.pr2l:demo_pr2l", "its policy against a head on a frozen, prompted model"),
+    "demo-pr2l": ("vla.systems.pr2l.demo:demo_pr2l", "its policy against a head on a frozen, prompted model"),
     "doctor": ("vla.doctor:doctor", "checks this machine"),
     "collect": ("vla.commands.collect:collect", "records demonstrations, or pictures with questions"),
     "rollout": ("vla.commands.rollout:rollout", "drives the simulated robot with a policy"),

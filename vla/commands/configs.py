@@ -6,7 +6,9 @@ import atexit
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,21 @@ def find_config(name: str) -> str:
     """
     if Path(name).is_file():
         return name
-    folder = resources.files("vla.configs")
-    place = Path(name).parts[-2:] if Path(name).parent.name == "rl" else Path(name).parts[-1:]
-    packaged = folder.joinpath(*place)
-    if Path(name).parent.name in ("", "configs", "rl") and packaged.is_file():
-        return str(packaged)
-    own = sorted(f"configs/{f.name}" for f in folder.iterdir() if f.name.endswith(".yaml"))
-    own += sorted(f"configs/rl/{f.name}" for f in (folder / "rl").iterdir())
-    raise UserError("no such configuration", name, f"give a file, or one of the package's: {', '.join(own)}")
+    own = dict(_packaged(resources.files("vla.configs"), "configs"))
+    path = own.get(name) or own.get(f"configs/{name}")
+    if path is None:
+        raise UserError("no such configuration", name, f"give a file, or one of the package's: {', '.join(own)}")
+    return path
+
+
+def _packaged(folder: Traversable, name: str) -> Iterator[tuple[str, str]]:
+    """The name of each configuration, and its path."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: (entry.is_dir(), entry.name)):
+        if entry.name.endswith(".yaml"):
+            yield f"{name}/{entry.name}", str(entry)
+        # Data set cards and suites are no configurations.
+        elif entry.is_dir() and entry.name not in ("cards", "suites"):
+            yield from _packaged(entry, f"{name}/{entry.name}")
 
 
 def _readable(path: str) -> str:
@@ -74,7 +83,7 @@ def with_paths(argv: list[str]) -> list[str]:
     """Arguments with every configuration's path put in."""
     done = list(argv)
     for place, argument in enumerate(argv):
-        if argument in ("-c", "--config") and place + 1 < len(argv):
+        if argument in ("-c", "--config", "--base") and place + 1 < len(argv):
             done[place + 1] = _readable(find_config(argv[place + 1]))
         elif argument.startswith("--config="):
             done[place] = "--config=" + _readable(find_config(argument.removeprefix("--config=")))

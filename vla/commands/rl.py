@@ -4,36 +4,28 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser
 
-from vla.rl.babyai_questions import START, collect_questions
-from vla.rl.fit import fit
-from vla.rl.offline import fit_offline
-from vla.rl.options import read_options
-from vla.rl.probing import probe_all
-from vla.rl.table import table
+from vla.rl.runs.compose import read_options
+from vla.rl.runs.runner import fit
+from vla.systems.pr2l.babyai_questions import START, collect_questions
+from vla.systems.pr2l.probing import probe_all
+from vla.systems.pr2l.table import table
 
 
 def run_fit(argv: list[str]) -> str:
-    """Trains a head as a configuration says; a repeated run goes on from its checkpoint."""
-    options = read_options(argv)
-    if options.data:
-        return fit_offline(options)
-    run = fit(options)
-    last = float(run.curve()[-5:].mean())
-    hits = f", {100 * run.more['cache']['rate']:.0f} % of the states from the cache" if run.more["cache"] else ""
-    return (
-        f"{options.out}: {run.condition}, {run.steps:,} steps, {len(run.ends):,} episodes, area {run.area():.3f}, "
-        f"success in the last fifth {100 * last:.0f} %{hits}"
-    )
+    """Trains a policy as configurations say; a repeated run goes on from its checkpoint."""
+    return fit(read_options(argv)).summary
 
 
 def run_probe(argv: list[str]) -> str:
     """Ranks conditions by what their model's states tell of the goal."""
     parser = ArgumentParser(prog="vla rl probe", description="Ranks prompts, layers and poolings without training.")
+    parser.add_argument("--base", action="append", type=str, default=[], help="what all conditions are overlays of")
     parser.add_argument("-c", "--config", action="append", type=str, required=True, help="a condition; give several")
     parser.add_argument("--runs", nargs="*", type=str, default=[], help="folders of runs with whose areas scores are correlated")
     parser.add_function_arguments(probe_all, as_group=False, skip={"conditions", "runs"})
     given = parser.parse_args(argv).as_dict()
-    return probe_all([read_options(["-c", config]) for config in given.pop("config")], **given)
+    base = [part for path in given.pop("base") for part in ("-c", path)]
+    return probe_all([read_options([*base, "-c", config]) for config in given.pop("config")], **given)
 
 
 def run_questions(argv: list[str]) -> str:

@@ -1,0 +1,40 @@
+"""Questions about BabyAI's rooms."""
+
+import pytest
+
+pytest.importorskip("stable_baselines3")
+pytest.importorskip("minigrid")
+
+from vla.datasets.questions import QuestionSource
+from vla.models.load import load_vlm
+from vla.rl.envs.babyai import BabyAI
+from vla.systems.pr2l.babyai_questions import COUNTS, WORDINGS, collect_questions
+from vla.systems.pr2l.probing import draw_frames
+
+
+def test_questions_are_a_data_set_with_true_answers(tmp_path):
+    collect_questions(str(tmp_path), 30, 10)
+    source, alone = (QuestionSource(tmp_path / name) for name in ("questions", "alone"))
+    asked = [q for i in range(len(source)) for q in source.questions(i)]
+    assert {q["type"] for q in asked} == set(WORDINGS)
+    present = [q["answer"] for q in asked if q["type"] == "present"]
+    assert present.count("yes") == present.count("no")
+    assert all(q["answer"] in COUNTS for q in asked if q["type"] == "count")
+    assert all(0 < c < 7 / 8 for q in asked if q["type"] == "where" and q["answer"] != "nowhere" for c in q["answer"][0])
+    told = {q["type"]: q["answer"] for q in source.questions(0)}
+    places = [q["answer"] for q in source.questions(0) if q["type"] == "where"]
+    assert places.count("nowhere") == 2 and all(place[0] in told["list"] for place in places if place != "nowhere")
+    assert len(told["list"]) // 2 == COUNTS.index(told["count"])
+    assert {q["answer"] for i in range(len(alone)) for q in alone.questions(i) if q["type"] == "count"} <= {"zero", "one"}
+    model, processor = load_vlm(tmp_path / "start")
+    assert processor.image_tokens == [64] and source.pictures(0)["front"].shape == (64, 64, 3)
+
+
+def test_rooms_of_the_probe_are_none_that_a_model_was_trained_on(monkeypatch, tmp_path):
+    drawn = []
+    reset = BabyAI.reset
+    monkeypatch.setattr(BabyAI, "reset", lambda self, seed=None: drawn.append(seed) or reset(self, seed=seed))
+    draw_frames("BabyAI-GoToLocal-v0", 40)
+    probed = len(drawn)
+    collect_questions(str(tmp_path), 40, 40)
+    assert probed >= 40 and len(drawn) == probed + 80 and not set(drawn[:probed]) & set(drawn[probed:])

@@ -1,0 +1,72 @@
+"""`vla rl fit`: one run, from its checkpoint if it has one, to its export and its record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from vla.rl.runs.checkpoint import Saved, check_model, read_checkpoint, write_checkpoint
+from vla.rl.runs.offline import Offline
+from vla.rl.runs.online import Online, finished
+from vla.rl.runs.options import RunOptions
+from vla.rl.runs.outcome import Outcome, Stopwatch
+
+
+class Training(Protocol):
+    """Online or offline learning, as the loop below needs it.
+
+    Attributes:
+        steps: taken so far.
+    """
+
+    @property
+    def steps(self) -> int: ...
+
+    def begin(self, saved: Saved | None) -> None:
+        """Makes what learns, as it was at the checkpoint if there is one, and opens the logs."""
+
+    def advance(self) -> None:
+        """Learns until the next checkpoint is due."""
+
+    def state(self) -> Saved:
+        """What a checkpoint holds beside the run's identity: `steps` and all that is needed to go on."""
+        ...
+
+    def close(self) -> None:
+        """Ends processes and logs."""
+
+    def finish(self) -> Outcome:
+        """Writes the export, then the record."""
+        ...
+
+
+def fit(options: RunOptions) -> Outcome:
+    """Trains to the wanted number of steps, from the folder's checkpoint if it has one; a finished record is only read.
+
+    The folder gets checkpoint.pt (plain types), logs/ (TensorBoard) and export/ (safetensors and JSON), which `vla rollout` and
+    `vla serve` take if the head drives the tabletop; of a run in an environment also results.json (the learning curve, for
+    `vla compare`). A resumed run equals an uninterrupted one.
+
+    Raises:
+        UserError: the folder's run is another one, or the options contradict one another.
+    """
+    out, watch = Path(options.out), Stopwatch()
+    saved = read_checkpoint(out, options)
+    if saved is not None:
+        # With a smaller budget than it has had, a run stays as it is.
+        options = options.lasting(max(options.budget.steps, min(saved.get("wanted", saved["steps"]), saved["steps"])))
+        if saved["steps"] >= options.budget.steps and not options.learner.data and (outcome := finished(options)):
+            return outcome
+    representation = options.observation.open()
+    if saved is not None:
+        check_model(out, saved, representation)
+    training: Training = (Offline if options.learner.data else Online)(options, representation, watch)
+    identity = {"identity": options.identity(), "asked": representation.identity if representation else {}}
+    try:
+        training.begin(saved)
+        while training.steps < options.budget.steps:
+            training.advance()
+            write_checkpoint(out, {**identity, **training.state()})
+    finally:
+        training.close()
+    return training.finish()

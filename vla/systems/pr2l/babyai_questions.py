@@ -1,0 +1,144 @@
+"""Images of BabyAI's rooms with questions about them, and a `tiny` with the words to answer them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.contract import Camera, Embodiment, Space
+from vla.datasets.card import DatasetCard
+from vla.datasets.shards import ShardWriter
+from vla.models.embeddings import append_tokens
+from vla.models.load import load_vlm, new_tiny
+from vla.rl.envs.babyai import COLOURS, SHAPES, SIZE, TILE, BabyAI, cells, nearest
+
+LEVELS = {
+    "alone": ("BabyAI-GoToObj-v0",),
+    "questions": ("BabyAI-GoToLocalS8N2-v0", "BabyAI-GoToLocalS8N4-v0", "BabyAI-GoToLocal-v0"),
+}
+"""Rooms with one object, where words are learned soonest, and rooms with two, four and eight."""
+NOUNS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES[:3])
+COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+WORDINGS = {
+    "present": "is there a {object}",
+    "where": "where is the {object}",
+    "colour": "what colour is the {object}",
+    "shape": "what is the {object} object",
+    "ahead": "what is ahead",
+    "count": "how many objects are there",
+    "wall": "is there a wall ahead",
+    "list": "what is there and where",
+}
+START = "start"
+"""Folder of the model to begin with, beside those of the images."""
+
+# A card needs an embodiment; nothing here uses its actions.
+EMBODIMENT = Embodiment(
+    cameras=(Camera("front", SIZE, SIZE),),
+    state=Space(("nothing",), ("",), (0.0,), (1.0,)),
+    action=Space(("nothing",), ("",), (0.0,), (1.0,)),
+)
+
+
+def ask(view: np.ndarray, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Questions about what minigrid's symbols [7, 7, 3] show, as `QuestionSource` reads them; the robot is at (3, 6)."""
+    objects = {cell: name for cell, name in cells(view).items() if name != "wall"}
+    present, absent = sorted(set(objects.values())), [name for name in NOUNS if name not in objects.values()]
+    questions = []
+
+    def point(cell: tuple[int, int]) -> list[float]:
+        return [round((c + 0.5) * TILE / SIZE, 4) for c in cell]
+
+    def add(kind: str, answer: str | list, name: str = "") -> None:
+        questions.append({"type": kind, "question": WORDINGS[kind].format(object=name), "answer": answer})
+
+    if present:
+        add("present", "yes", str(rng.choice(present)))
+        add("present", "no", str(rng.choice(absent)))
+    for part, kind in ((1, "colour"), (0, "shape")):
+        known = [name.split()[part] for name in objects.values()]
+        for name in present:
+            if known.count(word := name.split()[part]) == 1:
+                add(kind, name.split()[1 - part], word)
+    for name in present:
+        add("where", [point(nearest([cell for cell, other in objects.items() if other == name]))], name)
+    for name in rng.choice(absent, 2, replace=False):
+        add("where", "nowhere", str(name))
+    if objects:
+        # The point comes first: each name is then read off a known point.
+        add("list", [part for cell in sorted(objects, key=lambda c: c[::-1]) for part in (point(cell), objects[cell])])
+    ahead = cells(view).get((3, 5), "nothing")
+    add("ahead", ahead)
+    add("wall", "yes" if ahead == "wall" else "no")
+    add("count", COUNTS[min(len(objects), len(COUNTS) - 1)])
+    return questions
+
+
+def collect_questions(
+    out: str, pictures: int = 20_000, alone: int = 5_000, seed: int = 0, overwrite: bool = False
+) -> dict[str, int]:
+    """Writes images with questions, each of another room (`questions`; `alone`: rooms with one object), and a model to train on
+    them (`start`).
+
+    Args:
+        out: folder to write.
+        pictures: how many.
+        alone: how many of rooms with one object.
+        seed: of everything drawn.
+        overwrite: replace what is there.
+
+    Returns:
+        How many questions of each type.
+    """
+    folders = {"alone": alone, "questions": pictures}
+    counts = {name: _collect(Path(out) / name, count, LEVELS[name], seed, overwrite) for name, count in folders.items()}
+    for part in start():
+        part.save_pretrained(Path(out) / START)
+    return {kind: sum(one[kind] for one in counts.values()) for kind in WORDINGS}
+
+
+def _collect(folder: Path, pictures: int, names: Sequence[str], seed: int, overwrite: bool) -> dict[str, int]:
+    rng, levels = np.random.default_rng(seed), [BabyAI(name) for name in names]
+    counts: dict[str, int] = dict.fromkeys(WORDINGS, 0)
+    with ShardWriter(folder, per_shard=1000, overwrite=overwrite) as writer:
+        for number in range(pictures):
+            level = levels[number % len(levels)]
+            level.reset(seed=int(rng.integers(2**31)))
+            image, symbols = level.wander(rng)
+            questions = ask(symbols, rng)
+            for question in questions:
+                counts[question["type"]] += 1
+            writer.write(f"q{writer.count:07d}", {"front.jpg": image, "json": {"questions": questions}})
+    for level in levels:
+        level.close()
+    total = {"pictures": pictures, "questions": sum(counts.values())}
+    DatasetCard(
+        "babyai-questions",
+        "questions",
+        "babyai",
+        EMBODIMENT,
+        total,
+        writer.shards,
+        counts,
+        wordings=list(WORDINGS.values()),
+        generator={"command": "vla rl questions", "levels": list(names), "seed": seed},
+    ).save(folder)
+    return counts
+
+
+def start() -> tuple[Any, Any]:
+    """`tiny` with one camera and, one token each, the words of these rooms that it lacks; and its processor.
+
+    It has learned to find named objects on another simulator's tables; from random weights that took longer than all of this.
+    """
+    known, processor = load_vlm("tiny")
+    words = [f" {word}" for word in (*COLOURS, *SHAPES, *COUNTS, "yes", "no", "wall", "nothing", "nowhere", "ahead")]
+    append_tokens(known, processor.tokenizer, [w for w in words if len(processor.tokenizer(w)["input_ids"]) > 1])
+    weights = known.state_dict()
+    weights["vision.camera"] = weights["vision.camera"][:1]
+    model, processor = new_tiny(processor.tokenizer, pools=[1])
+    model.load_state_dict(weights)
+    return model, processor

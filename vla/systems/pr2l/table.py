@@ -1,0 +1,136 @@
+"""`vla rl table`: policies on the same episodes, with success rates, training time and the cost of a step."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.errors import UserError
+from vla.evaluation.run import BATCH, Evaluation, evaluate, open_policy
+from vla.observation import Observation
+from vla.policies.base import Policy
+from vla.report.compare import compare
+from vla.report.comparison import compare_records
+from vla.report.intervals import Rate
+from vla.report.provenance import provenance
+from vla.report.records import load
+from vla.report.wording import Table, aligned
+from vla.sim.suites import load_suite
+
+FILE = "table.json"
+ROUNDS = 10
+
+
+def table(
+    policies: Sequence[str],
+    suite: str = "rt2/seen",
+    episodes: int = 0,
+    out: str = "runs/rl/table",
+    batch: int = 0,
+    workers: int = 0,
+) -> str:
+    """Evaluates what is not evaluated yet and compares all policies with the first.
+
+    Args:
+        policies: as `vla rollout` takes them, e.g. the export of a co-fine-tuned model and that of a head.
+        suite: name or .yaml file.
+        episodes: scenes per task and variation; 0 is what the suite says.
+        out: gets an evaluation's folder for each policy, table.json, and the pages of `vla compare`.
+        batch: rows per call of a local model.
+        workers: processes; 0 is one per core.
+
+    Raises:
+        UserError: fewer than two policies, or what `vla.evaluation.run.evaluate` raises.
+    """
+    if len(policies) < 2:
+        raise UserError(f"{len(policies)} policies", "--policy", "give two or more, each with its own --policy")
+    chosen, rows = load_suite(suite, episodes), batch or BATCH
+    folders = [f"{out}/{number}-{_file_name(policy)}" for number, policy in enumerate(policies)]
+    for policy, folder in zip(policies, folders, strict=True):
+        evaluate(Evaluation(policy, chosen, folder, batch=rows, workers=workers))
+    comparison = compare_records([load(folder) for folder in folders])
+    # Of all pairs the first ones are those of the first policy.
+    differences: list[Rate | None] = [None, *(pair.difference for pair in comparison.pairs[: len(policies) - 1])]
+    results = []
+    for policy, one, difference in zip(policies, comparison.policies, differences, strict=True):
+        acting = open_policy(policy, rows, chosen.tasks)
+        results.append(
+            {
+                "policy": policy,
+                "success": one.success.to_dict(),
+                "first_minus_this": difference and difference.to_dict(),
+                "training_seconds": training_seconds(policy),
+                "states_kept": states_kept(policy),
+                "seconds_per_step": acting and step_seconds(acting, rows),
+            }
+        )
+    scenes = {"suite": comparison.suite, "suite_hash": comparison.suite_hash}
+    record = {**scenes, "policies": results, "batch": rows, **provenance()}
+    (Path(out) / FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return f"{aligned(shown(results))}\n\n{compare(*folders, out=out)}"
+
+
+def shown(policies: Sequence[dict[str, Any]]) -> Table:
+    """The policies of table.json as a table to read."""
+    header = ["policy", "success", "first minus this", "trained", "a step"]
+    return Table("Policies", "", header, [_row(one) for one in policies])
+
+
+def training_seconds(policy: str) -> float | None:
+    """As recorded in the folder, an export of `vla rl fit` or of `vla demo`; None where it is not."""
+    records = (
+        (Path(policy) / "rl.json", ("more", "seconds")),
+        (Path(policy).parent / "stages.json", ("done", "train", "seconds")),
+    )
+    for file, keys in records:
+        if file.is_file():
+            value = json.loads(file.read_text(encoding="utf-8"))
+            for key in keys:
+                value = value.get(key, {})
+            return float(value) if value else None
+    return None
+
+
+def states_kept(policy: str) -> bool | None:
+    """Whether some of a head's states had been computed before its training, which makes that shorter; None: unknown."""
+    file = Path(policy) / "rl.json"
+    record = json.loads(file.read_text(encoding="utf-8")).get("more", {}) if file.is_file() else {}
+    return bool(record["cache"].get("disk")) if "cache" in record else None
+
+
+def step_seconds(policy: Policy, rows: int) -> float:
+    """Median seconds of a call on grey images, per action that is carried out."""
+    embodiment = policy.contract.embodiment()
+    grey = {c.name: np.full((c.height, c.width, 3), 128, np.uint8) for c in embodiment.cameras}
+    state = np.add(embodiment.state.low, embodiment.state.high) / 2
+    names = [f"cost/{row}" for row in range(rows)]
+    observations = [Observation(name, grey, state, "lift the red cube") for name in names]
+    times = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        policy.act(observations)
+        times.append(time.perf_counter() - began)
+        policy.reset(names)
+    return statistics.median(times) / rows / policy.contract.execute
+
+
+def _row(one: dict[str, Any]) -> list[str]:
+    less, trained, step = one["first_minus_this"], one["training_seconds"], one["seconds_per_step"]
+    return [
+        one["policy"],
+        str(Rate(**one["success"])),
+        "–" if less is None else f"{100 * less['rate']:+.0f} points ({100 * less['low']:+.0f} to {100 * less['high']:+.0f})",
+        "–" if trained is None else f"{trained / 60:.1f} min{', states kept before' * bool(one.get('states_kept'))}",
+        "–" if step is None else f"{1000 * step:.1f} ms",
+    ]
+
+
+def _file_name(policy: str) -> str:
+    return re.sub("[^A-Za-z0-9]+", "-", policy).strip("-")[-40:]
