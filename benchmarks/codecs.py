@@ -43,14 +43,14 @@ def contract_of(codec: str, chunk: int, source: RobotSource) -> PolicyContract:
     return resolve(options, {"robot": source.card}, {"robot": source})
 
 
-def microseconds(work, items: list, rounds: int = 3) -> float:
-    """Per item; the median of some rounds."""
+def microseconds(work, samples: list, rounds: int = 3) -> float:
+    """Per sample; the median of some rounds."""
     found = []
     for _ in range(rounds):
         began = time.perf_counter()
-        for item in items:
-            work(item)
-        found.append(1e6 * (time.perf_counter() - began) / len(items))
+        for sample in samples:
+            work(sample)
+        found.append(1e6 * (time.perf_counter() - began) / len(samples))
     return statistics.median(found)
 
 

@@ -110,9 +110,9 @@ def speeds(folder: Path, samples: int, rounds: int) -> dict[str, float]:
 
 def start_up(folder: Path) -> float:
     """Seconds to open a data set of 200 shards whose index is there, and to read a sample."""
-    RobotSource(folder, chunk=4).item(0, np.random.default_rng(0))
+    RobotSource(folder, chunk=4).sample(0, np.random.default_rng(0))
     began = time.perf_counter()
-    RobotSource(folder, chunk=4).item(7, np.random.default_rng(0))
+    RobotSource(folder, chunk=4).sample(7, np.random.default_rng(0))
     return time.perf_counter() - began
 
 

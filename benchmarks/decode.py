@@ -85,9 +85,9 @@ def acting(toy: bool) -> tuple[LocalPolicy, list[Observation]]:
 
     policy = LocalPolicy.from_export(RUN / "export", device="cpu")
     source = RobotSource(RUN / "data/robot", chunk=1, split="val", holdout=0.05)
-    items = [source.item(i, np.random.default_rng(0)) for i in np.linspace(0, len(source) - 1, 8).astype(int)]
+    samples = [source.sample(i, np.random.default_rng(0)) for i in np.linspace(0, len(source) - 1, 8).astype(int)]
     # One instruction, one length: transformers' loop wants its prompts padded on the other side.
-    return policy, [Observation("", item.images, item.state, items[0].instruction, item.embodiment) for item in items]
+    return policy, [Observation("", sample.images, sample.state, samples[0].instruction, sample.embodiment) for sample in samples]
 
 
 def answer(policy: LocalPolicy, inputs: ModelInputs, **how: Any) -> torch.Tensor:

@@ -62,7 +62,7 @@ def distributions(export: Path, data: Path, steps: int) -> list[tuple[str, np.nd
     names = [*["terminate"] * contract.terminate, *contract.embodiment().action.names] * contract.chunk
     found = []
     for number in np.linspace(0, len(source) - 1, steps).astype(int):
-        batch = examples.batch([examples.robot(source.item(int(number), np.random.default_rng(0)))])
+        batch = examples.batch([examples.robot(source.sample(int(number), np.random.default_rng(0)))])
         places = scored(batch.labels)
         with torch.inference_mode():
             logits = examples.family.score(policy.model, batch.inputs, places)[examples.plan.length() :]

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from vla.commands.training import new_tokenizer
 from vla.contract import Camera, PolicyContract
-from vla.datasets.items import RobotItem
+from vla.datasets.samples import RobotSample
 from vla.models.families.find import family_of
 from vla.models.load import new_tiny
 from vla.report.provenance import provenance
@@ -159,8 +159,8 @@ def structure(name: str, batch: int, steps: int) -> dict:
     module.bind(Encoder(contract, module.family), ["robot"])
     rng = np.random.default_rng(0)
 
-    def item() -> RobotItem:
-        return RobotItem(
+    def item() -> RobotSample:
+        return RobotSample(
             images={c.name: rng.integers(0, 255, (size, size, 3), np.uint8) for c in spec.cameras},
             state=np.array([0, 0, 0.1, 0, 0.04], np.float32),
             actions=rng.uniform(spec.action.low, spec.action.high, (4, 7)).astype(np.float32),

@@ -28,7 +28,7 @@ class Numbers:
     def permutation(self, rng):
         return rng.permutation(self.count)
 
-    def item(self, i, rng):
+    def sample(self, i, rng):
         return i, float(rng.random())
 
 

@@ -23,7 +23,7 @@ from vla.datasets.robot import RobotSource
 
 source = RobotSource(sys.argv[1], chunk=1, cache=True)
 for i in range(len(source)):
-    source.item(i, np.random.default_rng(0)).images["front"].sum()
+    source.sample(i, np.random.default_rng(0)).images["front"].sum()
 print("ready", flush=True)
 sys.stdin.readline()
 mine, found = False, {"Pss": 0, "Private_Clean": 0, "Private_Dirty": 0}
@@ -61,18 +61,18 @@ def test_processes_share_what_is_kept(make, tmp_path):
 
 def test_they_are_decoded_once_and_again_when_a_shard_changes(make, tmp_path, monkeypatch):
     source = RobotSource(make(tmp_path), chunk=1, cache=True)
-    images = [source.item(i, RNG).images for i in range(45)]
+    images = [source.sample(i, RNG).images for i in range(45)]
     (file,) = tmp_path.glob("*.pixels")
     with monkeypatch.context() as patched:
         patched.setattr("vla.datasets.pictures.decode_jpeg", None)  # must not be decoded again
         again = RobotSource(tmp_path, chunk=1, cache=True)
-        assert all(np.array_equal(again.item(i, RNG).images[c], frame) for i in range(45) for c, frame in images[i].items())
+        assert all(np.array_equal(again.sample(i, RNG).images[c], frame) for i in range(45) for c, frame in images[i].items())
     # Another split has its own.
-    RobotSource(tmp_path, chunk=1, cache=True, split="train").item(0, RNG)
+    RobotSource(tmp_path, chunk=1, cache=True, split="train").sample(0, RNG)
     assert len(list(tmp_path.glob("*.pixels"))) == 2
     shard = tmp_path / "shard-000000.tar"
     os.utime(shard, (1, 1))
-    RobotSource(tmp_path, chunk=1, cache=True).item(0, RNG)
+    RobotSource(tmp_path, chunk=1, cache=True).sample(0, RNG)
     (other,) = tmp_path.glob("*.pixels")
     assert other != file
 
@@ -85,7 +85,9 @@ def test_a_folder_that_cannot_be_written_to_is_read_all_the_same(make, tmp_path,
     monkeypatch.setattr("vla.datasets.pictures._write", full)
     source, plain = RobotSource(tmp_path, chunk=1, cache=True), RobotSource(tmp_path, chunk=1)
     assert all(
-        np.array_equal(source.item(i, RNG).images[c], plain.item(i, RNG).images[c]) for i in range(45) for c in ("front", "wrist")
+        np.array_equal(source.sample(i, RNG).images[c], plain.sample(i, RNG).images[c])
+        for i in range(45)
+        for c in ("front", "wrist")
     )
 
 
@@ -94,6 +96,6 @@ def test_a_picture_that_cannot_be_read_is_named_when_it_is_asked_for(make, tmp_p
         return {**members, "front.jpg": b"nothing"} if members["json"]["step"] == 2 else members
 
     source = RobotSource(make(tmp_path, change=spoil), chunk=1, cache=True)
-    assert source.item(1, RNG).step == 1
+    assert source.sample(1, RNG).step == 1
     with pytest.raises(Unreadable, match="e000000_s0002.front.jpg: the picture cannot be decoded"):
-        source.item(2, RNG)
+        source.sample(2, RNG)

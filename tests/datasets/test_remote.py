@@ -60,7 +60,7 @@ def same(one, other):
     rng = np.random.default_rng
     assert len(one) == len(other) == 45
     for i in range(45):
-        a, b = one.item(i, rng(i)), other.item(i, rng(i))
+        a, b = one.sample(i, rng(i)), other.sample(i, rng(i))
         assert all(np.array_equal(a.images[c], b.images[c]) for c in a.images) and np.array_equal(a.actions, b.actions)
 
 
@@ -81,7 +81,7 @@ def test_the_cache_stays_within_its_limit_and_the_order_within_a_few_shards(serv
     shards = []
     for t in range(45):
         place = mixture.draw(t)[2]
-        source.item(place, np.random.default_rng(0))
+        source.sample(place, np.random.default_rng(0))
         shards.append(int(source._records[place]) // 10)
         assert sum(p.stat().st_size for p in (tmp_path / "here").glob("*.tar")) <= 4.5 * size
     assert sorted(mixture.draw(t)[2] for t in range(45)) == list(range(45))
@@ -95,13 +95,13 @@ def test_the_order_does_not_depend_on_what_was_fetched(served, tmp_path):
     _, url, _ = served
     fresh, used = (RobotSource(url, chunk=1, fetched=str(tmp_path / name), together=2) for name in "ab")
     for i in range(45):
-        used.item(i, np.random.default_rng(0))
+        used.sample(i, np.random.default_rng(0))
     one, other = Mixture({"robot": fresh}, 3), Mixture({"robot": used}, 3)
     assert [one.draw(t) for t in range(90)] == [other.draw(t) for t in range(90)]
     # What was found in a shard is kept, however often that is used.
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("*.idx")}
     again = RobotSource(url, chunk=1, fetched=str(tmp_path / "b"), together=2)
-    again.item(0, np.random.default_rng(0))
+    again.sample(0, np.random.default_rng(0))
     assert len(kept) == 5 and kept == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("*.idx")}
 
 

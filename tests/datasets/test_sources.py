@@ -23,17 +23,17 @@ def test_chunks_stay_inside_their_episode(robot):
     source = RobotSource(robot, chunk=4)
     assert len(source) == 45
     for i in range(len(source)):
-        item = source.item(i, RNG)
-        length = [3, 5, 4, 6, 2, 7, 3, 5, 4, 6][item.episode]
-        steps = item.step + np.arange(4)
-        assert np.array_equal(item.mask, steps < length)
+        sample = source.sample(i, RNG)
+        length = [3, 5, 4, 6, 2, 7, 3, 5, 4, 6][sample.episode]
+        steps = sample.step + np.arange(4)
+        assert np.array_equal(sample.mask, steps < length)
         # Past the end the episode's last action is repeated.
-        assert np.array_equal(item.actions[:, 0], np.minimum(steps, length - 1))
-        assert np.allclose(item.actions[:, 1], item.episode / 10)
-        assert np.array_equal(item.terminate, np.minimum(steps, length - 1) == length - 1)
-        assert item.state.tolist() == [item.episode, item.step] and item.instruction == f"lift {item.episode}"
-        assert list(item.images) == ["front", "wrist"] and item.point == (0.25, 0.75) and item.embodiment == "arm"
-        assert abs(item.images["front"].mean() - (item.episode * 20 + item.step)) < 2
+        assert np.array_equal(sample.actions[:, 0], np.minimum(steps, length - 1))
+        assert np.allclose(sample.actions[:, 1], sample.episode / 10)
+        assert np.array_equal(sample.terminate, np.minimum(steps, length - 1) == length - 1)
+        assert sample.state.tolist() == [sample.episode, sample.step] and sample.instruction == f"lift {sample.episode}"
+        assert list(sample.images) == ["front", "wrist"] and sample.point == (0.25, 0.75) and sample.embodiment == "arm"
+        assert abs(sample.images["front"].mean() - (sample.episode * 20 + sample.step)) < 2
 
 
 def test_chunks_do_not_reach_over_steps_that_were_left_out(make, tmp_path):
@@ -44,13 +44,13 @@ def test_chunks_do_not_reach_over_steps_that_were_left_out(make, tmp_path):
         return {**members, "json": {**info, "segment": int(info["step"] >= 2)}}
 
     source = RobotSource(make(tmp_path / "cut", keep=lambda key: key.startswith("e000003"), change=cut), chunk=4)
-    assert [source.item(i, RNG).mask.sum() for i in range(6)] == [2, 1, 4, 3, 2, 1]
-    assert source.item(1, RNG).actions[:, 0].tolist() == [1, 1, 1, 1]
+    assert [source.sample(i, RNG).mask.sum() for i in range(6)] == [2, 1, 4, 3, 2, 1]
+    assert source.sample(1, RNG).actions[:, 0].tolist() == [1, 1, 1, 1]
 
 
 def test_splits_are_by_episode_and_do_not_overlap(robot):
     parts = {s: RobotSource(robot, chunk=1, split=s, holdout=0.3) for s in ("train", "val", "all")}
-    episodes = {s: {p.item(i, RNG).episode for i in range(len(p))} for s, p in parts.items()}
+    episodes = {s: {p.sample(i, RNG).episode for i in range(len(p))} for s, p in parts.items()}
     assert episodes["val"] == {7, 8, 9} and episodes["train"] == set(range(7))
     assert len(parts["train"]) + len(parts["val"]) == len(parts["all"]) and len(parts["val"].actions) == len(parts["val"])
 
@@ -61,17 +61,17 @@ def test_cached_pictures_are_the_same_and_read_only(robot, cache):
     again = pickle.loads(pickle.dumps(source))
     for i in (0, len(source) - 1):
         for name in ("front", "wrist"):
-            assert np.array_equal(source.item(i, RNG).images[name], plain.item(i, RNG).images[name])
-            assert np.array_equal(again.item(i, RNG).images[name], plain.item(i, RNG).images[name])
+            assert np.array_equal(source.sample(i, RNG).images[name], plain.sample(i, RNG).images[name])
+            assert np.array_equal(again.sample(i, RNG).images[name], plain.sample(i, RNG).images[name])
     if cache:
         with pytest.raises(ValueError, match="read-only"):
-            source.item(0, RNG).images["front"][0] = 0
+            source.sample(0, RNG).images["front"][0] = 0
 
 
 def test_first_steps_come_more_often_in_training_alone(robot):
     plain, early = (RobotSource(robot, chunk=1, split="train", holdout=0.3, first_steps=2, first_times=times) for times in (1, 3))
-    steps = [early.item(i, RNG).step for i in range(len(early))]
-    episodes = len({early.item(i, RNG).episode for i in range(len(early))})
+    steps = [early.sample(i, RNG).step for i in range(len(early))]
+    episodes = len({early.sample(i, RNG).episode for i in range(len(early))})
     assert len(early) == len(plain) + 2 * 2 * episodes and steps.count(0) == steps.count(1) == 3 * episodes
     assert np.array_equal(early.actions, plain.actions)
     held = [RobotSource(robot, chunk=1, split="val", first_steps=2, first_times=times) for times in (1, 3)]
@@ -80,7 +80,7 @@ def test_first_steps_come_more_often_in_training_alone(robot):
 
 def test_states_are_noisy_in_training_alone_and_actions_stay(robot):
     def item(split, noise):
-        return RobotSource(robot, chunk=1, split=split, holdout=0.3, state_noise=noise).item(0, np.random.default_rng(1))
+        return RobotSource(robot, chunk=1, split=split, holdout=0.3, state_noise=noise).sample(0, np.random.default_rng(1))
 
     clean, noisy = item("train", 0.0), item("train", 0.1)
     assert not np.array_equal(clean.state, noisy.state) and np.abs(clean.state - noisy.state).max() < 1
@@ -97,15 +97,15 @@ def test_only_so_many_samples_are_used(robot, asked):
 def test_descriptions_are_kept_beside_the_shards_until_one_changes(make, tmp_path, monkeypatch):
     folder = make(tmp_path / "x")
     plain = RobotSource(folder, chunk=2)
-    items = [plain.item(i, np.random.default_rng(0)) for i in range(len(plain))]
+    samples = [plain.sample(i, np.random.default_rng(0)) for i in range(len(plain))]
     with monkeypatch.context() as patched:
         patched.setattr("vla.datasets.steps._read", None)  # must not be read again
         kept = RobotSource(folder, chunk=2)
-        for i, item in enumerate(items):
-            again = kept.item(i, np.random.default_rng(0))
-            assert all(np.array_equal(getattr(again, name), getattr(item, name)) for name in vars(item) if name != "images")
+        for i, sample in enumerate(samples):
+            again = kept.sample(i, np.random.default_rng(0))
+            assert all(np.array_equal(getattr(again, name), getattr(sample, name)) for name in vars(sample) if name != "images")
     (folder / "steps.columns").write_bytes(b"broken")
-    assert RobotSource(folder, chunk=2).item(3, RNG).instruction == items[3].instruction
+    assert RobotSource(folder, chunk=2).sample(3, RNG).instruction == samples[3].instruction
     (folder / "shard-000004.tar").unlink()
     with pytest.raises(UserError, match="episode"):
         len(RobotSource(folder, chunk=2))
@@ -117,7 +117,7 @@ def test_order_of_shards_and_samples_does_not_matter(robot, make, tmp_path):
     for i, path in enumerate(paths):
         path.rename(other / f"shard-1{len(paths) - i:05d}.tar")
     a, b = RobotSource(robot, chunk=3), RobotSource(other, chunk=3)
-    assert all(np.array_equal(a.item(i, RNG).actions, b.item(i, RNG).actions) for i in range(45))
+    assert all(np.array_equal(a.sample(i, RNG).actions, b.sample(i, RNG).actions) for i in range(45))
 
 
 def test_an_episode_with_a_hole_is_named(make, tmp_path):
@@ -142,14 +142,14 @@ def test_bad_members_are_named(make, tmp_path, change, message):
 def test_bad_pictures_are_named(make, tmp_path):
     small = make(tmp_path, change=lambda members: {**members, "wrist.jpg": np.zeros((8, 8, 3), np.uint8)})
     with pytest.raises(UserError, match=r"e000000_s0000\.wrist\.jpg: the picture has shape \(8, 8, 3\), camera wrist"):
-        RobotSource(small, chunk=1).item(0, RNG)
+        RobotSource(small, chunk=1).sample(0, RNG)
 
 
 def test_misuse_is_refused(robot, asked):
     with pytest.raises(UserError, match="robot data set, not questions"):
         len(QuestionSource(robot))
     with pytest.raises(UserError, match="chunk length is None"):
-        RobotSource(robot).item(0, RNG)
+        RobotSource(robot).sample(0, RNG)
     with pytest.raises(UserError, match="holdout"):
         RobotSource(robot, split="test")  # type: ignore[arg-type]
 
@@ -157,20 +157,20 @@ def test_misuse_is_refused(robot, asked):
 def test_questions_are_drawn_by_the_generator(asked):
     source = QuestionSource(asked)
     assert len(source) == 19  # the picture without questions is no sample
-    drawn = [source.item(4, np.random.default_rng(seed)) for seed in range(40)]
-    assert {item.questions[0].type for item in drawn} == {"where", "colour"}
-    for item in drawn:
-        (question,) = item.questions
+    drawn = [source.sample(4, np.random.default_rng(seed)) for seed in range(40)]
+    assert {sample.questions[0].type for sample in drawn} == {"where", "colour"}
+    for sample in drawn:
+        (question,) = sample.questions
         assert question.text.endswith(" 5") and question.answer in (["red"], [(0.5, 0.5)])
-        assert abs(item.images["front"].mean() - 5) < 2
-    assert source.item(4, RNG, which=1).questions[0].answer == ["red"] and len(source.questions(4)) == 2
+        assert abs(sample.images["front"].mean() - 5) < 2
+    assert source.sample(4, RNG, which=1).questions[0].answer == ["red"] and len(source.questions(4)) == 2
 
 
 def test_several_questions_of_a_picture_are_different_ones(asked):
     source = QuestionSource(asked, questions_per_image=7, augment=[Augmentation({"front": 4})])
-    item = source.item(4, np.random.default_rng(1))
-    assert sorted(q.type for q in item.questions) == ["colour", "where"]
-    only = QuestionSource(asked, questions_per_image=7, types={"where": 0.0}).item(4, RNG)
+    sample = source.sample(4, np.random.default_rng(1))
+    assert sorted(q.type for q in sample.questions) == ["colour", "where"]
+    only = QuestionSource(asked, questions_per_image=7, types={"where": 0.0}).sample(4, RNG)
     assert [q.type for q in only.questions] == ["colour"]
     with pytest.raises(UserError, match="questions_per_image 0"):
         QuestionSource(asked, questions_per_image=0)
@@ -178,15 +178,15 @@ def test_several_questions_of_a_picture_are_different_ones(asked):
 
 def test_types_weigh_the_draw_but_not_the_split(asked):
     only = QuestionSource(asked, types={"colour": 0.0}, split="val", holdout=0.25)
-    assert all(only.item(i % len(only), np.random.default_rng(i)).questions[0].type == "where" for i in range(30))
+    assert all(only.sample(i % len(only), np.random.default_rng(i)).questions[0].type == "where" for i in range(30))
     assert len(only) == len(QuestionSource(asked, split="val", holdout=0.25)) == 5
 
 
 def test_augmentation_is_applied_and_follows_the_generator(asked):
     source = QuestionSource(asked, types={"colour": 0.0}, augment=[Augmentation({"front": 4}, brightness=0.3)])
-    points = {source.item(3, np.random.default_rng(seed)).questions[0].point for seed in range(20)}
+    points = {source.sample(3, np.random.default_rng(seed)).questions[0].point for seed in range(20)}
     assert len(points) > 3
-    a, b = (source.item(3, np.random.default_rng(5)) for _ in range(2))
+    a, b = (source.sample(3, np.random.default_rng(5)) for _ in range(2))
     assert np.array_equal(a.images["front"], b.images["front"]) and a.questions[0].point == b.questions[0].point
 
 
@@ -195,7 +195,7 @@ def test_modes_are_drawn_by_their_weights(robot):
     source = RobotSource(robot, modes={"think": 3, "act": 1})
     source.bind(contract)
     rng = np.random.default_rng(0)
-    drawn = [source.item(i % 45, rng).mode for i in range(800)]
+    drawn = [source.sample(i % 45, rng).mode for i in range(800)]
     assert 0.2 < drawn.count("act") / 800 < 0.3 and set(drawn) == {"think", "act"}
     with pytest.raises(UserError, match="(?s)modes follow.*contract.modes has think, act"):
         RobotSource(robot, modes={"follow": 1}).bind(contract)
@@ -206,8 +206,8 @@ def test_modes_are_drawn_by_their_weights(robot):
 def test_all_pictures_of_a_sample_are_augmented_alike(robot):
     source = RobotSource(robot, augment=[Augmentation(brightness=0.5)])
     source.bind(PolicyContract({"arm": source.card.spec}, chunk=2, execute=1, history=3))
-    item = source.item(5, np.random.default_rng(1))  # the third step of episode 1, whose pictures are 20 + step
-    levels = [int(frame["front"][0, 0, 0]) for frame in (*item.past, item.images)]
+    sample = source.sample(5, np.random.default_rng(1))  # the third step of episode 1, whose pictures are 20 + step
+    levels = [int(frame["front"][0, 0, 0]) for frame in (*sample.past, sample.images)]
     assert np.diff(levels).tolist() == [1, 1] and levels[0] != 20
 
 

@@ -38,14 +38,14 @@ def test_an_epoch_has_every_sample_once(captions, tmp_path):
     first, second = said(mixture, range(30)), said(mixture, range(30, 60))
     assert sorted(first) == sorted(second) == sorted(f"picture {i}" for i in range(30)) and first != second
     assert mixture.draw(29)[1] == 0 and mixture.draw(30)[1] == 1
-    item = mixture.sample(4)[1]
-    assert item.questions[0].text == "what is in the picture" and item.images["front"].shape == (8, 8, 3)
+    sample = mixture.sample(4)[1]
+    assert sample.questions[0].text == "what is in the picture" and sample.images["front"].shape == (8, 8, 3)
 
 
 def test_held_out_shards_are_counted_and_never_trained_on(captions, tmp_path):
     held = stream(captions, tmp_path / "here").restricted("val")
     assert len(held) == 7
-    assert sorted(held.item(i, np.random.default_rng(0)).questions[0].answer[0] for i in range(7)) == [
+    assert sorted(held.sample(i, np.random.default_rng(0)).questions[0].answer[0] for i in range(7)) == [
         f"picture {i}" for i in range(30, 37)
     ]
 
@@ -85,16 +85,16 @@ def test_our_own_questions_can_be_streamed(asked, tmp_path):
     source = QuestionStream(
         f"pipe:cat {asked}/shard-{{000000..000001}}.tar", {"front": "front.jpg"}, fetched=str(tmp_path), holdout=0.5
     )
-    item = source.item(3, np.random.default_rng(0))
-    assert item.images.keys() == {"front"} and item.questions[0].text in ("where is 3", "what colour is 3")
+    sample = source.sample(3, np.random.default_rng(0))
+    assert sample.images.keys() == {"front"} and sample.questions[0].text in ("where is 3", "what colour is 3")
 
 
 def test_the_next_picture_stands_in_for_one_without_questions(asked, tmp_path):
     """The first one of the test data has none."""
     url = f"pipe:cat {asked}/shard-000000.tar"
     source = QuestionStream(url, {"front": "front.jpg"}, fetched=str(tmp_path), split="all")
-    item = source.item(0, np.random.default_rng(0))
-    assert item.questions[0].text in ("where is 1", "what colour is 1") and round(item.images["front"].mean()) == 1
+    sample = source.sample(0, np.random.default_rng(0))
+    assert sample.questions[0].text in ("where is 1", "what colour is 1") and round(sample.images["front"].mean()) == 1
 
 
 def test_mistakes_are_named(captions, tmp_path, monkeypatch):

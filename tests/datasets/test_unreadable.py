@@ -33,8 +33,8 @@ def test_a_record_that_cannot_be_read_is_a_gap_in_its_episode(spoilt):
         assert len(source) == 44
         ((where, why),) = source.unreadable.items()
         assert where.endswith("e000003_s0002") and "shard-00000" in where and why.startswith("not an array")
-    items = {item.step: item for item in (read(source, i, 0)[0] for i in range(44)) if item.episode == 3}
-    assert {step: int(item.mask.sum()) for step, item in items.items()} == {0: 2, 1: 1, 3: 3, 5: 1}
+    samples = {sample.step: sample for sample in (read(source, i, 0)[0] for i in range(44)) if sample.episode == 3}
+    assert {step: int(sample.mask.sum()) for step, sample in samples.items()} == {0: 2, 1: 1, 3: 3, 5: 1}
 
 
 def test_the_next_sample_stands_in_whoever_reads_it(spoilt):
@@ -42,10 +42,10 @@ def test_the_next_sample_stands_in_whoever_reads_it(spoilt):
     other = pickle.loads(pickle.dumps(Mixture({"robot": RobotSource(spoilt, chunk=1, first_steps=6, first_times=3)}, 0)))
     found = [one.read(t) for t in range(400)]
     again = {t: other.read(t) for t in np.random.default_rng(1).permutation(400)}
-    for t, (_, item, wrong) in enumerate(found):
-        assert (item.episode, item.step) == (again[t][1].episode, again[t][1].step) and len(wrong) == len(again[t][2])
+    for t, (_, sample, wrong) in enumerate(found):
+        assert (sample.episode, sample.step) == (again[t][1].episode, again[t][1].step) and len(wrong) == len(again[t][2])
         if wrong:
-            assert (item.episode, item.step) == (3, 5) and {e.where.rpartition(", ")[2] for e in wrong} == {
+            assert (sample.episode, sample.step) == (3, 5) and {e.where.rpartition(", ")[2] for e in wrong} == {
                 "e000003_s0004.wrist.jpg"
             }
     assert sum(bool(wrong) for *_, wrong in found) >= 3
@@ -63,8 +63,8 @@ def test_a_question_that_cannot_be_read_is_no_sample(asked, tmp_path):
     assert len(source) == 18 and [where[-7:] for where in source.unreadable] == ["q000004"]
     # Streamed, it is found when its turn comes.
     stream = QuestionStream(f"pipe:cat {tmp_path}/shard-000000.tar", {"front": "front.jpg"}, fetched=str(tmp_path / "here"))
-    item, (wrong,) = read(stream, 4, 0)
-    assert item.questions[0].text.endswith(" 5") and wrong.where.endswith("q000004.json") and wrong.what.startswith("not JSON")
+    sample, (wrong,) = read(stream, 4, 0)
+    assert sample.questions[0].text.endswith(" 5") and wrong.where.endswith("q000004.json") and wrong.what.startswith("not JSON")
 
 
 def test_more_than_is_tolerated_is_an_error_that_names_the_first(make, tmp_path):

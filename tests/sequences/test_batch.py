@@ -7,8 +7,8 @@ import pytest
 import torch
 from encoders import acting, source_looking_back
 
-from vla.datasets.items import Question, QuestionItem
 from vla.datasets.robot import RobotSource
+from vla.datasets.samples import Question, QuestionSample
 from vla.errors import UserError
 from vla.models.decoding.decode import write
 from vla.observation import Observation
@@ -18,8 +18,8 @@ from vla.tokenization.sequence import Role
 
 def test_what_is_unseen_changes_nothing(looking_back, data):
     model, examples = looking_back
-    item = source_looking_back(data, examples).item(2, np.random.default_rng(0))
-    batch = examples.batch([examples.robot(item)])
+    sample = source_looking_back(data, examples).sample(2, np.random.default_rng(0))
+    batch = examples.batch([examples.robot(sample)])
 
     def logits(pixels):
         inputs = dataclasses.replace(batch.inputs, images={"pixel_values": pixels})
@@ -38,8 +38,8 @@ def test_what_is_unseen_changes_nothing(looking_back, data):
 def test_a_chunk_is_trained_and_written_at_once(vlm, data, block):
     """What the model is told while it learns is what it is told when it acts: the same losses, from either side."""
     model, examples = acting(vlm, data, "uniform", block=block)
-    item = RobotSource(data / "robot", chunk=3).item(4, np.random.default_rng(0))  # one more step follows
-    example = examples.robot(item)
+    sample = RobotSource(data / "robot", chunk=3).sample(4, np.random.default_rng(0))  # one more step follows
+    example = examples.robot(sample)
     batch, tokens = examples.batch([example]), 3 * 8
     end = len(example.sequence)
     assert (batch.inputs.ids[0, end - tokens : end] == examples.tokenizer.pad_token_id).all()
@@ -57,7 +57,7 @@ def test_a_chunk_is_trained_and_written_at_once(vlm, data, block):
         told = logits[end - tokens - 1 + place, examples.vocabulary.symbols_to_ids(symbols)].log_softmax(-1).max()
         assert torch.allclose(told, out.logprobs[0, 2 + place], atol=1e-4)
     (chunk,) = LocalPolicy(model, examples.family.processor, examples.contract).act(
-        [Observation("a", item.images, item.state, "go")]
+        [Observation("a", sample.images, sample.state, "go")]
     )
     assert not chunk.status and chunk.actions.shape == (3, 7)
 
@@ -66,8 +66,8 @@ def test_pictures_may_follow_the_words(vlm, data):
     model, examples = acting(
         vlm, data, "uniform", prompt="to {instruction}: {images} state: {state} A:", question="{question} {images}"
     )
-    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
-    example = examples.robot(item)
+    sample = RobotSource(data / "robot", chunk=3).sample(0, np.random.default_rng(0))
+    example = examples.robot(sample)
     images = np.flatnonzero(example.sequence.roles == Role.IMAGE)
     assert images[0] > 5 and (example.sequence.branch == (np.arange(len(example.sequence)) > images[-1])).all()
     inputs = examples.batch([example]).inputs
@@ -75,8 +75,10 @@ def test_pictures_may_follow_the_words(vlm, data):
         fed = {"attention_mask": inputs.attention, "prefix_mask": inputs.group, **inputs.images}
         told = model(inputs.ids, **fed, branch_ids=inputs.branch).logits[inputs.attention]
         assert torch.allclose(told, model(inputs.ids, **fed).logits[inputs.attention], atol=1e-5)
-    assert LocalPolicy(model, examples.family.processor, examples.contract).act([Observation("a", item.images, item.state, "go")])
+    assert LocalPolicy(model, examples.family.processor, examples.contract).act(
+        [Observation("a", sample.images, sample.state, "go")]
+    )
     asked = [Question("what is it", ["red"], "colour"), Question("where is it", [(0.5, 0.5)], "where")]
-    assert examples.question(QuestionItem(item.images, asked[:1])).sequence.loss.sum() == 2
+    assert examples.question(QuestionSample(sample.images, asked[:1])).sequence.loss.sum() == 2
     with pytest.raises(UserError, match="several questions before the same pictures"):
-        examples.question(QuestionItem(item.images, asked))
+        examples.question(QuestionSample(sample.images, asked))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from encoders import acting, changed, source_looking_back
 
-from vla.datasets.items import Question, QuestionItem
 from vla.datasets.robot import RobotSource
+from vla.datasets.samples import Question, QuestionSample
 from vla.errors import UserError
 from vla.observation import Observation
 from vla.policies.local import LocalPolicy
@@ -15,15 +15,15 @@ from vla.tokenization.sequence import Role
 
 def test_robot_sequence_scores_what_is_to_be_written_and_no_padding(examples, data):
     source = RobotSource(data / "robot", chunk=3)
-    item = source.item(4, np.random.default_rng(0))  # one more step follows
-    example = examples.robot(item)
+    sample = source.sample(4, np.random.default_rng(0))  # one more step follows
+    example = examples.robot(sample)
     sequence = example.sequence
     written = sequence.ids[sequence.prefix :]
     assert len(written) == 2 + 3 * 8 and sequence.loss.sum() == 2 + 2 * 8
     assert not sequence.loss[: sequence.prefix].any() and not sequence.loss[-8:].any()
     chunk = examples.chunk(written)
     half = (np.array(EMBODIMENT.action.high) - EMBODIMENT.action.low) / 512
-    assert (abs(chunk.actions[:2] - item.actions[:2]) <= half + 1e-6).all()
+    assert (abs(chunk.actions[:2] - sample.actions[:2]) <= half + 1e-6).all()
     assert chunk.terminate.tolist()[:2] == [False, True] and (chunk.actions[:, 3:5] == 0).all()
     assert np.allclose(chunk.info["point"], (0.5, 0.25), atol=1 / 64)
     assert all(i in legal for i, legal in zip(written.tolist(), examples.grammar.allowed(), strict=True))
@@ -35,12 +35,12 @@ def test_history_is_unseen_before_an_episode_begins(looking_back, data):
     plain = RobotSource(data / "robot", chunk=3)
     rng = np.random.default_rng(0)
     for step, there in ((0, [False, False]), (1, [False, False]), (2, [False, True]), (3, [False, True]), (5, [True, True])):
-        item = source.item(step, rng)
-        assert [frame is not None for frame in item.past] == there
+        sample = source.sample(step, rng)
+        assert [frame is not None for frame in sample.past] == there
         if there[1]:
-            before = plain.item(step - 2, rng).images
-            assert all(np.array_equal(item.past[1][name], before[name]) for name in before)
-        example = examples.robot(item)
+            before = plain.sample(step - 2, rng).images
+            assert all(np.array_equal(sample.past[1][name], before[name]) for name in before)
+        example = examples.robot(sample)
         # Two cameras of 64 and 16 tokens, three times.
         roles = example.sequence.roles[: 3 * 80]
         seen = np.repeat([*there, True], 80)
@@ -61,9 +61,9 @@ def test_the_past_in_a_sample_is_what_a_policy_has_seen(looking_back, data):
     for _ in range(2):
         policy.reset(["a"])
         for step in (0, 2, 4):
-            item = source.item(step, np.random.default_rng(0))
-            policy.act([Observation("a", item.images, item.state, item.instruction)])
-            trained = examples.robot(item)
+            sample = source.sample(step, np.random.default_rng(0))
+            policy.act([Observation("a", sample.images, sample.state, sample.instruction)])
+            trained = examples.robot(sample)
             prompt = trained.sequence[: trained.sequence.prefix]
             assert np.array_equal(written[-1].sequence.roles, prompt.roles)
             pairs = zip(written[-1].images, trained.images, strict=True)
@@ -73,11 +73,11 @@ def test_the_past_in_a_sample_is_what_a_policy_has_seen(looking_back, data):
 
 def test_a_picture_from_elsewhere_needs_one_camera(examples):
     picture = {"front": np.zeros((32, 48, 3), np.uint8)}
-    example = examples.question(QuestionItem(picture, [Question("what is it", ["a cat"], "caption")]))
+    example = examples.question(QuestionSample(picture, [Question("what is it", ["a cat"], "caption")]))
     assert (example.sequence.roles == Role.ABSENT).sum() == 16 and example.images[1] is None
     assert examples.batch([example]).inputs.images["pixel_values"].shape == (1, 2, 3, 64, 64)
     with pytest.raises(UserError, match="no picture of camera front, wrist; got"):
-        examples.question(QuestionItem({"roof": picture["front"]}, [Question("what is it", ["a cat"], "caption")]))
+        examples.question(QuestionSample({"roof": picture["front"]}, [Question("what is it", ["a cat"], "caption")]))
 
 
 def test_a_chat_is_one_sequence_like_any_other(vlm, data):
@@ -88,13 +88,13 @@ def test_a_chat_is_one_sequence_like_any_other(vlm, data):
         "{% endfor %}{% endfor %}{% if add_generation_prompt %}<eos>{% endif %}"
     )
     chatting = changed(examples, chat=True)
-    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
-    plain, chat = examples.robot(item).sequence, chatting.robot(item).sequence
+    sample = RobotSource(data / "robot", chunk=3).sample(0, np.random.default_rng(0))
+    plain, chat = examples.robot(sample).sequence, chatting.robot(sample).sequence
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     without = chat.ids[(chat.ids != bos) & (chat.ids != eos)]
     assert np.array_equal(without, plain.ids) and chat.ids[0] == bos and len(chat) == len(plain) + 2
-    question = QuestionItem(
-        item.images, [Question("what is it", ["red"], "colour"), Question("where is it", [(0.5, 0.5)], "where")]
+    question = QuestionSample(
+        sample.images, [Question("what is it", ["red"], "colour"), Question("where is it", [(0.5, 0.5)], "where")]
     )
     sequence = chatting.question(question).sequence
     assert (sequence.ids == bos).sum() == 1 and sequence.branch.max() == 2

@@ -22,8 +22,8 @@ def test_every_codec_is_trained_on_what_a_policy_may_write(vlm, data, codec, ter
     model, examples = acting(vlm, data, codec, terminate)
     source = RobotSource(data / "robot", chunk=3)
     for step in (0, 4):
-        item = source.item(step, np.random.default_rng(0))
-        example = examples.robot(item)
+        sample = source.sample(step, np.random.default_rng(0))
+        example = examples.robot(sample)
         sequence = example.sequence
         written = sequence.ids[sequence.prefix :]
         legal, places = examples.grammar.next(), examples.grammar.allowed()
@@ -32,13 +32,13 @@ def test_every_codec_is_trained_on_what_a_policy_may_write(vlm, data, codec, ter
         assert legal(written) == []
         chunk = examples.chunk(written)
         low, high = np.array(EMBODIMENT.action.low), np.array(EMBODIMENT.action.high)
-        off = abs(chunk.actions - item.actions)[item.mask] / (high - low)
+        off = abs(chunk.actions - sample.actions)[sample.mask] / (high - low)
         assert not chunk.status and off.max() < {"fast": 0.08, "language-table": 0.026, "quantile": 0.1}.get(codec, 0.02)
-        assert (chunk.terminate == (item.terminate if terminate else False))[item.mask].all()
+        assert (chunk.terminate == (sample.terminate if terminate else False))[sample.mask].all()
         # The plan's two and the actions; of a chunk that reaches over the end only what is inside, if that can be told apart.
         assert sequence.loss.sum() == 2 + example.actions
         if codec not in ("fast", "numbers"):
-            assert example.actions == item.mask.sum() * (7 + terminate)
+            assert example.actions == sample.mask.sum() * (7 + terminate)
         batch = examples.batch([example])
         loss = model(
             batch.inputs.ids,
@@ -54,8 +54,8 @@ def test_every_codec_is_trained_on_what_a_policy_may_write(vlm, data, codec, ter
 def test_a_policy_writes_whole_chunks_and_nothing_else(vlm, data, codec):
     """Random weights would write anything: what is written is legal, and the same whatever the company."""
     model, examples = acting(vlm, data, codec)
-    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
-    seen = [Observation(str(i), item.images, item.state, words) for i, words in enumerate(["go", "lift the cube", "go on"])]
+    sample = RobotSource(data / "robot", chunk=3).sample(0, np.random.default_rng(0))
+    seen = [Observation(str(i), sample.images, sample.state, words) for i, words in enumerate(["go", "lift the cube", "go on"])]
     policy = LocalPolicy(model, examples.family.processor, examples.contract, batch=3, valid_mass=True, probabilities=True)
     low, high = np.array(EMBODIMENT.action.low), np.array(EMBODIMENT.action.high)
     chunks = policy.act(seen)
@@ -78,8 +78,8 @@ def test_a_policy_writes_whole_chunks_and_nothing_else(vlm, data, codec):
 def test_a_policy_writes_its_plan_freely_and_whole_chunks_after_it(vlm, data, codec, block):
     """Random weights: words end somewhere or nowhere, and the same in company as alone."""
     model, examples = acting(vlm, data, codec, block=block, plan=("words", "where"), words=5)
-    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
-    seen = [Observation(str(i), item.images, item.state, words) for i, words in enumerate(["go", "lift the cube", "go on"])]
+    sample = RobotSource(data / "robot", chunk=3).sample(0, np.random.default_rng(0))
+    seen = [Observation(str(i), sample.images, sample.state, words) for i, words in enumerate(["go", "lift the cube", "go on"])]
     end = examples.vocabulary.eos_id
     head = model.get_input_embeddings().weight
     kept = head[end].clone()
@@ -100,8 +100,8 @@ def test_a_policy_writes_its_plan_freely_and_whole_chunks_after_it(vlm, data, co
 def test_what_is_no_whole_chunk_says_so(vlm, data, codec):
     """Written by a decoder that restricts each place alone; and cut off."""
     model, examples = acting(vlm, data, codec)
-    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
-    written = examples.robot(item).sequence
+    sample = RobotSource(data / "robot", chunk=3).sample(0, np.random.default_rng(0))
+    written = examples.robot(sample).sequence
     ids = written.ids[written.prefix :]
     chunk = examples.chunk(ids[:-4])
     assert chunk.status.startswith("malformed: ") and chunk.actions.shape == (0, 7)
@@ -110,7 +110,7 @@ def test_what_is_no_whole_chunk_says_so(vlm, data, codec):
         examples.chunk(np.append(ids[:-1], examples.vocabulary.loc_ids[0]))
     policy = LocalPolicy(model, examples.family.processor, examples.contract)
     policy.encoder.grammar.writing = lambda *_: {"allowed": examples.grammar.allowed(), "eos_id": examples.grammar.ends()}
-    (chunk,) = policy.act([Observation("a", item.images, item.state, "go")])
+    (chunk,) = policy.act([Observation("a", sample.images, sample.state, "go")])
     assert chunk.status.startswith("malformed: ") and chunk.actions.shape == (0, 7) and "point" in chunk.info
 
 
@@ -139,8 +139,8 @@ def test_the_contracts_statistic_is_that_of_every_ordinal_place(vlm, data, codec
         assert before["block"].statistic == "mode" and not before["block"].ordinal.any()
     before = before["allowed"].places if isinstance(before["allowed"], Follow) else before["allowed"]
     assert not any(isinstance(words, Ordinal) for words in before)
-    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
-    seen = Observation("a", item.images, item.state, "go")
+    sample = RobotSource(data / "robot", chunk=3).sample(0, np.random.default_rng(0))
+    seen = Observation("a", sample.images, sample.state, "go")
     acted = [LocalPolicy(model, e.family.processor, e.contract).act([seen])[0] for e in (examples, median)]
     assert acted[0].info["point"] + acted[0].info["reach"] != acted[1].info["point"] + acted[1].info["reach"]
 
@@ -150,7 +150,7 @@ def test_questions_answered_by_a_place_or_an_integer_take_the_statistic(vlm, dat
     model, examples = acting(vlm, data, "uniform")
     median = changed(examples, decode="median")
     assert not examples.grammar.ordinals() and [len(one.words) for one in median.grammar.ordinals()] == [256, 64]
-    item = RobotSource(data / "robot", chunk=3).item(0, np.random.default_rng(0))
+    sample = RobotSource(data / "robot", chunk=3).sample(0, np.random.default_rng(0))
     integers, places = (torch.tensor(ids) for ids in (median.vocabulary.integer_ids, median.vocabulary.loc_ids))
     bias = torch.zeros(len(model.get_input_embeddings().weight))
     answers = {}
@@ -158,7 +158,7 @@ def test_questions_answered_by_a_place_or_an_integer_take_the_statistic(vlm, dat
         raised = copy.deepcopy(model)
         logits = raised.logits
         raised.logits = lambda hidden, logits=logits, table=table: logits(hidden) + bias.index_fill(0, table, 30.0)
-        batch = median.batch([median.ask(item.images, "where is it")])
+        batch = median.batch([median.ask(sample.images, "where is it")])
         ids, group = batch.inputs.ids, batch.inputs.group
         count = int(batch.inputs.attention.sum())
         ids, group, written = ids[:, :count], group[:, :count], []
@@ -169,13 +169,13 @@ def test_questions_answered_by_a_place_or_an_integer_take_the_statistic(vlm, dat
             written.append(int(chosen))
             ids, group = torch.cat([ids, chosen.view(1, 1)], 1), torch.cat([group, torch.zeros(1, 1, dtype=group.dtype)], 1)
         answers[name] = (
-            LocalPolicy(raised, median.family.processor, median.contract).ask([item.images], ["where is it"], limit=3)[0].text
+            LocalPolicy(raised, median.family.processor, median.contract).ask([sample.images], ["where is it"], limit=3)[0].text
         )
         assert answers[name] == median.tokenizer.decode(written).strip()
         assert (
             answers[name]
             != LocalPolicy(raised, median.family.processor, examples.contract)
-            .ask([item.images], ["where is it"], limit=3)[0]
+            .ask([sample.images], ["where is it"], limit=3)[0]
             .text
         )
 

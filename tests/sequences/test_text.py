@@ -9,7 +9,7 @@ from vla.sim.tabletop.embodiment import EMBODIMENT
 def test_question_answer_comes_back_from_its_ids(examples, data):
     source = QuestionSource(data / "questions")
     where, colour, everything, reach = (
-        examples.question(source.item(0, np.random.default_rng(0), which)).sequence for which in range(4)
+        examples.question(source.sample(0, np.random.default_rng(0), which)).sequence for which in range(4)
     )
     assert examples.vocabulary.ids_to_bins(reach.ids[reach.prefix : -1]).tolist() == [10, 20, 30, 40]
     assert examples.answer(colour.ids[colour.prefix :]) == ("red", None)

@@ -37,11 +37,11 @@ def test_every_step_is_there_as_it_was_seen_and_done(recorded, seeing):
     folder = recorded("data")
     source = RobotSource(folder, chunk=2)
     assert len(source) == sum(e.horizon for e in EPISODES) and source.card.counts["episodes"] == len(EPISODES)
-    first = source.item(0, np.random.default_rng(0))
+    first = source.sample(0, np.random.default_rng(0))
     assert set(first.images) == {"front", "wrist"} and first.instruction and first.episode == first.step == 0
     # The policy acts on what it sees, two actions at a time: the recorded ones are those carried out.
     assert np.array_equal(first.actions[0], first.actions[1])
-    assert not np.array_equal(source.item(2, np.random.default_rng(0)).actions[0], first.actions[0])
+    assert not np.array_equal(source.sample(2, np.random.default_rng(0)).actions[0], first.actions[0])
     assert DatasetCard.load(folder).generator["policy"] == "seeing"
 
 
@@ -75,5 +75,5 @@ def test_what_is_there_is_kept_and_an_expert_is_not_recorded(recorded, toy, tmp_
 def test_the_command_records_a_policy_that_does_not_look(tmp_path):
     """On the real tabletop: pictures are made for the record alone."""
     assert cli.main(["rollout", "--policy", "random", "--horizon", "3", "--record", str(tmp_path / "data")]) == 0
-    item = RobotSource(tmp_path / "data", chunk=1).item(0, np.random.default_rng(0))
-    assert all(picture.std() > 10 for picture in item.images.values())
+    sample = RobotSource(tmp_path / "data", chunk=1).sample(0, np.random.default_rng(0))
+    assert all(picture.std() > 10 for picture in sample.images.values())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vla.contract import PolicyContract
-from vla.datasets.items import Question, QuestionItem, RobotItem
+from vla.datasets.samples import Question, QuestionSample, RobotSample
 from vla.models.families.find import family_of
 from vla.models.load import load_vlm
 from vla.models.logprobs import scored, token_logprobs
@@ -37,13 +37,13 @@ def batch(examples):
     varied = np.random.default_rng(0).uniform(space.low, space.high, (3, space.size))
     actions = np.where([c is None for c in space.constant], varied, [c or 0.0 for c in space.constant]).astype(np.float32)
     mask = np.array([True, True, False])
-    robot = RobotItem(
+    robot = RobotSample(
         PICTURES, np.zeros(5, np.float32), actions, mask, np.array([False, True, True]),
         "lift the red cube", "red cube", (0.25, 0.5), (10, 20, 30, 40), 0, 0, EMBODIMENT_NAME,
     )  # fmt: skip
-    items = [QuestionItem(PICTURES, QUESTIONS), robot]
-    built = [examples.build(item) for item in items]
-    return TrainingBatch(examples.batch(built), torch.tensor([0, 1]), torch.ones(2), items)
+    samples = [QuestionSample(PICTURES, QUESTIONS), robot]
+    built = [examples.build(sample) for sample in samples]
+    return TrainingBatch(examples.batch(built), torch.tensor([0, 1]), torch.ones(2), samples)
 
 
 def scored_tokens(batch):

@@ -24,9 +24,11 @@ def test_two_chunks_are_learned_by_heart_and_written_in_one_reading(vlm, data, b
     model, processor = load_vlm(vlm)
     contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=2, plan=(), terminate=False, block=block)
     examples, source = Encoder(contract, family_of(model, processor)), RobotSource(data / "robot", chunk=2)
-    items = [source.item(step, np.random.default_rng(0)) for step in (0, 6)]
-    items = [dataclasses.replace(item, instruction=words) for item, words in zip(items, ("lift the red cube", "go"), strict=True)]
-    batch = examples.batch([examples.robot(item) for item in items])
+    samples = [source.sample(step, np.random.default_rng(0)) for step in (0, 6)]
+    samples = [
+        dataclasses.replace(sample, instruction=words) for sample, words in zip(samples, ("lift the red cube", "go"), strict=True)
+    ]
+    batch = examples.batch([examples.robot(sample) for sample in samples])
     optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-2)
     losses, positions = [], scored(batch.labels)
     for _ in range(120):
@@ -40,9 +42,9 @@ def test_two_chunks_are_learned_by_heart_and_written_in_one_reading(vlm, data, b
     policy = LocalPolicy(model, processor, contract, batch=2)
     calls = []
     model.language.register_forward_hook(lambda *_: calls.append(1))
-    chunks = policy.act([Observation(i.instruction, i.images, i.state, i.instruction) for i in items])
+    chunks = policy.act([Observation(i.instruction, i.images, i.state, i.instruction) for i in samples])
     half = (np.array(EMBODIMENT.action.high) - EMBODIMENT.action.low) / 512
-    for item, chunk in zip(items, chunks, strict=True):
-        assert (abs(chunk.actions - item.actions) <= half + 1e-6).all()
-    lengths = [len(examples.act(Observation("", i.images, i.state, i.instruction)).sequence) for i in items]
+    for sample, chunk in zip(samples, chunks, strict=True):
+        assert (abs(chunk.actions - sample.actions) <= half + 1e-6).all()
+    lengths = [len(examples.act(Observation("", i.images, i.state, i.instruction)).sequence) for i in samples]
     assert len(calls) == len({-(-length // BUCKET) for length in lengths})

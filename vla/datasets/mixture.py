@@ -129,7 +129,7 @@ class Mixture:
         return name, *self._orders[name].at(int(period * self._counts[source] + self._before[slot]))
 
     def sample(self, t: int) -> tuple[str, Any]:
-        """(source name, item) of sample t."""
+        """(source name, sample) of sample t."""
         return self.read(t)[:2]
 
     def read(self, t: int) -> tuple[str, Any, list[Unreadable]]:

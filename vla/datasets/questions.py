@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from vla.datasets.index import Columns, ShardIndex
-from vla.datasets.items import Images, Question, QuestionItem
 from vla.datasets.pictures import Pictures
+from vla.datasets.samples import Images, Question, QuestionSample
 from vla.datasets.shards import decode_json
 from vla.datasets.sources import Source, read_all
 from vla.errors import Unreadable, UserError
 
 
-class QuestionSource(Source[QuestionItem]):
+class QuestionSource(Source[QuestionSample]):
     """Pictures with questions: one sample per picture, some of its questions drawn each time. Splits are by picture.
 
     A picture without questions is no sample.
@@ -75,7 +75,7 @@ class QuestionSource(Source[QuestionItem]):
         """Picture i of the split as it is, by camera."""
         return self._pictures(int(self._rows[i]))
 
-    def item(self, i: int, rng: np.random.Generator, which: int | None = None) -> QuestionItem:
+    def sample(self, i: int, rng: np.random.Generator, which: int | None = None) -> QuestionSample:
         """Picture i of the split with the drawn questions, or with question `which` of `questions(i)` alone."""
         known = self.questions(i)
         if which is None:
@@ -91,7 +91,7 @@ class QuestionSource(Source[QuestionItem]):
         images, moved = self._change(self.pictures(i), places, rng)
         points = iter(moved)
         said = [[next(points) if isinstance(part, list) else part for part in parts] for parts in answers]
-        return QuestionItem(images, [Question(q["question"], a, q["type"]) for q, a in zip(chosen, said, strict=True)])
+        return QuestionSample(images, [Question(q["question"], a, q["type"]) for q, a in zip(chosen, said, strict=True)])
 
 
 def _count_types(index: ShardIndex) -> Columns:

@@ -10,15 +10,15 @@ from typing import Literal
 import numpy as np
 
 from vla.contract import Camera, Mode, PolicyContract, Space
-from vla.datasets.items import Images, RobotItem
 from vla.datasets.pictures import Pictures
+from vla.datasets.samples import Images, RobotSample
 from vla.datasets.sources import Source
 from vla.datasets.steps import Steps, load_steps
 from vla.errors import ContractMismatch, UserError
 from vla.transforms import Point
 
 
-class RobotSource(Source[RobotItem]):
+class RobotSource(Source[RobotSample]):
     """Robot episodes: one sample per step, with the actions from there on. Splits are by episode.
 
     Args:
@@ -128,7 +128,7 @@ class RobotSource(Source[RobotItem]):
         places = np.unique(getattr(self._table, name)[np.unique(self._rows)])
         return [str(word) for word in self._table.words[places]]
 
-    def item(self, i: int, rng: np.random.Generator) -> RobotItem:
+    def sample(self, i: int, rng: np.random.Generator) -> RobotSample:
         if not self.chunk or self.chunk < 1:
             raise UserError(f"the chunk length is {self.chunk}", str(self.folder), "set `chunk` to the contract's")
         table, row = self._table, self._rows[i]
@@ -140,7 +140,7 @@ class RobotSource(Source[RobotItem]):
         frames = [self._pictures(int(table.record[r])) if r >= table.start[row] else None for r in (*before, row)]
         *past, (images, points) = self._change_alike(frames, [said["point"]] if said["point"] else [], rng)
         said["point"] = points[0] if points else None
-        return RobotItem(
+        return RobotSample(
             images=images,
             past=[frame and frame[0] for frame in past],
             state=self._state(table.state[row], rng),

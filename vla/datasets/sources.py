@@ -13,8 +13,8 @@ import numpy as np
 
 from vla.datasets.card import FILE, DatasetCard
 from vla.datasets.index import Columns, ShardIndex
-from vla.datasets.items import Images
 from vla.datasets.remote import RemoteFolder, is_remote
+from vla.datasets.samples import Images
 from vla.errors import Unreadable, UserError
 from vla.transforms import Augmentation, Point
 
@@ -31,7 +31,7 @@ class Order(Protocol):
     """In which an endless run takes a source's samples; the same for the same seed, wherever one begins."""
 
     def at(self, n: int) -> tuple[int, int]:
-        """The n-th draw: its epoch, and the sample, as `Source.item` takes it."""
+        """The n-th draw: its epoch, and the sample, as `Source.sample` takes it."""
         ...
 
     def epochs(self, n: int) -> float:
@@ -151,7 +151,7 @@ class Source(Generic[T]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def item(self, i: int, rng: np.random.Generator) -> T:
+    def sample(self, i: int, rng: np.random.Generator) -> T:
         """Sample i of the split; whatever is drawn in it comes from `rng`.
 
         Raises:
@@ -257,7 +257,7 @@ def read(source: Source, i: int, seed: int | tuple[int, ...]) -> tuple[Any, list
     wrong: list[Unreadable] = []
     while True:
         try:
-            return source.item(i, np.random.default_rng(seed)), wrong
+            return source.sample(i, np.random.default_rng(seed)), wrong
         except Unreadable as error:
             wrong.append(error)
             if len(wrong) > STAND_INS:

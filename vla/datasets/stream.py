@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from vla.datasets.index import ShardIndex
-from vla.datasets.items import Images
 from vla.datasets.questions import QuestionSource, parse_questions
 from vla.datasets.remote import NAME, RemoteFolder
+from vla.datasets.samples import Images
 from vla.datasets.shards import decode_jpeg
 from vla.datasets.sources import Order
 from vla.errors import Unreadable, UserError

@@ -27,9 +27,9 @@ def ask(export: Path, held_out: Path, folder: Path, per_type: int) -> dict[str, 
     from vla.policies.vqa_accuracy import balanced, right_by_type, vqa_answers
 
     policy = LocalPolicy.from_export(export, batch=BATCH)
-    items = balanced(QuestionSource(held_out), per_type)
-    asked = vqa_answers(policy, items)
-    vqa = accuracies(right_by_type(asked), right_by_type(vqa_answers(policy, items, blank=True)))
+    samples = balanced(QuestionSource(held_out), per_type)
+    asked = vqa_answers(policy, samples)
+    vqa = accuracies(right_by_type(asked), right_by_type(vqa_answers(policy, samples, blank=True)))
     said = f"{100 * vqa['accuracy']:.1f} % right, {100 * vqa['blank_accuracy']:.1f} % with a blank picture"
     return {"said": said, "vqa": vqa, "samples": _samples(asked, folder), "batch": BATCH}
 

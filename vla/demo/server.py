@@ -38,8 +38,8 @@ def compare(export: Path, robot: Path, log: Path) -> dict[str, Any]:
     from vla.policies.local import LocalPolicy
 
     with served(export, log) as connect:
-        item = RobotSource(robot, chunk=1).item(0, np.random.default_rng(0))
-        observation = Observation("demo", item.images, item.state, item.instruction, item.embodiment)
+        sample = RobotSource(robot, chunk=1).sample(0, np.random.default_rng(0))
+        observation = Observation("demo", sample.images, sample.state, sample.instruction, sample.embodiment)
         local = LocalPolicy.from_export(export)
         remote = connect()
         if remote.contract.hash != local.contract.hash:

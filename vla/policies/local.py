@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vla.contract import PolicyContract
-from vla.datasets.items import Images
+from vla.datasets.samples import Images
 from vla.models.decoding.decode import Decoded, static_steps, write
 from vla.models.families.find import family_of
 from vla.models.load import load_vlm

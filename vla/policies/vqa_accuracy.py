@@ -7,8 +7,8 @@ import dataclasses
 
 import numpy as np
 
-from vla.datasets.items import Question, QuestionItem
 from vla.datasets.questions import QuestionSource
+from vla.datasets.samples import Question, QuestionSample
 from vla.policies.local import Answer, LocalPolicy
 
 NEAR = 0.05
@@ -32,7 +32,7 @@ def right(question: Question, answer: Answer) -> bool:
     return answer.point is not None and all(abs(a - b) <= NEAR for a, b in zip(answer.point, question.point, strict=True))
 
 
-def balanced(source: QuestionSource, per_type: int, seed: int = 0) -> list[QuestionItem]:
+def balanced(source: QuestionSource, per_type: int, seed: int = 0) -> list[QuestionSample]:
     """Pictures with one question each, up to `per_type` of each type but lists.
 
     Every answer of a type comes as often as the rarest one allows.
@@ -48,17 +48,17 @@ def balanced(source: QuestionSource, per_type: int, seed: int = 0) -> list[Quest
     for answers in found.values():
         each = min(min(map(len, answers.values())), max(per_type // len(answers), 1))
         chosen += [place for places in answers.values() for place in places[:each]]
-    return [source.item(i, rng, which) for i, which in chosen]
+    return [source.sample(i, rng, which) for i, which in chosen]
 
 
-def vqa_answers(policy: LocalPolicy, items: list[QuestionItem], blank: bool = False) -> list[Asked]:
-    """Asks the model each item's first question; `blank` shows it an even grey instead of the pictures."""
-    pictures = [{k: np.full_like(v, 128) for k, v in item.images.items()} if blank else item.images for item in items]
-    questions = [item.questions[0] for item in items]
+def vqa_answers(policy: LocalPolicy, samples: list[QuestionSample], blank: bool = False) -> list[Asked]:
+    """Asks the model each sample's first question; `blank` shows it an even grey instead of the pictures."""
+    pictures = [{k: np.full_like(v, 128) for k, v in sample.images.items()} if blank else sample.images for sample in samples]
+    questions = [sample.questions[0] for sample in samples]
     answers = policy.ask(pictures, [question.text for question in questions])
     return [
-        Asked(item.images, question, answer, right(question, answer))
-        for item, question, answer in zip(items, questions, answers, strict=True)
+        Asked(sample.images, question, answer, right(question, answer))
+        for sample, question, answer in zip(samples, questions, answers, strict=True)
     ]
 
 

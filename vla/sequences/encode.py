@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from vla.contract import Embodiment, Mode, PolicyContract
-from vla.datasets.items import Images, QuestionItem, RobotItem
+from vla.datasets.samples import Images, QuestionSample, RobotSample
 from vla.errors import UserError
 from vla.models.families.base import ModelFamily
 from vla.observation import ActionChunk, Observation
@@ -96,33 +96,33 @@ class Encoder:
         roles = [Role.ABSENT if image is None else Role.IMAGE for image in images]
         return [place[role] for place, role in zip(self._places, roles, strict=True)]
 
-    def robot(self, item: RobotItem) -> Example:
+    def robot(self, sample: RobotSample) -> Example:
         """A training sequence; steps past the end of the episode are not scored."""
-        codec = self.codec(item.embodiment)
-        symbols, steps = codec.encode(item.actions, item.terminate)
-        ids, scored = self.vocabulary.symbols_to_ids(symbols), item.mask[steps]
+        codec = self.codec(sample.embodiment)
+        symbols, steps = codec.encode(sample.actions, sample.terminate)
+        ids, scored = self.vocabulary.symbols_to_ids(symbols), sample.mask[steps]
         if not codec.fixed:
             ids, scored = np.append(ids, self.vocabulary.eos_id), np.append(scored, True)
-        mode = item.mode or self.contract.modes[0]
-        plan = {"words": item.target, "point": item.point, "reach": item.reach}
-        observation = Observation("", item.images, item.state, item.instruction, item.embodiment, plan)
-        images = self._images(item.images, self.contract.embodiment(item.embodiment), item.past)
+        mode = sample.mode or self.contract.modes[0]
+        plan = {"words": sample.target, "point": sample.point, "reach": sample.reach}
+        observation = Observation("", sample.images, sample.state, sample.instruction, sample.embodiment, plan)
+        images = self._images(sample.images, self.contract.embodiment(sample.embodiment), sample.past)
         trunk, words = self._action_words(observation, mode, images)
         answer = [*words, *(self.plan.written(plan) if mode == "think" else ()), piece(ids, Role.MODEL, scored)]
         block = len(ids) if self.contract.block != "none" else 0
-        return Example(fork(concat(trunk), answer), images, self.number(item.embodiment), int(scored.sum()), block)
+        return Example(fork(concat(trunk), answer), images, self.number(sample.embodiment), int(scored.sum()), block)
 
-    def question(self, item: QuestionItem) -> Example:
+    def question(self, sample: QuestionSample) -> Example:
         """A training sequence for all questions on the pictures; the answers and their end tokens are scored."""
         # A picture from elsewhere may be of one camera alone.
         embodiment = self.contract.embodiment()
-        if not any(c.name in item.images for c in embodiment.cameras):
+        if not any(c.name in sample.images for c in embodiment.cameras):
             names = ", ".join(c.name for c in embodiment.cameras)
             fix = "convert it with one of these as --camera"
-            raise UserError(f"no picture of camera {names}; got {', '.join(item.images)}", "question", fix)
-        images = self._seen([item.images], embodiment)
+            raise UserError(f"no picture of camera {names}; got {', '.join(sample.images)}", "question", fix)
+        images = self._seen([sample.images], embodiment)
         trunks, branches = [], []
-        for question in item.questions:
+        for question in sample.questions:
             trunk, words = self._question_words(question.text, images)
             answer = [token for part in question.answer for token in self.text.ids(part)]
             trunks.append(concat(trunk))
@@ -133,8 +133,8 @@ class Encoder:
             )
         return Example(fork(trunks[0], *branches), images)
 
-    def build(self, item: RobotItem | QuestionItem) -> Example:
-        return self.robot(item) if isinstance(item, RobotItem) else self.question(item)
+    def build(self, sample: RobotSample | QuestionSample) -> Example:
+        return self.robot(sample) if isinstance(sample, RobotSample) else self.question(sample)
 
     def act(self, observation: Observation, past: Iterable[Images | None] = ()) -> Example:
         """The prompt for an action.

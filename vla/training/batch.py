@@ -6,11 +6,11 @@ import dataclasses
 
 import torch
 
-from vla.datasets.items import QuestionItem, RobotItem
+from vla.datasets.samples import QuestionSample, RobotSample
 from vla.errors import UserError
 from vla.sequences.batch import Batch
 
-Sample = RobotItem | QuestionItem
+Sample = RobotSample | QuestionSample
 
 
 @dataclasses.dataclass

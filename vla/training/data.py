@@ -49,14 +49,14 @@ class Draws(Dataset):
 
     def __getitem__(self, t: int) -> Row | UserError:
         try:
-            name, item, wrong = self.mixture.read(t)
+            name, sample, wrong = self.mixture.read(t)
         except UserError as error:
             # It has to reach the training process as it is, and a loader process would wrap it up.
             return error
-        example = self.encoder.build(item)
+        example = self.encoder.build(sample)
         # The images are in the example: they need not travel from a loader process twice.
         number, weight = self.names.index(name), self.mixture.sources[name].loss_weight
-        return Row(number, weight, item.without_pictures(), example, _records(name, wrong), t)
+        return Row(number, weight, sample.without_images(), example, _records(name, wrong), t)
 
 
 class Fixed(Dataset):
@@ -79,8 +79,8 @@ class Fixed(Dataset):
 
     def __getitem__(self, row: int) -> Row:
         number, i, weight = self.rows[row]
-        item, wrong = read(self.sources[number], i, i)
-        return Row(number, 0.0 if wrong else weight, item, self.encoder.build(item), _records(self.names[number], wrong))
+        sample, wrong = read(self.sources[number], i, i)
+        return Row(number, 0.0 if wrong else weight, sample, self.encoder.build(sample), _records(self.names[number], wrong))
 
 
 def _records(name: str, wrong: list[Unreadable]) -> list[tuple[str, str, str]]:

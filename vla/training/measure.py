@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from vla.datasets.items import QuestionItem, RobotItem
+from vla.datasets.samples import QuestionSample, RobotSample
 from vla.models.decoding.choose import likeliest
 from vla.models.logprobs import allowed_mass
 from vla.policies.local import Answer
@@ -72,7 +72,7 @@ class Measure:
             add("action_l1", self._action_l1(batch.samples, chosen, rows[action][used]))
         if mass:
             add("valid_mass", allowed_mass(logits, self.tokens.ids, legal))
-        robot = torch.tensor([isinstance(sample, RobotItem) for sample in batch.samples], device=ids.device) & counted
+        robot = torch.tensor([isinstance(sample, RobotSample) for sample in batch.samples], device=ids.device) & counted
         add("plan_token_accuracy", (said == ids)[robot[rows] & ~action])
         return sums
 
@@ -91,7 +91,7 @@ class Measure:
         found = [torch.empty(0)]
         for row in rows.unique().tolist():
             sample = samples[row]
-            assert isinstance(sample, RobotItem)  # its tokens are actions
+            assert isinstance(sample, RobotSample)  # its tokens are actions
             codec = self.encoder.codec(sample.embodiment)
             mine = symbols[rows == row].cpu().numpy()
             # Steps past the end of the episode are not scored; anything legal stands for them.
@@ -109,7 +109,7 @@ class Measure:
         written = said.split(torch.bincount(answers.of).tolist())
         for words, row, branch in zip(written, answers.row.tolist(), answers.branch.tolist(), strict=True):
             sample = samples[row]
-            if not mine[row] or not isinstance(sample, QuestionItem):
+            if not mine[row] or not isinstance(sample, QuestionSample):
                 continue
             question = sample.questions[branch]
             if len(question.answer) == 1:

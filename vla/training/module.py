@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 
 from vla.checkpoint import describe_model
 from vla.contract import PolicyContract
-from vla.datasets.items import RobotItem
+from vla.datasets.samples import RobotSample
 from vla.errors import UserError
 from vla.models.adapters import Lora, add_lora
 from vla.models.families.base import ModelFamily
@@ -192,20 +192,20 @@ class VLAModule(L.LightningModule):
         # What weighs nothing stands in for one that cannot be read. The others are acted on as a policy does it, whatever the
         # source's modes.
         rows = zip(batch.samples, batch.weight.tolist(), strict=True)
-        items = [dataclasses.replace(s, mode="") for s, weight in rows if weight and isinstance(s, RobotItem)]
-        prompts = [_prompt(self.encoder.robot(item)) for item in items]
-        chunks = self._policy.answer(prompts, [(item.embodiment, "") for item in items])
+        samples = [dataclasses.replace(s, mode="") for s, weight in rows if weight and isinstance(s, RobotSample)]
+        prompts = [_prompt(self.encoder.robot(sample)) for sample in samples]
+        chunks = self._policy.answer(prompts, [(sample.embodiment, "") for sample in samples])
         return [
             {
-                "episode": item.episode,
-                "step": item.step,
-                "instruction": item.instruction,
+                "episode": sample.episode,
+                "step": sample.step,
+                "instruction": sample.instruction,
                 "actions": chunk.actions.round(5).tolist(),
-                "truth": item.actions[item.mask].round(5).tolist(),
+                "truth": sample.actions[sample.mask].round(5).tolist(),
                 "status": chunk.status,
                 **({"plan": chunk.plan} if chunk.plan else {}),
             }
-            for item, chunk in zip(items, chunks, strict=True)
+            for sample, chunk in zip(samples, chunks, strict=True)
         ]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

@@ -98,8 +98,10 @@ def test_shards_hold_what_the_records_held(source):
 
 def test_they_train(source):
     folder, _ = converted(source)
-    item = RobotSource(folder, chunk=2).item(0, np.random.default_rng(0))
-    assert item.images["front"].shape == (16, 16, 3) and item.instruction == "lift object 0" and item.embodiment == "toy-arm"
+    sample = RobotSource(folder, chunk=2).sample(0, np.random.default_rng(0))
+    assert (
+        sample.images["front"].shape == (16, 16, 3) and sample.instruction == "lift object 0" and sample.embodiment == "toy-arm"
+    )
 
 
 def test_the_same_bytes_with_several_processes(source):
@@ -289,15 +291,15 @@ def test_splits_are_by_episode_and_stay(source):
 
 def test_pictures_are_resized_and_turned(source):
     folder, _ = converted(source, height=8, width=10)
-    assert RobotSource(folder, chunk=1).item(0, np.random.default_rng(0)).images["front"].shape == (8, 10, 3)
+    assert RobotSource(folder, chunk=1).sample(0, np.random.default_rng(0)).images["front"].shape == (8, 10, 3)
     (source / "card.yaml").write_text(
         yaml.safe_dump({**CARD, "cameras": {"front": {"key": "observation/image", "orientation": "raw_opengl"}}})
     )
     turned, _ = converted(source, "turned")
     plain_, _ = converted(source, "plain", card="")
     name = "image"
-    one = RobotSource(plain_, chunk=1).item(17, np.random.default_rng(0)).images[name]
-    other = RobotSource(turned, chunk=1).item(17, np.random.default_rng(0)).images["front"]
+    one = RobotSource(plain_, chunk=1).sample(17, np.random.default_rng(0)).images[name]
+    other = RobotSource(turned, chunk=1).sample(17, np.random.default_rng(0)).images["front"]
     assert np.abs(one[::-1].astype(int) - other).mean() < 4 < np.abs(one.astype(int) - other).mean()
 
 

@@ -84,12 +84,12 @@ def test_libero(tmp_path):
     # Pictures were taken after their actions: of T steps T - 1 are left.
     assert report["steps"] == 3 + 2 + 4 and report["dropped_steps"] == {"no observation before it": 3}
     source = RobotSource(tmp_path / "out", chunk=1)
-    items = [source.item(i, np.random.default_rng(0)) for i in range(len(source))]
-    assert items[0].instruction == "open the drawer" and items[0].actions[0, 0] == pytest.approx(0.1)
-    image = items[0].images["agentview"]
+    samples = [source.sample(i, np.random.default_rng(0)) for i in range(len(source))]
+    assert samples[0].instruction == "open the drawer" and samples[0].actions[0, 0] == pytest.approx(0.1)
+    image = samples[0].images["agentview"]
     # OpenGL's rows come from the bottom: what was bright at the top of the array is at the bottom of the picture.
     assert image.shape == (12, 16, 3) and image[9:].mean() > 80 > image[:3].mean()
-    assert items[0].images["eye_in_hand"][:3].mean() > 80
+    assert samples[0].images["eye_in_hand"][:3].mean() > 80
     card = DatasetCard.load(tmp_path / "out")
     assert card.spec.gripper == "-1 open, +1 closed" and card.spec.action.low == (-1.0,) * 7
     assert card.spec.state.names[:3] == ("x", "y", "z")
@@ -100,9 +100,9 @@ def test_robomimic(tmp_path):
     report = converted(path, tmp_path / "out", card="robomimic", split="train", changes=changes("lift the cube"))
     assert report["records"] == {"found": 2, "written": 2} and report["steps"] == 9
     source = RobotSource(tmp_path / "out", chunk=1)
-    item = source.item(0, np.random.default_rng(0))
-    assert item.state[5] == pytest.approx(0.5, abs=1e-5) and item.images["agentview"][:3].mean() > 80
-    assert item.instruction == "lift the cube"
+    sample = source.sample(0, np.random.default_rng(0))
+    assert sample.state[5] == pytest.approx(0.5, abs=1e-5) and sample.images["agentview"][:3].mean() > 80
+    assert sample.instruction == "lift the cube"
 
 
 def changes(text):

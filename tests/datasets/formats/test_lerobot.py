@@ -61,9 +61,9 @@ def test_conversion(source, tmp_path):
     shards = RobotSource(tmp_path / "out", chunk=1)
     assert list(shards.card.spec.action.names) == ["x", "gripper"] and shards.card.spec.state.names == ("a", "b")
     assert shards.card.spec.control_hz == FPS and shards.card.embodiment == "so100"
-    item = shards.item(8, np.random.default_rng(0))
-    assert item.instruction == "place it" and item.images["top"][:, 32:].mean() == pytest.approx(level(1, 2), abs=4)
-    assert item.images["wrist"][:, 32:].mean() == pytest.approx(255 - level(1, 2), abs=2)
+    sample = shards.sample(8, np.random.default_rng(0))
+    assert sample.instruction == "place it" and sample.images["top"][:, 32:].mean() == pytest.approx(level(1, 2), abs=4)
+    assert sample.images["wrist"][:, 32:].mean() == pytest.approx(255 - level(1, 2), abs=2)
 
 
 def test_as_a_source_without_conversion(source, tmp_path):
@@ -73,17 +73,17 @@ def test_as_a_source_without_conversion(source, tmp_path):
     for name in ("low", "high", "names", "constant"):
         assert getattr(direct.card.spec.action, name) == getattr(shards.card.spec.action, name)
     for i in (3, 14, 0, 9):
-        one, other = (s.item(i, np.random.default_rng(0)) for s in (direct, shards))
+        one, other = (s.sample(i, np.random.default_rng(0)) for s in (direct, shards))
         assert np.array_equal(one.actions, other.actions) and np.array_equal(one.mask, other.mask)
         assert one.instruction == other.instruction and (one.episode, one.step) == (other.episode, other.step)
         for name, image in one.images.items():
             assert np.abs(image.astype(int) - other.images[name]).mean() < 3
     again = pickle.loads(pickle.dumps(direct))
     assert np.array_equal(
-        again.item(4, np.random.default_rng(0)).images["top"], direct.item(4, np.random.default_rng(0)).images["top"]
+        again.sample(4, np.random.default_rng(0)).images["top"], direct.sample(4, np.random.default_rng(0)).images["top"]
     )
     assert again.settings() == LeRobotSource(source, chunk=3).settings()
-    assert {s.episode for s in (direct.restricted("val").item(i, np.random.default_rng(0)) for i in range(5))} == {2}
+    assert {s.episode for s in (direct.restricted("val").sample(i, np.random.default_rng(0)) for i in range(5))} == {2}
 
 
 def test_in_a_mixture(source):
@@ -101,7 +101,7 @@ def test_a_configuration_may_name_it(source):
     said = {"class_path": "vla.datasets.formats.lerobot_source.LeRobotSource"}
     said["init_args"] = {"folder": str(source), "height": 32, "width": 32, "weight": 2.0, "chunk": 1}
     made = parser.instantiate_classes(parser.parse_object({"mine": said})).mine
-    assert made.weight == 2 and made.item(0, np.random.default_rng(0)).images["top"].shape == (32, 32, 3)
+    assert made.weight == 2 and made.sample(0, np.random.default_rng(0)).images["top"].shape == (32, 32, 3)
 
 
 # Back and forth.

@@ -58,9 +58,9 @@ def test_robot_steps_of_others(tmp_path, said):
     assert [ref.weight for ref in refs] == [3, 4, 2] and not any(ref.damage for ref in refs)
     run(plan(Options(str(folder), str(tmp_path / "out"))))
     source = RobotSource(tmp_path / "out", chunk=2)
-    item = source.item(4, np.random.default_rng(0))
-    assert item.actions.tolist() == [[1, 1], [2, 1]] and item.state.tolist() == [1] and item.instruction == "do 1"
-    assert item.images["cam"].shape == (16, 16, 3)
+    sample = source.sample(4, np.random.default_rng(0))
+    assert sample.actions.tolist() == [[1, 1], [2, 1]] and sample.state.tolist() == [1] and sample.instruction == "do 1"
+    assert sample.images["cam"].shape == (16, 16, 3)
 
 
 def test_a_cut_file_loses_what_is_behind_the_cut_and_says_so(tmp_path):
@@ -139,7 +139,7 @@ def test_captions_and_questions(tmp_path):
     )
     source = QuestionSource(tmp_path / "out")
     assert source.questions(0) == [{"type": "caption", "question": "describe the picture", "answer": "a dog on a sofa"}]
-    assert source.questions(1)[0]["question"] == "what is it?" and source.item(3, np.random.default_rng(0)).questions[
+    assert source.questions(1)[0]["question"] == "what is it?" and source.sample(3, np.random.default_rng(0)).questions[
         0
     ].answer == ["two"]
 

@@ -95,14 +95,14 @@ def test_the_export_is_a_policy_whose_answers_do_not_depend_on_company(options, 
 def test_it_acts_as_it_was_trained(options, run):
     """On a step of the data, the policy writes what the trained head does."""
     policy = load_policy(f"{options.out}/export", batch=1)
-    item = Demonstrations(options.learner.data, 2).source.item(3, np.random.default_rng(0))
-    found = policy.act([Observation("0", item.images, item.state, item.instruction)])[0].actions
+    sample = Demonstrations(options.learner.data, 2).source.sample(3, np.random.default_rng(0))
+    found = policy.act([Observation("0", sample.images, sample.state, sample.instruction)])[0].actions
     policy.head.load_state_dict(
         {name.removeprefix("actor."): value for name, value in weights(options.out)["networks"].items() if "actor." in name}
     )
-    again = policy.act([Observation("0", item.images, item.state, item.instruction)])[0].actions
+    again = policy.act([Observation("0", sample.images, sample.state, sample.instruction)])[0].actions
     assert np.array_equal(found, again)
-    assert np.abs(found - item.actions[:2]).mean() < np.abs(found - item.actions[:2][:, ::-1]).mean()
+    assert np.abs(found - sample.actions[:2]).mean() < np.abs(found - sample.actions[:2][:, ::-1]).mean()
 
 
 def test_a_network_from_scratch_needs_no_model(options, tmp_path, observations):

@@ -146,7 +146,7 @@ def test_the_commands(tmp_path, capsys):
     assert (card.embodiment, card.counts["episodes"]) == ("robosuite-panda", 2) and card.spec.control_hz == 20
     assert card.task == "robosuite-Lift"
     source = RobotSource(data, chunk=2)
-    item = source.item(0, np.random.default_rng(0))
+    item = source.sample(0, np.random.default_rng(0))
     assert (
         set(item.images) == {"agentview", "eye_in_hand"}
         and item.state.shape == (8,)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from vla.contract import PolicyContract
-from vla.datasets.items import RobotItem
 from vla.datasets.robot import RobotSource
+from vla.datasets.samples import RobotSample
 from vla.datasets.sources import Split, read
 from vla.promptable.actions import ActionScaler
 from vla.promptable.inputs import Inputs
@@ -75,12 +75,12 @@ class Demonstrations:
             ahead: whether the observation after the chunk is wanted.
         """
         chosen = np.random.default_rng(seed).integers(len(self.source), size=rows).tolist()
-        items = [read(self.source, i, (*seed, n))[0] for n, i in enumerate(chosen)]
+        samples = [read(self.source, i, (*seed, n))[0] for n, i in enumerate(chosen)]
         after = [read(self.source, min(i + self.chunk, len(self.source) - 1), seed)[0] for i in chosen] if ahead else []
-        size, mask = self.chunk, np.stack([item.mask for item in items])
-        actions = self.scaler(np.stack([item.actions[:size] for item in items]))
-        done = np.stack([(item.terminate & item.mask)[:size].any() for item in items])
-        follows = [a.episode == i.episode and a.step == i.step + size for i, a in zip(items, after, strict=ahead)]
+        size, mask = self.chunk, np.stack([sample.mask for sample in samples])
+        actions = self.scaler(np.stack([sample.actions[:size] for sample in samples]))
+        done = np.stack([(sample.terminate & sample.mask)[:size].any() for sample in samples])
+        follows = [a.episode == i.episode and a.step == i.step + size for i, a in zip(samples, after, strict=ahead)]
         numbers = [
             actions.reshape(rows, -1),
             np.repeat(mask[:, :size], actions.shape[-1], 1),
@@ -89,9 +89,9 @@ class Demonstrations:
         ]
         actions, inside, done, known = (torch.from_numpy(np.ascontiguousarray(x, np.float32)) for x in numbers)
         following = self._observations(inputs, contract, after) if ahead else {}
-        return Batch(self._observations(inputs, contract, items), actions, inside, done, following, known)
+        return Batch(self._observations(inputs, contract, samples), actions, inside, done, following, known)
 
     @staticmethod
-    def _observations(inputs: Inputs, contract: PolicyContract, items: list[RobotItem]) -> dict[str, torch.Tensor]:
-        texts = [contract.instruction(item.instruction) for item in items]
-        return inputs([item.images for item in items], np.stack([item.state for item in items]), texts)
+    def _observations(inputs: Inputs, contract: PolicyContract, samples: list[RobotSample]) -> dict[str, torch.Tensor]:
+        texts = [contract.instruction(sample.instruction) for sample in samples]
+        return inputs([sample.images for sample in samples], np.stack([sample.state for sample in samples]), texts)

@@ -12,7 +12,7 @@ Images = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass
-class RobotItem:
+class RobotSample:
     """One step of an episode and the K actions from there on.
 
     Attributes:
@@ -42,7 +42,7 @@ class RobotItem:
     past: list[Images | None] = dataclasses.field(default_factory=list)
     mode: str = ""
 
-    def without_pictures(self) -> RobotItem:
+    def without_images(self) -> RobotSample:
         return dataclasses.replace(self, images={}, past=[])
 
 
@@ -67,11 +67,11 @@ class Question:
 
 
 @dataclasses.dataclass
-class QuestionItem:
+class QuestionSample:
     """Pictures and questions on them."""
 
     images: Images
     questions: list[Question]
 
-    def without_pictures(self) -> QuestionItem:
+    def without_images(self) -> QuestionSample:
         return dataclasses.replace(self, images={})
