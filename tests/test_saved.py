@@ -1,6 +1,5 @@
 """What an earlier version saved (tests/saved/README.md) loads, resumes, exports and acts."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -68,26 +67,11 @@ def test_a_pr2l_export_acts_as_it_did(saved):
     check_actions("pr2l/export", "pr2l/export")
 
 
-def test_a_pr2l_run_resumes(saved):
+def test_a_pr2l_run_resumes_with_the_configuration_of_its_time(saved):
     pytest.importorskip("stable_baselines3")
-    from vla.promptable.representation import Settings
-    from vla.rl.fit import fit
-    from vla.rl.options import CacheOptions, EnvironmentOptions, PoolerOptions, RLOptions
-
-    options = RLOptions(
-        out="pr2l",
-        environment=EnvironmentOptions("tabletop/lift", 1),
-        vlm="export",
-        prompt="Q: where is the {object}? A:",
-        representation=Settings(tokens=2, batch=1, image=False, words=40),
-        pooler=PoolerOptions(width=8, hidden=8, out=8),
-        cache=CacheOptions("cache", 16),
-        arguments={"n_steps": 8, "batch_size": 8, "n_epochs": 1},
-        net=[8],
-        steps=8,
-        checkpoint=8,
-    )
-    fit(options)
+    with pytest.warns(FutureWarning, match="vlm is now observation.vlm"):
+        assert cli.main(["rl", "fit", "-c", "pr2l.yaml"]) == 0
     check_actions("pr2l/export", "pr2l/export")
-    assert fit(dataclasses.replace(options, steps=16)).steps == 16
+    with pytest.warns(FutureWarning):
+        assert cli.main(["rl", "fit", "-c", "pr2l.yaml", "--budget.steps=16"]) == 0
     assert torch.load("pr2l/checkpoint.pt", weights_only=True)["steps"] == 16

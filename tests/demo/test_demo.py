@@ -61,7 +61,7 @@ def test_report_page_shows_what_it_names(run):
     page = (out / "report.html").read_text()
     for source in re.findall(r'src="([^":]+)"', page):
         assert (out / source).is_file(), source
-    assert list((out / "videos").glob("*.mp4"))
+    assert list((out / "rollout/videos").glob("*.mp4"))
 
 
 def test_last_lines_say_what_to_do_next(run):

@@ -80,5 +80,5 @@ def test_pictures_may_follow_the_words(vlm, data):
     )
     asked = [Question("what is it", ["red"], "colour"), Question("where is it", [(0.5, 0.5)], "where")]
     assert examples.question(QuestionSample(sample.images, asked[:1])).sequence.loss.sum() == 2
-    with pytest.raises(UserError, match="several questions before the same pictures"):
+    with pytest.raises(UserError, match="several questions before the same images"):
         examples.question(QuestionSample(sample.images, asked))

@@ -76,7 +76,7 @@ def test_a_picture_from_elsewhere_needs_one_camera(examples):
     example = examples.question(QuestionSample(picture, [Question("what is it", ["a cat"], "caption")]))
     assert (example.sequence.roles == Role.ABSENT).sum() == 16 and example.images[1] is None
     assert examples.batch([example]).inputs.images["pixel_values"].shape == (1, 2, 3, 64, 64)
-    with pytest.raises(UserError, match="no picture of camera front, wrist; got"):
+    with pytest.raises(UserError, match="no image of camera front, wrist; got"):
         examples.question(QuestionSample({"roof": picture["front"]}, [Question("what is it", ["a cat"], "caption")]))
 
 

@@ -28,7 +28,14 @@ def cluster(install, tmp_path_factory):
     made.add_node(num_cpus=1)
     # Its processes find the toy simulation where this file is, and an installed package beside it.
     install(packages := tmp_path_factory.mktemp("packages"))
-    paths = os.pathsep.join([str(Path(__file__).parent), str(packages), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join(
+        [
+            str(Path(__file__).parents[2] / "examples/extending"),
+            str(Path(__file__).parent),
+            str(packages),
+            os.environ.get("PYTHONPATH", ""),
+        ]
+    )
     environment = {"env_vars": {"PYTHONPATH": paths}}
     ray.init(address=made.address, log_to_driver=False, logging_level="ERROR", runtime_env=environment)
     yield made

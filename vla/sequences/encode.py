@@ -1,4 +1,4 @@
-"""Samples and observations -> masked sequences, for training and for acting alike."""
+"""Samples and observations to masked sequences, for training and for acting alike."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from vla.contract import Embodiment, Mode, PolicyContract
+from vla.contract import Mode, PolicyContract
 from vla.datasets.samples import Images, QuestionSample, RobotSample
 from vla.errors import UserError
 from vla.models.families.base import ModelFamily
 from vla.observation import ActionChunk, Observation
 from vla.sequences.batch import BUCKET, Batch, Example, collate_examples
 from vla.sequences.grammar import ActionGrammar
+from vla.sequences.images import Frames, ImageTokens
 from vla.sequences.plan import PlanTokens
 from vla.sequences.text import TextTokens
 from vla.tokenization.base import ActionCodec
@@ -20,28 +21,27 @@ from vla.tokenization.codecs import action_codec, state_codec
 from vla.tokenization.prompts import Placeholder, action_prompt, question_prompt, tokenize_prompt
 from vla.tokenization.sequence import Role, Sequence, concat, fork, piece
 from vla.tokenization.vocabulary import Vocabulary
-from vla.transforms import CentreCrop
 
 MARKS = {"act": " act:", "think": " think:", "follow": " plan:"}
-"""What an action prompt ends with in a mode that is not the contract's first."""
+"""The end of an action prompt in a mode that is not the contract's first."""
 
 
 class Encoder:
     """Builds sequences for one contract and one model family, and reads what a model wrote.
 
-    A robot sample is: images, prompt with the state's integers, the plan (words, filled up with the end; the named object's two
-    location tokens; its four integers from the gripper), then the chunk as the contract's codec writes it (uniform: per step
-    terminate and the action's integers), and the end where chunks are of unequal length. Questions are: images, and branching off
-    them for each its prompt, the answer's words or two location tokens, and the end. Words before the images see them and
-    are seen by them.
+    A robot sample becomes: images; the prompt with the state's integers; the plan (words, filled up with the end token; the named
+    object's two location tokens; the four integers of its offset from the gripper); the chunk as the contract's codec writes it
+    (uniform: for each step the terminate token and the action's integers); and the end token where chunks differ in length. An
+    image with questions becomes: images, then one branch per question with its prompt, the answer's words or two location tokens,
+    and the end token. Words that stand before the images see them and are seen by them.
 
     Args:
-        contract: what was agreed.
+        contract: what the policy and its users agree on.
         family: of the model, with its processor.
 
     Attributes:
         plan: the plan's tokens.
-        grammar: what an action answer may be, and how it is read.
+        grammar: which tokens an action answer may have, and how they are read.
         text: words, integers and locations as tokens.
 
     Raises:
@@ -50,6 +50,7 @@ class Encoder:
 
     def __init__(self, contract: PolicyContract, family: ModelFamily):
         self.contract, self.family, self.tokenizer = contract, family, family.tokenizer
+        self._images = ImageTokens(contract, family)
         codecs = {name: action_codec(contract, name) for name in contract.embodiments}
         self._states = {name: state_codec(contract, embodiment) for name, embodiment in contract.embodiments.items()}
         # The embodiment with the most symbols has those of the others.
@@ -58,9 +59,6 @@ class Encoder:
         self.text = TextTokens(self.tokenizer, self.vocabulary)
         self.plan = PlanTokens(contract, self.text)
         self.grammar = ActionGrammar(contract, codecs, self.plan, self.tokenizer.pad_token_id)
-        self._places = [{role: piece(ids, role) for role in (Role.IMAGE, Role.ABSENT)} for ids in family.image_ids()]
-        self._all = concat(place[Role.IMAGE] for place in self._places)
-        self._crop = CentreCrop(contract.crop) if contract.crop < 1 else None
 
     def number(self, embodiment: str = "") -> int:
         """The number of an embodiment among the contract's; "" is the first."""
@@ -70,34 +68,8 @@ class Encoder:
         """The codec of an embodiment's actions."""
         return self.grammar.codec(embodiment)
 
-    def _images(self, images: Images, embodiment: Embodiment, past: list[Images | None]) -> list[np.ndarray | None]:
-        missing = [c.name for c in embodiment.cameras if c.name not in images]
-        if missing:
-            raise UserError(f"no picture of camera {', '.join(missing)}; got {', '.join(images)}", "observation")
-        return self._seen([*past, images], embodiment)
-
-    def _seen(self, frames: list[Images | None], embodiment: Embodiment) -> list[np.ndarray | None]:
-        """The pictures of all places, oldest first; None where one is not there."""
-        missing: list[Images | None] = [None] * (self.contract.history - len(frames))
-        names = [c.name for c in embodiment.cameras]
-        chosen = [frame.get(name) if frame else None for frame in (*missing, *frames) for name in names]
-        return [image if image is None or not self._crop else self._crop(image) for image in chosen]
-
-    def _pictures(self, images: list[np.ndarray | None]) -> list[Sequence]:
-        """The places of the pictures, those that are not there masked; one by one where a chat template puts each."""
-        if len(images) != len(self._places):
-            raise UserError(
-                f"the model takes {len(self._places)} pictures, the contract gives {len(images)}",
-                "model.vlm",
-                "a new model sees as many cameras as the data have",
-            )
-        if not self.contract.chat and all(image is not None for image in images):
-            return [self._all]
-        roles = [Role.ABSENT if image is None else Role.IMAGE for image in images]
-        return [place[role] for place, role in zip(self._places, roles, strict=True)]
-
     def robot(self, sample: RobotSample) -> Example:
-        """A training sequence; steps past the end of the episode are not scored."""
+        """A training sequence. Steps past the end of the episode are not scored."""
         codec = self.codec(sample.embodiment)
         symbols, steps = codec.encode(sample.actions, sample.terminate)
         ids, scored = self.vocabulary.symbols_to_ids(symbols), sample.mask[steps]
@@ -106,52 +78,54 @@ class Encoder:
         mode = sample.mode or self.contract.modes[0]
         plan = {"words": sample.target, "point": sample.point, "reach": sample.reach}
         observation = Observation("", sample.images, sample.state, sample.instruction, sample.embodiment, plan)
-        images = self._images(sample.images, self.contract.embodiment(sample.embodiment), sample.past)
-        trunk, words = self._action_words(observation, mode, images)
+        frames = self._images.all_cameras(sample.images, self.contract.embodiment(sample.embodiment), sample.past)
+        trunk, words = self._action_prompt(observation, mode, frames)
         answer = [*words, *(self.plan.written(plan) if mode == "think" else ()), piece(ids, Role.MODEL, scored)]
         block = len(ids) if self.contract.block != "none" else 0
-        return Example(fork(concat(trunk), answer), images, self.number(sample.embodiment), int(scored.sum()), block)
+        return Example(fork(concat(trunk), answer), frames, self.number(sample.embodiment), int(scored.sum()), block)
 
     def question(self, sample: QuestionSample) -> Example:
-        """A training sequence for all questions on the pictures; the answers and their end tokens are scored."""
-        # A picture from elsewhere may be of one camera alone.
+        """A training sequence for all questions on an image. The answers and their end tokens are scored."""
+        # An image that no robot took may be of one camera alone.
         embodiment = self.contract.embodiment()
-        if not any(c.name in sample.images for c in embodiment.cameras):
-            names = ", ".join(c.name for c in embodiment.cameras)
+        if not any(camera.name in sample.images for camera in embodiment.cameras):
+            names = ", ".join(camera.name for camera in embodiment.cameras)
             fix = "convert it with one of these as --camera"
-            raise UserError(f"no picture of camera {names}; got {', '.join(sample.images)}", "question", fix)
-        images = self._seen([sample.images], embodiment)
+            raise UserError(f"no image of camera {names}; got {', '.join(sample.images)}", "question", fix)
+        frames = self._images.frames([sample.images], embodiment)
         trunks, branches = [], []
         for question in sample.questions:
-            trunk, words = self._question_words(question.text, images)
+            trunk, words = self._question_prompt(question.text, frames)
             answer = [token for part in question.answer for token in self.text.ids(part)]
             trunks.append(concat(trunk))
             branches.append([*words, piece([*answer, self.vocabulary.eos_id], Role.MODEL)])
         if any(not np.array_equal(trunk.ids, trunks[0].ids) for trunk in trunks):
             raise UserError(
-                "several questions before the same pictures", "contract.question", "put {images} first, or ask one at a time"
+                "several questions before the same images", "contract.question", "put {images} first, or ask one at a time"
             )
-        return Example(fork(trunks[0], *branches), images)
+        return Example(fork(trunks[0], *branches), frames)
 
     def build(self, sample: RobotSample | QuestionSample) -> Example:
+        """A training sequence for either kind of sample."""
         return self.robot(sample) if isinstance(sample, RobotSample) else self.question(sample)
 
     def act(self, observation: Observation, past: Iterable[Images | None] = ()) -> Example:
         """The prompt for an action.
 
         Args:
-            observation: what is seen now.
-            past: the pictures before, oldest first; those that are missing at the beginning are unseen.
+            observation: what the robot sees now.
+            past: earlier images, oldest first. Times before the first of them are masked.
         """
-        images = self._images(observation.images, self.contract.embodiment(observation.embodiment), list(past))
-        trunk, words = self._action_words(observation, self.mode(observation), images)
-        return Example(fork(concat(trunk), words), images)
+        embodiment = self.contract.embodiment(observation.embodiment)
+        frames = self._images.all_cameras(observation.images, embodiment, list(past))
+        trunk, words = self._action_prompt(observation, self.mode(observation), frames)
+        return Example(fork(concat(trunk), words), frames)
 
     def mode(self, observation: Observation) -> Mode:
-        """How an observation is acted on: following the plan that it brings, else the contract's way.
+        """The mode in which the policy acts: "follow" if the observation brings a plan, else the contract's first.
 
         Raises:
-            UserError: it brings a plan, but the policy was never trained to follow one.
+            UserError: the observation brings a plan, but the policy was never trained to follow one.
         """
         if not observation.plan:
             return self.contract.modes[0]
@@ -161,40 +135,39 @@ class Encoder:
 
     def ask(self, images: Images, question: str) -> Example:
         """The prompt for a question."""
-        seen = self._seen([images], self.contract.embodiment())
-        trunk, words = self._question_words(question, seen)
-        return Example(fork(concat(trunk), words), seen)
+        frames = self._images.frames([images], self.contract.embodiment())
+        trunk, words = self._question_prompt(question, frames)
+        return Example(fork(concat(trunk), words), frames)
 
-    def _action_words(
-        self, observation: Observation, mode: Mode | str, images: list[np.ndarray | None]
-    ) -> tuple[list[Sequence], list[Sequence]]:
-        """What stands up to the last picture, and the rest of the prompt."""
+    def _action_prompt(self, observation: Observation, mode: Mode | str, frames: Frames) -> tuple[list[Sequence], list[Sequence]]:
+        """The prompt up to the last image, and the rest of it."""
         state = self.contract.embodiment(observation.embodiment).state.check(observation.state, "the state")
         segments = action_prompt(self.contract, observation.instruction, self.family.processor)
         ids = None
         if Placeholder.STATE in segments:
             ids = self.vocabulary.bins_to_ids(self._states[observation.embodiment or next(iter(self._states))].encode(state))
-        trunk, words = tokenize_prompt(segments, self.text.prompt, ids, self._pictures(images))
+        trunk, words = tokenize_prompt(segments, self.text.prompt, ids, self._images.tokens(frames))
         if mode == self.contract.modes[0]:
             return trunk, words
-        # Any other mode says so.
+        # Every other mode is marked.
         mark = self.text.prompt(MARKS[mode])
         return trunk, [*words, mark, *(self.plan.given(observation.plan) if mode == "follow" else ())]
 
-    def _question_words(self, question: str, images: list[np.ndarray | None]) -> tuple[list[Sequence], list[Sequence]]:
+    def _question_prompt(self, question: str, frames: Frames) -> tuple[list[Sequence], list[Sequence]]:
+        """The prompt up to the last image, and the rest of it."""
         segments = question_prompt(self.contract, question, self.family.processor)
-        return tokenize_prompt(segments, self.text.prompt, None, self._pictures(images))
+        return tokenize_prompt(segments, self.text.prompt, None, self._images.tokens(frames))
 
     def chunk(self, ids: np.ndarray, embodiment: str = "", mode: str = "") -> ActionChunk:
-        """Written ids [T] back to actions: see `ActionGrammar.read`."""
+        """Decodes written ids [T] to actions; see `ActionGrammar.read`."""
         return self.grammar.read(ids, embodiment, mode)
 
     def answer(self, ids: np.ndarray) -> tuple[str, tuple[float, float] | None]:
-        """Written ids [T] of an answer to a question: its words, and the point if it is one."""
+        """Decodes the written ids [T] of an answer to a question: its words, and the point if it is one."""
         ids = self.text.until_end(ids)
         point = self.vocabulary.ids_to_point(ids) if len(ids) == 2 and set(ids.tolist()) <= set(self.vocabulary.loc_ids) else None
         return self.text.text(ids), point
 
     def batch(self, examples: list[Example], bucket: int = BUCKET) -> Batch:
-        """Examples side by side: see `collate_examples`."""
+        """Puts examples side by side; see `collate_examples`."""
         return collate_examples(examples, self.family, self.contract.block == "bidirectional", bucket)

@@ -59,11 +59,11 @@ class ModelFamily(Protocol):
         """
         ...
 
-    def image_ids(self) -> list[list[int]]:
-        """The placeholders of one sample's images: for each as many ids as it has tokens.
+    def image_ids(self, count: int) -> list[list[int]]:
+        """The placeholders of a sample's `count` images: for each as many ids as it has tokens.
 
         Raises:
-            UserError: models of this family cannot be trained.
+            UserError: models of this family cannot be trained, or the model takes another number of images.
         """
         ...
 

@@ -1,29 +1,38 @@
-"""From a model to its family."""
+"""From a model to its family.
+
+A family of your own needs no change here: its package names its class as an entry point, by the `model_type` of its models,
+
+    [project.entry-points."vla.families"]
+    smolvlm = "my_package:SmolVLMFamily"
+
+where the class is a `vla.models.families.base.ModelFamily`.
+"""
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from transformers import PreTrainedModel, ProcessorMixin
 
 from vla.errors import UserError
 from vla.models.families.base import ModelFamily
+from vla.plugins import load_object, plugins
 
 FAMILIES = {"vla-tiny": "vla.models.families.tiny:TinyFamily"}
-"""`model_type` of a configuration -> its family's class; all others are a `HubFamily`."""
+"""`model_type` of a configuration -> its family's class."""
 OTHERS = "vla.models.families.hub:HubFamily"
+"""The family of every other model."""
+GROUP = "vla.families"
 
 
-def family_class(model_type: str) -> Any:
+def family_class(model_type: str) -> type[ModelFamily]:
     """The class of the family that models of this type belong to."""
-    module, _, name = FAMILIES.get(model_type, OTHERS).partition(":")
-    return getattr(importlib.import_module(module), name)
+    return load_object(FAMILIES.get(model_type) or plugins(GROUP).get(model_type) or OTHERS)
 
 
-def family_of(model: Any, processor: Any, image_tokens: int = 0, chat: bool = False) -> ModelFamily:
+def family_of(model: PreTrainedModel, processor: ProcessorMixin, image_tokens: int = 0, chat: bool = False) -> ModelFamily:
     """The family of a model, with its processor.
 
     Args:
-        image_tokens, chat: of `ModelFamily.prompts`, for a model that no file here knows better; see `HubFamily`.
+        image_tokens, chat: of `ModelFamily.prompts`, for a model whose family does not know them; see `HubFamily`.
 
     Raises:
         UserError: the model does not write token by token, or chat is wanted of a processor without a template.

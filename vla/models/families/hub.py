@@ -43,7 +43,7 @@ class HubFamily:
             raise UserError("the processor does not say how many tokens an image has", "representation", "set image_tokens")
         return count
 
-    def image_ids(self) -> NoReturn:
+    def image_ids(self, count: int) -> NoReturn:
         raise _untrainable(f"a model with a {type(self.processor).__name__}")
 
     def images(self, samples: Sequence[Places]) -> NoReturn:

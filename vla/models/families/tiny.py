@@ -37,16 +37,23 @@ class TinyFamily:
 
     @property
     def image_tokens(self) -> int:
-        return sum(map(len, self.image_ids()))
+        return sum(map(len, self.processor.image_ids()))
 
-    def image_ids(self) -> list[list[int]]:
-        return self.processor.image_ids()
+    def image_ids(self, count: int) -> list[list[int]]:
+        ids = self.processor.image_ids()
+        if count != len(ids):
+            raise UserError(
+                f"the model takes {len(ids)} images, the contract gives {count}",
+                "model.vlm",
+                "a new model sees as many cameras as the data have",
+            )
+        return ids
 
     def images(self, samples: Sequence[Places]) -> dict[str, torch.Tensor]:
         return {"pixel_values": self.processor.pixels(samples)}
 
     def prompts(self, images: Sequence[Images], texts: Sequence[str], length: int) -> ModelInputs:
-        places, count = self.image_ids(), len(images[0])
+        places, count = self.processor.image_ids(), len(images[0])
         if count > len(places):
             raise UserError(f"{count} images", "representation", f"the model has places for {len(places)}")
         # Places without an image are left out, with their room.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from vla.errors import UserError
+from vla.plugins import load_object, plugins
 from vla.promptable.cache import Hits
 from vla.promptable.head import Head
 from vla.rl.learners.demonstrations import Batch
@@ -21,6 +21,8 @@ ONLINE = {"ppo": "vla.rl.learners.sb3:PPO", "sac": "vla.rl.learners.sb3:SAC"}
 """What learns in an environment: name -> class, imported when it is used."""
 OFFLINE = {"bc": "vla.rl.learners.behaviour_cloning:BehaviourCloning", "iql": "vla.rl.learners.iql:IQL"}
 """What learns from a data set."""
+GROUPS = ("vla.learners.online", "vla.learners.offline")
+"""Entry points of these groups are further learners, by their names; `docs/extending.md` has one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +40,11 @@ class LearnerOptions:
     data: str = ""
 
     def __post_init__(self) -> None:
-        if self.name not in {**ONLINE, **OFFLINE}:
-            raise UserError(f"no learner {self.name!r}", "learner.name", f"one of {', '.join([*ONLINE, *OFFLINE])}")
-        if bool(self.data) != (self.name in OFFLINE):
-            fix = f"{' and '.join(OFFLINE)} learn from data, {' and '.join(ONLINE)} in an environment"
+        online, offline = online_learners(), offline_learners()
+        if self.name not in {**online, **offline}:
+            raise UserError(f"no learner {self.name!r}", "learner.name", f"one of {', '.join([*online, *offline])}")
+        if bool(self.data) != (self.name in offline):
+            fix = f"{' and '.join(offline)} learn from data, {' and '.join(online)} in an environment"
             raise UserError(f"{self.name} with data {self.data!r}", "learner", fix)
 
 
@@ -105,19 +108,24 @@ class OfflineLearner(Protocol):
         ...
 
 
+def online_learners() -> dict[str, str]:
+    """Every learner that learns in an environment: name -> "module:class"."""
+    return {**plugins(GROUPS[0]), **ONLINE}
+
+
+def offline_learners() -> dict[str, str]:
+    """Every learner that learns from a data set: name -> "module:class"."""
+    return {**plugins(GROUPS[1]), **OFFLINE}
+
+
 def online_learner(name: str) -> type[OnlineLearner]:
-    return _load(ONLINE[name])
+    return load_object(online_learners()[name])
 
 
 def offline_learner(name: str) -> type[OfflineLearner]:
-    return _load(OFFLINE[name])
+    return load_object(offline_learners()[name])
 
 
 def resumes(name: str) -> bool:
     """Whether a checkpoint is enough for the learner of that name to go on."""
-    return (online_learner(name) if name in ONLINE else offline_learner(name)).resumes
-
-
-def _load(path: str) -> Any:
-    module, _, attribute = path.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return (online_learner(name) if name in online_learners() else offline_learner(name)).resumes

@@ -1,4 +1,4 @@
-"""A user's simulator in one file: a point on a line, that one action moves. It is known by an entry point, see test_registry."""
+"""A simulator in one file: a point on a line, which one action moves. Entry point: vla.simulators, point."""
 
 import hashlib
 
