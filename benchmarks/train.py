@@ -33,9 +33,10 @@ from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.batch import Failure, TrainingBatch
 from vla.training.callbacks import StepProgress, Throughput
 from vla.training.contract import ContractOptions, resolve
-from vla.training.data import Row, VLAData, collate
+from vla.training.data import VLAData
 from vla.training.module import VLAModule
 from vla.training.optimizer import make_optimizer, parameter_groups
+from vla.training.rows import Row, collate
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "runs/demo"

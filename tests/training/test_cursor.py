@@ -5,7 +5,7 @@ import itertools
 import pytest
 from torch.utils.data import DataLoader
 
-from vla.training.data import Cursor
+from vla.training.rows import Cursor
 
 
 @pytest.mark.parametrize("start", [0, 8, 12])

@@ -157,7 +157,7 @@ def test_what_cannot_be_copied_or_asked_for_is_named(tmp_path, vlm, capsys):
     with pytest.raises(UserError, match=r"(?s)decode: mode, not median.*vla export --ckpt .*old --decode median --out"):
         load_policy(old, decode="median")
     for more in ({}, {"decode": "median", "dtype": "int8"}, {"decode": "median", "alpha": 0.5, "base": "tiny"}):
-        with pytest.raises(UserError, match="nothing but its decoding can be changed"):
+        with pytest.raises(UserError, match="only the decoding of an export can be changed"):
             export(old, str(tmp_path / "new"), **more)
     for inside in (old, f"{old}/a/b"):
         with pytest.raises(UserError, match="into itself"):

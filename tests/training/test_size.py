@@ -94,7 +94,8 @@ def test_averaged_weights_are_what_is_saved_and_a_run_goes_on_with_its_own(confi
 
 
 def test_a_rollout_has_the_averaged_weights():
-    from vla.training.callbacks import EMA, averaged
+    from vla.training.callbacks import EMA
+    from vla.training.rollouts import averaged
 
     class Module(torch.nn.Module):
         def __init__(self, value):

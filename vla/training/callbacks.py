@@ -1,37 +1,44 @@
-"""Callbacks: rolling out while training, writing predictions, saying where the run is."""
+"""Callbacks: rollouts during training, averaged weights, progress, throughput, gradients, predictions."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, ParamSpec
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import BasePredictionWriter, EMAWeightAveraging, ProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import BasePredictionWriter, EMAWeightAveraging, ProgressBar
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from tqdm import tqdm
 
 from vla.errors import UserError
-from vla.policies.local import LocalPolicy
+from vla.training.batch import TrainingBatch
+from vla.training.module import VLAModule
+from vla.training.rollouts import Evaluate, averaged, roll_out
 
-Evaluate = Callable[[LocalPolicy, int], dict[str, float]]
-"""(policy, episodes) -> rates by name; the command line puts the simulator behind it."""
+P = ParamSpec("P")
+
+
+def ours(module: L.LightningModule) -> VLAModule:
+    """The module of this project, as callbacks are given it."""
+    assert isinstance(module, VLAModule)
+    return module
 
 
 class RolloutCallback(L.Callback):
-    """Rolls out k fixed episodes every N optimizer steps and logs `rollout/success` and the like, so that checkpoints can be
-    chosen by success. The task is the one that the data's card names. Needs `evaluate`, which the command line sets.
+    """Rolls out fixed episodes every N optimizer steps and logs `rollout/success` and the like, so that checkpoints can be chosen
+    by success. The task is the one that the data's card names. The command line sets `evaluate`.
 
     Args:
         every: optimizer steps between rollouts.
-        episodes: fixed episodes, the same each time; apart from those of any evaluation.
+        episodes: number of episodes; the same ones each time, and none that an evaluation has.
         batch: rows per policy call.
     """
 
@@ -44,46 +51,39 @@ class RolloutCallback(L.Callback):
         self._last = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # The step that a run goes on from was rolled out before it was saved.
+        # A resumed run starts at a step that was rolled out before it was saved.
         self._last = trainer.global_step
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
-        step = trainer.global_step
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: TrainingBatch, batch_idx: int
+    ) -> None:
+        step, module = trainer.global_step, ours(pl_module)
         if step == self._last or step % self.every:
             return
         self._last = step
-        # One rank rolls out for all; of sharded weights every rank has a part, so all do, alike.
+        # One rank rolls out for all. Of sharded weights every rank has a part, so all of them roll out alike.
         rates: dict[str, float] = {}
-        if trainer.is_global_zero or pl_module.device_mesh is not None:
-            with averaged(trainer, pl_module), pl_module.clock.paused():
-                rates = roll_out(self.evaluate, pl_module, self.episodes, self.batch)
+        if trainer.is_global_zero or module.device_mesh is not None:
+            with averaged(trainer, module), module.clock.paused():
+                rates = roll_out(self.evaluate, module, self.episodes, self.batch)
         rates = trainer.strategy.broadcast(rates)
         named = {f"rollout/{name}": float(value) for name, value in rates.items()}
-        # Once, at this step: `log` would repeat the value at every logged step until the epoch's end.
+        # Logged once, at this step: `log` would repeat the value at every logged step until the epoch's end.
         if trainer.logger is not None:
             trainer.logger.log_metrics(named, step)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in named.items()})
 
 
-def roll_out(evaluate: Evaluate | None, module: Any, episodes: int, batch: int) -> dict[str, float]:
-    """Rates of the module's model as a policy, in evaluation mode."""
-    if evaluate is None:
-        raise UserError("nothing to roll out with", "rollout", "run it through `vla fit` or `vla test`")
-    training = module.model.training
-    rates = evaluate(LocalPolicy(module.model, module.processor, module.contract, batch, encoder=module.encoder), episodes)
-    module.model.train(training)
-    return rates
-
-
 class EMA(EMAWeightAveraging):
-    """An exponential moving average of the weights is validated, rolled out and exported; the run goes on with its own.
+    """Keeps an exponential moving average of the weights, which is validated, rolled out and exported. Training continues with
+    the run's own weights.
 
     Args:
-        decay: how much of the average stays at each optimizer step.
+        decay: share of the average that stays at each optimizer step.
     """
 
     def __init__(self, decay: float = 0.999):
-        # Buffers are tables, some of them of integers: there is nothing to average.
+        # Buffers are tables, some of them of integers, which have no average.
         super().__init__(decay=decay, use_buffers=False)
         self._own: list[torch.Tensor] = []
 
@@ -92,9 +92,9 @@ class EMA(EMAWeightAveraging):
         super().setup(trainer, pl_module, stage)
 
     def _swap_models(self, pl_module: L.LightningModule) -> None:
-        """Gives the module the average, and at the next call its own weights back.
+        """Gives the module the average; at the next call gives it its own weights back.
 
-        Lightning copies both ways; under bf16-true that would round the average, which is kept in fp32, at every validation.
+        Lightning copies both ways. Under bf16-true this would round the average, which is kept in fp32, at every validation.
         """
         if self._own:
             for parameter, own in zip(pl_module.parameters(), self._own, strict=True):
@@ -105,21 +105,8 @@ class EMA(EMAWeightAveraging):
             self._copy_average_to_current(pl_module)
 
 
-@contextlib.contextmanager
-def averaged(trainer: L.Trainer, module: Any) -> Iterator[None]:
-    """The module has the averaged weights, if the run averages them."""
-    averages = [c for c in trainer.callbacks if isinstance(c, WeightAveraging) and c._average_model]  # type: ignore[attr-defined]
-    for callback in averages:
-        callback._swap_models(module)
-    try:
-        yield
-    finally:
-        for callback in averages:
-            callback._swap_models(module)
-
-
 class StepProgress(ProgressBar):
-    """A bar over optimizer steps, whatever the batches accumulated for one, with the loss."""
+    """Shows a bar over optimizer steps (however many batches are accumulated for one) with the loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +116,9 @@ class StepProgress(ProgressBar):
         steps, shown = int(trainer.estimated_stepping_batches), trainer.is_global_zero
         self._bar = tqdm(total=steps, initial=trainer.global_step, desc="train", unit="step", disable=not shown)
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: TrainingBatch, batch_idx: int
+    ) -> None:
         if self._bar is not None and trainer.global_step > self._bar.n:
             loss = trainer.progress_bar_metrics.get("loss")
             self._bar.set_postfix_str(f"loss {loss:.3f}" if loss is not None else "", refresh=False)
@@ -141,14 +130,14 @@ class StepProgress(ProgressBar):
 
 
 class Throughput(L.Callback):
-    """Logs samples/s, tokens/s and, on a GPU whose peak is known, the share of it that the model's products reach (MFU); says the
-    medians at the end.
+    """Logs samples/s, tokens/s and, on a GPU whose peak is known, the share of the peak that the model's products reach (MFU).
+    Prints the medians at the end.
 
-    Products are counted once, in the second batch, without those that gradient checkpointing computes again; tokens with their
+    Products are counted once, in the second batch, without those that gradient checkpointing computes again. Tokens include
     padding, as the model computes them.
 
     Args:
-        every: optimizer steps between two values; the first such stretch is left out, it holds the start.
+        every: optimizer steps between two values. The first interval is left out: it includes the start.
     """
 
     def __init__(self, every: int = 50):
@@ -160,12 +149,16 @@ class Throughput(L.Callback):
         self._counter: FlopCounterMode | None = None
         self._operations = 0.0
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: TrainingBatch, batch_idx: int
+    ) -> None:
         if self._samples and not self._operations and _peak(pl_module.device, trainer.precision):
             self._counter = model_products()
             self._counter.__enter__()
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: TrainingBatch, batch_idx: int
+    ) -> None:
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
             self._operations = self._counter.get_total_flops() / batch.sequences.inputs.ids.numel()
@@ -189,41 +182,41 @@ class Throughput(L.Callback):
         self._began, self._step, self._samples, self._tokens = now, trainer.global_step, 0.0, 0.0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # A stretch with a validation in it says nothing about training.
+        # An interval with a validation in it says nothing about training.
         self._began = 0.0
 
     def medians(self) -> dict[str, float]:
-        """samples_per_second, tokens_per_second and, where it is known, mfu; empty before the second stretch."""
+        """samples_per_second, tokens_per_second and, where it is known, mfu; empty before the second interval."""
         return {name: statistics.median(rates[name] for rates in self._rates) for name in (self._rates or [{}])[0]}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        found = self.medians()
-        if found and trainer.is_global_zero:
-            said = [f"{found['samples_per_second']:.1f} samples/s", f"{found['tokens_per_second']:.0f} tokens/s"]
-            said += [f"MFU {found['mfu']:.1%}"] if "mfu" in found else []
+        medians = self.medians()
+        if medians and trainer.is_global_zero:
+            parts = [f"{medians['samples_per_second']:.1f} samples/s", f"{medians['tokens_per_second']:.0f} tokens/s"]
+            parts += [f"MFU {medians['mfu']:.1%}"] if "mfu" in medians else []
             if "train/data_wait" in trainer.callback_metrics:
-                said.append(f"{float(trainer.callback_metrics['train/data_wait']):.1%} of the time waiting for data")
-            print(f"throughput: {', '.join(said)}", file=sys.stderr)
+                parts.append(f"{float(trainer.callback_metrics['train/data_wait']):.1%} of the time waiting for data")
+            print(f"throughput: {', '.join(parts)}", file=sys.stderr)
 
 
 def model_products() -> FlopCounterMode:
-    """Counts the operations of matrix products, of the model's own alone: what is computed again for a backward pass, to save
-    memory, is no work of the model (Chowdhery et al. 2022, PaLM, appendix B)."""
+    """Counts the operations of the model's matrix products. Products that a backward pass computes again, to save memory, do not
+    count as work of the model (Chowdhery et al. 2022, PaLM, appendix B)."""
 
-    def first_time(formula: Callable[..., int]) -> Callable[..., int]:
-        def count(*args: Any, **kwargs: Any) -> int:
+    def first_time(formula: Callable[P, int]) -> Callable[P, int]:
+        def count(*args: P.args, **kwargs: P.kwargs) -> int:
             # A backward pass itself records no gradients; a forward pass within one does.
             again = torch.is_grad_enabled() and torch._C._current_graph_task_id() != -1
             return 0 if again else formula(*args, **kwargs)
 
-        count._get_raw = True  # type: ignore[attr-defined]  (the counter's own sign for: takes tensors, not shapes)
+        count._get_raw = True  # type: ignore[attr-defined]  (tells the counter: it takes tensors, not shapes)
         return count
 
     return FlopCounterMode(display=False, custom_mapping={op: first_time(formula) for op, formula in flop_registry.items()})
 
 
-def _peak(device: torch.device, precision: Any) -> float | None:
-    """Operations a second that the device can do; None where that is not known."""
+def _peak(device: torch.device, precision: str | None) -> float | None:
+    """The device's peak in operations per second; None where it is not known."""
     if device.type != "cuda":
         return None
     from lightning.fabric.utilities.throughput import get_available_flops
@@ -232,9 +225,10 @@ def _peak(device: torch.device, precision: Any) -> float | None:
 
 
 class GradientAgreement(L.Callback):
-    """Logs the cosine between the gradients of every two sources' losses on one batch: below 0 they pull apart.
+    """Logs the cosine between the gradients of every two sources' losses on one batch. Below 0 the sources work against each
+    other.
 
-    Costs a forward and backward pass per source, in the batches in which it measures.
+    A measurement costs a forward and a backward pass per source.
 
     Args:
         every: optimizer steps between two measurements.
@@ -248,16 +242,18 @@ class GradientAgreement(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         _refuse_sharded(pl_module, "GradientAgreement")
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        step = trainer.global_step
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: TrainingBatch, batch_idx: int
+    ) -> None:
+        step, module = trainer.global_step, ours(pl_module)
         if step == self._last or step % self.every:
             return
         self._last = step
-        with pl_module.clock.paused():
-            gradients = {name: g for name, g in pl_module.gradients_by_source(batch).items() if g is not None}
+        with module.clock.paused():
+            gradients = {name: g for name, g in module.gradients_by_source(batch).items() if g is not None}
         for one, other in itertools.combinations(gradients, 2):
             cosine = torch.nn.functional.cosine_similarity(gradients[one], gradients[other], dim=0)
-            pl_module.log(f"agreement/{one}_{other}", cosine, batch_size=len(batch))
+            module.log(f"agreement/{one}_{other}", cosine, batch_size=len(batch))
 
 
 def _refuse_sharded(module: L.LightningModule, what: str) -> None:
@@ -266,7 +262,7 @@ def _refuse_sharded(module: L.LightningModule, what: str) -> None:
 
 
 class WritePredictions(BasePredictionWriter):
-    """`vla predict` writes one JSON line per step: decoded actions and the truth, physical units.
+    """Writes one JSON line per step for `vla predict`: decoded and true actions in physical units.
 
     Args:
         path: the file; "" is predictions.jsonl in the run's folder.

@@ -16,10 +16,11 @@ from vla.checkpoint import assemble, read_checkpoint
 from vla.datasets.card import DatasetCard
 from vla.errors import UserError
 from vla.sequences.encode import Encoder
-from vla.training.callbacks import Evaluate, RolloutCallback, StepProgress
+from vla.training.callbacks import RolloutCallback, StepProgress
 from vla.training.contract import ContractOptions, add_action_tokens, resolve
 from vla.training.data import VLAData
 from vla.training.module import VLAModule
+from vla.training.rollouts import Evaluate
 from vla.training.saving import Checkpoints, WholeFiles, damage, newest
 
 NOISE = (

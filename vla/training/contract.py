@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vla.contract import ContractSettings, PolicyContract, StatisticOption
 from vla.datasets.card import DatasetCard
@@ -19,7 +20,7 @@ from vla.tokenization.codecs import action_codec, fitted, with_statistic
 from vla.tokenization.plans import appended
 
 WINDOWS = 20_000
-"""As many chunks per embodiment are enough to fit a codec on."""
+"""The number of chunks per embodiment that a codec is fitted on at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +38,10 @@ class ContractOptions(ContractSettings):
 
 
 def resolve(options: ContractOptions, cards: dict[str, DatasetCard], sources: Mapping[str, Any] | None = None) -> PolicyContract:
-    """The contract of a run over these data; what its codec has to know of them is fitted on the training split.
+    """The contract of a run over these data. Codecs that need statistics are fitted on the training split.
 
     Raises:
-        UserError: a chunk or number of executed actions that makes no sense, or two sources describe one embodiment differently.
+        UserError: `execute` does not fit the chunk, or two sources describe one embodiment differently.
     """
     if options.source:
         contract = PolicyContract.load(options.source)
@@ -50,10 +51,10 @@ def resolve(options: ContractOptions, cards: dict[str, DatasetCard], sources: Ma
             f"execute {options.execute} of chunk {options.chunk}", "contract", "execute at least 1, at most the chunk"
         )
     embodiments = {}
-    # Robot cards first: they carry the statistics.
+    # Robot cards first: they have the statistics.
     for name, card in sorted(cards.items(), key=lambda item: item[1].kind != "robot"):
         if card.kind == "questions" and embodiments and card.embodiment not in embodiments:
-            continue  # pictures of no robot: they stand in for those of the camera whose name they have
+            continue  # images of no robot: they stand in for those of the camera whose name they have
         spec = embodiments.setdefault(card.embodiment, card.spec)
         if spec.cameras != card.spec.cameras:
             raise UserError(
@@ -68,24 +69,24 @@ def resolve(options: ContractOptions, cards: dict[str, DatasetCard], sources: Ma
     robots = [source for source in (sources or {}).values() if isinstance(source, RobotSource)]
 
     def data(name: str) -> np.ndarray:
-        found = [chunks(source, contract.chunk) for source in robots if source.card.embodiment == name]
-        if not found:
+        parts = [chunks(source, contract.chunk) for source in robots if source.card.embodiment == name]
+        if not parts:
             raise UserError("there is no robot data to fit the codec on", f"embodiment {name}", "choose codec uniform")
-        every = np.concatenate(found)
+        every = np.concatenate(parts)
         return every[np.linspace(0, len(every) - 1, min(WINDOWS, len(every))).astype(int)]
 
     return with_statistic(fitted(contract, data), options.decode)
 
 
 def chunks(source: RobotSource, length: int, split: Split = "train") -> np.ndarray:
-    """A chunk [N, T, A] from every step of the split on, physical units; past the end its last action is repeated."""
+    """The chunks [N, T, A] that begin at each step of the split, in physical units; past the end the last action is repeated."""
     steps, rows = load_steps(source.index, source.card.spec), np.unique(source.restricted(split)._rows)
     ahead = np.minimum(rows[:, None] + np.arange(length), steps.end[rows][:, None] - 1)
     return steps.action[ahead].astype(np.float64)
 
 
-def add_action_tokens(contract: PolicyContract, model: Any, tokenizer: Any) -> None:
-    """The tokens that the contract's symbols need and the tokenizer lacks, where the plan is to append them."""
+def add_action_tokens(contract: PolicyContract, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Adds the tokens that the contract's symbols need and the tokenizer lacks, if the contract appends tokens."""
     if contract.tokens == "append":
         codec = max((action_codec(contract, name) for name in contract.embodiments), key=lambda c: c.size)
         append_tokens(model, tokenizer, appended(codec.size), codec.spelling if codec.numeric else ())

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, ProcessorMixin
 
 from vla.contract import PolicyContract, Statistic, StatisticOption
 from vla.errors import UserError
@@ -30,7 +31,13 @@ CLOSE = 1e-3
 """Largest difference of a logit that merging adapters may make, relative to the largest logit."""
 
 
-def write_export(folder: str | Path, model: Any, processor: Any, contract: PolicyContract, card: Card | None = None) -> Path:
+def write_export(
+    folder: str | Path,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    contract: PolicyContract,
+    card: Card | None = None,
+) -> Path:
     """Writes the folder whole or not at all, replacing an earlier export.
 
     Raises:
@@ -49,7 +56,7 @@ def write_export(folder: str | Path, model: Any, processor: Any, contract: Polic
 
 
 def copy_with_decode(source: str | Path, folder: str | Path, decode: Statistic) -> PolicyContract:
-    """Copies an export; the copy's contract has another `decode`, and so another hash. Weights stay byte for byte.
+    """Copies an export. The copy's contract has another `decode`, and so another hash; the weights are the same bytes.
 
     Raises:
         UserError: `source` is no export that writes tokens, decodes so already, or would hold the folder; the folder is there and
@@ -126,8 +133,8 @@ def export(
 
     if Path(ckpt).is_dir():
         if not decode or (merge_lora, dtype, alpha, base, results) != (True, "float32", 1.0, "", ""):
-            what = "of an export nothing but its decoding can be changed"
-            raise UserError(what, ckpt, "give --decode, --out and no other option; for the others, --ckpt a checkpoint")
+            what = "only the decoding of an export can be changed"
+            raise UserError(what, ckpt, "give --decode and --out alone, or give a checkpoint as --ckpt")
         contract = copy_with_decode(ckpt, out, decode)
         return f"{out}: a copy of {ckpt} that decodes by {decode}, contract {contract.hash[:12]}"
     if not 0 <= alpha <= 1 or (alpha < 1 and not base):
@@ -167,7 +174,9 @@ def prompts(encoder: Encoder) -> ModelInputs:
     return encoder.batch(examples).inputs
 
 
-def compare_merged(checkpoint: dict[str, Any], model: Any, family: ModelFamily, inputs: ModelInputs) -> tuple[float, str]:
+def compare_merged(
+    checkpoint: dict[str, Any], model: PreTrainedModel, family: ModelFamily, inputs: ModelInputs
+) -> tuple[float, str]:
     """Checks that merging adapters changed nothing.
 
     Args:

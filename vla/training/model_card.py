@@ -1,4 +1,4 @@
-"""The card of an export: what it is, what it was trained on, how well it does, how it was made."""
+"""The model card of an export: what it is, what it was trained on, how well it does, how it was made."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ NOT_EVALUATED = "| Success | not evaluated: `vla export --results FOLDER` puts a
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What a card tells beside the contract; None and empty are "not known".
+    """The content of a card besides the contract; None and empty mean "not known".
 
     Attributes:
-        data: of each source, its weight and what else its configuration says.
-        share: of robot samples in a batch.
+        data: source -> its settings in the configuration.
+        share: share of robot samples in a batch, or the name of one of RT-2's.
         success: kind of instruction -> rate with interval.
-        suite: on which that was measured.
+        suite: the suite on which this was measured.
         made: command, commit, versions, machine.
-        lora, merged_difference: the adapters that were merged, and how far that moved a logit.
-        base, base_hash, alpha: what training began with, and the trained weights' part of the average.
-        weights, parameters, dtype: of what was written.
+        lora, merged_difference: the merged adapters, and how far merging moved a logit.
+        base, base_hash, alpha: the model that training began with, and the trained weights' share of the average.
+        weights, parameters, dtype: hash, number and type of the written weights.
     """
 
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
-    share: Any = None
+    share: float | str | None = None
     success: dict[str, str] = dataclasses.field(default_factory=dict)
     suite: str = ""
     made: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -49,7 +49,7 @@ class Card:
 
 
 def facts_of(ckpt: str, results: str, contract: PolicyContract) -> dict[str, Any]:
-    """What the run's configuration and an evaluation say: fields of `Card`.
+    """The fields of `Card` that the run's configuration and an evaluation give.
 
     Raises:
         UserError: the evaluation is of another contract.
@@ -57,11 +57,11 @@ def facts_of(ckpt: str, results: str, contract: PolicyContract) -> dict[str, Any
     facts: dict[str, Any] = {"made": {**provenance(), "checkpoint": Path(ckpt).name}}
     config = Path(ckpt).resolve().parents[1] / "logs" / "config.yaml"
     if config.is_file():
-        told = yaml.safe_load(config.read_text(encoding="utf-8")).get("data") or {}
-        told = told.get("init_args", told)
+        data = yaml.safe_load(config.read_text(encoding="utf-8")).get("data") or {}
+        data = data.get("init_args", data)
         facts |= {
-            "data": {name: _source(one) for name, one in (told.get("sources") or {}).items()},
-            "share": told.get("robot_share"),
+            "data": {name: _settings(source) for name, source in (data.get("sources") or {}).items()},
+            "share": data.get("robot_share"),
         }
     if results:
         record = records.load(results)
@@ -74,9 +74,9 @@ def facts_of(ckpt: str, results: str, contract: PolicyContract) -> dict[str, Any
     return facts
 
 
-def _source(told: Any) -> dict[str, Any]:
-    """A source's settings; of its folder the last part, for a path is its machine's."""
-    settings = dict(told.get("init_args", told)) if isinstance(told, dict) else {}
+def _settings(source: dict[str, Any] | None) -> dict[str, Any]:
+    """A source's settings; only the last part of its folder, since the whole path belongs to a machine."""
+    settings = dict(source.get("init_args", source)) if isinstance(source, dict) else {}
     return {
         name: Path(value).name if name in ("path", "folder", "root") and isinstance(value, str) else value
         for name, value in settings.items()
@@ -86,9 +86,9 @@ def _source(told: Any) -> dict[str, Any]:
 
 def model_card(contract: PolicyContract, card: Card) -> str:
     """The card as Markdown."""
-    body = contract.embodiment()
-    cameras = ", ".join(f"{c.name} ({c.width} x {c.height})" for c in body.cameras)
-    units = zip(body.action.names, body.action.units, strict=True)
+    embodiment = contract.embodiment()
+    cameras = ", ".join(f"{c.name} ({c.width} x {c.height})" for c in embodiment.cameras)
+    units = zip(embodiment.action.names, embodiment.action.units, strict=True)
     actions = ", ".join(f"{name} ({unit})" if unit else name for name, unit in units)
     lines = [
         "---",
@@ -107,7 +107,7 @@ def model_card(contract: PolicyContract, card: Card) -> str:
         f"| Contract | `{contract.hash}` |",
         f"| Weights | `{card.weights}`, {card.parameters:,} parameters, {card.dtype} |",
         f"| Sees | {cameras}, upright RGB |",
-        f"| Does | {actions}; chunks of {contract.chunk} at {body.control_hz:g} Hz, {contract.execute} executed |",
+        f"| Does | {actions}; chunks of {contract.chunk} at {embodiment.control_hz:g} Hz, {contract.execute} executed |",
         decodes(contract),
         f"| Robots | {', '.join(contract.embodiments)} |",
     ]
@@ -140,7 +140,7 @@ def decodes(contract: PolicyContract) -> str:
 
 
 def copied_card(card: str, before: PolicyContract, now: PolicyContract) -> str:
-    """The card of a copy that differs in `decode` alone. What was measured was measured of the original, so it is left out."""
+    """The card of a copy that differs only in `decode`. It leaves out what was measured, which was measured on the original."""
     lines = []
     for line in card.splitlines():
         if line.startswith("| Contract |"):

@@ -14,11 +14,11 @@ from vla.errors import UserError
 
 OptimizerName = Literal["adamw", "adamw8bit"]
 FLOOR = 0.02
-"""Share of the learning rate at which the cosine ends."""
+"""The share of the learning rate at which the cosine ends."""
 
 
 def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
-    """Stops the parameters from learning whose names match one of the patterns (regular expressions, from the name's start).
+    """Freezes the parameters whose names match one of the patterns (regular expressions that match from the name's start).
 
     Raises:
         UserError: a pattern matches no parameter, or nothing is left to learn.
@@ -31,13 +31,12 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
 
 
 def parameter_groups(model: nn.Module, rate: float, decay: float, rates: dict[str, float]) -> list[dict[str, Any]]:
-    """Groups for an optimizer: weight decay for matrices alone, not for vectors and the input embeddings.
+    """The learning parameters in groups for an optimizer. Only matrices decay, not vectors and input embeddings.
 
     Args:
-        model: whose parameters that learn are taken.
         rate: learning rate.
         decay: weight decay.
-        rates: pattern of names -> factor of the learning rate; the first that matches holds, 1 where none does.
+        rates: pattern of names -> factor of the learning rate; the first that matches holds, else 1.
     """
     factors = {}
     for pattern, factor in reversed(rates.items()):
@@ -53,7 +52,7 @@ def parameter_groups(model: nn.Module, rate: float, decay: float, rates: dict[st
 
 
 def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-    """AdamW, with its moments in 8 bits or in full.
+    """AdamW, with its moments in 8 bits or in full precision.
 
     Raises:
         UserError: bitsandbytes is not installed.
@@ -68,9 +67,10 @@ def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], fused: boo
 
 
 def name_states(state: dict[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
-    """An optimizer's state dict with the parameters' names for keys, whatever numbers it has: strategies number them differently.
+    """An optimizer's state dict keyed by parameter names, since strategies number parameters differently.
 
-    Optimizers load it by the order within the groups, FSDP2 by the names. What holds no state (a rank that saves nothing) stays.
+    Optimizers load it by the order within the groups, FSDP2 by the names. A dict without state (of a rank that saves nothing) is
+    returned as it is.
     """
     if "param_groups" not in state:
         return state
@@ -90,20 +90,20 @@ def warm_up_then_cosine(warmup: int, total: int) -> Callable[[int], float]:
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        done = min((step - warmup) / max(total - warmup, 1), 1.0)
-        return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * done))
+        progress = min((step - warmup) / max(total - warmup, 1), 1.0)
+        return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return factor
 
 
 def _matching(model: nn.Module, pattern: str, where: str) -> list[tuple[str, nn.Parameter]]:
     try:
-        # Adapters put their own name in front.
+        # Adapters prefix the names.
         named = [(name.removeprefix("base_model.model."), p) for name, p in model.named_parameters()]
-        found = [(name, p) for name, p in named if re.match(pattern, name)]
+        matching = [(name, p) for name, p in named if re.match(pattern, name)]
     except re.error as error:
         raise UserError(f"{pattern!r} is no regular expression: {error}", where) from error
-    if not found:
+    if not matching:
         parts = ", ".join(sorted({".".join(name.split(".")[:2]) for name, _ in named}))
         raise UserError(f"no parameter's name begins with {pattern!r}", where, f"there are {parts}")
-    return found
+    return matching

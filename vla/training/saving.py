@@ -1,4 +1,4 @@
-"""Saving while training: whole files, at optimizer steps, every so often and when the job is told to end."""
+"""Checkpoints: whole files, saved at optimizer steps, at intervals and when the job is told to end."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from vla.errors import UserError
+from vla.training.batch import TrainingBatch
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""Told to end: by a user or a scheduler, and by SLURM some time before a job's end (`--signal=SIGUSR1@90`)."""
-
-
+"""Signals that tell a job to end: from a user or a scheduler, or from SLURM before the job's end (`--signal=SIGUSR1@90`)."""
 UNFINISHED = ".ckpt.tmp"
+Handler = Callable[[int, FrameType | None], Any] | int | None
+"""What `signal.signal` returns."""
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a local checkpoint beside its place, brings it to the disk and renames it: it is there whole or not at all."""
+    """Writes a local checkpoint under another name, flushes it to the disk and renames it: it is there whole or not at all."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: dict[str, Any] | None = None
+    ) -> None:
         if "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
@@ -52,16 +58,16 @@ class WholeFiles(TorchCheckpointIO):
 class Checkpoints(ModelCheckpoint):
     """Saves every N optimizer steps, after the last one, and after the next one when the job is told to end (SIGTERM, SIGUSR1).
 
-    A save that falls between two optimizer steps (gradients are being accumulated) waits for the next one: what was
-    accumulated is in no checkpoint. Under SLURM, SIGUSR1 also puts the job back into the queue. Go on with `--ckpt_path last`.
-    What the folder has from beyond the step at which a run begins is of another run: it is put aside.
+    A save that falls between two optimizer steps waits for the next one, since no checkpoint holds accumulated gradients. Under
+    SLURM, SIGUSR1 also puts the job back into the queue. `--ckpt_path last` resumes. Checkpoints from beyond the step at which a
+    run begins belong to another run and are moved aside.
 
     Args:
         dirpath: folder; by default `checkpoints` in the run's (`trainer.default_root_dir`).
         every: optimizer steps between two saves.
-        keep: how many are kept: the newest, or with `monitor` the best.
-        monitor: a logged value by which they are kept, e.g. rollout/success; "step" keeps the newest and links `last.ckpt`.
-        mode: whether a larger value is better, or a smaller one.
+        keep: number of checkpoints to keep: the newest, or with `monitor` the best.
+        monitor: a logged value that decides which are kept, e.g. rollout/success; "step" keeps the newest and links `last.ckpt`.
+        mode: "max" if a larger value is better, "min" if a smaller one is.
     """
 
     def __init__(self, dirpath: str | None = None, every: int = 500, keep: int = 2, monitor: str = "step", mode: str = "max"):
@@ -80,26 +86,28 @@ class Checkpoints(ModelCheckpoint):
             enable_version_counter=False,
         )
         self._signal = 0
-        self._before: dict[int, Any] = {}
+        self._handlers: dict[int, Handler] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         # After an epoch's last batch a new epoch begins; Lightning would count it as the old one.
         if trainer.fit_loop.restarted_mid_epoch and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             trainer.fit_loop.reset_restart_stage()
-        # What a run was resumed from is not saved again.
+        # The checkpoint that a run was resumed from is not saved again.
         self._last_global_step_saved = trainer.global_step
         if self.monitor == "step" and trainer.is_global_zero:
             _put_aside(Path(str(self.dirpath)), trainer.global_step)
         if self.monitor == "step" and threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._told) for number in SIGNALS}
+            self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
-    def _told(self, number: int, _: Any) -> None:
+    def _receive(self, number: int, _: FrameType | None) -> None:
         self._signal = number
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # Lightning's own would leave saves that fall on an epoch's last batch to the next validation, and saves between two
-        # optimizer steps after a resume.
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: TrainingBatch, batch_idx: int
+    ) -> None:
+        # Lightning's own would postpone saves at an epoch's last batch to the next validation, and after a resume would save
+        # between two optimizer steps.
         if _accumulating(trainer):
             return
         number = _any_rank(trainer, self._signal)
@@ -111,7 +119,7 @@ class Checkpoints(ModelCheckpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         candidates = self._monitor_candidates(trainer)
-        # What it is chosen by may not have been measured yet.
+        # The monitored value may not have been measured yet.
         if not self._should_skip_saving_checkpoint(trainer) and self.monitor in candidates:
             self._save_topk_checkpoint(trainer, candidates)
             self._save_last_checkpoint(trainer, candidates)
@@ -119,7 +127,7 @@ class Checkpoints(ModelCheckpoint):
     def _end(self, trainer: L.Trainer, number: int) -> None:
         if trainer.is_global_zero:
             print(
-                f"\n{signal.Signals(number).name}: saved {self._last_checkpoint_saved}; `--ckpt_path last` goes on",
+                f"\n{signal.Signals(number).name}: saved {self._last_checkpoint_saved}; `--ckpt_path last` resumes",
                 file=sys.stderr,
             )
             job = os.environ.get("SLURM_JOB_ID", "")
@@ -138,27 +146,27 @@ class Checkpoints(ModelCheckpoint):
         self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._handlers = {}
 
 
 def _accumulating(trainer: L.Trainer) -> bool:
-    """Whether gradients are in the making that no checkpoint holds."""
+    """Whether gradients are being accumulated, which no checkpoint holds."""
     return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 def _any_rank(trainer: L.Trainer, number: int) -> int:
-    """The highest number that any rank has."""
+    """The highest number of all ranks."""
     if trainer.world_size == 1:
         return number
-    found = torch.tensor(number, device=trainer.strategy.root_device)
-    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-    return int(found)
+    highest = torch.tensor(number, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
+    return int(highest)
 
 
 def _put_aside(folder: Path, step: int) -> None:
-    """Moves checkpoints of later steps into a folder of their own, or `last` would go on with them; removes unfinished ones."""
+    """Moves checkpoints of later steps aside, since `last` would resume from them, and removes unfinished ones."""
     for path in folder.glob(f"*{UNFINISHED}"):
         path.unlink(missing_ok=True)
     later = [path for path in folder.glob("*.ckpt") if not path.is_symlink() and step < steps_in(path) < sys.maxsize]
@@ -171,7 +179,7 @@ def _put_aside(folder: Path, step: int) -> None:
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a checkpoint file, "" where nothing is: its check sums are read, its content is not."""
+    """What is wrong with a checkpoint file, by its check sums; "" if nothing is. The content is not loaded."""
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
@@ -181,20 +189,20 @@ def damage(path: Path) -> str:
 
 
 def steps_in(path: Path) -> int:
-    """After how many optimizer steps a checkpoint was saved: as its name says, else as it says itself (no weight is read)."""
+    """The optimizer steps after which a checkpoint was saved: from its name, else from its content (no weight is read)."""
     named = re.match(r"step=(\d+)", path.name)
     if named:
         return int(named[1])
     try:
         return int(torch.load(path, "cpu", weights_only=True, mmap=True)["global_step"])
-    except Exception:  # noqa: BLE001 (whatever a file that is no checkpoint makes of an unpickler: it is looked at, and named)
+    except Exception:  # noqa: BLE001 (a file that is no checkpoint may raise anything; it is tried last, and named)
         return sys.maxsize
 
 
 def newest(folder: Path) -> Path | None:
-    """The furthest whole checkpoint of a folder (copying files changes their times); of several of one step, the latest.
+    """The undamaged checkpoint with the most steps (copying files changes their times); of several with as many, the latest.
 
-    Damaged and unfinished ones are named on standard error. None where there is none.
+    Damaged and unfinished ones are named on standard error. None if there is none.
     """
     for path in sorted(folder.glob(f"*{UNFINISHED}")):
         print(f"{path} is unfinished: the run was ended while it was written", file=sys.stderr)
