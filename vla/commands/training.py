@@ -73,11 +73,12 @@ class Evaluator:
 
 def train(argv: list[str]) -> int:
     """Runs one of Lightning's subcommands."""
+    from vla.training.cli import Hooks
     from vla.training.cli import main as lightning
 
     evaluator = Evaluator()
     try:
-        lightning(with_paths(argv), evaluator=evaluator, tokenizer=new_tokenizer, collect=collect_with_progress, options=Collect)
+        lightning(with_paths(argv), Hooks(evaluator, new_tokenizer, collect_with_progress, Collect))
     finally:
         evaluator.close()
     return 0

@@ -1,4 +1,4 @@
-"""Which scored token of a batch belongs to which answer, and which of them are actions."""
+"""The answers in a batch: which scored token belongs to which, and which tokens are actions."""
 
 from __future__ import annotations
 
@@ -12,29 +12,33 @@ from vla.sequences.encode import Encoder
 
 
 class Answers:
-    """Which answer each scored token of a batch belongs to; a row may have several, each in its branch.
+    """Groups the scored tokens of a batch into answers. A row may have several answers, each in its branch.
+
+    Args:
+        positions: bool [B, L], the positions whose next token is scored.
+        branches: int64 [B, L], the branch of each position; None: one per row.
 
     Attributes:
         of: [N] the answer of each token.
         row: [A] the row of each answer.
-        branch: [A] its place among the row's answers, from 0 on.
+        branch: [A] its number among the row's answers, from 0 on.
     """
 
-    def __init__(self, places: torch.Tensor, branches: torch.Tensor | None):
+    def __init__(self, positions: torch.Tensor, branches: torch.Tensor | None):
         if branches is None:
-            branches = places.long()
-        rows, columns = places.nonzero(as_tuple=True)
+            branches = positions.long()
+        rows, columns = positions.nonzero(as_tuple=True)
         most = int(branches.max()) + 1
-        found, self.of = torch.unique(rows * most + branches[rows, columns], return_inverse=True)
-        self.row, self.rows = found // most, len(places)
-        self.branch = (found % most - 1).clamp_min(0)
+        answers, self.of = torch.unique(rows * most + branches[rows, columns], return_inverse=True)
+        self.row, self.rows = answers // most, len(positions)
+        self.branch = (answers % most - 1).clamp_min(0)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean of values [N] by answer, [A]."""
+        """The mean of the values [N] of each answer, [A]."""
         return _mean_by(values, self.of, len(self.row))
 
     def mean_by_row(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean over a row's answers of their means, [B]; 0 where nothing is scored."""
+        """The mean over each row's answers of their means, [B]; 0 where nothing is scored."""
         return _mean_by(self.mean(values), self.row, self.rows)
 
 
@@ -44,15 +48,15 @@ def _mean_by(values: torch.Tensor, group: torch.Tensor, groups: int) -> torch.Te
 
 
 class ActionTokens(torch.nn.Module):
-    """The tokens that actions are written with, and which of them are legal at each place of a chunk.
+    """The tokens that actions are written with, and which of them are legal at each position of a chunk.
 
     Args:
-        encoder: of the contract and the processor.
-        words: rows of the model's table of words.
+        encoder: of the contract and the model family.
+        words: size of the model's vocabulary.
 
     Attributes:
-        ids: [I] the tokens of the codec's symbols, in order; last the end, where chunks are of unequal length.
-        quantities: whether symbols are quantities, near ones nearly the same.
+        ids: [I] the tokens of the codec's symbols, in order; the end token last, if chunks differ in length.
+        quantities: whether symbols are quantities, so that neighbouring ones mean nearly the same.
     """
 
     ids: torch.Tensor
@@ -67,13 +71,13 @@ class ActionTokens(torch.nn.Module):
         codecs, vocabulary = {name: encoder.codec(name) for name in encoder.contract.embodiments}, encoder.vocabulary
         self.quantities = all(codec.fixed for codec in codecs.values())
         ids = torch.tensor([*vocabulary.action_ids, *(() if self.quantities else (vocabulary.eos_id,))])
-        places = [codec.places() for codec in codecs.values()]
-        legal = torch.zeros(len(places), max(map(len, places)) + 1, len(ids), dtype=torch.bool)
+        chunks = [codec.places() for codec in codecs.values()]
+        legal = torch.zeros(len(chunks), max(map(len, chunks)) + 1, len(ids), dtype=torch.bool)
         ordinal = torch.zeros(legal.shape[:2], dtype=torch.bool)
-        for number, (codec, chunk) in enumerate(zip(codecs.values(), places, strict=True)):
+        for number, (codec, chunk) in enumerate(zip(codecs.values(), chunks, strict=True)):
             ordinal[number, : len(chunk)] = torch.tensor(codec.ordinal())
-            for place, symbols in enumerate(chunk):
-                legal[number, place, torch.from_numpy(symbols)] = True
+            for position, symbols in enumerate(chunk):
+                legal[number, position, torch.from_numpy(symbols)] = True
         if not self.quantities:
             legal[:, :, -1] = True
         integers = torch.tensor(vocabulary.integer_ids, dtype=torch.long)
@@ -83,34 +87,38 @@ class ActionTokens(torch.nn.Module):
             self.register_buffer(name, torch.full((words,), -1).index_put((table,), torch.arange(len(table))), persistent=False)
 
     def symbols(self, ids: torch.Tensor) -> torch.Tensor:
-        """The place of each id among the action tokens; -1 where it is none."""
+        """The index of each id among the action tokens; -1 if it is none."""
         return self._symbols[ids]
 
     def find(self, batch: Batch, answers: Answers) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Which scored tokens are actions, [N] bool; which of the action tokens are legal at these, [actions, I] bool; and at
-        which of these places they are rising values, [actions] bool.
+        """The scored tokens that are actions.
+
+        Returns:
+            bool [N], which scored tokens are actions; bool [actions, I], the action tokens that are legal at each of these;
+            bool [actions], where the legal tokens are ordinal.
         """
         device = answers.of.device
-        # The actions are the last tokens of a robot's answer, the plan stands before them.
+        # The actions are the last tokens of a robot's answer; the plan comes before them.
         left = torch.bincount(answers.of).cumsum(0)[answers.of] - torch.arange(len(answers.of), device=device)
         row = answers.row[answers.of]
         count = batch.actions.to(device)[row]
         action = left <= count
-        place = batch.embodiment.to(device)[row][action], (count - left)[action]
-        return action, self._legal[place], self._ordinal[place]
+        position = batch.embodiment.to(device)[row][action], (count - left)[action]
+        return action, self._legal[position], self._ordinal[position]
 
     def choose(self, logits: torch.Tensor, legal: torch.Tensor, ordinal: torch.Tensor, decode: Statistic) -> torch.Tensor:
-        """The symbols [N] that decoding writes, from logits [N, V] and what is legal [N, I] and ordinal [N]."""
+        """The symbols [N] that decoding would write, from logits [N, V] and the legal [N, I] and ordinal [N] positions."""
         scores = logits[:, self.ids].float().masked_fill(~legal, -torch.inf)
         return torch.where(ordinal, ordinal_choice(scores, decode), scores.argmax(-1))
 
     def loss(self, logits: torch.Tensor, ids: torch.Tensor, smoothing: float, batch: Batch, answers: Answers) -> torch.Tensor:
-        """Cross-entropy of the scored tokens, [N], from logits [N, V]; the targets of quantities are bells over their neighbours.
+        """Cross-entropy of the scored tokens, [N], from logits [N, V]. Targets that are quantities are smoothed over their
+        neighbours by a Gaussian.
 
         Where one or two tokens are legal (a constant dimension, terminate) there are no neighbours.
 
         Args:
-            smoothing: width of the bell, in bins; 0 is none.
+            smoothing: standard deviation of the Gaussian, in bins; 0 is none.
         """
         losses = -token_logprobs(logits, ids)
         if smoothing <= 0:
@@ -118,16 +126,16 @@ class ActionTokens(torch.nn.Module):
         action, legal, _ = self.find(batch, answers)
         free = legal.sum(-1) > 2 if self.quantities else torch.zeros(len(legal), dtype=torch.bool, device=ids.device)
         rows = action.nonzero()[:, 0][free]
-        losses = losses.index_put((rows,), _bell(logits[rows], self._symbols[ids[rows]], self.ids, smoothing, legal[free]))
-        # Integers of plans and answers are quantities too.
+        losses = losses.index_put((rows,), _smoothed(logits[rows], self._symbols[ids[rows]], self.ids, smoothing, legal[free]))
+        # The integers of plans and answers are quantities too.
         rows = (~action & (self._bins[ids] >= 0)).nonzero()[:, 0]
-        return losses.index_put((rows,), _bell(logits[rows], self._bins[ids[rows]], self._integers, smoothing))
+        return losses.index_put((rows,), _smoothed(logits[rows], self._bins[ids[rows]], self._integers, smoothing))
 
 
-def _bell(
+def _smoothed(
     logits: torch.Tensor, centre: torch.Tensor, words: torch.Tensor, width: float, legal: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Cross-entropy [N] of logits [N, V] with a bell over words [I] about that at `centre` [N], of the legal ones [N, I]."""
+    """Cross-entropy [N] of logits [N, V] with a Gaussian over words [I] around index `centre` [N], within `legal` [N, I]."""
     score = -0.5 * ((torch.arange(len(words), device=words.device) - centre[:, None]) / width) ** 2
     if legal is not None:
         score = score.masked_fill(~legal, -torch.inf)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from transformers import PreTrainedTokenizerBase
 
 from vla.checkpoint import assemble, read_checkpoint
 from vla.datasets.card import DatasetCard
@@ -31,10 +32,10 @@ NOISE = (
     ".*exists and is not empty",
     "The number of training batches",
     "You have overridden `transfer_batch_to_device`",
-    ".*recommended to use .*sync_dist",  # what is logged says itself what it is of
+    ".*recommended to use .*sync_dist",  # metrics are reduced before they are logged
     ".*WeightAveraging callback with a model that overrides",  # sharded runs are refused
 )
-"""Warnings that tell a user nothing."""
+"""Warnings that a user can ignore."""
 
 
 def fast_bf16() -> bool:
@@ -45,39 +46,56 @@ def fast_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-class VLACLI(LightningCLI):
-    """Resolves the contract against the data's cards before model and data are used, and hands the same object to both.
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What training needs of parts that it does not know.
 
-    Args:
-        evaluator: gives what rolls a policy out for data with these cards; None where there is no simulator.
+    Attributes:
+        evaluator: makes from the data's cards the function that rolls a policy out.
         tokenizer: makes the tokenizer of a new small model (`model.vlm: new`).
-        collect: makes data that a configuration's `collect` section describes and that is not there yet.
+        collect: collects data that a configuration's `collect` section describes and that is missing.
+        options: the dataclass of one entry of that section.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        evaluator: Callable[[list[DatasetCard]], Evaluate] | None,
-        tokenizer: Callable[[], Any],
-        collect: Callable[[Any], None],
-        options: Any,
-        **kwargs: Any,
-    ):
-        self._evaluator, self._tokenizer, self._collect, self._options = evaluator, tokenizer, collect, options
-        super().__init__(*args, **kwargs)
+    evaluator: Callable[[list[DatasetCard]], Evaluate]
+    tokenizer: Callable[[], PreTrainedTokenizerBase]
+    collect: Callable[[Any], dict[str, int]]
+    options: type
+
+
+class VLACLI(LightningCLI):
+    """Lightning's command line. It resolves the contract against the data's cards before model and data are used, and hands the
+    same contract to both."""
+
+    def __init__(self, argv: list[str], hooks: Hooks):
+        self._hooks = hooks
+        super().__init__(
+            VLAModule,
+            VLAData,
+            args=argv,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={
+                "prog": "vla",
+                "description": "Trains and checks policies.",
+                # It would print all options above its one line.
+                **dict.fromkeys(VLACLI.subcommands(), {"exit_on_error": False}),
+                "exit_on_error": False,
+            },
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(ContractOptions, "contract")
         parser.add_argument(
             "--collect",
-            type=dict[str, self._options] | None,
+            type=dict[str, self._hooks.options] | None,
             default=None,
             help="Data to collect if its folder is not there yet.",
         )
         parser.add_argument("--export", type=str, default="", help="Folder that gets the export after fitting.")
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would read hyperparameters from the checkpoint here; ours are the contract's, checked when it is loaded."""
+        """Lightning would read hyperparameters from the checkpoint. Ours are in its contract, which is checked on loading."""
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand] if self.subcommand else self.config
@@ -94,32 +112,33 @@ class VLACLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         for chosen in (config.collect or {}).values():
             # As parsed, or already made by the parser.
-            options = chosen if isinstance(chosen, self._options) else self._options(**vars(chosen))
+            kind = self._hooks.options
+            options = chosen if isinstance(chosen, kind) else kind(**vars(chosen))
             if not (Path(options.out) / "card.yaml").is_file():
-                # Without a card it is what an interrupted run left.
-                self._collect(dataclasses.replace(options, overwrite=True))
+                # A folder without a card is what an interrupted run left.
+                self._hooks.collect(dataclasses.replace(options, overwrite=True))
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Checkpoints) and callback.dirpath is None:
                 callback.dirpath = str(Path(self.trainer.default_root_dir).resolve() / "checkpoints")
         saved = self._find_checkpoint()
         options = ContractOptions(**vars(self._get(self.config_init, "contract")))
         if saved and not options.decode:
-            # A run goes on as it was begun. How a policy decodes does not touch its training, and the default may change.
+            # A resumed run keeps its statistic. Decoding does not affect training, and the default may have changed since.
             options = dataclasses.replace(options, decode=saved.get("decode", "mode"))
         contract = resolve(options, self.datamodule.cards(), self.datamodule.sources)
         self._prepare_rollouts()
         if self.model.bin_smoothing > 0 and contract.codec in ("numbers", "fast") and contract.tokens == "integers":
             raise UserError(
-                f"the integers of codec {contract.codec} are no quantities",
+                f"the integers of codec {contract.codec} are not quantities",
                 "model.bin_smoothing",
                 "set it to 0, or tokens: append",
             )
-        self.model.build(self._tokenizer, contract.history, len(contract.embodiment().cameras))
+        self.model.build(self._hooks.tokenizer, contract.history, len(contract.embodiment().cameras))
         add_action_tokens(contract, self.model.model, self.model.processor.tokenizer)
         encoder = Encoder(contract, self.model.family)
         self.datamodule.bind(encoder)
         self.model.bind(encoder, list(self.datamodule.sources))
-        strategy: Any = self.trainer.strategy
+        strategy = self.trainer.strategy
         if getattr(strategy, "_save_distributed_checkpoint", False):
             raise UserError(
                 "checkpoints in parts cannot be resumed or exported", "trainer.strategy", "set save_distributed_checkpoint: false"
@@ -131,45 +150,45 @@ class VLACLI(LightningCLI):
             raise UserError("clipping by value, or 16-mixed", "trainer", "clip by norm; train in bf16-mixed")
 
     def _prepare_rollouts(self) -> None:
-        """Finds the simulator of the data if something will be rolled out; that there is none shows now, not hours later."""
-        callbacks: list[Any] = [c for c in self.trainer.callbacks if isinstance(c, RolloutCallback)]  # type: ignore[attr-defined]
-        if self._evaluator and (callbacks or self.subcommand == "test"):
-            evaluate = self._evaluator(list(self.datamodule.cards().values()))
+        """Finds the data's simulator if something will be rolled out: a missing one is reported now, not hours later."""
+        callbacks = [c for c in self.trainer.callbacks if isinstance(c, RolloutCallback)]  # type: ignore[attr-defined]
+        if callbacks or self.subcommand == "test":
+            evaluate = self._hooks.evaluator(list(self.datamodule.cards().values()))
             for part in (self.model, *callbacks):
                 part.evaluate = evaluate
 
     def _find_checkpoint(self) -> dict[str, Any] | None:
-        """Puts the newest whole checkpoint in the place of "last", and refuses a damaged one.
+        """Replaces "last" by the newest undamaged checkpoint, and refuses a damaged one.
 
         Returns:
-            The contract in it, as a dict; None where the run begins anew.
+            The contract in the checkpoint, as a dict; None if the run starts from the beginning.
         """
-        config: Any = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        config: Namespace = self.config_init[self.subcommand] if self.subcommand else self.config_init  # type: ignore[assignment]
         if not getattr(config, "ckpt_path", None):
             return None
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         folders = [Path(c.dirpath) for c in callbacks if isinstance(c, Checkpoints) and c.monitor == "step" and c.dirpath]
         folder = folders[0] if folders else Path(self.trainer.default_root_dir) / "checkpoints"
         if config.ckpt_path == "last":
-            found = newest(folder)
-            if found is None and self.subcommand != "fit":
+            path = newest(folder)
+            if path is None and self.subcommand != "fit":
                 raise UserError("no checkpoint", str(folder), "name one with --ckpt_path")
-            print(f"going on from {found}" if found else f"no checkpoint in {folder} yet: starting anew", flush=True)
-            config.ckpt_path = str(found) if found else None
-            if not found:
+            print(f"resuming from {path}" if path else f"no checkpoint in {folder} yet: starting anew", flush=True)
+            config.ckpt_path = str(path) if path else None
+            if not path:
                 return None
         elif Path(config.ckpt_path).is_file() and (wrong := damage(Path(config.ckpt_path))):
             raise UserError(
                 f"the checkpoint is damaged: {wrong}", config.ckpt_path, "--ckpt_path last takes the newest whole one"
             )
-        # Of the weights nothing is read yet.
+        # The weights are not read yet.
         return read_checkpoint(str(config.ckpt_path), mmap=True)["contract"]
 
     def after_fit(self) -> None:
         config = self.config[str(self.subcommand)]
         if not config.export:
             return
-        # Of all ranks: each may have a part of the weights.
+        # On all ranks: each may have a part of the weights.
         checkpoint = {"state_dict": self.trainer.strategy.lightning_module_state_dict()}
         if self.trainer.is_global_zero:
             from vla.training.export import write_export
@@ -178,11 +197,11 @@ class VLACLI(LightningCLI):
             write_export(config.export, *assemble(checkpoint, "the run"))
 
 
-def main(argv: list[str], **hooks: Any) -> None:
+def main(argv: list[str], hooks: Hooks) -> None:
     """Runs one of Lightning's subcommands.
 
     Raises:
-        UserError: what a user can mend, of ours or of Lightning's making.
+        UserError: a user's mistake, reported by us or by Lightning.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -190,27 +209,13 @@ def main(argv: list[str], **hooks: Any) -> None:
         warnings.filterwarnings("ignore", message=noise)
 
     try:
-        VLACLI(
-            VLAModule,
-            VLAData,
-            args=argv,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={
-                "prog": "vla",
-                "description": "Trains and checks policies.",
-                # It would print all options there are above its one line.
-                **dict.fromkeys(VLACLI.subcommands(), {"exit_on_error": False}),
-                "exit_on_error": False,
-            },
-            **hooks,
-        )
+        VLACLI(argv, hooks)
     except ArgumentError as error:
         raise UserError(str(error).strip(), f"vla {argv[0]}", f"`vla {argv[0]} --help` names all options") from error
     except MisconfigurationException as error:
         raise UserError(str(error), "trainer") from error
     except ModuleNotFoundError as error:
-        # Loggers and the like that a configuration names; whatever is ours is installed.
+        # A logger or the like that a configuration names; our own dependencies are installed.
         raise UserError(
             f"not installed: {str(error).splitlines()[0]}", "the configuration", "install it, or name another"
         ) from error

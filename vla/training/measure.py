@@ -1,4 +1,4 @@
-"""What a batch says about a model: losses and counts per source, accuracies, and what the actions are off by."""
+"""Metrics of a batch: losses and counts per source, accuracies, and errors of the actions."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from vla.training.answers import ActionTokens, Answers
 from vla.training.batch import Sample, TrainingBatch
 
 Sums = dict[str, tuple[float, int]]
-"""Name -> (sum, of how many); a name that ends in "_count" is a sum by itself."""
+"""Name -> (sum, number of values). A name that ends in "_count" is a plain sum."""
 
 
 class Measure:
     """Measures batches of scored tokens.
 
     Args:
-        encoder: of the contract and the processor.
-        tokens: the integers.
-        sources: names, by their numbers in a batch.
+        encoder: of the contract and the model family.
+        tokens: the action tokens.
+        sources: their names, in the order of their numbers in a batch.
     """
 
     def __init__(self, encoder: Encoder, tokens: ActionTokens, sources: list[str]):
@@ -34,14 +34,14 @@ class Measure:
     def __call__(
         self, batch: TrainingBatch, logits: torch.Tensor, ids: torch.Tensor, answers: Answers, losses: torch.Tensor, mass: bool
     ) -> Sums:
-        """All that can be said of a batch.
+        """All metrics of a batch, as sums.
 
         Args:
-            batch: as the data module makes it; rows of weight 0 count nothing.
+            batch: as the data module makes it; rows of weight 0 do not count.
             logits: [N, V] of the scored tokens.
-            ids: [N] what these are.
+            ids: [N] the scored tokens.
             losses: [B] by row.
-            mass: whether the share of the probability on legal tokens is measured too.
+            mass: whether to measure the probability of the legal tokens too.
         """
         sums: Sums = {}
 
@@ -50,7 +50,7 @@ class Measure:
                 sums[name] = (float(numbers.float().sum()), len(numbers))
 
         counted = batch.weight > 0
-        said = logits.argmax(-1)
+        likeliest_ids = logits.argmax(-1)
         answered = likeliest(logits, [one.to(logits.device) for one in self._ordinals])
         for number, name in enumerate(self.sources):
             mine = (batch.source == number) & counted
@@ -61,8 +61,8 @@ class Measure:
         rows = answers.row[answers.of]
         action, legal, ordinal = self.tokens.find(batch.sequences, answers)
         used = counted[rows][action]
-        legal, hit, logits, truth = legal[used], (said == ids)[action][used], logits[action][used], ids[action][used]
-        # Where nothing can be chosen nothing can be wrong: constant dimensions would flatter the means.
+        legal, hit, logits, truth = legal[used], (likeliest_ids == ids)[action][used], logits[action][used], ids[action][used]
+        # Where only one token is legal nothing can be wrong: constant dimensions would flatter the means.
         choice = legal.sum(-1)
         add("action_token_accuracy", hit[choice > 1])
         if self.tokens.quantities:
@@ -73,43 +73,44 @@ class Measure:
         if mass:
             add("valid_mass", allowed_mass(logits, self.tokens.ids, legal))
         robot = torch.tensor([isinstance(sample, RobotSample) for sample in batch.samples], device=ids.device) & counted
-        add("plan_token_accuracy", (said == ids)[robot[rows] & ~action])
+        add("plan_token_accuracy", (likeliest_ids == ids)[robot[rows] & ~action])
         return sums
 
     def _action_l1(self, samples: list[Sample], symbols: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """How far decoded actions are from the true ones as the data have them, unbinned: |difference| [D], one of each dimension
-        that varies and each real step.
+        """Absolute differences [D] between decoded actions and the true actions of the data, which are not binned: one for each
+        dimension that varies and each step within the episode.
 
         A difference is in units of half its dimension's range (the contract's low and high become -1 and 1), so that metres,
         radians and the gripper can be averaged.
 
         Args:
             samples: the batch's.
-            symbols: [N] what is written at each place, as the contract decodes it; each after the true ones before it.
+            symbols: [N] the symbol that decoding writes at each position, given the true symbols before it.
             rows: [N] the row of each.
         """
-        found = [torch.empty(0)]
+        errors = [torch.empty(0)]
         for row in rows.unique().tolist():
             sample = samples[row]
             assert isinstance(sample, RobotSample)  # its tokens are actions
             codec = self.encoder.codec(sample.embodiment)
-            mine = symbols[rows == row].cpu().numpy()
-            # Steps past the end of the episode are not scored; anything legal stands for them.
+            written = symbols[rows == row].cpu().numpy()
+            # Steps past the end of the episode are not scored; any legal symbol may stand for them.
             chunk = np.array([legal[0] for legal in codec.places()])
-            chunk[: len(mine)] = mine
+            chunk[: len(written)] = written
             half = (np.array(codec.space.high) - np.array(codec.space.low)) / 2
             off = np.abs(codec.decode(chunk)[0] - sample.actions) / half
-            found.append(torch.from_numpy(off[sample.mask][:, codec.varies]).flatten())
-        return torch.cat(found)
+            errors.append(torch.from_numpy(off[sample.mask][:, codec.varies]).flatten())
+        return torch.cat(errors)
 
-    def _questions(self, name: str, samples: list[Sample], said: torch.Tensor, answers: Answers, mine: torch.Tensor) -> Sums:
-        """Right answers by type of question, as `vqa_accuracy` counts them; each token after the true ones before it."""
+    def _questions(self, name: str, samples: list[Sample], ids: torch.Tensor, answers: Answers, counted: torch.Tensor) -> Sums:
+        """Correct answers by type of question, as `vqa_accuracy` counts them; each token is predicted from the true ones before
+        it."""
         sums: Sums = {}
         # Tokens are in the order of their answers.
-        written = said.split(torch.bincount(answers.of).tolist())
+        written = ids.split(torch.bincount(answers.of).tolist())
         for words, row, branch in zip(written, answers.row.tolist(), answers.branch.tolist(), strict=True):
             sample = samples[row]
-            if not mine[row] or not isinstance(sample, QuestionSample):
+            if not counted[row] or not isinstance(sample, QuestionSample):
                 continue
             question = sample.questions[branch]
             if len(question.answer) == 1:
@@ -120,21 +121,21 @@ class Measure:
         return sums
 
 
-def merge(found: list[Sums]) -> Sums:
-    """The sums of several batches, or of several ranks."""
+def merge(several: list[Sums]) -> Sums:
+    """Adds up the sums of several batches, or of several ranks."""
     merged: Sums = {}
-    for name in dict.fromkeys(name for sums in found for name in sums):
-        parts = [sums[name] for sums in found if name in sums]
+    for name in dict.fromkeys(name for sums in several for name in sums):
+        parts = [sums[name] for sums in several if name in sums]
         merged[name] = (sum(total for total, _ in parts), sum(count for _, count in parts))
     return merged
 
 
 def means(sums: Sums) -> dict[str, float]:
-    """Means by name, counts as they are, and per source of questions the mean over their types, `NAME_question_accuracy`."""
+    """Means by name; counts stay as they are. For each source of questions also the mean over types, `NAME_question_accuracy`."""
     values = {name: total if name.endswith("_count") else total / count for name, (total, count) in sums.items()}
     types: dict[str, list[float]] = {}
     for name, value in values.items():
-        source, found, _ = name.partition("_accuracy/")
-        if found:
+        source, separator, _ = name.partition("_accuracy/")
+        if separator:
             types.setdefault(source, []).append(value)
     return values | {f"{source}_question_accuracy": sum(shares) / len(shares) for source, shares in types.items()}
