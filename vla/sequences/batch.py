@@ -12,17 +12,19 @@ from vla.models.inputs import BLOCK, ModelInputs
 from vla.tokenization.sequence import Sequence, collate
 
 BUCKET = 8
-"""Prompts are padded to multiples of this, so that few shapes occur."""
+"""Prompts are padded to a multiple of this, so that few shapes occur."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A masked sequence with its images: one uint8 [H, W, 3] per camera in the contract's order, oldest first; None: unseen.
+    """A masked sequence with its images.
 
     Attributes:
-        embodiment: the number of its embodiment in the contract; 0 for questions.
-        actions: how many of the scored tokens, the last of all, are a chunk's.
-        block: how many tokens, the last of all, are written at once: blanks stand for them in what the model reads.
+        images: one per camera, in the contract's order, and time, oldest first: uint8 [H, W, 3]; None is an image that is not
+            there.
+        embodiment: the number of the embodiment in the contract; 0 for questions.
+        actions: number of scored tokens, at the end, that are actions.
+        block: number of tokens, at the end, that are written at once; the model reads blanks in their place.
     """
 
     sequence: Sequence
@@ -37,10 +39,10 @@ class Batch:
     """Encoded samples side by side, padded on the right.
 
     Attributes:
-        inputs: what the model reads; blanks stand for what is written at once.
+        inputs: what the model reads, with blanks in place of tokens that are written at once.
         labels: int64 [B, L], -100 where nothing is scored.
         embodiment: int64 [B], the number of each row's embodiment in the contract.
-        actions: int64 [B], how many of a row's scored tokens, the last of all, are a chunk's.
+        actions: int64 [B], the number of each row's scored tokens, at the end, that are actions.
     """
 
     inputs: ModelInputs
@@ -52,16 +54,16 @@ class Batch:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on a device."""
+        """The batch on another device."""
         tensors = (self.labels, self.embodiment, self.actions)
         return Batch(self.inputs.to(device), *(tensor.to(device, non_blocking=True) for tensor in tensors))
 
 
 def collate_examples(examples: list[Example], family: ModelFamily, mutual: bool, bucket: int = BUCKET) -> Batch:
-    """Pads on the right to a multiple of `bucket`.
+    """Puts examples side by side, padded on the right to a multiple of `bucket`.
 
     Args:
-        mutual: whether the tokens of a block see one another.
+        mutual: whether the blanks of a block see one another.
     """
     pad, longest = family.tokenizer.pad_token_id, max(len(example.sequence) for example in examples)
     arrays = collate([example.sequence for example in examples], pad, -(-longest // bucket) * bucket)
@@ -71,7 +73,7 @@ def collate_examples(examples: list[Example], family: ModelFamily, mutual: bool,
         if example.block:
             block = slice(len(example.sequence) - example.block, len(example.sequence))
             ids[row, block] = pad
-            # The last blank says nothing, and decoding leaves it out.
+            # Nothing is predicted from the last blank, and decoding leaves it out.
             group[row, block][:-1] = BLOCK if mutual else 0
     attention, branch = torch.from_numpy(arrays["attention"]), torch.from_numpy(arrays["branch"]).long()
     inputs = ModelInputs(ids, attention, family.images([example.images for example in examples]), group, branch)

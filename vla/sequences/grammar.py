@@ -1,4 +1,4 @@
-"""What an action answer may be: the plan's tokens, then a chunk as the contract's codec writes it."""
+"""The grammar of an action answer: the plan's tokens, then a chunk as the contract's codec writes it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from vla.tokenization.codecs import has_ordinal, no_ordinal
 
 
 class ActionGrammar:
-    """How actions are written and read.
+    """Says which tokens an action answer may have, and reads it.
 
     Args:
-        contract: what was agreed.
-        codecs: of each embodiment's actions, by name; the first is the default.
-        plan: what is written before.
-        pad: id of the padding token, which stands for what is written at once.
+        contract: of the policy.
+        codecs: the codec of each embodiment's actions, by name; the first is the default.
+        plan: the tokens written before the actions.
+        pad: id of the padding token, the blank in place of tokens that are written at once.
 
     Raises:
-        UserError: a block of a codec with answers of unequal length, or a statistic that nothing has.
+        UserError: a block with a codec whose answers differ in length, or a statistic where no token is ordinal.
     """
 
     def __init__(self, contract: PolicyContract, codecs: dict[str, ActionCodec], plan: PlanTokens, pad: int):
@@ -43,7 +43,7 @@ class ActionGrammar:
         self._writing: dict[tuple[str, str], dict[str, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # For loader processes, which write nothing: a cache belongs to its process.
+        # Loader processes, which write nothing, get the object without its cache.
         return {**self.__dict__, "_writing": {}}
 
     def codec(self, embodiment: str = "") -> ActionCodec:
@@ -52,11 +52,11 @@ class ActionGrammar:
         return self.codecs[embodiment or next(iter(self.codecs))]
 
     def ends(self, embodiment: str = "") -> int | None:
-        """The token that ends an action answer; None where all are of the same length."""
+        """The token that ends an action answer; None if all answers have the same length."""
         return None if self.codec(embodiment).fixed else self.vocabulary.eos_id
 
     def ordinals(self) -> list[Ordinal]:
-        """The integer and the location tokens, for answers to questions, where all words are allowed. None for the mode."""
+        """The integer and the location tokens, for answers to questions, where all words are allowed. Empty for the mode."""
         lists = (self.vocabulary.integer_ids, self.vocabulary.loc_ids) if self.contract.decode != "mode" else ()
         return [Ordinal(torch.tensor(ids), self.contract.decode) for ids in lists if ids]
 
@@ -69,16 +69,16 @@ class ActionGrammar:
         return [*self.plan.allowed(mode), *self._chunk(embodiment)]
 
     def ordinal(self, embodiment: str = "", mode: str = "") -> list[bool]:
-        """Which tokens of an action answer have ids that stand for rising values, in their order; as many as `allowed` has."""
+        """Which tokens of an action answer are ordinal: their ids, in order, stand for rising values. As long as `allowed`."""
         end = [] if self.ends(embodiment) is None else [False]
         return [*self.plan.ordinal(mode), *self.codec(embodiment).ordinal(), *end]
 
     def next(self, embodiment: str = "", mode: str = "") -> Callable[[np.ndarray], list[int]]:
-        """The function from the ids written so far [n] of an action answer to those that may come next; none: it is complete.
-        It does not know free text.
+        """A function from the ids [n] written so far to the ids that may come next; none when the answer is complete. Free text is
+        beyond it.
 
         Raises (the function):
-            Malformed: no answer begins so.
+            Malformed: no answer begins with these ids.
         """
         codec = self.codec(embodiment)
         plan = [[] if isinstance(ids, Free) else ids for ids in self.plan.allowed(mode)]
@@ -95,24 +95,24 @@ class ActionGrammar:
         return follow
 
     def writing(self, embodiment: str = "", mode: str = "") -> dict[str, Any]:
-        """How an action answer is written, as `decode.write` takes it: what is allowed, its end, its block."""
+        """The arguments of `decode.write` for an action answer: what is allowed, the end token, the block."""
         if (embodiment, mode) not in self._writing:
-            self._writing[embodiment, mode] = self._way(embodiment, mode)
+            self._writing[embodiment, mode] = self._arguments(embodiment, mode)
         return self._writing[embodiment, mode]
 
-    def _way(self, embodiment: str, mode: str) -> dict[str, Any]:
-        # Tokens that may be the same have one table: what a session makes for it serves them all.
+    def _arguments(self, embodiment: str, mode: str) -> dict[str, Any]:
+        # Positions with the same ids share one table, and so what a decoding session derives from it.
         tables: dict[tuple[int, ...], torch.Tensor] = {}
         decode = self.contract.decode
 
-        def place(ids: list[int] | Free, ordinal: bool) -> torch.Tensor | Ordinal | Free:
+        def position(ids: list[int] | Free, ordinal: bool) -> torch.Tensor | Ordinal | Free:
             if isinstance(ids, Free):
                 return ids
             table = tables.setdefault(tuple(ids), torch.tensor(ids))
             return Ordinal(table, decode) if ordinal and decode != "mode" else table
 
-        places = zip(self.allowed(embodiment, mode), self.ordinal(embodiment, mode), strict=True)
-        allowed = [place(*one) for one in places]
+        positions = zip(self.allowed(embodiment, mode), self.ordinal(embodiment, mode), strict=True)
+        allowed = [position(*one) for one in positions]
         if (end := self.ends(embodiment)) is not None:
             return {"allowed": Follow(allowed, self.next(embodiment, mode)), "eos_id": end}
         if self.contract.block == "none":
@@ -123,13 +123,12 @@ class ActionGrammar:
 
     def _chunk(self, embodiment: str) -> list[list[int]]:
         end = [] if self.ends(embodiment) is None else [self.vocabulary.eos_id]
-        places = [self.vocabulary.symbols_to_ids(symbols).tolist() + end for symbols in self.codec(embodiment).places()]
-        return [*places, *([end] if end else [])]
+        positions = [self.vocabulary.symbols_to_ids(symbols).tolist() + end for symbols in self.codec(embodiment).places()]
+        return [*positions, *([end] if end else [])]
 
     def read(self, ids: np.ndarray, embodiment: str = "", mode: str = "") -> ActionChunk:
-        """Written ids [T] back to actions in physical units; info holds the plan: `words`, `point`, `reach`.
-
-        What is no whole chunk comes back as `status`, without actions.
+        """Decodes written ids [T] to actions in physical units. `info` has the plan: `words`, `point`, `reach`. An incomplete chunk
+        gives a `status` and no actions.
 
         Raises:
             UserError: an id is not an action token.

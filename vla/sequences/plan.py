@@ -1,4 +1,4 @@
-"""The plan that a policy writes before its actions: words, where the named object is, how far it is from the gripper."""
+"""The plan that a policy writes before its actions: words, the named object's point, its offset from the gripper."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from vla.sequences.text import TextTokens
 from vla.tokenization.sequence import Role, Sequence, piece
 
 REACH = (128, 128, 128, 128)
-"""An unknown reach: nowhere, and no turn."""
+"""An unknown offset: no distance, and no turn."""
 
 
 class PlanTokens:
-    """A plan as tokens: the contract's parts, in its order.
+    """A plan as tokens: the contract's parts, in the contract's order.
 
     Args:
-        contract: says which parts a plan has, and how many tokens its words may take.
-        text: of the tokenizer.
+        contract: lists the parts of a plan, and the largest number of tokens of its words.
+        text: words, integers and locations as tokens.
     """
 
     def __init__(self, contract: PolicyContract, text: TextTokens):
@@ -29,11 +29,11 @@ class PlanTokens:
         self._lengths = {"words": contract.words, "where": 2, "reach": len(REACH)}
 
     def parts(self, mode: str = "") -> tuple[str, ...]:
-        """The parts that are written in a mode; "" is the contract's first."""
+        """The parts that are written in a mode; "" is the contract's first mode."""
         return self.contract.plan if (mode or self.contract.modes[0]) == "think" else ()
 
     def length(self, mode: str = "") -> int:
-        """How many tokens a written plan has."""
+        """The number of tokens of a written plan."""
         return sum(self._lengths[part] for part in self.parts(mode))
 
     def allowed(self, mode: str = "") -> list[list[int] | Free]:
@@ -46,11 +46,12 @@ class PlanTokens:
         return [words[part] for part in self.parts(mode) for _ in range(self._lengths[part])]
 
     def ordinal(self, mode: str = "") -> list[bool]:
-        """Which tokens are ordinal: locations and integers."""
+        """Which tokens are ordinal, that is, locations and integers."""
         return [part != "words" for part in self.parts(mode) for _ in range(self._lengths[part])]
 
     def written(self, plan: dict[str, Any]) -> list[Sequence]:
-        """The plan as the model writes it. Unknown parts stand there unscored, so that what follows keeps its position."""
+        """The plan as the model writes it. Unknown parts are filled in and not scored, so that the following tokens keep their
+        positions."""
         words, point, reach = self._words(plan["words"]), plan["point"], plan["reach"]
         filled = np.array(words + [self.vocabulary.eos_id] * (self.contract.words - len(words)))
         parts = {
@@ -61,7 +62,7 @@ class PlanTokens:
         return [parts[part] for part in self.contract.plan]
 
     def given(self, plan: dict[str, Any]) -> list[Sequence]:
-        """The plan as it stands in a prompt; unknown parts are left out."""
+        """The plan as part of a prompt, without unknown parts."""
         parts = []
         for part in self.contract.plan:
             if part == "words" and plan.get("words"):
@@ -73,23 +74,23 @@ class PlanTokens:
         return parts
 
     def read(self, ids: np.ndarray, mode: str = "") -> tuple[dict[str, Any], np.ndarray]:
-        """The plan that written ids [T] begin with (`words`, `point`, `reach`), and the ids after it."""
+        """Splits written ids [T] into the plan (`words`, `point`, `reach`) and the ids after it."""
         plan: dict[str, Any] = {}
         for part in self.parts(mode):
-            mine, ids = ids[: self._lengths[part]], ids[self._lengths[part] :]
+            written, ids = ids[: self._lengths[part]], ids[self._lengths[part] :]
             if part == "words":
-                plan["words"] = self.text.text(mine)
+                plan["words"] = self.text.text(written)
             elif part == "where":
-                plan["point"] = list(self.vocabulary.ids_to_point(mine))
+                plan["point"] = list(self.vocabulary.ids_to_point(written))
             else:
-                plan["reach"] = self.vocabulary.ids_to_bins(mine).tolist()
+                plan["reach"] = self.vocabulary.ids_to_bins(written).tolist()
         return plan, ids
 
     def _words(self, text: str) -> list[int]:
-        """A plan's words, without their end; UserError: there are more than the contract has."""
+        """The ids of a plan's words, without the end token; UserError if there are more than the contract allows."""
         words = self.text.ids(text) if text and "words" in self.contract.plan else []
         if len(words) >= self.contract.words:
             raise UserError(
-                f"a plan of {len(words)} tokens and its end: {text[:60]!r}", "contract.words", f"{len(words) + 1} or more"
+                f"a plan of {len(words)} tokens and the end token: {text[:60]!r}", "contract.words", f"{len(words) + 1} or more"
             )
         return words

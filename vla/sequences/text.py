@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from vla.tokenization.prompts import Mark
 from vla.tokenization.sequence import Role, Sequence, piece
@@ -17,16 +18,15 @@ class TextTokens:
     """The tokens of prompts and answers.
 
     Args:
-        tokenizer: of Hugging Face.
-        vocabulary: ids of integers, locations and the end.
+        vocabulary: ids of integers, locations and the end token.
     """
 
-    def __init__(self, tokenizer: Any, vocabulary: Vocabulary):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary):
         self.tokenizer, self.vocabulary = tokenizer, vocabulary
         self.prompt = functools.lru_cache(4096, typed=True)(self._prompt)
 
     def __getstate__(self) -> dict[str, Any]:
-        # For loader processes: a cache belongs to its process.
+        # Loader processes get the object without its cache.
         return {name: value for name, value in self.__dict__.items() if name != "prompt"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -34,12 +34,12 @@ class TextTokens:
         self.prompt = functools.lru_cache(4096, typed=True)(self._prompt)
 
     def _prompt(self, text: str) -> Sequence:
-        """A part of a prompt. What a user types as "<image>" or "<eos>" is letters; a chat template's marks are tokens."""
+        """The tokens of a part of a prompt. "<image>" in a user's text is letters; in a chat template it is a token."""
         letters = not isinstance(text, Mark)
         return piece(self.tokenizer(str(text), add_special_tokens=False, split_special_tokens=letters)["input_ids"], Role.PROMPT)
 
     def ids(self, part: str | int | Point) -> list[int]:
-        """A part of an answer: words, an integer, or a point as two locations."""
+        """The ids of a part of an answer: words, an integer, or a point as two locations."""
         if isinstance(part, str):
             return self.prompt(" " + part).ids.tolist()
         if isinstance(part, int):
@@ -47,9 +47,9 @@ class TextTokens:
         return self.vocabulary.point_to_ids(*part)
 
     def until_end(self, ids: np.ndarray) -> np.ndarray:
-        """Ids [T] up to the end token, which is left out."""
+        """The ids [T] before the end token."""
         return ids[: np.append(np.flatnonzero(ids == self.vocabulary.eos_id), len(ids))[0]]
 
     def text(self, ids: np.ndarray) -> str:
-        """The words that ids [T] stand for, up to the end."""
+        """The words that ids [T] stand for, up to the end token."""
         return self.tokenizer.decode(self.until_end(ids).tolist()).strip()
