@@ -63,8 +63,8 @@ class ActionGrammar:
     def allowed(self, embodiment: str = "", mode: str = "") -> list[list[int] | Free]:
         """The ids that each token of an action answer may have, in order, or free text; mode "" is the contract's first.
 
-        Where answers are of unequal length these are the longest one's places, each of which may also be the end; which of the
-        ids may really come depends on those before, and `next` says so.
+        If answers differ in length, these are the positions of the longest answer, each of which may also be the end. Which ids
+        may follow then depends on the ids before: see `next`.
         """
         return [*self.plan.allowed(mode), *self._chunk(embodiment)]
 
@@ -74,8 +74,8 @@ class ActionGrammar:
         return [*self.plan.ordinal(mode), *self.codec(embodiment).ordinal(), *end]
 
     def next(self, embodiment: str = "", mode: str = "") -> Callable[[np.ndarray], list[int]]:
-        """A function from the ids [n] written so far to the ids that may come next; none when the answer is complete. Free text is
-        beyond it.
+        """A function from the ids [n] written so far to the ids that may come next: none when the answer is complete. It does not
+        cover free text.
 
         Raises (the function):
             Malformed: no answer begins with these ids.
@@ -127,8 +127,8 @@ class ActionGrammar:
         return [*positions, *([end] if end else [])]
 
     def read(self, ids: np.ndarray, embodiment: str = "", mode: str = "") -> ActionChunk:
-        """Decodes written ids [T] to actions in physical units. `info` has the plan: `words`, `point`, `reach`. An incomplete chunk
-        gives a `status` and no actions.
+        """Decodes written ids [T] to actions in physical units. `info` has the plan: `words`, `point`, `reach`. An incomplete
+        chunk gives a `status` and no actions.
 
         Raises:
             UserError: an id is not an action token.
