@@ -1,7 +1,7 @@
-"""Action codecs on demonstrations: what is lost, how many tokens a chunk takes, how fast it is written and read.
+"""Measures action codecs on demonstrations: their error, the tokens per chunk, the speed of encoding and decoding.
 
 Codecs are fitted on the training episodes and measured on the held-out ones. Errors are in half ranges of a dimension (1 is the
-way from the middle to a limit), over the dimensions that vary; by dimension also in its own unit.
+distance from the middle to a limit), over the dimensions that vary; for each dimension also in its own unit.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from vla.training.contract import ContractOptions, chunks, resolve
 
 DATA = Path("runs/demo/data/robot")
 SUCCESS = Path(__file__).parent / "results/compare-quantile.json"
-"""`vla compare` of the demo's training with quantile bins and with uniform ones, in this order."""
+"""Result of `vla compare` for the demo trained with quantile bins and with uniform bins, in this order."""
 
 
 def demonstrations(folder: str) -> Path:
-    """The demo's, or a few that are collected now."""
+    """Returns the folder of the demo's demonstrations, or collects a few."""
     if folder or DATA.is_dir():
         return Path(folder or DATA)
     from vla.sim.collect import collect
@@ -44,14 +44,14 @@ def contract_of(codec: str, chunk: int, source: RobotSource) -> PolicyContract:
 
 
 def microseconds(work, samples: list, rounds: int = 3) -> float:
-    """Per sample; the median of some rounds."""
-    found = []
+    """Returns the microseconds per sample, the median of several rounds."""
+    results = []
     for _ in range(rounds):
         began = time.perf_counter()
         for sample in samples:
             work(sample)
-        found.append(1e6 * (time.perf_counter() - began) / len(samples))
-    return statistics.median(found)
+        results.append(1e6 * (time.perf_counter() - began) / len(samples))
+    return statistics.median(results)
 
 
 def measure(codec: ActionCodec, held_out: np.ndarray) -> dict[str, object]:
@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=500, help="held-out chunks")
     options = parser.parse_args()
     source = RobotSource(demonstrations(options.data), holdout=0.05)
-    found: dict[str, dict[str, object]] = {}
+    results: dict[str, dict[str, object]] = {}
     for chunk in options.chunks:
         held_out = chunks(source, chunk, "val")
         held_out = held_out[np.linspace(0, len(held_out) - 1, min(options.samples, len(held_out))).astype(int)]
@@ -90,11 +90,11 @@ def main() -> int:
             contract = contract_of(codec, chunk, source)
             seconds = time.perf_counter() - began
             rows[codec] = {**measure(action_codec(contract), held_out), "fit_s": round(seconds, 2)}
-        found[f"chunk {chunk}"] = rows
+        results[f"chunk {chunk}"] = rows
     compared = json.loads(SUCCESS.read_text())["pairs"][0] if SUCCESS.is_file() else None
     success = compared and compared["difference"]
-    said = {"bars": {}, "measured": found, "success": success, "held_out_chunks": options.samples, "data": source.card.name}
-    print(json.dumps({**said, **provenance(), "command": " ".join(sys.argv)}, indent=1))
+    content = {"bars": {}, "measured": results, "success": success, "held_out_chunks": options.samples, "data": source.card.name}
+    print(json.dumps({**content, **provenance(), "command": " ".join(sys.argv)}, indent=1))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Reading data: random access against webdataset's sequential reader and bare decoding, start-up, resume and memory.
+"""Measures reading of data: random access against webdataset's sequential reader and bare decoding; start-up, resume and memory.
 
 All sides read the same shards (256 x 256 JPEG, an action, JSON), decode with one function in one thread and give uint8 arrays.
 """
@@ -32,8 +32,8 @@ SIZE, SHARDS, MILLION = 256, 200, 1_000_000
 SPEC = Embodiment((Camera("front", SIZE, SIZE),), Space(("x",), ("m",), (-1.0,), (1.0,)), Space(("dx",), ("m",), (-1.0,), (1.0,)))
 
 
-def picture(rng: np.random.Generator) -> bytes:
-    """As rich as a photograph: smooth shapes with some noise; a JPEG of about 20 kB, chroma subsampled as cameras do it."""
+def jpeg(rng: np.random.Generator) -> bytes:
+    """Returns a JPEG of about 20 kB with the detail of a photograph: smooth shapes with some noise, subsampled chroma."""
     y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
     waves = [np.sin(x * a + y * b + c) for a, b, c in rng.uniform(-12, 12, (6, 3))]
     image = np.stack([sum(waves[i::3], np.zeros_like(x)) for i in range(3)], -1)
@@ -45,7 +45,7 @@ def picture(rng: np.random.Generator) -> bytes:
 
 def write(folder: Path, samples: int, per_shard: int, state: bool = True) -> None:
     rng = np.random.default_rng(0)
-    pictures = [picture(rng) for _ in range(50)]
+    images = [jpeg(rng) for _ in range(50)]
     length = 50
     with ShardWriter(folder, per_shard) as writer:
         for i in range(samples):
@@ -59,7 +59,7 @@ def write(folder: Path, samples: int, per_shard: int, state: bool = True) -> Non
                 "target": "object",
             }
             vector = rng.uniform(-1, 1, 1).astype(np.float32)
-            members = {"front.jpg": pictures[i % len(pictures)], "action.npy": vector, "json": info}
+            members = {"front.jpg": images[i % len(images)], "action.npy": vector, "json": info}
             writer.write(f"s{i:08d}", members | ({"state.npy": vector} if state else {}))
     DatasetCard("benchmark", "robot", "arm", SPEC).save(folder)
 
@@ -72,7 +72,7 @@ def rate(read, samples: int) -> float:
 
 
 def speeds(folder: Path, samples: int, rounds: int) -> dict[str, float]:
-    """Samples a second: bare decoding, ours in random order, webdataset in order; medians of alternating rounds."""
+    """Returns samples per second of bare decoding, ours (random order) and webdataset (in order); medians of several rounds."""
     import webdataset as wds
 
     index = ShardIndex(folder)
@@ -97,19 +97,19 @@ def speeds(folder: Path, samples: int, rounds: int) -> dict[str, float]:
         return decode_jpeg(data, key) if key.endswith("jpg") else None
 
     def sequential():
-        # Its own decoders but for the picture, which all sides decode alike.
+        # webdataset's own decoders except for the image, which all sides decode alike.
         yield from wds.WebDataset(urls, shardshuffle=False).decode(picture_of)
 
     sides = {"bare": bare, "ours": ours, "webdataset": sequential}
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    results: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, read in sides.items():
-            found[name].append(rate(read, samples))
-    return {name: statistics.median(values) for name, values in found.items()}
+            results[name].append(rate(read, samples))
+    return {name: statistics.median(values) for name, values in results.items()}
 
 
 def start_up(folder: Path) -> float:
-    """Seconds to open a data set of 200 shards whose index is there, and to read a sample."""
+    """Returns the seconds to open a data set of 200 indexed shards and to read a sample."""
     RobotSource(folder, chunk=4).sample(0, np.random.default_rng(0))
     began = time.perf_counter()
     RobotSource(folder, chunk=4).sample(7, np.random.default_rng(0))
@@ -117,7 +117,7 @@ def start_up(folder: Path) -> float:
 
 
 def synthetic(folder: Path) -> None:
-    """The index of a million samples over 200 shards that hold nothing."""
+    """Writes the index of a million samples over 200 empty shards."""
     folder.mkdir()
     each = MILLION // SHARDS
     for shard in range(SHARDS):
@@ -157,7 +157,7 @@ def synthetic(folder: Path) -> None:
 
 
 def resume(folder: Path) -> float:
-    """Seconds until the first batch at 90 % of an epoch of a million samples is drawn."""
+    """Returns the seconds until the first batch at 90 % of an epoch of a million samples is drawn."""
     began = time.perf_counter()
     source = RobotSource(folder, chunk=4)
     mixture = Mixture({"robot": source}, 0, len(source))
@@ -168,7 +168,7 @@ def resume(folder: Path) -> float:
 
 
 def growth(folder: Path, samples: int) -> float:
-    """MiB by which the process has grown over so many samples drawn from a mixture."""
+    """Returns the MiB by which the process grows over `samples` samples drawn from a mixture."""
     source = RobotSource(folder, chunk=4)
     mixture = Mixture({"robot": source}, 0)
     process = psutil.Process()
@@ -191,12 +191,12 @@ def main() -> int:
     try:
         write(root / "real", options.samples, max(options.samples // SHARDS, 1))
         synthetic(root / "million")
-        # Picture, action and JSON alone for the speeds; a robot source also wants a state.
+        # The speeds use image, action and JSON only; a robot source also needs a state.
         write(root / "plain", options.samples, max(options.samples // SHARDS, 1), state=False)
-        found = speeds(root / "plain", options.samples, options.rounds)
+        results = speeds(root / "plain", options.samples, options.rounds)
         values = {
-            "random access / webdataset": (found["ours"] / found["webdataset"], ">=", 1.5),
-            "random access / bare decoding": (found["ours"] / found["bare"], ">=", 0.8),
+            "random access / webdataset": (results["ours"] / results["webdataset"], ">=", 1.5),
+            "random access / bare decoding": (results["ours"] / results["bare"], ">=", 0.8),
             "start-up on 200 shards (s)": (start_up(root / "real"), "<=", 1.0),
             "resume at 90 % of a million samples (s)": (resume(root / "million"), "<=", 2.0),
             "growth over 100,000 samples (MiB)": (growth(root / "real", options.drawn), "<=", 100.0),
@@ -207,13 +207,13 @@ def main() -> int:
         name: {"value": round(value, 3), "bar": f"{sign} {bar:g}", "holds": value >= bar if sign == ">=" else value <= bar}
         for name, (value, sign, bar) in values.items()
     }
-    rates = {f"{name} (samples/s)": round(value, 1) for name, value in found.items()}
+    rates = {f"{name} (samples/s)": round(value, 1) for name, value in results.items()}
     print(
         json.dumps(
             {
                 "bars": bars,
                 "measured": rates,
-                "jpeg_bytes": len(picture(np.random.default_rng(0))),
+                "jpeg_bytes": len(jpeg(np.random.default_rng(0))),
                 "drawn": options.drawn,
                 **provenance(),
                 "command": " ".join(["benchmarks/data.py", *sys.argv[1:]]),

@@ -1,4 +1,4 @@
-"""Decoding against transformers' own `generate` under the same mask of allowed ids: same weights, batch, threads and dtype.
+"""Compares decoding with transformers' own `generate` under the same mask of allowed ids: same weights, batch, threads, dtype.
 
 On a CPU: the demo's model alone, in a batch of 8 and writing a chunk at once, and a random model of 400 million weights
 against what the machine allows. On a GPU (`--structure openvla-7b` or `paligemma-3b`) random weights of those structures in
@@ -35,15 +35,15 @@ from vla.sequences.encode import Encoder
 RUN = Path("runs/demo")
 PARTS = ["demo", "block", "400m"]
 SUCCESS = Path(__file__).parent / "results/compare-block.json"
-"""`vla compare` of the demo's training with a chunk of 8, written at once and token by token, in this order."""
+"""Result of `vla compare` for the demo with a chunk of 8, decoded at once and token by token, in this order."""
 TOKENS = 7
-"""Of one action, as OpenVLA writes it."""
+"""Number of tokens of one of OpenVLA's actions."""
 
 
 class Only(LogitsProcessor):
-    """The same restriction for transformers' own loop."""
+    """The same mask of allowed ids for transformers' own loop."""
 
-    def __init__(self, allowed: list[list[int]], start: int, vocabulary: int, device: Any = None):
+    def __init__(self, allowed: list[list[int]], start: int, vocabulary: int, device: torch.device | str | None = None):
         self.start, self.masks = start, torch.full((len(allowed), vocabulary), -torch.inf, device=device)
         for mask, words in zip(self.masks, allowed, strict=True):
             mask[words] = 0
@@ -53,7 +53,7 @@ class Only(LogitsProcessor):
 
 
 def in_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each side, one call each per round, after one round that is not counted."""
+    """Returns the median seconds of each side, with one call each per round; the first round is not counted."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, run in sides.items():
@@ -63,7 +63,7 @@ def in_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, floa
             synchronise()
             if number:
                 times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(results) for name, results in times.items()}
 
 
 def synchronise() -> None:
@@ -72,7 +72,7 @@ def synchronise() -> None:
 
 
 def acting(toy: bool) -> tuple[LocalPolicy, list[Observation]]:
-    """The demo's policy and eight held-out steps; as a toy, the model it began as and noise."""
+    """Returns the demo's policy and eight held-out steps; as a toy, its initial model and noise."""
     if toy:
         from vla.models.load import load_vlm
         from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
@@ -96,7 +96,7 @@ def answer(policy: LocalPolicy, inputs: ModelInputs, **how: Any) -> torch.Tensor
 
 
 def demo(policy: LocalPolicy, seen: list[Observation], rounds: int) -> dict:
-    """Milliseconds of an answer, and of a token after the first; of one row, of eight, and by the median instead of the mode."""
+    """Returns milliseconds per answer and per token after the first; for one row, for eight, and with the median for the mode."""
     contracts = [dataclasses.replace(policy.contract, decode=decode) for decode in ("mode", "median")]
     allowed, medians = (Encoder(one, policy.encoder.family).grammar.writing()["allowed"] for one in contracts)
     model = policy.model
@@ -115,7 +115,7 @@ def demo(policy: LocalPolicy, seen: list[Observation], rounds: int) -> dict:
         return model.generate(**given, max_new_tokens=steps, **how)[:, start:]
 
     same = bool(torch.equal(ours(1, every), theirs(every)))
-    found = in_turns(
+    results = in_turns(
         {
             "ours": lambda: ours(1, every),
             "ours first": lambda: ours(1, 1),
@@ -129,24 +129,24 @@ def demo(policy: LocalPolicy, seen: list[Observation], rounds: int) -> dict:
         },
         rounds,
     )
-    per_token = {side: (found[side] - found[f"{side} first"]) / (every - 1) for side in ("ours", "theirs", "median", "eight")}
+    per_token = {side: (results[side] - results[f"{side} first"]) / (every - 1) for side in ("ours", "theirs", "median", "eight")}
     return {
         "same_ids": same,
         "tokens": every,
-        "answer_ms": {name: 1e3 * value for name, value in found.items()},
+        "answer_ms": {name: 1e3 * value for name, value in results.items()},
         "token_ms": {name: 1e3 * value for name, value in per_token.items()},
-        "end_to_end": found["theirs"] / found["ours"],
+        "end_to_end": results["theirs"] / results["ours"],
         "per_token": per_token["theirs"] / per_token["ours"],
         "median_per_token": per_token["median"] / per_token["ours"],
         "batch_8_decode": 8 * per_token["ours"] / per_token["eight"],
-        "batch_8_end_to_end": 8 * found["ours"] / found["eight"],
+        "batch_8_end_to_end": 8 * results["ours"] / results["eight"],
     }
 
 
 def at_once(policy: LocalPolicy, seen: list[Observation], rounds: int) -> dict:
     """Milliseconds of an answer with a chunk of 8: token by token and in a block, pictures and prompt included; with the policy's
     plan, and of the actions alone. The weights have not learned blocks, which changes what is written, not how fast."""
-    found = {}
+    results = {}
     for name, plan in {"with plan": policy.contract.plan, "actions alone": ()}.items():
         sides = {}
         for block in ("none", "bidirectional"):
@@ -157,8 +157,8 @@ def at_once(policy: LocalPolicy, seen: list[Observation], rounds: int) -> dict:
         tokens = sides["none"]().shape[1]
         times = in_turns(sides, rounds)
         faster = times["none"] / times["bidirectional"]
-        found[name] = {"tokens": tokens, "ms": {k: 1e3 * v for k, v in times.items()}, "faster": faster}
-    return found
+        results[name] = {"tokens": tokens, "ms": {k: 1e3 * v for k, v in times.items()}, "faster": faster}
+    return results
 
 
 def random_model(name: str, dtype: torch.dtype, device: str, toy: bool = False) -> Any:
@@ -203,7 +203,7 @@ def random_model(name: str, dtype: torch.dtype, device: str, toy: bool = False) 
 
 
 def prompt(model: Any, device: str) -> dict[str, torch.Tensor]:
-    """256 image tokens and 24 words."""
+    """Returns inputs of 256 image tokens and 24 words."""
     words = model.config.text_config.vocab_size
     ids = torch.cat([torch.full((1, 256), words - 1), torch.randint(10, words - 600, (1, 24))], 1).to(device)
     pictures = torch.rand(1, 3, 224, 224, dtype=model.dtype, device=device)
@@ -212,16 +212,16 @@ def prompt(model: Any, device: str) -> dict[str, torch.Tensor]:
 
 
 def machine(dtype: torch.dtype, device: str, toy: bool) -> tuple[float, float]:
-    """Bytes a second that a sum over a buffer of 1 GB reads, and operations a second of a product of large matrices."""
+    """Returns bytes per second of a sum over a buffer of 1 GB, and operations per second of a product of large matrices."""
     size, side = (10**6, 64) if toy else (10**9, 8192 if device == "cuda" else 1536)
     buffer = torch.ones(size // dtype.itemsize, dtype=dtype, device=device)
     a = torch.rand(side, side, dtype=dtype, device=device)
-    found = in_turns({"sum": buffer.sum, "product": lambda: a @ a}, 5)
-    return size / found["sum"], 2 * side**3 / found["product"]
+    results = in_turns({"sum": buffer.sum, "product": lambda: a @ a}, 5)
+    return size / results["sum"], 2 * side**3 / results["product"]
 
 
 def structure(name: str, dtype: torch.dtype, device: str, rounds: int, compiled: bool = False, toy: bool = False) -> dict:
-    """A random model's action of seven tokens, against the time that its bytes and operations take here, and `generate`."""
+    """Times a random model's action of seven tokens, against `generate` and the time that its bytes and operations need here."""
     bandwidth, rate = machine(dtype, device, toy)
     model = random_model(name, dtype, device, toy)
     inputs = prompt(model, device)
@@ -250,8 +250,8 @@ def structure(name: str, dtype: torch.dtype, device: str, rounds: int, compiled:
     read += 256 * model.config.text_config.hidden_size * dtype.itemsize
     floor = (TOKENS - 1) * read / bandwidth + counter.get_total_flops() / rate
     same = bool(torch.equal(ours(), theirs()))
-    found = in_turns({"ours": ours, "theirs": theirs, "first": lambda: ours(1)}, rounds)
-    token = (found["ours"] - found["first"]) / (TOKENS - 1)
+    results = in_turns({"ours": ours, "theirs": theirs, "first": lambda: ours(1)}, rounds)
+    token = (results["ours"] - results["first"]) / (TOKENS - 1)
     weights = sum(p.numel() for p in model.parameters())
     # Last: it changes the model.
     to_int8(model.get_decoder())
@@ -262,15 +262,15 @@ def structure(name: str, dtype: torch.dtype, device: str, rounds: int, compiled:
         "dtype": str(dtype),
         "same_ids": same,
         "graphs": static is not None and static.graphs,
-        "ms": {key: 1e3 * value for key, value in found.items()},
-        "hz": 1 / found["ours"],
+        "ms": {key: 1e3 * value for key, value in results.items()},
+        "hz": 1 / results["ours"],
         "token_ms": 1e3 * token,
         "achieved_gb_per_second": read / token / 1e9,
         "bandwidth_gb_per_second": bandwidth / 1e9,
         "gflops": rate / 1e9,
         "floor_ms": 1e3 * floor,
-        "of_floor": found["ours"] / floor,
-        "of_generate": found["theirs"] / found["ours"],
+        "of_floor": results["ours"] / floor,
+        "of_generate": results["theirs"] / results["ours"],
         "int8": {
             "ms": {key: 1e3 * value for key, value in short.items()},
             "token_ms": 1e3 * (short["ours"] - short["first"]) / (TOKENS - 1),
@@ -286,10 +286,10 @@ def at_most(value: float, bar: float) -> dict:
     return {"value": value, "bar": f"<= {bar}", "holds": value <= bar}
 
 
-def bars(found: dict[str, Any]) -> dict[str, dict]:
-    """Those of the parts that were measured."""
+def bars(results: dict[str, Any]) -> dict[str, dict]:
+    """Returns the bars of the parts that were measured."""
     bars = {}
-    if small := found.get("demo"):
+    if small := results.get("demo"):
         bars |= {
             "demo model, end to end": at_least(small["end_to_end"], 1.5),
             "demo model, per token": at_least(small["per_token"], 3),
@@ -297,11 +297,11 @@ def bars(found: dict[str, Any]) -> dict[str, dict]:
             "batch of 8, decoding": at_least(small["batch_8_decode"], 4),
             "batch of 8, end to end": at_least(small["batch_8_end_to_end"], 1.4),
         }
-    if block := found.get("block"):
+    if block := results.get("block"):
         bars["chunk of 8 at once"] = at_least(block["with plan"]["faster"], 2)
         (pair,) = json.loads(SUCCESS.read_text())["pairs"] if SUCCESS.is_file() else [None]
         bars["chunk of 8 at once, success"] = at_least(pair and pair["difference"]["high"], 0)
-    if large := found.get("400m"):
+    if large := results.get("400m"):
         bars["400M weights, of the floor"] = at_most(large["of_floor"], 1.5)
     return bars
 
@@ -321,25 +321,25 @@ def main() -> int:
             print("no CUDA device: run it where there is one, or with --toy", file=sys.stderr)
             return 2
         where_to, dtype = "cuda" if cuda else "cpu", torch.float32 if options.toy else torch.bfloat16
-        found = structure(options.structure, dtype, where_to, options.rounds, options.compiled, options.toy)
-        reached = {"of the floor": at_most(found["of_floor"], 1.3), "against generate": at_least(found["of_generate"], 3)}
+        results = structure(options.structure, dtype, where_to, options.rounds, options.compiled, options.toy)
+        reached = {"of the floor": at_most(results["of_floor"], 1.3), "against generate": at_least(results["of_generate"], 3)}
         device = torch.cuda.get_device_name() if cuda else "cpu"
-        print(json.dumps({"bars": reached, options.structure: found, "device": device, "toy": options.toy, **where}, indent=1))
+        print(json.dumps({"bars": reached, options.structure: results, "device": device, "toy": options.toy, **where}, indent=1))
         return 0
     if not options.toy and options.part != ["400m"] and not (RUN / "export").is_dir():
         print(f"no {RUN}/export: run make demo", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     if "demo" in options.part or "block" in options.part:
         acts = acting(options.toy)
     if "demo" in options.part:
-        found["demo"] = demo(*acts, options.rounds)
+        results["demo"] = demo(*acts, options.rounds)
     if "block" in options.part:
-        found["block"] = at_once(*acts, options.rounds)
+        results["block"] = at_once(*acts, options.rounds)
     if "400m" in options.part:
-        found["400m"] = structure("400m", torch.float32, "cpu", 3, toy=options.toy)
-    said = {"bars": bars(found), **found, "threads": 1, "toy": options.toy}
+        results["400m"] = structure("400m", torch.float32, "cpu", 3, toy=options.toy)
+    said = {"bars": bars(results), **results, "threads": 1, "toy": options.toy}
     print(json.dumps({**said, **where}, indent=1))
     return 0
 

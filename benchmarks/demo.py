@@ -1,4 +1,4 @@
-"""The main job's bars: reads what `vla demo` measured in runs/demo and what was recorded, and prints one JSON object."""
+"""Checks the demo's bars: reads the report of `vla demo` in runs/demo and the recorded reports, and prints one JSON object."""
 
 import json
 import sys

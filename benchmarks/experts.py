@@ -1,5 +1,7 @@
-"""The scripted experts' success on evaluation scenes, 200 a task: `experts.py TASK ...` measures and records, without a task it
-validates what is recorded and repeats 10 scenes of each. Prints one JSON object."""
+"""Measures the scripted experts' success on 200 evaluation scenes per task. Prints one JSON object.
+
+`experts.py TASK ...` measures and records; without a task it validates the record and repeats 10 scenes of each task.
+"""
 
 import argparse
 import json
@@ -18,7 +20,7 @@ KNOWN = [task for task in task_names() if find_task(task).expert]
 
 
 def measure(task: str, episodes: int, workers: Workers) -> dict:
-    """How often the expert reaches the goal of a task, half of the time the swapped one if it has one; with the failures."""
+    """Returns how often the expert reaches a task's goal (every other scene the swapped goal, if any), and the failures."""
     goals = find_task(task).goals
     todo = [Episode(i, "swapped" if goals > 1 and i % 2 else "correct", task=task) for i in range(episodes)]
     results = rollout(None, todo, workers)
@@ -39,7 +41,7 @@ def main() -> int:
     for task in options.tasks:
         find_task(task)
     recorded = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    # Before anything is written: that would make it a changed checkout's.
+    # Before anything is written, which would make the checkout dirty.
     where = {**provenance(), "command": " ".join(["benchmarks/experts.py", *sys.argv[1:]])}
     with Workers(options.workers) as workers:
         where = {**provenance(), "command": "benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])}
@@ -47,16 +49,16 @@ def main() -> int:
             recorded[task] = {**measure(task, SCENES, workers), **where}
             RESULTS.write_text(json.dumps(recorded, indent=1) + "\n")
         repeated = {} if options.tasks else {task: measure(task, SHORT, workers) for task in recorded}
-    found = {task: recorded.get(task, {}) for task in options.tasks or KNOWN}
+    results = {task: recorded.get(task, {}) for task in options.tasks or KNOWN}
     bars = {
         f"{task}.expert": {
             "value": one.get("rate"),
             "bar": f">= {BAR}",
             "holds": one.get("n", 0) >= SCENES and one["rate"] >= BAR,
         }
-        for task, one in found.items()
+        for task, one in results.items()
     }
-    print(json.dumps({"bars": bars, "recorded": found, "repeated": repeated, **where}, indent=1))
+    print(json.dumps({"bars": bars, "recorded": results, "repeated": repeated, **where}, indent=1))
     return 0
 
 

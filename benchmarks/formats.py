@@ -1,6 +1,6 @@
-"""Other people's formats: parsing RLDS, converting it on two cores, frames from shards against frames from MP4, memory.
+"""Measures other formats: parsing RLDS, converting it on two cores, frames from shards against frames from MP4, memory.
 
-RLDS data are made on the spot: 256 x 256 JPEGs of about 20 kB, 50 steps an episode. Speeds are medians of alternating rounds.
+RLDS data are generated: 256 x 256 JPEGs of about 20 kB, 50 steps per episode. Speeds are medians of alternating rounds.
 """
 
 import argparse
@@ -36,7 +36,7 @@ FEW, MANY = 500, 10_000
 
 
 def pixels(rng: np.random.Generator, size: int) -> np.ndarray:
-    """As rich as a photograph: smooth shapes with some noise."""
+    """Returns an image with the detail of a photograph: smooth shapes with some noise."""
     y, x = np.mgrid[0:size, 0:size] / size
     waves = [np.sin(x * a + y * b + c) for a, b, c in rng.uniform(-12, 12, (6, 3))]
     image = np.stack([sum(waves[i::3], np.zeros_like(x)) for i in range(3)], -1)
@@ -49,12 +49,12 @@ def jpeg(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def field(number: int, body: bytes) -> bytes:
-    size, prefix = len(body), bytes([number << 3 | 2])
+def field(number: int, payload: bytes) -> bytes:
+    size, prefix = len(payload), bytes([number << 3 | 2])
     while size >= 0x80:
         prefix += bytes([size & 0x7F | 0x80])
         size >>= 7
-    return prefix + bytes([size]) + body
+    return prefix + bytes([size]) + payload
 
 
 def example(values: dict[str, list[bytes] | np.ndarray]) -> bytes:
@@ -62,19 +62,19 @@ def example(values: dict[str, list[bytes] | np.ndarray]) -> bytes:
     entries = []
     for name, value in values.items():
         if isinstance(value, list):
-            body = field(1, b"".join(field(1, v) for v in value))
+            feature = field(1, b"".join(field(1, v) for v in value))
         elif value.dtype.kind == "f":
-            body = field(2, field(1, value.astype("<f4").tobytes()))
+            feature = field(2, field(1, value.astype("<f4").tobytes()))
         else:
-            body = field(3, field(1, value.astype(np.uint8).tobytes()))
-        entries.append(field(1, field(1, name.encode()) + field(2, body)))
+            feature = field(3, field(1, value.astype(np.uint8).tobytes()))
+        entries.append(field(1, field(1, name.encode()) + field(2, feature)))
     return field(1, b"".join(entries))
 
 
 def write_rlds(folder: Path, episodes: int, length: int, size: int, files: int) -> Path:
     """A data set as TFDS lays it out."""
     rng = np.random.default_rng(0)
-    pictures = [jpeg(pixels(rng, size)) for _ in range(50)]
+    images = [jpeg(pixels(rng, size)) for _ in range(50)]
     folder.mkdir(parents=True)
     shares = np.array_split(np.arange(episodes), files)
     for number, share in enumerate(shares):
@@ -82,7 +82,7 @@ def write_rlds(folder: Path, episodes: int, length: int, size: int, files: int) 
             for episode in share:
                 payload = example(
                     {
-                        "steps/observation/image": [pictures[(episode + t) % 50] for t in range(length)],
+                        "steps/observation/image": [images[(episode + t) % 50] for t in range(length)],
                         "steps/observation/state": rng.normal(size=(length, 8)).astype(np.float32),
                         "steps/action": rng.normal(size=(length, 7)).astype(np.float32),
                         "steps/language_instruction": [f"lift object {episode % 9}".encode()] * length,
@@ -114,7 +114,7 @@ def write_rlds(folder: Path, episodes: int, length: int, size: int, files: int) 
 
 
 def parse(folder: Path) -> float:
-    """Steps a second of reading, checking and shaping every record, pictures left encoded."""
+    """Returns the steps per second of reading, checking and shaping every record, with images left encoded."""
     reader = RLDSReader(folder)
     began, steps = time.perf_counter(), 0
     for ref in reader.refs():
@@ -123,14 +123,14 @@ def parse(folder: Path) -> float:
 
 
 def convert(source: Path, out: Path, workers: int) -> None:
-    """In a process of its own: converts, and says how many steps a second."""
+    """Converts, and prints the steps per second; runs in a separate process."""
     began = time.perf_counter()
     report = run(plan(Options(str(source), str(out))), workers)
     print(json.dumps({"rate": report["steps"] / (time.perf_counter() - began)}))
 
 
 def converted(*jobs: tuple[Path, Path, int], peak: list[float] | None = None) -> float:
-    """The summed rates of conversions side by side; adds the peak of all their memory (MiB) to `peak`."""
+    """Returns the summed rates of parallel conversions; appends the peak of their total memory (MiB) to `peak`."""
     command = [sys.executable, __file__, "--convert"]
     running = [subprocess.Popen([*command, str(s), str(o), str(n)], stdout=subprocess.PIPE, text=True) for s, o, n in jobs]
     done, most = threading.Event(), [0.0]
@@ -158,8 +158,10 @@ def converted(*jobs: tuple[Path, Path, int], peak: list[float] | None = None) ->
 
 
 def frames(root: Path, count: int) -> dict[str, float]:
-    """Random frames a second of one film: from shards, and from an MP4 as LeRobot encodes it, by seeking with PyAV; the MP4 is
-    opened for each draw, as LeRobot does it, or stays open."""
+    """Returns random frames per second of one film, from shards and from an MP4 as LeRobot encodes it, by seeking with PyAV.
+
+    The MP4 is opened for each frame, as LeRobot does it, or stays open.
+    """
     rng = np.random.default_rng(2)
     length, scene = 200, pixels(rng, SIZE + 100).astype(np.int16)
     film = [scene[t // 2 : t // 2 + SIZE, t // 2 : t // 2 + SIZE] + rng.normal(0, 4, (SIZE, SIZE, 3)) for t in range(length)]
@@ -182,14 +184,14 @@ def frames(root: Path, count: int) -> dict[str, float]:
         "MP4 opened": opened,
         "MP4 kept open": lambda i: kept.frame(i / FPS, FPS, "film.mp4"),
     }
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    results: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(3):
         for name, draw in sides.items():
             began = time.perf_counter()
             for i in rng.integers(0, length, count).tolist():
                 draw(i)
-            found[name].append(count / (time.perf_counter() - began))
-    return {name: statistics.median(rates) for name, rates in found.items()}
+            results[name].append(count / (time.perf_counter() - began))
+    return {name: statistics.median(rates) for name, rates in results.items()}
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""PR2L's figures: what prompted states cost, and what heads learn on them.
+"""Measures PR2L: what prompted states cost, and what heads learn from them.
 
     pr2l.py                  the cost (eight environments in one call against one at a time, a warm cache against no
                              representation), beside what `merge` says
@@ -8,7 +8,7 @@
     pr2l.py merge            all cells in one summary
 
 Prints one JSON object. Cost is measured with the packaged `tiny`, which knows the tabletop's questions, cells of BabyAI are of
-`tiny-babyai`; those of the tabletop need the data of `make demo`. A stopped command goes on where it was.
+`tiny-babyai`; those of the tabletop need the data of `make demo`. Run again, an interrupted command resumes.
 """
 
 import argparse
@@ -61,17 +61,17 @@ OTHERS = ("chain-of-thought", "leaking", "no-prompt", "random")
 TABLETOP = ("tabletop-bc", "tabletop-iql", "tabletop-bc-pixels")
 REFERENCE = "tabletop-ppo-oracle-bit"
 SHORT, LONG = 25_000, 50_000
-"""Steps of a cell: the few where the many would take more than `MINUTES`, as less than `ENOUGH` came from the cache."""
+"""Steps of a cell: FEW if MANY would take more than `MINUTES`, because less than `ENOUGH` came from the cache."""
 ENOUGH, MINUTES = 0.6, 12
 """Share of a cell's states; minutes of one core."""
 RATIOS = {"image-encoder": 1.3, "irrelevant": 1.15}
-"""Of areas under the learning curve, the task's prompt over others: what they must reach."""
+"""Limits of the ratios of areas under the learning curve, the task's prompt to others."""
 SUITE = {"tasks": ["lift"], "episodes": 50, "horizon": 80, "kinds": ["correct"], "variations": {"seen": {}}}
-"""In which the tabletop's policies act: scenes of `rt2/seen` without its controls."""
+"""The suite for the tabletop's policies: scenes of `rt2/seen` without its controls."""
 
 
 def medians(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each call, the first one not counted; they take turns, so that a slow minute is everyone's."""
+    """Returns the median seconds of each call without the first; calls alternate, so that a slow minute affects all."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():
@@ -82,7 +82,7 @@ def medians(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 
 def batching(rounds: int = 60) -> dict[str, float]:
-    """Seconds per observation: reading and writing in one call for eight environments, and one at a time."""
+    """Returns seconds per observation for reading and generating: in one call for eight environments, and one at a time."""
     vlm = load_vlm("tiny", dtype=torch.float32)
     rng = np.random.default_rng(0)
     images = [[rng.integers(0, 255, (64, 64, 3), np.uint8)] for _ in range(ENVIRONMENTS)]
@@ -96,7 +96,7 @@ def batching(rounds: int = 60) -> dict[str, float]:
 
 
 def replay(representation: CachedRepresentation | None) -> float:
-    """Steps per second of eight environments with the same seeds and actions as ever."""
+    """Returns steps per second of eight environments with fixed seeds and actions."""
     observation = PromptedObservation() if representation else EnvironmentObservation()
     made = observation.wrap(DummyVecEnv([LEVEL] * ENVIRONMENTS), representation, BabyAI.fields)
     rng = np.random.default_rng(0)
@@ -111,7 +111,7 @@ def replay(representation: CachedRepresentation | None) -> float:
 
 
 def cost() -> dict[str, Any]:
-    """Times on this machine, and whether they hold."""
+    """Measures times on this machine and checks their bars."""
     taken = batching()
     cached = CachedRepresentation(PromptableRepresentation(*load_vlm("tiny"), PROMPT, Settings()))
     cold = replay(cached)
@@ -136,7 +136,7 @@ def cost() -> dict[str, Any]:
 
 
 def config(name: str) -> list[str]:
-    """`-c BASE -c OVERLAY …` of a condition: of BabyAI by its own name, else e.g. tabletop-bc or tabletop-bc-pixels."""
+    """Returns `-c BASE -c OVERLAY …` of a condition: a name of BabyAI's, or e.g. tabletop-bc or tabletop-bc-pixels."""
     base, learner, condition = (*name.split("-", 2), "")[:3] if name.startswith("tabletop-") else ("babyai", "", name)
     names = [base, f"learners/{learner}", f"conditions/{condition}", f"prompts/{base}/{condition}"]
     files = [file for one in names if (file := CONFIGS / f"{one}.yaml").is_file()]
@@ -146,7 +146,7 @@ def config(name: str) -> list[str]:
 
 
 def next_command(name: str, seed: int, folder: Path) -> list[str]:
-    """What is to be done next for a cell; nothing where it is done."""
+    """Returns the next command for a cell; nothing if it is done."""
     fit = ["fit", *config(name), "--seed", str(seed), "--out", str(folder)]
     if read_options(config(name)).learner.data:
         if not (folder / "export/rl.json").is_file():
@@ -162,7 +162,7 @@ def next_command(name: str, seed: int, folder: Path) -> list[str]:
 
 
 def suite() -> str:
-    """The file of `SUITE`, as commands take it."""
+    """Writes `SUITE` to a file for commands and returns its path."""
     RUNS.mkdir(parents=True, exist_ok=True)
     file = RUNS / "suite.yaml"
     file.write_text(yaml.safe_dump(SUITE))
@@ -170,7 +170,7 @@ def suite() -> str:
 
 
 def train(names: list[str], seeds: int, workers: int) -> None:
-    """Trains the cells that are not there, so many at a time; each call of `vla` is a process with one thread."""
+    """Trains the missing cells, several at a time; each call of `vla` is a process with one thread."""
     cells = [(name, seed) for seed in range(seeds) for name in names if not (RESULTS / f"{name}-{seed}.json").is_file()]
     how: dict[str, Any] = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stdout": sys.stderr}
     running: dict[tuple[str, int], subprocess.Popen] = {}
@@ -196,26 +196,26 @@ def train(names: list[str], seeds: int, workers: int) -> None:
 
 
 def keep(name: str, seed: int, folder: Path) -> None:
-    """Writes a cell: a run's record, as `vla compare` takes it, with its curve; of a head that learned from data its success."""
+    """Writes a cell: a run's record for `vla compare` with its curve, or the success of a head that learned from data."""
     if (folder / "results.json").is_file():
         run = load_run(folder)
-        said = json.loads((folder / "results.json").read_text())
-        said = {key: value for key, value in said.items() if key not in ("returns", "lengths", "command")}
-        said |= {"core_minutes": round(run.more["cpu_seconds"] / 60, 2), "hit_rate": run.more["cache"].get("rate")}
-        said |= {"area": run.area(), "last_fifth": last_fifth(run), "curve": run.curve().round(4).tolist()}
+        cell = json.loads((folder / "results.json").read_text())
+        cell = {key: value for key, value in cell.items() if key not in ("returns", "lengths", "command")}
+        cell |= {"core_minutes": round(run.more["cpu_seconds"] / 60, 2), "hit_rate": run.more["cache"].get("rate")}
+        cell |= {"area": run.area(), "last_fifth": last_fifth(run), "curve": run.curve().round(4).tolist()}
     else:
-        evaluated, made = load(folder / "seen"), json.loads((folder / "export/rl.json").read_text())
-        told = [episode.success for episode in evaluated.episodes if episode.kind == "correct"]
-        success = wilson(sum(told), len(told))
-        said = {"kind": "pr2l-offline", "condition": name, "seed": seed, "success": success.to_dict(), "model": made["model"]}
-        said |= {key: value for key, value in made["more"].items() if key not in ("options", "command")}
-        said["options"] = {key: value for key, value in made["more"]["options"].items() if key not in ("out", "cache", "steps")}
-        said |= {"suite": evaluated.suite, "suite_hash": evaluated.suite_hash}
+        evaluated, export = load(folder / "seen"), json.loads((folder / "export/rl.json").read_text())
+        outcomes = [episode.success for episode in evaluated.episodes if episode.kind == "correct"]
+        success = wilson(sum(outcomes), len(outcomes))
+        cell = {"kind": "pr2l-offline", "condition": name, "seed": seed, "success": success.to_dict(), "model": export["model"]}
+        cell |= {key: value for key, value in export["more"].items() if key not in ("options", "command")}
+        cell["options"] = {key: value for key, value in export["more"]["options"].items() if key not in ("out", "cache", "steps")}
+        cell |= {"suite": evaluated.suite, "suite_hash": evaluated.suite_hash}
     files = [f"configs/rl/{Path(part).relative_to(CONFIGS)}" for part in config(name) if part != "-c"]
-    said |= {"config": " ".join(files), "cell": f"benchmarks/pr2l.py cells {name} --seeds {seed + 1}"}
+    cell |= {"config": " ".join(files), "cell": f"benchmarks/pr2l.py cells {name} --seeds {seed + 1}"}
     RESULTS.mkdir(parents=True, exist_ok=True)
     unfinished = RESULTS / f".{name}-{seed}"
-    unfinished.write_text(json.dumps(said) + "\n")
+    unfinished.write_text(json.dumps(cell) + "\n")
     unfinished.replace(RESULTS / f"{name}-{seed}.json")
 
 
@@ -224,13 +224,13 @@ def last_fifth(run: LearningRun) -> float:
 
 
 def merge() -> dict[str, Any]:
-    """What all cells and probes say together, and which are missing."""
+    """Merges all cells and probes, and lists the missing cells."""
     cells = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-[0-9]*.json"))}
     for name, cell in cells.items():
         check(name, cell)
     probes = json.loads(PROBES.read_text())["probes"] if PROBES.is_file() else []
     wanted = [*((name, 5) for name in CORE), *((name, 3) for name in (*OTHERS, *TABLETOP)), (REFERENCE, 1)]
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "bars": bars_of([], probes),
         "missing": [f"{name}-{seed}" for name, seeds in wanted for seed in range(seeds) if f"{name}-{seed}" not in cells],
         "models": sorted({cell["model"] for cell in cells.values() if cell["model"]}),
@@ -241,30 +241,33 @@ def merge() -> dict[str, Any]:
     }
     runs = [load_run(RESULTS / f"{name}.json") for name, cell in cells.items() if cell["kind"] == "rl"]
     for task in sorted({run.task for run in runs}):
-        # Beside cells of fewer steps, the others' first ones count.
+        # If some cells have fewer steps, only the first steps of the others count.
         steps = min(run.steps for run in runs if run.task == task)
         order = sorted((run.until(steps) for run in runs if run.task == task), key=lambda run: run.condition != "task")
-        found["learning"][task] = summary(order, steps)
+        results["learning"][task] = summary(order, steps)
         if task == TASK:
-            found["bars"] |= bars_of(order, probes)
+            results["bars"] |= bars_of(order, probes)
     for name in dict.fromkeys(cell["condition"] for cell in cells.values() if cell["kind"] != "rl"):
         mine = [cell for cell in cells.values() if cell["kind"] != "rl" and cell["condition"] == name]
         rates = [cell["success"]["rate"] for cell in mine]
-        found["offline"][name] = {"seeds": rates, "success": statistics.mean(rates), "scenes": mine[0]["success"]["n"]}
-    found["correlations"] = correlations(probes, {name: c["area"] for t in found["learning"].values() for name, c in t.items()})
-    return found
+        results["offline"][name] = {"seeds": rates, "success": statistics.mean(rates), "scenes": mine[0]["success"]["n"]}
+    areas = {name: one["area"] for conditions in results["learning"].values() for name, one in conditions.items()}
+    results["correlations"] = correlations(probes, areas)
+    return results
 
 
 def check(name: str, cell: dict[str, Any]) -> None:
-    """Raises UserError where a cell was made with other options than its configuration has now, but for its steps."""
+    """Raises UserError if a cell was made with other options than its configuration has now, except for its steps."""
     now = {**read_options(config(name.rpartition("-")[0])).identity(), "seed": cell["seed"]}
     different = sorted(key for key, value in cell["options"].items() if key in now and now[key] != value)
     if different:
-        raise UserError(f"{name} was made with another {', '.join(different)}", cell["config"], "remove it and make it again")
+        raise UserError(
+            f"{name} was made with another {', '.join(different)}", cell["config"], "remove the cell and train it again"
+        )
 
 
 def summary(runs: list[LearningRun], steps: int) -> dict[str, Any]:
-    """Of one task: each condition's area under the learning curve and success in the last fifth, and what its cells took."""
+    """Returns each condition's area under the learning curve, success in the last fifth and cost, for one task."""
     grouped = {name: [run for run in runs if run.condition == name] for name in dict.fromkeys(run.condition for run in runs)}
     return {
         name: {
@@ -281,11 +284,11 @@ def summary(runs: list[LearningRun], steps: int) -> dict[str, Any]:
 
 
 def bars_of(runs: list[LearningRun], probes: list[dict[str, Any]]) -> dict[str, Any]:
-    """The issue's; what is not known yet does not hold, and a ratio holds where its whole interval is above 1 as well."""
-    found = {}
+    """Returns the bars. An unknown value does not hold; a ratio holds only if its whole interval is above 1 too."""
+    results = {}
     known = {one.second: one.ratio for one in compare_runs(runs).against} if {"task"} < {run.condition for run in runs} else {}
     for name, least in RATIOS.items():
-        ratio, said = known.get(name), {"bar": f">= {least}, its interval above 1"}
+        ratio, bar = known.get(name), {"bar": f">= {least}, its interval above 1"}
         value = {
             "value": ratio and ratio.rate,
             "low": ratio and ratio.low,
@@ -293,18 +296,18 @@ def bars_of(runs: list[LearningRun], probes: list[dict[str, Any]]) -> dict[str, 
             "seeds": ratio and ratio.n,
         }
         holds = bool(ratio) and ratio.rate >= least and ratio.low > 1
-        found[f"area under the learning curve, task over {name}"] = {**value, **said, "holds": holds}
+        results[f"area under the learning curve, task over {name}"] = {**value, **bar, "holds": holds}
     present = {one["condition"]: max(one["present"].values()) for one in probes}
     task, other = present.get("task"), present.get("irrelevant")
     lead = None if task is None or other is None else task - other
     for name, value, least in (("task prompt", task, 0.9), ("task prompt minus irrelevant prompt", lead, 0.1)):
         holds = value is not None and value >= least
-        found[f"linear probe of the prompted attribute, {name}"] = {"value": value, "bar": f">= {least}", "holds": holds}
-    return found
+        results[f"linear probe of the prompted attribute, {name}"] = {"value": value, "bar": f">= {least}", "holds": holds}
+    return results
 
 
 def tabletop() -> None:
-    """The owner's table: the co-fine-tuned model against heads, on the same episodes."""
+    """Makes the table of the co-fine-tuned model and the heads on the same episodes."""
     # The table says policies' folders: not where this one is.
     os.chdir(ROOT)
     heads = [RUNS / f"{name}-0/export" for name in TABLETOP]
@@ -329,8 +332,8 @@ def main() -> int:
         print(probe_all(asking, out=str(PROBES), page=str(RUNS / "probes.html")), file=sys.stderr)
     if options.what == "table":
         tabletop()
-    said, merged = cost() if options.what == "all" else {"bars": {}}, merge()
-    print(json.dumps({**merged, **said, "bars": {**said["bars"], **merged["bars"]}, **provenance()}, indent=1))
+    costs, merged = cost() if options.what == "all" else {"bars": {}}, merge()
+    print(json.dumps({**merged, **costs, "bars": {**costs["bars"], **merged["bars"]}, **provenance()}, indent=1))
     return 0
 
 

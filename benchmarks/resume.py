@@ -1,6 +1,8 @@
-"""Runs that are killed at random moments and resumed, against runs that nobody ends: `resume.py CELL ...` runs a part of the slow
-suite of tests/training and records it, without a cell it validates what is recorded and repeats a short form. Prints one JSON
-object."""
+"""Compares runs that are killed at random moments and resumed with uninterrupted runs. Prints one JSON object.
+
+`resume.py CELL ...` runs a part of the slow tests of tests/training and records it; without a cell it validates the record and
+repeats a short form.
+"""
 
 import argparse
 import json
@@ -30,7 +32,7 @@ POINTS, PRODUCT, PAIRS = 20, 2 * 2 * 4, 6
 
 
 def run(file: str, wanted: str) -> dict:
-    """Runs tests: by name where each was killed, which did not end bit for bit the same, and seconds."""
+    """Runs tests; returns where each run was killed, which runs did not end bit for bit the same, and the seconds."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", f"--rootdir={ROOT}"]
@@ -42,8 +44,9 @@ def run(file: str, wanted: str) -> dict:
     killed, other = {}, []
     for case in cases:
         name = str(case.get("name")).partition("[")[2].rstrip("]")
-        said = {str(p.get("name")): p.get("value") for p in case.iter("property")}
-        killed[name] = (f"told at {said['told']}, then " if "told" in said else "") + f"killed at {said.get('killed')}"
+        properties = {str(p.get("name")): p.get("value") for p in case.iter("property")}
+        prefix = f"told at {properties['told']}, then " if "told" in properties else ""
+        killed[name] = f"{prefix}killed at {properties.get('killed')}"
         if any(case.find(end) is not None for end in ("failure", "error", "skipped")):
             other.append(name)
     same = len(cases) - len(other)
@@ -51,12 +54,12 @@ def run(file: str, wanted: str) -> dict:
 
 
 def bars_of(recorded: dict[str, dict]) -> dict[str, dict]:
-    """What must hold, over the cells that are recorded."""
+    """Returns the bars over the recorded cells."""
     runs, same = (sum(cell[key] for cell in recorded.values()) for key in ("runs", "same"))
     single = [name for cell in ("workers-0", "workers-2") for name in recorded.get(cell, {}).get("killed", {})]
     product = {name.rpartition("-")[0] for name in single}
     pairs = sum(recorded[cell]["runs"] for cell in ("ddp", "fsdp2") if cell in recorded)
-    # A checkpoint cut off at a chosen place is no random moment.
+    # A checkpoint cut off at a chosen point is not a random moment.
     points = runs - recorded.get("writing", {}).get("runs", 0)
     values = {
         "random kill points": (points, POINTS),

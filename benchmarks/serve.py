@@ -1,4 +1,4 @@
-"""Serving: added latency, batching across clients, and a mixed load in which every answer is checked against its own request.
+"""Measures serving: added latency, batching across clients, and a mixed load in which every answer is checked.
 
 Servers run in processes of their own, with one torch thread; so does the in-process side, which runs here, like all the clients.
 """
@@ -38,7 +38,7 @@ CAMERAS = [camera.name for camera in EMBODIMENT.cameras]
 
 
 class StandIn:
-    """20 ms a call and 1 ms an observation; answers the means of the pictures, and the state."""
+    """A policy that takes 20 ms per call and 1 ms per observation, and answers the means of the images, and the state."""
 
     contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=2)
 
@@ -66,13 +66,13 @@ def serve_stand_in(fixed: float, each: float, batch: int) -> None:
 
 @contextlib.contextmanager
 def server(*arguments: str) -> Iterator[tuple[str, psutil.Process]]:
-    """A server in its own process: its address and the process."""
+    """Runs a server in a separate process; yields its address and the process."""
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout
-        found = re.search(r"http://(\S+)", process.stdout.readline())
-        assert found, f"the server ended with exit code {process.wait()}"
-        address = found[1]
+        match = re.search(r"http://(\S+)", process.stdout.readline())
+        assert match, f"the server ended with exit code {process.wait()}"
+        address = match[1]
         for _ in range(600):
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"http://{address}/healthz").status_code == 200:
@@ -106,7 +106,7 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
 
 
 async def latency(address: str, policy, count: int) -> dict[str, dict[str, float]]:
-    """One client, two 224-px pictures, which the in-process call gets too and makes as small as the server does. By turns."""
+    """Times one client with two 224-px images, alternating with an in-process call that resizes them as the server does."""
     rng = np.random.default_rng(0)
     took: dict[str, list[float]] = {"in process": [], "served": [], "served less the policy's call": []}
     async with connect(f"ws://{address}", compression=None, max_size=None) as client:
@@ -125,7 +125,7 @@ async def latency(address: str, policy, count: int) -> dict[str, dict[str, float
 
 
 async def throughput(address: str, count: int, clients: int = CLIENTS) -> dict[str, float]:
-    """Requests per second of clients that ask again as soon as they are answered, and their latencies (ms)."""
+    """Returns requests per second of clients that send the next request after each answer, and their latencies (ms)."""
     side, took = EMBODIMENT.cameras[0].height, []
 
     async def one(seed: int) -> None:
@@ -147,7 +147,7 @@ async def throughput(address: str, count: int, clients: int = CLIENTS) -> dict[s
 
 
 def batch_rate(policy, count: int) -> float:
-    """Observations per second of in-process calls with 16 rows."""
+    """Returns observations per second of in-process calls with 16 rows."""
     rng = np.random.default_rng(0)
     seen = []
     for i in range(CLIENTS):
@@ -168,7 +168,7 @@ TROUBLE = (httpx.HTTPError, ConnectionClosed, OSError, KeyError, UserError)
 
 
 async def load(address: str, process: psutil.Process, seconds: float) -> dict[str, float]:
-    """Clients of all protocols, and some that send rubbish, for so long. Growth is from a tenth of the time on.
+    """Runs clients of all protocols, and some that send rubbish, for some time. Growth counts from a tenth of the time on.
 
     A request without an answer is lost; an answer that does not say what its own request showed is wrong.
     """
@@ -179,9 +179,9 @@ async def load(address: str, process: psutil.Process, seconds: float) -> dict[st
         counts["requests"] += 1
         return observation(rng, side)
 
-    def check(found: list[float], images: dict[str, np.ndarray], state: np.ndarray) -> None:
+    def check(actions: list[float], images: dict[str, np.ndarray], state: np.ndarray) -> None:
         counts["answers"] += 1
-        counts["wrong"] += not np.allclose(found, expected(images, state), atol=1e-9)
+        counts["wrong"] += not np.allclose(actions, expected(images, state), atol=1e-9)
 
     async def openpi(rng: np.random.Generator) -> None:
         async with connect(f"ws://{address}", compression=None) as client:
@@ -209,10 +209,10 @@ async def load(address: str, process: psutil.Process, seconds: float) -> dict[st
                 answer = await client.post(
                     f"http://{address}/act", json={**pictures, "state": state.tolist(), "instruction": "go"}
                 )
-                found = np.frombuffer(base64.b64decode(answer.json()["__numpy__"])).copy()
-                # The gripper's place, here the state's last: back from 1 open, 0 closed.
-                found[-1] = 1 - 2 * found[-1]
-                check(found.tolist(), images, state)
+                actions = np.frombuffer(base64.b64decode(answer.json()["__numpy__"])).copy()
+                # The gripper, here the last number of the state, is converted back from 1 open, 0 closed.
+                actions[-1] = 1 - 2 * actions[-1]
+                check(actions.tolist(), images, state)
 
     async def rubbish(rng: np.random.Generator) -> None:
         async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
@@ -243,15 +243,15 @@ async def load(address: str, process: psutil.Process, seconds: float) -> dict[st
 
 
 Part = tuple[dict[str, Any], dict[str, tuple[float, str, float]]]
-"""What was measured, and of each bar the value, the sign and the bar."""
+"""The measurements, and for each bar its value, sign and limit."""
 
 
 def one_client(policy, options) -> Part:
     with demo_server(options.export, CLIENTS) as (address, _):
-        found = asyncio.run(latency(address, policy, options.requests))
-    served, local = found["served"], found["in process"]
+        results = asyncio.run(latency(address, policy, options.requests))
+    served, local = results["served"], results["in process"]
     bars = {f"added latency, p{q} (ms)": (served[f"p{q}"] - local[f"p{q}"], "<=", bar) for q, bar in ((50, 3.0), (99, 10.0))}
-    return {"latency (ms)": found}, bars
+    return {"latency (ms)": results}, bars
 
 
 def many_clients(policy, options) -> Part:
@@ -272,12 +272,12 @@ def many_clients(policy, options) -> Part:
 
 
 def stand_ins(_, options) -> Part:
-    found = {}
+    results = {}
     for name, batch in (("stand-in", CLIENTS), ("stand-in, batching off", 1)):
         with stand_in(0.02, 0.001, batch) as (address, _):
-            found[name] = asyncio.run(throughput(address, options.requests))
-    on, off = found.values()
-    return found, {
+            results[name] = asyncio.run(throughput(address, options.requests))
+    on, off = results.values()
+    return results, {
         "stand-in of 20 ms + 1 ms, batching on / off": (on["rate"] / off["rate"], ">=", 6.0),
         "stand-in, p99 / p50": (on["p99"] / on["p50"], "<=", 3.0),
     }
@@ -285,11 +285,11 @@ def stand_ins(_, options) -> Part:
 
 def mixed_load(_, options) -> Part:
     with stand_in(0.0, 0.0, CLIENTS) as (address, process):
-        found = asyncio.run(load(address, process, options.seconds))
-    return {"mixed load": found}, {
-        "growth under mixed load (MiB)": (found["growth (MiB)"], "<=", 20.0),
-        "answers that are not their request's own": (found["wrong"], "<=", 0.0),
-        "requests without an answer": (found["lost"], "<=", 0.0),
+        results = asyncio.run(load(address, process, options.seconds))
+    return {"mixed load": results}, {
+        "growth under mixed load (MiB)": (results["growth (MiB)"], "<=", 20.0),
+        "answers that are not their request's own": (results["wrong"], "<=", 0.0),
+        "requests without an answer": (results["lost"], "<=", 0.0),
     }
 
 
@@ -327,8 +327,8 @@ def main() -> int:
     measured: dict[str, Any] = {}
     bars = {}
     for part in options.parts:
-        found, values = PARTS[part](policy, options)
-        measured |= found
+        results, values = PARTS[part](policy, options)
+        measured |= results
         for name, (value, sign, bar) in values.items():
             holds = value >= bar if sign == ">=" else value <= bar
             bars[name] = {"value": round(value, 3), "bar": f"{sign} {bar:g}", "holds": bool(holds)}

@@ -1,4 +1,4 @@
-"""The simulation against robosuite's stock environment of the same tabletop: steps, resets, evaluations, memory.
+"""Compares the simulation with robosuite's stock environment of the same tabletop: steps, resets, evaluations, memory.
 
 Stock is what robosuite does by itself: offscreen camera observations at every step, its own physics step, a hard reset for every
 episode, one process, one call of the policy per step. Both sides run in turns on the same machine. Steps per second are also
@@ -46,7 +46,7 @@ LARGE = 128
 
 
 class Stock(tabletop.Tabletop):
-    """The tabletop as robosuite's users run it."""
+    """The tabletop as a stock robosuite environment."""
 
     def __init__(self, size: int):
         self.options = {
@@ -98,13 +98,13 @@ class Stock(tabletop.Tabletop):
 
 
 def moves(steps: int) -> np.ndarray:
-    """Small actions about the table, [steps, 7]."""
+    """Returns small actions over the table, [steps, 7]."""
     rng = np.random.default_rng(0)
     return np.concatenate([rng.uniform(-0.02, 0.02, (steps, 3)), np.zeros((steps, 3)), rng.choice([-1.0, 1.0], (steps, 1))], 1)
 
 
 def speed(task: str, rounds: int, steps: int = 20) -> dict:
-    """Control steps per second of one process of each side, in turns, both cameras rendered at LARGE after each; medians."""
+    """Returns control steps per second of each side, alternating, both cameras rendered at LARGE after each step; medians."""
     ours, stock, size = own_task(task) if task in robosuite_tasks.TASKS else our_task(task)
     actions = moves(steps)[:, :size]
 
@@ -122,7 +122,7 @@ def speed(task: str, rounds: int, steps: int = 20) -> dict:
 
 
 def our_task(task: str) -> tuple[Callable, Callable, int]:
-    """What steps and looks on a scene of a task of the tabletop, ours and stock, and how many numbers an action has."""
+    """Returns functions that step and render a scene of a tabletop task, ours and stock, and the size of an action."""
     ours, stock = tabletop.Tabletop(), Stock(LARGE)
     for table in (ours, stock):
         table.reset(set_up(Episode(0, task=task))[0])
@@ -135,7 +135,7 @@ def our_task(task: str) -> tuple[Callable, Callable, int]:
 
 
 def own_task(task: str) -> tuple[Callable, Callable, int]:
-    """The same for one of robosuite's own tasks."""
+    """Returns the same for one of robosuite's own tasks."""
     import robosuite
     from robosuite.controllers import load_composite_controller_config
 
@@ -167,7 +167,7 @@ def own_task(task: str) -> tuple[Callable, Callable, int]:
 
 
 def resets(rounds: int = 8) -> dict:
-    """Seconds from one episode's variation and scene to the next one's, against a hard reset."""
+    """Returns the seconds from one episode's variation and scene to the next one's, and those of a hard reset."""
     names = ("rt2/unseen-environments", "rt2/unseen-backgrounds", "rt2/unseen-heights")
     variations = [variation for name in names for variation in load_suite(name).variations]
     ours, stock = tabletop.Tabletop(), Stock(LARGE)
@@ -186,7 +186,7 @@ def resets(rounds: int = 8) -> dict:
 
 
 def plain_loop(episodes: int) -> dict:
-    """The demo's policy in the loop that everybody writes first."""
+    """Runs the demo's policy in a plain loop."""
     from vla.policies.local import LocalPolicy
 
     policy, table = LocalPolicy.from_export(EXPORT, batch=1), Stock(SIZE)
@@ -212,7 +212,7 @@ def plain_loop(episodes: int) -> dict:
 
 
 def evaluation(episodes: int, workers: int) -> dict:
-    """The same policy on the first scenes through the engine, start of the workers included."""
+    """Runs the same policy on the first scenes through the engine, including the start of the workers."""
     from vla.policies.local import LocalPolicy
 
     policy = LocalPolicy.from_export(EXPORT, batch=workers)
@@ -227,7 +227,7 @@ def evaluation(episodes: int, workers: int) -> dict:
 
 
 def _hold(pipe, stock: bool) -> None:
-    """A process with a tabletop in it, working, as a worker is: no torch."""
+    """Runs a tabletop in a process without torch, as a worker does."""
     table = Stock(SIZE) if stock else tabletop.Tabletop()
     scene_variation = None if stock else SceneVariation(table)
     while (episodes := pipe.recv()) is not None:
@@ -242,21 +242,21 @@ def _hold(pipe, stock: bool) -> None:
 
 
 def memory(episodes: int) -> dict:
-    """MiB of PSS of one process of each side alone, and ours after more episodes."""
-    found = {}
+    """Returns the PSS in MiB of one process of each side, and the growth of ours over more episodes."""
+    results = {}
     for name, stock in (("stock", True), ("ours", False)):
         context = multiprocessing.get_context("spawn")
         pipe, theirs = context.Pipe()
         process = context.Process(target=_hold, args=(theirs, stock), daemon=True)
         process.start()
         pipe.send(3 if stock else 20)
-        found[name] = pipe.recv()
+        results[name] = pipe.recv()
         if not stock:
             pipe.send(episodes)
-            found["growth"] = pipe.recv() - found[name]
+            results["growth"] = pipe.recv() - results[name]
         pipe.send(None)
         process.join()
-    return {**found, "ratio": found["ours"] / found["stock"]}
+    return {**results, "ratio": results["ours"] / results["stock"]}
 
 
 def main() -> int:
@@ -278,7 +278,7 @@ def main() -> int:
         "change of variation, ratio": {"value": reset["ratio"], "bar": ">= 5", "holds": reset["ratio"] >= 5},
         "evaluation per episode, ratio": {"value": faster, "bar": ">= 6", "holds": faster >= 6},
         "PSS per worker, ratio": {"value": held["ratio"], "bar": "<= 0.6", "holds": held["ratio"] <= 0.6},
-        # The allocator rounds; one episode in a hundred that leaks a picture would show.
+        # The allocator rounds; a leak of one image in a hundred episodes would show.
         "growth over 200 episodes, MiB": {"value": held["growth"], "bar": "<= 2", "holds": held["growth"] <= 2},
     }
     parts = {"steps per second": tasks, "reset": reset, "plain loop": plain, "evaluation": engine, "memory": held}

@@ -1,4 +1,4 @@
-"""How long `vla demo --smoke` takes, all stages in little, from the program's start to its end. Prints one JSON object."""
+"""Measures how long `vla demo --smoke` takes from start to end. Prints one JSON object."""
 
 import json
 import subprocess
@@ -16,15 +16,15 @@ def main() -> int:
         out = Path(folder) / "demo"
         command = [sys.executable, "-m", "vla", "demo", "--smoke", "--out", str(out)]
         began = time.perf_counter()
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         seconds = round(time.perf_counter() - began, 1)
-        if done.returncode:
-            print(done.stdout, file=sys.stderr)
-            return done.returncode
+        if process.returncode:
+            print(process.stdout, file=sys.stderr)
+            return process.returncode
         report = json.loads((out / "report.json").read_text())
-    found = {key: report[key] for key in ("seconds", "peak_pss_mib", "commit", "hardware", "versions")}
+    results = {key: report[key] for key in ("seconds", "peak_pss_mib", "commit", "hardware", "versions")}
     bars = {"smoke.seconds": {"value": seconds, "bar": f"<= {BAR}", "holds": seconds <= BAR}}
-    print(json.dumps({"bars": bars, "command": "vla demo --smoke", **found}, indent=1))
+    print(json.dumps({"bars": bars, "command": "vla demo --smoke", **results}, indent=1))
     return 0
 
 

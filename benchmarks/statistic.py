@@ -1,9 +1,9 @@
-"""Which statistic an ordinal token should take: one policy, decoded by each, on the same scenes. Prints one JSON object.
+"""Compares the statistics by which ordinal tokens can be decoded: one policy, decoded by each, on the same scenes.
 
-`statistic.py --cell NAME --export FOLDER` measures a cell and writes benchmarks/results/statistic/NAME.json; it goes on where it
-was stopped. `--suites` measures all shipped suites instead of many scenes like those of training. `--figure` draws
-docs/ordinal.png and prints what each statistic is off by on held-out steps. Without these, what is recorded is merged and held
-against the bars, and ten scenes are repeated with runs/demo/export (run `make demo` first).
+`statistic.py --cell NAME --export FOLDER` measures a cell and writes benchmarks/results/statistic/NAME.json; run again, it
+resumes. `--suites` measures all shipped suites instead of many scenes like those of training. `--figure` draws docs/ordinal.png
+and prints each statistic's error on held-out steps. Without these options, the recorded cells are merged and compared with the
+bars, and ten scenes are repeated with runs/demo/export (run `make demo` first). Prints one JSON object.
 """
 
 import argparse
@@ -37,7 +37,7 @@ BARS = {"difference": 0.12, "difference_low": 0.07, "success": 0.88}
 
 
 def measure(export: Path, suite: Suite, statistics: list[str], out: Path) -> dict[str, dict[str, str]]:
-    """Kind of instruction -> statistic -> outcomes, a digit an episode, in the order of variations and seeds."""
+    """Returns kind of instruction -> statistic -> outcomes, one digit per episode, in the order of variations and seeds."""
     outcomes: dict[str, dict[str, str]] = {kind: {} for kind in suite.kinds}
     for statistic in statistics:
         copy = out / f"export-{statistic}"
@@ -53,14 +53,13 @@ def measure(export: Path, suite: Suite, statistics: list[str], out: Path) -> dic
 
 
 def distributions(export: Path, data: Path, steps: int) -> list[tuple[str, np.ndarray, int]]:
-    """Of held-out steps every ordinal token of the chunk, each after the true ones before it: the dimension, the probability of
-    each of its bins, and the true bin.
-    """
+    """Returns every ordinal token of held-out chunks, given the true tokens before it: dimension, probabilities of its bins, and
+    the true bin."""
     policy = LocalPolicy.from_export(export, device="cpu")
     examples, contract = policy.encoder, policy.contract
     source = RobotSource(str(data), chunk=contract.chunk, split="val", holdout=0.05)
     names = [*["terminate"] * contract.terminate, *contract.embodiment().action.names] * contract.chunk
-    found = []
+    results = []
     for number in np.linspace(0, len(source) - 1, steps).astype(int):
         batch = examples.batch([examples.robot(source.sample(int(number), np.random.default_rng(0)))])
         places = scored(batch.labels)
@@ -71,31 +70,32 @@ def distributions(export: Path, data: Path, steps: int) -> list[tuple[str, np.nd
         for name, ordinal, legal, row, true in zip(names, codec.ordinal(), codec.places(), logits, truth, strict=False):
             if ordinal:
                 ids = torch.tensor(examples.vocabulary.symbols_to_ids(legal))
-                found.append((name, row[ids].softmax(-1).numpy(), int((ids == true).nonzero())))
-    return found
+                results.append((name, row[ids].softmax(-1).numpy(), int((ids == true).nonzero())))
+    return results
 
 
-def errors(found: list[tuple[str, np.ndarray, int]]) -> dict[str, dict[str, float]]:
-    """Of each statistic, and of the mean of the whole distribution, how many bins it is off by."""
+def errors(results: list[tuple[str, np.ndarray, int]]) -> dict[str, dict[str, float]]:
+    """Returns the error in bins of each statistic, and of the mean of the distribution."""
     chosen = {
-        statistic: np.array([int(ordinal_choice(torch.tensor(shares).log(), statistic)) for _, shares, _ in found])
+        statistic: np.array([int(ordinal_choice(torch.tensor(shares).log(), statistic)) for _, shares, _ in results])
         for statistic in get_args(Statistic)
     }
-    chosen["mean"] = np.array([(shares * np.arange(len(shares))).sum() for _, shares, _ in found])
-    off = {name: np.abs(values - [true for *_, true in found]) for name, values in chosen.items()}
+    chosen["mean"] = np.array([(shares * np.arange(len(shares))).sum() for _, shares, _ in results])
+    off = {name: np.abs(values - [true for *_, true in results]) for name, values in chosen.items()}
     return {name: {"mean": float(row.mean()), "rms": float((row**2).mean() ** 0.5)} for name, row in off.items()}
 
 
-def draw(found: list[tuple[str, np.ndarray, int]], path: Path) -> None:
-    """One distribution, its mode, its median and the truth: of those whose mode is an end of the range, the 9th decile of the
-    distance between mode and median.
+def draw(results: list[tuple[str, np.ndarray, int]], path: Path) -> None:
+    """Draws one distribution with its mode, its median and the truth.
+
+    It is the one at the 9th decile of the distance between mode and median, among those whose mode is at an end of the range.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    ends = [one for one in found if one[1].argmax() in (0, 1, len(one[1]) - 2, len(one[1]) - 1)]
+    ends = [one for one in results if one[1].argmax() in (0, 1, len(one[1]) - 2, len(one[1]) - 1)]
     apart = [abs(int(shares.argmax()) - int((shares.cumsum() < 0.5).sum())) for _, shares, _ in ends]
     name, shares, true = ends[int(np.argsort(apart)[int(0.9 * len(apart))])]
     marks = {
@@ -116,7 +116,7 @@ def draw(found: list[tuple[str, np.ndarray, int]], path: Path) -> None:
 
 
 def compare(first: str, second: str) -> dict:
-    """Two rows of outcomes: both rates, the paired difference with its interval, how many only one of them has."""
+    """Compares two rows of outcomes: both rates, the paired difference with its interval, and the successes that only one has."""
     one, two = (np.array(list(row)) == "1" for row in (first, second))
     counts = Counts.of(one, two)
     return {
@@ -133,7 +133,7 @@ def against_mode(rows: dict[str, str]) -> dict:
 
 
 def joined(parts: list[dict[str, str]]) -> dict[str, str]:
-    """Rows of outcomes one after the other, of the statistics that all parts have."""
+    """Concatenates rows of outcomes, for the statistics that all parts have."""
     common = [name for name in parts[0] if all(name in part for part in parts)]
     return {name: "".join(part[name] for part in parts) for name in common}
 
@@ -142,7 +142,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cell", default="", help="name of the cell to measure")
     parser.add_argument("--export", type=Path, default=EXPORT, help="the policy")
-    parser.add_argument("--trained", default="", help="for people: how it was trained")
+    parser.add_argument("--trained", default="", help="a note: how it was trained")
     parser.add_argument("--statistics", nargs="+", default=["mode", "median"])
     parser.add_argument("--episodes", type=int, default=120, help="scenes of each variation and kind of instruction")
     parser.add_argument("--suites", action="store_true", help="every shipped suite")
@@ -156,9 +156,9 @@ def main() -> int:
         return 2
     if options.figure:
         torch.set_num_threads(1)
-        found = distributions(options.export, options.data, 400)
-        draw(found, ROOT / "docs/ordinal.png")
-        print(json.dumps({"tokens": len(found), "off by, in bins": errors(found), **provenance()}, indent=1))
+        results = distributions(options.export, options.data, 400)
+        draw(results, ROOT / "docs/ordinal.png")
+        print(json.dumps({"tokens": len(results), "off by, in bins": errors(results), **provenance()}, indent=1))
         return 0
     if options.cell:
         out = RUNS / options.cell
@@ -171,7 +171,7 @@ def main() -> int:
         print(json.dumps({name: against_mode(joined(list(kinds.values()))) for name, kinds in outcomes.items()}, indent=1))
         return 0
     cells = {path.stem: json.loads(path.read_text()) for path in sorted(CELLS.glob("*.json"))}
-    found = {
+    results = {
         name: {suite: {kind: against_mode(rows) for kind, rows in kinds.items()} for suite, kinds in cell["outcomes"].items()}
         for name, cell in cells.items()
     }
@@ -190,7 +190,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         suite = dataclasses.replace(load_suite("rt2/seen", 10), kinds=KINDS)
         repeated = against_mode(joined(list(measure(options.export, suite, options.statistics, Path(folder)).values())))
-    print(json.dumps({"bars": bars, "pooled": pooled, "cells": found, "repeated": repeated, **provenance()}, indent=1))
+    print(json.dumps({"bars": bars, "pooled": pooled, "cells": results, "repeated": repeated, **provenance()}, indent=1))
     return 0
 
 

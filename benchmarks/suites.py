@@ -1,7 +1,7 @@
-"""The demo's policy on every shipped suite with every control of the instruction. Prints one JSON object; there is no bar.
+"""Evaluates the demo's policy on every shipped suite with every control of the instruction. Prints one JSON object, without bars.
 
-`suites.py --record` measures and records all suites, or those that are named. Without it what is recorded is read and one scene
-of each variation is repeated.
+`suites.py --record` measures and records all suites, or the given ones. Without it, the record is read and one scene of each
+variation is repeated.
 
 Reads runs/demo/export (run `make demo` first).
 """
@@ -22,7 +22,7 @@ SHORT = 1
 
 
 def measure(name: str, episodes: int) -> dict:
-    """Rates by kind of instruction and by variation, and language use."""
+    """Returns rates by kind of instruction and by variation, and language use."""
     with tempfile.TemporaryDirectory() as folder:
         record = evaluate(Evaluation(str(EXPORT), load_suite(name, episodes), folder))
     summary = record.more["summary"]

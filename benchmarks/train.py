@@ -1,5 +1,5 @@
-"""Training: the loop of `vla fit` against a bare PyTorch loop over the same batches and model, in turns; the wait for data; on a
-GPU also the speed of a model of three billion weights.
+"""Measures training: the loop of `vla fit` against a bare PyTorch loop over the same batches and model, in turns; the wait for
+data; on a GPU also the speed of a model of three billion weights.
 
 Reads the demo's data and configuration (run `make demo` first), except with --structure.
 """
@@ -43,7 +43,7 @@ RUN = ROOT / "runs/demo"
 
 
 def build(config: dict) -> tuple[VLAModule, VLAData]:
-    """Module and data as `vla fit -c demo.yaml` makes them."""
+    """Makes module and data as `vla fit -c demo.yaml` does."""
     from vla.datasets.questions import QuestionSource
     from vla.datasets.robot import RobotSource
     from vla.transforms import Augmentation
@@ -66,7 +66,7 @@ def build(config: dict) -> tuple[VLAModule, VLAData]:
 
 
 class Prepared(L.LightningDataModule):
-    """Batches that are there already."""
+    """A loader of prepared batches."""
 
     def __init__(self, batches: list, drawn: Callable[[], dict[str, float]] = dict):
         super().__init__()
@@ -78,7 +78,7 @@ class Prepared(L.LightningDataModule):
 
 
 class Clock(L.Callback):
-    """When each batch ended."""
+    """A callback that records when each batch ended."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -88,7 +88,7 @@ class Clock(L.Callback):
 
 
 def fitted(module: VLAModule, data: L.LightningDataModule, batches: int, config: dict) -> tuple[list[float], float]:
-    """When each batch of `vla fit`'s loop ended, and the share of the time that it waited for data."""
+    """Returns when each batch of `vla fit`'s loop ended, and the share of time that it waited for data."""
     clock, folder = Clock(), tempfile.mkdtemp()
     steps = batches // config["trainer"]["accumulate_grad_batches"]
     trainer = L.Trainer(
@@ -111,7 +111,7 @@ def fitted(module: VLAModule, data: L.LightningDataModule, batches: int, config:
 
 
 def bare(module: VLAModule, batches: list, config: dict) -> list[float]:
-    """The same computation without Lightning: forward, loss, backward, clipping, AdamW."""
+    """Runs the same computation without Lightning: forward, loss, backward, clipping, AdamW."""
     model, every = module.model.train(), config["trainer"]["accumulate_grad_batches"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     groups = parameter_groups(model, module.learning_rate, module.weight_decay, {})
@@ -144,7 +144,7 @@ STRUCTURES = {
 
 
 def structure(name: str, batch: int, steps: int) -> dict:
-    """Rates of `vla fit`'s loop with a random model of a structure, on random pictures, in bf16 with every weight learning."""
+    """Measures `vla fit`'s loop with a random model of a given structure, on random images, in bf16 with all weights trained."""
     vision, text = STRUCTURES[name]
     size = vision["image_size"]
     spec = dataclasses.replace(EMBODIMENT, cameras=tuple(Camera(c.name, size, size) for c in EMBODIMENT.cameras))
@@ -220,10 +220,10 @@ def main() -> int:
     warnings.filterwarnings("ignore")
     where = provenance()
     if options.structure:
-        found = structure(options.structure, options.batch, options.steps)
-        mfu = found["mfu"]
+        results = structure(options.structure, options.batch, options.steps)
+        mfu = results["mfu"]
         bars = {"MFU (aim)": {"value": mfu, "bar": ">= 0.5", "holds": mfu is not None and mfu >= 0.5}}
-        print(json.dumps({"bars": bars, "measured": found, **where}, indent=1))
+        print(json.dumps({"bars": bars, "measured": results, **where}, indent=1))
         return 0
     if not (RUN / "demo.yaml").is_file():
         print("no runs/demo/demo.yaml: run make demo", file=sys.stderr)
@@ -241,7 +241,7 @@ def main() -> int:
                 ends, _ = fitted(module, Prepared(batches, data.drawn), len(batches), config)
             # The first batches warm up caches and progress bars.
             times[name].append((ends[-1] - ends[8]) / (len(ends) - 9))
-    found = {name: statistics.median(values) for name, values in times.items()}
+    results = {name: statistics.median(values) for name, values in times.items()}
     # Turn by turn, so that what slows the machine for a while slows both.
     overhead = statistics.median(one / other for one, other in zip(times["vla fit"], times["bare"], strict=True)) - 1
     waited = statistics.median(fitted(module, data, 2 * len(batches), config)[1] for _ in range(3))
@@ -249,7 +249,7 @@ def main() -> int:
         "vla fit over bare PyTorch": {"value": round(overhead, 4), "bar": "<= 0.05", "holds": overhead <= 0.05},
         "data wait in the demo's training": {"value": round(waited, 4), "bar": "<= 0.05", "holds": waited <= 0.05},
     }
-    measured = {f"{name} (s per batch)": round(value, 4) for name, value in found.items()}
+    measured = {f"{name} (s per batch)": round(value, 4) for name, value in results.items()}
     print(json.dumps({"bars": bars, "measured": measured, "rounds": options.rounds, **where}, indent=1))
     return 0
 

@@ -1,4 +1,4 @@
-"""Whether the present code does what an earlier commit's did, bit for bit. Prints one JSON object.
+"""Checks that the code gives the results of an earlier commit, bit for bit. Prints one JSON object.
 
 `unchanged.py --against COMMIT` does the same work with both and compares: the losses of 30 steps of configs/demo.yaml, the
 answers of the export to 64 observations in every protocol of the server, the episodes of a small suite with the expert, at
@@ -39,7 +39,7 @@ from websockets.sync.client import connect
 ROOT = Path(__file__).resolve().parents[1]
 OBSERVATIONS = 64
 TIMES = ("data_wait", "samples_per_second", "tokens_per_second", "flops", "mfu", "seconds", "memory")
-"""Parts of names of metrics that are times."""
+"""Parts of the names of metrics that are times."""
 TOY_CARD = {
     "title": "toy",
     "embodiment": "toy-arm",
@@ -61,13 +61,13 @@ def digest(data: bytes | str) -> str:
 
 
 def files(folder: Path) -> str:
-    """Of names and bytes of the shards and cards in a folder. conversion.json, which holds times, is left out."""
+    """Returns a hash of the names and bytes of the shards and cards in a folder, without conversion.json, which holds times."""
     chosen = [p for p in sorted(folder.rglob("*")) if p.suffix in (".tar", ".yaml", ".parquet", ".mp4")]
     return digest("".join(f"{p.relative_to(folder)} {digest(p.read_bytes())}\n" for p in chosen))
 
 
 class Checkout:
-    """A checkout whose package is run with this environment.
+    """A checkout whose package runs in this environment.
 
     Args:
         code: its root.
@@ -124,7 +124,7 @@ def collecting(side: Checkout) -> dict[str, str]:
 
 
 def training(side: Checkout) -> dict[str, str]:
-    """The losses of 30 steps, what is measured on held-out samples, and the weights."""
+    """Returns the losses of 30 steps, the metrics on held-out samples, and the weights."""
     config = yaml.safe_load((side.code / "vla/configs/demo.yaml").read_text())
     del config["collect"]
     config["data"] |= {"val_samples": 32, "batch_size": 8}
@@ -181,7 +181,7 @@ def numpy_json(values: np.ndarray) -> dict[str, Any]:
 
 
 def untimed(answer: Any) -> Any:
-    """An answer without what is a time or counts requests."""
+    """Returns an answer without times and request counters."""
     if isinstance(answer, dict):
         kept = {str(k): v for k, v in answer.items() if k not in ("server_timing", "request_id", "calls", "id")}
         return {k: untimed(v) for k, v in kept.items() if not k.endswith("_ms")}
@@ -189,7 +189,7 @@ def untimed(answer: Any) -> Any:
 
 
 def serving(side: Checkout) -> dict[str, str]:
-    """The answers in every protocol, whole but for times."""
+    """Returns the answers in every protocol, without times."""
     told: dict[str, list[Any]] = {name: [] for name in ("json", "ask", "openpi", "starvla", "openvla", "refused")}
     with side.serving("export") as address, httpx.Client(base_url=f"http://{address}", timeout=60) as client:
         seen = observations()
@@ -254,7 +254,7 @@ def tests_module(name: str) -> Any:
 
 
 def fixtures(folder: Path) -> None:
-    """A small data set of every format, written without the package."""
+    """Writes a small data set of every format without the package."""
     rlds, lerobot = tests_module("rlds_files"), tests_module("lerobot_files")
     folder.mkdir(parents=True)
     (folder / "card.yaml").write_text(yaml.safe_dump(TOY_CARD))

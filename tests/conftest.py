@@ -1,14 +1,18 @@
 """A small model and small data of the tabletop's form. Torch comes first: Mesa's LLVM, once loaded, crashes it (sim/gl.py)."""
 
+import functools
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from vla.contract import PolicyContract
 from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter
 from vla.models.load import new_tiny
+from vla.observation import ActionChunk
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 # One thread in every process: cores are shared with other tests. pytest's workers inherit it, and what a test starts.
@@ -77,3 +81,38 @@ def data(tmp_path_factory):
     for kind in ("robot", "questions"):
         DatasetCard(kind, kind, EMBODIMENT_NAME, EMBODIMENT).save(root / kind)
     return root
+
+
+class Seeing:
+    """A policy whose actions depend on the images, the state and the instruction; it executes two at a time and has no memory."""
+
+    contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3, execute=2)
+
+    def __init__(self, spoil=None):
+        self.spoil = spoil or (lambda observation, actions: actions)
+
+    def reset(self, ids):
+        pass
+
+    def act(self, observations):
+        return [ActionChunk(self.spoil(o, self._one(o)), np.zeros(3, bool)) for o in observations]
+
+    @staticmethod
+    def _one(o):
+        assert set(o.images) == {"front", "wrist"}
+        numbers = np.array([p.mean() / 255 for p in o.images.values()] + [len(o.instruction) / 100])
+        return np.array([[*0.02 * numbers, 0, 0, o.state[0] / 10, -1]] * 3)
+
+
+@pytest.fixture
+def seeing():
+    return Seeing
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """toy(trouble, marker): makes what worker processes hold instead of a simulator."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "sim"))
+    from toy_simulation import ToySimulation
+
+    return lambda trouble="", marker="": functools.partial(ToySimulation, trouble, str(marker))

@@ -45,7 +45,7 @@ def test_command_has_its_own_help(name, capsys):
         (["fit", "-c", "configs/demo.yaml", "--trainer.max_steps=many"], "max_steps"),
         (["demo", "--out", "{tmp}/d", "--episodes", "0"], "0 episodes"),
         (["demo", "--out", "{tmp}/d", "--beside", "{tmp}"], "no report of a demo"),
-        (["demo", "--out", "{tmp}", "--fresh"], "something else than a demo"),
+        (["demo", "--out", "{tmp}", "--fresh"], "something other than a demo"),
     ],
 )
 def test_mistake_is_explained_without_a_traceback(arguments, said, tmp_path, capsys):

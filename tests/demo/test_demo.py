@@ -101,14 +101,14 @@ def forget(folder: Path, *names: str) -> None:
 def test_repeated_run_goes_on_from_the_last_whole_stage_wherever_the_folder_is(run, moved):
     out, _ = run
     again = demo("--out", os.path.relpath(out, ROOT))
-    assert again.returncode == 0 and again.stdout.count("done before") >= 6, again.stderr
-    assert "Everything was done before" in again.stdout.splitlines()[0]
+    assert again.returncode == 0 and again.stdout.count("already done") >= 6, again.stderr
+    assert "All stages are already done" in again.stdout.splitlines()[0]
     forget(moved, "serve")
     third = demo("--out", str(moved))
     assert third.returncode == 0 and "[serve] one action" in third.stdout, third.stderr
-    # What is left is said, not what the whole job takes.
+    # The first line counts only what is left.
     first = third.stdout.splitlines()[0]
-    assert first.startswith("About 1 minute more") and first.endswith("done before: collect, train, export, questions, rollout.")
+    assert first.startswith("About 1 minute more") and first.endswith("already done: collect, train, export, questions, rollout.")
     # The commands that are named at the end are of the new place.
     assert str(moved) in (moved / "demo.yaml").read_text() and str(out) not in (moved / "demo.yaml").read_text()
 
@@ -116,12 +116,12 @@ def test_repeated_run_goes_on_from_the_last_whole_stage_wherever_the_folder_is(r
 def test_the_readmes_command_drives_the_robot_with_the_export(run, tmp_path):
     out, _ = run
     (line,) = re.findall(r"^\.venv/bin/vla (rollout .*--instruction.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    place = {"runs/demo/export": str(out / "export"), "out.mp4": str(tmp_path / "out.mp4")}
+    paths = {"runs/demo/export": str(out / "export"), "out.mp4": str(tmp_path / "out.mp4")}
     words = shlex.split(line)
-    assert set(place) <= set(words)
-    done = subprocess.run([*VLA, *(place.get(w, w) for w in words)], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "success:" in done.stdout, done.stdout + done.stderr
-    assert "green cube" in done.stdout + done.stderr and (tmp_path / "out.mp4").stat().st_size > 1000
+    assert set(paths) <= set(words)
+    process = subprocess.run([*VLA, *(paths.get(w, w) for w in words)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0 and "success:" in process.stdout, process.stdout + process.stderr
+    assert "green cube" in process.stdout + process.stderr and (tmp_path / "out.mp4").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -145,7 +145,7 @@ def test_told_to_end_it_ends_training_too(moved, number):
             children[0].suspend()
             second = demo("--out", str(moved), "--fresh")
             children[0].resume()
-            assert second.returncode == 2 and "at work in this folder" in second.stderr, second.stdout + second.stderr
+            assert second.returncode == 2 and "is running in this folder" in second.stderr, second.stdout + second.stderr
             assert "Traceback" not in second.stderr and (moved / "data" / "robot" / "card.yaml").is_file()
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla.demo.expected import expected_seconds, said
+from vla.demo.expected import expected_seconds, expected_text
 from vla.demo.questions import accuracies
-from vla.demo.recipe import FOLDER, configuration, moved
+from vla.demo.recipe import FOLDER, configuration, relocated
 from vla.demo.server import served
 from vla.demo.stages import Stages
 from vla.errors import UserError
@@ -21,7 +21,7 @@ def test_a_run_is_known_by_what_it_does(tmp_path):
 
 
 def test_every_folder_of_the_configuration_moves():
-    text = str(moved(configuration(smoke=True), Path("/elsewhere")))
+    text = str(relocated(configuration(smoke=True), Path("/elsewhere")))
     assert FOLDER not in text and text.count("/elsewhere/") == str(configuration(smoke=True)).count(f"{FOLDER}/") > 5
 
 
@@ -30,24 +30,27 @@ def test_what_is_left_takes_less():
     whole, half = expected_seconds(config, 40), expected_seconds(config, 40, trained=config["trainer"]["max_steps"] // 2)
     assert half["train"] < 0.8 * whole["train"] and min(whole.values()) > 0
     seconds = {"collect": 240.0, "train": 1200.0, "serve": 20.0}
-    assert said(seconds, list(seconds), []) == "About 25 minutes and 0.2 GiB of disk on this machine."
-    assert said(seconds, ["serve"], ["collect", "train"]) == "About 1 minute more on this machine; done before: collect, train."
-    assert "less than a minute" in said(seconds, [], list(seconds))
+    assert expected_text(seconds, list(seconds), []) == "About 25 minutes and 0.2 GiB of disk on this machine."
+    assert (
+        expected_text(seconds, ["serve"], ["collect", "train"])
+        == "About 1 minute more on this machine; already done: collect, train."
+    )
+    assert "less than a minute" in expected_text(seconds, [], list(seconds))
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path):
     with pytest.raises(UserError) as caught, served(tmp_path / "no-export", tmp_path / "serve.log") as connect:
         connect()
     message = str(caught.value)
-    assert "exit code 2" in message and "What the server said last" in message and "no-export" in message
+    assert "exit code 2" in message and "End of the server's log" in message and "no-export" in message
 
 
 def test_accuracies_have_n_and_an_interval_overall_and_by_type():
     rng = np.random.default_rng(0)
-    seen = {"where": rng.random(50) < 0.9, "colour": rng.random(96) < 0.95}
+    correct = {"where": rng.random(50) < 0.9, "colour": rng.random(96) < 0.95}
     blank = {"where": rng.random(50) < 0.05, "colour": rng.random(96) < 0.5}
-    vqa = accuracies(seen, blank)
-    assert vqa["accuracy"] == pytest.approx((seen["where"].mean() + seen["colour"].mean()) / 2) and vqa["n"] == 146
+    vqa = accuracies(correct, blank)
+    assert vqa["accuracy"] == pytest.approx((correct["where"].mean() + correct["colour"].mean()) / 2) and vqa["n"] == 146
     assert vqa["lead"]["rate"] == pytest.approx(vqa["accuracy"] - vqa["blank_accuracy"]) and vqa["lead"]["low"] > 0.3
     for one in (vqa, *vqa["types"].values()):
         assert one["low"] < one["accuracy"] < one["high"] and one["blank"]["low"] <= one["blank"]["rate"]

@@ -1,4 +1,4 @@
-"""Child processes end with their block: asked first, killed if they do not listen."""
+"""Child processes end with their block: first by SIGTERM, then by SIGKILL."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from vla.demo.folder import held
+from vla.demo.folder import locked
 from vla.demo.processes import Interrupted, child, interruptible
 from vla.errors import UserError
 
@@ -70,26 +70,26 @@ def test_signals_are_as_before_afterwards_and_ignored_ones_stay_ignored():
 
 def test_a_folder_is_held_by_one_process_and_by_what_outlives_it(tmp_path):
     folder = tmp_path / "run"
-    with held(folder) as lock:
+    with locked(folder) as lock:
         survivor = subprocess.Popen(python("import time; time.sleep(60)"), pass_fds=(lock,))
-        with pytest.raises(UserError, match="at work in this folder"), held(folder):
+        with pytest.raises(UserError, match="is running in this folder"), locked(folder):
             pass
     try:
-        with pytest.raises(UserError, match="at work in this folder"), held(folder):
+        with pytest.raises(UserError, match="is running in this folder"), locked(folder):
             pass
     finally:
         survivor.kill()
         survivor.wait()
-    with held(folder):
+    with locked(folder):
         pass
 
 
 def test_only_a_demo_is_emptied(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
-    with pytest.raises(UserError, match="something else than a demo"), held(tmp_path / "mine", fresh=True):
+    with pytest.raises(UserError, match="something other than a demo"), locked(tmp_path / "mine", fresh=True):
         pass
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     (tmp_path / "mine" / "stages.json").write_text("{}")
-    with held(tmp_path / "mine", fresh=True):
+    with locked(tmp_path / "mine", fresh=True):
         assert [p.name for p in (tmp_path / "mine").iterdir()] == [".lock"]

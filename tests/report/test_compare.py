@@ -47,21 +47,21 @@ def test_the_same_records_give_the_same_words(folders, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["{demo}"], "1 record"),
+        (["{demo}"], "only 1 record"),
         (["{demo}", "{demo}/results.json/.."], "no such record"),
         (["{demo}", "{demo}/../demo"], "given twice"),
         (["{demo}", "{tmp}/nothing"], "no such record"),
         (["{demo}", "{tmp}"], "no results.json in this folder"),
-        (["{demo}", "{random}", "--alpha", "2"], "alpha 2.0"),
-        (["{demo}", "{random}", "--out", "{demo}/results.json"], "nothing can be written here"),
+        (["{demo}", "{random}", "--alpha", "2"], "alpha is 2.0"),
+        (["{demo}", "{random}", "--out", "{demo}/results.json"], "cannot write here"),
     ],
 )
-def test_a_mistake_is_explained_without_a_traceback(folders, tmp_path, capsys, arguments, said):
+def test_a_mistake_is_explained_without_a_traceback(folders, tmp_path, capsys, arguments, message):
     demo, _, random = folders
     code, _, errors = run(capsys, *(a.format(demo=demo, random=random, tmp=tmp_path) for a in arguments))
-    assert code == 2 and said in errors and errors.startswith("error: ") and "Traceback" not in errors
+    assert code == 2 and message in errors and errors.startswith("error: ") and "Traceback" not in errors
 
 
 def test_without_records_it_says_what_it_wants(capsys):

@@ -12,7 +12,7 @@ from vla.report.wording import sentences, tables, text, verdict
 A, B = "1" * 20 + "1" * 12 + "0" * 2 + "0" * 6, "1" * 20 + "0" * 12 + "1" * 2 + "0" * 6
 
 
-def said(comparison):
+def all_sentences(comparison):
     return " ".join([verdict(comparison), *sentences(comparison)])
 
 
@@ -23,8 +23,8 @@ def test_two_policies_that_differ(make):
     assert p.difference.rate == pytest.approx(0.25) and p.more_episodes is None
     assert [x.letters for x in c.policies] == ["a", "b"] and c.ranking == [["a"], ["b"]]
     assert [x.failures for x in c.policies] == [{"dropped": 8}, {"dropped": 18}]
-    assert "a is better than b" in said(c) and "a minus b: +25.0 points (95 % interval +" in said(c)
-    assert "only a succeeded in 12, only b in 2: p = 0.0129" in said(c) and "more episodes" not in said(c)
+    assert "a is better than b" in all_sentences(c) and "a minus b: +25.0 points (95 % interval +" in all_sentences(c)
+    assert "only a succeeded in 12 and only b in 2; p = 0.0129" in all_sentences(c) and "more episodes" not in all_sentences(c)
     turned = compare_records([make("b", B), make("a", A)])
     assert verdict(turned) == "a is better than b" and turned.pairs[0].difference.rate == pytest.approx(-0.25)
     json.dumps(c.to_dict(), allow_nan=False)
@@ -34,31 +34,35 @@ def test_malformed_answers_are_said_where_they_were_counted(make, episode):
     counted = [episode(i, i < 3, more={"malformed": i}) for i in range(4)]
     c = compare_records([make("a", counted), make("b", "1100")])
     assert [x.malformed for x in c.policies] == [6 / 160, None]
-    assert "Answers that were no whole chunk of actions, at which the robot rested: 3.8 % of the steps of a." in said(c)
-    assert "no whole chunk" not in said(compare_records([make("a", "1100"), make("b", "1010")]))
+    assert "Malformed answers, at which the robot did not move: 3.8 % of the steps of a." in all_sentences(c)
+    assert "Malformed" not in all_sentences(compare_records([make("a", "1100"), make("b", "1010")]))
 
 
 def test_what_is_not_separated_is_not_ranked(make):
     c = compare_records([make("a", A), make("b", B)], alpha=0.01)
     assert c.ranking == [["a", "b"]] and [x.letters for x in c.policies] == ["a", "a"]
-    assert verdict(c) == "The data do not separate a and b" and "better" not in said(c)
-    assert f"About {c.pairs[0].more_episodes} more episodes would be needed" in said(c) and c.pairs[0].more_episodes > 0
-    assert "99 % interval" in said(c) and "The interval leaves zero out, but the exact test" in said(c)
-    assert c.pairs[0].sequential.stop and "the verdict above is McNemar's" in said(c)
+    assert verdict(c) == "The data do not separate a and b" and "better" not in all_sentences(c)
+    assert f"About {c.pairs[0].more_episodes} more episodes would be needed" in all_sentences(c) and c.pairs[0].more_episodes > 0
+    assert "99 % interval" in all_sentences(c) and "The interval excludes zero, but the exact test" in all_sentences(c)
+    assert c.pairs[0].sequential.stop and "the verdict above is that of McNemar's test" in all_sentences(c)
     equal = compare_records([make("a", "1100"), make("b", "1010")])
-    assert "would not have stopped yet" in said(equal)
-    assert "at equal rates no number of episodes separates them" in said(equal) and "a minus b: 0.0 points" in said(equal)
+    assert "would not have stopped yet" in all_sentences(equal)
+    assert "at equal rates, no number of episodes separates them" in all_sentences(
+        equal
+    ) and "a minus b: 0.0 points" in all_sentences(equal)
 
 
 def test_one_may_stop_early(make):
     c = compare_records([make("a", "1" * 40), make("b", "0" * 40)])
-    assert c.pairs[0].sequential.stop == 8 and "could have stopped after 8 of 40" in said(c)
+    assert c.pairs[0].sequential.stop == 8 and "could have stopped after 8 of 40" in all_sentences(c)
 
 
 def test_several_policies(make):
     c = compare_records([make("low", "0" * 60), make("top", "1" * 60), make("high", "1" * 57 + "0" * 3)])
     assert c.ranking == [["top", "high"], ["low"]] and [x.letters for x in c.policies] == ["b", "a", "a"]
-    assert verdict(c) == "Ranking: 1. top and high; 2. low" and "Policies named together are not separated." in said(c)
+    assert verdict(c) == "Ranking: 1. top and high; 2. low" and "Policies that share a rank are not separated." in all_sentences(
+        c
+    )
     assert [row[0] for row in tables(c)[0].rows] == ["top", "high", "low"]
     # Three pairs: each has a third of alpha for stopping, and p-values are three times as large.
     alone = compare_records([make("low", "0" * 60), make("top", "1" * 60)])
@@ -70,7 +74,7 @@ def test_a_chain_that_overlaps_is_no_ranking(make):
     c = compare_records([make("x", "1" * 14 + "0" * 6), make("y", "1" * 9 + "0" * 11), make("z", "1" * 5 + "0" * 15)])
     assert [x.letters for x in c.policies] == ["a", "ab", "b"] and len(c.ranking) == 1
     assert verdict(c) == "The data do not rank these 3 policies"
-    assert "Separated, although no ranking follows from it: x is better than z." in said(c)
+    assert "Separated, although no ranking follows from it: x is better than z." in all_sentences(c)
 
 
 def test_controls_are_shown_apart_from_what_is_compared(make, episode):
@@ -87,7 +91,7 @@ def test_controls_are_shown_apart_from_what_is_compared(make, episode):
     kinds = {g.name: [r.rate for r in g.rates] for g in c.groups["instruction"]}
     assert kinds == {"correct": [1, 0], "swapped": [0, 1]} and "By instruction" in text(c)
     only = compare_records([make("a", [episode(0, kind="empty")]), make("b", [episode(0, kind="empty")])])
-    assert "no episodes with the correct instruction; compared are those with kind 'empty'" in said(only)
+    assert "no episodes with the correct instruction; the comparison uses those with the 'empty' one" in all_sentences(only)
 
 
 def test_tables_by_task_and_variation(make, episode):
@@ -109,15 +113,15 @@ def test_tables_by_task_and_variation(make, episode):
     assert {t.title for t in tables(c)} == {"Policies", "Differences", "Failures", "By task", "By variation"}
 
 
-def test_what_differs_between_records_is_said(make):
+def test_what_differs_between_records_is_all_sentences(make):
     c = compare_records(
         [
             make("a", "110", versions={"mujoco": "3.3.1"}),
             make("b", "11", batch=[16], versions={"mujoco": "3.3.2", "numpy": "2.4"}),
         ]
     )
-    assert "Episodes left out, because not every record has them: 1 of a." in said(c)
-    assert "The records differ in: mujoco 3.3.1 and 3.3.2; numpy none and 2.4; batch shape [4] and [16]." in said(c)
+    assert "Episodes left out because not every record has them: 1 of a." in all_sentences(c)
+    assert "The records differ in: mujoco 3.3.1 and 3.3.2; numpy none and 2.4; batch shape [4] and [16]." in all_sentences(c)
 
 
 def test_alpha_is_a_probability(make):

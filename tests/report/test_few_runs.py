@@ -22,8 +22,8 @@ def test_definitions():
 
 def test_an_interval_is_reproducible_holds_the_value_and_narrows(scores):
     first, second = scores
-    found = interval(ratio, first, second)
-    assert found == interval(ratio, first, second) and found.low < found.rate < found.high and found.n == 6
+    result = interval(ratio, first, second)
+    assert result == interval(ratio, first, second) and result.low < result.rate < result.high and result.n == 6
     wide = interval(interquartile_mean, first, level=0.99)
     narrow = interval(interquartile_mean, first, level=0.8)
     assert wide.low < narrow.low < narrow.high < wide.high
@@ -31,8 +31,8 @@ def test_an_interval_is_reproducible_holds_the_value_and_narrows(scores):
 
 def test_the_bootstrap_draws_within_tasks():
     scores = np.array([[0.0, 1.0]] * 5)
-    found = interval(lambda s: float(s.mean()), scores)
-    assert (found.low, found.high) == (0.5, 0.5)
+    result = interval(lambda s: float(s.mean()), scores)
+    assert (result.low, result.high) == (0.5, 0.5)
 
 
 def test_intervals_cover():
@@ -40,14 +40,14 @@ def test_intervals_cover():
     rng = np.random.default_rng(0)
     hits = 0
     for trial in range(100):
-        found = interval(lambda s: float(s.mean()), rng.normal(1.0, 0.3, (10, 2)), draws=200, seed=trial)
-        hits += found.low <= 1.0 <= found.high
+        result = interval(lambda s: float(s.mean()), rng.normal(1.0, 0.3, (10, 2)), draws=200, seed=trial)
+        hits += result.low <= 1.0 <= result.high
     assert 85 <= hits <= 99
 
 
 def test_an_infinite_ratio_is_said_and_is_no_nan():
-    found = interval(ratio, np.full((3, 1), 0.5), np.array([[0.0], [0.0], [0.3]]))
-    assert np.isinf(found.high) and not np.isnan(found.low)
+    result = interval(ratio, np.full((3, 1), 0.5), np.array([[0.0], [0.0], [0.3]]))
+    assert np.isinf(result.high) and not np.isnan(result.low)
 
 
 def test_rliable_says_the_same(scores):

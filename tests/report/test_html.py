@@ -67,7 +67,7 @@ def test_a_bar_whose_number_is_missing_is_missed_and_said_so(missing, tmp_path):
     bar = check(data)[key]
     assert len(check(data)) == len(check(GOOD)) and (bar["value"], bar["holds"], bar["verdict"]) == (None, False, "not measured")
     text = re.sub(r"\s+", " ", Outside(write_report(tmp_path / "report.html", data).read_text()).text)
-    assert "bars missed" in text and "not measured, at least" in text
+    assert "bars missed" in text and "not measured; required: at least" in text
 
 
 def test_the_recorded_run_has_the_experts_bar():
@@ -85,11 +85,11 @@ def test_a_bar_held_by_a_hair_is_said_to_be(successes, verdict, tmp_path):
     bar = check(data)["success.rate"]
     assert bar["verdict"] == verdict and bar["interval"][0] <= bar["value"] <= bar["interval"][1]
     text = re.sub(r"\s+", " ", Outside(write_report(tmp_path / "report.html", data).read_text()).text)
-    said = re.search(r"Success: ([\d.]+) % \(([\d.]+) to ([\d.]+) %, n = 120\), at least 80 % was wanted: ([a-z, ]+)", text)
+    line = re.search(r"Success: ([\d.]+) % \(([\d.]+) to ([\d.]+) %, n = 120\); required: at least 80 %: ([a-z, ]+)", text)
     if verdict == "reached":
-        assert said is None
+        assert line is None
     else:
-        assert said[4].startswith(verdict) and float(said[2]) < 80 < float(said[3]) or verdict == "missed"
+        assert line[4].startswith(verdict) and float(line[2]) < 80 < float(line[3]) or verdict == "missed"
 
 
 def test_a_wrong_object_bar_is_held_from_below():
@@ -101,14 +101,14 @@ def test_the_page_says_the_result_and_loads_only_its_own_videos(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     video = tmp_path / "elsewhere" / "a.mp4"
     video.write_bytes(b"film")
-    picture = np.zeros((64, 64, 3), np.uint8)
+    image = np.zeros((64, 64, 3), np.uint8)
     path = write_report(
         tmp_path / "run" / "report.html",
         GOOD,
         videos=[{"path": video, "title": "lift <b>it</b>", "outcome": "success"}],
         samples=[
-            {"image": picture, "question": "where is it", "answer": "0.1, 0.2", "truth": "0.5, 0.5", "point": (0.1, 0.2)},
-            {"image": picture, "question": "what colour is it", "answer": "red", "truth": "red"},
+            {"image": image, "question": "where is it", "answer": "0.1, 0.2", "truth": "0.5, 0.5", "point": (0.1, 0.2)},
+            {"image": image, "question": "what colour is it", "answer": "red", "truth": "red"},
         ],
         metrics={"train/robot_loss": ([0, 1, 2], [3.0, 2.0, 1.0])},
     )
@@ -119,7 +119,7 @@ def test_the_page_says_the_result_and_loads_only_its_own_videos(tmp_path):
     text = re.sub(r"\s+", " ", page.text)
     for words in (
         "in 38 of 40 unseen scenes",
-        "All 8 bars hold",
+        "All 8 bars reached",
         "lift <b>it</b>",
         "truth: 0.5, 0.5",
         "abc1234",
@@ -127,7 +127,7 @@ def test_the_page_says_the_result_and_loads_only_its_own_videos(tmp_path):
         "83 to 99 %, n = 40",
         "92 to 97 %, n = 196",
         "where10090 % (83 to 94)3 % (1 to 8)",
-        "Wrong object: 2.5 % (0.4 to 12.9 %, n = 40), at most 5 % was wanted",
+        "Wrong object: 2.5 % (0.4 to 12.9 %, n = 40); required: at most 5 %",
     ):
         assert words in text, words
     assert "other 1.8 min" in text, "time that no stage accounts for is shown"
@@ -138,7 +138,7 @@ def test_a_rate_below_its_bar_is_said_plainly(tmp_path):
     text = re.sub(r"\s+", " ", Outside(write_report(tmp_path / "report.html", data).read_text()).text)
     assert (
         "1 of 8 bars missed." in text
-        and "Success: 50 % (35.2 to 64.8 %, n = 40), at least 80 % was wanted: missed" in text
+        and "Success: 50 % (35.2 to 64.8 %, n = 40); required: at least 80 %: missed" in text
         and "A smoke run." in text
     )
 

@@ -41,52 +41,52 @@ def test_a_record_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"ends": [3, 1]}, "in order"),
-        ({"ends": [1, 2, 3]}, "not as many"),
+        ({"ends": [1, 2, 3]}, "one for each of"),
         ({"success": [0, 2]}, "0 and 1"),
         ({"seed": "0"}, "`seed`"),
-        ({"kind": "rollout"}, "no record of kind"),
-        ({"steps": 0}, "steps in order"),
+        ({"kind": "rollout"}, "not a record of kind"),
+        ({"steps": 0}, "`steps` must be positive"),
     ],
 )
-def test_what_is_no_record_is_refused(tmp_path, change, said):
+def test_what_is_no_record_is_refused(tmp_path, change, message):
     LearningRun("t", "c", 0, "b", 100, [1, 2], [0, 1]).save(tmp_path)
     file = tmp_path / "results.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         load_run(tmp_path)
 
 
 def test_the_better_condition_is_found_and_equal_ones_are_not_separated():
     runs = [run(c, s, r) for c, r in (("task", 0.5), ("same", 0.5), ("weak", 0.2)) for s in range(5)]
-    found = compare_runs(runs)
-    same, weak = found.against
+    comparison = compare_runs(runs)
+    same, weak = comparison.against
     assert weak.ratio.low > 1.3 and weak.improvement.rate == 1.0
     assert same.ratio.low < 1 < same.ratio.high or abs(same.ratio.rate - 1) < 1e-9
-    assert verdict(found) == "task learns faster than weak; is not separated from same"
-    assert all(len(one.curve[0]) == 25 and one.runs == 5 for one in found.conditions)
-    json.dumps(found.to_dict(), allow_nan=False)
+    assert verdict(comparison) == "task learns faster than weak; is not separated from same"
+    assert all(len(one.curve[0]) == 25 and one.runs == 5 for one in comparison.conditions)
+    json.dumps(comparison.to_dict(), allow_nan=False)
 
 
-def asked(prompt, seed):
+def prompted_run(prompt, seed):
     return dataclasses.replace(run(seed=seed), more={"options": {"prompt": prompt, "seed": seed}})
 
 
 @pytest.mark.parametrize(
-    ("runs", "said"),
+    ("runs", "message"),
     [
         ([run(), run(seed=1)], "one condition"),
         ([run(), run("other", budget="c")], "different budgets"),
         ([run(), run("other", steps=500)], "different budgets"),
         ([run(), run(), run("other")], "given twice"),
-        ([asked("a", 0), asked("b", 1), run("other")], "runs of task have different prompt"),
+        ([prompted_run("a", 0), prompted_run("b", 1), run("other")], "runs of task differ in prompt"),
         ([run(), run("other"), run("other", 1, task="Pickup")], "unequal numbers"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(runs, said):
-    with pytest.raises(UserError, match=said):
+def test_what_cannot_be_compared_is_refused(runs, message):
+    with pytest.raises(UserError, match=message):
         compare_runs(runs)
 
 
@@ -98,7 +98,7 @@ def test_the_command_says_and_writes_what_came_out(tmp_path, capsys):
             run(condition, seed, rate).save(folders[-1])
     assert cli.main(["compare", *map(str, folders), "--out", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out
-    assert "endless times" in shown and "learns faster than never" in shown and "five or more" in shown
+    assert "never: infinite" in shown and "learns faster than never" in shown and "five or more" in shown
     data = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert data["kind"] == "rl" and data["verdict"] in shown and data["against"][0]["ratio"]["rate"] is None
     page = (tmp_path / "out" / "compare.html").read_text()
@@ -110,4 +110,4 @@ def test_episodes_of_a_robot_and_runs_do_not_mix(tmp_path, make, capsys):
     make("runs/demo/export", "0101").save(tmp_path / "rollout")
     run().save(tmp_path / "run")
     assert cli.main(["compare", str(tmp_path / "rollout"), str(tmp_path / "run")]) == 2
-    assert "no record of kind 'rl'" in capsys.readouterr().err
+    assert "not a record of kind 'rl'" in capsys.readouterr().err

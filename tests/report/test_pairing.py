@@ -25,15 +25,15 @@ def test_what_does_not_belong_together_is_refused(make, episode):
         ([a, make("b", [])], "no episode in common"),
         (
             [a, make("b", [episode(0), episode(1, state="?"), episode(2, state="!")])],
-            "2 of 3 episodes began in different states, so they are no pairs: lift / seen, seed 1, correct instruction: "
+            "2 of 3 episodes began in different states, so they cannot be paired: lift / seen, seed 1, correct instruction: "
             "'lift-seen-1' and '?'",
         ),
         ([a, make("b", [episode(0, instruction="lift it")])], "1 of 1 episodes had different instructions"),
     ]
-    for records, said in cases:
+    for records, message in cases:
         with pytest.raises(UserError) as error:
             pair(records)
-        assert said in str(error.value), said
+        assert message in str(error.value), message
 
 
 def test_the_order_mixes_tasks_ignores_the_file_and_keeps_its_beginning_when_it_grows():

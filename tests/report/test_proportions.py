@@ -40,9 +40,9 @@ def test_published_intervals():
         ((59, 6, 16, 80), -0.1186, -0.0046),  # Fagerland, Lydersen and Laake 2017, chapter 8
         ((14, 5, 0, 22), 0.011, 0.226),  # Altman and others 2000, Statistics with Confidence, table 6.2
     ]:
-        found = difference(Counts(*table))
+        result = difference(Counts(*table))
         digits = 5e-5 if round(low, 3) != low else 6e-4
-        assert (found.low, found.high) == (pytest.approx(low, abs=digits), pytest.approx(high, abs=digits)), table
+        assert (result.low, result.high) == (pytest.approx(low, abs=digits), pytest.approx(high, abs=digits)), table
 
 
 def test_published_p_values():
@@ -72,8 +72,8 @@ def test_the_other_way_round_is_the_mirror_image(c):
 def test_the_interval_covers(n, least):
     """Exactly: every table of n pairs, weighted, over rates from 5 to 95 % and correlations from 0 to 0.8."""
     table = tables(n)
-    found = [difference(Counts(*(int(x) for x in row))) for row in table]
-    low, high = np.array([r.low for r in found]) - 1e-12, np.array([r.high for r in found]) + 1e-12
+    result = [difference(Counts(*(int(x) for x in row))) for row in table]
+    low, high = np.array([r.low for r in result]) - 1e-12, np.array([r.high for r in result]) + 1e-12
     covered = []
     for p, q, correlation in itertools.product(np.linspace(0.05, 0.95, 7), np.linspace(0.05, 0.95, 7), (0.0, 0.3, 0.6, 0.8)):
         outcome = shares(p, q, correlation)

@@ -43,10 +43,10 @@ def test_summaries_may_hold_a_rate_of_no_trials(tmp_path, make):
     assert load(tmp_path / "deep" / "a").more == {"recognition": {"rate": None, "n": 0}}
 
 
-def changed(data, place, value):
-    """The data with another value at a dotted place; None takes the key away."""
+def changed(data, key, value):
+    """Returns the data with another value at a dotted key; None removes the key."""
     data = json.loads(json.dumps(data))
-    *path, last = place.split(".")
+    *path, last = key.split(".")
     inner = data
     for part in path:
         inner = inner[int(part) if part.isdigit() else part]
@@ -58,15 +58,15 @@ def changed(data, place, value):
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "said"),
+    ("key", "value", "message"),
     [
         ("kind", None, "`kind` is missing"),
         ("kind", "curve", "unknown kind of record 'curve'\nFix: known: rollout"),
-        ("suite_hash", None, "`suite_hash` is missing\nFix: needed: suite, suite_hash"),
+        ("suite_hash", None, "`suite_hash` is missing\nFix: required keys: suite, suite_hash"),
         ("suite_hash", "", "`suite_hash` is empty"),
-        ("contract", 3, "`contract` is 3, not text or null"),
+        ("contract", 3, "`contract` is 3, not a string or null"),
         ("batch", [4.5], "`batch` is [4.5], not a list of integers"),
-        ("versions", {"numpy": 2}, "`versions` is {'numpy': 2}, not an object of texts"),
+        ("versions", {"numpy": 2}, "`versions` is {'numpy': 2}, not an object of strings"),
         ("episodes", None, "`episodes` is missing"),
         ("episodes", 3, "`episodes` is not a list"),
         ("episodes.1.state", None, "`episodes[1].state` is missing"),
@@ -79,21 +79,22 @@ def changed(data, place, value):
         ("time", {"per_task": [1.0, math.nan]}, "`time.per_task[1]` is not a finite number"),
     ],
 )
-def test_what_does_not_keep_to_the_format_is_named(tmp_path, make, place, value, said):
+def test_what_does_not_keep_to_the_format_is_named(tmp_path, make, key, value, message):
     file = tmp_path / FILE
-    file.write_text(json.dumps(changed(make("a", "10").to_dict(), place, value)))
+    file.write_text(json.dumps(changed(make("a", "10").to_dict(), key, value)))
     with pytest.raises(UserError) as error:
         load(tmp_path)
-    assert str(error.value).startswith(f"{file}: {said}")
+    assert str(error.value).startswith(f"{file}: {message}")
 
 
 def test_what_is_no_record_is_named(tmp_path):
-    for path, said in [(tmp_path, f"no {FILE} in this folder"), (tmp_path / "nowhere", "no such record")]:
-        with pytest.raises(UserError, match=said):
+    for path, message in [(tmp_path, f"no {FILE} in this folder"), (tmp_path / "nowhere", "no such record")]:
+        with pytest.raises(UserError, match=message):
             load(path)
-    for content, said in [("{", "not JSON"), ("[1]", "not a JSON object"), ('{"kind": "rollout", "episodes": [3]}', "episodes")]:
+    cases = [("{", "not JSON"), ("[1]", "not a JSON object"), ('{"kind": "rollout", "episodes": [3]}', "episodes")]
+    for content, message in cases:
         (tmp_path / FILE).write_text(content)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             load(tmp_path)
     (tmp_path / FILE).write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not JSON"):

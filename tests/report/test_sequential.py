@@ -24,11 +24,11 @@ def ever(differences):
 @given(st.lists(st.sampled_from([-1, 0, 1]), max_size=60))
 def test_the_e_value_is_the_uniform_mixture_of_all_bets(differences):
     path = log_e_values(np.array(differences, int))
-    for place in range(len(differences)):
-        k, m = differences[: place + 1].count(1), place + 1 - differences[: place + 1].count(0)
-        assert path[place] == pytest.approx(math.log(2**m / ((m + 1) * math.comb(m, k))), abs=1e-9)
-    found, mirror = sequential(np.array(differences, int)), sequential(-np.array(differences, int))
-    assert found == mirror and (found.stop is not None) == (found.p <= ALPHA + 1e-9) and 0 < found.p <= 1
+    for n in range(1, len(differences) + 1):
+        k, m = differences[:n].count(1), n - differences[:n].count(0)
+        assert path[n - 1] == pytest.approx(math.log(2**m / ((m + 1) * math.comb(m, k))), abs=1e-9)
+    result, mirror = sequential(np.array(differences, int)), sequential(-np.array(differences, int))
+    assert result == mirror and (result.stop is not None) == (result.p <= ALPHA + 1e-9) and 0 < result.p <= 1
 
 
 def test_the_next_episode_changes_nothing_on_average_if_policies_are_equal():
@@ -40,9 +40,9 @@ def test_the_next_episode_changes_nothing_on_average_if_policies_are_equal():
 
 
 def test_stop_is_the_first_episode_that_reaches_one_over_alpha():
-    found = sequential(np.array([0, *[1] * 7, 0, 1, 1]))
+    result = sequential(np.array([0, *[1] * 7, 0, 1, 1]))
     # 2^8 / 9 = 28.4 is the first above 20; 2^10 / 11 with the next.
-    assert found.stop == 10 and found.p == pytest.approx(10 / 2**9) and found.log10_e[0] == 0
+    assert result.stop == 10 and result.p == pytest.approx(10 / 2**9) and result.log10_e[0] == 0
     assert sequential(np.array([1] * 8), 1 / (2**8 / 9)).stop == 8, "reached exactly counts"
     assert sequential(np.array([1] * 7)).stop is None and sequential(np.array([], int)).p == 1
 
@@ -83,5 +83,5 @@ def test_equal_on_average_over_tasks_that_differ():
     ("first", "second", "n", "power"), [(0.2, 0.05, 200, 0.92), (0.3, 0.1, 200, 0.93), (0.12, 0.02, 200, 0.87)]
 )
 def test_it_has_power(first, second, n, power):
-    found = ever(draw(np.random.default_rng(2), 5_000, n, first, second)).mean()
-    assert found >= power, found
+    result = ever(draw(np.random.default_rng(2), 5_000, n, first, second)).mean()
+    assert result >= power, result

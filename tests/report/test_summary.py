@@ -30,10 +30,10 @@ def test_malformed_is_a_share_of_the_steps_where_it_was_counted():
 
 def test_rates_and_groups():
     episodes = [episode(0, "correct", "a", "a"), episode(1, "correct", "a", "b"), episode(2, "correct", "a", "")]
-    found = rates(episodes)
-    assert found["success"]["rate"] == pytest.approx(1 / 3) and found["execution"]["rate"] == pytest.approx(2 / 3)
-    assert found["recognition"] | {"low": 0, "high": 0} == {"rate": 0.5, "n": 2, "low": 0, "high": 0}
-    assert found["malformed"]["rate"] == 0 and found["malformed"]["n"] == 3
+    result = rates(episodes)
+    assert result["success"]["rate"] == pytest.approx(1 / 3) and result["execution"]["rate"] == pytest.approx(2 / 3)
+    assert result["recognition"] | {"low": 0, "high": 0} == {"rate": 0.5, "n": 2, "low": 0, "high": 0}
+    assert result["malformed"]["rate"] == 0 and result["malformed"]["n"] == 3
     episodes[2].more["malformed"] = 4
     assert rates(episodes)["malformed"]["rate"] == pytest.approx(1 / 3)
     summary = summarise([*episodes, episode(0, "correct", "a", "a", "dim"), episode(0, "empty", "", "b")])

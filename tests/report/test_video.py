@@ -79,11 +79,11 @@ def test_a_failed_write_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_caption_keeps_the_picture_and_wraps_within_the_width():
+def test_caption_keeps_the_image_and_wraps_within_the_width():
     frame = frames(1)[0]
     short, long = video.caption(frame, ["lift"]), video.caption(frame, ["lift the red cube " * 4, "wrong object"], "failure")
     assert short.shape[1] == long.shape[1] == 256 and long.shape[0] > short.shape[0] > 256
-    assert np.array_equal(long[-256:], video.enlarge(frame)), "the picture itself is untouched"
+    assert np.array_equal(long[-256:], video.enlarge(frame)), "the image itself is untouched"
     band = long[:-256]
     assert (band == video.OUTCOMES["failure"]).all(-1).any() and (band[:, -4:][:8] == 255).all()
     assert video.enlarge(np.zeros((256, 256, 3), np.uint8)).shape == (256, 256, 3)

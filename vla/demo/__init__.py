@@ -1,1 +1,1 @@
-"""`vla demo`: the whole main job, stage by stage, resumable, with a report at the end."""
+"""`vla demo`: collect, train, evaluate, export and serve, stage by stage, resumable, with a report at the end."""

@@ -1,4 +1,4 @@
-"""The command: which folder, what for how long, and how it ended."""
+"""The command `vla demo`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 
 import psutil
 
-from vla.demo.expected import expected_seconds, said
-from vla.demo.folder import held
+from vla.demo.expected import expected_seconds, expected_text
+from vla.demo.folder import locked
 from vla.demo.job import Job
 from vla.demo.processes import Interrupted, interruptible
-from vla.demo.recipe import SMOKE, Amounts, configuration, moved
+from vla.demo.recipe import SMOKE, Amounts, configuration, relocated
 from vla.demo.report import finish, program, read_report, summarise
 from vla.demo.stages import Stages
 from vla.doctor import DISK_GB
@@ -34,35 +34,35 @@ def demo(
     from_scratch: bool = False,
     beside: str = "",
 ) -> int:
-    """Collects, trains, rolls out, exports, serves and reports. Interrupted or repeated, it goes on from the last whole stage.
+    """Collects, trains, exports, rolls out, serves and reports. Run again, it resumes after the last finished stage.
 
     Args:
-        out: folder of the run; report.html and report.json end up there.
-        episodes: evaluation episodes with the right instruction; half as many with the other object's, a quarter with none.
-        smoke: all the same stages in little, to see that they work.
+        out: folder of the run; it gets report.html and report.json.
+        episodes: evaluation episodes with the correct instruction; half as many name the other object, a quarter have none.
+        smoke: run the same stages on very little data, to check that they work.
         fresh: start over.
-        from_scratch: start training from random weights instead of the pre-trained `tiny`.
+        from_scratch: train from random weights instead of the pre-trained `tiny`.
         beside: folder of another demo, e.g. one from scratch; the report shows both, side by side.
     """
-    again = _again(out=out, episodes=episodes, smoke=smoke, from_scratch=from_scratch, beside=beside)
+    resume = _resume_command(out=out, episodes=episodes, smoke=smoke, from_scratch=from_scratch, beside=beside)
     other = read_report(beside) if beside else None
     if episodes < 1:
-        raise UserError(f"{episodes} episodes", "demo", "ask for at least 1")
+        raise UserError(f"{episodes} episodes", "demo", "give at least 1")
     amounts = SMOKE if smoke else Amounts(episodes=episodes)
     recorded = amounts.episodes >= RECORDED
     try:
-        with interruptible(), held(Path(out), fresh) as lock:
+        with interruptible(), locked(Path(out), fresh) as lock:
             _run(Path(out), configuration(smoke, from_scratch), amounts, recorded, other, lock)
     except Interrupted as signal:
-        print(f"\n{signal}: the demo has ended. To go on where it was: {again}", file=sys.stderr)
+        print(f"\n{signal}: the demo was interrupted. To resume it, run: {resume}", file=sys.stderr)
         return 128 + signal.number
     return 0
 
 
-def _again(**options: Any) -> str:
-    """The command that goes on with a run: as it was called, but never with --fresh."""
-    known = inspect.signature(demo).parameters
-    chosen = {name.replace("_", "-"): value for name, value in options.items() if name == "out" or value != known[name].default}
+def _resume_command(**options: str | int) -> str:
+    """Returns the command that resumes a run: the user's own, without --fresh."""
+    parameters = inspect.signature(demo).parameters
+    chosen = {n.replace("_", "-"): value for n, value in options.items() if n == "out" or value != parameters[n].default}
     words = [word for name, value in chosen.items() for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])]
     return f"{program()} demo {shlex.join(words)}"
 
@@ -70,24 +70,24 @@ def _again(**options: Any) -> str:
 def _run(folder: Path, config: dict[str, Any], amounts: Amounts, recorded: bool, other: dict[str, Any] | None, lock: int) -> None:
     free = shutil.disk_usage(folder).free / 2**30
     if free < DISK_GB:
-        raise UserError(f"only {free:.1f} GiB of disk are free", str(folder), f"the demo needs {DISK_GB:.0f} GiB")
+        raise UserError(f"only {free:.1f} GiB of disk space is free", str(folder), f"the demo needs {DISK_GB:.0f} GiB")
     memory = Memory()
-    # The number of evaluation episodes does not touch what was collected and trained.
+    # Collecting and training do not depend on the number of evaluation episodes.
     stages = Stages(folder, {"config": config, **dataclasses.asdict(dataclasses.replace(amounts, episodes=0))}, memory)
     if stages.changed:
         raise UserError(
-            "the folder holds a demo with other options, or of another version",
+            "the folder holds a demo with other options, or from another version",
             str(folder),
             "add --fresh to start over, or choose another --out",
         )
-    job = Job(folder, moved(config, folder), amounts, recorded, stages, lock)
-    print(said(expected_seconds(config, amounts.episodes, job.trained), *job.progress()), flush=True)
+    job = Job(folder, relocated(config, folder), amounts, recorded, stages, lock)
+    print(expected_text(expected_seconds(config, amounts.episodes, job.trained), *job.progress()), flush=True)
     memory.start()
-    done = job.run()
+    results = job.run()
     memory.stop()
-    report = summarise(done, config["model"]["vlm"])
-    # From the start of the program to here, and what earlier attempts took.
-    mine = {name.partition("-")[0] for name in stages.now}
-    now = time.time() - psutil.Process().create_time()
-    report["seconds"]["total"] = round(now + sum(stage["seconds"] for name, stage in done.items() if name not in mine), 1)
-    finish(folder, report, done, other)
+    report = summarise(results, config["model"]["vlm"])
+    # The life of this process so far, and the stages of earlier ones.
+    own = {name.partition("-")[0] for name in stages.now}
+    seconds = time.time() - psutil.Process().create_time()
+    report["seconds"]["total"] = round(seconds + sum(one["seconds"] for name, one in results.items() if name not in own), 1)
+    finish(folder, report, results, other)

@@ -1,4 +1,4 @@
-"""How long the main job will take on this machine."""
+"""Estimates how long the demo will take on this machine."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Collection
 from typing import Any
 
 AROUND = 30.0
-"""Seconds for starting and for the report, whatever is left to do."""
+"""Seconds for starting up and for the report, whichever stages are left."""
 
 
 def expected_seconds(config: dict[str, Any], episodes: int, trained: int = 0) -> dict[str, float]:
-    """Seconds that each stage will take.
+    """Returns the expected seconds of each stage.
 
-    Training is measured by the rate of this machine's matrix products against that of the one on which the shares were taken,
-    simulation by its number of cores.
+    Training time scales with the speed of matrix products relative to the reference machine, simulation time with the number of
+    cores.
 
     Args:
         config: the whole configuration.
-        episodes: of the evaluation, with the right instruction.
-        trained: optimizer steps that were done before.
+        episodes: number of evaluation episodes with the correct instruction.
+        trained: number of optimizer steps already done.
     """
     trainer, collected = config["trainer"], config["collect"]
     steps = max(trainer["max_steps"] - trained, 0)
@@ -49,18 +49,18 @@ def _gflops() -> float:
     return 20 * 2 * 768**3 / (time.perf_counter() - began) / 1e9
 
 
-def said(seconds: dict[str, float], left: Collection[str], done: Collection[str]) -> str:
-    """How long it will take, in words.
+def expected_text(seconds: dict[str, float], left: Collection[str], done: Collection[str]) -> str:
+    """Returns a sentence about how long the demo will take.
 
     Args:
-        seconds: of each stage.
-        left: names of the stages that are still to be done.
-        done: names of those that were done before.
+        seconds: expected seconds of each stage.
+        left: names of the stages that are left.
+        done: names of the finished stages.
     """
     if not left:
-        return "Everything was done before, only the report is written anew: less than a minute."
+        return "All stages are already done; rewriting the report takes less than a minute."
     minutes = max(round((sum(seconds[name] for name in left) + AROUND) / 60), 1)
-    about = f"{minutes} minute{'s' * (minutes > 1)}"
+    duration = f"{minutes} minute{'s' * (minutes > 1)}"
     if not done:
-        return f"About {about} and 0.2 GiB of disk on this machine."
-    return f"About {about} more on this machine; done before: {', '.join(done)}."
+        return f"About {duration} and 0.2 GiB of disk on this machine."
+    return f"About {duration} more on this machine; already done: {', '.join(done)}."

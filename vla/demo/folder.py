@@ -1,4 +1,4 @@
-"""The folder of a demo: one process at a time works in it."""
+"""The folder of a demo, locked so that one process at a time works in it."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def held(folder: Path, fresh: bool = False) -> Iterator[int]:
-    """Makes the folder and holds it against a second process while the block runs.
+def locked(folder: Path, fresh: bool = False) -> Iterator[int]:
+    """Creates the folder and locks it while the block runs.
 
     Args:
-        fresh: empty it first.
+        fresh: whether to empty the folder first.
 
     Yields:
-        the lock's file descriptor: it is held for as long as any process has it open, so a child that gets it and outlives a
-        killed parent still holds the folder.
+        the lock's file descriptor. The lock lasts while any process has it open, so a child that inherits it keeps the folder
+        locked even if its parent is killed.
 
     Raises:
-        UserError: another process holds it, or what should be emptied is no demo.
+        UserError: another process has the lock, or the folder to be emptied is not a demo's.
     """
     if fresh and folder.is_dir() and _content(folder) and not (folder / STAGES).is_file():
-        raise UserError("the folder holds something else than a demo", str(folder), "choose another")
+        raise UserError("the folder holds something other than a demo", str(folder), "choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                "another `vla demo`, or the training of one that was killed, is at work in this folder",
+                "another `vla demo`, or the training of a killed one, is running in this folder",
                 str(folder),
-                "wait until it has ended, end it, or choose another --out",
+                "wait until it ends, stop it, or choose another --out",
             ) from None
         for path in _content(folder) if fresh else ():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -1,4 +1,4 @@
-"""The stages of the main job, in order."""
+"""The stages of the demo, in order."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from vla.sim.collect import collect_with_progress
 from vla.sim.collect_options import Collect
 
 SAVING = 120.0
-"""Seconds that training has to save and end: it does so between two steps, and may be rolling out."""
+"""Seconds that training has to save and end: it does so between two steps, and may be in the middle of a rollout."""
 
 Work = Callable[[], dict[str, Any]]
 
 
 class Job:
-    """Collects, trains, exports, asks, rolls out and serves, each unless it is done.
+    """Runs the stages that are not done yet: collects, trains, exports, asks questions, rolls out and serves.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         config: the whole configuration, its folders under `folder`.
         amounts: how much is tested.
         recorded: whether the scripted expert is evaluated too.
-        stages: what is done.
-        lock: file descriptor that keeps the folder; training gets it.
+        stages: the finished stages.
+        lock: file descriptor of the folder's lock; the training process inherits it.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], amounts: Amounts, recorded: bool, stages: Stages, lock: int):
         self.folder, self.config, self.amounts, self.stages, self.lock = folder, config, amounts, stages, lock
         self.data, self.export, self.checkpoints = folder / "data", folder / "export", folder / "train" / "checkpoints"
         a, collected = amounts, config["collect"]
-        self.plan: dict[str, tuple[str, Work]] = {
+        self.schedule: dict[str, tuple[str, Work]] = {
             "collect": (
-                f"{collected['robot']['episodes']} demonstrations, {collected['questions']['pictures']} pictures with questions",
+                f"{collected['robot']['episodes']} demonstrations, {collected['questions']['pictures']} images with questions",
                 self._collect,
             ),
             "train": (f"co-fine-tuning for {config['trainer']['max_steps']} steps: vla fit -c {CONFIG}", self._train),
             "export": ("a self-contained folder", self._export),
             "questions": (
-                "held-out scenes, with the picture and with a blank one",
+                "held-out scenes, with the image and with a blank one",
                 lambda: questions.ask(self.export, self.data / "held-out", self.folder, a.per_type),
             ),
             f"rollout-{a.episodes}": (
-                f"{a.episodes} episodes, {a.episodes // 2} with the other object named, {a.episodes // 4} unsaid",
+                f"{a.episodes} episodes, {a.episodes // 2} that name the other object, {a.episodes // 4} without an instruction",
                 lambda: rollouts.roll_out(self.export, self.folder, a.episodes, a.horizon),
             ),
             "serve": (
@@ -60,35 +60,35 @@ class Job:
             ),
         }
         if recorded:
-            self.plan["expert"] = (
+            self.schedule["expert"] = (
                 f"{rollouts.EXPERT_SCENES} scenes with the scripted expert",
                 lambda: rollouts.expert(self.folder),
             )
 
     @property
     def trained(self) -> int:
-        """Optimizer steps of an interrupted training's furthest checkpoint."""
-        found = [] if "train" in self.stages.done else list(self.checkpoints.glob("step=*.ckpt"))
-        if not found:
+        """Number of optimizer steps in the last checkpoint of an interrupted training."""
+        checkpoints = [] if "train" in self.stages.done else list(self.checkpoints.glob("step=*.ckpt"))
+        if not checkpoints:
             return 0
         from vla.training.saving import steps_in
 
-        return max(map(steps_in, found))
+        return max(map(steps_in, checkpoints))
 
     def progress(self) -> tuple[list[str], list[str]]:
-        """Which stages are left, and which were done before."""
+        """Returns the names of the stages that are left, and of those that are done."""
         done, left = [], []
-        for name in self.plan:
+        for name in self.schedule:
             (done if name in self.stages.done else left).append(name.partition("-")[0])
         return left, done
 
     def run(self) -> dict[str, dict[str, Any]]:
-        """Does what is not done yet; every stage with what it found."""
-        # Other amounts of episodes may have been run in this folder before, so only this plan's stages count.
-        found = {name.partition("-")[0]: self.stages.run(name, text, work) for name, (text, work) in self.plan.items()}
-        # Anew, for the folder may have been moved.
+        """Runs the stages that are not done and returns the results of all stages by name."""
+        # The folder may hold rollouts with other numbers of episodes; only the scheduled stages count.
+        results = {name.partition("-")[0]: self.stages.run(name, text, work) for name, (text, work) in self.schedule.items()}
+        # The configuration is rewritten because the folder may have been moved.
         self._write_config()
-        return found
+        return results
 
     def _write_config(self) -> Path:
         path = self.folder / "demo.yaml"
@@ -97,14 +97,14 @@ class Job:
 
     def _collect(self) -> dict[str, Any]:
         held_out = {"out": str(self.data / "held-out"), "task": "questions", "seed": 3}
-        wanted = {
+        data_sets = {
             **self.config["collect"],
             "held_out": {**held_out, "pictures": self.amounts.pictures, "poses": self.amounts.poses},
         }
-        counts = {name: collect_with_progress(Collect(**options, overwrite=True)) for name, options in wanted.items()}
+        counts = {name: collect_with_progress(Collect(**options, overwrite=True)) for name, options in data_sets.items()}
         robot = counts["robot"]
-        said = f"{robot['episodes']} episodes, {robot['steps']} steps, {robot['discarded']} failed attempts discarded"
-        return {"said": said, "counts": counts}
+        text = f"{robot['episodes']} episodes, {robot['steps']} steps, {robot['discarded']} failed attempts discarded"
+        return {"said": text, "counts": counts}
 
     def _train(self) -> dict[str, Any]:
         command = [*VLA, "fit", "-c", str(self._write_config())]
@@ -113,11 +113,11 @@ class Job:
         with child(command, SAVING, pass_fds=(self.lock,)) as process:
             code = process.wait()
         if code:
-            raise UserError(f"training ended with exit code {code}", "demo", "the same command without --fresh goes on")
+            raise UserError(f"training ended with exit code {code}", "demo", "to resume, run the same command without --fresh")
         metrics = read_metrics(self.folder / "train" / "logs")
         last = {name: values[-1] for name, (_, values) in metrics.items() if values}
-        keep = {k: round(float(v), 5) for k, v in last.items() if k.startswith(("val/", "rollout/", "train/"))}
-        return {"said": f"held-out robot loss {keep.get('val/robot_loss', float('nan')):.2f}", "metrics": keep}
+        final = {k: round(float(v), 5) for k, v in last.items() if k.startswith(("val/", "rollout/", "train/"))}
+        return {"said": f"held-out robot loss {final.get('val/robot_loss', float('nan')):.2f}", "metrics": final}
 
     def _export(self) -> dict[str, Any]:
         from vla.training.export import export

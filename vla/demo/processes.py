@@ -1,4 +1,4 @@
-"""A job that is told to end, and its child processes, which end with it."""
+"""Handles signals that end a job, and ends its child processes with it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from types import FrameType
+from typing import BinaryIO
 
 VLA = (sys.executable, "-m", "vla")
-"""This program, as a child's command begins."""
+"""The beginning of a command that runs this program."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Told to end: by the user, by whatever runs the job, by a terminal that is closed."""
+"""Signals that end a job: from the user, from a job manager, from a closed terminal."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was told to end.
+    """A signal asked the process to end.
 
     Attributes:
-        number: the signal's.
+        number: number of the signal.
     """
 
     def __init__(self, number: int):
@@ -31,36 +32,44 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Within the block a signal to end raises Interrupted, so that what is open is closed. Ignored signals stay ignored."""
+    """Makes the `SIGNALS` raise Interrupted within the block, so that open resources are closed. Ignored signals stay ignored."""
 
-    def tell(number: int, _: Any) -> None:
+    def interrupt(number: int, _: FrameType | None) -> None:
         raise Interrupted(number)
 
-    # Only the main thread can take signals.
-    mine = SIGNALS if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.getsignal(number) for number in mine}
-    heard = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
-    for number in heard:
-        signal.signal(number, tell)
+    # Only the main thread can handle signals.
+    numbers = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    handled = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in handled:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number, handler in heard.items():
+        for number, handler in handled.items():
             signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def child(command: Sequence[str], patience: float, **options: Any) -> Iterator[subprocess.Popen]:
-    """A process that ends with the block: it is asked to (SIGTERM), and after some time killed, with all that it started.
+def child(
+    command: Sequence[str],
+    patience: float,
+    stdout: BinaryIO | int | None = None,
+    stderr: int | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a process that ends with the block: by SIGTERM, and if it does not end in time, by SIGKILL to its whole group.
 
-    It has a session of its own: Ctrl-C on a terminal reaches this process alone, and the child is not cut off but asked.
+    The process has a session of its own: Ctrl-C on a terminal reaches only the parent, so the child has time to save.
 
     Args:
-        patience: seconds that it has to end by itself.
-        options: more for Popen.
+        patience: seconds that the process has to end after SIGTERM.
+        stdout, stderr, pass_fds: as for `subprocess.Popen`.
     """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, env=environment, start_new_session=True, **options)
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=stdout, stderr=stderr, pass_fds=tuple(pass_fds)
+    )
     try:
         yield process
     finally:
@@ -69,7 +78,7 @@ def child(command: Sequence[str], patience: float, **options: Any) -> Iterator[s
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
         finally:
-            # Also where a second signal ended the wait.
+            # Reached also if a second signal ended the wait.
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

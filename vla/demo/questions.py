@@ -1,4 +1,4 @@
-"""Questions on held-out scenes, with the picture and with a blank one."""
+"""The stage that asks questions about held-out scenes, with the image and with a blank one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BATCH = 16
 
 
 def ask(export: Path, held_out: Path, folder: Path, per_type: int) -> dict[str, Any]:
-    """Asks the policy, and keeps two questions of each type with their pictures in the folder, to be shown.
+    """Asks the policy the questions, and saves two questions of each type with their images for the report.
 
     Returns:
-        "vqa": see `accuracies`; "samples": what is shown; "batch": rows of a call, on which answers depend.
+        "vqa": see `accuracies`; "samples": the questions for the report; "batch": rows of a call, on which answers depend.
     """
     from vla.datasets.questions import QuestionSource
     from vla.policies.local import LocalPolicy
@@ -30,31 +30,31 @@ def ask(export: Path, held_out: Path, folder: Path, per_type: int) -> dict[str, 
     samples = balanced(QuestionSource(held_out), per_type)
     asked = vqa_answers(policy, samples)
     vqa = accuracies(right_by_type(asked), right_by_type(vqa_answers(policy, samples, blank=True)))
-    said = f"{100 * vqa['accuracy']:.1f} % right, {100 * vqa['blank_accuracy']:.1f} % with a blank picture"
-    return {"said": said, "vqa": vqa, "samples": _samples(asked, folder), "batch": BATCH}
+    text = f"{100 * vqa['accuracy']:.1f} % correct, {100 * vqa['blank_accuracy']:.1f} % with a blank image"
+    return {"said": text, "vqa": vqa, "samples": _samples(asked, folder), "batch": BATCH}
 
 
-def accuracies(seen: dict[str, np.ndarray], blank: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Accuracy over types and by type, each with n and its 95 % interval; questions are taken as independent.
+def accuracies(correct: dict[str, np.ndarray], blank: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the accuracy over all types and by type, each with n and its 95 % interval; questions count as independent.
 
     Args:
-        seen: type -> whether each answer is right, bool [n].
-        blank: the same questions in the same order without the picture.
+        correct: type -> whether each answer is correct, bool [n].
+        blank: the same for the same questions, in the same order, with a blank image.
 
     Returns:
-        "accuracy" (the mean over types), "n", "low", "high"; "blank_accuracy" and "blank" (a rate) without the picture; "lead":
+        "accuracy" (the mean over types), "n", "low", "high"; "blank_accuracy" and "blank" (a rate) with a blank image; "lead":
         the difference, paired by question; "types": type -> "accuracy", "n", "low", "high" and "blank".
     """
-    with_picture = {kind: wilson(int(right.sum()), len(right)) for kind, right in seen.items()}
+    with_image = {kind: wilson(int(right.sum()), len(right)) for kind, right in correct.items()}
     without = {kind: wilson(int(right.sum()), len(right)) for kind, right in blank.items()}
-    rate, other = mean([*with_picture.values()]), mean([*without.values()])
-    lead = mean([difference(Counts.of(seen[kind], blank[kind])) for kind in seen])
+    rate, blank_rate = mean([*with_image.values()]), mean([*without.values()])
+    lead = mean([difference(Counts.of(correct[kind], blank[kind])) for kind in correct])
     return {
         **_accuracy(rate.to_dict()),
-        "blank_accuracy": other.rate,
-        "blank": other.to_dict(),
+        "blank_accuracy": blank_rate.rate,
+        "blank": blank_rate.to_dict(),
         "lead": lead.to_dict(),
-        "types": {k: {**_accuracy(with_picture[k].to_dict()), "blank": without[k].to_dict()} for k in sorted(seen)},
+        "types": {k: {**_accuracy(with_image[k].to_dict()), "blank": without[k].to_dict()} for k in sorted(correct)},
     }
 
 
@@ -65,44 +65,44 @@ def _accuracy(rate: dict[str, Any]) -> dict[str, Any]:
 def _samples(asked: list[Asked], folder: Path) -> list[dict[str, Any]]:
     from PIL import Image
 
-    shown = folder / "questions"
-    shown.mkdir(exist_ok=True)
-    samples, seen = [], set()
+    image_folder = folder / "questions"
+    image_folder.mkdir(exist_ok=True)
+    samples, used_images = [], set()
     for kind in sorted({one.question.type for one in asked}):
-        # The same picture may be asked several things: two different ones of a type, and others for each type.
-        for one in _different([q for q in asked if q.question.type == kind], seen, 2):
-            path = shown / f"{len(samples)}.png"
+        # An image has several questions; the report shows every image once.
+        for one in _with_new_images([q for q in asked if q.question.type == kind], used_images, 2):
+            path = image_folder / f"{len(samples)}.png"
             Image.fromarray(np.concatenate(list(one.images.values()), 1)).save(path)
-            place = one.question.point is not None
+            has_point = one.question.point is not None
             samples.append(
                 {
                     "image": str(path.relative_to(folder)),
                     "question": one.question.text + "?",
-                    "answer": _place(one.answer.point) if place else one.answer.text,
-                    "truth": _place(one.question.point) if place else one.question.answer[0],
+                    "answer": _point_text(one.answer.point) if has_point else one.answer.text,
+                    "truth": _point_text(one.question.point) if has_point else one.question.answer[0],
                     "correct": one.correct,
-                    "point": _left(one.answer.point) if place else None,
-                    "truth_point": _left(one.question.point) if place else None,
+                    "point": _in_left_half(one.answer.point) if has_point else None,
+                    "truth_point": _in_left_half(one.question.point) if has_point else None,
                 }
             )
     return samples
 
 
-def _different(asked: list[Asked], seen: set[bytes], count: int) -> list[Asked]:
-    """The first few whose first picture was not seen yet; adds them to what was seen."""
+def _with_new_images(asked: list[Asked], used: set[bytes], count: int) -> list[Asked]:
+    """Returns the first `count` questions whose first image is not used yet, and adds their images to the used ones."""
     chosen = []
     for one in asked:
-        picture = next(iter(one.images.values())).tobytes()
-        if len(chosen) < count and picture not in seen:
-            seen.add(picture)
+        image = next(iter(one.images.values())).tobytes()
+        if len(chosen) < count and image not in used:
+            used.add(image)
             chosen.append(one)
     return chosen
 
 
-def _left(point: tuple[float, float] | None) -> tuple[float, float] | None:
-    """A place of the first camera's picture in the picture of both."""
+def _in_left_half(point: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Converts a point of the first camera's image to a point of both images side by side."""
     return None if point is None else (point[0] / 2, point[1])
 
 
-def _place(point: tuple[float, float] | None) -> str:
-    return "no place" if point is None else f"({point[0]:.2f}, {point[1]:.2f})"
+def _point_text(point: tuple[float, float] | None) -> str:
+    return "no point" if point is None else f"({point[0]:.2f}, {point[1]:.2f})"

@@ -1,4 +1,4 @@
-"""What the main job does: its configuration, and how much is tested."""
+"""The demo's configuration, and how much it tests."""
 
 from __future__ import annotations
 
@@ -9,14 +9,24 @@ from typing import Any
 
 import yaml
 
+from vla.report.json_values import Json
+
 CONFIG = "configs/demo.yaml"
 FOLDER = "runs/demo"
-"""Where the configuration's folders are."""
+"""The folder that the configuration's paths begin with."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Amounts:
-    """How much is tested; how much is collected and trained, the configuration says."""
+    """How much is tested. The configuration says how much is collected and trained.
+
+    Attributes:
+        episodes: evaluation episodes with the correct instruction.
+        horizon: steps of an episode.
+        pictures: held-out images with questions.
+        poses: expert episodes from which the robot's poses in these images are taken.
+        per_type: questions of each type.
+    """
 
     episodes: int = 40
     horizon: int = 80
@@ -29,7 +39,7 @@ SMOKE = Amounts(episodes=2, horizon=12, pictures=50, poses=1, per_type=4)
 
 
 def configuration(smoke: bool = False, from_scratch: bool = False) -> dict[str, Any]:
-    """configs/demo.yaml; with `smoke`, a little of everything. Its folders are under FOLDER, see `moved`."""
+    """Returns configs/demo.yaml, with `smoke` reduced to a little of everything. Its folders are under FOLDER."""
     config = yaml.safe_load(resources.files("vla.configs").joinpath(Path(CONFIG).name).read_text())
     if from_scratch:
         config["model"]["vlm"] = "scratch"
@@ -44,10 +54,14 @@ def configuration(smoke: bool = False, from_scratch: bool = False) -> dict[str, 
     return config
 
 
-def moved(config: Any, folder: Path) -> Any:
-    """A configuration, or a part of one, with its folders under another than FOLDER."""
-    if isinstance(config, dict):
-        return {name: moved(inner, folder) for name, inner in config.items()}
-    if isinstance(config, list):
-        return [moved(inner, folder) for inner in config]
-    return config.replace(FOLDER, str(folder)) if isinstance(config, str) else config
+def relocated(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns the configuration with `folder` in place of FOLDER."""
+    return {name: _relocated(value, folder) for name, value in config.items()}
+
+
+def _relocated(value: Json, folder: Path) -> Json:
+    if isinstance(value, dict):
+        return relocated(value, folder)
+    if isinstance(value, list):
+        return [_relocated(inner, folder) for inner in value]
+    return value.replace(FOLDER, str(folder)) if isinstance(value, str) else value

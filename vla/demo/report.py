@@ -1,9 +1,8 @@
-"""What the demo says at its end: report.json, report.html and the last lines on the terminal."""
+"""Writes report.json, report.html and the demo's last lines on the terminal."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import sys
@@ -15,11 +14,12 @@ from vla.errors import UserError
 from vla.report.bars import check, lookup, outcomes
 from vla.report.html import write_report
 from vla.report.intervals import Rate
+from vla.report.json_values import finite
 from vla.report.plots import read_metrics
 from vla.report.provenance import provenance
 
-STAGE = ("said", "seconds", "peak_pss_mib", "interrupted", "commit")
-"""What every stage has beside what it found."""
+STAGE_KEYS = ("said", "seconds", "peak_pss_mib", "interrupted", "commit")
+"""Keys that every stage has beside its results."""
 STARTS = {
     "success": "success.rate",
     "wrong object": "wrong_object.rate",
@@ -29,70 +29,76 @@ STARTS = {
     "questions, blank picture": "vqa.blank_accuracy",
     "valid mass": "valid_mass",
 }
-"""What two demos are compared by: its name and where it is in report.json."""
+"""The numbers by which two demos are compared: name -> key in report.json."""
 
 
-def summarise(done: Mapping[str, Mapping[str, Any]], start: str) -> dict[str, Any]:
-    """What report.json holds, but for the total time and whether the bars hold.
+def summarise(stages: Mapping[str, Mapping[str, Any]], start: str) -> dict[str, Any]:
+    """Returns the content of report.json except for the total time and the bars.
 
     Args:
-        done: the stages, each with what it found.
-        start: what training started from.
+        stages: the results of the stages by name.
+        start: the model from which training started.
     """
-    rolled, asked = done["rollout"], done["questions"]
+    rollout, questions, training = stages["rollout"], stages["questions"], stages["train"]
     report = {
-        **{key: value for key, value in rolled.items() if key not in (*STAGE, "videos", "batch")},
-        "vqa": asked["vqa"],
-        "valid_mass": done["train"]["metrics"].get("val/valid_mass"),
-        "training": done["train"]["metrics"],
-        "collected": done["collect"]["counts"],
-        "served": done["serve"]["same"],
-        "seconds": {name: stage["seconds"] for name, stage in done.items()},
-        "peak_pss_mib": max(stage["peak_pss_mib"] for stage in done.values()),
-        # Their seconds and memory are those of the last attempt only.
-        "interrupted": [name for name, stage in done.items() if stage["interrupted"]],
+        **{key: value for key, value in rollout.items() if key not in (*STAGE_KEYS, "videos", "batch")},
+        "vqa": questions["vqa"],
+        "valid_mass": training["metrics"].get("val/valid_mass"),
+        "training": training["metrics"],
+        "collected": stages["collect"]["counts"],
+        "served": stages["serve"]["same"],
+        "seconds": {name: stage["seconds"] for name, stage in stages.items()},
+        "peak_pss_mib": max(stage["peak_pss_mib"] for stage in stages.values()),
+        # The seconds and the memory of these stages are those of their last attempt.
+        "interrupted": [name for name, stage in stages.items() if stage["interrupted"]],
         "start": start,
-        # Answers depend on the shape of their batch.
-        "batch": {"questions": asked["batch"], "rollout": rolled["batch"]},
+        # Answers depend on the batch shape.
+        "batch": {"questions": questions["batch"], "rollout": rollout["batch"]},
         **provenance(),
-        "commit": done["train"]["commit"],
-        "commits": {name: stage["commit"] for name, stage in done.items()},
+        "commit": training["commit"],
+        "commits": {name: stage["commit"] for name, stage in stages.items()},
     }
-    if "expert" in done:
-        report["expert"] = done["expert"]["rate"]
+    if "expert" in stages:
+        report["expert"] = stages["expert"]["rate"]
     return report
 
 
 def read_report(folder: str) -> dict[str, Any]:
-    """The report of another demo; UserError where there is none."""
+    """Reads the report of another demo.
+
+    Raises:
+        UserError: there is none.
+    """
     path = Path(folder) / "report.json"
     if not path.is_file():
-        raise UserError("no report of a demo", str(path), "name the folder of one that is done")
+        raise UserError("no report of a demo", str(path), "give the folder of a finished demo")
     return json.loads(path.read_text())
 
 
-def finish(folder: Path, report: dict[str, Any], done: Mapping[str, Mapping[str, Any]], other: dict[str, Any] | None) -> None:
-    """Writes report.json and report.html and says how it ended.
+def finish(folder: Path, report: dict[str, Any], stages: Mapping[str, Mapping[str, Any]], other: dict[str, Any] | None) -> None:
+    """Writes report.json and report.html and prints the results and what to do next.
 
     Args:
-        other: report of another demo, shown beside this one.
+        report: the content of report.json.
+        stages: the results of the stages by name.
+        other: the report of another demo, shown beside this one.
     """
     if other:
         report["starting_points"] = {_name(one, one is other): _column(one) for one in (report, other)}
     report["bars"] = check(report)
     if report["interrupted"]:
-        stages = ", ".join(report["interrupted"])
-        report["notes"] = [f"Interrupted in {stages}: time and memory are those of the last attempt."]
-    (folder / "report.json").write_text(json.dumps(_finite(report), indent=1, allow_nan=False) + "\n")
+        names = ", ".join(report["interrupted"])
+        report["notes"] = [f"Interrupted during {names}: time and memory are those of the last attempt."]
+    (folder / "report.json").write_text(json.dumps(finite(report), indent=1, allow_nan=False) + "\n")
     page = write_report(
         folder / "report.html",
         report,
-        videos=[{**video, "path": folder / video["path"]} for video in done["rollout"]["videos"]],
-        samples=[{**sample, "image": folder / sample["image"]} for sample in done["questions"]["samples"]],
+        videos=[{**video, "path": folder / video["path"]} for video in stages["rollout"]["videos"]],
+        samples=[{**sample, "image": folder / sample["image"]} for sample in stages["questions"]["samples"]],
         metrics=read_metrics(folder / "train" / "logs"),
     )
     for outcome in outcomes(report):
-        if outcome.noise or not outcome.holds:
+        if outcome.within_noise or not outcome.holds:
             print(outcome)
     print("\n".join(report.get("notes", [])))
     vqa = report["vqa"]
@@ -106,15 +112,6 @@ def finish(folder: Path, report: dict[str, Any], done: Mapping[str, Mapping[str,
     print(f"  {vla} validate -c {folder}/demo.yaml --ckpt_path {folder}/train/checkpoints/last.ckpt")
 
 
-def _finite(value: Any) -> Any:
-    """The same with nothing (null) for numbers that are none: a share of no episodes."""
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _name(report: Mapping[str, Any], other: bool) -> str:
     return f"from {report['start']}, {'the other run' if other else 'this run'}"
 
@@ -125,6 +122,6 @@ def _column(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def program() -> str:
-    """How the user can call this program again."""
-    called = Path(sys.argv[0])
-    return "vla" if shutil.which("vla") or called.name != "vla" else os.path.relpath(called)
+    """Returns how the user can call this program again."""
+    script = Path(sys.argv[0])
+    return "vla" if shutil.which("vla") or script.name != "vla" else os.path.relpath(script)

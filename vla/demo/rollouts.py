@@ -1,4 +1,4 @@
-"""The stages that roll out: the policy on scenes never trained on, with films of some episodes; and the scripted expert."""
+"""The rollout stages: the policy on scenes not seen in training, with films of some episodes; and the scripted expert."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FAILURES_FILMED = 2
 
 
 def roll_out(export: Path, folder: Path, episodes: int, horizon: int) -> dict[str, Any]:
-    """Rolls out with the right instruction, half as often with the other object's, a quarter as often with none.
+    """Rolls out with the correct instruction, half as often naming the other object, a quarter as often without an instruction.
 
     Writes an evaluation into `folder`/rollout.
 
@@ -39,24 +39,24 @@ def roll_out(export: Path, folder: Path, episodes: int, horizon: int) -> dict[st
     options = Evaluation(str(export), suite, str(folder / "rollout"), batch=batch, film=filmed)
     record = _run(options, "rollout", sum(counts))
     correct, swapped, empty = ([e for e in record.episodes if e.kind == kind] for kind in suite.kinds)
-    # Which episodes fail is known afterwards only; one that is filmed goes the same way again.
-    missed = [e.key for e in correct if not e.success and e.key not in filmed]
-    missed = missed[: max(FAILURES_FILMED - sum(not e.success for e in correct[:FILMED]), 0)]
-    if missed:
-        _run(Evaluation(str(export), suite, options.out, batch=batch, film=filmed | set(missed)), "films", len(missed))
-    # Without an instruction: how often the object is lifted that would have been named.
-    unsaid = wilson(sum(e.first == e.more["objects"][0] for e in empty), len(empty)).to_dict()
-    found = {
+    # Failures are known only afterwards. An episode that is run again for its film takes the same course.
+    failed = [e.key for e in correct if not e.success and e.key not in filmed]
+    failed = failed[: max(FAILURES_FILMED - sum(not e.success for e in correct[:FILMED]), 0)]
+    if failed:
+        _run(Evaluation(str(export), suite, options.out, batch=batch, film=filmed | set(failed)), "films", len(failed))
+    # Without an instruction: how often the policy lifts the object that the correct instruction would name.
+    uninstructed = wilson(sum(e.first == e.more["objects"][0] for e in empty), len(empty)).to_dict()
+    results = {
         **rates(correct),
         "swapped_instruction": wilson(sum(e.success for e in swapped), len(swapped)).to_dict(),
-        "empty_instruction": unsaid,
+        "empty_instruction": uninstructed,
     }
-    text = f"success {Rate(**found['success'])}, wrong object {Rate(**found['wrong_object'])}"
-    return {"said": text, **found, "batch": batch, "videos": _videos(folder, correct, swapped)}
+    text = f"success {Rate(**results['success'])}, wrong object {Rate(**results['wrong_object'])}"
+    return {"said": text, **results, "batch": batch, "videos": _videos(folder, correct, swapped)}
 
 
 def _videos(folder: Path, correct: list[EpisodeRecord], swapped: list[EpisodeRecord]) -> list[dict[str, Any]]:
-    """The films for the page: three successes, some failures and one scene under both instructions."""
+    """Returns the films for the page: one scene under both instructions, three successes and some failures."""
     evaluation = folder / "rollout"
     filmed = [e for e in correct if (evaluation / film_name(e.key)).is_file()]
     chosen = [e for e in filmed if e.success][:3] + [e for e in filmed if not e.success][:FAILURES_FILMED]
@@ -82,7 +82,7 @@ def _videos(folder: Path, correct: list[EpisodeRecord], swapped: list[EpisodeRec
 
 
 def expert(folder: Path) -> dict[str, Any]:
-    """How often the scripted expert succeeds, noise and rendering off."""
+    """Measures how often the scripted expert succeeds, with noise and rendering off."""
     suite = Suite("expert", ("lift",), (SEEN,), EXPERT_SCENES, kinds=("correct",))
     record = _run(Evaluation("expert", suite, str(folder / "expert")), "expert", EXPERT_SCENES)
     rate = wilson(sum(e.success for e in record.episodes), len(record.episodes))

@@ -1,4 +1,4 @@
-"""One action through the server: it must be the local policy's."""
+"""The stage that serves the export and checks that one action equals the local policy's."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ if TYPE_CHECKING:
     from vla.policies.remote import RemotePolicy
 
 ENDING = 20.0
-"""Seconds that the server has to end."""
-LAST_WORDS = 12
-"""Lines of what it said that are shown where something goes wrong."""
+"""Seconds that the server has to end after SIGTERM."""
+LOG_LINES = 12
+"""Number of the log's last lines that an error shows."""
 
 
 def compare(export: Path, robot: Path, log: Path) -> dict[str, Any]:
-    """Serves the export from a process of its own and acts on the first sample of some robot data, through it and without.
+    """Serves the export in a separate process and compares its action on the first sample of the data with the local policy's.
 
     Args:
-        log: gets all that the server says.
+        export: folder of the policy.
+        robot: folder of robot data.
+        log: file that gets the server's output.
 
     Raises:
-        UserError: the server does not start, or answers something else than the local policy; its last words are shown.
+        UserError: the server does not start, or its action differs; the error shows the end of its log.
     """
     from vla.datasets.robot import RobotSource
     from vla.observation import Observation
@@ -45,15 +47,15 @@ def compare(export: Path, robot: Path, log: Path) -> dict[str, Any]:
         if remote.contract.hash != local.contract.hash:
             raise UserError(f"the server holds contract {remote.contract.hash}, the export {local.contract.hash}", "demo")
         if not np.array_equal(remote.act([observation])[0].actions, local.act([observation])[0].actions):
-            raise UserError("the server answers something else than the local policy", "demo", "please report this")
-    return {"said": f"the server answers what the local policy answers, contract {local.contract.hash[:12]}", "same": True}
+            raise UserError("the server's action differs from the local policy's", "demo", "please report this")
+    return {"said": f"the server's action equals the local policy's, contract {local.contract.hash[:12]}", "same": True}
 
 
 @contextlib.contextmanager
 def served(export: Path, log: Path) -> Iterator[Callable[[], RemotePolicy]]:
-    """`vla serve` in a process of its own while the block runs; yields what connects to it, once it answers.
+    """Runs `vla serve` in a separate process during the block; yields a function that waits for the server and connects to it.
 
-    A UserError of the block has the server's last words added.
+    A UserError raised in the block gets the end of the server's log added.
     """
     port = _free_port()
     with log.open("wb") as file:
@@ -62,13 +64,13 @@ def served(export: Path, log: Path) -> Iterator[Callable[[], RemotePolicy]]:
             try:
                 yield lambda: _connect(f"http://127.0.0.1:{port}", process)
             except UserError as error:
-                said = log.read_text(errors="replace").strip().splitlines()[-LAST_WORDS:] or ["nothing"]
-                words = "\n".join(f"  {line}" for line in said)
-                raise UserError(f"{error.what}\nWhat the server said last ({log}):\n{words}", error.where, error.fix) from error
+                last = log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:] or ["(nothing)"]
+                lines = "\n".join(f"  {line}" for line in last)
+                raise UserError(f"{error.what}\nEnd of the server's log ({log}):\n{lines}", error.where, error.fix) from error
 
 
 def _connect(url: str, process: subprocess.Popen) -> RemotePolicy:
-    """Waits until the server answers."""
+    """Waits until the server answers and connects to it."""
     from vla.policies.remote import RemotePolicy
 
     for _ in range(240):

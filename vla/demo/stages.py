@@ -1,4 +1,4 @@
-"""Work in stages that are done once: a repeated run goes on from the last whole one."""
+"""Runs work in stages, each once: a repeated run resumes after the last finished stage."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from vla.report.provenance import Memory, commit
 
 STAGES = "stages.json"
 FORMAT = 2
-"""Of what is kept there: what another version's stages found may be something else."""
+"""Version of the file's format: stages of another version may have other results."""
 
 
 class Stages:
-    """Which stages are done, with what they found, took and needed, and by which commit's code.
-
-    It is kept in stages.json, so that a repeated run goes on.
+    """The finished stages of a run with their results, time, memory and commit, saved in stages.json.
 
     Args:
-        folder: of the run.
-        identity: what makes it this run and no other, as JSON; it names no folder, for a run that was moved is the same.
-        memory: measures each stage.
+        folder: folder of the run.
+        identity: everything that the results depend on, as JSON; it names no folder, so that a run may be moved.
+        memory: measures the memory of each stage.
 
     Attributes:
         changed: whether the folder holds another run.
-        done: by name, what each stage found.
-        now: which of them this process did.
+        done: the results of each finished stage by name.
+        now: names of the stages that this process ran.
+        begun: names of all stages that were started.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], memory: Memory):
@@ -45,28 +44,34 @@ class Stages:
         self.begun: list[str] = saved.get("begun", []) if ours else []
 
     def run(self, name: str, text: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Does a stage unless it is done; what it returns must be JSON."""
+        """Runs a stage unless it is done, and returns its results.
+
+        Args:
+            text: what the stage does, for the terminal.
+            work: does the work and returns its results as JSON, with a summary under "said".
+        """
         if name in self.done:
-            print(f"[{name}] done before: {self.done[name]['said']}", flush=True)
+            print(f"[{name}] already done: {self.done[name]['said']}", flush=True)
             return self.done[name]
         print(f"[{name}] {text}", flush=True)
-        again = name in self.begun
+        interrupted = name in self.begun
         self.begun = sorted({*self.begun, name})
         self._save()
         self.memory.take()
         began = time.perf_counter()
-        found = work()
+        results = work()
         seconds = round(time.perf_counter() - began, 1)
-        said = {"seconds": seconds, "peak_pss_mib": round(self.memory.take(), 1), "interrupted": again, "commit": commit()}
-        found = {"said": "", **found, **said}
+        peak = round(self.memory.take(), 1)
+        costs = {"seconds": seconds, "peak_pss_mib": peak, "interrupted": interrupted, "commit": commit()}
+        results = {"said": "", **results, **costs}
         self.now.append(name)
-        self.done[name] = found
+        self.done[name] = results
         self._save()
-        print(f"[{name}] {found['said']} ({seconds:.0f} s)", flush=True)
-        return found
+        print(f"[{name}] {results['said']} ({seconds:.0f} s)", flush=True)
+        return results
 
     def _save(self) -> None:
         unfinished = self.path.with_suffix(".tmp")
-        kept = {"format": FORMAT, "identity": self.identity, "begun": self.begun, "done": self.done}
-        unfinished.write_text(json.dumps(kept, indent=1))
+        content = {"format": FORMAT, "identity": self.identity, "begun": self.begun, "done": self.done}
+        unfinished.write_text(json.dumps(content, indent=1))
         unfinished.replace(self.path)

@@ -1,4 +1,4 @@
-"""An episode in one line, and as a film; the films of an evaluation."""
+"""Describes an episode in one line and writes it as a film; arranges the films of an evaluation."""
 
 from __future__ import annotations
 
@@ -17,76 +17,79 @@ from vla.sim.registry import embodiment_of
 
 
 def describe(result: Result) -> str:
-    """One line on how an episode went."""
+    """Returns one line about how an episode went."""
     instruction = f"“{result.instruction}”" if result.instruction else "no instruction"
-    how = "success" if result.success else result.failure
+    ending = "success" if result.success else result.failure
     objects = result.more["objects"]
     table = f" (on the table: {', '.join(objects)})" if objects else ""
-    return f"{instruction}: {how} after {result.steps} steps{table}"
+    return f"{instruction}: {ending} after {result.steps} steps{table}"
 
 
 def captioned(result: Result) -> list[np.ndarray]:
-    """An episode's frames, front and wrist side by side, with the instruction, the action that led to each and, on the last one,
-    which stays a second, the outcome drawn in."""
+    """Returns an episode's frames with captions: the instruction, and the action that led to the frame or, at last, the outcome.
+
+    The last frame is repeated for a second.
+    """
     side = result.frames[0].shape[0]
-    end, how = ("success", "success") if result.success else ("failure", result.failure)
+    outcome, ending = ("success", "success") if result.success else ("failure", result.failure)
     instruction = result.instruction or "(no instruction)"
-    done = [" ", *(_in_words(action, result.task) for action in result.actions)]
-    frames = [caption(frame, [instruction, action], side=side) for frame, action in zip(result.frames[:-1], done, strict=False)]
-    last = caption(result.frames[-1], [instruction, f"{how} after {result.steps} steps"], end, side)
-    # Words that need more lines than others leave their frame higher.
-    tall = max(frame.shape[0] for frame in [*frames, last])
-    even = [np.pad(f, ((tall - f.shape[0], 0), (0, 0), (0, 0)), constant_values=255) for f in [*frames, last]]
-    return even + even[-1:] * (round(rate(result)) - 1)
+    actions = [" ", *(_action_text(action, result.task) for action in result.actions)]
+    pairs = zip(result.frames[:-1], actions, strict=False)
+    frames = [caption(frame, [instruction, action], side=side) for frame, action in pairs]
+    last = caption(result.frames[-1], [instruction, f"{ending} after {result.steps} steps"], outcome, side)
+    # A caption of more lines makes its frame higher.
+    height = max(frame.shape[0] for frame in [*frames, last])
+    even = [np.pad(f, ((height - f.shape[0], 0), (0, 0), (0, 0)), constant_values=255) for f in [*frames, last]]
+    return even + even[-1:] * (round(control_hz(result)) - 1)
 
 
-def _in_words(action: np.ndarray, task: str) -> str:
-    """An action in a few words: centimetres, degrees, and what the gripper does."""
+def _action_text(action: np.ndarray, task: str) -> str:
+    """Returns an action as text: centimetres, degrees, and what the gripper does."""
     _, embodiment = embodiment_of(task)
-    # "m", or how many of them are one.
+    # A unit is "m", or a number and "m", e.g. "0.05 m".
     sizes = [float(number or 1) for number, _, _ in (unit.rpartition(" ") for unit in embodiment.action.units[:6])]
     (x, y, z), turn = 100 * action[:3] * sizes[:3], np.degrees(action[5] * sizes[5])
     gripper = ("close" if action[6] > 0 else "open") if len(action) > 6 else ""
     return f"x {x:+.1f}  y {y:+.1f}  z {z:+.1f} cm   turn {turn:+.0f}°   {gripper}"
 
 
-def rate(result: Result) -> float:
-    """Frames, and actions, per second of an episode."""
+def control_hz(result: Result) -> float:
+    """Returns the number of actions, and frames, per second of an episode."""
     return embodiment_of(result.task)[1].control_hz
 
 
 def film(result: Result, path: str | Path) -> Path:
     """Writes an episode as a film, and its actions beside it, which the console of `vla serve` shows while the film plays."""
-    # First: where there is a film there are its actions.
+    # The actions come first, so that every film has them.
     actions_of(path).parent.mkdir(parents=True, exist_ok=True)
-    actions = {"hz": rate(result), "actions": [np.round(action, 5).tolist() for action in result.actions]}
+    actions = {"hz": control_hz(result), "actions": [np.round(action, 5).tolist() for action in result.actions]}
     actions_of(path).write_text(json.dumps(actions) + "\n", encoding="utf-8")
-    return write_video(path, captioned(result), fps=rate(result))
+    return write_video(path, captioned(result), fps=control_hz(result))
 
 
 def actions_of(film: str | Path) -> Path:
-    """The file of a film's actions."""
+    """Returns the path of a film's actions."""
     return Path(film).with_suffix(".json")
 
 
 def film_grid(films: Iterable[str | Path], path: str | Path, fps: float) -> Path:
-    """Writes films as one, beside each other and at half their size."""
+    """Joins films into one, arranged in a grid at half their size."""
     return write_video(path, grid([[frame[::2, ::2] for frame in read_video(one)] for one in films]), fps=fps)
 
 
 def film_name(key: Key) -> str:
-    """Where an episode's film is in the folder of its evaluation."""
+    """Returns the path of an episode's film within the folder of its evaluation."""
     return f"videos/{re.sub('[^A-Za-z0-9]+', '-', '-'.join(map(str, key)))}.mp4"
 
 
 def film_path(folder: str | Path, record: Record) -> Path:
-    """The film of the first episode of the record that has one."""
+    """Returns the path of the first film of the record's episodes."""
     paths = [Path(folder) / film_name(episode.key) for episode in record.episodes]
     return next(path for path in paths if path.is_file())
 
 
 def film_list(folder: Path, episodes: Sequence[EpisodeRecord]) -> list[dict[str, Any]]:
-    """The films that are there, in the order of the episodes, as the page takes them; before them a grid of them all."""
+    """Returns the existing films in the order of the episodes, as the page takes them; a grid of all of them comes first."""
     filmed = [episode for episode in episodes if (folder / film_name(episode.key)).is_file()]
     films: list[dict[str, Any]] = [
         {

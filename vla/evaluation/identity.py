@@ -1,4 +1,4 @@
-"""What makes an evaluation this one and no other."""
+"""The identity of an evaluation: everything that its results depend on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vla.sim.suites import Suite
 
 
 def identity_of(suite: Suite, name: str, policy: Policy | None, batch: int, execute: int) -> dict[str, Any]:
-    """The identity as JSON holds it: an evaluation that was stopped goes on only with the same.
+    """Returns the identity as JSON holds it; an interrupted evaluation resumes only with the same identity.
 
     Args:
-        name: the policy as the user names it.
-        policy: None is the scripted expert.
+        name: the policy's name, as the user gave it.
+        policy: the policy; None is the scripted expert.
         batch: rows per call of a local model.
-        execute: actions taken of each chunk; 0 is the contract's.
+        execute: actions executed of each chunk; 0 takes the contract's number.
     """
     has_contract = policy is not None and getattr(policy, "says_contract", True)
     return {
@@ -34,7 +34,7 @@ def identity_of(suite: Suite, name: str, policy: Policy | None, batch: int, exec
 
 
 def weights_file_hash(name: str) -> str | None:
-    """SHA-256 of the files of a local policy's weights; None for what is elsewhere."""
+    """Returns the SHA-256 of the files of a local policy's weights; None for a policy without local files."""
     path = Path(name)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
     if not files:

@@ -1,4 +1,4 @@
-"""episodes.jsonl: every finished episode at once, a line each, so that a killed evaluation goes on where it stopped."""
+"""episodes.jsonl: a line for each finished episode, written at once, so that a killed evaluation can resume."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ EPISODES, IDENTITY = "episodes.jsonl", "evaluation.json"
 
 
 class Journal:
-    """The finished episodes of one evaluation, in its folder; a context manager that holds the folder against a second process.
+    """The finished episodes of one evaluation; a context manager that locks the evaluation's folder.
 
-    A line is there whole or counts as not there: half a line at the end is what a killed process leaves.
+    An incomplete last line, which a killed process leaves, is dropped.
 
     Args:
-        folder: of the evaluation; made where there is none.
-        identity: what makes it this evaluation and no other (suite, policy, contract …), as JSON.
-        fresh: start over, whatever the folder holds.
+        folder: folder of the evaluation; created if it does not exist.
+        identity: what the results depend on (suite, policy, contract …), as JSON.
+        fresh: whether to start over, whatever the folder holds.
 
     Attributes:
-        episodes: what is finished, in the order in which it was.
+        episodes: the finished episodes, in the order in which they finished.
 
     Raises:
-        UserError: the folder holds another evaluation (what differs is named), another process writes there, or a line
+        UserError: the folder holds another evaluation (the error names the difference), another process writes there, or a line
             cannot be read.
     """
 
@@ -39,14 +39,14 @@ class Journal:
 
     def __enter__(self) -> Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Not "w": another process may be writing it. Closed by __exit__.
+        # Not "w", which would empty a file that another process writes. __exit__ closes it.
         self._file = open(self.folder / EPISODES, "ab")
         try:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(
-                    "another process evaluates into this folder", str(self.folder), "wait, or choose another"
+                    "another process is evaluating into this folder", str(self.folder), "wait, or choose another folder"
                 ) from None
             self._open()
         except BaseException:
@@ -69,10 +69,12 @@ class Journal:
         if self.fresh:
             self._file.truncate(0)
         elif known.is_file():
-            self._same(json.loads(known.read_text(encoding="utf-8")))
+            self._check_identity(json.loads(known.read_text(encoding="utf-8")))
         elif path.stat().st_size:
             raise UserError(
-                f"the folder has {EPISODES} of something else", str(self.folder), "add --fresh to replace it, or choose another"
+                f"the folder has an {EPISODES} without {IDENTITY}",
+                str(self.folder),
+                "add --fresh to replace it, or choose another folder",
             )
         unfinished = known.with_name(f".{known.name}.{os.getpid()}")
         unfinished.write_text(json.dumps(self.identity, indent=1) + "\n", encoding="utf-8")
@@ -87,7 +89,7 @@ class Journal:
                 raise UserError(f"line {number} is not JSON: {error}", str(path), "add --fresh to start over") from None
             self.episodes.append(parse_episode(content, str(path), f"line {number}"))
 
-    def _same(self, other: Mapping[str, Any]) -> None:
+    def _check_identity(self, other: Mapping[str, Any]) -> None:
         for key in {**self.identity, **other}:
             mine, theirs = self.identity.get(key), other.get(key)
             if mine != theirs:

@@ -1,4 +1,4 @@
-"""`vla rollout --suite`: a policy on a suite, episode by episode into a folder, with a record, films and a page at the end."""
+"""`vla rollout --suite`: evaluates a policy on a suite and writes episodes, a record, films and a page into a folder."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from vla.sim.rollout import rollout
 from vla.sim.suites import Suite
 
 BATCH = 2
-"""Rows of a local model's calls where nobody says otherwise. A number of its own, not the number of cores: it is part of what a
-result is, and the same command should give the same result on another machine."""
+"""Default number of rows per call of a local model. It is fixed, not the number of cores: results depend on it, and the same
+command should give the same result on every machine."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,12 @@ class RolloutOptions:
     """How a policy is rolled out.
 
     Attributes:
-        record: folder that gets the episodes as robot data, every step with what was seen and done.
-        fresh: replace what `out` holds of an earlier evaluation, and what `record` holds.
-        videos: so many episodes with the suite's first kind of instruction are filmed into `out`.
-        batch: rows per call of a local model, part of the result's identity; 0 is 2 with `out`, else one per worker.
-        execute: actions taken of each chunk; 0 takes the contract's.
-        workers: processes; 0 is one per core.
+        record: folder to which the episodes are written as robot data, with observation and action of every step.
+        fresh: replace an earlier evaluation in `out`, and the content of `record`.
+        videos: number of episodes, with the suite's first kind of instruction, to film into `out`.
+        batch: rows per call of a local model, part of the result's identity; 0 means 2 with `out`, else one per worker.
+        execute: actions executed of each chunk; 0 takes the contract's number.
+        workers: number of worker processes; 0 means one per core.
         engine: "ray" spreads the episodes over a Ray cluster; results are the same.
         decode: refuse a policy whose contract has another `decode` (mode, median or local-mean); it changes no policy.
     """
@@ -62,12 +62,13 @@ class RolloutOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation(RolloutOptions):
-    """A policy on a suite, into a folder.
+    """The options of an evaluation of a policy on a suite.
 
     Attributes:
-        policy: as the user names it.
-        out: the folder.
-        film: episodes to film besides `videos`.
+        policy: the policy's name, as the user gave it.
+        suite: the suite.
+        out: folder of the evaluation.
+        film: keys of episodes to film besides `videos`.
     """
 
     policy: str
@@ -77,15 +78,15 @@ class Evaluation(RolloutOptions):
 
 
 def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",), decode: str = "") -> Policy | None:
-    """The policy of that name for the robots of these tasks; None is the scripted expert.
+    """Loads the policy of that name for the robots of these tasks; returns None for the scripted expert.
 
     Raises:
-        UserError: a task has no expert, or the policy's contract decodes otherwise.
-        ContractMismatch: it drives another robot, or this one by other conventions.
+        UserError: a task has no expert, or the policy's contract has another `decode`.
+        ContractMismatch: the policy is for another robot, or uses other conventions.
     """
     if name == "expert":
         if without := [task for task in tasks if not find_task(task).expert]:
-            raise UserError(f"{', '.join(without)} has no scripted expert", "--policy expert", "give a policy, or random")
+            raise UserError(f"{', '.join(without)} has no scripted expert", "--policy expert", "give a policy, or `random`")
         if decode:
             raise no_tokens("expert")
         return None
@@ -97,14 +98,14 @@ def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",), decode:
 
 
 def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None] | None = None) -> Record:
-    """Runs what the folder does not have yet, then writes results.json, report.html and the films' grid.
+    """Runs the episodes that the folder lacks, then writes results.json, report.html and the films' grid.
 
     Args:
-        progress: told each result as it comes and how many are done; once at the beginning with no result.
+        progress: called with each result and the number of finished episodes; first with None before any episode runs.
 
     Raises:
-        UserError: the folder holds another evaluation, the policy cannot be had or answers what it must not, or a worker failed
-            over and over.
+        UserError: the folder holds another evaluation, the policy cannot be loaded or gives an invalid answer, or a worker
+            failed repeatedly.
     """
     folder, suite = Path(options.out), options.suite
     batch = options.batch or BATCH
@@ -115,21 +116,21 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
             _clear(folder)
         if options.record and journal.episodes:
             raise UserError(
-                "an evaluation that was begun cannot be recorded", options.out, "add --fresh, or choose another --out"
+                "an evaluation that has begun cannot be recorded any more", options.out, "add --fresh, or choose another --out"
             )
-        done = {episode.key for episode in journal.episodes}
-        # One that is done but was not filmed is filmed now: it goes the same way again.
-        todo = [e for e in _ordered(options) if e.key not in done or (e.video and not (folder / film_name(e.key)).is_file())]
+        finished = {episode.key for episode in journal.episodes}
+        # A finished episode that lacks its film is run again: it takes the same course.
+        todo = [e for e in _ordered(options) if e.key not in finished or (e.video and not (folder / film_name(e.key)).is_file())]
         if progress:
-            progress(None, len(done))
+            progress(None, len(finished))
 
-        def finished(result: Result) -> None:
-            # The film first: an episode that is in the journal has its film.
+        def finish(result: Result) -> None:
+            # The film comes first, so that every filmed episode in the journal has its film.
             if result.frames:
                 film(result, folder / film_name(result.key))
-            if result.key not in done:
+            if result.key not in finished:
                 journal.append(result)
-            # A suite's frames would fill the memory.
+            # The frames of a whole suite would fill the memory.
             result.frames.clear()
             result.actions.clear()
             if progress:
@@ -142,7 +143,7 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
                 open_workers(options.engine, count) as workers,
                 recording(options.record, options.policy, options.fresh) as recorder,
             ):
-                rollout(policy, todo, workers, finished, options.execute, recorder=recorder)
+                rollout(policy, todo, workers, finish, options.execute, recorder=recorder)
         run = {"seconds": time.perf_counter() - began, "episodes": len(todo), "workers": count}
         by_key = {episode.key: episode for episode in journal.episodes}
         episodes = [by_key[episode.key] for episode in suite.all()]
@@ -153,12 +154,12 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
 
 
 def recording(folder: str, policy: str, overwrite: bool) -> contextlib.AbstractContextManager[Recorder | None]:
-    """What writes the episodes as robot data; nothing where no folder is named."""
+    """Returns a recorder of robot data as a context manager; it yields None if no folder is given."""
     return Recorder(folder, policy, overwrite) if folder else contextlib.nullcontext()
 
 
 def _ordered(options: Evaluation) -> list[Episode]:
-    """The episodes in the order of running, of which any beginning is a fair share."""
+    """Returns the episodes in the order of running (see `interleaved`), with those to film marked."""
     suite = options.suite
     by_key = {episode.key: episode for episode in suite.all()}
     episodes = [by_key[key] for key in interleaved(list(by_key))]
@@ -167,8 +168,8 @@ def _ordered(options: Evaluation) -> list[Episode]:
 
 
 def _record(options: Evaluation, identity: dict[str, Any], episodes: list[EpisodeRecord], run: dict[str, Any]) -> Record:
-    """The record; all that another run of the same evaluation may have otherwise is in its `run`."""
-    made = provenance()
+    """Makes the record; whatever may differ in another run of the same evaluation is in its `run`."""
+    origin = provenance()
     restarts = [f"{'/'.join(map(str, e.key))}: {why}" for e in episodes for why in e.more.get("restarts", ())]
     kept = [episode.without_run() for episode in episodes]
     more = {
@@ -181,7 +182,7 @@ def _record(options: Evaluation, identity: dict[str, Any], episodes: list[Episod
             **run,
             "episode_seconds": sum(episode.more.get("seconds", 0.0) for episode in episodes),
             "restarts": restarts,
-            **{key: made[key] for key in ("command", "commit", "hardware")},
+            **{key: origin[key] for key in ("command", "commit", "hardware")},
         },
     }
     same = {key: identity[key] for key in ("suite", "suite_hash", "policy", "contract", "batch", "versions")}
@@ -189,7 +190,7 @@ def _record(options: Evaluation, identity: dict[str, Any], episodes: list[Episod
 
 
 def _clear(folder: Path) -> None:
-    """Removes what an earlier evaluation left; nothing else is touched."""
+    """Removes the files of an earlier evaluation and nothing else."""
     for name in ("results.json", "report.html"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "videos", ignore_errors=True)

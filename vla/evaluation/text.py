@@ -1,4 +1,4 @@
-"""The outcome of an evaluation in a few lines."""
+"""Summarises an evaluation in a few lines of text."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from vla.report.records import Record
 
 
 def outcome(record: Record) -> str:
-    """Success by kind of instruction and by group, language use, malformed answers and restarts."""
+    """Returns success by kind of instruction and by group, language use, malformed answers and restarts, a line each."""
     summary = record.more["summary"]
     lines = []
     for kind, group in summary["kinds"].items():
         has_goal = kind in ("correct", "swapped")
-        name, rate = ("success", group["success"]) if has_goal else ("something done", group["execution"])
+        name, rate = ("success", group["success"]) if has_goal else ("anything done", group["execution"])
         lines.append(f"{kind} instruction: {name} {Rate(**rate)}")
     for group in summary["groups"] if len(summary["groups"]) > len(summary["kinds"]) else []:
         lines.append(f"  {group['task']}, {group['variation']}, {group['kind']}: {Rate(**group['success'])}")
     if use := summary["language_use"]["all"]:
         lines.append(f"language use: {100 * use['rate']:+.0f} points ({100 * use['low']:+.0f} to {100 * use['high']:+.0f})")
     if malformed := [episode.malformed for episode in record.episodes if episode.malformed]:
-        lines.append(f"malformed answers: {sum(malformed)}, in {len(malformed)} episodes; the robot rested for a step each time")
+        lines.append(f"malformed answers: {sum(malformed)}, in {len(malformed)} episodes; the robot did not move at those steps")
     if restarts := record.more["run"]["restarts"]:
         lines.append(f"workers restarted: {len(restarts)} ({restarts[0]})")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The command `vla compare`: reads records, compares them, says and writes what came out."""
+"""The command `vla compare`: reads records, compares them, returns and writes the result."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def compare(*records: str, alpha: float = 0.05, out: str = "") -> str:
     """Compares evaluations of two or more policies on the same episodes, or training runs of `vla rl fit`.
 
     Args:
-        records: folders with a results.json, or such files: two or more evaluations, episode for episode on the same suite; or
+        records: folders with a results.json, or such files: two or more evaluations on the same suite, paired by episode; or
             runs of two or more conditions over several seeds, of which the first condition is compared with each other one.
-        alpha: how often, at most, policies that are equal may be called different; intervals have the level 1 - alpha.
+        alpha: significance level, the chance that equal policies are called different; intervals have the level 1 - alpha.
         out: folder for compare.json and compare.html.
     """
     if any(kind_of(path) == KIND for path in records):
@@ -32,9 +32,9 @@ def compare(*records: str, alpha: float = 0.05, out: str = "") -> str:
         return text(comparison)
     from vla.report.compare_page import write_comparison
 
-    made = provenance()
-    record = {"verdict": verdict(comparison), "sentences": sentences(comparison), **comparison.to_dict(), **made}
-    page = _write(Path(out), record, lambda path: write_comparison(path, comparison, made))
+    origin = provenance()
+    record = {"verdict": verdict(comparison), "sentences": sentences(comparison), **comparison.to_dict(), **origin}
+    page = _write(Path(out), record, lambda path: write_comparison(path, comparison, origin))
     return f"{text(comparison)}\n\npage: {page}"
 
 
@@ -44,9 +44,9 @@ def _compare_learning(records: tuple[str, ...], alpha: float, out: str) -> str:
         return learning.text(comparison)
     from vla.report.learning_page import write_learning
 
-    made = provenance()
-    said = {"verdict": learning.verdict(comparison), "sentences": learning.sentences(comparison)}
-    page = _write(Path(out), {**said, **comparison.to_dict(), **made}, lambda path: write_learning(path, comparison, made))
+    origin = provenance()
+    texts = {"verdict": learning.verdict(comparison), "sentences": learning.sentences(comparison)}
+    page = _write(Path(out), {**texts, **comparison.to_dict(), **origin}, lambda path: write_learning(path, comparison, origin))
     return f"{learning.text(comparison)}\n\npage: {page}"
 
 
@@ -56,4 +56,4 @@ def _write(folder: Path, record: dict[str, Any], page: Callable[[Path], Path]) -
         (folder / "compare.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         return page(folder / "compare.html")
     except OSError as error:
-        raise UserError(f"nothing can be written here: {error.strerror}", str(folder), "give another --out") from error
+        raise UserError(f"cannot write here: {error.strerror}", str(folder), "give another --out") from error

@@ -1,4 +1,4 @@
-"""compare.html: a comparison on one page that loads nothing from elsewhere."""
+"""Writes compare.html: a comparison on one self-contained page."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from vla.report.comparison import Comparison, PairResult
-from vla.report.html import data_address, facts, place, write_page
+from vla.report.html import data_address, facts, track_percent, write_page
 from vla.report.intervals import percent
 from vla.report.plots import COLOURS, STYLE
 from vla.report.wording import level_of, points, sentences, span, tables, verdict
 
 DRAWN = 8
-"""Pairs whose evidence one chart can show: four colours, full and dashed."""
+"""Number of pairs that one chart can show: four colours, solid and dashed."""
 
 
-def write_comparison(path: Path, comparison: Comparison, made: Mapping[str, Any]) -> Path:
+def write_comparison(path: Path, comparison: Comparison, origin: Mapping[str, Any]) -> Path:
     """Writes the page into an existing folder.
 
     Args:
-        made: where the comparison comes from, as `provenance` gives it.
+        origin: where the comparison comes from, as `provenance` returns it.
     """
     return write_page(
         path,
         "compare.html",
         title=f"Comparison on {comparison.suite}: {comparison.episodes} paired episodes",
-        # A place in the ranking stays with its name at the end of a line.
+        # A no-break space keeps a rank and its name on one line.
         headline=verdict(comparison).replace(". ", ".\u00a0"),
         sentences=sentences(comparison),
         level=level_of(comparison),
@@ -38,9 +38,9 @@ def write_comparison(path: Path, comparison: Comparison, made: Mapping[str, Any]
                 "name": p.name,
                 "letters": p.letters,
                 "value": f"{percent(p.success.rate)} %",
-                "at": place(p.success.rate),
-                "low": place(p.success.low),
-                "high": place(p.success.high),
+                "at": track_percent(p.success.rate),
+                "low": track_percent(p.success.low),
+                "high": track_percent(p.success.high),
                 "interval": f"{percent(p.success.low)} to {percent(p.success.high)} %, n = {p.success.n}",
             }
             for p in sorted(comparison.policies, key=lambda p: -p.success.rate)
@@ -63,26 +63,26 @@ def write_comparison(path: Path, comparison: Comparison, made: Mapping[str, Any]
             }
             for p in comparison.policies
         ],
-        facts={"Suite": f"{comparison.suite}, {comparison.suite_hash}", **facts(made)},
+        facts={"Suite": f"{comparison.suite}, {comparison.suite_hash}", **facts(origin)},
     )
 
 
 def _track(p: PairResult) -> dict[str, Any]:
-    """A difference on a track from -100 to +100 points."""
+    """Returns a difference as a row with a track from -100 to +100 points."""
     d = p.difference
     return {
         "name": f"{p.first} – {p.second}",
         "value": points(d),
-        "at": place((1 + d.rate) / 2),
-        "low": place((1 + d.low) / 2),
-        "high": place((1 + d.high) / 2),
+        "at": track_percent((1 + d.rate) / 2),
+        "low": track_percent((1 + d.low) / 2),
+        "high": track_percent((1 + d.high) / 2),
         "interval": span(d),
         "separated": p.separated,
     }
 
 
 def evidence(pairs: Sequence[PairResult], alpha: float) -> str:
-    """SVG of the e-values over the episodes, with the height at which the test may stop."""
+    """Returns an SVG chart of the e-values over the episodes, with the threshold at which the test may stop."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -103,7 +103,7 @@ def evidence(pairs: Sequence[PairResult], alpha: float) -> str:
         axes.annotate("may stop", (0, stop), ha="left", va="bottom", color="#5a6875")
         lowest = min(min(p.sequential.log10_e) for p in pairs)
         highest = max(max(p.sequential.log10_e) for p in pairs)
-        # Far above the line there is nothing left to decide.
+        # Far above the threshold nothing is left to decide.
         axes.set_ylim(min(-0.3, lowest) - 0.1, min(max(stop, highest), stop + 2) + 0.35)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:g}" if -3 <= value <= 4 else f"1e{value:.0f}"))

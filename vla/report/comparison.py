@@ -1,4 +1,4 @@
-"""What records of several policies say about each other."""
+"""Compares the records of several policies."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ CORRECT = "correct"
 
 @dataclasses.dataclass(frozen=True)
 class PolicyResult:
-    """One policy's part: how often it succeeded, why it failed, and its letters (shared ones are not separated).
+    """One policy's results: its success rate, its failures, and its letters (policies that share one are not separated).
 
     Attributes:
-        left_out: episodes of its record that are not in every other one.
-        malformed: share of the compared steps at which its answer was no whole chunk; None where nobody counted them.
+        left_out: number of episodes of its record that are not in every other record.
+        malformed: share of the compared steps at which its answer was malformed; None if they were not counted.
     """
 
     name: str
@@ -49,13 +49,13 @@ class PairResult:
     """Two policies on the same episodes.
 
     Attributes:
-        first, second: names.
-        difference: first rate minus second, with its interval (not adjusted for several pairs).
-        p, p_holm: McNemar's exact test, and the same adjusted for all pairs.
-        separated: p_holm is at most alpha.
-        sequential: the test that may be looked at after every episode; with several pairs each has its share of alpha.
-        more_episodes: beyond those made, to separate the two with 80 % power at the observed rates; None where they are
-            separated, or equal.
+        first, second: names of the policies.
+        difference: rate of the first minus rate of the second, with its interval (not adjusted for several pairs).
+        p, p_holm: p-value of McNemar's exact test, and the same adjusted for all pairs.
+        separated: whether p_holm is at most alpha.
+        sequential: the test that may be read after every episode; several pairs share alpha equally.
+        more_episodes: further episodes needed to separate the two with 80 % power at the observed rates; None if they are
+            separated, or have equal rates.
     """
 
     first: str
@@ -74,8 +74,8 @@ class Group:
     """A part of the episodes: a task, a variation or a kind of instruction.
 
     Attributes:
-        rates: of the policies in their order.
-        difference: of two policies; None where there are more.
+        rates: the policies' rates, in their order.
+        difference: difference of two policies; None if there are more.
     """
 
     name: str
@@ -85,16 +85,16 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Everything that `vla compare` says.
+    """The result of `vla compare` for evaluations.
 
     Attributes:
-        kind: of the records.
+        kind: kind of the records.
         instruction: the kind of instruction whose episodes are compared; others are only in `groups["instruction"]`.
-        episodes: compared, N.
-        policies: in the order given.
-        pairs: every two of them, in that order.
-        ranking: tiers of names; within one, nobody is ranked, and a single tier is no ranking.
-        groups: "task", "variation", "instruction" -> their parts.
+        episodes: N, the number of episodes compared.
+        policies: the policies in the given order.
+        pairs: every pair of them, in that order.
+        ranking: tiers of names, best first. Policies within a tier are not ranked; a single tier means no ranking.
+        groups: "task", "variation" and "instruction", each with its parts.
     """
 
     kind: str
@@ -116,10 +116,10 @@ def compare_records(records: Sequence[Record], alpha: float = 0.05) -> Compariso
     """Compares policies on the episodes that all of them ran.
 
     Raises:
-        UserError: alpha outside (0, 1), or records that do not pair (see `pairing.pair`).
+        UserError: alpha is outside (0, 1), or the records cannot be paired (see `pairing.pair`).
     """
     if not 0 < alpha < 1:
-        raise UserError(f"alpha {alpha}", "compare", "give a number between 0 and 1, e.g. 0.05")
+        raise UserError(f"alpha is {alpha}", "compare", "give a number between 0 and 1, e.g. 0.05")
     paired = pair(records)
     kinds = list(dict.fromkeys(e.kind for e in paired.episodes[0]))
     instruction = CORRECT if CORRECT in kinds else kinds[0]
@@ -128,10 +128,10 @@ def compare_records(records: Sequence[Record], alpha: float = 0.05) -> Compariso
     wins = success.sum(1)
     pairs = _pairs(paired.names, success, alpha)
     numbers = {name: i for i, name in enumerate(paired.names)}
-    apart = [(numbers[p.first], numbers[p.second]) for p in pairs if p.separated]
+    separated = [(numbers[p.first], numbers[p.second]) for p in pairs if p.separated]
     order = sorted(range(len(records)), key=lambda i: -wins[i])
-    rank = {policy: place for place, policy in enumerate(order)}
-    display = letters(len(records), [(rank[i], rank[j]) for i, j in apart])
+    ranks = {policy: rank for rank, policy in enumerate(order)}
+    display = letters(len(records), [(ranks[i], ranks[j]) for i, j in separated])
     policies = [
         PolicyResult(
             name=paired.names[i],
@@ -141,10 +141,10 @@ def compare_records(records: Sequence[Record], alpha: float = 0.05) -> Compariso
             batch=record.batch,
             versions=record.versions,
             success=wilson(int(wins[i]), n, 1 - alpha),
-            failures=dict(Counter(e.failure or "not classified" for e in _of(paired, i, instruction) if not e.success)),
-            letters=display[rank[i]],
+            failures=dict(Counter(e.failure or "not classified" for e in _episodes(paired, i, instruction) if not e.success)),
+            letters=display[ranks[i]],
             left_out=paired.left_out[i],
-            malformed=malformed(_of(paired, i, instruction)),
+            malformed=malformed(_episodes(paired, i, instruction)),
         )
         for i, record in enumerate(paired.records)
     ]
@@ -157,7 +157,7 @@ def compare_records(records: Sequence[Record], alpha: float = 0.05) -> Compariso
         episodes=n,
         policies=policies,
         pairs=pairs,
-        ranking=[[paired.names[i] for i in tier] for tier in tiers(order, apart)],
+        ranking=[[paired.names[i] for i in tier] for tier in tiers(order, separated)],
         groups={
             "task": _groups(paired, alpha, lambda e: e.task, instruction),
             "variation": _groups(paired, alpha, lambda e: f"{e.task} / {e.variation}", instruction),
@@ -166,21 +166,21 @@ def compare_records(records: Sequence[Record], alpha: float = 0.05) -> Compariso
     )
 
 
-def _of(paired: Paired, policy: int, kind: str) -> list[EpisodeRecord]:
+def _episodes(paired: Paired, policy: int, kind: str) -> list[EpisodeRecord]:
     return [e for e in paired.episodes[policy] if e.kind == kind]
 
 
 def _pairs(names: Sequence[str], success: np.ndarray, alpha: float) -> list[PairResult]:
-    places = list(itertools.combinations(range(len(names)), 2))
-    counts = [Counts.of(success[i], success[j]) for i, j in places]
+    indices = list(itertools.combinations(range(len(names)), 2))
+    counts = [Counts.of(success[i], success[j]) for i, j in indices]
     p_values = [mcnemar(c.first, c.second) for c in counts]
-    share = alpha / len(places)
-    answer = []
-    for (i, j), c, p, p_holm in zip(places, counts, p_values, holm(p_values), strict=True):
+    share = alpha / len(indices)
+    results = []
+    for (i, j), c, p, p_holm in zip(indices, counts, p_values, holm(p_values), strict=True):
         separated = p_holm <= alpha
         needed = None if separated else episodes_needed(c, share)
-        steps = sequential(success[i].astype(int) - success[j], share)
-        answer.append(
+        test = sequential(success[i].astype(int) - success[j], share)
+        results.append(
             PairResult(
                 first=names[i],
                 second=names[j],
@@ -189,23 +189,23 @@ def _pairs(names: Sequence[str], success: np.ndarray, alpha: float) -> list[Pair
                 p=p,
                 p_holm=p_holm,
                 separated=separated,
-                sequential=dataclasses.replace(steps, p=min(1.0, len(places) * steps.p)),
+                sequential=dataclasses.replace(test, p=min(1.0, len(indices) * test.p)),
                 more_episodes=None if needed is None else max(1, needed - c.n),
             )
         )
-    return answer
+    return results
 
 
 def _groups(paired: Paired, alpha: float, name: Callable[[EpisodeRecord], str], kind: str | None = None) -> list[Group]:
     members: dict[str, list[int]] = {}
-    for place, episode in enumerate(paired.episodes[0]):
+    for index, episode in enumerate(paired.episodes[0]):
         if kind is None or episode.kind == kind:
-            members.setdefault(name(episode), []).append(place)
+            members.setdefault(name(episode), []).append(index)
     outcomes = np.array([[e.success for e in row] for row in paired.episodes], bool)
-    answer = []
+    groups = []
     for part in sorted(members):
-        taken = outcomes[:, members[part]]
-        rates = [wilson(int(row.sum()), len(row), 1 - alpha) for row in taken]
-        two = difference(Counts.of(*taken), 1 - alpha) if len(taken) == 2 else None
-        answer.append(Group(part, rates, two))
-    return answer
+        part_outcomes = outcomes[:, members[part]]
+        rates = [wilson(int(row.sum()), len(row), 1 - alpha) for row in part_outcomes]
+        apart = difference(Counts.of(*part_outcomes), 1 - alpha) if len(part_outcomes) == 2 else None
+        groups.append(Group(part, rates, apart))
+    return groups

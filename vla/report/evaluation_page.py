@@ -1,4 +1,4 @@
-"""report.html of one evaluation: rates by variation and instruction, language use, failures, videos."""
+"""Writes report.html of one evaluation: rates by variation and instruction, language use, failures, videos."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vla.report.html import facts, place, write_page
+from vla.report.html import facts, track_percent, write_page
 from vla.report.intervals import Rate, percent
 from vla.report.records import Record
 
-NAMED = {
-    "correct": ("The drawn goal asked for", "it was reached first"),
-    "swapped": ("The other goal asked for", "that one was reached first"),
+WITH_GOAL = {
+    "correct": ("Correct instruction", "the goal that it names was reached first"),
+    "swapped": ("Swapped instruction", "the other goal, which it names, was reached first"),
 }
-UNNAMED = {
-    "empty": ("Nothing said", "something was done all the same"),
-    "nonsense": ("Nonsense said", "something was done all the same"),
+WITHOUT_GOAL = {
+    "empty": ("Empty instruction", "something was done anyway"),
+    "nonsense": ("Nonsense instruction", "something was done anyway"),
 }
 
 
@@ -24,8 +24,8 @@ def write_evaluation(folder: Path, record: Record, videos: Sequence[Mapping[str,
     """Writes report.html beside results.json.
 
     Args:
-        record: as `vla rollout --out` saves it, with its summary.
-        videos: each {"path" (relative to the folder), "title", "outcome"?, "note"?, "wide"?}.
+        record: the record as `vla rollout --out` saves it, with its summary.
+        videos: dicts with "path" (relative to the folder), "title" and optionally "outcome", "note" and "wide".
     """
     summary, run = record.more["summary"], record.more["run"]
     kinds = list(summary["kinds"])
@@ -46,9 +46,9 @@ def write_evaluation(folder: Path, record: Record, videos: Sequence[Mapping[str,
             "Policy": record.policy,
             "Contract": record.contract or "none",
             "Weights": record.more.get("weights") or "unknown",
-            "Batch": " × ".join(map(str, record.batch)) or "as they come",
+            "Batch": " × ".join(map(str, record.batch)) or "not fixed",
             "Time": f"{run['episode_seconds'] / 60:.1f} min, summed over {len(record.episodes)} episodes",
-            "Restarts": f"{len(run['restarts'])}" + "".join(f"; {line}" for line in run["restarts"][:5]),
+            "Worker restarts": f"{len(run['restarts'])}" + "".join(f"; {line}" for line in run["restarts"][:5]),
             **facts({**run, "versions": record.versions}),
         },
     )
@@ -57,7 +57,7 @@ def write_evaluation(folder: Path, record: Record, videos: Sequence[Mapping[str,
 def _headline(record: Record) -> str:
     correct = [e for e in record.episodes if e.kind == "correct"]
     if not correct:
-        return f"{len(record.episodes)} episodes of controls"
+        return f"{len(record.episodes)} control episodes"
     return f"The robot did what it was told in {sum(e.success for e in correct)} of {len(correct)} episodes"
 
 
@@ -66,15 +66,16 @@ def _notes(record: Record) -> list[str]:
     notes = [f"{record.suite}: {about}."] if about else []
     use = record.more["summary"]["language_use"]["all"]
     if use:
-        sure = use["low"] > 0
         notes.append(
             f"Language use {_points(use['rate'])} ({_points(use['low'])} to {_points(use['high'])}): "
-            + ("the instruction decides what is done." if sure else "these episodes do not show that the instruction is heard.")
+            + (
+                "the instruction changes what the robot does."
+                if use["low"] > 0
+                else "these episodes do not show that the instruction has an effect."
+            )
         )
     if share := record.more["summary"].get("malformed"):
-        notes.append(
-            f"At {100 * share:.2g} % of the steps the policy's answer was no whole chunk of actions, and the robot rested."
-        )
+        notes.append(f"At {100 * share:.2g} % of the steps the policy's answer was malformed, and the robot did not move.")
     return notes
 
 
@@ -87,23 +88,23 @@ def _row(name: str, meaning: str, rate: Mapping[str, Any]) -> dict[str, Any]:
         "name": name,
         "meaning": meaning,
         "value": f"{percent(rate['rate'])} %",
-        "at": place(rate["rate"]),
-        "low": place(rate["low"]),
-        "high": place(rate["high"]),
+        "at": track_percent(rate["rate"]),
+        "low": track_percent(rate["low"]),
+        "high": track_percent(rate["high"]),
         "interval": f"{percent(rate['low'])} to {percent(rate['high'])} %",
         "n": rate["n"],
     }
 
 
 def _groups(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_variation: dict[str, list[dict[str, Any]]] = {}
     for group in groups:
-        rows = found.setdefault(f"{group['task']}: {group['variation']}", [])
-        if group["kind"] in UNNAMED:
-            rows.append(_row(*UNNAMED[group["kind"]], group["execution"]))
+        rows = by_variation.setdefault(f"{group['task']}: {group['variation']}", [])
+        if group["kind"] in WITHOUT_GOAL:
+            rows.append(_row(*WITHOUT_GOAL[group["kind"]], group["execution"]))
         else:
-            rows.append(_row(*NAMED.get(group["kind"], (group["kind"], "success")), group["success"]))
-    return [{"name": name, "rows": rows} for name, rows in found.items()]
+            rows.append(_row(*WITH_GOAL.get(group["kind"], (group["kind"], "success")), group["success"]))
+    return [{"name": name, "rows": rows} for name, rows in by_variation.items()]
 
 
 def _language(use: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -111,18 +112,18 @@ def _language(use: Mapping[str, Any]) -> list[dict[str, Any]]:
     for one in use["groups"]:
         row = _row(one["variation"], one["task"], one)
         # The track goes from -1 to 1.
-        moved = {key: place((one[source] + 1) / 2) for key, source in (("at", "rate"), ("low", "low"), ("high", "high"))}
-        shown = {"value": _points(one["rate"]), "interval": f"{100 * one['low']:+.0f} to {_points(one['high'])}"}
-        rows.append({**row, **moved, **shown})
+        positions = {key: track_percent((one[name] + 1) / 2) for key, name in (("at", "rate"), ("low", "low"), ("high", "high"))}
+        texts = {"value": _points(one["rate"]), "interval": f"{100 * one['low']:+.0f} to {_points(one['high'])}"}
+        rows.append({**row, **positions, **texts})
     return rows
 
 
 def _recognised(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Cells: scenes, instruction, how often something was done, how often of those what was asked for."""
+    """Returns rows of cells: scenes, instruction, how often anything was done, how often of those the right thing."""
     return [
         [f"{g['task']}: {g['variation']}", g["kind"], *(str(Rate(**g[name])) for name in ("execution", "recognition"))]
         for g in groups
-        if g["kind"] in NAMED
+        if g["kind"] in WITH_GOAL
     ]
 
 
@@ -130,7 +131,10 @@ def _failures(groups: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list
     names = sorted({name for group in groups for name in group["failures"]})
     counts = [(name, [(g["kind"], g["failures"].get(name, 0)) for g in groups]) for name in names]
     if any(g["malformed"]["rate"] for g in groups):
-        # No class of its own: such an episode may still have succeeded.
+        # Not a class of failure: such an episode may still have succeeded.
         malformed = [(g["kind"], round(g["malformed"]["rate"] * g["malformed"]["n"])) for g in groups]
-        counts.append(("some answer malformed", malformed))
-    return [{"name": name, "numbers": [sum(n for of, n in found if of == kind) for kind in kinds]} for name, found in counts]
+        counts.append(("a malformed answer", malformed))
+    return [
+        {"name": name, "numbers": [sum(n for group_kind, n in by_group if group_kind == kind) for kind in kinds]}
+        for name, by_group in counts
+    ]

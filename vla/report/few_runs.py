@@ -1,4 +1,4 @@
-"""Statistics for a handful of training runs (Agarwal et al. 2021, arXiv 2108.13264), as `rliable` has them.
+"""Statistics for a handful of training runs (Agarwal et al. 2021, arXiv 2108.13264), as in `rliable`.
 
 Scores are [runs, tasks]: every task has its own runs, and the bootstrap draws runs within each task.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from einops import rearrange
 from scipy import stats
 
 from vla.report.intervals import Rate
@@ -16,36 +17,36 @@ DRAWS = 2000
 
 
 def interquartile_mean(scores: np.ndarray) -> float:
-    """The mean of the middle half of all scores."""
+    """Returns the mean of the middle half of all scores."""
     return float(stats.trim_mean(np.ravel(scores), 0.25))
 
 
 def profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Performance profile: the share of runs whose score is above each threshold [T]."""
+    """Returns the performance profile [T]: the share of runs whose score is above each threshold [T]."""
     return (np.ravel(scores)[:, None] > thresholds).mean(0)
 
 
 def improvement(first: np.ndarray, second: np.ndarray) -> float:
-    """Probability that a run of the first beats one of the second (ties count half), the mean over tasks."""
-    apart = first[:, None] - second[None]
-    return float(((apart > 0) + 0.5 * (apart == 0)).mean())
+    """Returns the probability that a run of the first beats a run of the second, averaged over tasks; ties count half."""
+    differences = first[:, None] - second[None]
+    return float(((differences > 0) + 0.5 * (differences == 0)).mean())
 
 
 def ratio(first: np.ndarray, second: np.ndarray) -> float:
-    """How many times as large the first's mean score is; infinite where the second's is 0."""
+    """Returns the ratio of the mean scores, first to second; infinite if the second is 0."""
     return float(np.mean(first) / np.mean(second)) if np.mean(second) else float("inf")
 
 
 def interval(
     statistic: Callable[..., float], *scores: np.ndarray, level: float = 0.95, draws: int = DRAWS, seed: int = 0
 ) -> Rate:
-    """A statistic of one or several sets of scores [runs, tasks] with its percentile interval, of a stratified bootstrap.
+    """Returns a statistic of one or several sets of scores [runs, tasks] with its stratified-bootstrap percentile interval.
 
-    The sets are drawn independently of each other. `n` is the smallest number of runs.
+    The sets are resampled independently of each other. `n` is the smallest number of runs.
     """
     rng = np.random.default_rng(seed)
     drawn = [statistic(*(_resample(one, rng) for one in scores)) for _ in range(draws)]
-    # Drawn values, not means of two: some may be infinite.
+    # "nearest" picks drawn values; interpolating between two fails if one is infinite.
     low, high = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)], method="nearest")
     return Rate(statistic(*scores), min(len(one) for one in scores), float(low), float(high))
 
@@ -56,5 +57,9 @@ def _resample(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def table(runs: Sequence[Sequence[float]]) -> np.ndarray:
-    """Scores [runs, tasks] from the runs of each task; ValueError where the tasks have unequal numbers of runs."""
-    return np.array(runs, float).T.reshape(-1, len(runs))
+    """Returns scores [runs, tasks] from the runs of each task.
+
+    Raises:
+        ValueError: the tasks have unequal numbers of runs.
+    """
+    return rearrange(np.array(runs, float), "task run -> run task")

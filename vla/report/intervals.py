@@ -1,4 +1,4 @@
-"""Intervals of rates."""
+"""Rates and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """A share of n trials with its interval; rate, low and high are in [0, 1], NaN where n is 0."""
+    """A share of n trials with its interval; rate, low and high are in [0, 1], and NaN if n is 0."""
 
     rate: float
     n: int
@@ -28,16 +28,16 @@ class Rate:
 
 
 def percent(share: float) -> str:
-    """A share in whole per cent; with a decimal where 0 or 100 would not be true."""
+    """Returns a share in whole per cent, with one decimal if it would wrongly round to 0 or 100."""
     whole = f"{100 * share:.0f}"
     return f"{100 * share:.1f}" if whole in ("0", "100") and f"{share:.3f}" not in ("0.000", "1.000") else whole
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Rate:
-    """The share with Wilson's score interval (Wilson 1927), which stays within [0, 1] and is honest at 0 and at n successes.
+    """Returns the share with Wilson's score interval (Wilson 1927), which stays within [0, 1] and has a width at 0 and at n.
 
     Raises:
-        ValueError: successes outside 0..n, or a level outside (0, 1).
+        ValueError: successes are outside 0..n, or the level is outside (0, 1).
     """
     if not 0 <= successes <= n or not 0 < level < 1:
         raise ValueError(f"{successes} successes of {n} at level {level}")
@@ -47,15 +47,15 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Rate:
     rate = successes / n
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    # Rounding must not put the rate outside its own interval.
+    # Rounding must not put the rate outside its interval.
     return Rate(rate, n, min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half)))
 
 
 def mean(rates: Sequence[Rate]) -> Rate:
-    """The unweighted mean of independent shares, or of differences, with an interval made of theirs; n is the sum.
+    """Returns the unweighted mean of independent shares, or of differences, with an interval computed from theirs; n is the sum.
 
-    The distances from each share to its limits are added as squares, so the mean inherits what Wilson's limits have (Newcombe
-    1998, Statistics in Medicine 17, 873-890; for sums, Zou and Donner 2008, Statistics in Medicine 27, 1693-1702).
+    The squared distances from each share to its limits are added, so the mean inherits the properties of Wilson's limits
+    (Newcombe 1998, Statistics in Medicine 17, 873-890; for sums, Zou and Donner 2008, Statistics in Medicine 27, 1693-1702).
     """
     if not rates:
         return wilson(0, 0)

@@ -1,4 +1,4 @@
-"""Many policies at once: adjusted p-values, letters that say which are not separated, and the ranking that is left."""
+"""Statistics for several policies at once: adjusted p-values, a letter display, and a ranking."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ Pair = tuple[int, int]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for being several (Holm 1979, Scandinavian Journal of Statistics 6, 65-70), in the given order."""
+    """Returns p-values adjusted for multiple tests, in order (Holm 1979, Scandinavian Journal of Statistics 6, 65-70)."""
     adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = largest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
     return adjusted
 
 
 def letters(count: int, separated: Collection[Pair]) -> list[str]:
-    """Compact letter display: two policies share a letter if and only if they are not separated.
+    """Returns a compact letter display: two policies share a letter if and only if they are not separated.
 
-    Insert and absorb, Piepho 2004 (Journal of Computational and Graphical Statistics 13, 456-466).
+    The algorithm is insert and absorb, Piepho 2004 (Journal of Computational and Graphical Statistics 13, 456-466).
 
     Args:
-        count: policies, numbered in the order in which letters are to be given out (the best first).
-        separated: pairs that are.
+        count: number of policies. Letters are assigned in the order of their numbers, so number the best one 0.
+        separated: the separated pairs.
     """
     columns = [frozenset(range(count))]
     for i, j in separated:
@@ -37,16 +37,18 @@ def letters(count: int, separated: Collection[Pair]) -> list[str]:
 
 
 def tiers(order: Sequence[int], separated: Collection[Pair]) -> list[list[int]]:
-    """The finest ranking that the data allow: everyone in a tier is separated from everyone in another. One tier is no ranking.
+    """Returns the finest ranking that the data support: every policy of a tier is separated from every policy of another tier.
+
+    A single tier means no ranking.
 
     Args:
         order: policies from the highest to the lowest rate.
-        separated: pairs that are, each in any order.
+        separated: the separated pairs, each in any order.
     """
-    apart = {frozenset(pair) for pair in separated}
+    unordered = {frozenset(pair) for pair in separated}
     groups: list[list[int]] = []
-    for place, policy in enumerate(order):
-        if all(frozenset((a, b)) in apart for a in order[:place] for b in order[place:]):
+    for rank, policy in enumerate(order):
+        if all(frozenset((a, b)) in unordered for a in order[:rank] for b in order[rank:]):
             groups.append([])
         groups[-1].append(policy)
     return groups

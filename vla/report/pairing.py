@@ -1,4 +1,4 @@
-"""Records side by side: the episodes that all policies ran, in one order. What does not belong together is refused."""
+"""Pairs the episodes that all policies ran, in one order. Records that cannot be compared are refused."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Paired:
     """The same episodes of several policies.
 
     Attributes:
-        records: one per policy.
-        names: short and distinct, for people; [P].
-        episodes: [P][N], in the order of `interleaved`.
-        left_out: episodes of each record that not all of them have; [P].
+        records: one record per policy.
+        names: [P] short, distinct names for display.
+        episodes: [P][N] episodes in the order of `interleaved`.
+        left_out: [P] number of episodes of each record that another record lacks.
     """
 
     records: list[Record]
@@ -31,7 +31,7 @@ class Paired:
     left_out: list[int]
 
     def success(self, kind: str) -> np.ndarray:
-        """bool [P, n]: the outcomes of the episodes with this kind of instruction."""
+        """Returns the outcomes of the episodes with this kind of instruction, bool [P, n]."""
         return np.array([[e.success for e in row if e.kind == kind] for row in self.episodes], bool)
 
 
@@ -39,14 +39,14 @@ def pair(records: Sequence[Record]) -> Paired:
     """Pairs records by (task, variation, seed, kind of instruction).
 
     Raises:
-        UserError: fewer than two records or one of them twice, different kinds or suites, episodes of one seed that began in
-            different states or were told different things, or none in common.
+        UserError: there are fewer than two records, one is given twice, kinds or suites differ, episodes with one key have
+            different initial states or instructions, or no episode is in all records.
     """
     if len(records) < 2:
-        raise UserError(f"{len(records)} record", "compare", "give two or more")
+        raise UserError(f"only {len(records)} record", "compare", "give two or more")
     for number, record in enumerate(records):
         if record.source and any(Path(record.source).resolve() == Path(r.source).resolve() for r in records[:number]):
-            raise UserError("given twice", record.source, "a policy is not compared with itself")
+            raise UserError("given twice", record.source, "give each record once")
     names = short_names([record.policy for record in records])
     if len(set(names)) < len(names):
         names = short_names([record.source or record.policy for record in records])
@@ -83,7 +83,7 @@ def _check(first: Record, other: Record, ours: dict[Key, EpisodeRecord], theirs:
         if differ:
             episode, one, two = differ[0]
             raise UserError(
-                f"{len(differ)} of {len(both)} episodes {what}, so they are no pairs: {episode}: {one!r} and {two!r}",
+                f"{len(differ)} of {len(both)} episodes {what}, so they cannot be paired: {episode}: {one!r} and {two!r}",
                 where,
                 "run both evaluations with the same simulator, package versions and suite",
             )
@@ -94,23 +94,23 @@ def _where(record: Record) -> str:
 
 
 def interleaved(keys: Sequence[Key]) -> list[Key]:
-    """The order in which episodes are run, or read, where one may stop early.
+    """Returns the order in which to run, or read, episodes if one may stop early.
 
-    Round r has the r-th episode of every (task, variation, kind); within a round a hash of the key shuffles. No outcome has
-    a say in it, no task comes first, and more episodes of each extend the order without changing its beginning.
+    Round r has the r-th episode of every (task, variation, kind), shuffled by a hash of the key. The order does not depend on
+    outcomes, favours no task, and keeps its beginning when more episodes are added.
     """
-    rounds, seen = {}, Counter()
+    rounds, counts = {}, Counter()
     for key in keys:
         group = (key[0], key[1], key[3])
-        rounds[key] = seen[group]
-        seen[group] += 1
+        rounds[key] = counts[group]
+        counts[group] += 1
     return sorted(keys, key=lambda key: (rounds[key], hashlib.sha256(repr(key).encode()).digest()))
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """The shortest parts of paths or addresses that tell them apart; the paths themselves where none do.
+    """Returns the shortest parts of paths or addresses that tell them apart; the paths themselves if no parts do.
 
-    What all end with is left out, and so is a run's folder `export`, which every exported policy has.
+    A common ending is dropped, and so is the folder `export`, which every run has.
     """
     parts = [path.rstrip("/").split("/") for path in paths]
     parts = [part[:-1] if part[-1] == "export" and len(part) > 1 else part for part in parts]

@@ -1,4 +1,4 @@
-"""Learning curves as small SVG charts, read from a run's logs."""
+"""Reads a run's logs and draws learning curves as small SVG charts."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ CHARTS: dict[str, tuple[str, ...]] = {
     "Probability on valid actions": ("*valid_mass*",),
     "Rollout success": ("*rollout*success*", "success", "*/success"),
 }
-"""Chart title -> patterns of the metrics it draws, lower case; a metric goes to the first chart that wants it."""
+"""Chart title -> patterns of the metrics that it draws, in lower case; a metric goes to the first chart that matches."""
 
 COLOURS = ("#0f766e", "#b4531f", "#4453a8", "#8a3b74")
-STYLE: dict[Any, Any] = {
+STYLE: dict[Any, str | float | bool | list[str]] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
     "font.size": 9,
@@ -52,19 +52,19 @@ STYLE: dict[Any, Any] = {
 
 
 def read_metrics(folder: str | Path) -> Metrics:
-    """What a run logged: every metrics.csv (Lightning's CSVLogger) or TensorBoard event file below the folder.
+    """Reads every metrics.csv (of Lightning's CSVLogger), or else every TensorBoard event file, below the folder.
 
     Raises:
-        UserError: nothing logged there.
+        UserError: there are no logs.
     """
     folder, metrics = Path(folder), {}
     for file in sorted(folder.rglob("metrics.csv")):
         _add(metrics, _read_csv(file))
     if not metrics:
-        for place in sorted({file.parent for file in folder.rglob("events.out.tfevents.*")}):
-            _add(metrics, _read_events(place))
+        for log_folder in sorted({file.parent for file in folder.rglob("events.out.tfevents.*")}):
+            _add(metrics, _read_events(log_folder))
     if not metrics:
-        raise UserError("no metrics.csv and no TensorBoard events found", str(folder), "give the folder the logger wrote")
+        raise UserError("no metrics.csv and no TensorBoard events found", str(folder), "give the folder that the logger wrote")
     for name, points in metrics.items():
         pairs = sorted(zip(*points, strict=True), key=lambda pair: pair[0])
         metrics[name] = ([s for s, _ in pairs], [v for _, v in pairs])
@@ -73,9 +73,9 @@ def read_metrics(folder: str | Path) -> Metrics:
 
 def _add(metrics: Metrics, more: Metrics) -> None:
     for name, (steps, values) in more.items():
-        kept = metrics.setdefault(name, ([], []))
-        kept[0].extend(steps)
-        kept[1].extend(values)
+        all_steps, all_values = metrics.setdefault(name, ([], []))
+        all_steps.extend(steps)
+        all_values.extend(values)
 
 
 def _read_csv(file: Path) -> Metrics:
@@ -101,19 +101,21 @@ def _read_events(folder: Path) -> Metrics:
     }
 
 
-def curves(
-    metrics: Mapping[str, tuple[Sequence[float], Sequence[float]]], charts: Mapping[str, tuple[str, ...]] = CHARTS
-) -> dict[str, str]:
-    """One SVG per chart for which there is a metric with at least two finite points: chart title -> SVG text."""
-    drawn, answer = set(), {}
+def curves(metrics: Logged, charts: Mapping[str, tuple[str, ...]] = CHARTS) -> dict[str, str]:
+    """Draws every chart that has a metric with at least two finite points.
+
+    Returns:
+        chart title -> SVG text.
+    """
+    drawn, svgs = set(), {}
     for title, patterns in charts.items():
         names = [n for n in metrics if n not in drawn and any(fnmatch(n.lower(), p) for p in patterns)]
         lines = {name: _finite(*metrics[name]) for name in names}
         lines = {name: points for name, points in lines.items() if len(points[0]) > 1}
         drawn.update(lines)
         if lines:
-            answer[title] = _chart(lines)
-    return answer
+            svgs[title] = _chart(lines)
+    return svgs
 
 
 def _finite(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -122,12 +124,12 @@ def _finite(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float
 
 
 def smooth(values: Sequence[float], span: int) -> list[float]:
-    """Exponential mean with the weight of `span` values, without the bias of its first value."""
-    keep, level, weight, answer = 1 - 2 / (span + 1), 0.0, 0.0, []
+    """Returns the exponential moving average over a span of values, corrected for the bias of its start."""
+    keep, level, weight, averages = 1 - 2 / (span + 1), 0.0, 0.0, []
     for value in values:
         level, weight = keep * level + (1 - keep) * value, keep * weight + (1 - keep)
-        answer.append(level / weight)
-    return answer
+        averages.append(level / weight)
+    return averages
 
 
 def _chart(lines: Mapping[str, tuple[list[float], list[float]]]) -> str:
@@ -141,7 +143,7 @@ def _chart(lines: Mapping[str, tuple[list[float], list[float]]]) -> str:
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         for (name, (steps, values)), colour in zip(lines.items(), COLOURS * len(lines), strict=False):
-            # A long noisy line is shown pale, with its mean on top; a short one is its points.
+            # A long, noisy line is drawn pale with its average on top; a short one with a marker at each point.
             if len(values) > 40:
                 axes.plot(steps, values, color=colour, alpha=0.22, linewidth=0.8)
                 values = smooth(values, max(3, len(values) // 12))
@@ -150,7 +152,7 @@ def _chart(lines: Mapping[str, tuple[list[float], list[float]]]) -> str:
                 axes.plot(steps, values, color=colour, linewidth=1.7, marker="o", markersize=3.2, label=name)
         top = max(max(values) for _, values in lines.values())
         low = min(min(values) for _, values in lines.values())
-        # From zero, so that heights can be compared; shares to one.
+        # Axes start at zero, so that heights can be compared; axes of shares end at one.
         axes.set_ylim(min(0, low), 1.02 if 0.5 < top <= 1 and low >= 0 else None)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -1,4 +1,4 @@
-"""Two success rates on the same episodes: the difference with its interval, McNemar's test, and how many episodes it takes."""
+"""Statistics of two success rates on the same episodes: their difference with its interval, McNemar's test, the sample size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POWER = 0.8
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """Pairs of outcomes: both succeed, only the first, only the second, neither."""
+    """Numbers of pairs in which both succeed, only the first, only the second, neither."""
 
     both: int
     first: int
@@ -24,7 +24,7 @@ class Counts:
 
     @classmethod
     def of(cls, first: np.ndarray, second: np.ndarray) -> Counts:
-        """From the outcomes of two policies, bool [N] each."""
+        """Counts the outcomes of two policies, bool [N] each."""
         return cls(*(int(np.sum(x)) for x in (first & second, first & ~second, ~first & second, ~first & ~second)))
 
     @property
@@ -33,13 +33,13 @@ class Counts:
 
 
 def difference(counts: Counts, level: float = 0.95) -> Rate:
-    """First rate minus second, in [-1, 1], with Newcombe's interval for paired proportions.
+    """Returns the first rate minus the second, in [-1, 1], with Newcombe's interval for paired proportions.
 
-    Method 10 of Newcombe 1998 (Statistics in Medicine 17, 2635-2650): Wilson's limits of both rates, squared and added with a
-    continuity-corrected correlation. It stays within [-1, 1] and has a width where no pair differs.
+    Method 10 of Newcombe 1998 (Statistics in Medicine 17, 2635-2650): it combines the squared distances to Wilson's limits of
+    both rates with a continuity-corrected correlation. The interval stays within [-1, 1] and has a width even if no pair differs.
 
     Raises:
-        ValueError: no pairs, or a level outside (0, 1).
+        ValueError: there are no pairs, or the level is outside (0, 1).
     """
     if not counts.n:
         raise ValueError("no pairs")
@@ -61,27 +61,27 @@ def _combine(one: float, two: float, phi: float) -> float:
 
 
 def mcnemar(first: int, second: int) -> float:
-    """Two-sided exact p-value that, where only one of two policies succeeds, it is either with probability 1/2.
+    """Returns the two-sided exact p-value of McNemar's test (1947, Psychometrika 12, 153-157).
 
-    McNemar 1947 (Psychometrika 12, 153-157) in its exact form: the binomial test on the pairs that differ.
+    It is the binomial test on the pairs that differ. Null hypothesis: each policy is equally likely to be the one that succeeds.
 
     Args:
-        first, second: pairs in which only the first, only the second succeeds.
+        first, second: numbers of pairs in which only the first, and only the second, succeeds.
     """
     m = first + second
-    tail = way = 1
+    tail = combinations = 1
     for i in range(min(first, second)):
-        way = way * (m - i) // (i + 1)
-        tail += way
+        combinations = combinations * (m - i) // (i + 1)
+        tail += combinations
     return min(1.0, 2 * tail / 2**m)
 
 
 def episodes_needed(counts: Counts, alpha: float = 0.05, power: float = POWER) -> int | None:
-    """How many pairs McNemar's exact test at level alpha needs if both rates are what was seen; None where they are equal.
+    """Returns how many pairs McNemar's exact test at level alpha needs if the true rates are the observed ones.
 
-    Miettinen's sample size for paired proportions (Biometrics 24, 1968, 339-352) with a continuity correction, as the exact
-    test is a conservative one: the n that solves n·|θ| - 1 = z(α/2)·√(n·ψ) + z(power)·√(n·(ψ - θ²)), θ the difference and ψ the
-    share of pairs that differ. It errs on the side of more episodes where one policy never fails alone.
+    None if the rates are equal. Miettinen's sample size for paired proportions (Biometrics 24, 1968, 339-352) with a continuity
+    correction, because the exact test is conservative: the n that solves n·|θ| - 1 = z(α/2)·√(n·ψ) + z(power)·√(n·(ψ - θ²)),
+    where θ is the difference and ψ the share of pairs that differ. It overestimates if one policy never fails alone.
     """
     theta, psi = abs(counts.first - counts.second) / counts.n, (counts.first + counts.second) / counts.n
     if theta == 0:

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, machine and command, and how much memory it took."""
+"""Records where a result comes from (versions, commit, machine, command) and how much memory it took."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES += ("stable-baselines3", "minigrid")
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, commit, hardware and command line of this process."""
+    """Returns versions, commit, hardware and command line of this process."""
     import vla
 
     program = Path(sys.argv[0]).resolve()
@@ -33,15 +33,14 @@ def provenance() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, with "-dirty" where files of it were changed; "unknown" outside of one."""
+    """Returns the checkout's commit, with "-dirty" if tracked files were changed; "unknown" outside a checkout."""
     package = Path(__file__).resolve().parents[1]
 
     def git(*command: str) -> str:
-        done = subprocess.run(["git", *command], cwd=package, capture_output=True, text=True, timeout=10)
-        return done.stdout.strip()
+        return subprocess.run(["git", *command], cwd=package, capture_output=True, text=True, timeout=10).stdout.strip()
 
     try:
-        # Installed into somebody else's checkout it is not of that one's commit.
+        # A package installed inside another project's checkout must not report that project's commit.
         if Path(git("rev-parse", "--show-toplevel") or "/") != package.parent:
             return "unknown"
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
@@ -50,12 +49,12 @@ def commit() -> str:
 
 
 def _installed() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
-        # The simulator is an extra: comparing records works without.
+        # Extras, such as the simulator, may be missing.
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def _processor() -> str:
@@ -63,13 +62,13 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.machine()
-    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    vectors = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in found.get("flags", "").split()]
-    return " ".join([found.get("model name", platform.machine()), *vectors])
+    entries = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    vectors = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in entries.get("flags", "").split()]
+    return " ".join([entries.get("model name", platform.machine()), *vectors])
 
 
 class Memory(threading.Thread):
-    """Watches the summed PSS of this process and all its children, in MiB."""
+    """A thread that measures the summed PSS of this process and all its children, in MiB."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -88,10 +87,10 @@ class Memory(threading.Thread):
             self._peak = max(self._peak, total / 2**20)
 
     def take(self) -> float:
-        """The peak since this was last called."""
+        """Returns the peak since the last call and starts anew."""
         peak, self._peak = self._peak, 0.0
         return peak
 
     def stop(self) -> None:
-        """Ends the watch."""
+        """Stops measuring."""
         self._stop_now.set()

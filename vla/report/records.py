@@ -1,4 +1,4 @@
-"""The record of an evaluation, `results.json`: what was run and how every episode went. This module is its format."""
+"""The record of an evaluation, `results.json`: what was run and how every episode went. This module defines the format."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import math
 import os
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vla.errors import UserError
+from vla.report.json_values import Json, finite
 
 FILE = "results.json"
 KINDS = ("rollout",)
-"""What a record can hold; the kind picks the statistics of a comparison. "rollout": episodes that succeed or fail."""
+"""Kinds of record; the kind selects the statistics of a comparison. "rollout": episodes that succeed or fail."""
 
-RUN = ("seconds", "restarts")
-"""Further keys of an episode that say how this run of it went."""
+RUN_KEYS = ("seconds", "restarts")
+"""Further keys of an episode that describe one run of it: another run of the same evaluation has other values."""
 
 Key = tuple[str, str, int, str]
-"""What makes two episodes the same one: task, variation, seed, kind of instruction."""
+"""Identifies an episode: task, variation, seed, kind of instruction."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +33,13 @@ class EpisodeRecord:
     Attributes:
         task, variation: names in the suite.
         seed: of the scene and the start.
-        kind: of the instruction: "correct", "swapped", "empty", "nonsense" …
-        instruction: what the robot was told, as the suite words it.
+        kind: kind of instruction: "correct", "swapped", "empty", "nonsense" …
+        instruction: the instruction's text, as the suite words it.
         state: hash of the initial simulator state; equal episodes of two policies have equal hashes.
-        steps: taken.
-        failure: its class, "" for success and where nobody classified it.
-        more: further keys of the line, kept as they are. Those of `vla rollout` are `objects`, `target`, `first`, `executed`,
-            `malformed` and, in episodes.jsonl alone, `seconds` and `restarts`.
+        steps: number of steps taken.
+        failure: class of failure; "" for a success, and for a failure that was not classified.
+        more: further keys of the line, kept as they are. `vla rollout` writes `objects`, `target`, `first`, `executed`,
+            `malformed` and, in episodes.jsonl only, `seconds` and `restarts`.
     """
 
     task: str
@@ -53,40 +55,40 @@ class EpisodeRecord:
 
     @property
     def key(self) -> Key:
-        """See `Key`."""
+        """Identifies the episode; see `Key`."""
         return self.task, self.variation, self.seed, self.kind
 
     @property
     def target(self) -> str:
-        """What should be done, in short; "" is nothing."""
+        """What the episode asks for, in short; "" if nothing."""
         return self.more.get("target", "")
 
     @property
     def first(self) -> str:
-        """What was done first, in short; "" is nothing."""
+        """What was done first, in short; "" if nothing."""
         return self.more.get("first", "")
 
     @property
     def executed(self) -> bool:
-        """Whether something was done, the right thing or another."""
+        """Whether anything was done, right or wrong."""
         return bool(self.more.get("executed", False))
 
     @property
     def malformed(self) -> int:
-        """How many answers of the policy were no whole chunk."""
+        """Number of the policy's answers that were not a complete chunk of actions."""
         return self.more.get("malformed", 0)
 
     def __str__(self) -> str:
         return f"{self.task} / {self.variation}, seed {self.seed}, {self.kind} instruction"
 
     def to_dict(self) -> dict[str, Any]:
-        """The episode's line as JSON holds it."""
-        return {**_named(self), **_null(self.more)}
+        """Returns the episode's line as JSON holds it."""
+        return {**_fields(self), **finite(self.more)}
 
     def without_run(self) -> EpisodeRecord:
-        """The episode as another run of the same evaluation records it: not how long it took, not what workers went through."""
-        more = {key: value for key, value in self.more.items() if key not in RUN}
-        return EpisodeRecord(**_named(self), more=more)
+        """Returns the episode without `RUN_KEYS`: the same for every run of the same evaluation."""
+        more = {key: value for key, value in self.more.items() if key not in RUN_KEYS}
+        return EpisodeRecord(**_fields(self), more=more)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,15 +96,15 @@ class Record:
     """One policy's evaluation on one suite.
 
     Attributes:
-        suite, suite_hash: the suite's name and the hash of all that it says.
-        policy: what was evaluated, as the user named it.
-        contract: hash of its contract; None for one without (the scripted expert).
+        suite, suite_hash: the suite's name and the hash of its content.
+        policy: the policy, as the user named it.
+        contract: hash of the policy's contract; None if it has none (the scripted expert).
         batch: declared shape of the policy's batches, part of the result's identity.
-        versions: of the packages that can change a result.
-        episodes: in the order of the suite.
+        versions: versions of the packages that can change a result.
+        episodes: episodes in the order of the suite.
         kind: one of `KINDS`.
         more: further keys (summaries, times), kept as they are.
-        source: the folder or file it was read from; not written.
+        source: the folder or file that the record was read from; not written.
     """
 
     suite: str
@@ -117,16 +119,16 @@ class Record:
     source: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON holds it; numbers in `more` that are not finite (a rate of no trials) are null."""
+        """Returns the record as JSON holds it; numbers in `more` that are not finite (a rate of no trials) become null."""
         head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("episodes", "more", "source")}
         lines = [episode.to_dict() for episode in self.episodes]
-        return {"kind": head.pop("kind"), **head, **_null(self.more), "episodes": lines}
+        return {"kind": head.pop("kind"), **head, **finite(self.more), "episodes": lines}
 
     def save(self, folder: str | Path) -> Path:
-        """Writes results.json whole or not at all, and makes the folder where there is none.
+        """Writes results.json atomically; creates the folder if it does not exist.
 
         Raises:
-            UserError: what would be written could not be read again.
+            UserError: the record does not keep to the format, so that it could not be read again.
         """
         path = Path(folder) / FILE
         data = self.to_dict()
@@ -142,13 +144,13 @@ def load(path: str | Path) -> Record:
     """Reads a record from its folder or its file.
 
     Raises:
-        UserError: there is none, it is not JSON, or it does not keep to the format; file and key are named.
+        UserError: there is no record, it is not JSON, or it does not keep to the format; the error names file and key.
     """
     path = Path(path)
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         raise UserError(
-            f"no {FILE} in this folder" if path.is_dir() else "no such record", str(path), f"give a folder with a {FILE}"
+            f"no {FILE} in this folder" if path.is_dir() else "no such record", str(path), f"give a folder that has a {FILE}"
         )
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
@@ -159,20 +161,21 @@ def load(path: str | Path) -> Record:
     return dataclasses.replace(parse(data, str(file)), source=str(path))
 
 
-def parse(data: Any, where: str) -> Record:
-    """A record from what JSON holds.
+def parse(data: Json, where: str) -> Record:
+    """Makes a record from parsed JSON.
 
     Raises:
-        UserError: a key is missing or of another type, a number is not finite, an episode is there twice; the key is named.
+        UserError: a key is missing or has the wrong type, a number is not finite, or an episode occurs twice; the error names the
+            key.
     """
     if not isinstance(data, dict):
         raise UserError("not a JSON object", where)
     if "kind" not in data:
-        raise UserError("`kind` is missing", where, "a record says what it holds: " + ", ".join(KINDS))
+        raise UserError("`kind` is missing", where, "known: " + ", ".join(KINDS))
     if data["kind"] not in KINDS:
         raise UserError(f"unknown kind of record {data['kind']!r}", where, "known: " + ", ".join(KINDS))
-    if place := _infinite(data):
-        raise UserError(f"`{place}` is not a finite number", where, "JSON has null for what was not measured")
+    if key := _infinite_key(data):
+        raise UserError(f"`{key}` is not a finite number", where, "write null for a value that was not measured")
     lines = data.get("episodes")
     if not isinstance(lines, list):
         raise UserError("`episodes` is missing" if lines is None else "`episodes` is not a list", where)
@@ -181,7 +184,7 @@ def parse(data: Any, where: str) -> Record:
         episode = parse_episode(line, where, f"episodes[{number}]")
         if episode.key in first:
             raise UserError(
-                f"`episodes[{number}]` is episode {first[episode.key]} again ({episode})", where, "each episode counts once"
+                f"`episodes[{number}]` is episode {first[episode.key]} again ({episode})", where, "list each episode once"
             )
         if episode.success and episode.failure:
             raise UserError(f"`episodes[{number}]` is a success with failure {episode.failure!r}", where)
@@ -190,40 +193,51 @@ def parse(data: Any, where: str) -> Record:
     return _build(Record, {**data, "episodes": episodes}, "", where)
 
 
-def parse_episode(line: Any, where: str, place: str) -> EpisodeRecord:
-    """An episode from what JSON holds; UserError, which names the key at `place`, where it does not keep to the format."""
-    return _build(EpisodeRecord, line, place, where)
+def parse_episode(line: Json, where: str, prefix: str) -> EpisodeRecord:
+    """Makes an episode from parsed JSON.
+
+    Args:
+        where: the file, for errors.
+        prefix: where in the file the episode is; errors put it before the key.
+
+    Raises:
+        UserError: the line does not keep to the format.
+    """
+    if not isinstance(line, dict):
+        raise UserError(f"`{prefix}` is not an object", where)
+    return _build(EpisodeRecord, line, prefix, where)
 
 
-def _build(cls: type, data: Any, place: str, where: str) -> Any:
-    if not isinstance(data, dict):
-        raise UserError(f"`{place}` is not an object", where)
+T = TypeVar("T", Record, EpisodeRecord)
+
+
+def _build(cls: type[T], data: Mapping[str, Any], prefix: str, where: str) -> T:
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls) if f.name not in ("more", "source")]
     for name in names:
-        key = f"{place}.{name}" if place else name
+        key = f"{prefix}.{name}" if prefix else name
         if name not in data:
-            raise UserError(f"`{key}` is missing", where, f"needed: {', '.join(names)}")
+            raise UserError(f"`{key}` is missing", where, f"required keys: {', '.join(names)}")
         if not _fits(data[name], hints[name]):
             hint = hints[name].__name__ if isinstance(hints[name], type) else str(hints[name])
             raise UserError(f"`{key}` is {data[name]!r}, not {_TYPES.get(hint, hint)}", where)
         if name in ("suite_hash", "policy", "state") and not data[name]:
-            raise UserError(f"`{key}` is empty", where, "without it nobody can tell what was compared")
+            raise UserError(f"`{key}` is empty", where, "a comparison needs it")
     more = {key: value for key, value in data.items() if key not in names}
     return cls(**{name: data[name] for name in names}, more=more)
 
 
 _TYPES = {
-    "str": "text",
+    "str": "a string",
     "int": "an integer",
     "bool": "true or false",
-    "str | None": "text or null",
+    "str | None": "a string or null",
     "list[int]": "a list of integers",
-    "dict[str, str]": "an object of texts",
+    "dict[str, str]": "an object of strings",
 }
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(value: Json, hint: type | types.UnionType | types.GenericAlias) -> bool:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
         return any(_fits(value, one) for one in inner)
@@ -231,28 +245,20 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and all(_fits(v, inner[0]) for v in value)
     if origin is dict:
         return isinstance(value, dict) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
-    # Not isinstance: true is no integer here.
+    # Not isinstance: a bool would pass as an integer.
     return type(value) is hint
 
 
-def _infinite(value: Any, place: str = "") -> str:
-    """Where a number is that is not finite, "" for nowhere."""
+def _infinite_key(value: Json, key: str = "") -> str:
+    """Returns the key of a number that is not finite, "" if there is none."""
     if isinstance(value, float):
-        return "" if math.isfinite(value) else place
+        return "" if math.isfinite(value) else key
     if isinstance(value, dict):
-        return next((p for k, v in value.items() if (p := _infinite(v, f"{place}.{k}".lstrip(".")))), "")
+        return next((inner for k, v in value.items() if (inner := _infinite_key(v, f"{key}.{k}".lstrip(".")))), "")
     if isinstance(value, list):
-        return next((p for i, v in enumerate(value) if (p := _infinite(v, f"{place}[{i}]"))), "")
+        return next((inner for i, v in enumerate(value) if (inner := _infinite_key(v, f"{key}[{i}]"))), "")
     return ""
 
 
-def _null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _null(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_null(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _named(episode: EpisodeRecord) -> dict[str, Any]:
+def _fields(episode: EpisodeRecord) -> dict[str, Any]:
     return {f.name: getattr(episode, f.name) for f in dataclasses.fields(EpisodeRecord) if f.name != "more"}

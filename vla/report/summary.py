@@ -1,4 +1,4 @@
-"""What an evaluation's episodes come to: rates by task, variation and instruction, and whether the instruction was heard."""
+"""Summarises an evaluation's episodes: rates by task, variation and instruction, and use of the instruction."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from vla.report.records import EpisodeRecord
 
 
 def rates(episodes: Sequence[EpisodeRecord]) -> dict[str, dict[str, Any]]:
-    """Success, wrong object, execution and recognition with their 95 % Wilson intervals; recognition is of the executed; and
-    the share of episodes in which an answer of the policy was malformed."""
+    """Returns success, wrong object, execution, recognition and malformed answers as rates with 95 % Wilson intervals.
+
+    Recognition is a share of the executed episodes, every other rate a share of all episodes.
+    """
     n, executed = len(episodes), [e for e in episodes if e.executed]
     return {
         "success": wilson(sum(e.success for e in episodes), n).to_dict(),
@@ -27,16 +29,17 @@ def rates(episodes: Sequence[EpisodeRecord]) -> dict[str, dict[str, Any]]:
 
 
 def malformed(episodes: Iterable[EpisodeRecord]) -> float | None:
-    """Share of the steps at which the policy's answer was no whole chunk and the robot rested; None where nobody counted them."""
+    """Returns the share of steps at which the answer was malformed and the robot did not move; None if not counted."""
     counted = [e for e in episodes if "malformed" in e.more]
     steps = sum(e.steps for e in counted)
     return sum(e.malformed for e in counted) / steps if steps else None
 
 
 def language_use(episodes: Iterable[EpisodeRecord]) -> dict[str, Any] | None:
-    """Share doing A when A is asked for minus share doing A when B is, on the same scenes; None without such pairs.
+    """Returns the share doing A when asked for A minus the share doing A when asked for B, on the same scenes.
 
-    1 is a policy that always does what it is told, 0 one that ignores it. The interval is Newcombe's for paired shares.
+    1 means that the policy always follows the instruction, 0 that it ignores it. The interval is Newcombe's for paired shares.
+    None if no scene has both instructions.
     """
     by_scene: dict[tuple[str, str, int], dict[str, EpisodeRecord]] = {}
     for episode in episodes:
@@ -50,12 +53,12 @@ def language_use(episodes: Iterable[EpisodeRecord]) -> dict[str, Any] | None:
 
 
 def summarise(episodes: Sequence[EpisodeRecord]) -> dict[str, Any]:
-    """The `summary` of a record.
+    """Returns the `summary` of a record.
 
     Returns:
         "kinds": kind of instruction -> rates over all tasks and variations; "groups": for each (task, variation, kind) its rates
-        and "failures", class -> number; "malformed": share of all steps; "language_use": over everything and per (task,
-        variation), where both instructions ran.
+        and "failures", class -> number; "malformed": share of all steps; "language_use": over all episodes, and for each (task,
+        variation) in which both instructions ran.
     """
     kinds: dict[str, list[EpisodeRecord]] = {}
     groups: dict[tuple[str, str, str], list[EpisodeRecord]] = {}

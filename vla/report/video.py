@@ -1,4 +1,7 @@
-"""Frames to MP4 files that every browser plays; frames beside each other, words above them. Frames are uint8 [H, W, 3]."""
+"""Writes frames as MP4 files that every browser plays, arranges videos in a grid and adds captions.
+
+Frames are uint8 [H, W, 3].
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ OUTCOMES = {"success": (15, 118, 110), "failure": (180, 62, 35)}
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 10.0) -> Path:
-    """Writes H.264 in yuv420p, playable while it loads. Odd sides get one more row or column; a whole file or none is left.
+    """Writes H.264 in yuv420p, playable while it loads, atomically. Odd sides get one more row or column.
 
     Raises:
-        ValueError: no frames, frames of different sizes, or frames that are not uint8 [H, W, 3].
+        ValueError: there are no frames, their sizes differ, or they are not uint8 [H, W, 3].
     """
     import av
 
@@ -32,7 +35,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 10.
                 "libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "20", "preset": "fast"}
             )
             stream.pix_fmt = "yuv420p"
-            # One thread: the machine has other work, and equal frames give equal bytes.
+            # One thread makes equal frames give equal bytes, and leaves the cores to other work.
             stream.codec_context.thread_count = 1
             for frame in frames:
                 if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != (shape or frame.shape):
@@ -43,7 +46,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 10.
                 even = np.pad(frame, ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0)), mode="edge")
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), "rgb24")))
             if shape is None:
-                raise ValueError("a video of no frames")
+                raise ValueError("a video needs at least one frame")
             container.mux(stream.encode())
         unfinished.replace(path)
     finally:
@@ -52,7 +55,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 10.
 
 
 def read_video(path: str | Path) -> list[np.ndarray]:
-    """The frames of a video, uint8 [H, W, 3]."""
+    """Returns the frames of a video, uint8 [H, W, 3]."""
     import av
 
     with av.open(str(path)) as container:
@@ -60,7 +63,7 @@ def read_video(path: str | Path) -> list[np.ndarray]:
 
 
 def enlarge(frame: np.ndarray, side: int = 256) -> np.ndarray:
-    """The frame scaled up by a whole factor so that its height is at least about `side`; a large one is left as it is."""
+    """Returns the frame scaled up by an integer factor to a height of about `side`; a larger frame stays as it is."""
     factor = max(1, round(side / frame.shape[0]))
     if factor == 1:
         return frame
@@ -68,16 +71,16 @@ def enlarge(frame: np.ndarray, side: int = 256) -> np.ndarray:
 
 
 def caption(frame: np.ndarray, lines: Sequence[str], outcome: str = "", side: int = 256) -> np.ndarray:
-    """The frame, enlarged if small, with a band above it: the lines (the first strong), wrapped to the width.
+    """Returns the frame, enlarged if small, with a band of text above it, wrapped to the width.
 
     Args:
         frame: uint8 [H, W, 3].
-        lines: e.g. the instruction, then what came of it.
+        lines: the text, e.g. the instruction and then the outcome; the first line is emphasised.
         outcome: "success" or "failure" colours the last line and draws a rule in that colour; "" does neither.
         side: small frames are enlarged to about this height.
     """
-    picture = enlarge(frame, side)
-    width = picture.shape[1]
+    image = enlarge(frame, side)
+    width = image.shape[1]
     size = max(13, width // 20)
     margin, leading = size * 2 // 3, size * 4 // 3
     fonts = ImageFont.load_default(size), ImageFont.load_default(size - 1)
@@ -90,7 +93,7 @@ def caption(frame: np.ndarray, lines: Sequence[str], outcome: str = "", side: in
         draw.text((margin, margin + k * leading), row, fill=colour, font=fonts[min(i, 1)], anchor="la")
     if outcome in OUTCOMES:
         draw.rectangle((0, band.height - 3, width, band.height), fill=OUTCOMES[outcome])
-    return np.concatenate([np.asarray(band), picture])
+    return np.concatenate([np.asarray(band), image])
 
 
 def _wrap(line: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
@@ -105,11 +108,11 @@ def _wrap(line: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: 
 
 
 def grid(videos: Sequence[Sequence[np.ndarray]], columns: int = 0, gap: int = 8) -> list[np.ndarray]:
-    """Videos beside each other as one; a short one keeps its last frame, a small one stands at the bottom of its cell.
+    """Joins videos into one, arranged in a grid. A short one keeps its last frame; a small one stands at the bottom of its cell.
 
     Args:
-        videos: each a list of uint8 frames of one size; sizes may differ between videos.
-        columns: 0 is a square arrangement.
+        videos: lists of uint8 frames; sizes may differ between videos.
+        columns: number of columns; 0 makes the grid about square.
         gap: white pixels between cells.
     """
     columns = min(len(videos), columns or int(np.ceil(np.sqrt(len(videos)))))
@@ -121,7 +124,7 @@ def grid(videos: Sequence[Sequence[np.ndarray]], columns: int = 0, gap: int = 8)
         for i, video in enumerate(videos):
             frame = video[min(t, len(video) - 1)]
             top, left = i // columns * (height + gap), i % columns * (width + gap)
-            # Bottom-aligned: captions of different heights leave the pictures on one line.
+            # Bottom-aligned: captions of different heights leave the images on one line.
             start = top + height - frame.shape[0]
             canvas[start : top + height, left : left + frame.shape[1]] = frame
         frames.append(canvas.copy())
@@ -129,5 +132,5 @@ def grid(videos: Sequence[Sequence[np.ndarray]], columns: int = 0, gap: int = 8)
 
 
 def side_by_side(left: Sequence[np.ndarray], right: Sequence[np.ndarray], gap: int = 8) -> list[np.ndarray]:
-    """Two videos as one."""
+    """Joins two videos into one."""
     return grid([left, right], columns=2, gap=gap)

@@ -1,4 +1,4 @@
-"""A comparison in words and plain tables, the same on the terminal and on the page."""
+"""Puts a comparison into sentences and plain tables, the same ones on the terminal and on the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vla.report.intervals import Rate, percent
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of cells under a header; the note says how to read it."""
+    """Rows of cells under a header; the note explains the columns."""
 
     title: str
     note: str
@@ -20,7 +20,7 @@ class Table:
 
 
 def verdict(c: Comparison) -> str:
-    """One sentence: the ranking as far as the data allow one, or that they allow none."""
+    """Returns one sentence: the ranking as far as the data support one, or that they support none."""
     names = [name for tier in c.ranking for name in tier]
     if len(c.ranking) == 1:
         return (
@@ -28,107 +28,110 @@ def verdict(c: Comparison) -> str:
         )
     if len(names) == 2:
         return f"{names[0]} is better than {names[1]}"
-    return "Ranking: " + "; ".join(f"{place}. {_and(tier)}" for place, tier in enumerate(c.ranking, 1))
+    return "Ranking: " + "; ".join(f"{rank}. {_and(tier)}" for rank, tier in enumerate(c.ranking, 1))
 
 
 def sentences(c: Comparison) -> list[str]:
-    """What else there is to say, most important first."""
-    said = []
+    """Returns the findings beside the verdict, most important first."""
+    findings = []
     level = level_of(c)
     if len(c.pairs) == 1:
         (p,) = c.pairs
-        said.append(
+        findings.append(
             f"{p.first} minus {p.second}: {points(p.difference)} points ({level} % interval {span(p.difference)}). "
-            f"Of {p.counts.n} episodes only {p.first} succeeded in {p.counts.first}, only {p.second} in {p.counts.second}: "
-            f"p {_p(p.p)} (McNemar, exact)."
+            f"Of {p.counts.n} episodes, only {p.first} succeeded in {p.counts.first} and only {p.second} in {p.counts.second}; "
+            f"p {_p(p.p)} (McNemar's exact test)."
         )
         if not p.separated and p.difference.low * p.difference.high > 0:
-            said.append("The interval leaves zero out, but the exact test, which decides, does not reject that they are equal.")
-        said += [_more(p), _stop(p)]
+            findings.append("The interval excludes zero, but the exact test, which decides, does not reject equal rates.")
+        findings += [_more_episodes(p), _early_stop(p)]
     else:
-        said += _within_tiers(c)
-        said.append(
-            f"All {len(c.pairs)} pairs were tested (McNemar, exact, Holm's correction); policies that share a letter are not "
-            "separated."
+        findings += _within_tiers(c)
+        findings.append(
+            f"All {len(c.pairs)} pairs were tested (McNemar's exact test with Holm's correction); policies that share a letter "
+            "are not separated."
         )
-    said.append(
-        "The p-value of McNemar's test holds for a number of episodes that was fixed beforehand; whoever looks on the way and "
-        "stops when it suits needs the always-valid one."
+    findings.append(
+        "McNemar's p-value is valid only if the number of episodes was fixed in advance; to look at the results and stop early, "
+        "use the always-valid p-value."
     )
     if c.instruction != "correct":
-        said.append(f"There are no episodes with the correct instruction; compared are those with kind {c.instruction!r}.")
-    left = [f"{p.left_out} of {p.name}" for p in c.policies if p.left_out]
-    if left:
-        said.append(f"Episodes left out, because not every record has them: {_and(left)}.")
-    rested = [f"{100 * p.malformed:.2g} % of the steps of {p.name}" for p in c.policies if p.malformed]
-    if rested:
-        said.append(f"Answers that were no whole chunk of actions, at which the robot rested: {_and(rested)}.")
-    return [sentence for sentence in said + _differing(c) if sentence]
+        findings.append(
+            f"There are no episodes with the correct instruction; the comparison uses those with the {c.instruction!r} one."
+        )
+    left_out = [f"{p.left_out} of {p.name}" for p in c.policies if p.left_out]
+    if left_out:
+        findings.append(f"Episodes left out because not every record has them: {_and(left_out)}.")
+    malformed = [f"{100 * p.malformed:.2g} % of the steps of {p.name}" for p in c.policies if p.malformed]
+    if malformed:
+        findings.append(f"Malformed answers, at which the robot did not move: {_and(malformed)}.")
+    return [sentence for sentence in findings + _differing(c) if sentence]
 
 
-def _more(p: PairResult) -> str:
+def _more_episodes(p: PairResult) -> str:
     if p.separated:
         return ""
     if p.more_episodes is None:
-        return f"Both succeeded in {p.counts.both + p.counts.first}: at equal rates no number of episodes separates them."
+        successes = p.counts.both + p.counts.first
+        return f"Each succeeded in {successes} episodes: at equal rates, no number of episodes separates them."
     return (
-        f"About {p.more_episodes:,} more episodes would be needed to separate the two with 80 % power, if their rates are "
-        "what was seen here."
+        f"About {p.more_episodes:,} more episodes would be needed to separate the two with 80 % power, if their true rates are "
+        "those observed here."
     )
 
 
-def _stop(p: PairResult) -> str:
+def _early_stop(p: PairResult) -> str:
     p_value = f"(always-valid p {_p(p.sequential.p)})"
     if p.sequential.stop is None:
         return f"A test after every episode would not have stopped yet {p_value}."
-    but = "" if p.separated else "; the verdict above is McNemar's, on all of them"
-    return f"A test after every episode could have stopped after {p.sequential.stop} of {p.counts.n} {p_value}{but}."
+    caveat = "" if p.separated else "; the verdict above is that of McNemar's test on all episodes"
+    return f"A test after every episode could have stopped after {p.sequential.stop} of {p.counts.n} {p_value}{caveat}."
 
 
 def _within_tiers(c: Comparison) -> list[str]:
-    """Who is separated although no ranking follows."""
-    tier_of = {name: place for place, tier in enumerate(c.ranking) for name in tier}
+    """Names the policies that are separated although no ranking follows."""
+    tier_of = {name: rank for rank, tier in enumerate(c.ranking) for name in tier}
     pairs = [(p.first, p.second) if p.difference.rate > 0 else (p.second, p.first) for p in c.pairs if p.separated]
     inner = [f"{one} is better than {two}" for one, two in pairs if tier_of[one] == tier_of[two]]
     if not inner:
         several = any(len(tier) > 1 for tier in c.ranking)
-        return ["Policies named together are not separated."] if several and len(c.ranking) > 1 else []
+        return ["Policies that share a rank are not separated."] if several and len(c.ranking) > 1 else []
     return [f"Separated, although no ranking follows from it: {_and(inner)}."]
 
 
 def _differing(c: Comparison) -> list[str]:
-    """Versions and batch shapes that differ between the records."""
-    said = []
+    """Names the versions and batch shapes that differ between the records."""
+    differences = []
     for package in dict.fromkeys(name for p in c.policies for name in p.versions):
-        found = [p.versions.get(package, "none") for p in c.policies]
-        if len(set(found)) > 1:
-            said.append(f"{package} {_and(list(dict.fromkeys(found)))}")
+        versions = [p.versions.get(package, "none") for p in c.policies]
+        if len(set(versions)) > 1:
+            differences.append(f"{package} {_and(list(dict.fromkeys(versions)))}")
     shapes = [str(p.batch) for p in c.policies]
     if len(set(shapes)) > 1:
-        said.append(f"batch shape {_and(list(dict.fromkeys(shapes)))}")
-    return [f"The records differ in: {'; '.join(said)}."] if said else []
+        differences.append(f"batch shape {_and(list(dict.fromkeys(shapes)))}")
+    return [f"The records differ in: {'; '.join(differences)}."] if differences else []
 
 
 def tables(c: Comparison) -> list[Table]:
-    """All tables that have something to say."""
+    """Returns the tables that have rows: policies, differences, failures, and the parts of the suite."""
     level = level_of(c)
     best_first = sorted(c.policies, key=lambda p: -p.success.rate)
-    answer = [
+    result = [
         Table(
             "Policies",
-            f"Success with its {level} % Wilson interval. Policies that share a letter are not separated.",
+            f"Success rate with its {level} % Wilson interval. Policies that share a letter are not separated.",
             ["policy", "letters", "episodes", "success"],
             [[p.name, p.letters, str(p.success.n), rate(p.success)] for p in best_first],
         )
     ]
     several = len(c.pairs) > 1
-    answer.append(
+    result.append(
         Table(
             "Differences",
-            f"In points, with Newcombe's {level} % interval for paired rates. Only one succeeds: in how many episodes. "
-            f"p: McNemar, exact{', Holm-corrected' if several else ''}. "
-            "More: episodes to separate the two with 80 % power at the observed rates.",
-            ["first – second", "points", "only one succeeds", "p", "always-valid p", "could stop after", "more"],
+            f"In percentage points, with Newcombe's {level} % interval for paired rates. Only one succeeds: numbers of episodes "
+            f"in which only the first, and only the second, succeeded. p: McNemar's exact test{', Holm-corrected' * several}. "
+            "More needed: further episodes to separate the two with 80 % power at the observed rates.",
+            ["first – second", "points", "only one succeeds", "p", "always-valid p", "could stop after", "more needed"],
             [
                 [
                     f"{p.first} – {p.second}",
@@ -148,14 +151,14 @@ def tables(c: Comparison) -> list[Table]:
     )
     if failures:
         rows = [[failure, *(str(p.failures.get(failure, 0)) for p in c.policies)] for failure in failures]
-        answer.append(Table("Failures", "Episodes by class of failure.", ["failure", *(p.name for p in c.policies)], rows))
+        result.append(Table("Failures", "Failed episodes by class of failure.", ["failure", *(p.name for p in c.policies)], rows))
     if len(c.groups["task"]) > 1:
-        answer.append(_group_table("By task", c, c.groups["task"]))
+        result.append(_group_table("By task", c, c.groups["task"]))
     if len(c.groups["variation"]) > len(c.groups["task"]):
-        answer.append(_group_table("By variation", c, c.groups["variation"]))
+        result.append(_group_table("By variation", c, c.groups["variation"]))
     if len(c.groups["instruction"]) > 1:
-        answer.append(_group_table("By instruction", c, c.groups["instruction"]))
-    return answer
+        result.append(_group_table("By instruction", c, c.groups["instruction"]))
+    return result
 
 
 def _group_table(title: str, c: Comparison, groups: Sequence[Group]) -> Table:
@@ -166,12 +169,12 @@ def _group_table(title: str, c: Comparison, groups: Sequence[Group]) -> Table:
         for row, group in zip(rows, groups, strict=True):
             assert group.difference is not None
             row.append(f"{points(group.difference)} ({span(group.difference)})")
-    note = f"{level_of(c)} % intervals of each row by itself: of many rows some differ by chance."
+    note = f"Each row has its own {level_of(c)} % interval; of many rows, some differ by chance."
     return Table(title, note, header, rows)
 
 
 def text(c: Comparison) -> str:
-    """The whole comparison for a terminal."""
+    """Returns the whole comparison as text for a terminal."""
     head = (
         f"{c.suite} ({c.suite_hash[:12]}): {c.episodes} paired episodes, {c.instruction} instruction, {level_of(c)} % intervals"
     )
@@ -180,7 +183,7 @@ def text(c: Comparison) -> str:
 
 
 def aligned(table: Table) -> str:
-    """The table in columns of equal width, the first to the left and the others to the right."""
+    """Returns the table as text in aligned columns: the first to the left, the others to the right."""
     lines = [table.header, *table.rows]
     widths = [max(len(line[k]) for line in lines) for k in range(len(table.header))]
     return "\n".join(
@@ -190,27 +193,27 @@ def aligned(table: Table) -> str:
 
 
 def level_of(c: Comparison) -> str:
-    """The level of the intervals in per cent."""
+    """Returns the level of the intervals in per cent."""
     return f"{100 * (1 - c.alpha):g}"
 
 
 def rate(r: Rate) -> str:
-    """A rate with its interval in per cent."""
+    """Returns a rate with its interval in per cent."""
     return f"{percent(r.rate)} % ({percent(r.low)} to {percent(r.high)})"
 
 
 def points(difference: Rate) -> str:
-    """A difference in points, with its sign."""
+    """Returns a difference in percentage points, with its sign."""
     return _signed(difference.rate)
 
 
 def span(difference: Rate) -> str:
-    """The interval of a difference in points."""
+    """Returns the interval of a difference in percentage points."""
     return f"{_signed(difference.low)} to {_signed(difference.high)}"
 
 
 def _signed(share: float) -> str:
-    # The sum makes -0.0 a 0.0, which has no sign.
+    # Adding 0.0 turns -0.0 into 0.0.
     shown = f"{round(100 * share, 1) + 0.0:+.1f}"
     return "0.0" if shown == "+0.0" else shown
 

@@ -1,1 +1,1 @@
-"""Policies that learn by reward or from demonstrations: a run (`runs`) is a learner, a policy and its environments."""
+"""Trains policies by reinforcement learning or from demonstrations: a run combines a learner, a policy and environments."""

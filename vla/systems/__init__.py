@@ -1,1 +1,1 @@
-"""The systems of the literature, a folder each: a recipe and what is peculiar to it. They never import one another."""
+"""Systems from the literature, one folder each: a recipe and the code specific to it. They never import one another."""

@@ -46,7 +46,7 @@ class Counter(gymnasium.Env):
 
 def test_an_environment_is_found_by_the_start_of_its_name():
     assert environment_class("BabyAI-GoToObj-v0") is BabyAI
-    with pytest.raises(UserError, match="begins with BabyAI- or tabletop/"):
+    with pytest.raises(UserError, match="names begin with BabyAI- or tabletop/"):
         environment_class("CartPole-v1")
 
 
@@ -54,11 +54,11 @@ def test_another_environment_is_one_entry_and_is_seen_as_wished(monkeypatch):
     monkeypatch.setitem(sys.modules, "counting", types.SimpleNamespace(Counter=Counter))
     monkeypatch.setitem(registry.ENVIRONMENTS, "mine/", "counting:Counter")
     environments = make_vec_env(EnvironmentOptions("mine/counter", 2))
-    seen = EnvironmentObservation(["pixels"]).wrap(environments, None, Counter.fields)
-    assert set(seen.observation_space.spaces) == {"front", "state"} == set(seen.reset())
+    wrapped = EnvironmentObservation(["pixels"]).wrap(environments, None, Counter.fields)
+    assert set(wrapped.observation_space.spaces) == {"front", "state"} == set(wrapped.reset())
     assert environments.reset_infos[0]["fields"]["instruction"] == "counter"
     for _ in range(3):
-        observations, _, dones, infos = seen.step(np.array([0, 0]))
+        observations, _, dones, infos = wrapped.step(np.array([0, 0]))
     assert dones.all() and set(observations) == {"front", "state"} and not observations["state"].any()
     assert set(infos[0]["terminal_observation"]) == {"front", "state"} and infos[0]["terminal_observation"]["state"] == 3
     with pytest.raises(UserError, match="no oracle"):

@@ -45,17 +45,17 @@ def observation(vlm, observe):
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_the_policy_acts_as_the_trained_head(vlm, tmp_path, algorithm, observe):
     chosen, mix, represent = observation(vlm, observe), 1, None
-    seen = {"state": spaces.Box(-4, 4, (NUMBERS,), np.float32)}
+    observation_spaces = {"state": spaces.Box(-4, 4, (NUMBERS,), np.float32)}
     if "states" in observe:
         made = PromptableRepresentation(*load_frozen(str(vlm)), PromptTemplate(chosen.prompt), chosen.representation)
         represent, mix = CachedRepresentation(made), len(made.layers)
-        seen["tokens"] = spaces.Box(-np.inf, np.inf, made.shape, np.float32)
-        seen["padding"] = spaces.Box(0, 1, made.shape[:1], np.uint8)
+        observation_spaces["tokens"] = spaces.Box(-np.inf, np.inf, made.shape, np.float32)
+        observation_spaces["padding"] = spaces.Box(0, 1, made.shape[:1], np.uint8)
     if "pixels" in observe:
-        seen |= {camera.name: spaces.Box(0, 255, (3, 64, 64), np.uint8) for camera in EMBODIMENT.cameras}
+        observation_spaces |= {camera.name: spaces.Box(0, 255, (3, 64, 64), np.uint8) for camera in EMBODIMENT.cameras}
     torch.manual_seed(1)
     kind = MultiInputActorCriticPolicy if algorithm == "ppo" else SACPolicy
-    whole = spaces.Dict(seen)
+    whole = spaces.Dict(observation_spaces)
     policy = kind(whole, spaces.Box(-1, 1, (5,), np.float32), lambda _: 0.0, **sb3_policy(POLICY, mix))
     policy.set_training_mode(False)
     with torch.no_grad():
@@ -66,22 +66,22 @@ def test_the_policy_acts_as_the_trained_head(vlm, tmp_path, algorithm, observe):
 
     rng = np.random.default_rng(0)
     for goal in ("red cube", "green cylinder"):
-        pictures = {camera.name: rng.integers(0, 255, (64, 64, 3), np.uint8) for camera in EMBODIMENT.cameras}
+        images = {camera.name: rng.integers(0, 255, (64, 64, 3), np.uint8) for camera in EMBODIMENT.cameras}
         state = rng.uniform(EMBODIMENT.state.low, EMBODIMENT.state.high)
-        found = acting.act([Observation("0", pictures, state, f"Lift the {goal}.")])[0].actions
-        told = [word in goal.split() for word in VOCABULARY.words]
-        given = {"state": np.array([[*state, *told]], np.float32)}
-        given |= {name: np.moveaxis(picture, -1, 0)[None] for name, picture in pictures.items() if "pixels" in observe}
+        actions = acting.act([Observation("0", images, state, f"Lift the {goal}.")])[0].actions
+        words = [word in goal.split() for word in VOCABULARY.words]
+        given = {"state": np.array([[*state, *words]], np.float32)}
+        given |= {name: np.moveaxis(image, -1, 0)[None] for name, image in images.items() if "pixels" in observe}
         if represent is not None:
-            states = represent([list(pictures.values())], [{"object": goal}])
+            states = represent([list(images.values())], [{"object": goal}])
             given |= {"tokens": states.tokens.float().numpy(), "padding": states.padding.numpy().astype(np.uint8)}
         expected = SCALER.inverse(act(policy, given))
-        assert found.shape == (1, 7) and np.allclose(found, expected, atol=1e-4)
+        assert actions.shape == (1, 7) and np.allclose(actions, expected, atol=1e-4)
     assert PolicyContract.load(tmp_path / "export").chunk == 1
 
 
 @pytest.mark.parametrize(
-    ("environment", "observe", "said"),
+    ("environment", "observe", "reason"),
     [
         ("BabyAI-GoToLocal-v0", ["pixels"], "BabyAI-GoToLocal-v0"),
         ("tabletop/push", ["pixels"], "more than the goal"),
@@ -89,9 +89,9 @@ def test_the_policy_acts_as_the_trained_head(vlm, tmp_path, algorithm, observe):
         ("tabletop/lift", ["pixels"], ""),
     ],
 )
-def test_it_is_said_why_a_head_cannot_drive_the_robot(environment, observe, said):
+def test_it_is_said_why_a_head_cannot_drive_the_robot(environment, observe, reason):
     why = unfit(environment, EnvironmentObservation(observe), None)
-    assert said in why and bool(said) == bool(why)
+    assert reason in why and bool(reason) == bool(why)
 
 
 def test_a_head_of_babyai_is_refused_by_name(tmp_path):

@@ -123,8 +123,8 @@ def test_overlays_merge_and_what_comes_later_wins(tmp_path):
     assert options.to_dict() == {**base, **changes, **named}
 
 
-@pytest.mark.parametrize(("text", "said"), [("- 1", "it holds no names"), ("a: [", "no configuration")])
-def test_what_is_no_configuration_is_said(tmp_path, text, said):
+@pytest.mark.parametrize(("text", "message"), [("- 1", "it is not a mapping"), ("a: [", "not a configuration")])
+def test_what_is_not_a_configuration_is_refused(tmp_path, text, message):
     (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_options(["-c", str(tmp_path / "bad.yaml")])

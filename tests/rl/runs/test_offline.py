@@ -52,11 +52,11 @@ def run(options):
 def observations():
     rng = np.random.default_rng(1)
 
-    def pictures():
+    def images():
         return {c.name: rng.integers(0, 255, (64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
 
-    said = ("lift the red cube", "Lift the blue cube.", "")
-    return [Observation(str(i), pictures(), np.array([0.0, 0, 0.1, 0, 0.04]), text) for i, text in enumerate(said)]
+    instructions = ("lift the red cube", "Lift the blue cube.", "")
+    return [Observation(str(i), images(), np.array([0.0, 0, 0.1, 0, 0.04]), text) for i, text in enumerate(instructions)]
 
 
 def weights(folder):
@@ -66,16 +66,16 @@ def weights(folder):
 def test_a_run_learns_and_says_how_well(options, run):
     logged = read_metrics(options.out)
     assert logged["train/loss"][1][-1] < logged["train/loss"][1][0] and logged["cache/rate"][1][-1] > 0.5
-    assert "held-out difference" in run and len(logged["val/action_l1"][0]) == 2
+    assert "held-out error" in run and len(logged["val/action_l1"][0]) == 2
 
 
 @pytest.mark.parametrize("algorithm", ["bc", "iql"])
 def test_a_resumed_run_is_an_uninterrupted_one(options, tmp_path, changed, algorithm):
     whole = changed(options, out=str(tmp_path / "whole"), learner__name=algorithm, budget=BudgetOptions(8, 4))
-    half = dataclasses.replace(whole, out=str(tmp_path / "half")).lasting(4)
+    half = dataclasses.replace(whole, out=str(tmp_path / "half")).with_steps(4)
     fit(whole)
     fit(half)
-    fit(half.lasting(8))
+    fit(half.with_steps(8))
     one, two = weights(whole.out), weights(half.out)
     assert one["steps"] == two["steps"] == 8 and one["held_out"] == two["held_out"]
     assert all(torch.equal(one["networks"][name], two["networks"][name]) for name in one["networks"])
@@ -96,13 +96,13 @@ def test_it_acts_as_it_was_trained(options, run):
     """On a step of the data, the policy writes what the trained head does."""
     policy = load_policy(f"{options.out}/export", batch=1)
     sample = Demonstrations(options.learner.data, 2).source.sample(3, np.random.default_rng(0))
-    found = policy.act([Observation("0", sample.images, sample.state, sample.instruction)])[0].actions
+    actions = policy.act([Observation("0", sample.images, sample.state, sample.instruction)])[0].actions
     policy.head.load_state_dict(
         {name.removeprefix("actor."): value for name, value in weights(options.out)["networks"].items() if "actor." in name}
     )
     again = policy.act([Observation("0", sample.images, sample.state, sample.instruction)])[0].actions
-    assert np.array_equal(found, again)
-    assert np.abs(found - sample.actions[:2]).mean() < np.abs(found - sample.actions[:2][:, ::-1]).mean()
+    assert np.array_equal(actions, again)
+    assert np.abs(actions - sample.actions[:2]).mean() < np.abs(actions - sample.actions[:2][:, ::-1]).mean()
 
 
 def test_a_network_from_scratch_needs_no_model(options, tmp_path, observations):
@@ -115,19 +115,19 @@ def test_a_network_from_scratch_needs_no_model(options, tmp_path, observations):
 
 def test_other_weights_than_those_it_was_trained_on_are_refused(options, run, vlm, tmp_path):
     folder = shutil.copytree(f"{options.out}/export", tmp_path / "export")
-    said = json.loads((folder / "rl.json").read_text())
-    (folder / "rl.json").write_text(json.dumps({**said, "random": 3}))
+    content = json.loads((folder / "rl.json").read_text())
+    (folder / "rl.json").write_text(json.dumps({**content, "random": 3}))
     with pytest.raises(ContractMismatch, match="has weights"):
         load_policy(str(folder))
-    (folder / "rl.json").write_text(json.dumps({**said, "head": {}}))
+    (folder / "rl.json").write_text(json.dumps({**content, "head": {}}))
     with pytest.raises(UserError, match="no export of a head"):
         load_policy(str(folder))
 
 
 def test_a_head_whose_model_reads_otherwise_says_so(options, run, tmp_path):
     folder = shutil.copytree(f"{options.out}/export", tmp_path / "export")
-    said = json.loads((folder / "rl.json").read_text())
-    (folder / "rl.json").write_text(json.dumps({**said, "reads": "other"}))
+    content = json.loads((folder / "rl.json").read_text())
+    (folder / "rl.json").write_text(json.dumps({**content, "reads": "other"}))
     with pytest.warns(UserWarning, match="not as they were when the head was trained"):
         load_policy(str(folder))
 
@@ -140,19 +140,19 @@ def test_a_call_takes_the_smallest_shape_that_holds_it(options, run, observation
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"learner__arguments": {"batch": 0}}, "positive numbers"),
-        ({"learner__arguments": {"batch": "many"}}, "positive numbers"),
-        ({"learner__arguments": {"learning_rate": -1}}, "positive numbers"),
+        ({"learner__arguments": {"batch": 0}}, "must be positive"),
+        ({"learner__arguments": {"batch": "many"}}, "must be positive"),
+        ({"learner__arguments": {"learning_rate": -1}}, "must be positive"),
         ({"learner__name": "iql", "learner__arguments": {"expectile": 3}}, "expectile"),
         ({"observation": EnvironmentObservation(["oracle"])}, "oracle is not recorded"),
         ({"observation__prompt": "{shape}?"}, "unknown field"),
         ({"learner__arguments": {"n_steps": 3}}, "its arguments are batch"),
     ],
 )
-def test_contradictions_are_refused(options, tmp_path, changed, change, said):
-    with pytest.raises(UserError, match=said):
+def test_contradictions_are_refused(options, tmp_path, changed, change, message):
+    with pytest.raises(UserError, match=message):
         fit(changed(options, out=str(tmp_path), **change))
 
 

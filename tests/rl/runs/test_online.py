@@ -64,9 +64,9 @@ def test_a_run_leaves_curve_logs_checkpoint_and_export(options, run):
 
 
 def test_a_resumed_run_is_an_uninterrupted_one(options, run, tmp_path):
-    half = dataclasses.replace(options, out=str(tmp_path / "half")).lasting(32)
+    half = dataclasses.replace(options, out=str(tmp_path / "half")).with_steps(32)
     fit(half)
-    resumed = fit(half.lasting(64)).record
+    resumed = fit(half.with_steps(64)).record
     whole, again = weights(options.out), weights(half.out)
     assert whole["steps"] == again["steps"] == 64 and (resumed.ends, resumed.success) == (run.ends, run.success)
     assert all(torch.equal(whole["policy"][name], again["policy"][name]) for name in whole["policy"])
@@ -88,7 +88,7 @@ def test_a_run_that_was_killed_while_it_wrote_is_finished(options, run, tmp_path
     assert fit(done).record.ends == run.ends and (tmp_path / "run/export/rl.json").is_file() and record.is_file()
     record.write_text(json.dumps({**json.loads(record.read_text()), "steps": 32}))
     assert fit(done).record.steps == 64 == load_run(done.out).steps
-    assert fit(done.lasting(8)).record.steps == 64
+    assert fit(done.with_steps(8)).record.steps == 64
 
 
 def test_a_run_does_not_go_on_with_another_model(options, run, vlm, tmp_path, changed):
@@ -97,7 +97,7 @@ def test_a_run_does_not_go_on_with_another_model(options, run, vlm, tmp_path, ch
     fit(mine)
     change_weights(model)
     with pytest.raises(UserError, match="another model"):
-        fit(mine.lasting(64))
+        fit(mine.with_steps(64))
 
 
 def change_weights(folder):
@@ -109,29 +109,29 @@ def change_weights(folder):
 
 
 def test_the_export_acts_as_the_trained_head(options, run, tmp_path):
-    policy, said = read_agent(f"{options.out}/export")
-    assert said["options"] == options.to_dict() and said["kind"] == "pr2l" and said["representation"]["tokens"] == 2
+    policy, content = read_agent(f"{options.out}/export")
+    assert content["options"] == options.to_dict() and content["kind"] == "pr2l" and content["representation"]["tokens"] == 2
     training = Online(dataclasses.replace(options, out=str(tmp_path)), options.observation.open(), Stopwatch())
     training.begin(None)
     environments, agent = training.environments, training.learner.agent
     agent.policy.load_state_dict(weights(options.out)["policy"])
     environments.seed(5)
-    seen = environments.reset()
+    observations = environments.reset()
     for _ in range(5):
-        expected, _ = agent.predict(seen, deterministic=True)
-        found = act(policy, seen)
-        assert np.array_equal(found, expected)
-        seen = environments.step(found)[0]
+        expected, _ = agent.predict(observations, deterministic=True)
+        actions = act(policy, observations)
+        assert np.array_equal(actions, expected)
+        observations = environments.step(actions)[0]
     environments.close()
 
 
 def test_a_damaged_export_is_named(options, run, tmp_path):
     folder = shutil.copytree(f"{options.out}/export", tmp_path / "export")
     (folder / "policy.safetensors").write_bytes(b"123")
-    with pytest.raises(UserError, match="no export of an RL head"):
+    with pytest.raises(UserError, match="not an export of an RL head"):
         read_agent(folder)
     (folder / "rl.json").write_text(json.dumps({"kind": "pr2l"}))
-    with pytest.raises(UserError, match="no export of an RL head"):
+    with pytest.raises(UserError, match="not an export of an RL head"):
         read_agent(folder)
 
 
@@ -151,7 +151,7 @@ def test_a_damaged_checkpoint_is_named(options, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"observation__vlm": ""}, "no model is named"),
         ({"learner": LearnerOptions("sac")}, "Discrete"),
@@ -161,8 +161,8 @@ def test_a_damaged_checkpoint_is_named(options, run, tmp_path):
         ({"environment__name": "CartPole-v1"}, "no environment 'CartPole-v1'"),
     ],
 )
-def test_contradictions_are_refused(options, change, said, tmp_path, changed):
-    with pytest.raises(UserError, match=said):
+def test_contradictions_are_refused(options, change, message, tmp_path, changed):
+    with pytest.raises(UserError, match=message):
         fit(changed(options, out=str(tmp_path), **change))
 
 

@@ -48,23 +48,23 @@ def test_options_from_before_a_statistic_could_be_chosen_stay_the_same():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: PoolerOptions(width=0), "pooler"),
         (lambda: PoolerOptions(out=0), "pooler"),
-        (lambda: PolicyOptions(net=[0]), "no layer empty"),
-        (lambda: PolicyOptions(chunk=0), "chunks of one"),
+        (lambda: PolicyOptions(net=[0]), "give positive numbers"),
+        (lambda: PolicyOptions(chunk=0), "chunk 0 and net"),
         (lambda: CacheOptions(memory_mb=-1), "cache"),
         (lambda: BudgetOptions(steps=0), "positive numbers"),
-        (lambda: EnvironmentOptions(count=0), "one at least"),
+        (lambda: EnvironmentOptions(count=0), "give at least 1"),
         (lambda: LearnerOptions("fly"), "one of ppo, sac, bc, iql"),
         (lambda: LearnerOptions("bc"), "bc and iql learn from data"),
         (lambda: LearnerOptions("ppo", data="runs/data"), "ppo and sac in an environment"),
         (lambda: PromptedObservation(random=-5), "a seed of 0 or more"),
-        (lambda: PromptedObservation(observe=["answer"], representation=Settings(tokens=0)), "none is written"),
-        (lambda: RunOptions("", seed=-1), "seed is 0 or more"),
+        (lambda: PromptedObservation(observe=["answer"], representation=Settings(tokens=0)), "none is generated"),
+        (lambda: RunOptions("", seed=-1), "give a seed of 0 or more"),
     ],
 )
-def test_what_contradicts_itself_is_refused(make, said):
-    with pytest.raises(UserError, match=said):
+def test_what_contradicts_itself_is_refused(make, message):
+    with pytest.raises(UserError, match=message):
         make()

@@ -15,16 +15,16 @@ from vla.systems.pr2l.probing import draw_frames
 def test_questions_are_a_data_set_with_true_answers(tmp_path):
     collect_questions(str(tmp_path), 30, 10)
     source, alone = (QuestionSource(tmp_path / name) for name in ("questions", "alone"))
-    asked = [q for i in range(len(source)) for q in source.questions(i)]
-    assert {q["type"] for q in asked} == set(WORDINGS)
-    present = [q["answer"] for q in asked if q["type"] == "present"]
+    questions = [q for i in range(len(source)) for q in source.questions(i)]
+    assert {q["type"] for q in questions} == set(WORDINGS)
+    present = [q["answer"] for q in questions if q["type"] == "present"]
     assert present.count("yes") == present.count("no")
-    assert all(q["answer"] in COUNTS for q in asked if q["type"] == "count")
-    assert all(0 < c < 7 / 8 for q in asked if q["type"] == "where" and q["answer"] != "nowhere" for c in q["answer"][0])
-    told = {q["type"]: q["answer"] for q in source.questions(0)}
-    places = [q["answer"] for q in source.questions(0) if q["type"] == "where"]
-    assert places.count("nowhere") == 2 and all(place[0] in told["list"] for place in places if place != "nowhere")
-    assert len(told["list"]) // 2 == COUNTS.index(told["count"])
+    assert all(q["answer"] in COUNTS for q in questions if q["type"] == "count")
+    assert all(0 < c < 7 / 8 for q in questions if q["type"] == "where" and q["answer"] != "nowhere" for c in q["answer"][0])
+    answers = {q["type"]: q["answer"] for q in source.questions(0)}
+    points = [q["answer"] for q in source.questions(0) if q["type"] == "where"]
+    assert points.count("nowhere") == 2 and all(point[0] in answers["list"] for point in points if point != "nowhere")
+    assert len(answers["list"]) // 2 == COUNTS.index(answers["count"])
     assert {q["answer"] for i in range(len(alone)) for q in alone.questions(i) if q["type"] == "count"} <= {"zero", "one"}
     model, processor = load_vlm(tmp_path / "start")
     assert processor.image_tokens == [64] and source.pictures(0)["front"].shape == (64, 64, 3)

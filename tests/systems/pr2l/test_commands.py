@@ -32,14 +32,14 @@ def test_a_run_from_the_command_line(vlm, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["rl", "fly"], "one of fit, probe, table, questions"),
         (["rl", "fit", "-c", "configs/rl/none.yaml"], "configs/rl/prompts/babyai/task.yaml"),
     ],
 )
-def test_mistakes_are_said(arguments, said, capsys):
-    assert cli.main(arguments) == 2 and said in capsys.readouterr().err
+def test_mistakes_are_said(arguments, message, capsys):
+    assert cli.main(arguments) == 2 and message in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_is_no_public_name(tmp_path, capsys):

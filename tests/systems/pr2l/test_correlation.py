@@ -11,9 +11,9 @@ def test_scores_are_ranked_against_areas():
         {"condition": c, "answer": a, "present": {"all": p}, "place": {}}
         for c, a, p in zip("abcd", (1, 2, 3, 4), (4, 3, 2, 1), strict=True)
     ]
-    found = correlations(probes, {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.9, "e": 1.0})
-    assert set(found) == {"answer", "present, all"} and found["answer"]["n"] == 4
-    assert (found["answer"]["rank_correlation"], found["present, all"]["rank_correlation"]) == (
+    result = correlations(probes, {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.9, "e": 1.0})
+    assert set(result) == {"answer", "present, all"} and result["answer"]["n"] == 4
+    assert (result["answer"]["rank_correlation"], result["present, all"]["rank_correlation"]) == (
         pytest.approx(1),
         pytest.approx(-1),
     )

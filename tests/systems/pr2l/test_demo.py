@@ -37,10 +37,10 @@ def test_it_compares_and_goes_on(vlm, data, tmp_path, capsys):
     fit(standing_in)
     command = ["demo-pr2l", "--out", str(tmp_path / "out"), "--demo", str(demo), "--scenes", "1", "--steps", "3"]
     assert cli.main(command) == 0
-    said, report = capsys.readouterr().out, json.loads((tmp_path / "out/report.json").read_text())
-    assert "Report: " in said and [len(one["curve"][0]) for one in report["heads"].values()] == [3, 3, 3]
+    output, report = capsys.readouterr().out, json.loads((tmp_path / "out/report.json").read_text())
+    assert "Report: " in output and [len(one["curve"][0]) for one in report["heads"].values()] == [3, 3, 3]
     assert [one["success"]["n"] for one in report["policies"]] == [1, 1] and report["policies"][1]["training_seconds"] > 0
     page = (tmp_path / "out/report.html").read_text()
     assert "how many objects are there?" in page and "data:image/svg+xml" in page
-    assert cli.main(command) == 0 and capsys.readouterr().out.count("done before") == 4
+    assert cli.main(command) == 0 and capsys.readouterr().out.count("already done") == 4
     assert cli.main([*command, "--scenes", "2"]) == 2 and "other options" in capsys.readouterr().err

@@ -34,10 +34,12 @@ def test_scores_of_all_conditions_are_said(vlm, tmp_path):
     none = condition("none", vlm, "Q: is there a {object}? A:", tokens=0, batch=8, words=40)
     table = probe_all([one, none], 40, out=str(tmp_path / "deep/probes.json"))
     assert "task" in table and "–" in table
-    said = json.loads((tmp_path / "deep/probes.json").read_text())["probes"]
-    assert set(said[0]["present"]) == {"all", "written"} and set(said[1]["present"]) == {"all"} and said[1]["answer"] is None
-    assert all(0 <= score <= 1 for score in said[0]["present"].values())
-    with pytest.raises(UserError, match="nothing asks a model"):
+    probes = json.loads((tmp_path / "deep/probes.json").read_text())["probes"]
+    assert (
+        set(probes[0]["present"]) == {"all", "written"} and set(probes[1]["present"]) == {"all"} and probes[1]["answer"] is None
+    )
+    assert all(0 <= score <= 1 for score in probes[0]["present"].values())
+    with pytest.raises(UserError, match="the condition has no model"):
         probe_all([dataclasses.replace(one, observation=EnvironmentObservation(["oracle"]))], 20)
 
 
@@ -52,26 +54,26 @@ def test_an_answer_is_right_if_it_says_no_exactly_where_nothing_is(vlm, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("change", "amounts", "said"),
+    ("change", "amounts", "message"),
     [
         ({}, {"pictures": 2}, "at least 20"),
         ({"environment": EnvironmentOptions("tabletop/lift")}, {}, "probe levels of BabyAI"),
         ({"condition": "twice"}, {}, "two conditions are called 'twice'"),
     ],
 )
-def test_what_cannot_be_probed_is_said(change, amounts, said):
+def test_what_cannot_be_probed_is_said(change, amounts, message):
     one = RunOptions(**{"out": "", "condition": "one", **change})
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         probe_all([one, dataclasses.replace(one, condition=change.get("condition", "other"))], **amounts)
 
 
 def test_states_are_shown_on_a_page_and_scores_beside_what_was_reached(vlm, tmp_path):
     one = condition("task", vlm, "Q: is there a {object}? A:", tokens=1, batch=8, words=40)
     LearningRun("t", "task", 0, "b", 100, [50], [1]).save(tmp_path / "run")
-    said = probe_all([one], 40, page=str(tmp_path / "deep/page.html"), runs=[str(tmp_path / "run")])
+    text = probe_all([one], 40, page=str(tmp_path / "deep/page.html"), runs=[str(tmp_path / "run")])
     page = (tmp_path / "deep/page.html").read_text()
     assert (
-        "Fewer than 4" in said
+        "Fewer than 4" in text
         and 'alt="task"' in page
         and "data:image/svg+xml" in page
         and "http" not in page.split("</style>")[1]

@@ -33,22 +33,22 @@ def representation(vlm):
 def test_what_is_observed_fits_the_space(representation, observe):
     chosen = PromptedObservation(observe=list(observe))
     asks = {"states", "answer"} & set(observe)
-    made = chosen.wrap(DummyVecEnv([LEVEL] * 3), representation if asks else None, BabyAI.fields)
-    made.seed(0)
+    venv = chosen.wrap(DummyVecEnv([LEVEL] * 3), representation if asks else None, BabyAI.fields)
+    venv.seed(0)
     entries = {"states": {"tokens", "padding"}, "pixels": {"front"}}
-    for seen in (made.reset(), made.step(np.array([2, 1, 0]))[0]):
-        assert set(seen) == {"state"}.union(*(entries.get(name, {name}) for name in observe))
-        assert set(seen) == set(made.observation_space.spaces)
-        for name, space in made.observation_space.spaces.items():
-            assert seen[name].dtype == space.dtype and all(space.contains(row) for row in seen[name])
-    made.close()
+    for observations in (venv.reset(), venv.step(np.array([2, 1, 0]))[0]):
+        assert set(observations) == {"state"}.union(*(entries.get(name, {name}) for name in observe))
+        assert set(observations) == set(venv.observation_space.spaces)
+        for name, space in venv.observation_space.spaces.items():
+            assert observations[name].dtype == space.dtype and all(space.contains(row) for row in observations[name])
+    venv.close()
 
 
-def test_states_are_those_of_picture_and_prompt_also_of_an_episodes_end(representation):
+def test_states_are_those_of_image_and_prompt_also_of_an_episodes_end(representation):
     inner = DummyVecEnv([LEVEL] * 2)
-    made = PromptedVecEnv(inner, representation, ("states",), BabyAI.fields)
-    made.seed(0)
-    made.reset()
+    venv = PromptedVecEnv(inner, representation, ("states",), BabyAI.fields)
+    venv.seed(0)
+    venv.reset()
     level = LEVEL()
     over = 0
     level.reset(seed=0)
@@ -57,18 +57,18 @@ def test_states_are_those_of_picture_and_prompt_also_of_an_episodes_end(represen
         # The first environment by hand; turning round only, so that the horizon ends it.
         view, _, terminated, truncated, info = level.step(1)
         fields = info["fields"]
-        seen, _, dones, infos = made.step(np.array([1, 2]))
+        observations, _, dones, infos = venv.step(np.array([1, 2]))
         if terminated or truncated:
             over += 1
             expected = representation([[view["front"]]], [fields])
             assert dones[0] and np.array_equal(infos[0]["terminal_observation"]["tokens"], expected.tokens[0].numpy())
-            assert not np.array_equal(seen["tokens"][0], expected.tokens[0].numpy())
+            assert not np.array_equal(observations["tokens"][0], expected.tokens[0].numpy())
             break
         expected = representation([[view["front"]]], [fields])
-        assert np.array_equal(seen["tokens"][0], expected.tokens[0].numpy())
-        assert np.array_equal(seen["padding"][0].astype(bool), expected.padding[0].numpy())
+        assert np.array_equal(observations["tokens"][0], expected.tokens[0].numpy())
+        assert np.array_equal(observations["padding"][0].astype(bool), expected.padding[0].numpy())
     assert over
-    made.close()
+    venv.close()
     assert representation.hits.rate > 0.5
 
 
@@ -77,12 +77,12 @@ def test_one_call_of_the_model_for_all_environments(representation, monkeypatch)
     plain = representation.representation
     original = type(plain)._compute
     monkeypatch.setattr(type(plain), "_compute", lambda self, *a: (calls.append(len(a[1])), original(self, *a))[1])
-    made = PromptedVecEnv(DummyVecEnv([LEVEL] * 4), plain, ("states",), BabyAI.fields)
-    made.seed(7)
-    made.reset()
-    made.step(np.array([2] * 4))
+    venv = PromptedVecEnv(DummyVecEnv([LEVEL] * 4), plain, ("states",), BabyAI.fields)
+    venv.seed(7)
+    venv.reset()
+    venv.step(np.array([2] * 4))
     assert calls == [4, 4]
-    made.close()
+    venv.close()
 
 
 def test_what_nobody_gives_is_refused(representation, vlm):
@@ -97,16 +97,16 @@ def test_the_extractor_sees_everything(representation):
     from vla.rl.policies.features import PooledFeatures
 
     chosen = PromptedObservation(observe=["states", "oracle", "pixels"])
-    made = chosen.wrap(DummyVecEnv([LEVEL] * 2), representation, BabyAI.fields)
-    made.seed(0)
-    seen = {name: torch.from_numpy(values).float() for name, values in made.reset().items()}
+    venv = chosen.wrap(DummyVecEnv([LEVEL] * 2), representation, BabyAI.fields)
+    venv.seed(0)
+    seen = {name: torch.from_numpy(values).float() for name, values in venv.reset().items()}
     seen["front"] = seen["front"].permute(0, 3, 1, 2) / 255
     from stable_baselines3.common.vec_env import VecTransposeImage
 
-    extractor = PooledFeatures(VecTransposeImage(made).observation_space, width=16, hidden=16, out=8)
-    found = extractor(seen)
-    assert found.shape == (2, extractor.features_dim) == (2, 10 + 1 + 8 + 8)
+    extractor = PooledFeatures(VecTransposeImage(venv).observation_space, width=16, hidden=16, out=8)
+    features = extractor(seen)
+    assert features.shape == (2, extractor.features_dim) == (2, 10 + 1 + 8 + 8)
     for name in ("tokens", "state", "oracle", "front"):
         other = {**seen, name: seen[name] + 1}
-        assert not torch.allclose(extractor(other), found), name
-    made.close()
+        assert not torch.allclose(extractor(other), features), name
+    venv.close()

@@ -1,6 +1,6 @@
 """BabyAI's levels with one object to reach or fetch, as environments with an image and an instruction.
 
-Chevalier-Boisvert et al. 2019 (arXiv 1810.08272); the `minigrid` package has the levels.
+Chevalier-Boisvert et al. 2019 (arXiv 1810.08272); the `minigrid` package provides the levels.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from vla.errors import UserError
 COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
 SHAPES = ("key", "ball", "box", "door")
 TILE, SIZE = 8, 64
-"""Pixels of a cell of the view, and of the whole image: seven cells and a black rim to the right and below, so that each cell
-is one token of a model with 8-px tokens."""
+"""Pixels of a cell of the view and of the whole image. The view has seven cells; a black margin to the right and below makes each
+cell one token of a model with 8-px tokens."""
 
 
 class BabyAI(gymnasium.Env):
     """A level whose mission names one object.
 
-    Observation: "front", uint8 [64, 64, 3], the robot's partial view from above, itself at the bottom middle looking up; "state",
-    float32 [10], the goal as one of `COLOURS` and one of `SHAPES`; "oracle", float32 [1], 1 where the goal is in view. Actions
-    are minigrid's seven. The reward is minigrid's: for success, less the later it comes. `info["fields"]` fills prompts.
+    Observation: "front", uint8 [64, 64, 3], the robot's partial view from above, with the robot at the bottom centre facing up;
+    "state", float32 [10], the goal's colour and shape, one-hot over `COLOURS` and `SHAPES`; "oracle", float32 [1], 1 if the goal
+    is in view. Actions are minigrid's seven. The reward is minigrid's: positive for success, smaller the later it comes.
+    `info["fields"]` fills prompts.
 
     Args:
-        name: "BabyAI-GoToLocal-v0" …
+        name: name of the level, e.g. "BabyAI-GoToLocal-v0".
 
     Raises:
-        UserError: no such level, or one whose mission is not to reach or fetch a single object.
+        UserError: there is no such level, or its mission is not to reach or fetch a single object.
     """
 
     fields = ("instruction", "object", "colour", "shape")
@@ -45,17 +46,18 @@ class BabyAI(gymnasium.Env):
 
     @staticmethod
     def unfit(name: str) -> str:
-        return f"it was trained in {name}, whose actions are no robot's"
+        return f"it was trained in {name}, whose actions are not a robot's"
 
     def __init__(self, name: str):
         try:
-            made = gymnasium.make(name)
+            env = gymnasium.make(name)
         except gymnasium.error.Error as error:
-            raise UserError(str(error), "environment", "e.g. BabyAI-GoToLocal-v0") from error
-        if not isinstance(made.unwrapped, MiniGridEnv):
-            raise UserError(f"{name} is no level of minigrid", "environment", "e.g. BabyAI-GoToLocal-v0")
-        self._env = RGBImgPartialObsWrapper(made, tile_size=TILE)
-        self._level: Any = self._env.unwrapped
+            raise UserError(str(error), "environment", "give a level, e.g. BabyAI-GoToLocal-v0") from error
+        level = env.unwrapped
+        if not isinstance(level, MiniGridEnv):
+            raise UserError(f"{name} is not a level of minigrid", "environment", "give a level, e.g. BabyAI-GoToLocal-v0")
+        self._env = RGBImgPartialObsWrapper(env, tile_size=TILE)
+        self._level = level
         self._name = name
         self._draw(0)
         self._goal()
@@ -85,10 +87,11 @@ class BabyAI(gymnasium.Env):
         self._env.close()
 
     def _goal(self) -> tuple[str, str]:
-        """Colour ("" for any) and shape of the goal."""
+        """Returns the colour ("" for any) and the shape of the goal."""
         goal = getattr(getattr(self._level, "instrs", None), "desc", None)
         if goal is None or goal.type not in SHAPES:
-            raise UserError(f"the mission of {self._name} is not one object", "environment", "e.g. BabyAI-GoToLocal-v0")
+            fix = "choose another level, e.g. BabyAI-GoToLocal-v0"
+            raise UserError(f"the mission of {self._name} does not name a single object", "environment", fix)
         return goal.color or "", goal.type
 
     def _fields(self) -> dict[str, str]:
@@ -106,17 +109,17 @@ class BabyAI(gymnasium.Env):
         return {"front": front, "state": np.array(state, np.float32), "oracle": oracle}
 
     def goal_cell(self) -> tuple[int, int] | None:
-        """Column and row in the view of the goal, the nearest of several; None where it is not in view."""
+        """Returns the goal's column and row in the view, those of the nearest if there are several; None if it is not in view."""
         name = self._fields()["object"]
         matching = [cell for cell, content in cells(self.symbols()).items() if name in (content, content.split()[-1])]
         return nearest(matching) if matching else None
 
     def symbols(self) -> np.ndarray:
-        """What is in view, from minigrid itself: [7, 7, 3], kind, colour and state of each cell, column by column."""
+        """Returns minigrid's own encoding of the view [7, 7, 3]: kind, colour and state of each cell, column by column."""
         return self._level.gen_obs()["image"]
 
     def wander(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Puts the robot somewhere else; returns the image and the symbols of what it sees there."""
+        """Moves the robot to a random position and returns the image and the symbols of its view."""
         for _ in range(int(rng.integers(1, 4))):
             self._level.place_agent()
         view = self._env.observation(self._level.gen_obs())
@@ -124,12 +127,12 @@ class BabyAI(gymnasium.Env):
 
 
 def nearest(cells: list[tuple[int, int]]) -> tuple[int, int]:
-    """The cell (column, row) of the view to which the robot has the fewest steps."""
+    """Returns the cell (column, row) of the view that is the fewest steps from the robot."""
     return min(cells, key=lambda cell: abs(cell[0] - 3) + 6 - cell[1])
 
 
 def cells(view: np.ndarray) -> dict[tuple[int, int], str]:
-    """Symbols [7, 7, 3] in words: (column, row) -> "red ball" or "wall", where there is anything."""
+    """Returns the content of a view [7, 7, 3] in words: (column, row) -> "red ball" or "wall"; empty cells are left out."""
     names = {}
     for x, y in np.ndindex(view.shape[:2]):
         kind, colour = IDX_TO_OBJECT[int(view[x, y, 0])], IDX_TO_COLOR[int(view[x, y, 1])]

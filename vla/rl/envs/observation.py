@@ -1,4 +1,4 @@
-"""What a policy sees of an environment beside the non-visual state."""
+"""Defines what a policy observes beside the non-visual state."""
 
 from __future__ import annotations
 
@@ -18,45 +18,47 @@ Observations = dict[str, np.ndarray]
 
 
 class Observation:
-    """The `observation` part of a run's options, chosen by its `class_path`. A system that computes what its policies see, e.g.
-    with a foundation model, adds a subclass: a dataclass whose fields are its options.
+    """The `observation` part of a run's options, selected by `class_path`.
+
+    A system that computes observations, e.g. with a foundation model, adds a subclass: a dataclass whose fields are its options.
 
     Attributes:
-        observe: names of what is seen.
+        observe: names of what the policy observes.
     """
 
     observe: Sequence[str]
 
     @property
     def title(self) -> str:
-        """Names a run that has no `condition`."""
+        """Name of a run that has no `condition`."""
         return "+".join(self.observe)
 
     def open(self) -> CachedRepresentation | None:
-        """The frozen model, loaded; None where the observation needs none."""
+        """Loads the frozen model; returns None if the observation needs none."""
         return None
 
     def wrap(self, environments: VecEnv, representation: CachedRepresentation | None, fields: Sequence[str]) -> VecEnv:
-        """Environments whose observations are what the policy sees.
+        """Wraps environments so that their observations are what the policy observes.
 
         Args:
-            representation: what `open` gave.
+            environments: the environments.
+            representation: what `open` returned.
             fields: keys of the environments' `info["fields"]`.
         """
         return ObservedVecEnv(environments, self.observe)
 
     def exported(self, representation: CachedRepresentation | None) -> dict[str, Any]:
-        """What an export says of it, by the names of `vla.policies.prompted.Made`."""
+        """Returns what an export keeps of the observation, under the names of `vla.policies.prompted.Made`."""
         return {}
 
     def saved(self) -> dict[str, object]:
-        """The options as JSON holds them, by the names that checkpoints and records keep."""
+        """Returns the options as JSON holds them, under the names used in checkpoints and records."""
         return {"observe": list(self.observe)}
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentObservation(Observation):
-    """What the environment itself gives.
+    """Observations that the environment itself provides.
 
     Attributes:
         observe: pixels, the images, for a network from scratch; oracle, the environment's own bit for "the goal is in view".
@@ -66,22 +68,22 @@ class EnvironmentObservation(Observation):
 
 
 def entries(venv: VecEnv) -> dict[str, spaces.Space]:
-    """The spaces of the entries of environments' observations."""
+    """Returns the spaces of the entries of the environments' observations."""
     assert isinstance(venv.observation_space, spaces.Dict)
     return venv.observation_space.spaces
 
 
 def cameras(venv: VecEnv) -> list[str]:
-    """The entries that are images."""
+    """Returns the names of the entries that are images."""
     return [name for name, space in entries(venv).items() if len(space.shape or ()) == 3]
 
 
 class ObservedVecEnv(VecEnvWrapper):
-    """Keeps "state" and the named entries of an observation.
+    """Keeps "state" and the named entries of each observation.
 
     Args:
         venv: environments whose observations are dicts.
-        names: of entries; "pixels" is every image.
+        names: names of entries; "pixels" stands for every image.
 
     Raises:
         UserError: there is no such entry.

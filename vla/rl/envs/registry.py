@@ -1,4 +1,4 @@
-"""Environments by name, alone or several in step."""
+"""Makes environments by name, also several at a time."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ ENVIRONMENTS = {
     "BabyAI-": "vla.rl.envs.babyai:BabyAI",
     "tabletop/": "vla.rl.envs.tabletop:Tabletop",
 }
-"""Start of a name -> the Gymnasium environment behind it, imported when it is used. A start that ends in "/" is no part of the
-name that the class is given."""
+"""Prefix of a name -> the Gymnasium environment behind it, imported when it is used. A prefix that ends in "/" is removed from
+the name that the class gets."""
 
 
 class EnvironmentClass(Protocol):
-    """A Gymnasium environment whose observation is a dict of images (uint8 [H, W, 3]), "state" and maybe "oracle".
+    """A class of Gymnasium environments whose observation is a dict of images (uint8 [H, W, 3]), "state" and perhaps "oracle".
 
     Attributes:
         fields: keys of `info["fields"]` after every reset and step; they fill prompts.
-        needs_process: whether each environment runs in a process of its own, because it renders.
+        needs_process: whether each environment needs a process of its own, because it renders.
     """
 
     fields: tuple[str, ...]
@@ -35,17 +35,17 @@ class EnvironmentClass(Protocol):
     def __call__(self, name: str) -> gymnasium.Env: ...
 
     def unfit(self, name: str) -> str:
-        """Why a policy that learned in it cannot drive the simulated robot; "" where it can."""
+        """Returns why a policy that learned in the environment cannot drive the simulated robot; "" if it can."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentOptions:
-    """Where a policy acts.
+    """The environments in which a policy acts.
 
     Attributes:
         name: a level of BabyAI, e.g. "BabyAI-GoToLocal-v0", or a task of the tabletop, e.g. "tabletop/lift".
-        count: environments in step.
+        count: number of parallel environments.
     """
 
     name: str = "BabyAI-GoToLocal-v0"
@@ -53,24 +53,32 @@ class EnvironmentOptions:
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise UserError(f"{self.count} environments", "environment.count", "one at least")
+            raise UserError(f"{self.count} environments", "environment.count", "give at least 1")
 
 
 def environment_class(name: str) -> EnvironmentClass:
-    """The class behind an environment's name; UserError where there is none."""
-    module, _, attribute = ENVIRONMENTS[_start(name)].partition(":")
+    """Returns the class behind an environment's name.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    module, _, attribute = ENVIRONMENTS[_prefix(name)].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 def make_vec_env(options: EnvironmentOptions) -> VecEnv:
-    """Environments of one name in step; UserError where the name is unknown."""
-    made, start = environment_class(options.name), _start(options.name)
-    one = functools.partial(made, options.name.removeprefix(start) if start.endswith("/") else options.name)
-    return SubprocessVecEnv(one, options.count) if made.needs_process else DummyVecEnv([one] * options.count)
+    """Makes parallel environments of one name.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    cls, prefix = environment_class(options.name), _prefix(options.name)
+    make = functools.partial(cls, options.name.removeprefix(prefix) if prefix.endswith("/") else options.name)
+    return SubprocessVecEnv(make, options.count) if cls.needs_process else DummyVecEnv([make] * options.count)
 
 
-def _start(name: str) -> str:
-    for start in ENVIRONMENTS:
-        if name.startswith(start):
-            return start
-    raise UserError(f"no environment {name!r}", "environment.name", f"its name begins with {' or '.join(ENVIRONMENTS)}")
+def _prefix(name: str) -> str:
+    for prefix in ENVIRONMENTS:
+        if name.startswith(prefix):
+            return prefix
+    raise UserError(f"no environment {name!r}", "environment.name", f"names begin with {' or '.join(ENVIRONMENTS)}")

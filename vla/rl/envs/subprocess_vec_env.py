@@ -1,4 +1,4 @@
-"""Environments in processes without torch: Stable-Baselines3's own load it in each, beside the simulator's renderer."""
+"""Runs environments in processes without torch; Stable-Baselines3's own SubprocVecEnv would load torch in each of them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vla.errors import UserError
 from vla.sim.workers import Fault, Worker, Workers
 
 DEADLINE = 120.0
-"""Seconds after which a process that has not answered counts as hung; its first answer takes about five."""
+"""Seconds after which a process that has not answered counts as hung; a first answer takes about five."""
 
 
 class SubprocessVecEnv(VecEnv):
-    """Environments with dict observations in step, a worker process (`vla.sim.workers`) each.
+    """Parallel environments with dict observations, each in a worker process (`vla.sim.workers`).
 
     Args:
-        make: an environment, in each process and once here for its spaces: it must load a simulator at its first `reset`, not
-            before. `reset` takes a seed by position.
-        count: environments.
+        make: makes an environment, in each process and once here for its spaces. An environment must not load its simulator
+            before the first `reset`, which takes a seed by position.
+        count: number of environments.
 
     Raises:
         UserError: a process died, hangs or reports an error.
@@ -46,17 +46,20 @@ class SubprocessVecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         steps = self._answers(range(self.num_envs))
-        observations, rewards, ended, cut, infos = (
+        observations, rewards, terminated, truncated, infos = (
             list(parts) for parts in zip(*(steps[i] for i in range(self.num_envs)), strict=True)
         )
-        over = [env for env in range(self.num_envs) if ended[env] or cut[env]]
-        # The next episodes begin at the same time.
-        resets = self._ask(dict.fromkeys(over, ("reset",)))
-        for env in over:
-            infos[env] |= {"terminal_observation": observations[env], "TimeLimit.truncated": cut[env] and not ended[env]}
+        finished = [env for env in range(self.num_envs) if terminated[env] or truncated[env]]
+        # The environments reset in parallel.
+        resets = self._ask(dict.fromkeys(finished, ("reset",)))
+        for env in finished:
+            infos[env] |= {
+                "terminal_observation": observations[env],
+                "TimeLimit.truncated": truncated[env] and not terminated[env],
+            }
             observations[env], self.reset_infos[env] = resets[env]
-        done = np.array([env in over for env in range(self.num_envs)])
-        return _stacked(observations), np.array(rewards, np.float32), done, infos
+        dones = np.array([env in finished for env in range(self.num_envs)])
+        return _stacked(observations), np.array(rewards, np.float32), dones, infos
 
     def close(self) -> None:
         self._workers.close()
@@ -86,7 +89,7 @@ class SubprocessVecEnv(VecEnv):
             try:
                 self._workers.all[env].send(*message)
             except OSError:
-                # It is dead; its answer will say how.
+                # The process is dead; its answer will be a Fault.
                 continue
 
     def _answers(self, envs: Iterable[int]) -> dict[int, Any]:
@@ -96,7 +99,7 @@ class SubprocessVecEnv(VecEnv):
             for worker, answer in self._workers.answers(list(waiting), DEADLINE):
                 env = waiting.pop(worker)
                 if isinstance(answer, Fault):
-                    fix = "the same command goes on from the last checkpoint; `vla doctor` checks rendering"
+                    fix = "run the same command to resume from the last checkpoint; `vla doctor` checks rendering"
                     raise UserError(f"its process failed: {answer.reason}", f"environment {env}", fix)
                 answers[env] = answer
         return answers

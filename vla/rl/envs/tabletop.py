@@ -1,4 +1,4 @@
-"""The language tabletop for RL heads: the goal beside the robot's state, and actions from -1 to 1. Imports no torch."""
+"""The language tabletop as an environment for RL heads, with the goal in the state and actions from -1 to 1. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SCALER = ActionScaler(EMBODIMENT.action)
 
 
 class Tabletop(TabletopEnv):
-    """One of the tabletop's tasks, e.g. "lift"; `TabletopEnv` says what happens.
+    """One of the tabletop's tasks, e.g. "lift"; see `TabletopEnv`.
 
-    Observation: "front" and "wrist", uint8 [64, 64, 3]; "state", float32 [13]: the robot's, in its units, then the goal's colour
-    and shape as one of each; "oracle", float32 [1], 1 where the front camera sees the goal. Actions are float32 [5] from -1 to 1,
-    which are the limits. `info["fields"]` fills prompts.
+    Observation: "front" and "wrist", uint8 [64, 64, 3]; "state", float32 [13], the robot's state in its units, then the goal's
+    colour and shape, one-hot; "oracle", float32 [1], 1 if the front camera sees the goal. Actions are float32 [5] from -1 to 1,
+    as shares of their limits. `info["fields"]` fills prompts.
 
     Raises:
-        UserError: no such task.
+        UserError: there is no such task.
     """
 
     fields = ("instruction", "object", "colour", "shape")
@@ -34,7 +34,7 @@ class Tabletop(TabletopEnv):
     def unfit(name: str) -> str:
         if name == "tabletop/lift":
             return ""
-        return f"it was trained on {name}, whose instructions name more than the goal that it was told"
+        return f"it was trained on {name}, whose instructions say more than the goal that the head observes"
 
     def __init__(self, task: str):
         super().__init__(task)

@@ -1,4 +1,4 @@
-"""Behaviour cloning: a head's chunk is pulled towards the demonstrated one."""
+"""Behaviour cloning: trains a head to predict the demonstrated chunk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vla.promptable.head import Head
 from vla.rl.learners.demonstrations import Batch
 
 MakeHead = Callable[[int, int], Head]
-"""(numbers out, further numbers in) -> a head."""
+"""Makes a head from its number of outputs and the number of its additional inputs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +21,8 @@ class CloningOptions:
     """Arguments of behaviour cloning.
 
     Attributes:
-        batch: rows per step.
-        learning_rate, weight_decay: of AdamW.
+        batch: batch size.
+        learning_rate, weight_decay: AdamW's.
     """
 
     batch: int = 64
@@ -31,11 +31,11 @@ class CloningOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.batch, int) or self.batch < 1 or not self.learning_rate > 0 or self.weight_decay < 0:
-            raise ValueError(f"{self}: positive numbers are wanted")
+            raise ValueError(f"{self}: batch and learning_rate must be positive, weight_decay 0 or more")
 
 
 class BehaviourCloning:
-    """Learns a chunk [K * F] by the mean absolute difference, as OpenVLA-OFT does (Kim et al. 2025, arXiv 2502.19645)."""
+    """Learns chunks [K * F] with the mean absolute error as loss, as OpenVLA-OFT does (Kim et al. 2025, arXiv 2502.19645)."""
 
     Options = CloningOptions
     ahead: ClassVar[bool] = False
@@ -46,7 +46,7 @@ class BehaviourCloning:
         self.optimizer = adamw(self.networks.parameters(), options)
 
     def update(self, batch: Batch) -> dict[str, float]:
-        """One step; what is worth logging."""
+        """Takes one step and returns what to log."""
         loss = difference(self.networks["actor"], batch).mean()
         self.optimizer.zero_grad()
         loss.backward()
@@ -59,6 +59,6 @@ def adamw(parameters: Iterable[nn.Parameter], options: CloningOptions) -> torch.
 
 
 def difference(actor: nn.Module, batch: Batch) -> torch.Tensor:
-    """Mean absolute difference [B] of what the head writes and what was demonstrated, as shares of the limits."""
+    """Returns the mean absolute error [B] of the head's actions, as a share of their limits."""
     error = (torch.tanh(actor(batch.observation)) - batch.actions).abs() * batch.mask
     return error.sum(1) / batch.mask.sum(1)

@@ -1,4 +1,4 @@
-"""Recorded demonstrations as a head learns from them: an observation, the chunk of actions that followed, and what it led to."""
+"""Batches of recorded demonstrations: an observation, the chunk of actions that followed, and what it led to."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import torch
+from einops import rearrange, repeat
 
 from vla.contract import PolicyContract
 from vla.datasets.robot import RobotSource
@@ -20,12 +21,12 @@ class Batch:
     """B steps of demonstrations.
 
     Attributes:
-        observation: as `Head` takes it.
-        actions: [B, K * F], a chunk's actions as shares of their limits.
-        mask: [B, K * F], 0 past the end.
-        done: [B], 1 where the task is done within the chunk.
-        next: the observation after the chunk; empty where it is not wanted.
-        known: [B], 1 where that is recorded, or the task is over.
+        observation: the observation as `Head` takes it.
+        actions: [B, K * F] a chunk's actions as shares of their limits.
+        mask: [B, K * F] 0 past the end of the episode.
+        done: [B] 1 if the task is completed within the chunk.
+        next: the observation after the chunk; empty if not requested.
+        known: [B] 1 if the observation after the chunk is recorded, or the task is completed.
     """
 
     observation: dict[str, torch.Tensor]
@@ -37,31 +38,31 @@ class Batch:
 
     def to(self, device: str) -> Batch:
         return Batch(
-            _moved(self.observation, device),
+            _to_device(self.observation, device),
             self.actions.to(device),
             self.mask.to(device),
             self.done.to(device),
-            _moved(self.next, device),
+            _to_device(self.next, device),
             self.known.to(device),
         )
 
 
-def _moved(parts: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
-    return {name: part.to(device) for name, part in parts.items()}
+def _to_device(tensors: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 class Demonstrations:
-    """Batches of a robot data set's steps.
+    """Draws batches of a robot data set's steps.
 
     Args:
-        folder: of the data set.
-        chunk: K, actions that follow one another.
-        split: of its episodes; a twentieth is held out.
+        folder: folder of the data set.
+        chunk: K, the number of consecutive actions of a chunk.
+        split: the split of its episodes; a twentieth is held out.
     """
 
     def __init__(self, folder: str, chunk: int, split: Split = "train"):
         self.chunk = chunk
-        # One action more: its mask says whether the observation after the chunk is recorded.
+        # The mask of one more action says whether the observation after the chunk is recorded.
         self.source = RobotSource(folder, split=split, holdout=0.05, cache=True, chunk=chunk + 1)
         self.scaler = ActionScaler(self.source.card.spec.action)
 
@@ -69,10 +70,14 @@ class Demonstrations:
         return len(self.source)
 
     def draw(self, inputs: Inputs, contract: PolicyContract, rows: int, seed: tuple[int, ...], ahead: bool) -> Batch:
-        """A batch that is a function of the seed.
+        """Draws a batch, which is a function of the seed.
 
         Args:
-            ahead: whether the observation after the chunk is wanted.
+            inputs: makes the observations.
+            contract: normalises the instructions.
+            rows: B, the number of steps.
+            seed: random seed.
+            ahead: whether to include the observation after the chunk.
         """
         chosen = np.random.default_rng(seed).integers(len(self.source), size=rows).tolist()
         samples = [read(self.source, i, (*seed, n))[0] for n, i in enumerate(chosen)]
@@ -80,16 +85,16 @@ class Demonstrations:
         size, mask = self.chunk, np.stack([sample.mask for sample in samples])
         actions = self.scaler(np.stack([sample.actions[:size] for sample in samples]))
         done = np.stack([(sample.terminate & sample.mask)[:size].any() for sample in samples])
-        follows = [a.episode == i.episode and a.step == i.step + size for i, a in zip(samples, after, strict=ahead)]
+        follows = [a.episode == s.episode and a.step == s.step + size for s, a in zip(samples, after, strict=ahead)]
         numbers = [
-            actions.reshape(rows, -1),
-            np.repeat(mask[:, :size], actions.shape[-1], 1),
+            rearrange(actions, "b k f -> b (k f)"),
+            repeat(mask[:, :size], "b k -> b (k f)", f=actions.shape[-1]),
             done,
             done | (mask[:, size] & np.array(follows or done)),
         ]
-        actions, inside, done, known = (torch.from_numpy(np.ascontiguousarray(x, np.float32)) for x in numbers)
+        actions, action_mask, done, known = (torch.from_numpy(np.ascontiguousarray(x, np.float32)) for x in numbers)
         following = self._observations(inputs, contract, after) if ahead else {}
-        return Batch(self._observations(inputs, contract, samples), actions, inside, done, following, known)
+        return Batch(self._observations(inputs, contract, samples), actions, action_mask, done, following, known)
 
     @staticmethod
     def _observations(inputs: Inputs, contract: PolicyContract, samples: list[RobotSample]) -> dict[str, torch.Tensor]:

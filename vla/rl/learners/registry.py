@@ -1,11 +1,11 @@
-"""Learners by name, and the `learner` part of a run's options."""
+"""Finds learners by name, and defines the `learner` part of a run's options."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from stable_baselines3.common.policies import BasePolicy
@@ -17,21 +17,24 @@ from vla.promptable.cache import Hits
 from vla.promptable.head import Head
 from vla.rl.learners.demonstrations import Batch
 
+if TYPE_CHECKING:
+    from vla.rl.learners.behaviour_cloning import CloningOptions
+
 ONLINE = {"ppo": "vla.rl.learners.sb3:PPO", "sac": "vla.rl.learners.sb3:SAC"}
-"""What learns in an environment: name -> class, imported when it is used."""
+"""Learners in an environment: name -> class, imported when it is used."""
 OFFLINE = {"bc": "vla.rl.learners.behaviour_cloning:BehaviourCloning", "iql": "vla.rl.learners.iql:IQL"}
-"""What learns from a data set."""
+"""Learners from a data set."""
 GROUPS = ("vla.learners.online", "vla.learners.offline")
 """Entry points of these groups are further learners, by their names; `docs/extending.md` has one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LearnerOptions:
-    """How it learns.
+    """The learner and its arguments.
 
     Attributes:
-        name: ppo and sac of Stable-Baselines3 learn in an environment; bc (behaviour cloning) and iql learn from data.
-        arguments: to it, e.g. {learning_rate: 1.0e-4, n_steps: 64}.
+        name: ppo and sac, of Stable-Baselines3, learn in an environment; bc (behaviour cloning) and iql learn from data.
+        arguments: arguments of the learner, e.g. {learning_rate: 1.0e-4, n_steps: 64}.
         data: folder of a robot data set, for bc and iql.
     """
 
@@ -49,13 +52,13 @@ class LearnerOptions:
 
 
 class OnlineLearner(Protocol):
-    """What learns in environments. Its log is open from `log_to` to `close_log`.
+    """A learner in environments. Its log is open from `log_to` to `close_log`.
 
     Attributes:
-        resumes: whether a checkpoint is enough to go on from.
-        steps: taken so far, of all environments together.
-        policy: what learns.
-        episodes: of each that ended [step, return, length, success].
+        resumes: whether the learner can resume from a checkpoint.
+        steps: number of steps so far, summed over the environments.
+        policy: the policy that learns.
+        episodes: [step, return, length, success] of each finished episode.
     """
 
     resumes: bool
@@ -72,39 +75,39 @@ class OnlineLearner(Protocol):
     def log_to(self, folder: Path) -> None: ...
 
     def learn(self, steps: int, hits: Hits | None) -> None:
-        """Takes at least so many steps, from new episodes; what is drawn depends on seed and step alone."""
+        """Takes at least `steps` steps, from new episodes; random draws depend only on the seed and the step."""
 
     def close_log(self) -> None: ...
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """Returns what a checkpoint holds."""
         ...
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Goes on from what `state` gave."""
+        """Restores what `state` returned."""
 
 
 class OfflineLearner(Protocol):
-    """What learns from a data set.
+    """A learner from a data set.
 
     Attributes:
-        Options: class of its arguments; they have `batch`.
-        resumes: whether a checkpoint is enough to go on from.
-        ahead: whether batches must hold what is seen after a chunk.
-        networks: all that learns; "actor" is what acts.
-        optimizer: of all of it.
+        Options: class of its arguments.
+        resumes: whether the learner can resume from a checkpoint.
+        ahead: whether batches must include the observation after a chunk.
+        networks: all networks; "actor" is the one that acts.
+        optimizer: optimizer of all networks.
     """
 
-    Options: type
+    Options: type[CloningOptions]
     resumes: bool
     ahead: bool
     networks: torch.nn.ModuleDict
     optimizer: torch.optim.Optimizer
 
-    def __init__(self, make: Callable[[int, int], Head], size: int, options: Any): ...
+    def __init__(self, make: Callable[[int, int], Head], size: int, options: CloningOptions): ...
 
     def update(self, batch: Batch) -> dict[str, float]:
-        """One step; what is worth logging."""
+        """Takes one step and returns what to log."""
         ...
 
 
@@ -127,5 +130,5 @@ def offline_learner(name: str) -> type[OfflineLearner]:
 
 
 def resumes(name: str) -> bool:
-    """Whether a checkpoint is enough for the learner of that name to go on."""
+    """Returns whether the learner of that name can resume from a checkpoint."""
     return (online_learner(name) if name in online_learners() else offline_learner(name)).resumes

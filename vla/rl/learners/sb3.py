@@ -1,4 +1,4 @@
-"""PPO and SAC of Stable-Baselines3 as `OnlineLearner`s."""
+"""Stable-Baselines3's PPO and SAC as `OnlineLearner`s."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from vla.promptable.cache import Hits
 
 
 class SB3Learner:
-    """An algorithm of Stable-Baselines3 with a fresh head.
+    """An algorithm of Stable-Baselines3 with a new head.
 
     Args:
-        environments: in which it learns, with a `VecMonitor` among their wrappers.
+        environments: the environments, with a `VecMonitor` among their wrappers.
         policy: `policy_kwargs`.
-        arguments: to the algorithm; they win over `defaults`.
-        seed: of the weights.
+        arguments: arguments of the algorithm; they override `defaults`.
+        seed: random seed.
 
     Raises:
-        UserError: the algorithm does not take the actions, or an argument is unknown.
+        UserError: the algorithm does not support the actions, or an argument is unknown.
     """
 
     algorithm: ClassVar[type[BaseAlgorithm]]
@@ -63,13 +63,14 @@ class SB3Learner:
         self.agent.set_logger(configure(str(folder), ["tensorboard"]))
 
     def learn(self, steps: int, hits: Hits | None) -> None:
-        """Takes at least so many steps. What is drawn depends on seed and step alone, and episodes begin anew.
+        """Takes at least `steps` steps, from new episodes. Random draws depend only on the seed and the step.
 
         Args:
-            hits: of a cache of states, which are logged.
+            steps: number of steps.
+            hits: hits of a cache of states, to be logged.
         """
-        mixed = hashlib.sha256(f"{self.seed} {self.steps}".encode()).digest()
-        self.agent.set_random_seed(int.from_bytes(mixed[:4], "little") % 2**31)
+        digest = hashlib.sha256(f"{self.seed} {self.steps}".encode()).digest()
+        self.agent.set_random_seed(int.from_bytes(digest[:4], "little") % 2**31)
         self.agent._last_obs = None
         self.agent.learn(steps, callback=Episodes(self.episodes, hits), reset_num_timesteps=False, log_interval=1)
 
@@ -97,13 +98,13 @@ class PPO(SB3Learner):
     """Schulman et al. 2017 (arXiv 1707.06347)."""
 
     algorithm = stable_baselines3.PPO
-    # The notebook's of PR2L; all else is Stable-Baselines3's.
+    # From PR2L's notebook; all other defaults are Stable-Baselines3's.
     defaults: ClassVar[dict[str, Any]] = {"learning_rate": 1e-4, "n_steps": 64, "ent_coef": 5e-3}
     resumes = True
 
 
 class SAC(SB3Learner):
-    """Haarnoja et al. 2018 (arXiv 1801.01290). It does not go on from a checkpoint: its replay memory is not saved."""
+    """Haarnoja et al. 2018 (arXiv 1801.01290). It cannot resume from a checkpoint, because its replay buffer is not saved."""
 
     algorithm = stable_baselines3.SAC
     defaults: ClassVar[dict[str, Any]] = {"learning_rate": 1e-4, "buffer_size": 20_000, "learning_starts": 500}
@@ -111,7 +112,7 @@ class SAC(SB3Learner):
 
 
 class Episodes(BaseCallback):
-    """Notes how every episode ended, and logs how often the cache was of use."""
+    """Records how every episode ended, and logs the hits of the cache."""
 
     def __init__(self, episodes: list[list[float]], hits: Hits | None):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A head that acts in its environment only, as a folder of safetensors and JSON, and back: no pickle, nothing that runs."""
+"""Writes and reads a head that acts only in its environment, as a folder of safetensors and JSON, without pickle."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ from vla.rl.policies.options import PolicyOptions, PoolerOptions
 def write_agent(
     folder: Path, policy: BasePolicy, options: dict[str, Any], representation: CachedRepresentation | None, unfit: str
 ) -> Path:
-    """Writes the export whole or not at all, replacing an earlier one.
+    """Writes the export atomically, replacing an earlier one.
 
     Args:
-        policy: of Stable-Baselines3.
-        options: of the run, as they are saved.
-        unfit: why `vla rollout` cannot use it.
+        folder: folder of the export.
+        policy: policy of Stable-Baselines3.
+        options: the run's options, as they are saved.
+        representation: the frozen model, if there is one.
+        unfit: why `vla rollout` cannot use the head.
     """
     weights = {name: value.detach().cpu().clone().contiguous() for name, value in policy.state_dict().items()}
     content = {
@@ -50,7 +52,7 @@ def write_agent(
 
 
 def read_agent(folder: str | Path) -> tuple[BasePolicy, dict[str, Any]]:
-    """The head in evaluation mode, and the content of its JSON: `options` are the run's, as they are saved.
+    """Returns the head in evaluation mode and the content of its JSON, in which `options` are the run's saved options.
 
     Raises:
         UserError: there is no export, or it is damaged.
@@ -61,7 +63,8 @@ def read_agent(folder: str | Path) -> tuple[BasePolicy, dict[str, Any]]:
         policy = _policy(content)
         policy.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"no export of an RL head: {error}", str(folder), f"give a folder with {SAID} and {WEIGHTS}") from error
+        fix = f"give a folder with {SAID} and {WEIGHTS}"
+        raise UserError(f"not an export of an RL head: {error}", str(folder), fix) from error
     policy.set_training_mode(False)
     return policy, content
 
@@ -69,9 +72,9 @@ def read_agent(folder: str | Path) -> tuple[BasePolicy, dict[str, Any]]:
 def _policy(content: dict[str, Any]) -> BasePolicy:
     entries = spaces.Dict({name: _space(box) for name, box in content["observations"].items()})
     run = content["options"]
-    kind: Any = MultiInputActorCriticPolicy if run["algorithm"] == "ppo" else SACPolicy
+    kind = MultiInputActorCriticPolicy if run["algorithm"] == "ppo" else SACPolicy
     head = sb3_policy(PolicyOptions(PoolerOptions(**run["pooler"]), run["net"]), content["mix"])
-    return kind(entries, _action_space(content["actions"]), lambda _: 0.0, **head)
+    return kind(entries, _action_space(content["actions"]), lambda _: 0.0, **head)  # type: ignore[arg-type]
 
 
 def _box(space: spaces.Space) -> dict[str, Any]:
@@ -99,6 +102,6 @@ def _action_space(saved: dict[str, Any]) -> spaces.Space:
 
 
 def act(policy: BasePolicy, observations: dict[str, np.ndarray]) -> np.ndarray:
-    """The likeliest actions on a batch of observations."""
+    """Returns the most likely actions for a batch of observations."""
     with torch.inference_mode():
         return policy.predict(observations, deterministic=True)[0]  # type: ignore[arg-type]

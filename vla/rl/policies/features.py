@@ -1,4 +1,4 @@
-"""What an RL head sees as one vector: pooled states, or images through a small network, beside everything else."""
+"""Turns an RL head's observation into one vector: pooled states or encoded images, beside all other numbers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class PooledFeatures(BaseFeaturesExtractor):
     """A features extractor for Stable-Baselines3.
 
     Args:
-        observation_space: a dict of "state", "answer", "oracle" (vectors), "tokens" with "padding", and images, as far as given.
-        pooler: "attention", the paper's, or "mean".
-        width, heads, hidden: of the attention pooler.
-        out: width of the pooled vector, and of an image's.
-        mix: layers of the representation that are weighted into one.
+        observation_space: a dict of any of "state", "answer", "oracle" (vectors), "tokens" with "padding", and images.
+        pooler: "attention", the paper's pooler, or "mean".
+        width, heads, hidden: sizes of the attention pooler.
+        out: width of the pooled vector, and of each image's vector.
+        mix: number of layers of the representation that are combined by learned weights.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class PooledFeatures(BaseFeaturesExtractor):
     ):
         given: dict[str, Any] = dict(observation_space.spaces)
         plain = [name for name in sorted(given) if name in ("state", "answer", "oracle")]
-        # Stable-Baselines3 turns images to [3, H, W] and divides by 255.
+        # Stable-Baselines3 transposes images to [3, H, W] and divides them by 255.
         cameras = [name for name in sorted(given) if len(given[name].shape) == 3]
         size = sum(given[name].shape[0] for name in plain) + out * (len(cameras) + ("tokens" in given))
         super().__init__(observation_space, size)
@@ -54,10 +54,11 @@ class PooledFeatures(BaseFeaturesExtractor):
 
 
 def sb3_policy(options: PolicyOptions, mix: int) -> dict[str, Any]:
-    """`policy_kwargs` of Stable-Baselines3: the pooler as features extractor, then hidden layers (tanh, orthogonal).
+    """Returns Stable-Baselines3's `policy_kwargs`: the pooler as features extractor, then hidden layers with tanh.
 
     Args:
-        mix: layers of the states that are weighted into one.
+        options: sizes of the pooler and of the hidden layers.
+        mix: number of layers of the states that are combined by learned weights.
     """
     p = options.pooler
     pooler = {"pooler": p.kind, "width": p.width, "heads": p.heads, "hidden": p.hidden, "out": p.out, "mix": mix}
@@ -70,7 +71,7 @@ def sb3_policy(options: PolicyOptions, mix: int) -> dict[str, Any]:
 
 
 def mixed_layers(representation: CachedRepresentation | None) -> int:
-    """How many layers a pooler weighs into one."""
+    """Returns the number of layers that the pooler combines by learned weights; 1 if it takes a single layer."""
     if representation is None or representation.representation.settings.layers != "mix":
         return 1
     return len(representation.representation.layers)

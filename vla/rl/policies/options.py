@@ -10,7 +10,7 @@ from vla.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class PoolerOptions:
-    """The network between a model's states and the head; see `vla.promptable.pooler`. `out` is an image network's width too."""
+    """The network between a model's states and the head, see `vla.promptable.pooler`. `out` is also the image network's width."""
 
     kind: Literal["attention", "mean"] = "attention"
     width: int = 512
@@ -20,17 +20,17 @@ class PoolerOptions:
 
     def __post_init__(self) -> None:
         if min(self.width, self.heads, self.hidden, self.out) < 1 or self.width % self.heads:
-            raise UserError(f"{self}", "pooler", "positive numbers, the width a multiple of the heads")
+            raise UserError(f"{self}", "pooler", "give positive numbers, and a width that is a multiple of heads")
 
 
 @dataclasses.dataclass(frozen=True)
 class PolicyOptions:
-    """What learns.
+    """The network that learns.
 
     Attributes:
-        pooler: between states and head.
-        net: widths of the head's hidden layers (PR2L: one of 128).
-        chunk: actions that a head learned from data writes at a time, and that are carried out before it looks again.
+        pooler: the network between states and head.
+        net: widths of the head's hidden layers (PR2L: one layer of 128).
+        chunk: number of actions that a head learned from data predicts at a time, and that are executed before the next call.
     """
 
     pooler: PoolerOptions = dataclasses.field(default_factory=PoolerOptions)
@@ -39,13 +39,13 @@ class PolicyOptions:
 
     def __post_init__(self) -> None:
         if self.chunk < 1 or min(self.net, default=1) < 1:
-            raise UserError(f"chunks of {self.chunk}, net {self.net}", "policy", "chunks of one at least, no layer empty")
+            raise UserError(f"chunk {self.chunk} and net {self.net}", "policy", "give positive numbers")
 
     def head(self, mix: int) -> dict[str, object]:
-        """Arguments of `vla.promptable.head.Head` but for its sizes.
+        """Returns the arguments of `vla.promptable.head.Head` except for its sizes.
 
         Args:
-            mix: layers of the states that are weighted into one.
+            mix: number of layers of the states that are combined by learned weights.
         """
         p = self.pooler
         pooler = {"pooler": p.kind, "width": p.width, "heads": p.heads, "hidden": p.hidden, "pooled": p.out, "mix": mix}

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: plain types in a file of one name, written whole or not at all."""
+"""Reads and writes a run's checkpoint: plain types in one file, replaced atomically."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vla.rl.runs.options import RunOptions
 
 CHECKPOINT = "checkpoint.pt"
 Saved = dict[str, Any]
-"""What a checkpoint holds: numbers, strings, tensors and containers of them."""
+"""The content of a checkpoint: numbers, strings, tensors and containers of them."""
 
 
 def read_checkpoint(out: Path, options: RunOptions) -> Saved | None:
-    """The folder's checkpoint; None where there is none.
+    """Reads the folder's checkpoint; returns None if there is none.
 
     Raises:
-        UserError: it is damaged, of another run, or of a learner that cannot go on.
+        UserError: the checkpoint is damaged or of another run, or its learner cannot resume.
     """
     path = out / CHECKPOINT
     if not path.is_file():
@@ -39,21 +39,26 @@ def read_checkpoint(out: Path, options: RunOptions) -> Saved | None:
         raise UserError(f"the folder's run has another {', '.join(different)}", str(path), "give another --out")
     learner = options.learner.name
     if not resumes(learner) and saved["steps"] < options.budget.steps:
-        raise UserError(f"{learner} cannot go on: its memory is not saved", str(path), "remove it, or give another --out")
+        message = f"{learner} cannot resume: its replay buffer is not saved"
+        raise UserError(message, str(path), "remove it, or give another --out")
     return saved
 
 
 def check_model(out: Path, saved: Saved, representation: CachedRepresentation | None) -> None:
-    """Raises UserError where the run's frozen model or its settings are not what they were."""
+    """Checks that the run's frozen model and its settings are those of the checkpoint.
+
+    Raises:
+        UserError: they are not.
+    """
     now = representation.identity if representation else {}
     different = [name for name, value in now.items() if saved["asked"].get(name) != value]
     if different:
-        what = f"the frozen model is not the one that the run began with: another {', '.join(different)}"
-        raise UserError(what, str(out / CHECKPOINT), "put that one back, or give another --out")
+        message = f"the frozen model has changed since the run began: another {', '.join(different)}"
+        raise UserError(message, str(out / CHECKPOINT), "restore the model, or give another --out")
 
 
 def write_checkpoint(out: Path, state: Saved) -> None:
-    """Replaces an earlier one."""
+    """Writes the checkpoint, replacing an earlier one."""
     unfinished = out / f".{CHECKPOINT}.{os.getpid()}"
     torch.save(state, unfinished)
     unfinished.replace(out / CHECKPOINT)

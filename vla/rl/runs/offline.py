@@ -1,13 +1,12 @@
 """Learning from recorded demonstrations: `vla rl fit` with behaviour cloning or IQL.
 
-A frozen model's states are computed once and kept; every step's batch is a function of seed and step.
+A frozen model's states are computed once and cached. Every step's batch is a function of seed and step.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -20,7 +19,7 @@ from vla.promptable.head import Head
 from vla.promptable.inputs import Inputs
 from vla.promptable.instruction_vocabulary import InstructionVocabulary
 from vla.report.provenance import provenance
-from vla.rl.learners.behaviour_cloning import difference
+from vla.rl.learners.behaviour_cloning import CloningOptions, difference
 from vla.rl.learners.demonstrations import Demonstrations
 from vla.rl.learners.registry import OfflineLearner, offline_learner
 from vla.rl.policies.features import mixed_layers
@@ -30,21 +29,21 @@ from vla.rl.runs.outcome import Outcome, Stopwatch
 
 LOG_EVERY = 20
 HELD_OUT = 256
-"""Held-out steps whose actions are compared."""
+"""Number of held-out steps on which the error is measured."""
 
 
 class Offline:
-    """A learner and its data set; the methods are `runner.Training`'s.
+    """A learner and its data set; implements `runner.Training`.
 
     Raises:
-        UserError: something is observed that data sets do not hold, or an argument of the learner is wrong.
+        UserError: an observation is not in data sets, or an argument of the learner is wrong.
     """
 
     def __init__(self, options: RunOptions, representation: CachedRepresentation | None, watch: Stopwatch):
         self.options, self.representation, self.watch = options, representation, watch
         unrecorded = sorted(set(options.observation.observe) - {"states", "pixels"})
         if unrecorded:
-            raise UserError(f"{', '.join(unrecorded)} is not recorded", "observe", "states and pixels can be learned from data")
+            raise UserError(f"{', '.join(unrecorded)} is not recorded in data sets", "observe", "choose states or pixels")
         self.out, self.steps = Path(options.out), 0
         chunk, data = options.policy.chunk, options.learner.data
         self.training, self.held_out = (Demonstrations(data, chunk, split) for split in ("train", "val"))
@@ -104,7 +103,7 @@ class Offline:
 
     @torch.no_grad()
     def _held_out(self) -> float:
-        """Mean absolute difference of actions, as shares of the limits, on the same held-out steps each time."""
+        """Returns the mean absolute error of the actions, as a share of their limits, on fixed held-out steps."""
         batch = self.held_out.draw(self.inputs, self.contract, min(HELD_OUT, len(self.held_out)), (0,), False)
         return float(difference(self.learner.networks["actor"], batch.to(self.device)).mean())
 
@@ -132,19 +131,19 @@ class Offline:
             "held_out_action_l1": self.error,
             **provenance(),
         }
-        made = Made(self.vocabulary, {**self.head, "out": self.size}, self.inputs.pixels, more=more, **self.exported)
+        saved = Made(self.vocabulary, {**self.head, "out": self.size}, self.inputs.pixels, more=more, **self.exported)
         actor = self.learner.networks["actor"].cpu()
         assert isinstance(actor, Head)
-        folder = write_prompted(self.out / "export", actor, self.contract, made)
+        folder = write_prompted(self.out / "export", actor, self.contract, saved)
         cached = f", {100 * hits.rate:.0f} % of the states from the cache" if hits else ""
         summary = (
-            f"{folder}: {options.condition or options.learner.name}, {options.budget.steps:,} steps on "
-            f"{len(self.training):,} recorded ones, {seconds:.0f} s, held-out difference {self.error:.3f} of the limits{cached}"
+            f"{folder}: {options.condition or options.learner.name}, {options.budget.steps:,} training steps on "
+            f"{len(self.training):,} recorded steps, {seconds:.0f} s, held-out error {self.error:.3f} of the limits{cached}"
         )
         return Outcome(summary)
 
 
-def _arguments(options: RunOptions, kind: type) -> Any:
+def _arguments(options: RunOptions, kind: type[CloningOptions]) -> CloningOptions:
     try:
         return kind(**options.learner.arguments)
     except (TypeError, ValueError) as error:

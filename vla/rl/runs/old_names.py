@@ -1,4 +1,4 @@
-"""Names of options from before they were composed of parts. They work for one more version, with a warning each."""
+"""Translates options under their former names, from before they were grouped into parts. Each use gives a warning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 PROMPTED = "vla.systems.pr2l.observation.PromptedObservation"
-"""The observation that all runs had."""
+"""The observation of all runs with former names."""
 NAMES = {
     **{name: f"observation.{name}" for name in ("vlm", "random", "prompt", "representation", "observe", "cache")},
     **{name: f"policy.{name}" for name in ("pooler", "net", "chunk")},
@@ -20,9 +20,10 @@ NAMES = {
 
 
 def renamed_keys(config: dict[str, object], where: str) -> dict[str, object]:
-    """A configuration by today's names.
+    """Returns the configuration with current names.
 
     Args:
+        config: the configuration.
         where: the file, for warnings.
     """
     renamed: dict[str, Any] = dict(config)
@@ -40,7 +41,7 @@ def renamed_keys(config: dict[str, object], where: str) -> dict[str, object]:
 
 
 def renamed_arguments(argument: str) -> list[str]:
-    """An argument of the command line (`--steps`, `--steps=3`, `--representation.tokens=2`) by today's name."""
+    """Returns a command-line argument (`--steps`, `--steps=3`, `--representation.tokens=2`) under its current name."""
     matched = re.match(r"--(\w+)(?=[.=]|$)", argument)
     if matched is None or matched[1] not in NAMES:
         return [argument]
@@ -50,4 +51,5 @@ def renamed_arguments(argument: str) -> list[str]:
 
 
 def _warn(old: str, where: str) -> None:
-    warnings.warn(f"{where}{old} is now {NAMES[old]}; the old name goes with the next version", FutureWarning, stacklevel=4)
+    message = f"{where}{old} is now {NAMES[old]}; the next version removes the old name"
+    warnings.warn(message, FutureWarning, stacklevel=4)

@@ -25,7 +25,7 @@ from vla.rl.runs.outcome import Outcome, Stopwatch
 
 
 class Online:
-    """A learner in its environments; the methods are `runner.Training`'s."""
+    """A learner in its environments; implements `runner.Training`."""
 
     def __init__(self, options: RunOptions, representation: CachedRepresentation | None, watch: Stopwatch):
         self.options, self.representation, self.watch = options, representation, watch
@@ -102,9 +102,9 @@ class Online:
 
 
 def make_environments(options: RunOptions, representation: CachedRepresentation | None) -> VecEnv:
-    """Environments in step that give what the policy sees; their monitor notes how every episode ends."""
+    """Makes parallel environments that give the policy's observations; their monitor records how every episode ends."""
     environments = VecMonitor(make_vec_env(options.environment), info_keywords=("is_success",))
-    # A reward other than the environment's goes here: it has the images, and the monitor still logs the environment's return.
+    # A wrapper with another reward belongs here: it sees the images, and the monitor still logs the environment's return.
     try:
         return options.observation.wrap(environments, representation, environment_class(options.environment.name).fields)
     except UserError:
@@ -113,7 +113,7 @@ def make_environments(options: RunOptions, representation: CachedRepresentation 
 
 
 def finished(options: RunOptions) -> Outcome | None:
-    """The outcome of a run that is done; None where its record, which is written last, is missing or of fewer steps."""
+    """Returns the outcome of a finished run; None if its record, which is written last, is missing or has other steps."""
     out = Path(options.out)
     if not (out / FILE).is_file() or (record := load_run(out)).steps != options.budget.steps:
         return None
@@ -121,7 +121,7 @@ def finished(options: RunOptions) -> Outcome | None:
 
 
 def summary(options: RunOptions, run: LearningRun) -> str:
-    """The run's result in a line."""
+    """Returns the run's result in one line."""
     last = float(run.curve()[-5:].mean())
     hits = f", {100 * run.more['cache']['rate']:.0f} % of the states from the cache" if run.more["cache"] else ""
     return (

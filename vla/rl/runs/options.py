@@ -1,4 +1,4 @@
-"""A run's options, composed of parts; and the form in which files keep them."""
+"""A run's options, grouped into parts, and the form in which files keep them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ NO_MODEL = {
     "representation": Settings().identity(),
     "cache": {"folder": "", "memory_mb": 2048},
 }
-"""What files say of the frozen model in a run that has none."""
+"""What files hold about the frozen model if a run has none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BudgetOptions:
-    """How long it learns.
+    """How long a run learns.
 
     Attributes:
-        steps: of all environments together; of the optimizer where it learns from data.
-        checkpoint: steps between checkpoints; environments begin anew there, which makes a resumed run equal to an uninterrupted.
+        steps: steps summed over the environments; optimizer steps if it learns from data.
+        checkpoint: steps between checkpoints. Environments reset at each, so that a resumed run equals an uninterrupted one.
     """
 
     steps: int = 50_000
@@ -35,22 +35,22 @@ class BudgetOptions:
 
     def __post_init__(self) -> None:
         if min(self.steps, self.checkpoint) < 1:
-            raise UserError(f"{self.steps} steps, checkpoints every {self.checkpoint}", "budget", "positive numbers")
+            raise UserError(f"{self.steps} steps and checkpoints every {self.checkpoint}", "budget", "give positive numbers")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """One run.
+    """The options of one run.
 
     Attributes:
         out: folder of the run: checkpoint, logs, results.json and export.
         condition: the run's name in comparisons.
-        environment: where it acts.
-        observation: what the policy sees; a class and its arguments.
+        environment: where the policy acts.
+        observation: what the policy observes; a class and its arguments.
         policy: the network that learns.
         learner: how it learns.
-        budget: how long.
-        seed: of everything drawn.
+        budget: how long it learns.
+        seed: random seed.
     """
 
     out: str
@@ -64,14 +64,14 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.seed < 0:
-            raise UserError(f"seed {self.seed}", "seed", "seed is 0 or more")
+            raise UserError(f"seed {self.seed}", "seed", "give a seed of 0 or more")
 
-    def lasting(self, steps: int) -> RunOptions:
-        """The same run with so many steps."""
+    def with_steps(self, steps: int) -> RunOptions:
+        """Returns the same run with another number of steps."""
         return dataclasses.replace(self, budget=dataclasses.replace(self.budget, steps=steps))
 
     def to_dict(self) -> dict[str, object]:
-        """All options as files keep them: in one level, by names older than the parts. Recorded runs are compared by them."""
+        """Returns all options as files keep them: flat, under names older than the parts, because recorded runs have them."""
         observation = {**NO_MODEL, **self.observation.saved()}
         model = ("vlm", "random", "prompt", "representation", "observe")
         return {
@@ -91,5 +91,5 @@ class RunOptions:
         }
 
     def identity(self) -> dict[str, object]:
-        """What a resumed run must share with the one it goes on from: all but where things lie and how long it runs."""
+        """Returns what a resumed run must share with its checkpoint: everything except paths and the number of steps."""
         return {k: v for k, v in self.to_dict().items() if k not in ("out", "cache", "steps")}

@@ -1,4 +1,4 @@
-"""What a run says when it is done, and how long it took."""
+"""The outcome of a finished run, and its time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Outcome:
     """A finished run.
 
     Attributes:
-        summary: in a line.
-        record: the learning curve; None of a run that learned from data, which meets no episodes.
+        summary: the result in one line.
+        record: the learning curve; None for a run from data, which has no episodes.
     """
 
     summary: str
@@ -24,10 +24,10 @@ class Outcome:
 
 
 class Stopwatch:
-    """Seconds by the clock, and of all cores together: of this process and of its children that have ended.
+    """Measures wall-clock seconds, and CPU seconds of this process and its finished children.
 
     Attributes:
-        before: what earlier processes of the run took; set it when the run goes on.
+        before: seconds of the run's earlier processes; set it when the run resumes.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Stopwatch:
         self.before = dict.fromkeys(self._began, 0.0)
 
     def taken(self) -> dict[str, float]:
-        """Of the whole run, as "seconds" and "cpu_seconds"."""
+        """Returns the time of the whole run, as "seconds" and "cpu_seconds"."""
         return {name: self.before[name] + now - self._began[name] for name, now in _now().items()}
 
 

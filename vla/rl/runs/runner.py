@@ -1,4 +1,4 @@
-"""`vla rl fit`: one run, from its checkpoint if it has one, to its export and its record."""
+"""`vla rl fit`: trains one run, from its checkpoint if it has one, and writes its export and its record."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from vla.rl.runs.outcome import Outcome, Stopwatch
 
 
 class Training(Protocol):
-    """Online or offline learning, as the loop below needs it.
+    """Online or offline learning, as the loop in `fit` needs it.
 
     Attributes:
-        steps: taken so far.
+        steps: number of steps so far.
     """
 
     @property
     def steps(self) -> int: ...
 
     def begin(self, saved: Saved | None) -> None:
-        """Makes what learns, as it was at the checkpoint if there is one, and opens the logs."""
+        """Makes the learner, in the state of the checkpoint if there is one, and opens the logs."""
 
     def advance(self) -> None:
         """Learns until the next checkpoint is due."""
 
     def state(self) -> Saved:
-        """What a checkpoint holds beside the run's identity: `steps` and all that is needed to go on."""
+        """Returns what a checkpoint holds beside the run's identity: `steps` and everything needed to resume."""
         ...
 
     def close(self) -> None:
-        """Ends processes and logs."""
+        """Ends processes and closes logs."""
 
     def finish(self) -> Outcome:
         """Writes the export, then the record."""
@@ -41,20 +41,20 @@ class Training(Protocol):
 
 
 def fit(options: RunOptions) -> Outcome:
-    """Trains to the wanted number of steps, from the folder's checkpoint if it has one; a finished record is only read.
+    """Trains to the given number of steps, from the folder's checkpoint if it has one. A finished run is only read.
 
     The folder gets checkpoint.pt (plain types), logs/ (TensorBoard) and export/ (safetensors and JSON), which `vla rollout` and
-    `vla serve` take if the head drives the tabletop; of a run in an environment also results.json (the learning curve, for
+    `vla serve` take if the head drives the tabletop. A run in an environment also writes results.json (the learning curve, for
     `vla compare`). A resumed run equals an uninterrupted one.
 
     Raises:
-        UserError: the folder's run is another one, or the options contradict one another.
+        UserError: the folder holds another run, or the options contradict one another.
     """
     out, watch = Path(options.out), Stopwatch()
     saved = read_checkpoint(out, options)
     if saved is not None:
-        # With a smaller budget than it has had, a run stays as it is.
-        options = options.lasting(max(options.budget.steps, min(saved.get("wanted", saved["steps"]), saved["steps"])))
+        # A smaller budget than before leaves the run as it is.
+        options = options.with_steps(max(options.budget.steps, min(saved.get("wanted", saved["steps"]), saved["steps"])))
         if saved["steps"] >= options.budget.steps and not options.learner.data and (outcome := finished(options)):
             return outcome
     representation = options.observation.open()

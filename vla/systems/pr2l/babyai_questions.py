@@ -1,4 +1,4 @@
-"""Images of BabyAI's rooms with questions about them, and a `tiny` with the words to answer them."""
+"""Collects images of BabyAI's rooms with questions about them, and prepares a `tiny` that has the words to answer them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEVELS = {
     "alone": ("BabyAI-GoToObj-v0",),
     "questions": ("BabyAI-GoToLocalS8N2-v0", "BabyAI-GoToLocalS8N4-v0", "BabyAI-GoToLocal-v0"),
 }
-"""Rooms with one object, where words are learned soonest, and rooms with two, four and eight."""
+"""Levels whose rooms have one object, where words are learned fastest, and levels with two, four and eight objects."""
 NOUNS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES[:3])
 COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDINGS = {
@@ -33,7 +33,7 @@ WORDINGS = {
     "list": "what is there and where",
 }
 START = "start"
-"""Folder of the model to begin with, beside those of the images."""
+"""Folder of the initial model, beside the folders of images."""
 
 # A card needs an embodiment; nothing here uses its actions.
 EMBODIMENT = Embodiment(
@@ -44,7 +44,7 @@ EMBODIMENT = Embodiment(
 
 
 def ask(view: np.ndarray, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Questions about what minigrid's symbols [7, 7, 3] show, as `QuestionSource` reads them; the robot is at (3, 6)."""
+    """Returns questions about a view, minigrid's symbols [7, 7, 3], as `QuestionSource` reads them; the robot is at (3, 6)."""
     objects = {cell: name for cell, name in cells(view).items() if name != "wall"}
     present, absent = sorted(set(objects.values())), [name for name in NOUNS if name not in objects.values()]
     questions = []
@@ -80,18 +80,17 @@ def ask(view: np.ndarray, rng: np.random.Generator) -> list[dict[str, Any]]:
 def collect_questions(
     out: str, pictures: int = 20_000, alone: int = 5_000, seed: int = 0, overwrite: bool = False
 ) -> dict[str, int]:
-    """Writes images with questions, each of another room (`questions`; `alone`: rooms with one object), and a model to train on
-    them (`start`).
+    """Writes images with questions, each of a room of its own, and the initial model to train on them.
 
     Args:
-        out: folder to write.
-        pictures: how many.
-        alone: how many of rooms with one object.
-        seed: of everything drawn.
-        overwrite: replace what is there.
+        out: folder with the subfolders `questions`, `alone` (rooms with one object) and `start` (the model).
+        pictures: number of images in `questions`.
+        alone: number of images in `alone`.
+        seed: random seed.
+        overwrite: whether to replace existing data.
 
     Returns:
-        How many questions of each type.
+        Number of questions of each type.
     """
     folders = {"alone": alone, "questions": pictures}
     counts = {name: _collect(Path(out) / name, count, LEVELS[name], seed, overwrite) for name, count in folders.items()}
@@ -130,14 +129,15 @@ def _collect(folder: Path, pictures: int, names: Sequence[str], seed: int, overw
 
 
 def start() -> tuple[Any, Any]:
-    """`tiny` with one camera and, one token each, the words of these rooms that it lacks; and its processor.
+    """Returns a `tiny` with one camera and a token for each word of these rooms that it lacks, and its processor.
 
-    It has learned to find named objects on another simulator's tables; from random weights that took longer than all of this.
+    `tiny` can already find named objects on another simulator's tables. Learning that from random weights would take longer than
+    the whole training here.
     """
-    known, processor = load_vlm("tiny")
+    pretrained, processor = load_vlm("tiny")
     words = [f" {word}" for word in (*COLOURS, *SHAPES, *COUNTS, "yes", "no", "wall", "nothing", "nowhere", "ahead")]
-    append_tokens(known, processor.tokenizer, [w for w in words if len(processor.tokenizer(w)["input_ids"]) > 1])
-    weights = known.state_dict()
+    append_tokens(pretrained, processor.tokenizer, [w for w in words if len(processor.tokenizer(w)["input_ids"]) > 1])
+    weights = pretrained.state_dict()
     weights["vision.camera"] = weights["vision.camera"][:1]
     model, processor = new_tiny(processor.tokenizer, pools=[1])
     model.load_state_dict(weights)

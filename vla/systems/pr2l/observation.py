@@ -1,4 +1,4 @@
-"""PR2L's part of a run's options: the question to a frozen model about every image, and what a head sees of its states.
+"""PR2L's observation: a frozen model is asked a question about every image, and the head sees its states.
 
 Chen, Mees, Kumar, Levine 2024 (arXiv 2402.02651).
 """
@@ -20,16 +20,16 @@ from vla.rl.envs.observation import Observation, ObservedVecEnv
 from vla.systems.pr2l.prompted_vec_env import PromptedVecEnv
 
 ENTRIES = {"states": ("tokens", "padding")}
-"""What is observed -> entries of an observation, where they have other names."""
+"""Names in `observe` -> entries of an observation, if these have other names."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CacheOptions:
-    """Where states are kept that were computed before.
+    """Where computed states are cached.
 
     Attributes:
-        folder: on disk; "" keeps none there.
-        memory_mb: in memory, MiB.
+        folder: folder of the cache on disk; "" for none.
+        memory_mb: size of the cache in memory, in MiB.
     """
 
     folder: str = ""
@@ -37,7 +37,7 @@ class CacheOptions:
 
     def __post_init__(self) -> None:
         if self.memory_mb < 0:
-            raise UserError(f"memory_mb {self.memory_mb:g}", "cache", "0 or more")
+            raise UserError(f"memory_mb is {self.memory_mb:g}", "cache", "give 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +45,13 @@ class PromptedObservation(Observation):
     """A frozen model's states, its answer, or what the environment gives.
 
     Attributes:
-        vlm: the frozen model: `tiny`, a folder, or a public model's name; "" where none is needed.
-        random: give the model random weights instead of its own, drawn by this seed; -1 leaves them.
-        prompt: the question; its fields are the environment's.
-        representation: what of the model's states is kept.
+        vlm: the frozen model: `tiny`, a folder, or a public model's name; "" if none is needed.
+        random: seed of random weights that replace the model's own; -1 keeps its own.
+        prompt: the question; the environment fills its fields.
+        representation: which of the model's states are used.
         observe: what the head sees beside the non-visual state: the model's states; whether its answer begins with yes, as one
-            bit; the environment's own such bit (oracle); the images themselves (pixels).
-        cache: of states.
+            bit (answer); the environment's own such bit (oracle); the images themselves (pixels).
+        cache: where states are cached.
     """
 
     vlm: str = ""
@@ -63,9 +63,9 @@ class PromptedObservation(Observation):
 
     def __post_init__(self) -> None:
         if self.random < -1:
-            raise UserError(f"random {self.random}", "observation.random", "a seed of 0 or more, or -1 for none")
+            raise UserError(f"random is {self.random}", "observation.random", "give a seed of 0 or more, or -1 for none")
         if "answer" in self.observe and not self.representation.tokens:
-            raise UserError("the answer is observed, and none is written", "observe", "set representation.tokens, e.g. 8")
+            raise UserError("the answer is observed, but none is generated", "observe", "set representation.tokens, e.g. 8")
 
     @property
     def title(self) -> str:
@@ -75,8 +75,8 @@ class PromptedObservation(Observation):
         if not {"states", "answer"} & set(self.observe):
             return None
         model, processor = load_frozen(self.vlm, self.random)
-        made = PromptableRepresentation(model, processor, PromptTemplate(self.prompt), self.representation)
-        return CachedRepresentation(made, self.cache.folder, self.cache.memory_mb)
+        representation = PromptableRepresentation(model, processor, PromptTemplate(self.prompt), self.representation)
+        return CachedRepresentation(representation, self.cache.folder, self.cache.memory_mb)
 
     def wrap(self, environments: VecEnv, representation: CachedRepresentation | None, fields: Sequence[str]) -> VecEnv:
         if representation is not None:

@@ -1,4 +1,4 @@
-"""Ranks prompts, layers and poolings without reinforcement learning, by what their states and answers tell of BabyAI's rooms."""
+"""Ranks prompts, layers and poolings without reinforcement learning, by what their states and answers reveal about BabyAI."""
 
 from __future__ import annotations
 
@@ -20,26 +20,29 @@ from vla.report.wording import Table, aligned
 from vla.rl.envs.babyai import BabyAI
 from vla.rl.envs.registry import environment_class
 from vla.rl.runs.options import RunOptions
-from vla.systems.pr2l.correlation import LEAST, SCORES, correlations, reached, score
+from vla.systems.pr2l.correlation import LEAST, SCORES, correlations, mean_areas, score
 from vla.systems.pr2l.probing_page import write_probes
 
 NOTE = (
-    "Accuracy of answer and presence (0.5 is guessing), R² of the place of the goal; over all tokens, and over the written ones. "
-    "An answer counts as no if it begins so (nowhere …); of questions that do not name the goal there is none."
+    "Accuracy of the answer and of the goal's presence (chance is 0.5), R² of the goal's place; over all tokens, and over the "
+    "written ones. An answer that begins with “no” (“nowhere” …) counts as no; questions that do not name the goal have no score."
 )
 
 PROBING = 1
+"""Second number of the seed of probed rooms."""
 FEWEST = 20
-"""Rooms from which on both halves show the goal."""
+"""Smallest number of rooms for which both halves show the goal."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """Views, each of another room: images, the fields of prompts, and the truth.
+    """Views, each of a different room.
 
     Attributes:
-        visible: [N] int, 1 where the goal is in view.
-        cell: [N, 2] its column and row in the view, NaN where it is not.
+        images: [N] images of the views.
+        fields: [N] values of the prompts' fields.
+        visible: [N] int, 1 if the goal is in view.
+        cell: [N, 2] the goal's column and row in the view, NaN if it is not in view.
     """
 
     images: list[np.ndarray]
@@ -49,25 +52,29 @@ class Frames:
 
 
 def draw_frames(level: str, count: int, seed: int = 0) -> Frames:
-    """Views from where a robot may stand; half of them show the goal, so that guessing is right in half the cases."""
-    # The second number makes other rooms than those of `babyai_questions` with an equal seed.
+    """Draws views from random positions of the robot; half of them show the goal, so that chance is 0.5.
+
+    Raises:
+        UserError: the goal is always, or never, in view.
+    """
+    # The second number keeps these rooms apart from those of `babyai_questions` with an equal seed.
     env, rng = BabyAI(level), np.random.default_rng([seed, PROBING])
     images, fields, visible, goal_cells = [], [], [], []
-    wanted = {True: count - count // 2, False: count // 2}
+    missing = {True: count - count // 2, False: count // 2}
     for _ in range(100 * count):
-        if not any(wanted.values()):
+        if not any(missing.values()):
             break
         _, info = env.reset(seed=int(rng.integers(2**31)))
         image, _ = env.wander(rng)
         cell = env.goal_cell()
-        if wanted[cell is not None]:
-            wanted[cell is not None] -= 1
+        if missing[cell is not None]:
+            missing[cell is not None] -= 1
             images.append(image)
             fields.append(info["fields"])
             visible.append(int(cell is not None))
             goal_cells.append(cell or (np.nan, np.nan))
     env.close()
-    if any(wanted.values()):
+    if any(missing.values()):
         raise UserError("the goal is always, or never, in view", level, "choose another level")
     order = rng.permutation(count)
     return Frames(
@@ -79,17 +86,20 @@ def draw_frames(level: str, count: int, seed: int = 0) -> Frames:
 
 
 def probe(options: RunOptions, frames: Frames) -> tuple[dict[str, Any], torch.Tensor]:
-    """Scores of one condition's model, half of the rooms held out.
+    """Scores one condition's model, with half of the rooms held out.
 
     Returns:
-        "answer": share of the rooms in which the written answer begins with no (nowhere …) exactly where the goal is not in view
-        (None where nothing is written, or the question does not name the goal); "present" and "place": for each pooling the
-        linear probe's accuracy of presence, and R² of the goal's place where it is in view. Beside it the means of all tokens'
-        states [N, layers * D].
+        A pair of the scores and the means of all tokens' states [N, layers * D]. The scores are "answer": share of the rooms in
+        which the written answer begins with "no" ("nowhere" …) if and only if the goal is not in view (None if nothing is
+        written, or the question does not name the goal); "present": for each pooling, the linear probe's accuracy of presence;
+        "place": for each pooling, R² of the goal's place in the views that show it.
+
+    Raises:
+        UserError: the condition has no model.
     """
     representation = options.observation.open()
     if representation is None:
-        raise UserError("nothing asks a model", options.condition, "probe conditions with observe: [states]")
+        raise UserError("the condition has no model", options.condition, "probe conditions with observe: [states]")
     states = representation([[image] for image in frames.images], frames.fields)
     half, layers = len(frames.images) // 2, len(representation.representation.layers)
     scores: dict[str, Any] = {"condition": options.condition, "prompt": representation.prompt.text}
@@ -102,9 +112,9 @@ def probe(options: RunOptions, frames: Frames) -> tuple[dict[str, Any], torch.Te
     train, test = torch.arange(len(visible)) < half, torch.arange(len(visible)) >= half
     for pooling in POOLINGS if states.written.shape[1] else POOLINGS[:1]:
         x = pooled(states, pooling, layers)
-        present: Probe = classify(x[train], frames.visible[train], x[test], frames.visible[test])
-        place = regress(x[train & visible], frames.cell[train & visible], x[test & visible], frames.cell[test & visible])
-        scores["present"][pooling], scores["place"][pooling] = present.score, place.score
+        presence: Probe = classify(x[train], frames.visible[train], x[test], frames.visible[test])
+        position = regress(x[train & visible], frames.cell[train & visible], x[test & visible], frames.cell[test & visible])
+        scores["present"][pooling], scores["place"][pooling] = presence.score, position.score
     return scores, pooled(states, POOLINGS[0], layers)
 
 
@@ -116,24 +126,29 @@ def probe_all(
     page: str = "",
     runs: Sequence[str] = (),
 ) -> str:
-    """A table of all conditions on the same rooms.
+    """Scores all conditions on the same rooms and returns a table.
 
     Args:
-        conditions: as `vla rl fit` takes them.
-        pictures: half of them held out, each of a room of its own.
-        seed: of the rooms.
-        out: JSON file that gets the scores.
-        page: HTML file that gets them, and the states' main components, coloured by what is true of the goal.
-        runs: folders of `vla rl fit`, with whose areas under the learning curve the scores are correlated.
+        conditions: options as `vla rl fit` takes them.
+        pictures: number of images, each of a different room; half are held out.
+        seed: random seed of the rooms.
+        out: JSON file for the scores.
+        page: HTML file for the scores and the states' principal components, coloured by the truth about the goal.
+        runs: folders of `vla rl fit`; the scores are correlated with the areas under their learning curves.
+
+    Raises:
+        UserError: there are too few images, two conditions share a name, or one is not a level of BabyAI.
     """
     if pictures < FEWEST or seed < 0:
-        raise UserError(f"{pictures} pictures, seed {seed}", "rl probe", f"at least {FEWEST}, and no negative seed")
+        raise UserError(
+            f"{pictures} images and seed {seed}", "rl probe", f"give at least {FEWEST} images and a seed of 0 or more"
+        )
     repeated = [name for name, n in collections.Counter(one.condition for one in conditions).items() if n > 1]
     if repeated:
         raise UserError(f"two conditions are called {repeated[0]!r}", "rl probe", "give each its own `condition`")
     others = [one for one in conditions if environment_class(one.environment.name) is not BabyAI]
     if others:
-        raise UserError(f"{others[0].environment.name} is not probed", others[0].condition, "probe levels of BabyAI")
+        raise UserError(f"{others[0].environment.name} cannot be probed", others[0].condition, "probe levels of BabyAI")
     levels = {level: draw_frames(level, pictures, seed) for level in {one.environment.name for one in conditions}}
     probes, states = [], {}
     for one in conditions:
@@ -143,15 +158,15 @@ def probe_all(
         states[one.condition] = vectors, frames.visible, frames.cell
     rows = [[one["condition"], *("–" if (x := score(one, name)) is None else f"{x:.3f}" for name in SCORES)] for one in probes]
     table = Table("Probes", NOTE, ["condition", *SCORES], rows)
-    related = correlations(probes, reached([load_run(run) for run in runs])) if runs else {}
+    correlated = correlations(probes, mean_areas([load_run(run) for run in runs])) if runs else {}
     sentences = [
         f"{name}: rank correlation {one['rank_correlation']:+.2f} with the area under the learning curve "
-        f"({one['n']} conditions, p {one['p']:.2f})."
-        for name, one in related.items()
-    ] or ([f"Fewer than {LEAST} of these conditions were trained: no correlation."] if runs else [])
+        f"({one['n']} conditions, p = {one['p']:.2f})."
+        for name, one in correlated.items()
+    ] or ([f"Fewer than {LEAST} of these conditions were trained, too few for a correlation."] if runs else [])
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        record = {"pictures": pictures, "seed": seed, "probes": probes, "correlations": related, **provenance()}
+        record = {"pictures": pictures, "seed": seed, "probes": probes, "correlations": correlated, **provenance()}
         Path(out).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if page:
         sentences.append(f"page: {write_probes(Path(page), table, [NOTE, *sentences], states, provenance())}")

@@ -1,4 +1,4 @@
-"""probes.html: what each condition's states look like, by two main components, coloured by a truth that prompts do not name."""
+"""Writes the page of the probes: their scores, and each condition's states by two principal components, coloured by the truth."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vla.report.plots import COLOURS, STYLE
 from vla.report.wording import Table
 
 COLUMNS = 7
-"""Of a view of BabyAI."""
+"""Number of columns of a view of BabyAI."""
 
 
 def principal(vectors: torch.Tensor) -> tuple[torch.Tensor, list[float]]:
-    """Vectors [N, F] along the two directions in which they differ most [N, 2], and each one's share of the whole variance."""
+    """Returns the first two principal components [N, 2] of vectors [N, F], and their shares of the variance."""
     centred = vectors - vectors.mean(0)
     u, s, _ = torch.linalg.svd(centred, full_matrices=False)
     return u[:, :2] * s[:2], (s.square() / s.square().sum().clamp_min(1e-12))[:2].tolist()
@@ -29,30 +29,31 @@ def write_probes(
     table: Table,
     sentences: Sequence[str],
     states: Mapping[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
-    made: Mapping[str, Any],
+    origin: Mapping[str, Any],
 ) -> Path:
-    """Writes the page and the folder that it is in.
+    """Writes the page; creates its folder if it does not exist.
 
     Args:
         table: the scores.
+        sentences: shown at the top.
         states: condition -> vectors [N, F], whether the goal is in view [N], and its column and row [N, 2].
-        made: as `provenance` gives it.
+        origin: where the scores come from, as `provenance` returns it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_page(
         path,
         "learning.html",
         title="Probes of prompted states",
-        headline="What the states tell of the goal",
+        headline="What the states reveal about the goal",
         sentences=sentences,
         charts={name: data_address("image/svg+xml", _chart(*one).encode()) for name, one in states.items()},
         tables=[table],
-        facts=facts(made),
+        facts=facts(origin),
     )
 
 
 def _chart(vectors: torch.Tensor, visible: torch.Tensor, cell: torch.Tensor) -> str:
-    """SVG: on the left coloured by whether the goal is in view, on the right, where it is, by its column."""
+    """Draws the states as SVG: on the left coloured by whether the goal is in view, on the right by its column."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -64,12 +65,12 @@ def _chart(vectors: torch.Tensor, visible: torch.Tensor, cell: torch.Tensor) -> 
         FigureCanvasSVG(figure)
         left, right = figure.subplots(1, 2, sharex=True, sharey=True)
         dots: dict[str, Any] = {"s": 7, "linewidths": 0, "alpha": 0.7, "rasterized": True}
-        for colour, one, name in zip(COLOURS, (in_view, ~in_view), ("in view", "not in view"), strict=False):
-            left.scatter(*points[one].T, color=colour, label=name, **dots)
+        for colour, mask, name in zip(COLOURS, (in_view, ~in_view), ("in view", "not in view"), strict=False):
+            left.scatter(*points[mask].T, color=colour, label=name, **dots)
         left.legend(frameon=False, fontsize=8, handletextpad=0.1, labelcolor="#16202b", title="the goal is", title_fontsize=8)
         right.scatter(*points[~in_view].T, color="#d9dfe5", **dots)
-        shown = right.scatter(*points[in_view].T, c=columns[in_view], cmap="coolwarm", vmin=0, vmax=COLUMNS - 1, **dots)
-        bar = figure.colorbar(shown, ax=right, ticks=[0, COLUMNS // 2, COLUMNS - 1], label="the goal's column")
+        coloured = right.scatter(*points[in_view].T, c=columns[in_view], cmap="coolwarm", vmin=0, vmax=COLUMNS - 1, **dots)
+        bar = figure.colorbar(coloured, ax=right, ticks=[0, COLUMNS // 2, COLUMNS - 1], label="the goal's column")
         bar.ax.set_yticklabels(["left", "ahead", "right"])
         bar.outline.set_visible(False)
         for axes in (left, right):

@@ -1,9 +1,8 @@
-"""Environments in step, with a frozen model's states beside their images: one call of the model for all of them."""
+"""A vectorised environment with a frozen model's states in its observations, computed in one call for all environments."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -16,19 +15,19 @@ from vla.rl.envs.observation import Observations, cameras, entries
 
 
 class PromptedVecEnv(VecEnvWrapper):
-    """Adds entries to what the environments give.
+    """Adds a frozen model's states, or its answer, to the environments' observations.
 
-    An environment gives a dict with images (uint8 [H, W, 3]), and `info["fields"]` at every reset and step. Added are, for
-    "states", "tokens" [L, D] with "padding" [L] (1 is padding), and for "answer", "answer" [1]: 1 where it begins with yes.
+    Observations are dicts with images (uint8 [H, W, 3]); every reset and step gives `info["fields"]`. "states" adds "tokens"
+    [L, D] and "padding" [L] (1 is padding); "answer" adds "answer" [1], which is 1 if the model's answer begins with yes.
 
     Args:
         venv: the environments.
-        representation: of all of them.
+        representation: the frozen model with its prompt.
         observe: "states", "answer" or both.
         known: the fields that the environments fill.
 
     Raises:
-        UserError: a prompt with a field that the environments do not fill.
+        UserError: the prompt has a field that the environments do not fill.
     """
 
     def __init__(
@@ -48,8 +47,8 @@ class PromptedVecEnv(VecEnvWrapper):
         added: dict[str, spaces.Space] = {}
         if "states" in self.observe:
             length, width = self.representation.shape
-            dtype: Any = np.dtype(self.representation.identity["dtype"])
-            added["tokens"] = spaces.Box(-np.inf, np.inf, (length, width), dtype)
+            dtype = np.dtype(self.representation.identity["dtype"])
+            added["tokens"] = spaces.Box(-np.inf, np.inf, (length, width), dtype.type)
             added["padding"] = spaces.Box(0, 1, (length,), np.uint8)
         if "answer" in self.observe:
             added["answer"] = spaces.Box(0.0, 1.0, (1,), np.float32)
@@ -64,15 +63,15 @@ class PromptedVecEnv(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         observations, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(observations, dict)
-        over = [env for env, done in enumerate(dones) if done]
-        # The last observation of an episode needs states too: the head estimates what a cut-off episode was still worth.
-        last = [infos[env]["terminal_observation"] for env in over]
-        ended = [self._fields[env] for env in over]
+        ended = [env for env, done in enumerate(dones) if done]
+        # The last observation of an episode needs states too: the head estimates the value of a truncated episode from them.
+        last = [infos[env]["terminal_observation"] for env in ended]
+        last_fields = [self._fields[env] for env in ended]
         resets = self.venv.unwrapped.reset_infos
-        self._fields = [resets[i]["fields"] if i in over else infos[i]["fields"] for i in range(self.num_envs)]
+        self._fields = [resets[i]["fields"] if i in ended else infos[i]["fields"] for i in range(self.num_envs)]
         rows = {name: np.concatenate([values, *([o[name]] for o in last)]) for name, values in observations.items()}
-        rows = self._with_states(rows, [*self._fields, *ended])
-        for row, env in enumerate(over, self.num_envs):
+        rows = self._with_states(rows, [*self._fields, *last_fields])
+        for row, env in enumerate(ended, self.num_envs):
             infos[env]["terminal_observation"] = {name: values[row] for name, values in rows.items()}
         return {name: values[: self.num_envs] for name, values in rows.items()}, rewards, dones, infos
 

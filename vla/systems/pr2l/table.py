@@ -1,4 +1,4 @@
-"""`vla rl table`: policies on the same episodes, with success rates, training time and the cost of a step."""
+"""`vla rl table`: compares policies on the same episodes by success rate, training time and time per step."""
 
 from __future__ import annotations
 
@@ -36,31 +36,31 @@ def table(
     batch: int = 0,
     workers: int = 0,
 ) -> str:
-    """Evaluates what is not evaluated yet and compares all policies with the first.
+    """Evaluates the policies that are not evaluated yet and compares all of them with the first.
 
     Args:
-        policies: as `vla rollout` takes them, e.g. the export of a co-fine-tuned model and that of a head.
-        suite: name or .yaml file.
-        episodes: scenes per task and variation; 0 is what the suite says.
-        out: gets an evaluation's folder for each policy, table.json, and the pages of `vla compare`.
-        batch: rows per call of a local model.
-        workers: processes; 0 is one per core.
+        policies: policies as `vla rollout` takes them, e.g. the exports of a co-fine-tuned model and of a head.
+        suite: name of a suite, or a .yaml file.
+        episodes: scenes per task and variation; 0 takes the suite's number.
+        out: folder for an evaluation of each policy, table.json, and the page of `vla compare`.
+        batch: rows per call of a local model; 0 takes the default.
+        workers: number of worker processes; 0 means one per core.
 
     Raises:
-        UserError: fewer than two policies, or what `vla.evaluation.run.evaluate` raises.
+        UserError: there are fewer than two policies, or `vla.evaluation.run.evaluate` raises it.
     """
     if len(policies) < 2:
-        raise UserError(f"{len(policies)} policies", "--policy", "give two or more, each with its own --policy")
+        raise UserError(f"number of policies: {len(policies)}", "--policy", "give two or more, each with its own --policy")
     chosen, rows = load_suite(suite, episodes), batch or BATCH
     folders = [f"{out}/{number}-{_file_name(policy)}" for number, policy in enumerate(policies)]
     for policy, folder in zip(policies, folders, strict=True):
         evaluate(Evaluation(policy, chosen, folder, batch=rows, workers=workers))
     comparison = compare_records([load(folder) for folder in folders])
-    # Of all pairs the first ones are those of the first policy.
+    # The first pairs are those of the first policy.
     differences: list[Rate | None] = [None, *(pair.difference for pair in comparison.pairs[: len(policies) - 1])]
     results = []
     for policy, one, difference in zip(policies, comparison.policies, differences, strict=True):
-        acting = open_policy(policy, rows, chosen.tasks)
+        loaded = open_policy(policy, rows, chosen.tasks)
         results.append(
             {
                 "policy": policy,
@@ -68,23 +68,23 @@ def table(
                 "first_minus_this": difference and difference.to_dict(),
                 "training_seconds": training_seconds(policy),
                 "states_kept": states_kept(policy),
-                "seconds_per_step": acting and step_seconds(acting, rows),
+                "seconds_per_step": loaded and step_seconds(loaded, rows),
             }
         )
     scenes = {"suite": comparison.suite, "suite_hash": comparison.suite_hash}
     record = {**scenes, "policies": results, "batch": rows, **provenance()}
     (Path(out) / FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return f"{aligned(shown(results))}\n\n{compare(*folders, out=out)}"
+    return f"{aligned(readable_table(results))}\n\n{compare(*folders, out=out)}"
 
 
-def shown(policies: Sequence[dict[str, Any]]) -> Table:
-    """The policies of table.json as a table to read."""
-    header = ["policy", "success", "first minus this", "trained", "a step"]
+def readable_table(policies: Sequence[dict[str, Any]]) -> Table:
+    """Returns the policies of table.json as a table for display."""
+    header = ["policy", "success", "first minus this one", "training time", "time per step"]
     return Table("Policies", "", header, [_row(one) for one in policies])
 
 
 def training_seconds(policy: str) -> float | None:
-    """As recorded in the folder, an export of `vla rl fit` or of `vla demo`; None where it is not."""
+    """Returns the training time recorded with an export of `vla rl fit` or `vla demo`; None if there is none."""
     records = (
         (Path(policy) / "rl.json", ("more", "seconds")),
         (Path(policy).parent / "stages.json", ("done", "train", "seconds")),
@@ -99,14 +99,14 @@ def training_seconds(policy: str) -> float | None:
 
 
 def states_kept(policy: str) -> bool | None:
-    """Whether some of a head's states had been computed before its training, which makes that shorter; None: unknown."""
+    """Returns whether some of a head's states were in the cache before its training, which shortens it; None if unknown."""
     file = Path(policy) / "rl.json"
     record = json.loads(file.read_text(encoding="utf-8")).get("more", {}) if file.is_file() else {}
     return bool(record["cache"].get("disk")) if "cache" in record else None
 
 
 def step_seconds(policy: Policy, rows: int) -> float:
-    """Median seconds of a call on grey images, per action that is carried out."""
+    """Measures the median seconds of a call on grey images, per executed action."""
     embodiment = policy.contract.embodiment()
     grey = {c.name: np.full((c.height, c.width, 3), 128, np.uint8) for c in embodiment.cameras}
     state = np.add(embodiment.state.low, embodiment.state.high) / 2
@@ -122,12 +122,12 @@ def step_seconds(policy: Policy, rows: int) -> float:
 
 
 def _row(one: dict[str, Any]) -> list[str]:
-    less, trained, step = one["first_minus_this"], one["training_seconds"], one["seconds_per_step"]
+    lead, trained, step = one["first_minus_this"], one["training_seconds"], one["seconds_per_step"]
     return [
         one["policy"],
         str(Rate(**one["success"])),
-        "–" if less is None else f"{100 * less['rate']:+.0f} points ({100 * less['low']:+.0f} to {100 * less['high']:+.0f})",
-        "–" if trained is None else f"{trained / 60:.1f} min{', states kept before' * bool(one.get('states_kept'))}",
+        "–" if lead is None else f"{100 * lead['rate']:+.0f} points ({100 * lead['low']:+.0f} to {100 * lead['high']:+.0f})",
+        "–" if trained is None else f"{trained / 60:.1f} min{', states cached before' * bool(one.get('states_kept'))}",
         "–" if step is None else f"{1000 * step:.1f} ms",
     ]
 

@@ -1,4 +1,4 @@
-"""An evaluation into a folder: killed, gone on with, refused, and what it leaves behind."""
+"""Evaluations into a folder: what they write, how they resume after being killed, and what they refuse."""
 
 import json
 import os
@@ -21,6 +21,8 @@ from vla.report.records import EpisodeRecord
 from vla.sim.suites import read_suite
 from vla.sim.workers import Workers
 
+SIM_TESTS = Path(__file__).parents[1] / "sim"
+"""Folder of toy_simulation.py."""
 SUITE = {
     "tasks": ["lift"],
     "variations": {"seen": {}, "dim": {"light": [0.5, 0.5, 0.5]}},
@@ -36,7 +38,7 @@ def suite(**changes):
 
 @pytest.fixture
 def toys(toy, monkeypatch):
-    """Evaluations run on toys; returns how often workers were started, and what they are made of."""
+    """Evaluations run on toys. Returns how often workers were started, and the toy that they hold."""
     state = {"started": 0, "make": toy()}
 
     def make(engine, count):
@@ -48,10 +50,10 @@ def toys(toy, monkeypatch):
 
 
 def content(folder):
-    """results.json but for what another run of the same evaluation may have otherwise."""
-    found = json.loads((folder / "results.json").read_text())
-    run = found.pop("run")
-    return found, run
+    """Returns results.json without `run`, which may differ in another run of the same evaluation; and `run`."""
+    results = json.loads((folder / "results.json").read_text())
+    run = results.pop("run")
+    return results, run
 
 
 def test_what_an_evaluation_leaves(toys, tmp_path):
@@ -62,7 +64,7 @@ def test_what_an_evaluation_leaves(toys, tmp_path):
     groups = loaded.more["summary"]["groups"]
     assert [(g["variation"], g["kind"]) for g in groups[:3]] == [("seen", "correct"), ("seen", "swapped"), ("seen", "empty")]
     assert groups[0]["success"]["n"] == 3 and groups[0]["success"]["low"] < groups[0]["success"]["rate"]
-    # Toys lift by seed, whatever they are told.
+    # Toys lift by seed, whatever the instruction.
     assert loaded.more["summary"]["language_use"]["all"]["rate"] == 0 and "language use: +0 points" in outcome(record)
     lines = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
     assert len(lines) == 18 and all(line["state"] and "seconds" in line for line in lines)
@@ -72,12 +74,12 @@ def test_what_an_evaluation_leaves(toys, tmp_path):
     for words in (
         "lift: dim",
         "Language use",
-        "The right thing, of those",
+        "Of those, the right thing",
         "100 % of 3 (44 to 100 %)",
         "wrong object",
         "videos/grid.mp4",
         suite().hash,
-        "Nothing said",
+        "Empty instruction",
     ):
         assert words in page
     assert "http" not in page
@@ -87,7 +89,7 @@ def test_what_an_evaluation_leaves(toys, tmp_path):
     assert again.episodes == record.episodes and (tmp_path / "episodes.jsonl").read_text() == before
 
 
-def test_a_killed_evaluation_goes_on_to_the_same_record(toys, tmp_path):
+def test_a_killed_evaluation_resumes_to_the_same_record(toys, tmp_path):
     evaluate(Evaluation("random", suite(), str(tmp_path / "whole")))
 
     def interrupt(result, done):
@@ -99,9 +101,9 @@ def test_a_killed_evaluation_goes_on_to_the_same_record(toys, tmp_path):
     journal = tmp_path / "halves/episodes.jsonl"
     assert journal.read_text().count("\n") == 7 and not (tmp_path / "halves/results.json").exists()
     journal.write_text(journal.read_text() + '{"task": "lift", "varia')
-    seen = []
-    evaluate(Evaluation("random", suite(), str(tmp_path / "halves"), workers=1), lambda result, done: seen.append(done))
-    assert seen == list(range(7, 19))
+    counts = []
+    evaluate(Evaluation("random", suite(), str(tmp_path / "halves"), workers=1), lambda result, done: counts.append(done))
+    assert counts == list(range(7, 19))
     assert content(tmp_path / "whole")[0] == content(tmp_path / "halves")[0]
     started = toys["started"]
     evaluate(Evaluation("random", suite(), str(tmp_path / "whole")))
@@ -109,7 +111,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_record(toys, tmp_path):
 
 
 def test_kill_nine_loses_no_finished_episode(toys, tmp_path):
-    """A process of its own is killed while it evaluates; what it had finished is there, and the rest is run."""
+    """A separate process is killed while it evaluates: its finished episodes are kept, and the others run afterwards."""
     code = (
         "import sys, functools; sys.path.insert(0, sys.argv[1])\n"
         "from toy_simulation import ToySimulation\n"
@@ -122,8 +124,8 @@ def test_kill_nine_loses_no_finished_episode(toys, tmp_path):
     )
     (tmp_path / "run.py").write_text(code)
     out = tmp_path / "out"
-    command = [sys.executable, str(tmp_path / "run.py"), str(Path(__file__).parent), str(out)]
-    path = os.pathsep.join([str(Path(evaluation.__file__).parents[2]), str(Path(__file__).parent)])
+    command = [sys.executable, str(tmp_path / "run.py"), str(SIM_TESTS), str(out)]
+    path = os.pathsep.join([str(Path(evaluation.__file__).parents[2]), str(SIM_TESTS)])
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, start_new_session=True)
     try:
         # Seed 1 stops its worker for good; all of seed 0 is finished by then.
@@ -133,7 +135,7 @@ def test_kill_nine_loses_no_finished_episode(toys, tmp_path):
             assert process.poll() is None
             time.sleep(0.1)
     finally:
-        # The whole session: a stopped worker would stay for ever.
+        # The whole session: a stopped worker would never end.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(20)
     before = (out / "episodes.jsonl").read_text()
@@ -176,11 +178,11 @@ def test_journal_refuses_what_it_cannot_read(tmp_path):
     with pytest.raises(UserError, match="line 2 is not JSON"), Journal(tmp_path, {"suite": "a"}):
         pass
     (tmp_path / "evaluation.json").unlink()
-    with pytest.raises(UserError, match="something else"), Journal(tmp_path, {"suite": "a"}):
+    with pytest.raises(UserError, match="an episodes.jsonl without evaluation.json"), Journal(tmp_path, {"suite": "a"}):
         pass
 
 
-def test_a_policy_that_breaks_ends_the_run_and_can_be_gone_on_with(toys, seeing, tmp_path, monkeypatch):
+def test_a_policy_that_breaks_ends_the_run_which_can_be_resumed(toys, seeing, tmp_path, monkeypatch):
     broken = seeing(lambda o, actions: actions + (float("nan") if "/dim/2/" in o.id else 0))
     monkeypatch.setattr(evaluation, "load_policy", lambda *_, **__: broken)
     options = Evaluation("mine", suite(), str(tmp_path))
@@ -202,8 +204,8 @@ def test_the_command(toys, tmp_path, capsys):
     assert "correct instruction: success" in shown and "language use" in shown and records.load(out).suite == "toy"
     for policy in ("random", "expert"):
         film = tmp_path / f"{policy}.mp4"
-        told = ["--instruction", "lift the green cube", "--out", str(tmp_path / policy), "--video", str(film)]
-        assert cli.main(["rollout", "--policy", policy, *told]) == 0
+        options = ["--instruction", "lift the green cube", "--out", str(tmp_path / policy), "--video", str(film)]
+        assert cli.main(["rollout", "--policy", policy, *options]) == 0
         assert film.is_file() and records.load(tmp_path / policy).episodes[0].instruction == "lift the green cube"
     for wrong, says in (
         (["--suite", "rt2/seen"], "add --out"),
