@@ -137,7 +137,7 @@ def test_what_cannot_be_fetched_is_named(tmp_path):
         len(RobotSource("http://127.0.0.1:9", chunk=1, fetched=str(tmp_path)))
     with pytest.raises(UserError, match="card.yaml: cannot be read"):
         len(RobotSource("pipe:cat /nowhere/{}", chunk=1, fetched=str(tmp_path / "other")))
-    with pytest.raises(UserError, match="what was fetched from elsewhere"):
+    with pytest.raises(UserError, match="files fetched from another address"):
         len(RobotSource("pipe:cat /somewhere/{}", chunk=1, fetched=str(tmp_path / "other")))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: cannot be used"):

@@ -141,7 +141,7 @@ def test_bad_members_are_named(make, tmp_path, change, message):
 
 def test_bad_pictures_are_named(make, tmp_path):
     small = make(tmp_path, change=lambda members: {**members, "wrist.jpg": np.zeros((8, 8, 3), np.uint8)})
-    with pytest.raises(UserError, match=r"e000000_s0000\.wrist\.jpg: the picture has shape \(8, 8, 3\), camera wrist"):
+    with pytest.raises(UserError, match=r"e000000_s0000\.wrist\.jpg: the image has shape \(8, 8, 3\), camera wrist"):
         RobotSource(small, chunk=1).sample(0, RNG)
 
 

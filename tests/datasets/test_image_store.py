@@ -64,7 +64,7 @@ def test_they_are_decoded_once_and_again_when_a_shard_changes(make, tmp_path, mo
     images = [source.sample(i, RNG).images for i in range(45)]
     (file,) = tmp_path.glob("*.pixels")
     with monkeypatch.context() as patched:
-        patched.setattr("vla.datasets.pictures.decode_jpeg", None)  # must not be decoded again
+        patched.setattr("vla.datasets.images.decode_jpeg", None)  # must not be decoded again
         again = RobotSource(tmp_path, chunk=1, cache=True)
         assert all(np.array_equal(again.sample(i, RNG).images[c], frame) for i in range(45) for c, frame in images[i].items())
     # Another split has its own.
@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_written_to_is_read_all_the_same(make, tmp_path,
         raise OSError("no space left")
 
     make(tmp_path)
-    monkeypatch.setattr("vla.datasets.pictures._write", full)
+    monkeypatch.setattr("vla.datasets.images._write", full)
     source, plain = RobotSource(tmp_path, chunk=1, cache=True), RobotSource(tmp_path, chunk=1)
     assert all(
         np.array_equal(source.sample(i, RNG).images[c], plain.sample(i, RNG).images[c])
@@ -97,5 +97,5 @@ def test_a_picture_that_cannot_be_read_is_named_when_it_is_asked_for(make, tmp_p
 
     source = RobotSource(make(tmp_path, change=spoil), chunk=1, cache=True)
     assert source.sample(1, RNG).step == 1
-    with pytest.raises(Unreadable, match="e000000_s0002.front.jpg: the picture cannot be decoded"):
+    with pytest.raises(Unreadable, match="e000000_s0002.front.jpg: the image cannot be decoded"):
         source.sample(2, RNG)
