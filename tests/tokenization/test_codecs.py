@@ -37,7 +37,7 @@ def test_a_chunk_comes_back_and_every_symbol_was_legal(contract, name, chunk, te
     actions, flags = draw(codec, seed)
     symbols, steps = codec.encode(actions, flags)
     assert steps.shape == symbols.shape and steps.min() >= 0 and steps.max() < chunk and len(symbols) <= codec.longest
-    places = codec.places()
+    places = codec.positions()
     for i, symbol in enumerate(symbols):
         legal, end = codec.next(symbols[:i])
         assert symbol in legal and not (end and codec.fixed) and set(legal) <= set(places[i])
@@ -144,10 +144,10 @@ def test_ordinal_places_are_quantities_alone(contract):
     for name in ("uniform", "quantile", "openvla", "language-table"):
         codec = action_codec(contract(name))
         step = [False] * codec.terminate + codec.varies.tolist()
-        assert codec.ordinal() == step * codec.chunk and len(codec.ordinal()) == len(codec.places()), name
+        assert codec.ordinal() == step * codec.chunk and len(codec.ordinal()) == len(codec.positions()), name
     for name in ("numbers", "fast"):
         codec = action_codec(contract(name))
-        assert codec.ordinal() == [False] * codec.longest == [False] * len(codec.places())
+        assert codec.ordinal() == [False] * codec.longest == [False] * len(codec.positions())
     mine = contract("uniform")
     ((robot, embodiment),) = mine.embodiments.items()
     values = np.random.default_rng(0).uniform(embodiment.action.low, embodiment.action.high, (400, embodiment.action.size))
