@@ -1,4 +1,4 @@
-"""Decoded pictures that are kept: the same ones, once in memory for all processes, and none where they cannot be read."""
+"""Cached images: equal to the originals, once in memory for all processes, none for unreadable records."""
 
 import os
 import subprocess
@@ -26,37 +26,37 @@ for i in range(len(source)):
     source.sample(i, np.random.default_rng(0)).images["front"].sum()
 print("ready", flush=True)
 sys.stdin.readline()
-mine, found = False, {"Pss": 0, "Private_Clean": 0, "Private_Dirty": 0}
+in_cache, totals = False, {"Pss": 0, "Private_Clean": 0, "Private_Dirty": 0}
 for line in Path("/proc/self/smaps").read_text().splitlines():
     name, _, value = line.partition(":")
     if "-" in line.split()[0]:
-        mine = line.endswith(".pixels")
-    elif mine and name in found:
-        found[name] += int(value.split()[0])
-print(*found.values(), flush=True)
+        in_cache = line.endswith(".pixels")
+    elif in_cache and name in totals:
+        totals[name] += int(value.split()[0])
+print(*totals.values(), flush=True)
 sys.stdin.readline()
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_processes_share_what_is_kept(make, tmp_path):
-    """Two that open the data set by themselves, as loader processes and ranks do."""
+def test_processes_share_the_cache(make, tmp_path):
+    """Two processes that open the data set independently, like loader processes and ranks."""
     make(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(Path(vla.__file__).parents[1])}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
     readers = [subprocess.Popen([sys.executable, "-c", READER, str(tmp_path)], **pipes) for _ in range(2)]
     assert [reader.stdout.readline() for reader in readers] == ["ready\n"] * 2
-    found = []
+    usage = []
     for reader in readers:
         reader.stdin.write("\n")
         reader.stdin.flush()
-        found.append([int(kib) for kib in reader.stdout.readline().split()])
+        usage.append([int(kib) for kib in reader.stdout.readline().split()])
     for reader in readers:
         reader.communicate("\n", timeout=60)
     (file,) = tmp_path.glob("*.pixels")
     size = file.stat().st_size / 1024
-    assert sum(pss for pss, *_ in found) <= size + 4, (found, size)
-    assert all(pss and not clean and not dirty for pss, clean, dirty in found), found
+    assert sum(pss for pss, *_ in usage) <= size + 4, (usage, size)
+    assert all(pss and not clean and not dirty for pss, clean, dirty in usage), usage
 
 
 def test_they_are_decoded_once_and_again_when_a_shard_changes(make, tmp_path, monkeypatch):
@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_written_to_is_read_all_the_same(make, tmp_path,
     )
 
 
-def test_a_picture_that_cannot_be_read_is_named_when_it_is_asked_for(make, tmp_path):
+def test_an_unreadable_image_is_named_when_it_is_read(make, tmp_path):
     def spoil(members):
         return {**members, "front.jpg": b"nothing"} if members["json"]["step"] == 2 else members
 
