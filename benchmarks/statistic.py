@@ -67,7 +67,7 @@ def distributions(export: Path, data: Path, steps: int) -> list[tuple[str, np.nd
             logits = examples.family.score(policy.model, batch.inputs, places)[examples.plan.length() :]
         truth = batch.labels[:, 1:][places[:, :-1]][examples.plan.length() :]
         codec = examples.codec()
-        for name, ordinal, legal, row, true in zip(names, codec.ordinal(), codec.places(), logits, truth, strict=False):
+        for name, ordinal, legal, row, true in zip(names, codec.ordinal(), codec.positions(), logits, truth, strict=False):
             if ordinal:
                 ids = torch.tensor(examples.vocabulary.symbols_to_ids(legal))
                 results.append((name, row[ids].softmax(-1).numpy(), int((ids == true).nonzero())))

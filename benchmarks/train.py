@@ -170,7 +170,7 @@ def structure(name: str, batch: int, steps: int) -> dict:
             instruction="lift the red cube",
             target="red cube",
             point=(0.5, 0.5),
-            reach=None,
+            offset=None,
             episode=0,
             step=0,
             embodiment=EMBODIMENT_NAME,

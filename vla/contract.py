@@ -133,7 +133,7 @@ class ContractSettings:
         codec: of actions: uniform, quantile, openvla, language-table, numbers or fast (`vla.tokenization.codecs`).
         codec_args: its settings, plain JSON types; what has to be known of the data is fitted on them.
         bins: per action dimension, of uniform and quantile; and of each dimension of a state.
-        tokens: which tokens action symbols are (`vla.tokenization.plans`): integers, overwrite, overwrite:ID or append.
+        tokens: which tokens action symbols are (`vla.tokenization.action_tokens`): integers, overwrite, overwrite:ID or append.
         prompt: template of an action prompt, with {instruction} and, where the model reads it, {state}; the images stand at
             {images}, or before everything.
         question: template of a question prompt, with {question}, and {images} as above.

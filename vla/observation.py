@@ -1,4 +1,4 @@
-"""What a robot sees at one control step, and the actions that answer it. Numpy only: workers and clients import this module."""
+"""Observations of a robot and the action chunks that answer them. Imports numpy only, for workers and clients."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 
 @dataclasses.dataclass
 class Observation:
-    """What one stream (an environment slot or a client) sees at one control step.
+    """What one stream (an environment slot or a client) observes at one control step.
 
     Attributes:
-        id: names the stream; a policy keeps its state per id.
-        images: camera name -> upright RGB picture, uint8 [H, W, 3].
+        id: name of the stream; a policy keeps its state per id.
+        images: camera name -> upright RGB image, uint8 [H, W, 3].
         state: proprioception in the contract's order and units, float [S].
-        instruction: what the robot is told, free text.
-        embodiment: which of the contract's embodiments this is; "" is the contract's default.
-        plan: what the robot is to follow, as `ActionChunk.plan` has it; empty lets the policy plan by itself.
+        instruction: the instruction to the robot, free text.
+        embodiment: name of the embodiment in the contract; "" is the contract's default.
+        plan: the plan to follow, in the form of `ActionChunk.plan`; if it is empty, the policy plans by itself.
     """
 
     id: str
@@ -35,10 +35,10 @@ class ActionChunk:
 
     Attributes:
         actions: [T, A], in the contract's order and physical units.
-        terminate: [T] bool, True where the policy says that the task is done.
-        info: whatever the policy adds (its plan, valid mass, timings).
-        status: "" for actions that the policy means; else what is wrong with its answer, and T is 0: what the robot does then is
-            for the caller to say (`RecedingHorizon` rests).
+        terminate: bool [T], True where the policy considers the task done.
+        info: additions of the policy (its plan, valid mass, timings).
+        status: "" if the actions are valid. Otherwise what is wrong with the policy's answer, and T is 0: the caller decides
+            what the robot does (`RecedingHorizon` makes it rest).
     """
 
     actions: np.ndarray
@@ -48,5 +48,5 @@ class ActionChunk:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What the policy wrote before the actions, of `info`: `words`, `point`, `reach`."""
+        """The plan that the policy wrote before the actions: `words`, `point`, `reach` of `info`."""
         return {part: self.info[part] for part in ("words", "point", "reach") if part in self.info}

@@ -1,6 +1,6 @@
-"""Images: orient, crop, resize, normalise, augment. What moves pixels says where a point of the image goes.
+"""Image transforms: orient, crop, resize, normalise, augment. Those that move pixels transform points too.
 
-Images are uint8 [H, W, 3] RGB; points are (u to the right, v down), each 0 to 1 over the picture.
+Images are uint8 [H, W, 3] RGB. Points are (u to the right, v down), each 0 to 1 over the image.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from vla.errors import UserError
 
 Point = tuple[float, float]
 LEVELS = np.arange(256) - 127.5
-"""All levels of a picture around the middle grey."""
+"""The 256 levels of a pixel, relative to middle grey."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Orient:
-    """Turns a picture upright.
+    """Turns an image upright.
 
     Attributes:
-        source: how pictures come: "upright"; "raw_opengl", rows bottom to top, as robosuite gives them; "rot180", by half a turn
-            round. (`[::-1, ::-1]` of a raw OpenGL picture, as in OpenVLA's LIBERO data, is none of these: it is a mirror image.)
+        source: orientation of the input: "upright"; "raw_opengl", rows from bottom to top, as in robosuite; "rot180", rotated by
+            180 degrees. (`[::-1, ::-1]` of a raw OpenGL image, as in OpenVLA's LIBERO data, is none of these: it is mirrored.)
     """
 
     source: Literal["upright", "raw_opengl", "rot180"] = "upright"
 
     def __post_init__(self):
         if self.source not in ("upright", "raw_opengl", "rot180"):
-            raise UserError(f"unknown orientation {self.source!r}", "transform", "upright, raw_opengl or rot180")
+            raise UserError(f"unknown orientation {self.source!r}", "transform", "use upright, raw_opengl or rot180")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         flips = {"upright": image, "raw_opengl": image[::-1], "rot180": image[::-1, ::-1]}
@@ -46,10 +46,7 @@ class Orient:
 
 @dataclasses.dataclass(frozen=True)
 class CentreCrop:
-    """The middle of the picture, `factor` of each side, rounded to whole pixels (points are exact up to that rounding).
-
-    What is cut off is gone: only points go back.
-    """
+    """Crops to the centre of the image, `factor` of each side, rounded to whole pixels; points are not rounded."""
 
     factor: float = 1.0
 
@@ -68,9 +65,9 @@ class CentreCrop:
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """Bilinear with antialiasing, to height x width pixels; a picture of that size is returned as it is. Points stay.
+    """Resizes to height x width pixels, bilinear with antialiasing. An image of that size is returned unchanged. Points stay.
 
-    PyTorch's, four times faster than Pillow's and never more than two levels away from it.
+    Uses PyTorch, which is four times faster than Pillow and differs from it by at most two levels.
     """
 
     height: int
@@ -79,12 +76,12 @@ class Resize:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         if image.shape[:2] == (self.height, self.width):
             return image
-        import torch  # only here: the simulator's processes turn and normalise pictures without it
+        import torch  # here, since simulation workers orient and normalise images without it
 
         pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).movedim(-1, 0)[None]
         size = (self.height, self.width)
-        found = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True)
-        return np.ascontiguousarray(found[0].movedim(0, -1).numpy())
+        resized = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True)
+        return np.ascontiguousarray(resized[0].movedim(0, -1).numpy())
 
     def point(self, point: Point) -> Point:
         return point
@@ -95,7 +92,7 @@ class Normalise:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         if image.dtype != np.uint8 or image.shape[-1] != 3:
-            raise UserError(f"a picture of type {image.dtype} and shape {image.shape}", "transform", "give uint8 [H, W, 3]")
+            raise UserError(f"an image of type {image.dtype} and shape {image.shape}", "transform", "give uint8 [H, W, 3]")
         return np.ascontiguousarray(np.moveaxis(image, -1, -3), np.float32) / np.float32(127.5) - np.float32(1)
 
     def inverse(self, pixels: np.ndarray) -> np.ndarray:
@@ -104,12 +101,12 @@ class Normalise:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random shifts of named cameras, and random brightness and contrast of all, for training only.
+    """Random shifts of named cameras, and random brightness and contrast of all cameras, for training.
 
     Attributes:
-        shift: camera name -> the largest shift in pixels along either axis; the uncovered rim repeats the picture's edge.
-        brightness: the largest change of brightness, as a share of the full range.
-        contrast: the largest change of contrast around the middle grey, as a factor's distance from one.
+        shift: camera name -> maximum shift in pixels along either axis; the edge of the image is repeated in the gap.
+        brightness: maximum change of brightness, as a share of the full range.
+        contrast: maximum change of the contrast around middle grey; the factor is within this distance of 1.
     """
 
     shift: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -119,29 +116,29 @@ class Augmentation:
     def __call__(
         self, images: dict[str, np.ndarray], points: list[Point], rng: np.random.Generator
     ) -> tuple[dict[str, np.ndarray], list[Point]]:
-        """Changed copies of the pictures, and the points moved with the first, in which they are said (clipped to 0..1)."""
+        """Changed copies of the images, and the points, which move with the first camera's image (clipped to 0..1)."""
         unknown = self.shift.keys() - images.keys()
         if unknown:
             raise UserError(f"unknown cameras {sorted(unknown)}", "augmentation", f"the data has {', '.join(images)}")
         first = next(iter(images))
         changed = {}
         for name, image in images.items():
-            most = self.shift.get(name, 0)
-            if most:
-                dx, dy = rng.integers(-most, most + 1, 2)
+            limit = self.shift.get(name, 0)
+            if limit:
+                dx, dy = rng.integers(-limit, limit + 1, 2)
                 height, width = image.shape[:2]
                 rows, columns = np.arange(height) - dy, np.arange(width) - dx
                 image = image[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)]
                 if name == first and points:
                     moved = np.clip(np.array(points) + (dx / width, dy / height), 0.0, 1.0)
                     points = [(float(u), float(v)) for u, v in moved]
-            changed[name] = self._light(image, rng)
+            changed[name] = self._relit(image, rng)
         return changed, points
 
-    def _light(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _relit(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if not (self.brightness or self.contrast):
             return image
         factor, offset = 1 + rng.uniform(-self.contrast, self.contrast), 255 * rng.uniform(-self.brightness, self.brightness)
-        # A table of the 256 levels is several times cheaper than arithmetic on the picture.
+        # A table of the 256 levels is several times faster than arithmetic on the image.
         table = np.clip(LEVELS * factor + (127.5 + offset), 0, 255).astype(np.uint8)
         return np.take(table, image)

@@ -14,12 +14,12 @@ def spec() -> Embodiment:
     return Embodiment((Camera("front", 16, 16), Camera("wrist", 16, 16)), STATE, ACTION)
 
 
-def picture(value: int) -> np.ndarray:
+def image(value: int) -> np.ndarray:
     return np.full((16, 16, 3), value, np.uint8)
 
 
 def robot_samples():
-    """An action says its episode in the sign and its step in the size, a picture its episode and step in its level."""
+    """Actions encode step and episode in their values, images in their grey level."""
     for episode, length in enumerate(LENGTHS):
         for step in range(length):
             info = {
@@ -35,8 +35,8 @@ def robot_samples():
             yield (
                 f"e{episode:06d}_s{step:04d}",
                 {
-                    "front.jpg": picture(episode * 20 + step),
-                    "wrist.jpg": picture(200 - episode * 20 - step),
+                    "front.jpg": image(episode * 20 + step),
+                    "wrist.jpg": image(200 - episode * 20 - step),
                     "action.npy": np.array([step, episode / 10], np.float32),
                     "state.npy": np.array([episode, step], np.float32),
                     "json": info,
@@ -50,7 +50,7 @@ def question_samples(count=20):
             {"type": "where", "question": f"where is {i}", "answer": [[0.5, 0.5]]},
             {"type": "colour", "question": f"what colour is {i}", "answer": "red"},
         ]
-        members = {"front.jpg": picture(i), "wrist.jpg": picture(i + 100), "json": {"questions": questions if i else []}}
+        members = {"front.jpg": image(i), "wrist.jpg": image(i + 100), "json": {"questions": questions if i else []}}
         yield f"q{i:06d}", members
 
 
@@ -68,13 +68,13 @@ def robot(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def asked(tmp_path_factory):
+def questions_folder(tmp_path_factory):
     return write(tmp_path_factory.mktemp("questions"), question_samples(), "questions")
 
 
 @pytest.fixture
 def make():
-    """Writes robot samples, all or those that `keep` selects by key, to a folder."""
+    """Writes robot samples to a folder: all, or those whose key `keep` accepts."""
 
     def make(folder, keep=lambda key: True, change=lambda members: members, per_shard=10):
         return write(folder, [(k, change(m)) for k, m in robot_samples() if keep(k)], "robot", per_shard)

@@ -65,7 +65,7 @@ def test_a_cut_or_damaged_shard_is_named_with_its_last_whole_sample(folder, kind
             "empty": b"",
         }[kind]
     )
-    with pytest.raises(UserError, match=r"shard-000001\.tar: the shard is cut off or damaged") as caught:
+    with pytest.raises(UserError, match=r"shard-000001\.tar: the shard is truncated or damaged") as caught:
         ShardIndex(folder)
     assert f"last whole sample is {last}\n" in str(caught.value)
 

@@ -13,7 +13,7 @@ from vla.errors import UserError
 
 
 class Numbers:
-    """A source of N numbers, of the interface that a mixture uses."""
+    """A source of N numbers with the interface that a mixture uses."""
 
     def __init__(self, count, weight=1.0, warmup_samples=0, kind="robot"):
         self.kind = kind
@@ -54,10 +54,10 @@ def test_no_repeats_within_an_epoch(n, m, weight, seed):
     for t in range(3 * PERIOD):
         name, epoch, i = mixture.draw(t)
         drawn.setdefault((name, epoch), []).append(i)
-    for (name, epoch), places in drawn.items():
-        assert len(set(places)) == len(places)
+    for (name, epoch), positions in drawn.items():
+        assert len(set(positions)) == len(positions)
         if (name, epoch + 1) in drawn:
-            assert sorted(places) == list(range(len(mixture.sources[name])))
+            assert sorted(positions) == list(range(len(mixture.sources[name])))
 
 
 def test_epochs_have_different_orders():
@@ -98,8 +98,8 @@ def test_ranks_partition_every_batch():
     assert sorted(sum(ranks, [])) == sorted(whole)
 
 
-def test_real_sources(robot, asked):
-    sources = {"robot": RobotSource(robot, weight=3, chunk=2), "questions": QuestionSource(asked)}
+def test_real_sources(robot, questions_folder):
+    sources = {"robot": RobotSource(robot, weight=3, chunk=2), "questions": QuestionSource(questions_folder)}
     mixture = Mixture(sources, 0, epoch_length=50)
     assert len(mixture) == 50
     kinds = {name for name, _ in (mixture[t] for t in range(len(mixture)))}
@@ -108,14 +108,14 @@ def test_real_sources(robot, asked):
     assert all(np.array_equal(a.images[c], b.images[c]) for c in ("front", "wrist"))
 
 
-def test_a_leading_source_comes_first_and_alone():
+def test_a_source_with_warmup_comes_first_and_alone():
     mixture = mix(robot=(100, 3), easy=(10, 1, 25))
     names = [mixture.draw(t)[0] for t in range(2000)]
     assert set(names[:25]) == {"easy"} and set(names[25:]) == {"robot", "easy"}
     assert sorted(mixture.draw(t)[2] for t in range(10)) == list(range(10))
     drawn = mixture.shares(2000)
     assert {name: drawn[name].count for name in drawn} == {name: names.count(name) for name in drawn}
-    # What follows is the mixture without the warm-up.
+    # Then the mixture continues as if there had been no warm-up.
     plain = mix(robot=(100, 3), easy=(10, 1))
     assert [mixture.draw(t + 25) for t in range(50)] == [plain.draw(t) for t in range(50)]
 

@@ -1,4 +1,4 @@
-"""Data sets behind an address: the same samples, whole files, a cache of bounded size."""
+"""Remote data sets: the same samples, whole files, a cache of bounded size."""
 
 import functools
 import http.server
@@ -80,9 +80,9 @@ def test_the_cache_stays_within_its_limit_and_the_order_within_a_few_shards(serv
     mixture = Mixture({"robot": source}, 3)
     shards = []
     for t in range(45):
-        place = mixture.draw(t)[2]
-        source.sample(place, np.random.default_rng(0))
-        shards.append(int(source._records[place]) // 10)
+        i = mixture.draw(t)[2]
+        source.sample(i, np.random.default_rng(0))
+        shards.append(int(source._records[i]) // 10)
         assert sum(p.stat().st_size for p in (tmp_path / "here").glob("*.tar")) <= 4.5 * size
     assert sorted(mixture.draw(t)[2] for t in range(45)) == list(range(45))
     # Two shards at a time: an epoch leaves each of them once.
@@ -98,7 +98,7 @@ def test_the_order_does_not_depend_on_what_was_fetched(served, tmp_path):
         used.sample(i, np.random.default_rng(0))
     one, other = Mixture({"robot": fresh}, 3), Mixture({"robot": used}, 3)
     assert [one.draw(t) for t in range(90)] == [other.draw(t) for t in range(90)]
-    # What was found in a shard is kept, however often that is used.
+    # The index of a shard stays when the shard is used again.
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("*.idx")}
     again = RobotSource(url, chunk=1, fetched=str(tmp_path / "b"), together=2)
     again.sample(0, np.random.default_rng(0))
@@ -116,7 +116,7 @@ def test_a_connection_that_breaks_off_leaves_nothing_behind(served, tmp_path):
     assert folder.path("shard-000001.tar").stat().st_size > 1000
 
 
-def test_a_busy_server_is_asked_again_but_not_for_ever(served, tmp_path, capsys):
+def test_a_busy_server_is_retried_but_not_for_ever(served, tmp_path, capsys):
     folder, url, handler = served
     handler.busy = ATTEMPTS - 1
     same(RobotSource(url, chunk=2, fetched=str(tmp_path / "here")), RobotSource(folder, chunk=2))
@@ -125,7 +125,7 @@ def test_a_busy_server_is_asked_again_but_not_for_ever(served, tmp_path, capsys)
     handler.busy = ATTEMPTS
     with pytest.raises(UserError, match=rf"card.yaml: cannot be read \({ATTEMPTS} times\): .*503"):
         len(RobotSource(url, chunk=2, fetched=str(tmp_path / "other")))
-    # There is no use in asking again for what is not there.
+    # A missing file is not requested again.
     capsys.readouterr()
     with pytest.raises(UserError, match=r"shard-9.tar: cannot be read: .*404"):
         RemoteFolder(url, tmp_path / "third").path("shard-9.tar")
@@ -137,7 +137,7 @@ def test_what_cannot_be_fetched_is_named(tmp_path):
         len(RobotSource("http://127.0.0.1:9", chunk=1, fetched=str(tmp_path)))
     with pytest.raises(UserError, match="card.yaml: cannot be read"):
         len(RobotSource("pipe:cat /nowhere/{}", chunk=1, fetched=str(tmp_path / "other")))
-    with pytest.raises(UserError, match="what was fetched from elsewhere"):
+    with pytest.raises(UserError, match="files fetched from another address"):
         len(RobotSource("pipe:cat /somewhere/{}", chunk=1, fetched=str(tmp_path / "other")))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: cannot be used"):

@@ -27,7 +27,7 @@ def test_chunks_stay_inside_their_episode(robot):
         length = [3, 5, 4, 6, 2, 7, 3, 5, 4, 6][sample.episode]
         steps = sample.step + np.arange(4)
         assert np.array_equal(sample.mask, steps < length)
-        # Past the end the episode's last action is repeated.
+        # After the end, the episode's last action is repeated.
         assert np.array_equal(sample.actions[:, 0], np.minimum(steps, length - 1))
         assert np.allclose(sample.actions[:, 1], sample.episode / 10)
         assert np.array_equal(sample.terminate, np.minimum(steps, length - 1) == length - 1)
@@ -56,7 +56,7 @@ def test_splits_are_by_episode_and_do_not_overlap(robot):
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_cached_pictures_are_the_same_and_read_only(robot, cache):
+def test_cached_images_are_the_same_and_read_only(robot, cache):
     source, plain = RobotSource(robot, chunk=1, split="val", cache=cache), RobotSource(robot, chunk=1, split="val")
     again = pickle.loads(pickle.dumps(source))
     for i in (0, len(source) - 1):
@@ -79,19 +79,19 @@ def test_first_steps_come_more_often_in_training_alone(robot):
 
 
 def test_states_are_noisy_in_training_alone_and_actions_stay(robot):
-    def item(split, noise):
+    def first_sample(split, noise):
         return RobotSource(robot, chunk=1, split=split, holdout=0.3, state_noise=noise).sample(0, np.random.default_rng(1))
 
-    clean, noisy = item("train", 0.0), item("train", 0.1)
+    clean, noisy = first_sample("train", 0.0), first_sample("train", 0.1)
     assert not np.array_equal(clean.state, noisy.state) and np.abs(clean.state - noisy.state).max() < 1
     assert np.array_equal(clean.actions, noisy.actions) and noisy.state.dtype == clean.state.dtype
-    assert np.array_equal(item("val", 0.0).state, item("val", 0.1).state)
+    assert np.array_equal(first_sample("val", 0.0).state, first_sample("val", 0.1).state)
     with pytest.raises(UserError, match="state_noise"):
-        item("train", 1.0)
+        first_sample("train", 1.0)
 
 
-def test_only_so_many_samples_are_used(robot, asked):
-    assert len(RobotSource(robot, chunk=1, max_samples=7)) == 7 and len(QuestionSource(asked, max_samples=100)) == 19
+def test_only_so_many_samples_are_used(robot, questions_folder):
+    assert len(RobotSource(robot, chunk=1, max_samples=7)) == 7 and len(QuestionSource(questions_folder, max_samples=100)) == 19
 
 
 def test_descriptions_are_kept_beside_the_shards_until_one_changes(make, tmp_path, monkeypatch):
@@ -139,13 +139,13 @@ def test_bad_members_are_named(make, tmp_path, change, message):
         len(RobotSource(make(tmp_path, change=lambda members: {**members, **change}), chunk=1))
 
 
-def test_bad_pictures_are_named(make, tmp_path):
+def test_bad_images_are_named(make, tmp_path):
     small = make(tmp_path, change=lambda members: {**members, "wrist.jpg": np.zeros((8, 8, 3), np.uint8)})
-    with pytest.raises(UserError, match=r"e000000_s0000\.wrist\.jpg: the picture has shape \(8, 8, 3\), camera wrist"):
+    with pytest.raises(UserError, match=r"e000000_s0000\.wrist\.jpg: the image has shape \(8, 8, 3\), camera wrist"):
         RobotSource(small, chunk=1).sample(0, RNG)
 
 
-def test_misuse_is_refused(robot, asked):
+def test_misuse_is_refused(robot, questions_folder):
     with pytest.raises(UserError, match="robot data set, not questions"):
         len(QuestionSource(robot))
     with pytest.raises(UserError, match="chunk length is None"):
@@ -154,9 +154,9 @@ def test_misuse_is_refused(robot, asked):
         RobotSource(robot, split="test")  # type: ignore[arg-type]
 
 
-def test_questions_are_drawn_by_the_generator(asked):
-    source = QuestionSource(asked)
-    assert len(source) == 19  # the picture without questions is no sample
+def test_questions_are_drawn_by_the_generator(questions_folder):
+    source = QuestionSource(questions_folder)
+    assert len(source) == 19  # the image without questions is not a sample
     drawn = [source.sample(4, np.random.default_rng(seed)) for seed in range(40)]
     assert {sample.questions[0].type for sample in drawn} == {"where", "colour"}
     for sample in drawn:
@@ -166,24 +166,24 @@ def test_questions_are_drawn_by_the_generator(asked):
     assert source.sample(4, RNG, which=1).questions[0].answer == ["red"] and len(source.questions(4)) == 2
 
 
-def test_several_questions_of_a_picture_are_different_ones(asked):
-    source = QuestionSource(asked, questions_per_image=7, augment=[Augmentation({"front": 4})])
+def test_several_questions_of_an_image_are_different(questions_folder):
+    source = QuestionSource(questions_folder, questions_per_image=7, augment=[Augmentation({"front": 4})])
     sample = source.sample(4, np.random.default_rng(1))
     assert sorted(q.type for q in sample.questions) == ["colour", "where"]
-    only = QuestionSource(asked, questions_per_image=7, types={"where": 0.0}).sample(4, RNG)
+    only = QuestionSource(questions_folder, questions_per_image=7, types={"where": 0.0}).sample(4, RNG)
     assert [q.type for q in only.questions] == ["colour"]
     with pytest.raises(UserError, match="questions_per_image 0"):
-        QuestionSource(asked, questions_per_image=0)
+        QuestionSource(questions_folder, questions_per_image=0)
 
 
-def test_types_weigh_the_draw_but_not_the_split(asked):
-    only = QuestionSource(asked, types={"colour": 0.0}, split="val", holdout=0.25)
+def test_types_weigh_the_draw_but_not_the_split(questions_folder):
+    only = QuestionSource(questions_folder, types={"colour": 0.0}, split="val", holdout=0.25)
     assert all(only.sample(i % len(only), np.random.default_rng(i)).questions[0].type == "where" for i in range(30))
-    assert len(only) == len(QuestionSource(asked, split="val", holdout=0.25)) == 5
+    assert len(only) == len(QuestionSource(questions_folder, split="val", holdout=0.25)) == 5
 
 
-def test_augmentation_is_applied_and_follows_the_generator(asked):
-    source = QuestionSource(asked, types={"colour": 0.0}, augment=[Augmentation({"front": 4}, brightness=0.3)])
+def test_augmentation_is_applied_and_follows_the_generator(questions_folder):
+    source = QuestionSource(questions_folder, types={"colour": 0.0}, augment=[Augmentation({"front": 4}, brightness=0.3)])
     points = {source.sample(3, np.random.default_rng(seed)).questions[0].point for seed in range(20)}
     assert len(points) > 3
     a, b = (source.sample(3, np.random.default_rng(5)) for _ in range(2))
@@ -203,20 +203,20 @@ def test_modes_are_drawn_by_their_weights(robot):
         RobotSource(robot, modes={"act": 0})
 
 
-def test_all_pictures_of_a_sample_are_augmented_alike(robot):
+def test_all_images_of_a_sample_are_augmented_alike(robot):
     source = RobotSource(robot, augment=[Augmentation(brightness=0.5)])
     source.bind(PolicyContract({"arm": source.card.spec}, chunk=2, execute=1, history=3))
-    sample = source.sample(5, np.random.default_rng(1))  # the third step of episode 1, whose pictures are 20 + step
+    sample = source.sample(5, np.random.default_rng(1))  # the third step of episode 1, whose images are 20 + step
     levels = [int(frame["front"][0, 0, 0]) for frame in (*sample.past, sample.images)]
     assert np.diff(levels).tolist() == [1, 1] and levels[0] != 20
 
 
 def test_a_contract_of_another_robot_is_refused(robot):
     spec = RobotSource(robot).card.spec
-    for known, said in (
+    for embodiments, message in (
         ({"other": spec}, "unknown embodiment 'arm'"),
         ({"arm": dataclasses.replace(spec, cameras=spec.cameras[:1])}, "cameras: the policy has front, the data front, wrist"),
         ({"arm": dataclasses.replace(spec, action=spec.state)}, "action: the policy has x, y, the data dx, grip"),
     ):
-        with pytest.raises(UserError, match=said):
-            RobotSource(robot).bind(PolicyContract(known))
+        with pytest.raises(UserError, match=message):
+            RobotSource(robot).bind(PolicyContract(embodiments))

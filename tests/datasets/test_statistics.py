@@ -15,9 +15,9 @@ SPACE = Space(("a", "b"), ("", ""), (-10.0, -10.0), (10.0, 10.0))
 @given(arrays(np.float64, st.tuples(st.integers(1, 30), st.just(2)), elements=st.floats(-9, 9)))
 def test_statistics_are_ordered_and_constants_decode_exactly(values):
     space = space_with_statistics(SPACE, values)
-    found = {name: np.array(row) for name, row in space.statistics.items()}
+    rows = {name: np.array(row) for name, row in space.statistics.items()}
     for low, high in [("min", "q01"), ("q01", "q99"), ("q99", "max"), ("min", "mean"), ("mean", "max")]:
-        assert (found[low] <= found[high] + 1e-9).all()
+        assert (rows[low] <= rows[high] + 1e-9).all()
     back = UniformBins(space).decode(UniformBins(space).encode(values))
     for dim, constant in enumerate(space.constant):
         assert (constant is None) == bool(np.ptp(values[:, dim]) >= 1e-9)

@@ -1,4 +1,4 @@
-"""Streamed image-text shards: every sample once per epoch, exact wherever one begins, a cache of bounded size."""
+"""Streamed image-text shards: every sample once per epoch, exact resumption, a cache of bounded size."""
 
 import pickle
 import shutil
@@ -16,7 +16,7 @@ COUNTS = [5, 5, 5, 5, 5, 5, 5, 2]
 
 @pytest.fixture
 def captions(tmp_path):
-    """Eight shards of pictures with captions that say which they are; no card."""
+    """Eight shards of images with captions that number them; no card."""
     folder = tmp_path / "there"
     with ShardWriter(folder, per_shard=5) as writer:
         for i in range(sum(COUNTS)):
@@ -29,13 +29,13 @@ def stream(folder, fetched, **kwargs):
     return QuestionStream(urls, {"front": "jpg"}, text="txt", fetched=str(fetched), **{"together": 2, "holdout": 0.2, **kwargs})
 
 
-def said(mixture, ts):
+def captions_of(mixture, ts):
     return [mixture.sample(t)[1].questions[0].answer[0] for t in ts]
 
 
 def test_an_epoch_has_every_sample_once(captions, tmp_path):
     mixture = Mixture({"web": stream(captions, tmp_path / "here", split="train")}, 3)
-    first, second = said(mixture, range(30)), said(mixture, range(30, 60))
+    first, second = captions_of(mixture, range(30)), captions_of(mixture, range(30, 60))
     assert sorted(first) == sorted(second) == sorted(f"picture {i}" for i in range(30)) and first != second
     assert mixture.draw(29)[1] == 0 and mixture.draw(30)[1] == 1
     sample = mixture.sample(4)[1]
@@ -50,18 +50,18 @@ def test_held_out_shards_are_counted_and_never_trained_on(captions, tmp_path):
     ]
 
 
-def test_a_run_that_goes_on_finds_its_place_without_the_shards(captions, tmp_path):
-    whole = said(Mixture({"web": stream(captions, tmp_path / "a")}, 3), range(60))
+def test_a_resumed_run_finds_its_position_without_the_shards(captions, tmp_path):
+    whole = captions_of(Mixture({"web": stream(captions, tmp_path / "a")}, 3), range(60))
     cache = tmp_path / "b"
-    said(Mixture({"web": stream(captions, cache)}, 3), range(45))
+    captions_of(Mixture({"web": stream(captions, cache)}, 3), range(45))
     for shard in cache.glob("*.tar"):
         shard.unlink()
     again = Mixture({"web": pickle.loads(pickle.dumps(stream(captions, cache)))}, 3)
     assert again.draw(45)[1] == 1 and not list(cache.glob("*.tar"))
-    assert said(again, range(45, 60)) == whole[45:]
+    assert captions_of(again, range(45, 60)) == whole[45:]
     # A lost cache only costs time.
     shutil.rmtree(cache)
-    assert said(Mixture({"web": stream(captions, cache)}, 3), range(45, 60)) == whole[45:]
+    assert captions_of(Mixture({"web": stream(captions, cache)}, 3), range(45, 60)) == whole[45:]
 
 
 def test_the_cache_stays_within_its_limit(captions, tmp_path):
@@ -72,26 +72,26 @@ def test_the_cache_stays_within_its_limit(captions, tmp_path):
         assert sum(p.stat().st_size for p in (tmp_path / "here").glob("*.tar")) <= 3.5 * size
 
 
-def test_it_mixes_with_counted_sources_and_says_how_far_it_is(captions, asked, tmp_path):
+def test_it_mixes_with_counted_sources_and_reports_its_epochs(captions, questions_folder, tmp_path):
     from vla.datasets.questions import QuestionSource
 
-    sources = {"web": stream(captions, tmp_path / "here", split="train"), "own": QuestionSource(asked)}
+    sources = {"web": stream(captions, tmp_path / "here", split="train"), "own": QuestionSource(questions_folder)}
     mixture = Mixture(sources, 0)
     share = mixture.shares(130)["web"]
     assert share.count == sum(mixture.draw(t)[0] == "web" for t in range(130)) and 1 < share.epochs < 3
 
 
-def test_our_own_questions_can_be_streamed(asked, tmp_path):
+def test_our_own_questions_can_be_streamed(questions_folder, tmp_path):
     source = QuestionStream(
-        f"pipe:cat {asked}/shard-{{000000..000001}}.tar", {"front": "front.jpg"}, fetched=str(tmp_path), holdout=0.5
+        f"pipe:cat {questions_folder}/shard-{{000000..000001}}.tar", {"front": "front.jpg"}, fetched=str(tmp_path), holdout=0.5
     )
     sample = source.sample(3, np.random.default_rng(0))
     assert sample.images.keys() == {"front"} and sample.questions[0].text in ("where is 3", "what colour is 3")
 
 
-def test_the_next_picture_stands_in_for_one_without_questions(asked, tmp_path):
-    """The first one of the test data has none."""
-    url = f"pipe:cat {asked}/shard-000000.tar"
+def test_the_next_image_replaces_one_without_questions(questions_folder, tmp_path):
+    """The first image of the test data has none."""
+    url = f"pipe:cat {questions_folder}/shard-000000.tar"
     source = QuestionStream(url, {"front": "front.jpg"}, fetched=str(tmp_path), split="all")
     sample = source.sample(0, np.random.default_rng(0))
     assert sample.questions[0].text in ("where is 1", "what colour is 1") and round(sample.images["front"].mean()) == 1

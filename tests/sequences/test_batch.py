@@ -52,7 +52,7 @@ def test_a_chunk_is_trained_and_written_at_once(vlm, data, block):
     how = examples.grammar.writing()
     how["allowed"] = [[i] for i in example.sequence.ids[example.sequence.prefix : end - tokens].tolist()]
     out = write(examples.family.session(model, examples.batch([prompt], 1).inputs), **how)
-    places = examples.codec().places()
+    places = examples.codec().positions()
     for place, symbols in enumerate(places):
         told = logits[end - tokens - 1 + place, examples.vocabulary.symbols_to_ids(symbols)].log_softmax(-1).max()
         assert torch.allclose(told, out.logprobs[0, 2 + place], atol=1e-4)

@@ -22,7 +22,7 @@ def test_plan_stands_before_the_actions_and_comes_back(examples, data):
     assert len(written) == 2 + 4 + 3 * 8 and chunk.info["reach"] == [10, 20, 30, 40]
     assert np.array_equal(chunk.actions, examples.chunk(examples.robot(sample).sequence.ids[-26:]).actions)
     assert all(i in legal for i, legal in zip(written.tolist(), planning.grammar.allowed(), strict=True))
-    unknown = planning.robot(dataclasses.replace(sample, reach=None)).sequence
+    unknown = planning.robot(dataclasses.replace(sample, offset=None)).sequence
     assert len(unknown) == len(sequence) and unknown.loss.sum() == sequence.loss.sum() - 4
 
 
@@ -81,7 +81,7 @@ def test_a_plan_that_an_observation_brings_is_followed(examples, data):
     sample = RobotSource(data / "robot", chunk=3).sample(0, np.random.default_rng(0))
     seen = Observation("a", sample.images, sample.state, sample.instruction, plan={"point": sample.point})
     asked = several.act(seen).sequence
-    trained = several.robot(dataclasses.replace(sample, mode="follow", reach=None)).sequence
+    trained = several.robot(dataclasses.replace(sample, mode="follow", offset=None)).sequence
     assert np.array_equal(asked.ids, trained.ids[: trained.prefix])
     with pytest.raises(UserError, match="not trained to follow"):
         examples.act(seen)

@@ -1,4 +1,4 @@
-"""Tokenizers of every family, trained on the spot, and a robot of three dimensions, one of which never moves."""
+"""Small trained tokenizers of every family, and a robot of three dimensions, one of which is constant."""
 
 import functools
 
@@ -49,7 +49,7 @@ def byte_level() -> Tokenizer:
 
 
 def sentencepiece() -> Tokenizer:
-    """As Llama's: byte-pair encoding over words that begin with ▁, and bytes for what is unknown."""
+    """Like Llama's: byte-pair encoding over words that begin with ▁, with byte fallback."""
     raw = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Metaspace()
     raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
@@ -69,7 +69,7 @@ def word_piece() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def families():
-    """Tokenizers trained on the spot, one of each family, with an end and a padding token of their own."""
+    """Small trained tokenizers, one per family, each with an end and a padding token."""
     kinds = {"byte-level": byte_level, "sentencepiece": sentencepiece, "wordpiece": word_piece}
     return {
         name: PreTrainedTokenizerFast(
@@ -87,7 +87,7 @@ ROBOT = Embodiment((Camera("front", 64, 64),), SPACE, SPACE)
 
 @functools.cache
 def robot_data() -> np.ndarray:
-    """Chunks [N, T, A]: mostly small moves, now and then none at all, a gripper that is open or closed."""
+    """Chunks [N, T, A]: mostly small moves, sometimes none, and a gripper that is open or closed."""
     rng = np.random.default_rng(0)
     x = np.clip(rng.normal(0, 0.02, 3000), -0.05, 0.05)
     x[rng.random(3000) < 0.1] = 0

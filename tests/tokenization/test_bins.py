@@ -1,4 +1,4 @@
-"""Bins, one by one: half of the own bin over the whole range and at both ends."""
+"""Bins: values decode to within half a bin, over the whole range and at both ends."""
 
 import numpy as np
 import pytest

@@ -37,15 +37,15 @@ def test_a_chunk_comes_back_and_every_symbol_was_legal(contract, name, chunk, te
     actions, flags = draw(codec, seed)
     symbols, steps = codec.encode(actions, flags)
     assert steps.shape == symbols.shape and steps.min() >= 0 and steps.max() < chunk and len(symbols) <= codec.longest
-    places = codec.places()
+    positions = codec.positions()
     for i, symbol in enumerate(symbols):
         legal, end = codec.next(symbols[:i])
-        assert symbol in legal and not (end and codec.fixed) and set(legal) <= set(places[i])
+        assert symbol in legal and not (end and codec.fixed) and set(legal) <= set(positions[i])
     assert codec.next(symbols)[1] and (not codec.fixed or len(symbols) == codec.longest)
-    back, told = codec.decode(symbols)
-    assert np.array_equal(told, flags if terminate else np.zeros(chunk, bool))
+    back, decoded_flags = codec.decode(symbols)
+    assert np.array_equal(decoded_flags, flags if terminate else np.zeros(chunk, bool))
     assert (back[:, 1] == 0.1).all() and np.isfinite(back).all()
-    again, _ = codec.encode(back, told)
+    again, _ = codec.encode(back, decoded_flags)
     if name != "fast":  # there the clipped values need not be a chunk's own
         assert np.array_equal(codec.decode(again)[0], back)
 
@@ -144,10 +144,10 @@ def test_ordinal_places_are_quantities_alone(contract):
     for name in ("uniform", "quantile", "openvla", "language-table"):
         codec = action_codec(contract(name))
         step = [False] * codec.terminate + codec.varies.tolist()
-        assert codec.ordinal() == step * codec.chunk and len(codec.ordinal()) == len(codec.places()), name
+        assert codec.ordinal() == step * codec.chunk and len(codec.ordinal()) == len(codec.positions()), name
     for name in ("numbers", "fast"):
         codec = action_codec(contract(name))
-        assert codec.ordinal() == [False] * codec.longest == [False] * len(codec.places())
+        assert codec.ordinal() == [False] * codec.longest == [False] * len(codec.positions())
     mine = contract("uniform")
     ((robot, embodiment),) = mine.embodiments.items()
     values = np.random.default_rng(0).uniform(embodiment.action.low, embodiment.action.high, (400, embodiment.action.size))

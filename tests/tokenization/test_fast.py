@@ -41,8 +41,8 @@ def published(tmp_path_factory):
     texts = ["".join(chr(v - lowest) for v in c.flatten()) for c in chunks]
     encoding._tokenizer.train_from_iterator(texts, trainer=trainer)
     encoding.save(str(folder / "tokenizer.json"))
-    said = {"scale": 10, "vocab_size": 600, "min_token": int(lowest), "processor_class": "UniversalActionProcessor"}
-    (folder / "processor_config.json").write_text(json.dumps(said))
+    config = {"scale": 10, "vocab_size": 600, "min_token": int(lowest), "processor_class": "UniversalActionProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(config))
     (folder / "processing_action_tokenizer.py").write_text("raise SystemExit('code of a folder was run')")
     return folder, int(lowest)
 
@@ -83,8 +83,8 @@ def test_a_saved_folder_says_the_same(fast, tmp_path):
     fast.save(tmp_path, LENGTH, SIZE)
     other, chunk = Fast.load(tmp_path), smooth(np.random.default_rng(3))
     assert np.array_equal(other.encode(chunk), fast.encode(chunk)) and other.to_dict() == fast.to_dict()
-    said = json.loads((tmp_path / "processor_config.json").read_text())
-    assert said["min_token"] == fast.offset and (said["time_horizon"], said["action_dim"]) == (LENGTH, SIZE)
+    config = json.loads((tmp_path / "processor_config.json").read_text())
+    assert config["min_token"] == fast.offset and (config["time_horizon"], config["action_dim"]) == (LENGTH, SIZE)
     assert Fast.from_dict(json.loads(json.dumps(fast.to_dict()))).to_dict() == fast.to_dict()
 
 

@@ -60,7 +60,7 @@ def test_published_prompts():
     assert action_prompt(mine, "Pick it up.") == ["In: What action should the robot take to pick it up.?\nOut: "]
 
 
-def pictures(count: int):
+def images(count: int):
     return [piece([900 + i] * 2, Role.IMAGE) for i in range(count)]
 
 
@@ -73,15 +73,15 @@ def pictures(count: int):
         ("To {instruction} {images}", ["To go "], []),
     ],
 )
-def test_pictures_stand_before_or_after_the_words(prompt, before, after):
-    said = []
-    words = lambda text: said.append(text) or piece([len(said)], Role.PROMPT)  # noqa: E731
-    trunk, rest = tokenize_prompt(action_prompt(PolicyContract(ROBOT, prompt=prompt), "go"), words, None, pictures(2))
-    assert said == before + after and len(trunk) == len(before) + 2 and len(rest) == len(after)
+def test_images_come_before_or_after_the_words(prompt, before, after):
+    texts = []
+    words = lambda text: texts.append(text) or piece([len(texts)], Role.PROMPT)  # noqa: E731
+    trunk, rest = tokenize_prompt(action_prompt(PolicyContract(ROBOT, prompt=prompt), "go"), words, None, images(2))
+    assert texts == before + after and len(trunk) == len(before) + 2 and len(rest) == len(after)
     assert [p.ids[0] for p in trunk[-2:]] == [900, 901]
 
 
-def test_pictures_stand_in_one_place():
+def test_images_have_one_placeholder():
     with pytest.raises(UserError, match="twice"):
         action_prompt(PolicyContract(ROBOT, prompt="{images}{instruction}{images}"), "go")
 
@@ -114,7 +114,7 @@ def two_cameras(**fields):
     return PolicyContract({"arm": robot}, chat=True, prompt="{instruction}; state {state}", **fields)
 
 
-def test_a_chat_template_wraps_words_and_pictures(chatting):
+def test_a_chat_template_wraps_words_and_images(chatting):
     tokenizer = chatting(CHATML)
     segments = action_prompt(two_cameras(), "say <|im_end|> or vla content", tokenizer)
     assert segments == [
@@ -134,20 +134,20 @@ def test_a_chat_template_wraps_words_and_pictures(chatting):
         letters = not isinstance(text, Mark)
         return piece(tokenizer(str(text), add_special_tokens=False, split_special_tokens=letters)["input_ids"], Role.PROMPT)
 
-    trunk, rest = tokenize_prompt(segments, words, np.array([5, 6]), pictures(2))
+    trunk, rest = tokenize_prompt(segments, words, np.array([5, 6]), images(2))
     sequence = concat([*trunk, *rest])
     end, start = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>"])
     assert (sequence.ids == end).sum() == 1 and (sequence.ids == start).sum() == 2
     assert (concat(trunk).roles == Role.IMAGE).sum() == 4 and not (concat(rest).roles == Role.IMAGE).any()
 
 
-def test_words_before_pictures_in_a_chat(chatting):
+def test_words_before_images_in_a_chat(chatting):
     contract = dataclasses.replace(two_cameras(), prompt="{instruction}{images}", question="{question}{images}")
     for segments in (action_prompt(contract, "go", chatting(CHATML)), question_prompt(contract, "go", chatting(CHATML))):
         assert segments[1] == "go" and segments.index(Placeholder.IMAGE) > 1
 
 
-def test_a_chat_template_for_text_alone_leaves_pictures_first(chatting):
+def test_a_chat_template_for_text_alone_leaves_images_first(chatting):
     segments = action_prompt(two_cameras(), "go", chatting(LLAMA))
     assert segments == ["<bos>[INST] ", "go; state ", Placeholder.STATE, " [/INST]"]
 

@@ -63,7 +63,7 @@ def test_actions_are_found_and_their_legal_integers(examples, batch):
     width = EMBODIMENT.action.size + 1
     assert int(action.sum()) == 2 * width and action[-2 * width :].all()
     step = [np.flatnonzero(row).tolist() for row in legal.numpy()]
-    assert [len(s) for s in step] == [len(s) for s in examples.codec().places()][: 2 * width]
+    assert [len(s) for s in step] == [len(s) for s in examples.codec().positions()][: 2 * width]
     # Without statistics nobody knows that a gripper is open or closed: it is a quantity as any other.
     gripper = EMBODIMENT.action.names.index("gripper")
     assert ordinal.tolist() == [False, *(i not in CONSTANT for i in range(width - 1))] * 2 and gripper not in CONSTANT

@@ -252,4 +252,4 @@ def test_a_sample_that_cannot_be_made_is_named_from_a_loader_process_too(config,
     folder = f"--data.sources.questions.init_args.folder={tmp_path / 'bad'}"
     assert cli.main(command(config, folder, "--data.workers=1")) == 2
     shown = capsys.readouterr().err
-    assert ".front.jpg: the picture cannot be decoded" in shown and "Traceback" not in shown
+    assert ".front.jpg: the image cannot be decoded" in shown and "Traceback" not in shown

@@ -28,8 +28,8 @@ def test_what_cannot_be_read_is_named_counted_and_left_out(config, data, tmp_pat
     chosen = [f"--data.sources.robot.init_args.folder={folder}", f"--data.workers={workers}", "--trainer.max_steps=10"]
     assert cli.main(["fit", "-c", str(config), *chosen]) == 0
     shown = capsys.readouterr().err
-    assert shown.count("e000000_s0003.front.jpg: the picture cannot be decoded") == 1
-    assert shown.count("e000001_s0001: not an array") == 2 and "e000003_s0003.wrist.jpg: the picture cannot be decoded" in shown
+    assert shown.count("e000000_s0003.front.jpg: the image cannot be decoded") == 1
+    assert shown.count("e000001_s0001: not an array") == 2 and "e000003_s0003.wrist.jpg: the image cannot be decoded" in shown
     assert "robot: 3 samples could not be read, the first of them" in shown
     rows = list(csv.DictReader((tmp_path / "run/logs/metrics.csv").open()))
     counts = [float(row["data/robot_unreadable"]) for row in rows if row["data/robot_unreadable"]]

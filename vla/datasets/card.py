@@ -1,4 +1,4 @@
-"""The card of a data set: what it holds and in which conventions, as `card.yaml` beside the shards."""
+"""The card of a data set, `card.yaml` beside its shards: its contents and its conventions."""
 
 from __future__ import annotations
 
@@ -12,21 +12,32 @@ from vla.contract import SCHEMA, Embodiment, PolicyContract
 from vla.errors import UserError
 
 FILE = "card.yaml"
+Yaml = None | bool | int | float | str | list["Yaml"] | dict[str, "Yaml"]
+"""The contents of a YAML file."""
+_TYPES: dict[str, type] = {
+    "embodiment": str,
+    "counts": dict,
+    "shards": dict,
+    "questions": dict,
+    "conventions": dict,
+    "generator": dict,
+    "wordings": list,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetCard:
-    """What people and `fit` must know of a data set.
+    """Describes a data set, for people and for `vla fit`.
 
     Attributes:
-        name: of the data set.
-        kind: whether a sample is a robot step or a picture pair with questions.
-        embodiment: the name by which samples and contract know the robot.
+        name: name of the data set.
+        kind: "robot" if a sample is a step of an episode, "questions" if it is images with questions.
+        embodiment: name of the robot in samples and contract.
         spec: the robot: cameras, state and action spaces (names, units, limits, constants and statistics), control rate.
-        counts: how much there is, e.g. episodes, steps, discarded; or pictures.
-        shards: samples by shard; needed where the data set is read from elsewhere.
-        questions: type -> how many.
-        conventions: whatever units and names do not say, e.g. {"pictures": "upright RGB"}.
+        counts: sizes, e.g. of episodes, steps, discarded; or of pictures.
+        shards: shard name -> number of samples; required for a data set that is read from an address.
+        questions: question type -> number of questions.
+        conventions: what units and names do not express, e.g. {"pictures": "upright RGB"}.
         wordings: templates of the instructions or questions.
         generator: how the data was made, e.g. {"command": ..., "task": ..., "seed": ...}.
     """
@@ -44,12 +55,12 @@ class DatasetCard:
 
     @property
     def statistics(self) -> dict[str, dict[str, tuple[float, ...]]]:
-        """Of actions and states: mean, std, min, max, q01, q99 per dimension."""
+        """mean, std, min, max, q01, q99 per dimension, of "action" and of "state"."""
         return {"action": self.spec.action.statistics, "state": self.spec.state.statistics}
 
     @property
     def task(self) -> str:
-        """The simulator's task that robot data shows, by name; "" where the card names none."""
+        """Name of the simulator task that robot data shows; "" if the card names none."""
         return str(self.generator.get("task", "")) if self.kind == "robot" else ""
 
     def save(self, folder: str | Path) -> None:
@@ -60,10 +71,10 @@ class DatasetCard:
 
     @classmethod
     def load(cls, folder: str | Path) -> DatasetCard:
-        """Reads card.yaml of the folder.
+        """Reads card.yaml from the folder.
 
         Raises:
-            UserError: there is none, it is not YAML, a key is unknown or missing, or a value is of the wrong kind.
+            UserError: the file is missing or not YAML, a key is unknown or missing, or a value has the wrong type.
         """
         path = Path(folder) / FILE
         if not path.is_file():
@@ -75,34 +86,29 @@ class DatasetCard:
         return cls._from_dict(data, str(path))
 
     @classmethod
-    def _from_dict(cls, data: Any, where: str) -> DatasetCard:
+    def _from_dict(cls, data: Yaml, where: str) -> DatasetCard:
         if not isinstance(data, dict):
             raise UserError("not a mapping", where)
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        unknown = [str(key) for key in data if key not in fields]
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = [str(key) for key in data if key not in known]
         if unknown:
-            raise UserError(f"unknown keys: {', '.join(unknown)}", where, f"a card has {', '.join(fields)}")
+            raise UserError(f"unknown keys: {', '.join(unknown)}", where, f"a card has {', '.join(known)}")
         missing = [name for name in ("name", "kind", "embodiment", "spec") if name not in data]
         if missing:
             raise UserError(f"missing keys: {', '.join(missing)}", where)
         if data["kind"] not in ("robot", "questions"):
             raise UserError(f"kind is {data['kind']!r}", where, "robot or questions")
-        for name, kind in (
-            ("embodiment", str),
-            ("counts", dict),
-            ("shards", dict),
-            ("questions", dict),
-            ("conventions", dict),
-            ("generator", dict),
-            ("wordings", list),
-        ):
-            if not isinstance(data.get(name, kind()), kind):
-                raise UserError(f"{name} is a {type(data[name]).__name__}", where, f"it must be a {kind.__name__}")
-        contract = PolicyContract.from_dict({"schema": SCHEMA, "embodiments": {data["embodiment"]: data["spec"]}}, where)
-        return cls(**{**data, "spec": contract.embodiment(data["embodiment"])})
+        for name, type_ in _TYPES.items():
+            if not isinstance(data.get(name, type_()), type_):
+                raise UserError(f"{name} is a {data[name].__class__.__name__}", where, f"it must be a {type_.__name__}")
+        embodiment = str(data["embodiment"])
+        contract = PolicyContract.from_dict({"schema": SCHEMA, "embodiments": {embodiment: data["spec"]}}, where)
+        fields: dict[str, Any] = {**data, "spec": contract.embodiment(embodiment)}
+        return cls(**fields)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Yaml | tuple[Yaml, ...]) -> Yaml:
+    """The value with lists for tuples, which YAML does not have."""
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

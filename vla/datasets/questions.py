@@ -1,30 +1,42 @@
-"""Pictures with questions as a source."""
+"""Images with questions as a source."""
 
 from __future__ import annotations
 
 import collections
 import functools
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
+from vla.datasets.images import ImageStore
 from vla.datasets.index import Columns, ShardIndex
-from vla.datasets.pictures import Pictures
 from vla.datasets.samples import Images, Question, QuestionSample
 from vla.datasets.shards import decode_json
 from vla.datasets.sources import Source, read_all
 from vla.errors import Unreadable, UserError
 
+AnswerPart = str | int | list[float]
+"""A word, an integer, or a point [u, v]."""
+
+
+class QuestionRecord(TypedDict):
+    """A question as saved; its answer is a word or a list of parts."""
+
+    type: str
+    question: str
+    answer: str | list[AnswerPart]
+
 
 class QuestionSource(Source[QuestionSample]):
-    """Pictures with questions: one sample per picture, some of its questions drawn each time. Splits are by picture.
+    """Images with questions. A sample is one image and some of its questions, drawn anew each time.
 
-    A picture without questions is no sample.
+    Splits are by image. An image without questions is not a sample.
 
     Args:
-        types: question type -> how often it is drawn, relative to the others; those not named count 1.
-        questions_per_image: how many questions of an image are drawn, all different (fewer where it has fewer): the image passes
-            through the model once for all of them.
+        types: question type -> its relative frequency; 1 for types that are not named.
+        questions_per_image: number of different questions drawn per image, or all if it has fewer. The image passes through the
+            model once for all of them.
     """
 
     kind = "questions"
@@ -45,7 +57,7 @@ class QuestionSource(Source[QuestionSample]):
 
     @functools.cached_property
     def _table(self) -> Columns:
-        """`types` [T] of questions and how many of each a picture has: `counts` [N, T]; what is `unreadable`, and `why`."""
+        """The `types` [T] of questions, their `counts` [N, T] per image, and the `unreadable` records with `why`."""
         return self.index.columns("questions", lambda: _count_types(self.index))
 
     @property
@@ -64,51 +76,57 @@ class QuestionSource(Source[QuestionSample]):
         return self._rows
 
     @functools.cached_property
-    def _pictures(self) -> Pictures:
-        return Pictures(self.index, self.card.spec.cameras, self._rows if self.cache else ())
+    def _images(self) -> ImageStore:
+        return ImageStore(self.index, self.card.spec.cameras, self._rows if self.cache else ())
 
-    def questions(self, i: int) -> list[dict]:
-        """All questions on picture i of the split: {"type", "question", "answer"}."""
+    def questions(self, i: int) -> list[QuestionRecord]:
+        """All questions on image i of the split, as saved."""
         return _read_questions(self.index, int(self._rows[i]))
 
-    def pictures(self, i: int) -> Images:
-        """Picture i of the split as it is, by camera."""
-        return self._pictures(int(self._rows[i]))
+    def images(self, i: int) -> Images:
+        """Image i of the split by camera, not augmented."""
+        return self._images(int(self._rows[i]))
 
     def sample(self, i: int, rng: np.random.Generator, which: int | None = None) -> QuestionSample:
-        """Picture i of the split with the drawn questions, or with question `which` of `questions(i)` alone."""
-        known = self.questions(i)
+        """Image i of the split with randomly drawn questions, or with question `which` of `questions(i)` alone."""
+        questions = self.questions(i)
         if which is None:
-            weights = np.array([self.types.get(q["type"], 1.0) for q in known], np.float64)
-            if not weights.sum():  # only a stream cannot leave such a picture out
+            weights = np.array([self.types.get(q["type"], 1.0) for q in questions], np.float64)
+            if not weights.sum():  # only possible in a stream, which cannot leave such an image out
                 weights[:] = 1.0
             count = min(self.questions_per_image, int((weights > 0).sum()))
-            chosen = [known[k] for k in rng.choice(len(known), count, replace=False, p=weights / weights.sum())]
+            drawn = [questions[k] for k in rng.choice(len(questions), count, replace=False, p=weights / weights.sum())]
         else:
-            chosen = [known[which]]
-        answers = [q["answer"] if isinstance(q["answer"], list) else [q["answer"]] for q in chosen]
-        places = [tuple(part) for parts in answers for part in parts if isinstance(part, list)]
-        images, moved = self._change(self.pictures(i), places, rng)
-        points = iter(moved)
-        said = [[next(points) if isinstance(part, list) else part for part in parts] for parts in answers]
-        return QuestionSample(images, [Question(q["question"], a, q["type"]) for q, a in zip(chosen, said, strict=True)])
+            drawn = [questions[which]]
+        saved = [_parts(q["answer"]) for q in drawn]
+        points = [(part[0], part[1]) for parts in saved for part in parts if isinstance(part, list)]
+        images, points = self._augmented(self.images(i), points, rng)
+        moved = iter(points)
+        answers = [[next(moved) if isinstance(part, list) else part for part in parts] for parts in saved]
+        return QuestionSample(images, [Question(q["question"], a, q["type"]) for q, a in zip(drawn, answers, strict=True)])
+
+
+def _parts(answer: str | list[AnswerPart]) -> list[AnswerPart]:
+    return answer if isinstance(answer, list) else [answer]
 
 
 def _count_types(index: ShardIndex) -> Columns:
-    found, wrong = read_all(len(index), lambda record: collections.Counter(q["type"] for q in _read_questions(index, record)))
-    types = sorted(set().union(*found.values()))
+    counters, unreadable = read_all(
+        len(index), lambda record: collections.Counter(q["type"] for q in _read_questions(index, record))
+    )
+    types = sorted(set().union(*counters.values()))
     counts = np.zeros((len(index), len(types)), np.uint8)
-    for record, kinds in found.items():
-        counts[record] = [min(kinds[name], 255) for name in types]
-    return {"types": np.array(types, np.str_), "counts": counts, **wrong}
+    for record, counter in counters.items():
+        counts[record] = [min(counter[name], 255) for name in types]
+    return {"types": np.array(types, np.str_), "counts": counts, **unreadable}
 
 
-def _read_questions(index: ShardIndex, record: int) -> list[dict]:
+def _read_questions(index: ShardIndex, record: int) -> list[QuestionRecord]:
     return parse_questions(index.read(record, ("json",))["json"], index.where(record, "json"))
 
 
-def parse_questions(data: bytes, where: str) -> list[dict]:
-    """The `questions` of a JSON object: [{"type", "question", "answer"}]; Unreadable naming `where` if they are none."""
+def parse_questions(data: bytes, where: str) -> list[QuestionRecord]:
+    """Reads the `questions` of a JSON object; Unreadable naming `where` if it has none or one is invalid."""
     questions = decode_json(data, where).get("questions")
     if not isinstance(questions, list):
         raise Unreadable("it holds no list of questions", where)
@@ -116,14 +134,16 @@ def parse_questions(data: bytes, where: str) -> list[dict]:
         complete = isinstance(q, dict) and isinstance(q.get("type"), str) and isinstance(q.get("question"), str)
         if not complete or not _is_answer(q.get("answer")):
             raise Unreadable(
-                f"not a question: {q}", where, "it has type, question and answer: a word, or a list of words, points and integers"
+                f"not a question: {q}",
+                where,
+                "give a type, a question and an answer: a word, or a list of words, points and integers",
             )
     return questions
 
 
 def _is_answer(value: object) -> bool:
     def is_part(part: object) -> bool:
-        place = isinstance(part, list) and len(part) == 2 and all(isinstance(c, int | float) for c in part)
-        return isinstance(part, str | int) or place
+        point = isinstance(part, list) and len(part) == 2 and all(isinstance(c, int | float) for c in part)
+        return isinstance(part, str | int) or point
 
     return isinstance(value, str) or (isinstance(value, list) and bool(value) and all(map(is_part, value)))

@@ -1,4 +1,4 @@
-"""Data sets that are elsewhere: shards are fetched when they are read and kept in a local folder of bounded size."""
+"""Remote data sets: shards are fetched when they are read, into a local cache of bounded size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, cast
 
 from filelock import FileLock
 
@@ -31,66 +31,67 @@ def is_remote(folder: str | Path) -> bool:
 
 
 class RemoteFolder:
-    """The files of a folder elsewhere, each fetched at its first use.
+    """The files of a remote folder, each fetched at its first use.
 
-    http and https are read directly, `pipe:ssh host cat /data/{}` the way webdataset does it, everything else through fsspec (s3://
-    needs s3fs, gs:// gcsfs, hf:// huggingface_hub). What fails is tried six times, over half a minute, unless the other side says
-    that there is no such file. A file is there whole or not at all; of the shards the longest unused ones are removed when they
-    are more than the limit. Several processes may share a cache.
+    http and https are read directly, `pipe:ssh host cat /data/{}` as webdataset does, all else through fsspec (s3:// needs s3fs,
+    gs:// gcsfs, hf:// huggingface_hub). A failed transfer is tried six times over half a minute, unless the server says that
+    the file does not exist. A file appears in the cache when it is complete. The least recently used shards are evicted when
+    the cache exceeds its limit. Several processes may share a cache.
 
     Args:
-        url: the folder's address; with {} in it, that is where a file's name goes. Or one address per shard: `shard-000000.tar`
-            is then the first.
-        cache: local folder; "" is a folder of this address's own under ~/.cache/vla/shards.
-        limit: bytes that shards may take there.
+        url: address of the folder; {} in it is replaced by the file name. Or a list of one address per shard, in the order of
+            `shard-000000.tar`, `shard-000001.tar` …
+        cache: local folder; "" is a folder for this address under ~/.cache/vla/shards.
+        limit: bytes that shards may occupy there.
     """
 
     def __init__(self, url: str | list[str], cache: str | Path = "", limit: int = 20 * 2**30):
         self.limit = limit
         self.url = url if isinstance(url, str) else ""
         self.shards = {} if isinstance(url, str) else {NAME.format(number): each for number, each in enumerate(url)}
-        own = Path(HOME).expanduser() / hashlib.sha256(str(url).encode()).hexdigest()[:16]
-        self.cache = Path(cache) if cache else own
         self._identity = hashlib.sha256(str(url).encode()).hexdigest()
+        self.cache = Path(cache) if cache else Path(HOME).expanduser() / self._identity[:16]
         self._claimed = False
 
     def path(self, name: str, fresh: bool = False) -> Path:
-        """The local file, fetched if it is not there (or anew with `fresh`, as long as the other side answers).
+        """The local file, fetched if it is missing. `fresh` fetches it again if the server answers.
 
         Raises:
-            UserError: it cannot be fetched, naming the address.
+            UserError: it cannot be fetched; the address is named.
         """
         path = self.cache / name
         self._claim()
         if not fresh and _touch(path):
             return path
-        # One process fetches, the others wait for it.
+        # One process fetches while the others wait.
         with FileLock(self.cache / f".{name}.lock"):
             if fresh or not _touch(path):
                 self._fetch(name, path)
         return path
 
     def _claim(self) -> None:
-        """Sees to it that the folder holds the files of this address and of no other."""
+        """Reserves the cache folder for the files of this address."""
         if self._claimed:
             return
-        mark, ours = self.cache / "source", self._identity
+        owner_file = self.cache / "source"
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
             with FileLock(self.cache / ".source.lock"):
-                theirs = mark.read_text() if mark.is_file() else ""
-                if not theirs:
-                    mark.write_text(ours)
+                owner = owner_file.read_text() if owner_file.is_file() else ""
+                if not owner:
+                    owner_file.write_text(self._identity)
         except OSError as error:
-            raise UserError(f"cannot be used: {error.strerror}", str(self.cache), "name another folder as `fetched`") from error
-        if theirs not in ("", ours):
-            raise UserError("the folder holds what was fetched from elsewhere", str(self.cache), "name another one as `fetched`")
+            raise UserError(f"cannot be used: {error.strerror}", str(self.cache), "set `fetched` to another folder") from error
+        if owner not in ("", self._identity):
+            raise UserError(
+                "the folder holds files fetched from another address", str(self.cache), "set `fetched` to another folder"
+            )
         self._claimed = True
 
     def _fetch(self, name: str, path: Path) -> None:
-        # The lock is ours: what is unfinished belongs to a process that was killed.
-        for left in self.cache.glob(f".{name}.[0-9]*"):
-            left.unlink(missing_ok=True)
+        # This process holds the lock, so unfinished files are those of killed processes.
+        for abandoned in self.cache.glob(f".{name}.[0-9]*"):
+            abandoned.unlink(missing_ok=True)
         unfinished = path.with_name(f".{name}.{os.getpid()}")
         address = self._address(name)
         for attempt in range(ATTEMPTS):
@@ -101,9 +102,9 @@ class RemoteFolder:
                 unfinished.unlink(missing_ok=True)
                 if path.is_file():
                     return
-                # webdataset's error of a command repeats how it was run before it comes to the point.
+                # webdataset's error about a command begins with the whole call.
                 why = str(error).rsplit("): ", 1)[-1].removesuffix(" {}")
-                if attempt == ATTEMPTS - 1 or not _may_pass(error):
+                if attempt == ATTEMPTS - 1 or not _is_transient(error):
                     tried = f" ({attempt + 1} times)" if attempt else ""
                     raise UserError(f"cannot be read{tried}: {why}", address, "check the address and the connection") from error
                 pause = PAUSE * 2**attempt
@@ -119,38 +120,39 @@ class RemoteFolder:
         return self.url.replace("{}", name) if "{}" in self.url else f"{self.url.rstrip('/')}/{name}"
 
     def _make_room(self, size: int) -> None:
-        kept = []
+        """Evicts the least recently used shards until one of `size` bytes fits."""
+        shards = []
         for path in self.cache.glob("*.tar"):
             # Another process may remove it at the same time.
             with contextlib.suppress(OSError):
                 status = path.stat()
-                kept.append((status.st_mtime_ns, status.st_size, path))
-        total = size + sum(taken for _, taken, _ in kept)
-        for _, taken, path in sorted(kept):
+                shards.append((status.st_mtime_ns, status.st_size, path))
+        total = size + sum(shard_size for _, shard_size, _ in shards)
+        for _, shard_size, path in sorted(shards):
             if total <= self.limit:
                 break
             path.unlink(missing_ok=True)
-            total -= taken
+            total -= shard_size
 
 
 def _copy(address: str, target: Path) -> None:
     with _open(address) as source, target.open("wb") as file:
         shutil.copyfileobj(source, file, 2**20)
-        # A connection that breaks off ends quietly.
-        wanted = getattr(source, "length", None)
-        if wanted:
-            raise OSError(f"it broke off {wanted} bytes before its end")
+        # urllib reports a dropped connection only by the bytes that are left.
+        missing = getattr(source, "length", None)
+        if missing:
+            raise OSError(f"the connection broke off {missing} bytes before the end")
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether trying again may help: not where the other side answered that there is no such thing, or the address is none."""
+def _is_transient(error: Exception) -> bool:
+    """Whether a retry may help: not if the server says that the file does not exist, or the address is invalid."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code in (408, 425, 429) or error.code >= 500
     return not isinstance(error, ValueError | ImportError | FileNotFoundError | PermissionError)
 
 
 def _touch(path: Path) -> bool:
-    """Marks a file as used now; False where there is none."""
+    """Marks a file as used now; False if it does not exist."""
     try:
         os.utime(path)
     except FileNotFoundError:
@@ -161,8 +163,8 @@ def _touch(path: Path) -> bool:
 @contextlib.contextmanager
 def _open(address: str) -> Iterator[IO[bytes]]:
     if address.startswith(("http://", "https://")):
-        with urllib.request.urlopen(address, timeout=60) as answer:
-            yield answer
+        with urllib.request.urlopen(address, timeout=60) as response:
+            yield response
         return
     if not address.startswith("pipe:"):
         import fsspec
@@ -172,9 +174,9 @@ def _open(address: str) -> Iterator[IO[bytes]]:
         return
     from webdataset.gopen import gopen
 
-    stream: Any = gopen(address, "rb")
+    stream = cast(IO[bytes], gopen(address, "rb"))
     try:
         yield stream
     finally:
-        # A command that fails says so when its end is reached.
+        # Raises if the command failed.
         stream.close()

@@ -1,4 +1,4 @@
-"""Robot episodes as a source: actions after a step and pictures before it are put together when it is read."""
+"""Robot episodes as a source. Reading a step collects the actions after it and the images before it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from vla.contract import Camera, Mode, PolicyContract, Space
-from vla.datasets.pictures import Pictures
+from vla.datasets.images import ImageStore
 from vla.datasets.samples import Images, RobotSample
 from vla.datasets.sources import Source
 from vla.datasets.steps import Steps, load_steps
@@ -19,16 +19,16 @@ from vla.transforms import Point
 
 
 class RobotSource(Source[RobotSample]):
-    """Robot episodes: one sample per step, with the actions from there on. Splits are by episode.
+    """Robot episodes. A sample is one step with the actions from there on. Splits are by episode.
 
     Args:
-        chunk: K, the actions per sample; None: to be set before the first draw, to the contract's (`bind`).
-        modes: how often an example is of which mode, relative to the others; None: always the contract's first.
-        first_steps: so many first steps of each episode, in which the choice is made what to do …
-        first_times: … come so many times in an epoch of the training split.
-        state_noise: standard deviation of what is added to the states of the training split, as a share of each dimension's
-            range from q01 to q99. Actions stay those of the true state, so a policy leans less on the last digit of a state and
-            more on what it sees.
+        chunk: K, the actions per sample; None: `bind` sets it to the contract's before the first draw.
+        modes: mode -> its relative frequency; None: always the contract's first mode.
+        first_steps: number of steps at the start of each episode, where the task is decided, that are repeated.
+        first_times: how many times they occur in an epoch of the training split.
+        state_noise: standard deviation of noise added to the states of the training split, as a share of each dimension's range
+            from q01 to q99. Actions remain those of the true state. The policy then relies less on exact states and more on
+            images.
     """
 
     kind = "robot"
@@ -47,13 +47,13 @@ class RobotSource(Source[RobotSample]):
     ):
         super().__init__(folder, weight, loss_weight, **kwargs)
         if not 0 <= state_noise < 1:
-            raise UserError(f"state_noise {state_noise}", str(folder), "at least 0, below 1")
+            raise UserError(f"state_noise {state_noise}", str(folder), "give at least 0 and less than 1")
         if first_steps < 0 or first_times < 1:
             raise UserError(
-                f"first_steps {first_steps}, first_times {first_times}", str(folder), "at least 0 steps, at least once"
+                f"first_steps {first_steps}, first_times {first_times}", str(folder), "give at least 0 steps and at least 1 time"
             )
         if modes is not None and not (min(modes.values(), default=-1) >= 0 and sum(modes.values()) > 0):
-            raise UserError(f"modes {modes}", str(folder), "give each at least 0, and one of them more")
+            raise UserError(f"modes {modes}", str(folder), "give each mode at least 0, and one of them more")
         self.chunk, self.modes, self.first_steps, self.first_times = chunk, modes, first_steps, first_times
         self.state_noise = state_noise
         self.history, self.spacing = 1, 1
@@ -62,15 +62,15 @@ class RobotSource(Source[RobotSample]):
         """Takes chunk length and history from the contract.
 
         Raises:
-            ContractMismatch: the contract has another robot, or other cameras, states or actions of it.
-            UserError: a mode that the contract does not have.
+            ContractMismatch: the contract lacks the robot, or has other cameras, states or actions for it.
+            UserError: the contract lacks a mode.
         """
-        wanted, found = contract.embodiment(self.card.embodiment), self.card.spec
+        embodiment = contract.embodiment(self.card.embodiment)
         for name in ("cameras", "state", "action"):
-            ours, theirs = (_names(getattr(spec, name)) for spec in (wanted, found))
-            if ours != theirs:
+            policy_names, data_names = (_names(getattr(spec, name)) for spec in (embodiment, self.card.spec))
+            if policy_names != data_names:
                 raise ContractMismatch(
-                    f"{name}: the policy has {', '.join(ours)}, the data {', '.join(theirs)}", str(self.folder)
+                    f"{name}: the policy has {', '.join(policy_names)}, the data {', '.join(data_names)}", str(self.folder)
                 )
         self.chunk, self.history, self.spacing = contract.chunk, contract.history, contract.execute
         unknown = set(self.modes or ()) - set(contract.modes)
@@ -99,11 +99,11 @@ class RobotSource(Source[RobotSample]):
         return self._table.record[self._rows]
 
     @functools.cached_property
-    def _pictures(self) -> Pictures:
-        return Pictures(self.index, self.card.spec.cameras, np.unique(self._table.record[self._rows]) if self.cache else ())
+    def _images(self) -> ImageStore:
+        return ImageStore(self.index, self.card.spec.cameras, np.unique(self._table.record[self._rows]) if self.cache else ())
 
     def of_shard(self, name: str) -> RobotSource:
-        """The same source with the steps of one shard only; chunks reach beyond it.
+        """The same source restricted to the steps of one shard. Chunks extend beyond the shard.
 
         Raises:
             UserError: there is no such shard.
@@ -123,10 +123,10 @@ class RobotSource(Source[RobotSample]):
         """All states of the split, float32 [N, S]."""
         return self._table.state[np.unique(self._rows)]
 
-    def said(self, name: Literal["instruction", "target"]) -> list[str]:
-        """What the steps of the split say, each once."""
-        places = np.unique(getattr(self._table, name)[np.unique(self._rows)])
-        return [str(word) for word in self._table.words[places]]
+    def texts(self, name: Literal["instruction", "target"]) -> list[str]:
+        """The different instructions or targets of the split's steps."""
+        numbers = np.unique(getattr(self._table, name)[np.unique(self._rows)])
+        return [str(text) for text in self._table.words[numbers]]
 
     def sample(self, i: int, rng: np.random.Generator) -> RobotSample:
         if not self.chunk or self.chunk < 1:
@@ -134,12 +134,12 @@ class RobotSource(Source[RobotSample]):
         table, row = self._table, self._rows[i]
         ahead = row + np.arange(self.chunk)
         inside = np.minimum(ahead, table.end[row] - 1)
-        said = table.said(row)
-        # A row of an earlier segment is no past of this one.
+        description = table.description(row)
+        # The history does not extend into an earlier segment.
         before = [int(row) - k * self.spacing for k in range(self.history - 1, 0, -1)]
-        frames = [self._pictures(int(table.record[r])) if r >= table.start[row] else None for r in (*before, row)]
-        *past, (images, points) = self._change_alike(frames, [said["point"]] if said["point"] else [], rng)
-        said["point"] = points[0] if points else None
+        frames = [self._images(int(table.record[r])) if r >= table.start[row] else None for r in (*before, row)]
+        *past, (images, points) = self._augmented_alike(frames, [description["point"]] if description["point"] else [], rng)
+        description["point"] = points[0] if points else None
         return RobotSample(
             images=images,
             past=[frame and frame[0] for frame in past],
@@ -150,15 +150,15 @@ class RobotSource(Source[RobotSample]):
             episode=int(table.episode[row]),
             step=int(table.step[row]),
             mode=self._mode(rng),
-            **said,
+            **description,
         )
 
-    def _change_alike(self, frames: list[Images | None], points: list[Point], rng: np.random.Generator) -> list:
-        """All pictures of a sample augmented in the same way; the points are the last one's."""
+    def _augmented_alike(self, frames: list[Images | None], points: list[Point], rng: np.random.Generator) -> list:
+        """Augments all images of a sample in the same way; the points belong to the last."""
         if len(frames) == 1 or not self.augment:
-            return [frame and self._change(frame, points, rng) for frame in frames]
+            return [frame and self._augmented(frame, points, rng) for frame in frames]
         seed = int(rng.integers(2**63))
-        return [frame and self._change(frame, points, np.random.default_rng(seed)) for frame in frames]
+        return [frame and self._augmented(frame, points, np.random.default_rng(seed)) for frame in frames]
 
     def _state(self, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if not self.state_noise or self.split != "train":
@@ -178,5 +178,5 @@ class RobotSource(Source[RobotSample]):
 
 
 def _names(part: tuple[Camera, ...] | Space) -> list[str]:
-    """Of cameras, or of a space's dimensions."""
+    """The names of cameras, or of a space's dimensions."""
     return list(part.names) if isinstance(part, Space) else [camera.name for camera in part]

@@ -1,4 +1,4 @@
-"""Samples as sources give them: a step of an episode with what comes after it, or pictures with questions."""
+"""Samples of sources: a step of an episode with the actions after it, or images with questions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ class RobotSample:
 
     Attributes:
         images: camera name -> upright RGB, uint8 [H, W, 3].
-        past: the pictures before these, oldest first; None where the episode had not begun.
+        past: earlier images, oldest first; None before the start of the episode.
         state: float32 [S].
-        actions: float32 [K, A], in the card's units; past the end of the episode the last one is repeated.
-        mask: bool [K], False past the end.
+        actions: float32 [K, A], in the card's units; after the end of the episode the last action is repeated.
+        mask: bool [K], False after the end of the episode.
         terminate: bool [K], True where the task is done.
-        point: where the named object is in the first camera's picture, or None.
-        reach: how far it is from the gripper and how far to turn: four integers of 256 even steps, or None.
-        mode: what of the plan is written, see `Mode`; "" is the contract's first.
+        target: name of the object to act on.
+        point: position of the target in the first camera's image, or None.
+        offset: offset of the target from the gripper along x, y, z and the turn to it, as integers 0 to 255, or None
+            (`reach` in saved data and in plans).
+        mode: which part of the plan the model writes, see `Mode`; "" is the contract's first mode.
     """
 
     images: Images
@@ -35,7 +37,7 @@ class RobotSample:
     instruction: str
     target: str
     point: Point | None
-    reach: tuple[int, ...] | None
+    offset: tuple[int, ...] | None
     episode: int
     step: int
     embodiment: str
@@ -48,12 +50,12 @@ class RobotSample:
 
 @dataclasses.dataclass
 class Question:
-    """A question on a picture.
+    """A question on an image.
 
     Attributes:
         text: the question.
-        answer: what is to be written, in order: words, points of the first camera's picture, and integers as actions have them.
-        type: of the question, by which accuracies are told apart.
+        answer: the parts of the answer, in order: words, points in the first camera's image, and integers from 0 to 255.
+        type: type of the question; accuracies are reported per type.
     """
 
     text: str
@@ -62,13 +64,13 @@ class Question:
 
     @property
     def point(self) -> Point | None:
-        """The place that is asked for, if the answer is one."""
+        """The answer if it is a single point, else None."""
         return self.answer[0] if len(self.answer) == 1 and isinstance(self.answer[0], tuple) else None
 
 
 @dataclasses.dataclass
 class QuestionSample:
-    """Pictures and questions on them."""
+    """Images and questions on them."""
 
     images: Images
     questions: list[Question]

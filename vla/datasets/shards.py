@@ -1,6 +1,6 @@
-"""Writing shards: webdataset tar files whose bytes depend on nothing but the samples.
+"""Writes shards: webdataset tar files whose bytes depend only on the samples.
 
-Torch is imported (by webdataset) only when a writer is opened: simulation workers use the encoders alone.
+Torch is imported (by webdataset) when a writer opens its first file, since simulation workers use only the encoders.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Member = bytes | np.ndarray | dict
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
-    """uint8 RGB [H, W, 3] -> JPEG without chroma subsampling: at 64 pixels a side, colour is what tells objects apart."""
+    """uint8 RGB [H, W, 3] -> JPEG without chroma subsampling: in 64-pixel images, colour distinguishes the objects."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 
 def decode_jpeg(data: bytes, where: str) -> np.ndarray:
-    """JPEG (or any picture Pillow reads) -> uint8 RGB [H, W, 3]; Unreadable naming `where` if it is damaged.
+    """JPEG (or any format Pillow reads) -> uint8 RGB [H, W, 3]; Unreadable naming `where` if it is damaged.
 
-    Where torchvision is loaded, which takes too long for this alone, its decoder gives the same pixels in two thirds of the time.
+    If torchvision is already loaded, its decoder is used: it gives the same pixels in two thirds of the time.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -43,24 +43,24 @@ def decode_jpeg(data: bytes, where: str) -> np.ndarray:
                 return np.asarray(image.convert("RGB"))
             torchvision = sys.modules.get("torchvision.io")
             if image.format == "JPEG" and torchvision is not None:
-                # What it cannot decode is left to Pillow, which says why.
+                # Pillow decodes the rest, or says what is wrong.
                 with contextlib.suppress(RuntimeError, AttributeError):
                     torch = sys.modules["torch"]
                     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
                     return torchvision.decode_jpeg(encoded).permute(1, 2, 0).numpy()
-            # Converting RGB to RGB would copy it.
+            # `convert` would copy an RGB image.
             return np.asarray(image)
-    except UnidentifiedImageError as error:  # whose message names an object in memory
-        raise Unreadable("the picture cannot be decoded: it has no known format", where, "write the shard again") from error
+    except UnidentifiedImageError as error:  # its own message names an object in memory
+        raise Unreadable("the image cannot be decoded: unknown format", where, "write the shard again") from error
     except (OSError, SyntaxError) as error:
-        raise Unreadable(f"the picture cannot be decoded: {error}", where, "write the shard again") from error
+        raise Unreadable(f"the image cannot be decoded: {error}", where, "write the shard again") from error
 
 
 def decode_array(data: bytes, where: str) -> np.ndarray:
     """NumPy's .npy format -> array, never unpickling; Unreadable naming `where` if it is damaged."""
     try:
-        # 10 bytes, of which the last two say how long the header is; format 1.0 is what arrays of plain types have. A header may
-        # claim any shape: nothing is allocated before the bytes are there.
+        # Format 1.0 is that of arrays of plain types; bytes 8 and 9 are the header's length. A header may claim any shape, so
+        # the array is a view of the data and nothing is allocated for the claim.
         if data[:8] != b"\x93NUMPY\x01\x00":
             raise ValueError("not NumPy's format 1.0")
         start = 10 + int.from_bytes(data[8:10], "little")
@@ -72,7 +72,7 @@ def decode_array(data: bytes, where: str) -> np.ndarray:
 
 @functools.lru_cache(256)
 def _array_header(header: bytes) -> tuple[np.dtype, tuple[int, ...], Literal["C", "F"]]:
-    """What a header says; the same one stands before all arrays of a shape, and numpy takes long to read it."""
+    """dtype, shape and order of a header. Cached: all arrays of a shape have the same header, and numpy is slow to parse it."""
     file = io.BytesIO(header)
     np.lib.format.read_magic(file)
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
@@ -93,7 +93,7 @@ def decode_json(data: bytes, where: str) -> dict[str, Any]:
 
 
 def encode_member(name: str, value: Member) -> bytes:
-    """A member's bytes: pictures (`.jpg`) as JPEG, other arrays as .npy, dicts as JSON with sorted keys; bytes stay."""
+    """A member's bytes: images (`.jpg`) as JPEG, other arrays as .npy, dicts as JSON with sorted keys, bytes unchanged."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, dict):
@@ -106,15 +106,15 @@ def encode_member(name: str, value: Member) -> bytes:
 
 
 class ShardWriter:
-    """Writes samples to `shard-000000.tar`, `shard-000001.tar` … of a folder; a context manager.
+    """Writes samples to `shard-000000.tar`, `shard-000001.tar` … in a folder; a context manager.
 
-    A shard has a temporary name until it is whole; if the block ends with an error the unfinished one is removed. Time, user and
-    group are fixed, so equal samples in equal order give equal bytes.
+    A shard has a temporary name until it is complete. If the block ends with an error, the unfinished shard is removed. Time,
+    user and group are fixed, so equal samples in equal order give equal bytes.
 
     Args:
-        folder: made if it is not there.
+        folder: created if it does not exist.
         per_shard: samples per file.
-        overwrite: whether shards (and their indices) that are already there are removed first.
+        overwrite: whether existing shards and their caches are removed first.
 
     Raises:
         UserError: the folder has shards and `overwrite` is not set.
@@ -131,7 +131,7 @@ class ShardWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         old = sorted(self.folder.glob(PATTERN))
         if old and not self.overwrite:
-            raise UserError(f"the folder already holds {len(old)} shards", str(self.folder), "choose another or overwrite it")
+            raise UserError(f"the folder already holds {len(old)} shards", str(self.folder), "choose another one or overwrite it")
         for path in [
             *old,
             *self.folder.glob("shard-*.idx"),
@@ -156,10 +156,10 @@ class ShardWriter:
         return self.folder / f"shard-{len(self.shards):06d}.tar"
 
     def write(self, key: str, members: dict[str, Member]) -> None:
-        """Appends one sample; `members` maps an extension ("front.jpg", "json") to bytes or to what `encode_member` takes.
+        """Appends one sample; `members` maps an extension ("front.jpg", "json") to a value that `encode_member` takes.
 
         Raises:
-            UserError: the key was used before or has characters that a reader would take for an extension or a folder.
+            UserError: the key was used before, or it has a character that separates extensions or folders.
         """
         if not key or "." in key or "/" in key or key.startswith("_") or key in self._keys:
             raise UserError(f"the key {key!r} is empty, used twice, or has '.', '/' or a leading '_'", str(self.folder))

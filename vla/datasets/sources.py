@@ -1,4 +1,4 @@
-"""Sources: what one draw from a data set is, which of its samples are drawn, and in which order."""
+"""Sources: data sets as a mixture draws from them, with split, order and tolerance for unreadable samples."""
 
 from __future__ import annotations
 
@@ -19,37 +19,39 @@ from vla.errors import Unreadable, UserError
 from vla.transforms import Augmentation, Point
 
 Split = Literal["train", "val", "all"]
-OPENED = ("index", "_rows", "_pictures", "_table", "_ends", "_asked")
+OPENED = ("index", "_rows", "_images", "_table", "_ends", "_answerable")
+"""Cached properties of an opened source."""
 STAND_INS = 10
-"""So many samples are tried in place of one that cannot be read; as many records may be unreadable in any source."""
+"""How many following samples are tried in place of an unreadable one. Every source may have this many unreadable records."""
 RENAMED = {"lead": "warmup_samples", "asked": "questions_per_image"}
-"""Settings of a source by their names of before, which configurations and checkpoints may still have."""
+"""Old name -> new name of settings of a source. Configurations and checkpoints may still have the old ones."""
 T = TypeVar("T")
+SampleT = TypeVar("SampleT", covariant=True)
 
 
 class Order(Protocol):
-    """In which an endless run takes a source's samples; the same for the same seed, wherever one begins."""
+    """The endless order in which a source's samples are drawn. It depends on the seed alone, so a run can start anywhere."""
 
     def at(self, n: int) -> tuple[int, int]:
-        """The n-th draw: its epoch, and the sample, as `Source.sample` takes it."""
+        """The n-th draw: the epoch, and the sample's number for `Source.sample`."""
         ...
 
     def epochs(self, n: int) -> float:
-        """How often n draws go through the source."""
+        """The number of passes through the source in n draws."""
         ...
 
 
 class Shuffled:
-    """Every sample once in each epoch, in an order of its own."""
+    """Draws every sample once per epoch, in a new order each time."""
 
     def __init__(self, source: Source, seed: tuple[int, ...]):
         self.source, self.seed = source, seed
 
     def at(self, n: int) -> tuple[int, int]:
         if not len(self.source):
-            raise UserError("no sample is left to draw", str(self.source.folder), "look at its split, types and max_samples")
-        epoch, place = divmod(n, len(self.source))
-        return epoch, int(self._permutation(epoch)[place])
+            raise UserError("there is no sample to draw", str(self.source.folder), "check its split, types and max_samples")
+        epoch, position = divmod(n, len(self.source))
+        return epoch, int(self._permutation(epoch)[position])
 
     def epochs(self, n: int) -> float:
         return n / len(self.source)
@@ -59,28 +61,29 @@ class Shuffled:
 
     @functools.cached_property
     def _permutation(self):
-        # Loader workers run ahead of one another, so a source may be in two epochs at once.
+        # Loader workers run ahead of one another, so two epochs may be needed at once.
         return functools.lru_cache(2)(lambda epoch: self.source.permutation(np.random.default_rng((*self.seed, epoch))))
 
 
-class Source(Generic[T]):
-    """A data set as a mixture draws from it. Making one touches no file; it is opened at its first use.
+class Source(Generic[SampleT]):
+    """A data set as a mixture draws from it. The constructor touches no file; the data set is opened at its first use.
 
     Args:
-        folder: holds `card.yaml` and `shard-*.tar`; or an address where they are (https://…, s3://…, pipe:ssh host cat /data/{}).
+        folder: folder with `card.yaml` and `shard-*.tar`, or its address (https://…, s3://…, pipe:ssh host cat /data/{}).
         weight: share of the draws, relative to the other sources of a mixture.
-        warmup_samples: the first samples of a run, as many as this, come from this source alone: the easy ones first.
-        max_samples: only so many first samples of the split are used; 0 is all.
-        fetched: local folder for shards that are elsewhere; "" is one under ~/.cache/vla.
-        fetched_gib: what they may take there.
-        together: of shards that are fetched, how many are drawn from at a time.
-        loss_weight: what the loss of its tokens is multiplied by.
+        warmup_samples: number of samples at the start of a run that come from this source alone, e.g. easy ones.
+        max_samples: use only the first samples of the split, at most this many; 0 uses all.
+        fetched: local folder for remote shards; "" is one under ~/.cache/vla.
+        fetched_gib: size limit of that folder.
+        together: number of remote shards that are shuffled together.
+        loss_weight: factor for the loss of this source's tokens.
         split: "val" is the last `holdout` share (at least one), "train" the rest, "all" both.
-        holdout: share of the episodes, or pictures, that is kept back.
-        cache: whether decoded pictures are kept beside the shards, mapped by all processes of a machine (12 KiB per 64-pixel
-            picture).
-        augment: applied in order: (images, point, rng) -> (images, point).
-        tolerate: share of the samples that may be unreadable (ten may in any case): each is named, and the next stands in for it.
+        holdout: share of the episodes, or images, that is held out.
+        cache: whether decoded images are cached beside the shards, mapped by all processes of a machine (12 KiB per 64-pixel
+            image).
+        augment: augmentations in order: (images, points, rng) -> (images, points).
+        tolerate: share of the samples that may be unreadable (ten are always tolerated). Each is reported, and the next sample
+            replaces it.
     """
 
     kind = ""
@@ -102,13 +105,17 @@ class Source(Generic[T]):
         tolerate: float = 0.001,
     ):
         if together < 1:
-            raise UserError(f"together {together}", str(folder), "draw from at least 1 shard at a time")
+            raise UserError(f"together {together}", str(folder), "give at least 1 shard")
         if not 0 <= tolerate <= 1:
             raise UserError(f"tolerate {tolerate}", str(folder), "give a share from 0 to 1")
         if min(warmup_samples, max_samples) < 0:
-            raise UserError(f"warmup_samples {warmup_samples}, max_samples {max_samples}", str(folder), "give numbers of samples")
+            raise UserError(f"warmup_samples {warmup_samples}, max_samples {max_samples}", str(folder), "give at least 0 samples")
         if split not in ("train", "val", "all") or not 0 < holdout < 1:
-            raise UserError(f"split {split!r}, holdout {holdout}", str(folder), "train, val or all; a share between 0 and 1")
+            raise UserError(
+                f"split {split!r}, holdout {holdout}",
+                str(folder),
+                "give train, val or all as split, and a share between 0 and 1 as holdout",
+            )
         self.folder = folder if is_remote(folder) else Path(folder)
         self.weight, self.loss_weight = weight, loss_weight
         self.fetched, self.fetched_bytes = fetched, round(fetched_gib * 2**30)
@@ -118,31 +125,21 @@ class Source(Generic[T]):
         self.tolerate = tolerate
 
     def __getstate__(self) -> dict:
-        # A spawned worker opens the data set itself: cheaper than sending it the pictures.
+        # A spawned worker reopens the data set, which is cheaper than pickling the images.
         return {name: value for name, value in self.__dict__.items() if name not in (*OPENED, "card")}
 
     def settings(self) -> dict[str, Any]:
-        """All that says which samples there are and how they are drawn; not where they are."""
-        elsewhere = (
-            "folder",
-            "remote",
-            "fetched",
-            "fetched_bytes",
-            "cache",
-            "urls",
-            "loss_weight",
-            "chunk",
-            "history",
-            "spacing",
-        )
-        others = (*elsewhere, "tolerate", *OPENED, "card")
-        return {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in others}
+        """The settings that determine which samples exist and how they are drawn, but not where they are stored."""
+        storage = ("folder", "remote", "fetched", "fetched_bytes", "cache", "urls")
+        of_training = ("loss_weight", "chunk", "history", "spacing")
+        left_out = (*storage, *of_training, "tolerate", *OPENED, "card")
+        return {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in left_out}
 
     def restricted(self, split: Split) -> Self:
-        """The same source with another split, opened anew; what is not trained on is neither augmented nor kept in memory."""
+        """The same source with another split, reopened. Other splits than "train" are neither augmented nor cached."""
         other = copy.copy(self)
         other.split = split
-        for name in ("_rows", "_pictures", "_ends", "_asked"):
+        for name in ("_rows", "_images", "_ends", "_answerable"):
             other.__dict__.pop(name, None)
         if split != "train":
             other.augment, other.cache = [], False
@@ -151,40 +148,44 @@ class Source(Generic[T]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def sample(self, i: int, rng: np.random.Generator) -> T:
-        """Sample i of the split; whatever is drawn in it comes from `rng`.
+    def sample(self, i: int, rng: np.random.Generator) -> SampleT:
+        """Sample i of the split. `rng` is the source of all its randomness.
 
         Raises:
-            Unreadable: it is damaged; see `read`.
+            Unreadable: the sample is damaged; see `read`.
         """
         raise NotImplementedError
 
     def after(self, i: int) -> int:
-        """The sample that stands in for sample i: that of the next row."""
+        """The sample that replaces sample i if it is unreadable: that of the next row."""
         return int(np.searchsorted(self._rows, self._rows[i], side="right")) % len(self)
 
     def size(self, drawn: int) -> int:
-        """The number of samples over which unreadable ones are tolerated, after `drawn` samples."""
+        """The number of samples to which `tolerate` applies after `drawn` samples."""
         return len(self)
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """The records that could not be read when the data set was opened: where -> why. They are left out."""
+        """The records that could not be read when the data set was opened: where -> why. They are not in the split."""
         return {self.index.where(int(record)): str(why) for record, why in zip(*self._left_out, strict=True)}
 
     def check(self, unreadable: Mapping[str, str], samples: int) -> None:
-        """Raises UserError if of so many samples more are unreadable (where -> why) than is tolerated."""
+        """Checks the number of unreadable samples (where -> why) among `samples`.
+
+        Raises:
+            UserError: there are more than `tolerate` permits.
+        """
         if len(unreadable) > max(STAND_INS, self.tolerate * samples):
             first = "; ".join(f"{where}: {why}" for where, why in itertools.islice(unreadable.items(), 3))
             raise UserError(
-                f"{len(unreadable)} samples of {samples} cannot be read, the first of them {first}",
+                f"{len(unreadable)} samples of {samples} cannot be read, the first of them: {first}",
                 str(self.folder),
                 "write them again, or raise `tolerate`",
             )
 
     @functools.cached_property
     def card(self) -> DatasetCard:
-        """The data set's card; UserError where it is of another kind of data."""
+        """The data set's card; UserError if it describes another kind of data."""
         if self.remote:
             self.remote.path(FILE, fresh=True)
         card = DatasetCard.load(self.remote.cache if self.remote else self.folder)
@@ -194,34 +195,34 @@ class Source(Generic[T]):
 
     @functools.cached_property
     def index(self) -> ShardIndex:
-        # The card first: its message about a wrong folder or kind is the clearer one.
+        # The card is read first: its error for a wrong folder or kind is clearer.
         card = self.card
         if self.remote and not card.shards:
-            raise UserError("the card does not say which shards there are", str(self.folder), "add `shards: {NAME: SAMPLES}`")
+            raise UserError("the card lists no shards", str(self.folder), "add `shards: {NAME: SAMPLES}`")
         return ShardIndex(self.remote or self.folder, card.shards)
 
     def order(self, seed: tuple[int, ...]) -> Order:
-        """In which an endless run takes the samples: all of them, shuffled anew for each epoch."""
+        """The order in which an endless run draws the samples: all of them, reshuffled for each epoch."""
         return Shuffled(self, seed)
 
     def permutation(self, rng: np.random.Generator) -> np.ndarray:
-        """An epoch's order: any; of shards that are fetched, a few at a time."""
+        """A random order of the samples [N] for one epoch. Remote shards are shuffled a few at a time."""
         if not self.remote:
             return rng.permutation(len(self))
         index, shards = self.index, len(self.index.shards) - 1
-        rank = np.empty(shards, np.int64)
-        rank[rng.permutation(shards)] = np.arange(shards) // self.together
-        of = np.searchsorted(index.shards, self._records, side="right") - 1
-        return np.lexsort((rng.permutation(len(self)), rank[of]))
+        group = np.empty(shards, np.int64)
+        group[rng.permutation(shards)] = np.arange(shards) // self.together
+        shard = np.searchsorted(index.shards, self._records, side="right") - 1
+        return np.lexsort((rng.permutation(len(self)), group[shard]))
 
     @property
     def _records(self) -> np.ndarray:
-        """The place in the index of each row."""
+        """The position in the index of each row."""
         raise NotImplementedError
 
     @functools.cached_property
     def _rows(self) -> np.ndarray:
-        """Which rows of the data set are in the split, as often as they are in an epoch."""
+        """The rows of the data set in the split, each as many times as it occurs in an epoch."""
         rows = self._all_rows()
         if self.unreadable:
             self.check(self.unreadable, len(self.index))
@@ -232,56 +233,56 @@ class Source(Generic[T]):
 
     @property
     def _left_out(self) -> tuple[np.ndarray, np.ndarray]:
-        """Places in the index of the records that cannot be read, and why not."""
+        """The positions in the index of unreadable records, and the reasons."""
         raise NotImplementedError
 
     def _part(self, count: int) -> slice:
-        """Which of `count` episodes or pictures are in the split."""
+        """Which of `count` episodes or images are in the split."""
         middle = count - max(round(count * self.holdout), 1)
         if self.split != "all" and middle < 1:
-            raise UserError(f"{count} episodes or pictures are too few to hold some back", str(self.folder), "add data")
+            raise UserError(f"{count} episodes or images are too few to hold some out", str(self.folder), "add data")
         return {"train": slice(0, middle), "val": slice(middle, count), "all": slice(0, count)}[self.split]
 
-    def _change(self, images: Images, points: list[Point], rng: np.random.Generator) -> tuple[Images, list[Point]]:
+    def _augmented(self, images: Images, points: list[Point], rng: np.random.Generator) -> tuple[Images, list[Point]]:
         for augment in self.augment:
             images, points = augment(images, points, rng)
         return images, points
 
 
-def read(source: Source, i: int, seed: int | tuple[int, ...]) -> tuple[Any, list[Unreadable]]:
-    """Sample i, or if it cannot be read the first one after it that can; and what was wrong.
+def read(source: Source[T], i: int, seed: int | tuple[int, ...]) -> tuple[T, list[Unreadable]]:
+    """Reads sample i, or the first readable one after it. Returns it with the errors of the unreadable ones.
 
     Raises:
-        UserError: none of STAND_INS samples after it can be read either.
+        UserError: the STAND_INS samples after it are unreadable too.
     """
-    wrong: list[Unreadable] = []
+    errors: list[Unreadable] = []
     while True:
         try:
-            return source.sample(i, np.random.default_rng(seed)), wrong
+            return source.sample(i, np.random.default_rng(seed)), errors
         except Unreadable as error:
-            wrong.append(error)
-            if len(wrong) > STAND_INS:
-                first = wrong[0]
+            errors.append(error)
+            if len(errors) > STAND_INS:
+                first = errors[0]
                 raise UserError(
-                    f"{first.what}; nor can the {STAND_INS} samples after it be read", first.where, first.fix
+                    f"{first.what}; the {STAND_INS} samples after it cannot be read either", first.where, first.fix
                 ) from first
         i = source.after(i)
 
 
-def read_all(count: int, record: Callable[[int], T]) -> tuple[dict[int, T], Columns]:
-    """What `record` gives for each of `count` records that can be read; numbers of the others (`unreadable`), and `why`.
+def read_all(count: int, read_record: Callable[[int], T]) -> tuple[dict[int, T], Columns]:
+    """Reads all of `count` records. Returns the readable ones by number, and columns `unreadable` (numbers) and `why`.
 
     Raises:
-        Unreadable: none can be.
+        Unreadable: no record is readable.
     """
-    found: dict[int, T] = {}
-    wrong: dict[int, Unreadable] = {}
+    records: dict[int, T] = {}
+    errors: dict[int, Unreadable] = {}
     for number in range(count):
         try:
-            found[number] = record(number)
+            records[number] = read_record(number)
         except Unreadable as error:
-            wrong[number] = error
-    if wrong and not found:
-        raise wrong[0]
-    why = np.array([error.what for error in wrong.values()], np.str_)
-    return found, {"unreadable": np.array(list(wrong), np.int64), "why": why}
+            errors[number] = error
+    if errors and not records:
+        raise errors[0]
+    why = np.array([error.what for error in errors.values()], np.str_)
+    return records, {"unreadable": np.array(list(errors), np.int64), "why": why}

@@ -1,6 +1,6 @@
-"""Writing tar files of samples with nothing but Python's own library: processes that convert data start fast and stay small.
+"""Writes tar files of samples with the standard library alone, so that processes that convert data start fast and stay small.
 
-webdataset's writer, which all else is written with, imports torch.
+webdataset's writer, which `ShardWriter` uses, imports torch.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _BEFORE = b"0000444\0" + b"0000000\0" * 2
 _TIME = b"00000000000\0"
 _AFTER = (b"0" + bytes(100) + b"ustar\x0000" + b"vla".ljust(32, b"\0") * 2).ljust(BLOCK - 156, b"\0")
 _SUM = sum(_BEFORE + _TIME + b" " * 8 + _AFTER)
-"""The checksum of a header is that of all its bytes, spaces where it will stand itself."""
+"""Sum of a header's fixed bytes. The checksum is the sum of all bytes, with spaces in place of the checksum itself."""
 
 
 class TarWriter:
-    """Appends members to an open file, in the ustar form; time, user and group are fixed, so equal members give equal bytes.
+    """Appends samples to an open file in the ustar format. Time, user and group are fixed, so equal members give equal bytes.
 
     The bytes are those of `webdataset.TarWriter(file, user="vla", group="vla", mtime=0)`.
     """
@@ -28,7 +28,7 @@ class TarWriter:
         self.file, self.size = file, 0
 
     def write(self, key: str, members: Iterable[tuple[str, bytes]]) -> None:
-        """One sample: its members (extension, content), as KEY.EXTENSION; UserError for a name that is too long."""
+        """Appends a sample: its members (extension, content) as KEY.EXTENSION; UserError if one does not fit in a tar file."""
         parts = []
         for extension, content in members:
             parts += [header(f"{key}.{extension}", len(content)), content, bytes(-len(content) % BLOCK)]
@@ -37,13 +37,13 @@ class TarWriter:
         self.size += len(data)
 
     def close(self) -> None:
-        """Writes the end mark; the file stays open."""
+        """Writes the end mark. The file stays open."""
         self.size += 2 * BLOCK
         self.file.write(bytes(2 * BLOCK + -self.size % RECORD))
 
 
 def header(name: str, size: int) -> bytes:
-    """A member's 512 bytes (POSIX.1-1988 ustar)."""
+    """The header of a member, 512 bytes (POSIX.1-1988 ustar)."""
     path = name.encode()
     if len(path) > 100 or size >= 8**11:
         raise UserError(

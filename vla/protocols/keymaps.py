@@ -1,6 +1,6 @@
-"""A contract's key maps: observations under other projects' keys, both ways.
+"""Key maps of a contract: translate observations to and from the message keys of other projects.
 
-A map says for each key of the message what it is: a camera's name, "instruction", "state", or a part of the state, "state[0:7]".
+A map names the content of each message key: a camera's name, "instruction", "state", or a part of the state, "state[0:7]".
 """
 
 from __future__ import annotations
@@ -10,70 +10,74 @@ from typing import Any
 
 import numpy as np
 
-from vla.contract import Embodiment, PolicyContract
+from vla.contract import PolicyContract
 from vla.errors import ContractMismatch
 from vla.observation import Observation
-from vla.protocols.wire import decode_array
+from vla.protocols.wire import Json, decode_array
 
 PART = re.compile(r"state\[(\d+):(\d+)\]")
 
 
 def to_request(message: dict[Any, Any], contract: PolicyContract) -> dict[Any, Any]:
-    """The message under our own field names: as it is, or by the key map that most of its keys are of.
+    """The message under our own field names. It is translated by the key map that shares most keys with it, if any.
 
     Raises:
-        ContractMismatch: keys of that map are missing.
+        ContractMismatch: the message lacks keys of that map.
     """
     if "prompt" in message and "instruction" not in message:
         message = {"instruction" if key == "prompt" else key: value for key, value in message.items()}
-    maps = [(name, body, kind, keys) for name, body in contract.embodiments.items() for kind, keys in body.keys.items()]
+    maps = [
+        (name, protocol, keys) for name, embodiment in contract.embodiments.items() for protocol, keys in embodiment.keys.items()
+    ]
     if "images" in message or not maps:
         return message
 
-    def shared(one: tuple[str, Embodiment, str, dict[str, str]]) -> tuple[int, int]:
-        keys = {_ours(key) for key in one[3]}
+    def shared(candidate: tuple[str, str, dict[str, str]]) -> tuple[int, int]:
+        keys = {_our_key(key) for key in candidate[2]}
         return len(keys & message.keys()), -len(keys)
 
-    name, body, kind, keys = max(maps, key=shared)
-    places = {_ours(key): place for key, place in keys.items()}
-    if not message.keys() & (places.keys() - {"instruction"}):
+    embodiment_name, protocol, keys = max(maps, key=shared)
+    fields = {_our_key(key): field for key, field in keys.items()}
+    if not message.keys() & (fields.keys() - {"instruction"}):
         return message
-    if missing := [key for key in keys if _ours(key) not in message]:
-        came = ", ".join(str(key)[:60] for key in message)
-        raise ContractMismatch(f"{', '.join(missing)} missing, got {came}", "message", f"the keys of {kind}: {', '.join(keys)}")
-    request: dict[Any, Any] = {"images": {}, "embodiment": name}
-    parts: dict[int, Any] = {}
+    if missing := [key for key in keys if _our_key(key) not in message]:
+        received = ", ".join(str(key)[:60] for key in message)
+        raise ContractMismatch(
+            f"{', '.join(missing)} missing, got {received}", "message", f"send the keys of {protocol}: {', '.join(keys)}"
+        )
+    request: dict[Any, Any] = {"images": {}, "embodiment": embodiment_name}
+    parts: dict[int, list[float]] = {}
     for key, value in message.items():
-        place = places.get(key)
-        if place is None:
+        field = fields.get(key)
+        if field is None:
             request[key] = value
-        elif match := PART.fullmatch(place):
+        elif match := PART.fullmatch(field):
             parts[int(match[1])] = _numbers(value, int(match[2]) - int(match[1]), key)
         else:
-            (request if place in ("state", "instruction") else request["images"])[place] = value
+            (request if field in ("state", "instruction") else request["images"])[field] = value
     if parts:
         request["state"] = [number for start in sorted(parts) for number in parts[start]]
     return request
 
 
 def to_message(observation: Observation, keys: dict[str, str]) -> dict[str, Any]:
-    """The observation under the keys of a map; `to_request` reads it back."""
+    """The observation under the keys of a map, the inverse of `to_request`."""
     state = np.asarray(observation.state)
     values = {"state": state, "instruction": observation.instruction, **observation.images}
 
-    def value(place: str) -> Any:
-        match = PART.fullmatch(place)
-        return state[int(match[1]) : int(match[2])] if match else values[place]
+    def value(field: str) -> np.ndarray | str:
+        match = PART.fullmatch(field)
+        return state[int(match[1]) : int(match[2])] if match else values[field]
 
-    return {key: value(place) for key, place in keys.items()}
+    return {key: value(field) for key, field in keys.items()}
 
 
-def _ours(key: str) -> str:
+def _our_key(key: str) -> str:
     return "instruction" if key == "prompt" else key
 
 
-def _numbers(value: Any, count: int, key: str) -> list[Any]:
-    """A part of the state as a list; a single number may come bare."""
+def _numbers(value: float | list[float] | np.ndarray | dict[str, Json], count: int, key: str) -> list[float]:
+    """A part of the state as a list. A single number need not be in a list."""
     if isinstance(value, dict):
         value = decode_array(value, key)
     if isinstance(value, np.ndarray):

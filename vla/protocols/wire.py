@@ -1,7 +1,7 @@
-"""What travels between a policy server and its clients, both ways: arrays in JSON and in msgpack, never a pickle.
+"""The encoding of messages between policy servers and clients: arrays in JSON and msgpack, never pickle.
 
-JSON arrays have the form of json_numpy, which OpenVLA's clients speak: {"__numpy__": base64, "dtype", "shape"}. msgpack arrays
-have openpi's form: a map with the byte keys __ndarray__, data, dtype, shape.
+Arrays in JSON have the form of json_numpy, which OpenVLA's clients use: {"__numpy__": base64, "dtype", "shape"}. Arrays in
+msgpack have openpi's form: a map with the byte keys __ndarray__, data, dtype, shape.
 """
 
 from __future__ import annotations
@@ -11,26 +11,31 @@ import binascii
 import itertools
 import json
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from vla.errors import UserError
 
 PARTS = 1000
-"""Lists, maps, and entries of each, that a message may hold: they are a byte or two on the wire and a hundred in memory."""
+"""Limit of the lists and maps in a message, and of the entries of each. An entry of one byte takes about 100 in memory."""
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Message = None | bool | int | float | str | bytes | np.ndarray | np.generic | Sequence["Message"] | Mapping[str, "Message"]
+"""A message that msgpack carries."""
+T = TypeVar("T")
 
 
-def encode_array(array: np.ndarray) -> dict[str, Any]:
+def encode_array(array: np.ndarray) -> dict[str, Json]:
     """The array as a JSON object."""
     return {"__numpy__": base64.b64encode(array.tobytes()).decode(), "dtype": array.dtype.str, "shape": list(array.shape)}
 
 
-def decode_array(data: dict[str, Any], where: str) -> np.ndarray:
-    """Reads what `encode_array` wrote; the array is its own and writable.
+def decode_array(data: dict[str, Json], where: str) -> np.ndarray:
+    """Decodes an object of `encode_array` to a writable array.
 
     Raises:
-        UserError: a missing field, a dtype that is not a number's, bytes that do not fill the shape.
+        UserError: a field is missing, the dtype is not numeric, or the bytes do not fill the shape.
     """
     try:
         content, dtype, shape = data["__numpy__"], data["dtype"], data["shape"]
@@ -41,8 +46,8 @@ def decode_array(data: dict[str, Any], where: str) -> np.ndarray:
     return _array(decode_base64(content, where), dtype, shape, where)
 
 
-def decode_base64(text: Any, where: str) -> bytes:
-    """Bytes of standard base64; UserError for anything else."""
+def decode_base64(text: Json, where: str) -> bytes:
+    """Decodes standard base64; UserError for anything else."""
     if not isinstance(text, str):
         raise UserError(f"expected base64 text, got {type(text).__name__}", where)
     try:
@@ -51,23 +56,24 @@ def decode_base64(text: Any, where: str) -> bytes:
         raise UserError(f"not base64: {error}", where, "send standard base64 without a data: prefix or line breaks") from None
 
 
-def _array(content: bytes, dtype: Any, shape: Any, where: str) -> np.ndarray:
-    """The array, checked before anything is allocated: a huge shape with little data costs nothing."""
+def _array(content: bytes, dtype: Json, shape: Json, where: str) -> np.ndarray:
+    """The array. It is checked before anything is allocated, so a huge shape with little data costs nothing."""
     try:
-        kind = np.dtype(dtype)
+        kind = np.dtype(dtype)  # type: ignore[call-overload]
     except (TypeError, ValueError, SyntaxError):
-        raise UserError(f"unknown dtype {str(dtype)[:40]!r}", where, "uint8 for pictures, float32 for states") from None
+        raise UserError(f"unknown dtype {str(dtype)[:40]!r}", where, "use uint8 for images, float32 for states") from None
     if kind.kind not in "biuf" or kind.shape:
         raise UserError(f"dtype {str(dtype)[:40]!r} is refused", where, "send plain numbers or booleans")
     if not isinstance(shape, list | tuple) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
-        raise UserError(f"not a shape: {str(shape)[:60]}", where, "a list of at most eight whole numbers")
-    if math.prod(shape) * kind.itemsize != len(content):
-        raise UserError(f"{len(content)} bytes do not fill shape {list(shape)} of {kind.name}", where)
-    return np.frombuffer(content, kind).reshape(shape).copy()
+        raise UserError(f"not a shape: {str(shape)[:60]}", where, "send a list of at most eight whole numbers")
+    sizes = [n for n in shape if isinstance(n, int)]
+    if math.prod(sizes) * kind.itemsize != len(content):
+        raise UserError(f"{len(content)} bytes do not fill shape {sizes} of {kind.name}", where)
+    return np.frombuffer(content, kind).reshape(sizes).copy()
 
 
 def plain(value: Any) -> Any:
-    """The value with arrays and numpy scalars as lists and numbers, NaN and infinity as null: strict JSON can hold it."""
+    """The value in strict JSON types: arrays and numpy scalars become lists and numbers, NaN and infinity become None."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
@@ -82,35 +88,39 @@ def plain(value: Any) -> Any:
 
 
 def read_json(content: bytes | str, where: str) -> Any:
-    """What JSON says; UserError where it is none, and before it is read where it would fill the memory."""
+    """Parses JSON; UserError if it is invalid, or has so many values that parsing would fill the memory."""
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        # More than PARTS, for what stands in quotes is counted too.
+        # The limit is above PARTS because characters within strings are counted too.
         if sum(map(text.count, "[{,")) > 10 * PARTS:
-            raise UserError(f"more than {10 * PARTS} values", where, "send pictures as files or arrays, in base64")
+            raise UserError(f"more than {10 * PARTS} values", where, "send images as files or arrays, in base64")
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"not JSON: {str(error)[:200]}", where, "send one JSON object, UTF-8") from None
 
 
-def pack(message: Any) -> bytes:
-    """msgpack bytes, arrays in openpi's form. Raises ValueError for object, void and complex arrays."""
+def pack(message: Message) -> bytes:
+    """Encodes a message in msgpack, with arrays in openpi's form.
+
+    Raises:
+        ValueError: an array holds objects, void or complex numbers.
+    """
     import msgpack
 
     return msgpack.packb(message, default=_pack_numpy)  # pyright: ignore[reportReturnType]
 
 
 def unpack(content: bytes) -> Any:
-    """Reads what `pack` or openpi's client wrote.
+    """Decodes a message of `pack` or of openpi's client.
 
     Raises:
-        UserError: bytes that are not msgpack, or an array that is not whole.
+        UserError: the bytes are not msgpack, or an array is incomplete.
     """
     import msgpack
 
     numbers = itertools.count(1)
 
-    def counted(value: Any) -> Any:
+    def counted(value: T) -> T:
         if next(numbers) > PARTS:
             raise ValueError(f"more than {PARTS} lists and maps")
         return value

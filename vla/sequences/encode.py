@@ -76,7 +76,7 @@ class Encoder:
         if not codec.fixed:
             ids, scored = np.append(ids, self.vocabulary.eos_id), np.append(scored, True)
         mode = sample.mode or self.contract.modes[0]
-        plan = {"words": sample.target, "point": sample.point, "reach": sample.reach}
+        plan = {"words": sample.target, "point": sample.point, "reach": sample.offset}
         observation = Observation("", sample.images, sample.state, sample.instruction, sample.embodiment, plan)
         frames = self._images.all_cameras(sample.images, self.contract.embodiment(sample.embodiment), sample.past)
         trunk, words = self._action_prompt(observation, mode, frames)

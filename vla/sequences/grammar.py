@@ -123,7 +123,7 @@ class ActionGrammar:
 
     def _chunk(self, embodiment: str) -> list[list[int]]:
         end = [] if self.ends(embodiment) is None else [self.vocabulary.eos_id]
-        positions = [self.vocabulary.symbols_to_ids(symbols).tolist() + end for symbols in self.codec(embodiment).places()]
+        positions = [self.vocabulary.symbols_to_ids(symbols).tolist() + end for symbols in self.codec(embodiment).positions()]
         return [*positions, *([end] if end else [])]
 
     def read(self, ids: np.ndarray, embodiment: str = "", mode: str = "") -> ActionChunk:

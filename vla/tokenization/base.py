@@ -1,4 +1,4 @@
-"""What an action codec is: chunks of actions <-> symbols. Symbols are integers from end to end and never pass through text."""
+"""The interface of action codecs: chunks of actions <-> symbols. Symbols are always integers and never pass through text."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from vla.errors import ContractMismatch, UserError
 
 
 class Malformed(UserError):
-    """What was written is no whole chunk. Whoever asked for actions gets this as a status, never made-up actions."""
+    """The symbols written are not a whole chunk. A policy reports this as a status and never makes up actions."""
 
 
 class ActionCodec(ABC):
     """Chunks of T actions [T, A] in physical units <-> a row of symbols, integers from 0 to size - 1.
 
-    Which symbols may come next is a function of those written so far (`next`); where every chunk has the same length and the
-    choice depends on the place alone (`fixed`), `places` says it once and for all.
+    `next` gives the symbols that may follow those written so far. For a `fixed` codec they depend on the position alone, and
+    `positions` lists them.
 
     Attributes:
         space: names, limits and constants of the A dimensions.
         chunk: T.
-        terminate: whether each action has a flag that says that the task is done.
-        size: how many symbols there are.
-        spelling: how each symbol is written where a tokenizer's own words stand for symbols.
-        numeric: whether that is what the symbol means, so that an embedding may begin as the word's.
-        fixed: whether all chunks have the same length, as many symbols as `places` has entries.
-        longest: how many symbols a chunk has at most.
+        terminate: whether each action has a flag for the end of the task.
+        size: number of symbols.
+        spelling: text of each symbol, for tokenizers whose own words stand for symbols.
+        numeric: whether a symbol means the number that it is spelled as, so that its embedding may start as the word's.
+        fixed: whether all chunks have the same length, that of `positions`.
+        longest: maximum number of symbols of a chunk.
     """
 
     size: int
@@ -47,10 +47,10 @@ class ActionCodec(ABC):
 
     @abstractmethod
     def encode(self, actions: np.ndarray, terminate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Actions [T, A] and their flags [T] -> symbols [N], and the step [N] that each belongs to (0 where it is all of them).
+        """Actions [T, A] and their flags [T] -> symbols [N], and the step [N] of each (0 for a symbol of all steps).
 
         Raises:
-            ContractMismatch: another shape than the contract's, NaN or infinity.
+            ContractMismatch: the shape differs from the contract's, or a value is NaN or infinite.
         """
 
     @abstractmethod
@@ -58,7 +58,7 @@ class ActionCodec(ABC):
         """Symbols [N] -> actions [T, A], float64, and flags [T].
 
         Raises:
-            Malformed: they are no whole chunk.
+            Malformed: the symbols are not a whole chunk.
         """
 
     @abstractmethod
@@ -66,19 +66,23 @@ class ActionCodec(ABC):
         """The symbols that may follow those written so far [n], and whether the chunk may end here.
 
         Raises:
-            Malformed: no chunk begins so.
+            Malformed: no chunk begins with them.
         """
 
-    def places(self) -> list[np.ndarray]:
-        """The symbols that each place may have, whatever stands before it: at least those that `next` allows there."""
+    def positions(self) -> list[np.ndarray]:
+        """The symbols that each position may have, whatever precedes it: a superset of those that `next` gives there."""
         return [np.arange(self.size)] * self.longest
 
     def ordinal(self) -> list[bool]:
-        """At which places the symbols are rising values, near ones nearly the same: as many as `places` has."""
+        """For each entry of `positions`: whether its symbols are an ordered scale, where near symbols mean similar values."""
         return [False] * self.longest
 
     def check(self, actions: np.ndarray, terminate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Both as arrays, constant dimensions at their constants; ContractMismatch for a wrong shape, NaN or infinity."""
+        """Both as arrays, with constant dimensions set to their constants.
+
+        Raises:
+            ContractMismatch: a shape is wrong, or a value is NaN or infinite.
+        """
         actions, terminate = self.space.check(actions, "the chunk to encode"), np.asarray(terminate, bool)
         if actions.shape != (self.chunk, self.space.size) or terminate.shape != (self.chunk,):
             raise ContractMismatch(

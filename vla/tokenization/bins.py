@@ -1,4 +1,4 @@
-"""Bins: the values of each dimension <-> integers, one by one."""
+"""Bins: the values of each dimension <-> integers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ EPSILON = 1e-8
 class Bins(ABC):
     """Values [..., A] <-> integers 0 to count - 1.
 
-    A value decodes to within half of its own bin, after clipping, over the whole range and at both ends. A dimension that the
-    space marks as constant has one legal bin and decodes to exactly its constant.
+    A clipped value decodes to within half the width of its bin, at the limits too. A constant dimension of the space has one
+    legal bin and decodes to exactly its constant.
 
     Args:
         space: names, limits and constants of the dimensions.
-        count: bins per dimension, at most.
+        count: maximum number of bins per dimension.
     """
 
     def __init__(self, space: Space, count: int):
@@ -37,17 +37,17 @@ class Bins(ABC):
 
     @abstractmethod
     def _find(self, values: np.ndarray) -> np.ndarray:
-        """The bins of clipped values, as numbers that need only be cut off."""
+        """The bins of clipped values, before they are truncated to integers."""
 
     def _clip(self, values: np.ndarray) -> np.ndarray:
         return np.clip(values, self.low, self.high)
 
     @abstractmethod
     def _centre(self, bins: np.ndarray) -> np.ndarray:
-        """What bins stand for."""
+        """The values that bins stand for."""
 
     def counts(self) -> np.ndarray:
-        """How many bins each dimension has, [A]."""
+        """The number of bins of each dimension, [A]."""
         return np.full(self.space.size, self.count)
 
     @functools.cached_property
@@ -55,10 +55,10 @@ class Bins(ABC):
         return self._find(self._clip(self._constant)).astype(np.int64)
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """Values [..., A] in physical units -> bins [..., A], int64; what lies outside the range is clipped.
+        """Values [..., A] in physical units -> bins [..., A], int64; values outside the range are clipped.
 
         Raises:
-            ContractMismatch: another length than the space's, NaN or infinity.
+            ContractMismatch: the number of dimensions differs from the space's, or a value is NaN or infinite.
         """
         values = self._clip(self.space.check(values, "the value to encode"))
         return np.where(self._varies, self._find(values).astype(np.int64), self._constant_bins)
@@ -67,8 +67,8 @@ class Bins(ABC):
         """Bins [..., A] -> values [..., A] in physical units, float64; a constant dimension gives its constant.
 
         Raises:
-            Malformed: a bin that its dimension does not have.
-            UserError: not integers, or another length than the space's.
+            Malformed: a dimension does not have the bin.
+            UserError: the bins are not integers, or their number of dimensions differs from the space's.
         """
         bins = np.asarray(bins)
         if bins.dtype.kind not in "iu" or bins.ndim == 0 or bins.shape[-1] != self.space.size:
@@ -76,8 +76,8 @@ class Bins(ABC):
         counts = np.where(self._varies, self.counts(), self.count)
         outside = (bins < 0) | (bins >= counts)
         if outside.any():
-            *_, which = np.argwhere(outside)[0]
-            raise Malformed(f"bin {bins[outside][0]} of {self.space.names[which]} is outside 0 to {counts[which] - 1}", "codec")
+            *_, d = np.argwhere(outside)[0]
+            raise Malformed(f"bin {bins[outside][0]} of {self.space.names[d]} is outside 0 to {counts[d] - 1}", "codec")
         return np.where(self._varies, self._centre(np.where(self._varies, bins, self._constant_bins)), self._constant)
 
     def legal(self) -> list[np.ndarray]:
@@ -87,7 +87,7 @@ class Bins(ABC):
 
 
 class UniformBins(Bins):
-    """Even bins between the limits, decoded to their middle (RT-2, Brohan et al. 2023, section 3.2)."""
+    """Bins of equal width between the limits, decoded to their centres (RT-2, Brohan et al. 2023, section 3.2)."""
 
     def __init__(self, space: Space, count: int = 256):
         super().__init__(space, count)
@@ -101,10 +101,10 @@ class UniformBins(Bins):
 
 
 class Levels(Bins):
-    """Even levels from limit to limit, both included; a value is rounded to the nearest.
+    """Evenly spaced levels from limit to limit, both included; a value is rounded to the nearest level.
 
-    Language-Table (Lynch et al. 2022; RT-2, section 4.1) has 21, the integers from -10 to 10, and so an exact middle; VLA-0
-    (Goyal et al. 2025) 1001.
+    Language-Table (Lynch et al. 2022; RT-2, section 4.1) has 21 levels, the integers from -10 to 10, and thus an exact middle;
+    VLA-0 (Goyal et al. 2025) has 1001.
     """
 
     def _find(self, values: np.ndarray) -> np.ndarray:
@@ -115,13 +115,12 @@ class Levels(Bins):
 
 
 class QuantileBins(Bins):
-    """Bins between quantiles of the data, narrow where values are frequent; decoded to their middle.
+    """Bins between quantiles of the data, narrow where values are frequent; decoded to their centres.
 
-    A value that many quantiles share has a bin of its own without any width, and so decodes exactly: zero, or the two states of
-    a gripper.
+    A frequent value has a bin of width 0, so it decodes exactly: zero, or the two states of a gripper.
 
     Args:
-        edges: per dimension rising edges from the lower to the upper limit; two equal ones are a value of its own.
+        edges: rising edges per dimension, from the lower to the upper limit; two equal edges are a bin of width 0.
     """
 
     def __init__(self, space: Space, edges: Sequence[Sequence[float]]):
@@ -129,7 +128,7 @@ class QuantileBins(Bins):
         super().__init__(space, max(2, *(len(row) - 1 for row in self.edges)))
         ends = zip(self.edges, self.low, self.high, strict=False)
         if len(self.edges) != space.size or any((np.diff(e) < 0).any() or (e[0], e[-1]) != (a, b) for e, a, b in ends):
-            raise UserError("not rising from limit to limit for each dimension", "contract codec_args.edges", "fit them again")
+            raise UserError("the edges are not rising from limit to limit", "contract codec_args.edges", "fit them again")
         self._middles = np.zeros((space.size, self.count))
         for row, edge in zip(self._middles, self.edges, strict=True):
             row[: len(edge) - 1] = (edge[:-1] + edge[1:]) / 2
@@ -138,7 +137,7 @@ class QuantileBins(Bins):
     def fit(space: Space, values: np.ndarray, count: int = 256) -> list[list[float]]:
         """The edges for values [N, A]: at most `count` bins, from limit to limit.
 
-        What makes up more than four bins' share of the data gets a bin of its own, the rest is shared out evenly.
+        A value more frequent than four average bins gets a bin of width 0. The other values are divided evenly.
         """
         values = np.clip(space.check(values, "the data"), space.low, space.high)
         rows = []
@@ -148,7 +147,7 @@ class QuantileBins(Bins):
             rest = column[~np.isin(column, own)]
             inner = np.quantile(rest, np.linspace(0, 1, count - 1 - 2 * len(own))) if len(rest) else []
             edges = np.sort(np.concatenate([[low, high], inner, own, own]))
-            # Of equal edges two are enough.
+            # Two equal edges make a bin; more are redundant.
             rows.append(edges[np.append([True, True], edges[2:] != edges[:-2])].tolist())
         return rows
 
@@ -157,41 +156,43 @@ class QuantileBins(Bins):
 
     def _find(self, values: np.ndarray) -> np.ndarray:
         columns = zip(self.edges, np.moveaxis(values, -1, 0), strict=True)
-        return np.stack([_place(edge, column) for edge, column in columns], -1)
+        return np.stack([_bins_of(edge, column) for edge, column in columns], -1)
 
     def _centre(self, bins: np.ndarray) -> np.ndarray:
         return self._middles[np.arange(self.space.size), bins]
 
 
-def _place(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _bins_of(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
     first, after = np.searchsorted(edges, values, side="left"), np.searchsorted(edges, values, side="right")
-    # An edge that is there twice is a bin of its own; else the bin ends at the first edge that is not below the value.
+    # A double edge is a bin of width 0. Otherwise the bin ends at the first edge that is not below the value.
     return np.where(after - first > 1, first, np.maximum(first - 1, 0))
 
 
 class OpenVLABins(Bins):
-    """OpenVLA's: 256 edges from -1 to 1 after its scaling to q01 and q99, hence 255 centres (prismatic/vla/action_tokenizer.py).
+    """OpenVLA's bins: 256 edges from -1 to 1 after scaling by q01 and q99, so 255 centres (prismatic/vla/action_tokenizer.py).
 
-    Bin b is its token id 32000 - 1 - b. The 256th holds only exactly 1 and shares the centre of the 255th.
+    Bin b is OpenVLA's token id 32000 - 1 - b. The 256th bin contains only the value 1 and shares the centre of the 255th.
 
     Args:
-        space: with statistics q01 and q99.
-        raw: names of dimensions that are not scaled (its `mask` is False there): they are taken as from -1 to 1.
+        space: a space with statistics q01 and q99.
+        raw: names of dimensions that are not scaled (OpenVLA's `mask` is False), with a range from -1 to 1.
     """
 
     def __init__(self, space: Space, raw: Sequence[str] = ()):
         super().__init__(space, 256)
         unknown = set(raw) - set(space.names)
         if unknown or not {"q01", "q99"} <= space.statistics.keys():
-            what = f"no dimension {', '.join(sorted(unknown))}" if unknown else "no statistics q01 and q99"
-            raise UserError(what, "codec openvla", f"the space has {', '.join(space.names)}; a card of real data has statistics")
+            problem = f"no dimension {', '.join(sorted(unknown))}" if unknown else "no statistics q01 and q99"
+            raise UserError(
+                problem, "codec openvla", f"the space has {', '.join(space.names)}; the card of a data set has statistics"
+            )
         self.raw = np.isin(space.names, list(raw))
         self.low, self.high = np.where(self.raw, -1.0, space.statistics["q01"]), np.where(self.raw, 1.0, space.statistics["q99"])
         self.edges = np.linspace(-1, 1, 256)
         self.centres = (self.edges[:-1] + self.edges[1:]) / 2
 
     def _clip(self, values: np.ndarray) -> np.ndarray:
-        # Only once it is scaled: what lies above q99 is then exactly 1, what is q99 a little less.
+        # Clipping follows scaling: a value above q99 is then exactly 1, and q99 itself a little less.
         return values
 
     def _find(self, values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The codecs by name: from a contract to its codec, and from data to what a codec has to know of them."""
+"""The codecs by name: builds the codec of a contract, and fits its settings on data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "numbers": {"lowest": 0, "highest": 1000},
     "fast": {"scale": 10, "vocab_size": 1024, "range": "limits", "folder": "", "offset": None, "bpe": None},
 }
-"""What `codec_args` may say for each codec, and what holds otherwise; None is fitted on data."""
+"""The settings in `codec_args` of each codec, with defaults; None is fitted on data."""
 
 
 def settings(contract: PolicyContract) -> dict[str, Any]:
@@ -42,10 +42,10 @@ def settings(contract: PolicyContract) -> dict[str, Any]:
 
 
 def action_codec(contract: PolicyContract, name: str = "") -> ActionCodec:
-    """The codec that the contract names, over the actions of the embodiment of that name.
+    """The contract's codec for the actions of the named embodiment.
 
     Raises:
-        UserError: an unknown codec or setting, or what should have been fitted on data was not.
+        UserError: the codec or a setting is unknown, or a setting has not been fitted on data.
     """
     args, space = settings(contract), contract.embodiment(name).action
     missing = [key for key in ("edges", "bpe") if key in args and args[key] is None]
@@ -64,30 +64,30 @@ def action_codec(contract: PolicyContract, name: str = "") -> ActionCodec:
 
 
 def state_codec(contract: PolicyContract, embodiment: Embodiment) -> UniformBins:
-    """How the state enters the prompt: even bins."""
+    """The bins by which the state enters the prompt, of equal width."""
     return UniformBins(embodiment.state, contract.bins)
 
 
 def has_ordinal(contract: PolicyContract, codecs: Iterable[ActionCodec]) -> bool:
-    """Whether an action answer has ordinal tokens: in its plan, or in a chunk of one of its embodiments' codecs."""
+    """Whether an action answer has ordinal tokens, in its plan or in a chunk of one of the embodiments' codecs."""
     return not {"where", "reach"}.isdisjoint(contract.plan) or any(any(codec.ordinal()) for codec in codecs)
 
 
 def no_ordinal(contract: PolicyContract) -> UserError:
-    """The refusal of a statistic that nothing has."""
+    """The error for a statistic that needs ordinal tokens when there are none."""
     return UserError(
         f"decode is {contract.decode}, but no action token is ordinal: codec {contract.codec} writes digits or pieces, or its "
         "dimensions are constant or have two values",
         "contract.decode",
-        "mode, or another codec",
+        "use mode, or another codec",
     )
 
 
 def with_statistic(contract: PolicyContract, decode: StatisticOption) -> PolicyContract:
-    """The contract with another `decode`; "" takes the median where anything is ordinal (docs/decoding.md says why).
+    """The contract with another `decode`; "" chooses the median if any token is ordinal (see docs/decoding.md).
 
     Raises:
-        UserError: another statistic than the mode, and no action token is ordinal.
+        UserError: the statistic is not the mode, and no action token is ordinal.
     """
     ordinal = has_ordinal(contract, (action_codec(contract, name) for name in contract.embodiments))
     changed = dataclasses.replace(contract, decode=decode or ("median" if ordinal else "mode"))
@@ -97,33 +97,35 @@ def with_statistic(contract: PolicyContract, decode: StatisticOption) -> PolicyC
 
 
 def fitted(contract: PolicyContract, chunks: Callable[[str], np.ndarray]) -> PolicyContract:
-    """The contract with all that its codec has to know of the data: quantile edges, FAST's encoding.
+    """The contract with its codec's settings fitted on data: quantile edges, or FAST's encoding.
 
     Args:
-        contract: as it was chosen.
-        chunks: embodiment -> chunks [N, T, A] in physical units, called only where they are needed.
+        contract: the contract as configured.
+        chunks: embodiment -> chunks [N, T, A] in physical units; called only if they are needed.
     """
     args = settings(contract)
     if args.get("edges", ...) is None:
-        found = {name: chunks(name)[:, 0] for name in contract.embodiments}
-        spaces = {name: embodiment.action for name, embodiment in contract.embodiments.items()}
-        fit = {"edges": {name: QuantileBins.fit(spaces[name], values, contract.bins) for name, values in found.items()}}
+        edges = {
+            name: QuantileBins.fit(embodiment.action, chunks(name)[:, 0], contract.bins)
+            for name, embodiment in contract.embodiments.items()
+        }
+        fit = {"edges": edges}
     elif args.get("bpe", ...) is None:
         fast = Fast.load(args["folder"]) if args["folder"] else _fit_fast(contract, args, chunks)
-        # All that the codec is goes into the contract; where it came from does not.
+        # The contract holds the whole encoding, so it does not depend on the folder.
         fit = fast.to_dict() | {"vocab_size": fast.size}
     else:
         return contract
-    kept = {key: value for key, value in contract.codec_args.items() if key != "folder"}
-    return dataclasses.replace(contract, codec_args={**kept, **fit})
+    given = {key: value for key, value in contract.codec_args.items() if key != "folder"}
+    return dataclasses.replace(contract, codec_args={**given, **fit})
 
 
 def _fit_fast(contract: PolicyContract, args: dict[str, Any], chunks: Callable[[str], np.ndarray]) -> Fast:
-    def every():
+    def scaled_chunks():
         for name, embodiment in contract.embodiments.items():
             space = embodiment.action
             constant = [0.0 if c is None else c for c in space.constant]
             values = np.where([c is None for c in space.constant], chunks(name), constant)
             yield from scaled(values, *scaling(space, args["range"]))
 
-    return Fast.fit(every(), contract.chunk, args["scale"], args["vocab_size"])
+    return Fast.fit(scaled_chunks(), contract.chunk, args["scale"], args["vocab_size"])

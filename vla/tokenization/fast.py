@@ -1,4 +1,4 @@
-"""FAST: a chunk's discrete cosine transform, rounded and written by a byte-pair encoding (Pertsch et al. 2025, section IV)."""
+"""FAST: a chunk's discrete cosine transform, rounded and compressed by byte-pair encoding (Pertsch et al. 2025, section IV)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vla.errors import UserError
 from vla.tokenization.base import Malformed
 
 SURROGATES = 0xD800
-"""Unicode characters end here, for a while."""
+"""The first code point that is not a character."""
 Range = tuple[int, int]
 TAIL: Range = (0x80, 0xBF)
 SECOND: dict[int, Range] = {0xE0: (0xA0, 0xBF), 0xED: (0x80, 0x9F), 0xF0: (0x90, 0xBF), 0xF4: (0x80, 0x8F)}
@@ -26,20 +26,20 @@ STATES: list[tuple[Range, ...]] = [
     *((TAIL,) * n for n in (1, 2, 3)),
     *((r, *(TAIL,) * (1 + (b > 0xEF))) for b, r in SECOND.items()),
 ]
-"""Where a text of UTF-8 can stand: between which the bytes must be that its last character lacks (RFC 3629, section 4)."""
+"""States within a UTF-8 text: the ranges of the bytes that its last character still needs (RFC 3629, section 4)."""
 BROKEN = -1
 
 
 class Fast:
-    """Chunks [T, A] in [-1, 1] <-> token ids of any number. Every coefficient comes back within 0.5 / scale.
+    """Chunks [T, A] in [-1, 1] <-> a variable number of token ids. Every coefficient decodes to within 0.5 / scale.
 
-    Coefficients are orthonormal along time, times `scale`, rounded, the lowest frequency of every dimension first; less `offset`
-    they are characters, which the byte-pair encoding joins.
+    The orthonormal transform along time is multiplied by `scale` and rounded. The coefficients, low frequencies of all dimensions
+    first, minus `offset` are code points, and byte-pair encoding joins these characters to tokens.
 
     Args:
-        bpe: of the tokenizers library.
+        bpe: a tokenizer of the tokenizers library.
         scale: levels per unit.
-        offset: the smallest coefficient, character 0 (`min_token`).
+        offset: the smallest coefficient, which is character 0 (`min_token`).
     """
 
     def __init__(self, bpe: Tokenizer, scale: float = 10, offset: int = 0):
@@ -52,12 +52,12 @@ class Fast:
     def fit(cls, chunks: Iterable[np.ndarray], length: int, scale: float = 10, vocab_size: int = 1024) -> Fast:
         """Learns the encoding from chunks [T, A] in [-1, 1].
 
-        Its alphabet has every coefficient that a chunk of `length` steps can have, so that none is ever missing.
+        Its alphabet contains every coefficient that a chunk of `length` steps can have.
 
         Raises:
             UserError: the alphabet is larger than the vocabulary.
         """
-        # No sum of T numbers in [-1, 1] with weights of norm 1 is larger than the root of T.
+        # A sum of T numbers in [-1, 1] with weights of norm 1 is at most the square root of T.
         most = math.ceil(scale * math.sqrt(length))
         if 2 * most + 1 > min(vocab_size, SURROGATES):
             raise UserError(
@@ -95,7 +95,7 @@ class Fast:
         """A chunk [T, A] in [-1, 1] -> token ids [N].
 
         Raises:
-            UserError: a coefficient that the encoding has never seen (it would be lost without a word).
+            UserError: a coefficient is not in the encoding's alphabet, which would silently drop it.
         """
         text = self._text(self.coefficients(chunk))
         ids = self.bpe.encode(text, add_special_tokens=False).ids
@@ -107,7 +107,7 @@ class Fast:
         """Token ids [N] -> the chunk [length, size].
 
         Raises:
-            Malformed: they are not length * size coefficients.
+            Malformed: the tokens are not length * size coefficients.
         """
         text = self.bpe.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
         if len(text) != length * size or "\ufffd" in text:
@@ -117,9 +117,9 @@ class Fast:
 
     @functools.cached_property
     def pieces(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of each token, characters begun in it, int [size]; and where it leads from each of UTF-8's states, int [states, size].
+        """The number of characters that begin in each token, int [size], and its next state from each state, int [states, size].
 
-        A published encoding is over the bytes of UTF-8, where a token may be half a character; in ours all are whole.
+        A published encoding works on the bytes of UTF-8, where a token may be part of a character. Ours has whole characters.
         """
         of_byte = _byte_letters() if isinstance(self.bpe.decoder, decoders.ByteLevel) else {}
         begun, leads = np.zeros(self.size, np.int64), np.full((len(STATES), self.size), BROKEN)
@@ -132,10 +132,10 @@ class Fast:
         return begun, leads
 
     def next(self, written: np.ndarray, count: int) -> np.ndarray:
-        """The tokens that can follow those written, if there are to be `count` coefficients; none where all are there.
+        """The tokens that may follow those written, for a total of `count` coefficients; empty when all are written.
 
         Raises:
-            Malformed: there are too many already, or bytes that are no character.
+            Malformed: there are too many coefficients already, or the bytes are not valid UTF-8.
         """
         begun, leads = self.pieces
         left, state = count - int(begun[np.asarray(written, np.int64)].sum()), 0
@@ -146,7 +146,7 @@ class Fast:
         return np.flatnonzero((leads[state] != BROKEN) & (begun <= left))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, whole: what `from_dict` reads."""
+        """The whole encoding in JSON types, for `from_dict`."""
         return {"scale": self.scale, "offset": self.offset, "bpe": json.loads(self.bpe.to_str())}
 
     @classmethod
@@ -154,7 +154,7 @@ class Fast:
         return cls(_tokenizer(json.dumps(data["bpe"]), "contract codec_args.bpe"), data["scale"], data["offset"])
 
     def save(self, folder: str | Path, length: int = 0, size: int = 0) -> None:
-        """Writes the folder as FAST's processor reads it: the tokenizer and processor_config.json."""
+        """Writes the folder that FAST's processor reads: the tokenizer and processor_config.json."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {
@@ -165,43 +165,43 @@ class Fast:
             "action_dim": size or None,
             "time_horizon": length or None,
         }
-        kind = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         self.bpe.save(str(folder / "tokenizer.json"))
-        for name, content in (("processor_config.json", config), ("tokenizer_config.json", kind)):
+        for name, content in (("processor_config.json", config), ("tokenizer_config.json", tokenizer_config)):
             (folder / name).write_text(json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> Fast:
-        """Reads a folder that `save` or FAST's processor wrote. Code that lies beside it is not run.
+        """Reads a folder that `save` or FAST's processor wrote. Code in the folder is not run.
 
         Raises:
-            UserError: a file is missing or not what it should be.
+            UserError: a file is missing or invalid.
         """
         folder = Path(folder)
-        places = [folder / "tokenizer.json", folder / "bpe_tokenizer" / "tokenizer.json"]
-        found = next((path for path in places if path.is_file()), None)
+        candidates = [folder / "tokenizer.json", folder / "bpe_tokenizer" / "tokenizer.json"]
+        tokenizer = next((path for path in candidates if path.is_file()), None)
         config = folder / "processor_config.json"
-        if found is None or not config.is_file():
+        if tokenizer is None or not config.is_file():
             raise UserError(
                 "no tokenizer.json with processor_config.json", str(folder), "give a folder that holds a FAST tokenizer"
             )
         try:
-            said = json.loads(config.read_text())
-            scale, offset = float(said["scale"]), int(said["min_token"])
+            settings = json.loads(config.read_text())
+            scale, offset = float(settings["scale"]), int(settings["min_token"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"no scale and min_token: {error}", str(config)) from error
-        return cls(_tokenizer(found.read_text(), str(found)), scale, offset)
+        return cls(_tokenizer(tokenizer.read_text(), str(tokenizer)), scale, offset)
 
 
 def _tokenizer(text: str, where: str) -> Tokenizer:
     try:
         return Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library has no narrower exception
         raise UserError(f"not a tokenizer: {error}", where) from error
 
 
-def _lacks(lead: int) -> tuple[Range, ...] | None:
-    """What a character lacks after its first byte; None where no character begins so."""
+def _continuation(lead: int) -> tuple[Range, ...] | None:
+    """The ranges of the bytes that follow a character's first byte; None if no character begins with it."""
     if lead < 0x80:
         return ()
     if not 0xC2 <= lead <= 0xF4:
@@ -210,17 +210,17 @@ def _lacks(lead: int) -> tuple[Range, ...] | None:
 
 
 def _after(state: tuple[Range, ...], content: bytes) -> tuple[Range, ...] | None:
-    """The state to which these bytes lead; None where they cannot follow."""
-    found: tuple[Range, ...] | None = state
+    """The state after these bytes; None if they cannot follow."""
+    current: tuple[Range, ...] | None = state
     for byte in content:
-        if found is None or (found and not found[0][0] <= byte <= found[0][1]):
+        if current is None or (current and not current[0][0] <= byte <= current[0][1]):
             return None
-        found = found[1:] if found else _lacks(byte)
-    return found
+        current = current[1:] if current else _continuation(byte)
+    return current
 
 
 def _byte_letters() -> dict[str, int]:
-    """The letters that stand for bytes in byte-level encodings: printable ones for themselves, the others from U+0100 on."""
+    """The letters for bytes in byte-level encodings: printable bytes as themselves, the others from U+0100 on."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(others)}

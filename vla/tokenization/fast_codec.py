@@ -1,4 +1,4 @@
-"""FAST as an action codec: a whole chunk in as few tokens as it needs."""
+"""FAST as an action codec: a whole chunk in few tokens."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from vla.tokenization.fast import Fast
 
 
 class FastCodec(ActionCodec):
-    """FAST over a chunk: first a flag per step (symbols 0 and 1) where the contract has them, then the encoding's tokens.
+    """FAST over a chunk: one flag per step (symbol 0 or 1) if the contract has flags, then the encoding's tokens.
 
-    No place is ordinal: a token is a piece of several coefficients.
+    No position is ordinal, since a token stands for several coefficients.
 
     Actions are scaled to [-1, 1] by the limits of the space, or by q01 and q99 of the data (as pi0-FAST does), and clipped.
 
     Args:
-        space, chunk, terminate: the contract's.
+        space, chunk, terminate: as in the contract.
         fast: the encoding.
-        by: limits or quantiles.
+        by: "limits" or "quantiles".
     """
 
     numeric = False
@@ -54,20 +54,22 @@ class FastCodec(ActionCodec):
         ids = self.fast.next(written[self.flags :], self.chunk * self.space.size)
         return ids, not len(ids)
 
-    def places(self) -> list[np.ndarray]:
+    def positions(self) -> list[np.ndarray]:
         return [np.array([0, 1])] * self.flags + [np.arange(self.size)] * (self.longest - self.flags)
 
 
 def scaling(space: Space, by: str) -> tuple[np.ndarray, np.ndarray]:
-    """What becomes -1 and 1; UserError for an unknown word, or quantiles that the space does not have."""
+    """The values that become -1 and 1; UserError if `by` is unknown, or the space has no quantiles."""
     if by == "limits":
         return np.array(space.low, np.float64), np.array(space.high, np.float64)
     if by != "quantiles" or not {"q01", "q99"} <= space.statistics.keys():
-        raise UserError(f"range {by!r}", "contract codec_args", "limits, or quantiles of a space with statistics q01 and q99")
+        raise UserError(
+            f"range {by!r}", "contract codec_args", "use limits, or quantiles for a space with statistics q01 and q99"
+        )
     return np.array(space.statistics["q01"], np.float64), np.array(space.statistics["q99"], np.float64)
 
 
 def scaled(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Actions [..., A] in [-1, 1]; 0 in a dimension without any range."""
+    """Scales actions [..., A] to [-1, 1]; a dimension without range gives 0."""
     span = np.where(high > low, high - low, 1)
     return np.where(high > low, np.clip(2 * (actions - low) / span - 1, -1, 1), 0)

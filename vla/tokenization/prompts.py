@@ -1,6 +1,6 @@
-"""Prompts: the contract's templates, cut into text, the marks of a chat template, and the places where ids and pictures go.
+"""Prompts: the contract's templates as segments of text, chat-template marks, and placeholders for state and images.
 
-The state never passes through text: its place stays a placeholder until ids are put there.
+The state never passes through text: it is a placeholder until its ids are inserted.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 import string
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,45 +17,51 @@ from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.tokenization.sequence import Role, Sequence, piece
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+    Processor = ProcessorMixin | PreTrainedTokenizerBase
+    ChatContent = str | list[dict[str, str]]
+
 RT2 = "Q: what action should the robot take to {instruction}? A:"
 """RT-2's question (Brohan et al. 2023, section 3.2)."""
 OPENVLA = "In: What action should the robot take to {instruction}?\nOut: "
-"""OpenVLA's, with `normalise: lower`; the closing space is its token 29871."""
+"""OpenVLA's prompt, for `normalise: lower`; the final space is its token 29871."""
 
 
 class Placeholder(Enum):
-    """Something that is ids, not text."""
+    """A segment that is ids, not text."""
 
     STATE = "state"
     IMAGES = "images"
-    """All pictures that have no place yet."""
+    """All remaining images."""
     IMAGE = "image"
-    """The next picture."""
+    """The next image."""
 
 
 class Mark(str):
-    """Text of a chat template: its special tokens are tokens, where a user who types them writes letters."""
+    """Text of a chat template. Special tokens are read in it, but not in a user's text."""
 
 
 Segment = str | Placeholder
 
 
-def action_prompt(contract: PolicyContract, instruction: str, processor: Any = None) -> list[Segment]:
-    """The segments of an action prompt; the instruction is normalised as the contract says and is never read as a template.
+def action_prompt(contract: PolicyContract, instruction: str, processor: Processor | None = None) -> list[Segment]:
+    """The segments of an action prompt. The instruction is normalised as the contract says, and never read as a template.
 
     Args:
-        contract: its `prompt`, and whether it is wrapped in a chat template.
-        instruction: what the robot is told.
-        processor: has the chat template (or its `tokenizer` has).
+        contract: provides `prompt`, and `chat` if it is wrapped in a chat template.
+        instruction: the instruction to the robot.
+        processor: has the chat template, itself or in its `tokenizer`.
 
     Raises:
-        UserError: the template has an unknown field, or no place for the instruction; there is no chat template.
+        UserError: the template has an unknown field or no field for the instruction, or there is no chat template.
     """
     return _chat(contract, _render(contract.prompt, "instruction", contract.instruction(instruction)), processor)
 
 
-def question_prompt(contract: PolicyContract, question: str, processor: Any = None) -> list[Segment]:
-    """The segments of a question prompt, as `action_prompt`."""
+def question_prompt(contract: PolicyContract, question: str, processor: Processor | None = None) -> list[Segment]:
+    """The segments of a question prompt; see `action_prompt`."""
     return _chat(contract, _render(contract.question, "question", contract.instruction(question)), processor)
 
 
@@ -63,23 +69,24 @@ def tokenize_prompt(
     segments: list[Segment],
     words: Callable[[str], Sequence],
     state_ids: np.ndarray | None,
-    pictures: Iterable[Sequence] = (),
+    images: Iterable[Sequence] = (),
 ) -> tuple[list[Sequence], list[Sequence]]:
-    """Segments -> the parts of an unscored sequence: text as it is given, the state's ids as OBSERVATION.
+    """Segments -> the parts of an unscored sequence.
 
     Args:
-        words: text (a `Mark`: with special tokens) -> its sequence, of role PROMPT, adding no special tokens.
-        state_ids: token ids [S] of the state's bins.
-        pictures: the placeholders of each picture; those without a place stand before everything.
+        segments: segments of a prompt. Without an image placeholder all images come first.
+        words: tokenizes text to a sequence of role PROMPT. It adds no special tokens, and reads them only in a `Mark`.
+        state_ids: token ids [S] of the state's bins; their role is OBSERVATION.
+        images: the image tokens of each image.
 
     Returns:
-        The parts up to the last picture, and the rest.
+        The parts up to the last image, and the rest.
 
     Raises:
-        UserError: the prompt has a place for a state or for a picture and there is none.
+        UserError: a placeholder has no state or image, or an image has no placeholder.
     """
     parts: list[Sequence] = []
-    left, last = list(pictures), 0
+    remaining, end_of_images = list(images), 0
     if Placeholder.IMAGE not in segments and Placeholder.IMAGES not in segments:
         segments = [Placeholder.IMAGES, *segments]
     for segment in segments:
@@ -90,80 +97,81 @@ def tokenize_prompt(
                 raise UserError("the prompt has {state}, but no state is given", "prompt")
             parts.append(piece(state_ids, Role.OBSERVATION))
         else:
-            count = len(left) if segment is Placeholder.IMAGES else 1
-            if len(left) < count:
-                raise UserError("the chat template has more pictures than there are", "prompt")
-            parts, left = parts + left[:count], left[count:]
-            last = len(parts)
-    if left:
-        raise UserError(f"{len(left)} pictures have no place", "prompt", "say {images} once")
-    return parts[:last], parts[last:]
+            count = len(remaining) if segment is Placeholder.IMAGES else 1
+            if len(remaining) < count:
+                raise UserError("the chat template has more images than there are", "prompt")
+            parts, remaining = parts + remaining[:count], remaining[count:]
+            end_of_images = len(parts)
+    if remaining:
+        raise UserError(f"{len(remaining)} images have no placeholder", "prompt", "use {images} once")
+    return parts[:end_of_images], parts[end_of_images:]
 
 
 def _render(template: str, field: str, words: str) -> list[Segment]:
+    """Splits a template into segments, with `words` for its field."""
     segments: list[Segment] = []
-    named = []
+    fields = []
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
         raise UserError(f"not a template: {error}", f"prompt {template!r}") from error
     for text, name, _, _ in parsed:
-        named.append(name)
-        words_here = words if name == field else ""
-        if text or words_here:
+        fields.append(name)
+        value = words if name == field else ""
+        if text or value:
             previous = segments.pop() if segments and isinstance(segments[-1], str) else ""
-            segments.append(f"{previous}{text}{words_here}")
+            segments.append(f"{previous}{text}{value}")
         if name in ("state", "images"):
             segments.append(Placeholder(name))
         elif name not in (None, field):
             raise UserError(f"unknown field {{{name}}}", f"prompt {template!r}", f"use {{{field}}}, {{state}} or {{images}}")
-    if field not in named:
+    if field not in fields:
         raise UserError(f"it has no {{{field}}}", f"prompt {template!r}")
-    if named.count("images") > 1:
+    if fields.count("images") > 1:
         raise UserError("it has {images} twice", f"prompt {template!r}")
     return segments
 
 
 CONTENT = "vla content"
-"""Stands for the user's words while a chat template is filled in: they are put there afterwards, unread."""
+"""Stands for the user's words while a chat template is rendered, so that the template engine never reads them."""
 
 
-def _chat(contract: PolicyContract, segments: list[Segment], processor: Any) -> list[Segment]:
-    """The segments as the user's turn of the chat template, the assistant's being next; pictures where the template puts them."""
+def _chat(contract: PolicyContract, segments: list[Segment], processor: Processor | None) -> list[Segment]:
+    """The segments as the user's turn of the chat template, followed by the assistant's; the template places the images."""
     if not contract.chat:
         return segments
-    pictures = len(contract.embodiment().cameras) * contract.history
-    images = [{"type": "image"}] * pictures
+    image_count = len(contract.embodiment().cameras) * contract.history
+    images = [{"type": "image"}] * image_count
     text = {"type": "text", "text": CONTENT}
-    # Words of the prompt before {images} make it words first.
-    after = Placeholder.IMAGES in segments and segments.index(Placeholder.IMAGES) > 0
+    # If the prompt has words before {images}, all its words come before the images.
+    words_first = Placeholder.IMAGES in segments and segments.index(Placeholder.IMAGES) > 0
     words = [s for s in segments if s is not Placeholder.IMAGES]
-    filled = _fill(processor, [text, *images] if after else [*images, text])
-    image = getattr(processor, "image_token", None) or "<image>"
+    rendered = _render_chat(processor, [text, *images] if words_first else [*images, text])
+    image_token = getattr(processor, "image_token", None) or "<image>"
     parts: list[Segment] = []
-    for part in re.split(f"({CONTENT}|{re.escape(image)})", filled):
+    for part in re.split(f"({CONTENT}|{re.escape(image_token)})", rendered):
         if part == CONTENT:
             parts += words
         elif part:
-            parts.append(Placeholder.IMAGE if part == image else Mark(part))
-    if sum(p is Placeholder.IMAGE for p in parts) not in (0, pictures) or filled.count(CONTENT) != 1:
-        raise UserError(f"it has other places than one for words and {pictures} for pictures", "chat template", "set chat: false")
+            parts.append(Placeholder.IMAGE if part == image_token else Mark(part))
+    if sum(p is Placeholder.IMAGE for p in parts) not in (0, image_count) or rendered.count(CONTENT) != 1:
+        raise UserError(f"it does not render one text and {image_count} images", "chat template", "set chat: false")
     return parts
 
 
-def _fill(processor: Any, content: list[dict[str, str]]) -> str:
-    """The chat template with this turn; one for text alone gets the text alone."""
+def _render_chat(processor: Processor | None, content: list[dict[str, str]]) -> str:
+    """The chat template with this user turn. A template for text alone gets only the text."""
     owner = next((o for o in (processor, getattr(processor, "tokenizer", None)) if getattr(o, "chat_template", None)), None)
     if owner is None:
         raise UserError("the model has no chat template", "contract.chat", "set chat: false")
 
-    def fill(content: Any) -> str:
+    def render(content: ChatContent) -> str:
         turn = [{"role": "user", "content": content}]
-        return owner.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        return str(owner.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
     try:
-        filled = fill(content)
-    except Exception:  # noqa: BLE001 - whatever a template of somebody's makes of a list
-        filled = ""
-    # A template that knows no lists prints them.
-    return filled if CONTENT in filled and "'type'" not in filled else fill(CONTENT)
+        rendered = render(content)
+    except Exception:  # noqa: BLE001 - a template for text may raise anything when it gets a list
+        rendered = ""
+    # Other templates for text print the list.
+    return rendered if CONTENT in rendered and "'type'" not in rendered else render(CONTENT)

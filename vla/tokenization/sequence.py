@@ -1,4 +1,4 @@
-"""One masked sequence: ids, what is scored, and who wrote each token. Action, question and any other loss is this mask."""
+"""Token sequences with a loss mask and the role of each token. Actions, questions and all other losses use this mask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vla.errors import UserError
 
 
 class Role(IntEnum):
-    """Who wrote a token."""
+    """The author of a token."""
 
     PROMPT = 0
     IMAGE = 1
@@ -22,26 +22,26 @@ class Role(IntEnum):
     MODEL = 3
     TOOL = 4
     ABSENT = 5
-    """Keeps the place of something that is not there: nobody sees it."""
+    """The position of a missing image: no token attends to it."""
 
 
-# Looking a member up costs more than what is then done with it.
+# Plain integers: the lookup of an enum member is slow.
 MODEL, ABSENT = int(Role.MODEL), int(Role.ABSENT)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sequence:
-    """Tokens of one sample.
+    """The tokens of one sample.
 
     Attributes:
         ids: int64 [L].
-        loss: bool [L], True where the token is scored: what the model is to write.
+        loss: bool [L], True for scored tokens, which the model is to write.
         roles: int8 [L], values of Role.
-        branch: int8 [L], 0 in the trunk (the pictures), which sees itself alone; the prompts with their answers that branch off
-            it are 1, 2, … and see the trunk and themselves. So one picture's pass through the model serves many questions.
+        branch: int8 [L], 0 in the trunk (the images), which attends to itself alone. Prompts with their answers are branches
+            1, 2, … and attend to the trunk and to themselves, so one pass of an image through the model serves many questions.
 
     Raises:
-        ValueError: they are not of one length, or a scored token is not the model's.
+        ValueError: the lengths differ, or a scored token is not the model's.
     """
 
     ids: np.ndarray
@@ -50,19 +50,19 @@ class Sequence:
     branch: np.ndarray
 
     def __post_init__(self):
-        # Made for every piece of every sample: the checks are the cheapest that say the same.
+        # This runs for every piece of every sample, so the checks are written for speed.
         if not (self.ids.shape == self.loss.shape == self.roles.shape == self.branch.shape == (self.ids.size,)):
             shapes = [a.shape for a in (self.ids, self.loss, self.roles, self.branch)]
             raise ValueError(f"ids, loss, roles and branch have the shapes {shapes}")
         if (self.roles[self.loss] != MODEL).any():
-            raise ValueError("a token that the model does not write cannot be scored")
+            raise ValueError("a token with another role than MODEL cannot be scored")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def prefix(self) -> int:
-        """How many tokens stand before the model's first one: over these attention goes both ways."""
+        """The number of tokens before the model's first; attention among them is bidirectional."""
         written = np.flatnonzero(self.roles == MODEL)
         return int(written[0]) if len(written) else len(self)
 
@@ -71,7 +71,7 @@ class Sequence:
 
 
 def piece(ids: np.ndarray | ListLike[int], role: Role, loss: bool | np.ndarray | None = None) -> Sequence:
-    """Ids of one role; scored where the model writes, unless `loss` (one bool or [L]) says otherwise."""
+    """A sequence of one role. It is scored if the role is MODEL, unless `loss` (a bool or [L]) says otherwise."""
     ids = np.array(ids, np.int64).reshape(-1)
     role = int(role)  # type: ignore[assignment]
     count = len(ids)
@@ -80,11 +80,11 @@ def piece(ids: np.ndarray | ListLike[int], role: Role, loss: bool | np.ndarray |
 
 
 def concat(parts: Iterable[Sequence], branch: np.ndarray | None = None) -> Sequence:
-    """The parts one after the other.
+    """Concatenates sequences.
 
     Args:
-        parts: sequences.
-        branch: int8, the branch of each token; by default as the parts have it.
+        parts: the sequences.
+        branch: int8 [L], the branch of each token; by default that of the parts.
     """
     parts = list(parts) or [piece([], Role.PROMPT)]
     return Sequence(
@@ -96,17 +96,17 @@ def concat(parts: Iterable[Sequence], branch: np.ndarray | None = None) -> Seque
 
 
 def fork(trunk: Sequence, *branches: Iterable[Sequence]) -> Sequence:
-    """The trunk with all branches off it, one after the other, each given in parts."""
-    every = [[trunk], *map(list, branches)]
-    lengths = [sum(map(len, parts)) for parts in every]
-    return concat(itertools.chain(*every), np.repeat(np.arange(len(every), dtype=np.int8), lengths))
+    """The trunk followed by its branches, each given in parts."""
+    groups = [[trunk], *map(list, branches)]
+    lengths = [sum(map(len, parts)) for parts in groups]
+    return concat(itertools.chain(*groups), np.repeat(np.arange(len(groups), dtype=np.int8), lengths))
 
 
 def collate(sequences: list[Sequence], pad_id: int, length: int | None = None) -> dict[str, np.ndarray]:
-    """Pads on the right to the longest, or to `length` (a bucket).
+    """Pads sequences on the right to the longest, or to `length` (a bucket).
 
     Returns:
-        ids int64, loss bool, roles int8, branch int8, attention bool (True on tokens that are there), prefix bool (True before
+        ids int64, loss bool, roles int8, branch int8, attention bool (False for padding and ABSENT), prefix bool (True before
         the model's first token of a branch), each [B, L].
 
     Raises:
@@ -115,7 +115,7 @@ def collate(sequences: list[Sequence], pad_id: int, length: int | None = None) -
     longest = max(map(len, sequences), default=0)
     width = longest if length is None else length
     if longest > width:
-        raise UserError(f"a sequence has {longest} tokens, the bucket {width}", "collate", "choose a longer bucket")
+        raise UserError(f"a sequence has {longest} tokens, the bucket {width}", "collate", "use a longer bucket")
     shape = (len(sequences), width)
     batch = {
         "ids": np.full(shape, pad_id, np.int64),
@@ -130,11 +130,11 @@ def collate(sequences: list[Sequence], pad_id: int, length: int | None = None) -
         for name in ("ids", "loss", "roles", "branch"):
             batch[name][row, :n] = getattr(sequence, name)
         batch["attention"][row, :n] = sequence.roles != ABSENT
-    # A branch's prefix ends where the model has written something since the branch began.
+    # A token is in its branch's prefix if the model has written nothing since the branch began.
     inside = np.arange(width) < np.array([len(s) for s in sequences], int)[:, None]
-    wrote = batch["roles"] == MODEL
-    count = wrote.cumsum(1)
-    begins = np.diff(batch["branch"], axis=1, prepend=-1) != 0
-    before = np.maximum.accumulate(np.where(begins, count - wrote, 0), axis=1)
-    batch["prefix"] = inside & (count == before)
+    by_model = batch["roles"] == MODEL
+    count = by_model.cumsum(1)
+    starts = np.diff(batch["branch"], axis=1, prepend=-1) != 0
+    before_branch = np.maximum.accumulate(np.where(starts, count - by_model, 0), axis=1)
+    batch["prefix"] = inside & (count == before_branch)
     return batch

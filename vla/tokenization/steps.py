@@ -1,8 +1,11 @@
-"""Step by step: every action is its flag, then one symbol per dimension (RT-2), or one number in digits (VLA-0)."""
+"""Codecs that write actions step by step: a flag, then one symbol (RT-2) or one number in digits (VLA-0) per dimension."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
+from einops import rearrange
 
 from vla.errors import UserError
 from vla.tokenization.base import ActionCodec, Malformed
@@ -10,11 +13,11 @@ from vla.tokenization.bins import Bins, Levels
 
 
 class StepCodec(ActionCodec):
-    """One symbol per value: all chunks have the same length.
+    """One symbol per value, so all chunks have the same length.
 
     Args:
-        bins: of the values; their integers are the symbols, of which 0 and 1 are also the flag's.
-        chunk, terminate: the contract's.
+        bins: bins of the values; their integers are the symbols. The flag uses 0 and 1 too.
+        chunk, terminate: as in the contract.
     """
 
     fixed = True
@@ -35,7 +38,7 @@ class StepCodec(ActionCodec):
         symbols = np.asarray(symbols)
         if symbols.shape != (self.longest,):
             raise Malformed(f"{symbols.size} of {self.longest} action tokens", "codec")
-        rows = symbols.reshape(self.chunk, self.width)
+        rows = rearrange(symbols, "(step value) -> step value", step=self.chunk)
         flags = rows[:, 0] if self.terminate else np.zeros(self.chunk, np.int64)
         if (flags > 1).any():
             raise Malformed(f"the terminate flag is {flags.max()}", "codec")
@@ -46,7 +49,7 @@ class StepCodec(ActionCodec):
             return np.array([], np.int64), True
         return self._step[len(written) % self.width], False
 
-    def places(self) -> list[np.ndarray]:
+    def positions(self) -> list[np.ndarray]:
         return self._step * self.chunk
 
     def ordinal(self) -> list[bool]:
@@ -55,17 +58,17 @@ class StepCodec(ActionCodec):
 
 
 class NumberCodec(ActionCodec):
-    """Integers in digits, a space between two of them: "0 500 1000 …" (VLA-0; with -10 to 10, Language-Table's "X Y").
+    """Integers in digits, separated by spaces: "0 500 1000 …" (VLA-0; with -10 to 10, Language-Table's "X Y").
 
-    No place is ordinal: a number's median is not made of its digits' medians, since "5" begins 5, 50 and 500.
+    No position is ordinal: the medians of the digits are not the median of the number, since 5, 50 and 500 all begin with "5".
 
-    Symbols are the ten digits, the space and, if there are negative numbers, the minus. They are put together as symbols, so
-    that no tokenizer can split or join them; chunks are of unequal length.
+    The symbols are the ten digits, the space and, if there are negative numbers, the minus. They are symbols and not text, so no
+    tokenizer can split or join them. Chunks differ in length.
 
     Args:
-        levels: of the values.
-        lowest: the integer of the lower limit.
-        chunk, terminate: the contract's.
+        levels: levels of the values.
+        lowest: the integer for the lower limit.
+        chunk, terminate: as in the contract.
     """
 
     SPACE, MINUS = 10, 11
@@ -75,9 +78,9 @@ class NumberCodec(ActionCodec):
         if levels.count > 2**16:
             raise UserError(f"{levels.count} numbers", "codec_args", f"give at most {2**16}")
         self.levels, self.lowest, self.size = levels, lowest, 12 if lowest < 0 else 11
-        every = _trie(range(lowest, lowest + levels.count))
-        legal = [every if len(bins) > 1 else _trie([lowest + int(bins[0])]) for bins in levels.legal()]
-        # What may be written of each number of a step: beginning -> symbols that may follow, and whether it is a number itself.
+        all_numbers = _trie(range(lowest, lowest + levels.count))
+        legal = [all_numbers if len(bins) > 1 else _trie([lowest + int(bins[0])]) for bins in levels.legal()]
+        # For each number of a step: beginning -> the symbols that may follow, and whether the beginning is itself a number.
         self._fields = [_trie([0, 1])] * terminate + legal
         self.width = len(self._fields)
         self.longest = chunk * sum(1 + max(map(len, field)) for field in self._fields) - 1
@@ -90,20 +93,21 @@ class NumberCodec(ActionCodec):
         actions, terminate = self.check(actions, terminate)
         columns = [terminate[:, None].astype(np.int64)] * self.terminate + [self.levels.encode(actions) + self.lowest]
         symbols, steps = [], []
-        for place, number in enumerate(np.concatenate(columns, 1).reshape(-1).tolist()):
-            written = [*([self.SPACE] if place else ()), *_digits(number)]
+        for position, number in enumerate(np.concatenate(columns, 1).reshape(-1).tolist()):
+            written = [*([self.SPACE] if position else ()), *_digits(number)]
             symbols += written
-            steps += [place // self.width] * len(written)
+            steps += [position // self.width] * len(written)
         return np.array(symbols, np.int64), np.array(steps, np.int64)
 
     def decode(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        written = _split(symbols)
-        if len(written) != self.chunk * self.width:
-            raise Malformed(f"{len(written)} of {self.chunk * self.width} numbers", "codec")
-        for place, number in enumerate(written):
-            if not self._fields[place % self.width].get(number, ((), False))[1]:
-                raise Malformed(f"“{_text(number)}” is not one of the numbers that may stand in place {place}", "codec")
-        rows = np.array([int(_text(number)) for number in written], np.int64).reshape(self.chunk, self.width)
+        numbers = _split(symbols)
+        if len(numbers) != self.chunk * self.width:
+            raise Malformed(f"{len(numbers)} of {self.chunk * self.width} numbers", "codec")
+        for position, number in enumerate(numbers):
+            if not self._fields[position % self.width].get(number, ((), False))[1]:
+                raise Malformed(f"number {position} cannot be “{_text(number)}”", "codec")
+        values = np.array([int(_text(number)) for number in numbers], np.int64)
+        rows = rearrange(values, "(step value) -> step value", step=self.chunk)
         flags = rows[:, 0] == 1 if self.terminate else np.zeros(self.chunk, bool)
         return self.levels.decode(rows[:, int(self.terminate) :] - self.lowest), flags
 
@@ -113,7 +117,7 @@ class NumberCodec(ActionCodec):
         last = len(spaces) == self.chunk * self.width - 1
         field = self._fields[len(spaces) % self.width]
         if len(spaces) >= self.chunk * self.width or current not in field:
-            raise Malformed(f"no number begins with “{_text(current)}” in place {len(spaces)}", "codec")
+            raise Malformed(f"number {len(spaces)} cannot begin with “{_text(current)}”", "codec")
         follow, whole = field[current]
         return np.array([*follow, *([self.SPACE] if whole and not last else ())], np.int64), whole and last
 
@@ -136,7 +140,7 @@ def _split(symbols: np.ndarray) -> list[tuple[int, ...]]:
     return [tuple(part[part != NumberCodec.SPACE].tolist()) for part in np.split(symbols, spaces)]
 
 
-def _trie(numbers) -> Trie:
+def _trie(numbers: Iterable[int]) -> Trie:
     whole = {_digits(n) for n in numbers}
     follow: dict[tuple[int, ...], set[int]] = {number: set() for number in whole}
     for number in whole:

@@ -71,7 +71,7 @@ class ActionTokens(torch.nn.Module):
         codecs, vocabulary = {name: encoder.codec(name) for name in encoder.contract.embodiments}, encoder.vocabulary
         self.quantities = all(codec.fixed for codec in codecs.values())
         ids = torch.tensor([*vocabulary.action_ids, *(() if self.quantities else (vocabulary.eos_id,))])
-        chunks = [codec.places() for codec in codecs.values()]
+        chunks = [codec.positions() for codec in codecs.values()]
         legal = torch.zeros(len(chunks), max(map(len, chunks)) + 1, len(ids), dtype=torch.bool)
         ordinal = torch.zeros(legal.shape[:2], dtype=torch.bool)
         for number, (codec, chunk) in enumerate(zip(codecs.values(), chunks, strict=True)):

@@ -16,8 +16,8 @@ from vla.datasets.sources import Split
 from vla.datasets.steps import load_steps
 from vla.errors import UserError
 from vla.models.embeddings import append_tokens
+from vla.tokenization.action_tokens import appended_tokens
 from vla.tokenization.codecs import action_codec, fitted, with_statistic
-from vla.tokenization.plans import appended
 
 WINDOWS = 20_000
 """The number of chunks per embodiment that a codec is fitted on at most."""
@@ -89,7 +89,7 @@ def add_action_tokens(contract: PolicyContract, model: PreTrainedModel, tokenize
     """Adds the tokens that the contract's symbols need and the tokenizer lacks, if the contract appends tokens."""
     if contract.tokens == "append":
         codec = max((action_codec(contract, name) for name in contract.embodiments), key=lambda c: c.size)
-        append_tokens(model, tokenizer, appended(codec.size), codec.spelling if codec.numeric else ())
+        append_tokens(model, tokenizer, appended_tokens(codec.size), codec.spelling if codec.numeric else ())
 
 
 def _names(card: DatasetCard) -> list[str]:

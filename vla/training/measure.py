@@ -95,7 +95,7 @@ class Measure:
             codec = self.encoder.codec(sample.embodiment)
             written = symbols[rows == row].cpu().numpy()
             # Steps past the end of the episode are not scored; any legal symbol may stand for them.
-            chunk = np.array([legal[0] for legal in codec.places()])
+            chunk = np.array([legal[0] for legal in codec.positions()])
             chunk[: len(written)] = written
             half = (np.array(codec.space.high) - np.array(codec.space.low)) / 2
             off = np.abs(codec.decode(chunk)[0] - sample.actions) / half

@@ -37,7 +37,7 @@ def first():
 
 
 def rt1_action():
-    said = group(
+    spec = group(
         world_vector=tensor("float32", 3),
         rotation_delta=tensor("float32", 3),
         gripper_closedness_action=tensor("float32", 1),
@@ -45,7 +45,7 @@ def rt1_action():
         base_displacement_vector=tensor("float32", 2),
     )
     given = {"world_vector": MOVED, "rotation_delta": TURNED, "gripper_closedness_action": CLOSING}
-    return said, {
+    return spec, {
         **given,
         "terminate_episode": np.zeros(3 * T, np.int64),
         "base_displacement_vector": np.zeros(2 * T, np.float32),
@@ -53,7 +53,7 @@ def rt1_action():
 
 
 def fractal():
-    said, action = rt1_action()
+    spec, action = rt1_action()
     observation = group(
         image=picture(),
         base_pose_tool_reached=tensor("float32", 7),
@@ -66,14 +66,14 @@ def fractal():
     turn = np.tile([0, 0, 0.5], (T, 1))
     expected = np.c_[MOVED, TURNED, OPEN], np.c_[POSE[:, :3], turn, 1 - OPEN]
     return (
-        features(action=said, observation=observation, is_first=tensor("bool")),
+        features(action=spec, observation=observation, is_first=tensor("bool")),
         {"action": action, "observation": given},
         expected,
     )
 
 
 def kuka():
-    said, action = rt1_action()
+    spec, action = rt1_action()
     packed = {
         "clip_function_input": {"base_pose_tool_reached": [zlib.compress(row.tobytes()) for row in POSE]},
         "gripper_closed": [zlib.compress(np.float32(1 - value).tobytes()) for value in OPEN],
@@ -87,7 +87,7 @@ def kuka():
     given = {**packed, "natural_language_instruction": WORDS, "image": [jpeg(t) for t in range(T)]}
     expected = np.c_[MOVED, TURNED, OPEN], np.c_[POSE[:, :3], np.tile([0, 0, 0.5], (T, 1)), 1 - OPEN]
     return (
-        features(action=said, observation=observation, is_first=tensor("bool")),
+        features(action=spec, observation=observation, is_first=tensor("bool")),
         {"action": action, "observation": given},
         expected,
     )
@@ -97,21 +97,21 @@ def bridge():
     action = np.c_[np.zeros((T, 6)), [0, 1, 1, 0.5, 0, 0, 0]].astype(np.float32)
     images = {f"image_{k}": [jpeg(t + k) for t in range(T)] for k in range(2)}
     observation = group(image_0=picture(), image_1=picture(), state=tensor("float32", 7))
-    said = features(action=tensor("float32", 7), observation=observation, language_instruction=text(), is_first=tensor("bool"))
+    spec = features(action=tensor("float32", 7), observation=observation, language_instruction=text(), is_first=tensor("bool"))
     given = {"action": action, "observation": {**images, "state": STATE}, "language_instruction": WORDS}
     # Without the first step; the movement to the next state; without the last.
     expected = np.c_[np.diff(STATE[1:, :6], axis=0), [1, 1, 0, 0, 0]], STATE[1:-1]
-    return said, given, expected
+    return spec, given, expected
 
 
 def bridge_oxe():
     action = {"world_vector": MOVED, "rotation_delta": TURNED, "open_gripper": OPEN.astype(np.int64)}
-    said = group(world_vector=tensor("float32", 3), rotation_delta=tensor("float32", 3), open_gripper=tensor("bool"))
+    spec = group(world_vector=tensor("float32", 3), rotation_delta=tensor("float32", 3), open_gripper=tensor("bool"))
     observation = group(image=picture(), state=tensor("float32", 7), natural_language_instruction=tensor("string"))
     given = {"image": [jpeg(t) for t in range(T)], "state": STATE, "natural_language_instruction": WORDS}
     expected = np.c_[np.diff(STATE[1:, :6], axis=0), OPEN[1:-1]], STATE[1:-1]
     return (
-        features(action=said, observation=observation, is_first=tensor("bool")),
+        features(action=spec, observation=observation, is_first=tensor("bool")),
         {"action": action, "observation": given},
         expected,
     )
@@ -119,7 +119,7 @@ def bridge_oxe():
 
 def droid():
     speed, closed = RNG.normal(size=(T, 6)).astype(np.float32), RNG.uniform(size=T).astype(np.float32)
-    said = group(
+    spec = group(
         cartesian_velocity=tensor("float64", 6), gripper_position=tensor("float64", 1), joint_position=tensor("float64", 7)
     )
     cameras = ("exterior_image_1_left", "exterior_image_2_left", "wrist_image_left")
@@ -131,19 +131,24 @@ def droid():
     given |= {"cartesian_position": STATE[:, :6], "gripper_position": closed}
     action = {"cartesian_velocity": speed, "gripper_position": closed, "joint_position": STATE}
     plain = {"action_dict": action, "observation": given, "action": STATE, **words}
-    body = {"action_dict": said, "observation": observation, "action": tensor("float64", 7), **dict.fromkeys(words, text())}
-    return features(**body, is_first=tensor("bool")), plain, (np.c_[speed, 1 - closed], np.c_[STATE[:, :6], closed])
+    specs = {
+        "action_dict": spec,
+        "observation": observation,
+        "action": tensor("float64", 7),
+        **dict.fromkeys(words, text()),
+    }
+    return features(**specs, is_first=tensor("bool")), plain, (np.c_[speed, 1 - closed], np.c_[STATE[:, :6], closed])
 
 
-@pytest.mark.parametrize("made", [fractal, kuka, bridge, bridge_oxe, droid])
-def test_a_card_does_what_its_data_set_needs(tmp_path, made):
-    described, given, (action, state) = made()
-    name = made.__name__
+@pytest.mark.parametrize("make", [fractal, kuka, bridge, bridge_oxe, droid])
+def test_a_card_does_what_its_data_set_needs(tmp_path, make):
+    described, given, (action, state) = make()
+    name = make.__name__
     record = flat({**given, "is_first": first()}) | {"episode_metadata/file_path": [b"x"]}
     reader = RLDSReader(write(tmp_path / name, [record], described, name=name, files=1))
     card = load_source_card(name)
-    found = prepare(reader.read(reader.refs()[0]), card, Changes(), name)
-    assert np.allclose(found.action, action, atol=1e-6) and np.allclose(found.state, state, atol=1e-6)
-    assert found.instruction == ["pick the can"] * len(action) and set(found.images) == set(card.cameras)
-    for frames, rows in found.images.values():
+    episode = prepare(reader.read(reader.refs()[0]), card, Changes(), name)
+    assert np.allclose(episode.action, action, atol=1e-6) and np.allclose(episode.state, state, atol=1e-6)
+    assert episode.instruction == ["pick the can"] * len(action) and set(episode.images) == set(card.cameras)
+    for frames, rows in episode.images.values():
         assert len(list(frames.rows(rows.tolist()))) == len(action)

@@ -29,8 +29,8 @@ def source(tmp_path):
 
 def vla(capsys, *words):
     code = main(["data", *map(str, words)])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    output = capsys.readouterr()
+    return code, output.out, output.err
 
 
 def test_from_one_end_to_the_other(source, capsys):
@@ -55,8 +55,8 @@ def test_from_one_end_to_the_other(source, capsys):
     (theirs,) = embodiments(json.loads(text)).values()
     assert code == 0 and theirs.action.constant[2] is None and theirs.action.statistics["mask"] == (1,) * 6 + (0,)
     for scheme, keys in (("openpi", ["state", "actions"]), ("lerobot", ["action", "observation.state"])):
-        body = json.loads(vla(capsys, "stats", source / "rlds", "--card", card, "--scheme", scheme, "--layout", "theirs")[1])
-        assert list(body.get("norm_stats", body)) == keys
+        stats = json.loads(vla(capsys, "stats", source / "rlds", "--card", card, "--scheme", scheme, "--layout", "theirs")[1])
+        assert list(stats.get("norm_stats", stats)) == keys
     code, text, _ = vla(capsys, "preview", out, source / "page")
     assert code == 0 and (source / "page/index.html").is_file()
     assert vla(capsys, "explode")[0] == 2 and vla(capsys)[0] == 0
@@ -92,12 +92,12 @@ def test_damage_is_in_the_exit_code(source, capsys):
     assert code == 1 and "damaged: 1 records" in text
 
 
-@pytest.mark.parametrize("place", [700, 2000, -3000])
-def test_one_changed_byte_of_a_shard_is_found(source, capsys, place):
+@pytest.mark.parametrize("offset", [700, 2000, -3000])
+def test_one_changed_byte_of_a_shard_is_found(source, capsys, offset):
     vla(capsys, "convert", source / "rlds", source / "out", "--workers", 1)
     path = next((source / "out").glob("*.tar"))
     data = bytearray(path.read_bytes())
-    data[place] ^= 0xFF
+    data[offset] ^= 0xFF
     path.write_bytes(data)
     code, text, _ = vla(capsys, "verify", source / "out", "--workers", 1)
     assert code == 1 and "checksum" in text
@@ -128,12 +128,12 @@ def test_several_processes_find_the_same(source):
 
 
 def test_a_preview_shows_what_a_policy_would_see(source, capsys):
-    said = {**CARD, "cameras": {"front": {"key": "observation/image", "orientation": "raw_opengl"}}}
-    (source / "flipped.yaml").write_text(yaml.safe_dump(said))
+    flipped = {**CARD, "cameras": {"front": {"key": "observation/image", "orientation": "raw_opengl"}}}
+    (source / "flipped.yaml").write_text(yaml.safe_dump(flipped))
     for name in ("card", "flipped"):
         vla(capsys, "preview", source / "rlds", source / name, "--card", source / f"{name}.yaml", "--episodes", 1)
     one, other = (np.asarray(Image.open(source / name / "000-pictures.png")).astype(int) for name in ("card", "flipped"))
-    # Of the first picture, what its camera's name does not cover.
+    # The part of the first image that its camera's name does not cover.
     one, other = one[:TILE, TILE // 2 : TILE], other[:TILE, TILE // 2 : TILE]
     assert np.abs(one - other[::-1]).mean() < 6 < np.abs(one - other).mean()
     page = (source / "flipped/index.html").read_text()

@@ -89,7 +89,7 @@ def test_shards_hold_what_the_records_held(source):
         for t, jpeg in enumerate(given["steps/observation/image"]):
             # Byte for byte: nothing is encoded twice.
             assert index.read(rows.start + t, ("front.jpg",))["front.jpg"] == jpeg
-        assert steps.said(rows.start)["instruction"] == f"lift object {number}"
+        assert steps.description(rows.start)["instruction"] == f"lift object {number}"
         assert steps.terminate[rows].tolist() == [False] * (LENGTHS[number] - 1) + [True]
     values = np.concatenate([episode(i, n)["steps/action"] for i, n in enumerate(LENGTHS)])
     assert card.spec.action.statistics["q99"] == pytest.approx(np.quantile(values, 0.99, axis=0), abs=1e-6)

@@ -15,9 +15,9 @@ from vla.datasets.statistics import describe
 )
 def test_in_chunks_as_all_at_once(values, size):
     chunks = [values[i : i + size] for i in range(0, len(values), size)]
-    found, expected = summary(lambda: iter(chunks)), describe(values)
+    computed, expected = summary(lambda: iter(chunks)), describe(values)
     for name, row in expected.items():
-        assert found[name] == pytest.approx(row, rel=1e-9, abs=1e-5 if name == "std" else 1e-9), name
+        assert computed[name] == pytest.approx(row, rel=1e-9, abs=1e-5 if name == "std" else 1e-9), name
 
 
 def test_quantiles_are_numpys_exactly():
@@ -25,8 +25,8 @@ def test_quantiles_are_numpys_exactly():
     values[::3] = 0
     chunks = np.array_split(values, 13)
     shares = (0, 0.01, 0.1, 0.5, 0.77, 0.99, 1)
-    found = quantiles(lambda: iter(chunks), shares, len(values))
-    assert np.array_equal(found, np.quantile(values.astype(np.float64), shares, axis=0))
+    computed = quantiles(lambda: iter(chunks), shares, len(values))
+    assert np.array_equal(computed, np.quantile(values.astype(np.float64), shares, axis=0))
 
 
 def test_dimensions_without_values_are_none():

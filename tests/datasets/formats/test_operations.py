@@ -26,8 +26,8 @@ def test_gripper_in_between_becomes_what_follows():
 
 
 def test_difference_is_what_follows():
-    found = ops.difference(column(1, 3, 6))
-    assert found[:-1].ravel().tolist() == [2, 3] and np.isnan(found[-1]).all()
+    differences = ops.difference(column(1, 3, 6))
+    assert differences[:-1].ravel().tolist() == [2, 3] and np.isnan(differences[-1]).all()
 
 
 def test_small_ones():
@@ -38,13 +38,13 @@ def test_small_ones():
 
 def turned(values):
     """What a rotation vector does to the axes, by Rodrigues' formula."""
-    answer = []
+    matrices = []
     for v in values:
         angle = np.linalg.norm(v)
         k = v / angle if angle else v
         cross = np.array([[0, -k[2], k[1]], [k[2], 0, -k[0]], [-k[1], k[0], 0]])
-        answer.append(np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross)
-    return np.array(answer)
+        matrices.append(np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross)
+    return np.array(matrices)
 
 
 @settings(deadline=None)
@@ -53,23 +53,23 @@ def test_forms_of_a_rotation_agree(values):
     matrices = turned(values)
     quaternions = rot.axis_angle_to_quaternion(values)
     assert np.allclose(np.linalg.norm(quaternions, axis=1), 1)
-    for found in (
+    for vectors_back in (
         rot.quaternion_to_axis_angle(quaternions),
         rot.quaternion_to_axis_angle(-quaternions),
         rot.quaternion_to_axis_angle(quaternions[:, [3, 0, 1, 2]], order="wxyz"),
         rot.matrix_rows_to_axis_angle(matrices[:, :2].reshape(-1, 6)),
     ):
-        assert np.allclose(turned(found), matrices, atol=1e-7)
-        assert (np.linalg.norm(found, axis=1) <= np.pi + 1e-9).all()
+        assert np.allclose(turned(vectors_back), matrices, atol=1e-7)
+        assert (np.linalg.norm(vectors_back, axis=1) <= np.pi + 1e-9).all()
 
 
 @settings(deadline=None)
 @given(st.tuples(st.floats(-3, 3), st.floats(-1.5, 1.5), st.floats(-3, 3)))
 def test_euler_angles_are_about_fixed_axes(angles):
     x, y, z = (turned(np.eye(3)[i : i + 1] * angles[i])[0] for i in range(3))
-    found = rot.euler_to_axis_angle(np.array([angles]))
-    assert np.allclose(turned(found)[0], z @ y @ x, atol=1e-7)
-    assert np.allclose(rot.axis_angle_to_euler(found), [angles], atol=1e-6)
+    vector = rot.euler_to_axis_angle(np.array([angles]))
+    assert np.allclose(turned(vector)[0], z @ y @ x, atol=1e-7)
+    assert np.allclose(rot.axis_angle_to_euler(vector), [angles], atol=1e-6)
 
 
 @settings(deadline=None)

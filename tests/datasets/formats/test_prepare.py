@@ -69,10 +69,10 @@ def test_bridge_actions_are_the_movements_that_followed():
         "observation/image_0": Listed([b""] * 6),
         "language_instruction": ["put"] * 6,
     }
-    found = prepare(given, load_source_card("bridge"), Changes(), "e")
+    prepared = prepare(given, load_source_card("bridge"), Changes(), "e")
     # As OpenVLA computes them: without the first step, differences of the rest, without the last.
-    assert np.allclose(found.action[:, :6], np.diff(state[1:, :6], axis=0), atol=1e-6) and len(found) == 4
-    assert np.allclose(found.state, state[1:-1], atol=1e-6)
+    assert np.allclose(prepared.action[:, :6], np.diff(state[1:, :6], axis=0), atol=1e-6) and len(prepared) == 4
+    assert np.allclose(prepared.state, state[1:-1], atol=1e-6)
 
 
 def test_no_ops_are_left_out_but_not_where_the_gripper_moves():
@@ -99,15 +99,15 @@ def test_a_lower_rate_does_what_all_steps_did():
     assert (
         shown(episode) == [0, 2, 4, 6] and episode.dropped == {"rate": 3} and episode.terminate.tolist() == [False] * 3 + [True]
     )
-    with pytest.raises(UserError, match="none are made up"):
+    with pytest.raises(UserError, match="at most 10, the rate of the data"):
         prepare(raw(), CARD, Changes(rate=20), "e")
 
 
 def test_turns_are_composed_not_added():
     values = raw(2)
     values["action"][:, 2:5] = [[np.pi / 2, 0, 0], [0, np.pi / 2, 0]]
-    found = prepare(values, CARD, Changes(rate=5), "e").action[0, 2:5]
-    assert np.linalg.norm(found) == pytest.approx(2 * np.pi / 3, abs=1e-5)
+    prepared = prepare(values, CARD, Changes(rate=5), "e").action[0, 2:5]
+    assert np.linalg.norm(prepared) == pytest.approx(2 * np.pi / 3, abs=1e-5)
 
 
 def test_absolute_actions_keep_the_last():
@@ -124,7 +124,7 @@ def test_absolute_actions_keep_the_last():
         ({"state": np.array([0, 1, 1e39, 0, 0, 0])}, "x is 1e\\+39 at step 2"),
         ({"action": np.zeros((6, 3))}, "picks"),
         ({"action": ["a"] * 6}, "no numbers"),
-        ({"image": ["a"] * 6}, "no pictures"),
+        ({"image": ["a"] * 6}, "no images"),
         ({"words": ["a"] * 5}, "5 texts for 6 steps"),
     ],
 )

@@ -16,7 +16,7 @@ TURNS = np.array([[0.5, 0.1, -0.3], [0.2, -0.7, 0.4], [-0.1, 0.3, 0.9]])
 def test_the_steps_that_begin_a_group():
     assert first_steps(7, 10, 5, "e").tolist() == [0, 2, 4, 6]
     assert first_steps(8, 20, 8, "e").tolist() == [0, 2, 5]
-    with pytest.raises(UserError, match="none are made up"):
+    with pytest.raises(UserError, match="at most 10, the rate of the data"):
         first_steps(7, 10, 20, "e")
 
 
@@ -32,10 +32,10 @@ def test_turns_are_composed_in_their_own_form_and_unit(rotation, unit, radians, 
         else (Part("a", names, (unit,), role="rotation"),)
     )
     card = SourceCard(action=parts, rotation=rotation)
-    made = {"axis_angle": Rotation.from_rotvec, "euler_xyz": lambda v: Rotation.from_euler("xyz", v)}[rotation]
-    whole = made(TURNS[2]) * made(TURNS[1]) * made(TURNS[0])
-    found = made(merge(TURNS / radians, card) * radians)
-    assert (found * whole.inv()).magnitude() < 1e-6
+    rotations = {"axis_angle": Rotation.from_rotvec, "euler_xyz": lambda v: Rotation.from_euler("xyz", v)}[rotation]
+    whole = rotations(TURNS[2]) * rotations(TURNS[1]) * rotations(TURNS[0])
+    merged = rotations(merge(TURNS / radians, card) * radians)
+    assert (merged * whole.inv()).magnitude() < 1e-6
 
 
 def test_speeds_are_averaged_and_the_rest_stays():

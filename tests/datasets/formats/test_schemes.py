@@ -36,25 +36,25 @@ def episodes():
 
 @pytest.mark.parametrize("scheme", ["openpi", "openpi-padded"])
 def test_openpis(scheme):
-    found = schemes.openpi(episodes(), padded=scheme == "openpi-padded")
+    computed = schemes.openpi(episodes(), padded=scheme == "openpi-padded")
     for name, expected in GOLDEN[scheme].items():
-        assert found[name] == pytest.approx(expected, rel=1e-12), name
+        assert computed[name] == pytest.approx(expected, rel=1e-12), name
 
 
 @pytest.mark.parametrize("scheme", ["lerobot", "lerobot-mean"])
 def test_lerobots(scheme):
-    found = schemes.lerobot(map(schemes.lerobot_episode, episodes()), weighted=scheme == "lerobot-mean")
+    computed = schemes.lerobot(map(schemes.lerobot_episode, episodes()), weighted=scheme == "lerobot-mean")
     for name, expected in GOLDEN[scheme].items():
-        assert found[name] == pytest.approx(expected, rel=1e-12), name
+        assert computed[name] == pytest.approx(expected, rel=1e-12), name
 
 
 def test_openvlas():
-    found = schemes.openvla(lambda: iter([e.astype(np.float32) for e in episodes()]), [True, True, False])
-    assert GOLDEN["openvla"].keys() == found.keys() - {"mask"}
+    computed = schemes.openvla(lambda: iter([e.astype(np.float32) for e in episodes()]), [True, True, False])
+    assert GOLDEN["openvla"].keys() == computed.keys() - {"mask"}
     for name, expected in GOLDEN["openvla"].items():
         # Sums of float32 are rounded as they grow; what is picked from the values is not summed.
-        assert found[name] == pytest.approx(expected, rel=1e-5 if name in ("mean", "std") else 1e-6), name
-    assert found["mask"].tolist() == [True, True, False]
+        assert computed[name] == pytest.approx(expected, rel=1e-5 if name in ("mean", "std") else 1e-6), name
+    assert computed["mask"].tolist() == [True, True, False]
 
 
 def test_normalisations_are_as_they_define_them():
@@ -100,11 +100,11 @@ NORM_STATS = {
 
 
 def test_openvlas_statistics_become_embodiments_and_back():
-    found = norm_stats.embodiments(NORM_STATS)
-    action = found["bridge_orig"].action
+    computed = norm_stats.embodiments(NORM_STATS)
+    action = computed["bridge_orig"].action
     assert action.names[-1] == "gripper" and action.low[0] == -0.5 and action.high[6] == 1 and action.low[6] == -1
-    assert action.constant[5] == 0.25 and found["bridge_orig"].gripper == "0 closed, 1 open"
-    contract = PolicyContract(found)
+    assert action.constant[5] == 0.25 and computed["bridge_orig"].gripper == "0 closed, 1 open"
+    contract = PolicyContract(computed)
     again = PolicyContract.from_dict(json.loads(contract.to_json()))
     counts = {"bridge_orig": {"steps": 2135463, "episodes": 60064}}
     assert norm_stats.norm_stats(again.embodiments, counts) == NORM_STATS

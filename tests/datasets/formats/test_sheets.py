@@ -47,12 +47,12 @@ def test_every_long_time_of_the_gripper_is_shown():
 
 
 def test_an_inverted_gripper_says_the_opposite():
-    given = episode([1, 1, 0])
-    for said, words in (("0 closed, 1 open", ["open", "closed"]), ("0 open, 1 closed", ["closed", "open"])):
-        found = [sheets.command(card(said), given.action[step]) for step in (0, 2)]
-        assert [word for word, _ in found] == words
-        sheet = np.asarray(sheets.contact_sheet(card(said), given, np.array([0, 2]), "test"))
-        for column, (_, colour) in enumerate(found):
+    recorded = episode([1, 1, 0])
+    for convention, commands in (("0 closed, 1 open", ["open", "closed"]), ("0 open, 1 closed", ["closed", "open"])):
+        shown = [sheets.command(card(convention), recorded.action[step]) for step in (0, 2)]
+        assert [word for word, _ in shown] == commands
+        sheet = np.asarray(sheets.contact_sheet(card(convention), recorded, np.array([0, 2]), "test"))
+        for column, (_, colour) in enumerate(shown):
             assert tuple(sheet[-2, (column + 1) * sheets.TILE - 3]) == ImageColor.getrgb(colour)
     assert sheets.command(card("-1 open, +1 closed"), np.array([0, -0.7]))[0] == "open"
     assert sheets.command(card("not said"), np.array([0, 0.25]))[0] == "gripper 0.25"
@@ -60,8 +60,8 @@ def test_an_inverted_gripper_says_the_opposite():
 
 def test_the_cards_orientation_is_framed_among_all():
     for chosen, name in enumerate(("upright", "raw_opengl", "rot180")):
-        given = episode([1, 0])
-        sheet = np.asarray(sheets.orientations(card(orientation=name), {"front": given.images["front"][0].frames[0]}, "test"))
+        recorded = episode([1, 0])
+        sheet = np.asarray(sheets.orientations(card(orientation=name), {"front": recorded.images["front"][0].frames[0]}, "test"))
         wide = sheets.LARGE + 2 * sheets.EDGE
         framed = [tuple(sheet[1, k * wide + 60]) == ImageColor.getrgb(sheets.OPEN) for k in range(3)]
         assert framed == [k == chosen for k in range(3)]
@@ -72,11 +72,11 @@ def test_the_cards_orientation_is_framed_among_all():
 
 
 def test_values_are_drawn(tmp_path):
-    given = episode(np.arange(30) > 10)
-    sheets.plot(card(), given, np.array([0, 20]), tmp_path / "values.png")
+    recorded = episode(np.arange(30) > 10)
+    sheets.plot(card(), recorded, np.array([0, 20]), tmp_path / "values.png")
     # No gripper, and nothing but a gripper.
     bare = source_card({"action": [{"key": "action", "names": ["dx", "dy"]}]}, "test")
-    sheets.plot(bare, given, np.array([0]), tmp_path / "bare.png")
+    sheets.plot(bare, recorded, np.array([0]), tmp_path / "bare.png")
     alone = source_card({"action": [{"key": "a", "names": ["left", "right"], "role": "gripper"}]}, "test")
-    sheets.plot(alone, given, np.array([0]), tmp_path / "alone.png")
+    sheets.plot(alone, recorded, np.array([0]), tmp_path / "alone.png")
     assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in ("values", "bare", "alone"))

@@ -24,8 +24,8 @@ def test_shipped_cards_are_whole_and_say_what_they_were_checked_against(name):
     assert name in shipped()
     card = load_source_card(name)
     assert card.verified.startswith("unverified against data")
-    for said in (card.gripper, card.rotation, card.frame):
-        assert said != "not said"
+    for convention in (card.gripper, card.rotation, card.frame):
+        assert convention != "not said"
     assert card.cameras and card.action and card.state
     grippers = [part for part in card.action if part.role == "gripper"]
     assert len(grippers) == 1 and grippers[0].low is not None and grippers[0].high is not None

@@ -149,7 +149,7 @@ def test_sizes_that_differ_need_one(tmp_path):
     with pytest.raises(UserError, match="24 x 24, others 16 x 16"):
         run(plan(Options(str(folder), str(tmp_path / "out"))))
     run(plan(Options(str(folder), str(tmp_path / "sized"), height=20, width=20)))
-    assert QuestionSource(tmp_path / "sized").pictures(1)["image"].shape == (20, 20, 3)
+    assert QuestionSource(tmp_path / "sized").images(1)["image"].shape == (20, 20, 3)
 
 
 def test_a_hidden_member_that_claims_much_is_not_read(tmp_path):

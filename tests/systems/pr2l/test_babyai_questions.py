@@ -27,7 +27,7 @@ def test_questions_are_a_data_set_with_true_answers(tmp_path):
     assert len(answers["list"]) // 2 == COUNTS.index(answers["count"])
     assert {q["answer"] for i in range(len(alone)) for q in alone.questions(i) if q["type"] == "count"} <= {"zero", "one"}
     model, processor = load_vlm(tmp_path / "start")
-    assert processor.image_tokens == [64] and source.pictures(0)["front"].shape == (64, 64, 3)
+    assert processor.image_tokens == [64] and source.images(0)["front"].shape == (64, 64, 3)
 
 
 def test_rooms_of_the_probe_are_none_that_a_model_was_trained_on(monkeypatch, tmp_path):

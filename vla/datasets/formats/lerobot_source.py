@@ -146,7 +146,7 @@ class LeRobotSource(RobotSource):
         )
 
     @functools.cached_property
-    def _pictures(self) -> Any:
+    def _images(self) -> Any:
         return _Frames(self)
 
     def of_shard(self, name: str) -> RobotSource:

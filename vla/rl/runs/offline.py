@@ -59,7 +59,7 @@ class Offline:
             terminate=False,
             title=options.condition,
         )
-        self.vocabulary = InstructionVocabulary.of(*(self.training.source.said(name) for name in ("instruction", "target")))
+        self.vocabulary = InstructionVocabulary.of(*(self.training.source.texts(name) for name in ("instruction", "target")))
         self.inputs = Inputs(card.spec, self.vocabulary, representation, "pixels" in options.observation.observe)
         self.head = {**self.inputs.sizes, **options.policy.head(mixed_layers(representation))}
         self.size = chunk * len(self.training.scaler.free)

@@ -1,1 +1,1 @@
-"""Conventions: what a data set means by its numbers, and how they become ours."""
+"""Conventions: what a data set's numbers mean, and how they are converted to ours."""

@@ -1,4 +1,4 @@
-"""Our own card read as a source's: data that we wrote comes back with the same names, units, limits and conventions."""
+"""Converts our own card to a source card, so that data we wrote keep their names, units, limits and conventions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vla.datasets.formats.conventions.source_card import CameraKey, Part, Role, 
 def from_card(
     card: DatasetCard, cameras: dict[str, CameraKey], action: str, state: str, instruction: tuple[str, ...]
 ) -> SourceCard:
-    """The card of data that has our card's spaces under the names given."""
+    """The source card of data that has the spaces of our card under the given keys."""
     spec = card.spec
     return SourceCard(
         title=card.name,
         verified=card.conventions.get("card", "our own data"),
         embodiment=card.embodiment,
-        # In the order in which a policy is given the pictures.
+        # In the order in which a policy gets the images.
         cameras={c.name: cameras[c.name] for c in spec.cameras if c.name in cameras},
         action=_parts(action, spec.action),
         state=_parts(state, spec.state),
@@ -33,7 +33,7 @@ def from_card(
 
 
 def _parts(key: str, space: Space) -> tuple[Part, ...]:
-    """One part per dimension: each keeps its own limits."""
+    """One part per dimension, each with its own limits."""
     return tuple(
         Part(key, (name,), (space.units[i],), (i,), role=role_of(name), low=space.low[i], high=space.high[i])
         for i, name in enumerate(space.names)
@@ -41,7 +41,7 @@ def _parts(key: str, space: Space) -> tuple[Part, ...]:
 
 
 def role_of(name: str) -> Role:
-    """What a dimension is, by its name."""
+    """The role of a dimension, guessed from its name."""
     if "grip" in name or "gap" in name:
         return "gripper"
     if re.fullmatch(r"[dv]?[xyz]", name):

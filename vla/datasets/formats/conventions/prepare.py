@@ -1,4 +1,4 @@
-"""An episode as a format has it -> the steps that a policy is trained on, by a card; what is left out is counted."""
+"""Prepares an episode of any format for training, by a source card. Steps that are left out are counted."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from vla.datasets.formats.readers.base import Frames, Raw
 from vla.errors import UserError
 
 STILL = 1e-4
-"""A movement below this, in the data's units, is none (OpenVLA's filter of LIBERO)."""
+"""A movement below this, in the data's units, counts as no movement (OpenVLA's filter of LIBERO)."""
+Texts = str | list[str] | list[bytes] | np.ndarray | None
 
 
 class Dropped(Exception):
-    """A record that is left out for the reason given; nothing is wrong with it."""
+    """An intact record is left out, for the reason in the message."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """What is done to all episodes.
+    """Changes to all episodes.
 
     Attributes:
-        noops: whether steps without movement are left out.
-        rate: actions per second of the result; 0 keeps the data's own.
-        text: an instruction for data that has none.
+        noops: whether to leave out steps without movement.
+        rate: actions per second of the result; 0 keeps the rate of the data.
+        text: instruction for data without one.
     """
 
     noops: bool = False
@@ -46,10 +47,10 @@ class Episode:
     Attributes:
         action, state: float32 [T, A] and [T, S].
         instruction: T texts.
-        terminate: bool [T], where the task is done.
-        images: camera -> its frames, and which of them belong to the steps [T].
-        extra: further values per step that our own shards have (target, segment, point, reach).
-        dropped: reason -> steps that were left out.
+        terminate: bool [T], True where the task is done.
+        images: camera -> its frames, and the numbers [T] of the steps' frames.
+        extra: further values of each step in our own shards (target, segment, point, reach).
+        dropped: reason -> number of steps left out.
     """
 
     action: np.ndarray
@@ -65,11 +66,11 @@ class Episode:
 
 
 def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Episode:
-    """Reads state, action and pictures by the card's names, and carries out its operations and the changes.
+    """Collects state, action and images by the card's keys, and applies its operations and the changes.
 
     Raises:
-        UserError: a name is missing, lengths differ, a value is not finite; the record is named.
-        Dropped: it has no instruction, or no step is left.
+        UserError: a key is missing, lengths differ, or a value is not finite; the record is named.
+        Dropped: the episode has no instruction, or no step is left.
     """
     action = gather(raw, card.action, where, "action")
     length = len(action)
@@ -78,46 +79,46 @@ def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Episode
     for name, count in {"state": len(state), **{f"camera {k}": len(v) for k, v in images.items()}}.items():
         if count != length:
             raise UserError(f"{length} actions, but {count} of {name}", where)
-    words = _instruction(raw, card, changes.text, length, where)
-    acts, seen, dropped = _pair(card, length)
-    action, state = action[acts], state[seen]
-    _finite(action, card.action, acts, where)
-    _finite(state, card.state, seen, where)
-    terminate = np.zeros(len(acts), bool)
-    if len(acts):
+    instruction = _instruction(raw, card, changes.text, length, where)
+    action_rows, observation_rows, dropped = _pair(card, length)
+    action, state = action[action_rows], state[observation_rows]
+    _check_finite(action, card.action, action_rows, where)
+    _check_finite(state, card.state, observation_rows, where)
+    terminate = np.zeros(len(action_rows), bool)
+    if len(action_rows):
         terminate[-1] = True
     if isinstance(raw.get("terminate"), np.ndarray):
         if raw["terminate"].size != length:
             raise UserError(f"{length} actions, but {raw['terminate'].size} of terminate", where)
-        terminate = raw["terminate"].astype(bool).reshape(-1)[acts]
+        terminate = raw["terminate"].astype(bool).reshape(-1)[action_rows]
     extra = raw.get("extra") or [{}] * length
     if changes.noops:
         moving = ~still(action, card)
         dropped["no-op"] += int((~moving).sum())
-        # The end of an episode is kept where it was reached by waiting.
+        # An episode may end in steps without movement: its end moves to the last step that is kept.
         terminate = np.array([terminate[a:b].any() for a, b in _groups(np.flatnonzero(moving), len(terminate))], bool)
-        action, state, seen = action[moving], state[moving], seen[moving]
+        action, state, observation_rows = action[moving], state[moving], observation_rows[moving]
     if changes.rate and changes.rate != card.control_hz:
         starts = first_steps(len(action), card.control_hz, changes.rate, where)
         groups = _groups(starts, len(action))
         dropped["rate"] += len(action) - len(starts)
         terminate = np.array([terminate[a:b].any() for a, b in groups], bool)
         action = np.array([merge(action[a:b], card) for a, b in groups]).reshape(len(groups), action.shape[1])
-        state, seen = state[starts], seen[starts]
+        state, observation_rows = state[starts], observation_rows[starts]
     if not len(action):
         raise Dropped("no step is left")
     return Episode(
         action=action.astype(np.float32),
         state=state.astype(np.float32),
-        instruction=[words[row] for row in seen],
+        instruction=[instruction[row] for row in observation_rows],
         terminate=terminate,
-        images={name: (frames, seen) for name, frames in images.items()},
-        extra=[extra[row] for row in seen],
+        images={name: (frames, observation_rows) for name, frames in images.items()},
+        extra=[extra[row] for row in observation_rows],
         dropped=+dropped,
     )
 
 
-def gather(raw: Raw, parts: Sequence[Part], where: str, what: str) -> np.ndarray:
+def gather(raw: Raw, parts: Sequence[Part], where: str, space: str) -> np.ndarray:
     """The values of all parts side by side, float64 [T, D]."""
     columns: list[np.ndarray] = []
     for part in parts:
@@ -125,10 +126,11 @@ def gather(raw: Raw, parts: Sequence[Part], where: str, what: str) -> np.ndarray
             columns.append(_values(raw, part, f"{where}, {part.key}"))
     lengths = {len(column) for column in columns}
     if len(lengths) != 1:
-        raise UserError(f"its parts have {sorted(lengths)} steps" if lengths else "no values are named", f"{where}, {what}")
-    length, filled = lengths.pop(), iter(columns)
-    every = [next(filled) if part.key else np.full((length, len(part.names)), float(part.constant or 0)) for part in parts]
-    return np.concatenate(every, 1)
+        problem = f"its parts have {sorted(lengths)} steps" if lengths else "the card names no values"
+        raise UserError(problem, f"{where}, {space}")
+    length, from_data = lengths.pop(), iter(columns)
+    blocks = [next(from_data) if part.key else np.full((length, len(part.names)), float(part.constant or 0)) for part in parts]
+    return np.concatenate(blocks, 1)
 
 
 def _values(raw: Raw, part: Part, where: str) -> np.ndarray:
@@ -143,25 +145,25 @@ def _values(raw: Raw, part: Part, where: str) -> np.ndarray:
     for name, arguments in part.operations():
         values = operations.OPERATIONS[name](values, **arguments)
     if values.shape[1] != len(part.names):
-        raise UserError(f"it gives {values.shape[1]} values for {len(part.names)} names: {', '.join(part.names)}", where)
+        raise UserError(f"it has {values.shape[1]} values for {len(part.names)} names: {', '.join(part.names)}", where)
     return values
 
 
 def _get(raw: Raw, key: str, where: str) -> Any:
     if key not in raw:
-        raise UserError(f"there is no {key}, only {', '.join(sorted(raw))}", where, "name another in the card")
+        raise UserError(f"there is no {key}, only {', '.join(sorted(raw))}", where, "name another key in the card")
     return raw[key]
 
 
 def _frames(raw: Raw, key: str, where: str) -> Frames:
     frames = _get(raw, key, where)
     if not isinstance(frames, Frames):
-        raise UserError(f"{key} holds no pictures", where, "name another in the card")
+        raise UserError(f"{key} holds no images", where, "name another key in the card")
     return frames
 
 
 def _pair(card: SourceCard, length: int) -> tuple[np.ndarray, np.ndarray, collections.Counter[str]]:
-    """Which actions and which observations belong together."""
+    """The rows of actions and of the observations that belong to them, and the number of steps left out by reason."""
     rows, dropped = np.arange(length), collections.Counter[str]()
     for name in card.steps:
         dropped[name] += min(len(rows), 1)
@@ -174,16 +176,16 @@ def _pair(card: SourceCard, length: int) -> tuple[np.ndarray, np.ndarray, collec
 
 def _instruction(raw: Raw, card: SourceCard, text: str, length: int, where: str) -> list[str]:
     for key in card.instruction:
-        words = texts(raw.get(key), length, f"{where}, {key}")
-        if any(word.strip() for word in words):
-            return words
+        instruction = texts(raw.get(key), length, f"{where}, {key}")
+        if any(text_of_step.strip() for text_of_step in instruction):
+            return instruction
     if not (text or card.text):
         raise Dropped("no instruction")
     return [text or card.text] * length
 
 
-def texts(value: Any, length: int, where: str) -> list[str]:
-    """T texts from one, T texts or byte strings, or T rows of code points that end with 0 (Language-Table)."""
+def texts(value: Texts, length: int, where: str) -> list[str]:
+    """T texts from one text, T texts or byte strings, or T rows of code points that end with 0 (Language-Table)."""
     if value is None:
         return []
     if isinstance(value, str):
@@ -191,18 +193,18 @@ def texts(value: Any, length: int, where: str) -> list[str]:
     if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.ndim:
         rows = value.reshape(len(value), math.prod(value.shape[1:]))
         if ((rows < 0) | (rows > 0x10FFFF)).any():
-            raise UserError("it holds numbers that are no characters", where, "name a text in the card")
+            raise UserError("it holds numbers that are not characters", where, "name a text in the card")
         value = ["".join(map(chr, row[: np.argmin(row != 0) if (row == 0).any() else len(row)])) for row in rows]
     if not isinstance(value, list):
-        raise UserError("it holds no texts", where, "name another in the card")
-    words = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in value]
-    if len(words) != length:
-        raise UserError(f"{len(words)} texts for {length} steps", where)
-    return words
+        raise UserError("it holds no texts", where, "name another key in the card")
+    decoded = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in value]
+    if len(decoded) != length:
+        raise UserError(f"{len(decoded)} texts for {length} steps", where)
+    return decoded
 
 
-def _finite(values: np.ndarray, parts: Sequence[Part], rows: np.ndarray, where: str) -> None:
-    # What float32 cannot hold is no number either.
+def _check_finite(values: np.ndarray, parts: Sequence[Part], rows: np.ndarray, where: str) -> None:
+    # Values beyond the range of float32 are refused too.
     fits = np.abs(values) <= np.finfo(np.float32).max
     if not fits.all():
         step, dimension = np.argwhere(~fits)[0]
@@ -213,8 +215,8 @@ def _finite(values: np.ndarray, parts: Sequence[Part], rows: np.ndarray, where: 
 
 
 def still(action: np.ndarray, card: SourceCard) -> np.ndarray:
-    """Steps [T] that neither move the robot nor change the gripper."""
-    roles = _roles(card)
+    """bool [T], True for steps that neither move the robot nor change the gripper."""
+    roles = np.array([part.role for part in card.action for _ in part.names])
     gripper = action[:, roles == "gripper"]
     same = np.append(True, (np.abs(np.diff(gripper, axis=0)) < STILL).all(1)) if len(action) else np.zeros(0, bool)
     moves = action[:, roles != "gripper"]
@@ -223,9 +225,6 @@ def still(action: np.ndarray, card: SourceCard) -> np.ndarray:
     return same & (np.linalg.norm(moves, axis=1) < STILL)
 
 
-def _roles(card: SourceCard) -> np.ndarray:
-    return np.array([part.role for part in card.action for _ in part.names])
-
-
 def _groups(starts: np.ndarray, length: int) -> list[tuple[int, int]]:
+    """The first step of each group, and the step after its last."""
     return list(zip(starts.tolist(), [*starts.tolist()[1:], length], strict=False)) if len(starts) else []

@@ -1,8 +1,9 @@
-"""Rotations in the forms that data sets use, each [T, d]; quaternions are x, y, z, w unless said otherwise."""
+"""Conversions between the forms of rotations in data sets, each [T, d]. Quaternions are x, y, z, w unless stated otherwise."""
 
 from __future__ import annotations
 
 import numpy as np
+from einops import rearrange
 
 from vla.errors import UserError
 
@@ -14,7 +15,7 @@ def quaternion_to_axis_angle(values: np.ndarray, order: str = "xyzw") -> np.ndar
     x = np.asarray(values, np.float64)
     if order == "wxyz":
         x = x[:, [1, 2, 3, 0]]
-    # q and -q are the same rotation; the shorter way round is meant.
+    # q and -q are the same rotation. This chooses the one of smaller angle.
     x = np.where(x[:, 3:] < 0, -x, x)
     length = np.linalg.norm(x[:, :3], axis=1, keepdims=True)
     angle = 2 * np.arctan2(length, x[:, 3:])
@@ -63,24 +64,24 @@ def matrix_rows_to_axis_angle(values: np.ndarray) -> np.ndarray:
     y = b - (x * b).sum(1, keepdims=True) * x
     y /= np.linalg.norm(y, axis=1, keepdims=True)
     m = np.stack([x, y, np.cross(x, y)], 1)
-    # Of the four ways to a quaternion the one with the largest component is the accurate one.
+    # There are four formulas for the quaternion. That of the largest component is the most accurate.
     d = np.stack([m[:, 0, 0], m[:, 1, 1], m[:, 2, 2]], 1)
     squares = np.concatenate([1 + 2 * d - d.sum(1, keepdims=True), 1 + d.sum(1, keepdims=True)], 1)
-    away = np.stack([m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]], 1)
-    both = m + m.transpose(0, 2, 1)
-    best, answer = squares.argmax(1), np.empty((len(m), 4))
-    for row, k in enumerate(best):
+    antisymmetric = np.stack([m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]], 1)
+    symmetric = m + rearrange(m, "t row column -> t column row")
+    largest, quaternions = squares.argmax(1), np.empty((len(m), 4))
+    for t, k in enumerate(largest):
         if k == 3:
-            q = np.append(away[row], squares[row, 3])
+            q = np.append(antisymmetric[t], squares[t, 3])
         else:
-            q = np.append(both[row, k], away[row, k])
-            q[k] = squares[row, k]
-        answer[row] = q / np.linalg.norm(q)
-    return quaternion_to_axis_angle(answer)
+            q = np.append(symmetric[t, k], antisymmetric[t, k])
+            q[k] = squares[t, k]
+        quaternions[t] = q / np.linalg.norm(q)
+    return quaternion_to_axis_angle(quaternions)
 
 
 def compose(rotations: np.ndarray) -> np.ndarray:
-    """Rotation vectors [T, 3], one after the other -> the one [3] that does the same."""
+    """Consecutive rotations, vectors [T, 3] -> their composition [3]."""
     quaternions = axis_angle_to_quaternion(rotations)
     total = quaternions[:1]
     for following in quaternions[1:]:

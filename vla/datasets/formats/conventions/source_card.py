@@ -1,6 +1,6 @@
-"""What a format does not say of its data: which names are pictures, state and action, and in which conventions; as YAML.
+"""Source cards: YAML that says what a format leaves open, the keys of images, state and action and their conventions.
 
-Not the card of our own shards (`vla.datasets.card`), which is written from it.
+The card of our own shards (`vla.datasets.card`) is another one, and is written from a source card.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from vla.datasets.card import Yaml
 from vla.datasets.formats.conventions import operations
 from vla.errors import UserError
 
@@ -21,16 +22,18 @@ Orientation = Literal["upright", "raw_opengl", "rot180"]
 Role = Literal["position", "rotation", "joint", "gripper", "other"]
 Alignment = Literal["pre", "post"]
 Limits = Literal["quantiles", "range"]
+Mode = Literal["delta", "absolute"]
 WIDEST = 1 << 16
+"""The largest number of dimensions that get names of their own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CameraKey:
-    """Where a camera's pictures are.
+    """The images of a camera.
 
     Attributes:
-        key: the format's name of them.
-        orientation: how they come, see `vla.transforms.Orient`.
+        key: their key in the format.
+        orientation: orientation of the images, see `vla.transforms.Orient`.
     """
 
     key: str
@@ -42,14 +45,14 @@ class Part:
     """Some dimensions of state or action.
 
     Attributes:
-        key: the format's name of the values; "" for dimensions that the data does not have (see `constant`).
-        names: of the dimensions, after all operations.
-        units: of the dimensions; one for all may be given.
-        pick: which of the values are taken, in this order; all by default.
+        key: key of the values in the format; "" for dimensions that the data lacks (see `constant`).
+        names: names of the dimensions after all operations.
+        units: units of the dimensions, or one unit for all.
+        pick: which of the values are used, in this order; all by default.
         do: operations of `vla.datasets.formats.conventions.operations`, in order: names, or {name: {argument: value}}.
-        role: what the dimensions are; a change of rate adds up positions, composes rotations, and keeps the last gripper.
-        low, high: limits of the dimensions; taken from the statistics by default.
-        constant: the value of dimensions that the data does not have.
+        role: meaning of the dimensions; a change of rate adds positions, composes rotations and keeps the last gripper value.
+        low, high: limits of the dimensions; by default from the statistics.
+        constant: the value of dimensions that the data lacks.
     """
 
     key: str = ""
@@ -67,7 +70,7 @@ class Part:
         return self.units * len(self.names) if len(self.units) == 1 else self.units or ("",) * len(self.names)
 
     def operations(self) -> list[tuple[str, dict[str, Any]]]:
-        """Names and arguments of what is to be done."""
+        """The operations' names and arguments."""
         return [(op, {}) if isinstance(op, str) else next(iter(op.items())) for op in self.do]
 
 
@@ -76,19 +79,19 @@ class SourceCard:
     """A data set's conventions.
 
     Attributes:
-        title: for people.
+        title: title for people.
         verified: what the card was checked against, e.g. "unverified against data".
         embodiment: name of the robot.
-        cameras: name -> where its pictures are.
+        cameras: camera name -> its images.
         state, action: their dimensions, in order.
-        instruction: names of texts; the first that is not empty is taken.
-        text: the instruction where the data has none.
+        instruction: keys of texts; the first that is not empty is used.
+        text: the instruction for data without one.
         steps: operations on whole episodes: drop_first, drop_last.
         alignment: whether a step's observation was made before its action or after it ("post" pairs each action with the
             observation before it and drops the first action).
         frame, mode, rotation, gripper, control_hz: as in `vla.contract.Embodiment`.
-        limits: how limits come from the statistics: the 1st and 99th percentile, or smallest and largest.
-        conventions: whatever else people should know.
+        limits: how limits follow from the statistics: the 1st and 99th percentile, or minimum and maximum.
+        conventions: other conventions, for people.
     """
 
     title: str = ""
@@ -102,7 +105,7 @@ class SourceCard:
     steps: tuple[str, ...] = ()
     alignment: Alignment = "pre"
     frame: str = "not said"
-    mode: Literal["delta", "absolute"] = "delta"
+    mode: Mode = "delta"
     rotation: str = "not said"
     gripper: str = "not said"
     control_hz: float = 10.0
@@ -111,28 +114,28 @@ class SourceCard:
 
 
 def vector_names(prefix: str, size: int) -> tuple[str, ...]:
-    """Names for dimensions that have none; UserError for more than any robot has."""
+    """Names for dimensions without names; UserError for more than WIDEST dimensions."""
     if size > WIDEST:
         raise UserError(f"{prefix}… has {size} values", "", "write a card that picks some: --card FILE")
     return (prefix,) if size == 1 else tuple(f"{prefix}{i}" for i in range(size))
 
 
 def shipped() -> list[str]:
-    """Names of the cards in the package."""
+    """The names of the cards in the package."""
     folder = resources.files("vla.configs") / "cards"
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
 def load_source_card(name: str) -> SourceCard:
-    """A card from a file, or one of the package's by its name.
+    """Loads a card from a file, or one of the package's cards by its name.
 
     Raises:
-        UserError: neither; not YAML; an unknown key, operation or value, or one of the wrong kind.
+        UserError: there is no such card, it is not YAML, or a key, operation or value is unknown or has the wrong type.
     """
     path = Path(name)
     if not path.is_file():
         if name not in shipped():
-            raise UserError("no such card", name, f"give a YAML file, or one of the package's: {', '.join(shipped())}")
+            raise UserError("no such card", name, f"give a YAML file, or one of the package's cards: {', '.join(shipped())}")
         text = (resources.files("vla.configs") / "cards" / f"{name}.yaml").read_text()
     else:
         text = path.read_text(errors="replace")
@@ -143,13 +146,13 @@ def load_source_card(name: str) -> SourceCard:
     return source_card(data, name)
 
 
-def source_card(data: Any, where: str) -> SourceCard:
-    """A card from plain data, checked."""
-    fields = dict(_known(SourceCard, data, where))
+def source_card(data: Yaml, where: str) -> SourceCard:
+    """Builds a card from the contents of a YAML file, and checks it."""
+    fields: dict[str, Any] = dict(_known(SourceCard, data, where))
     cameras = fields.get("cameras", {})
     if not isinstance(cameras, dict):
         raise UserError("cameras is not a mapping", where, "cameras: {NAME: {key: …}}")
-    fields["cameras"] = {str(k): CameraKey(**_known(CameraKey, v, f"{where}, camera {k}")) for k, v in cameras.items()}
+    fields["cameras"] = {str(k): _camera(v, f"{where}, camera {k}") for k, v in cameras.items()}
     for space in ("state", "action"):
         parts = fields.get(space, [])
         if not isinstance(parts, list):
@@ -162,32 +165,39 @@ def source_card(data: Any, where: str) -> SourceCard:
         if not isinstance(fields.get(name, kind()), kind):
             raise UserError(f"{name} is a {type(fields[name]).__name__}", where, f"it must be a {kind.__name__}")
     card = SourceCard(**fields)
-    _choice(card.alignment, Alignment, f"{where}, alignment")
-    _choice(card.limits, Limits, f"{where}, limits")
-    _choice(card.mode, Literal["delta", "absolute"], f"{where}, mode")
+    _check_choice(card.alignment, get_args(Alignment), f"{where}, alignment")
+    _check_choice(card.limits, get_args(Limits), f"{where}, limits")
+    _check_choice(card.mode, get_args(Mode), f"{where}, mode")
     for camera in card.cameras.values():
         if not isinstance(camera.key, str):
-            raise UserError(f"a camera's key is {camera.key!r}", where, "the format's name of the pictures")
-        _choice(camera.orientation, Orientation, f"{where}, cameras")
+            raise UserError(f"a camera's key is {camera.key!r}", where, "give the images' key in the format")
+        _check_choice(camera.orientation, get_args(Orientation), f"{where}, cameras")
     for space in ("state", "action"):
         names = [name for part in getattr(card, space) for name in part.names]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise UserError(f"{', '.join(twice)} more than once", f"{where}, {space}", "give every dimension a name of its own")
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"{', '.join(repeated)} more than once", f"{where}, {space}", "give every dimension its own name")
     for name in card.steps:
         if name not in operations.STEPS:
-            raise UserError(f"unknown operation {name!r}", f"{where}, steps", f"one of {', '.join(operations.STEPS)}")
+            raise UserError(f"unknown operation {name!r}", f"{where}, steps", f"use one of {', '.join(operations.STEPS)}")
     if not isinstance(card.control_hz, int | float) or card.control_hz <= 0:
         raise UserError(f"control_hz is {card.control_hz!r}", where, "give actions per second")
     return card
 
 
-def _part(data: Any, where: str) -> Part:
-    fields = dict(_known(Part, data, where))
+def _camera(data: Yaml, where: str) -> CameraKey:
+    fields: dict[str, Any] = _known(CameraKey, data, where)
+    if "key" not in fields:
+        raise UserError("it has no key", where, "add `key`, the images' key in the format")
+    return CameraKey(**fields)
+
+
+def _part(data: Yaml, where: str) -> Part:
+    fields: dict[str, Any] = dict(_known(Part, data, where))
     fields["names"] = _texts(fields.get("names", ()), f"{where}, names")
     fields["units"] = _texts(fields.get("units", ()), f"{where}, units")
     picked = fields.get("pick", [])
     if not isinstance(picked, list) or not all(isinstance(i, int) for i in picked):
-        raise UserError(f"pick is {picked!r}", where, "a list of integers")
+        raise UserError(f"pick is {picked!r}", where, "give a list of integers")
     do = fields.get("do", [])
     fields |= {"pick": tuple(picked), "do": tuple(do) if isinstance(do, list) else (do,)}
     part = Part(**fields)
@@ -200,37 +210,36 @@ def _part(data: Any, where: str) -> Part:
     for name in ("low", "high", "constant"):
         value = getattr(part, name)
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-            raise UserError(f"{name} is {value!r}", where, "a number")
+            raise UserError(f"{name} is {value!r}", where, "give a number")
     if part.low is not None and part.high is not None and part.low >= part.high:
-        raise UserError(f"its limits are {part.low} to {part.high}", where, "low below high")
-    _choice(part.role, Role, f"{where}, role")
+        raise UserError(f"its limits are {part.low} to {part.high}", where, "give a low limit below the high one")
+    _check_choice(part.role, get_args(Role), f"{where}, role")
     for op in part.do:
         if not (isinstance(op, str) or (isinstance(op, dict) and len(op) == 1 and isinstance(next(iter(op.values())), dict))):
-            raise UserError(f"not an operation: {op!r}", where, "a name, or {name: {argument: value}}")
+            raise UserError(f"not an operation: {op!r}", where, "give a name, or {name: {argument: value}}")
     for name, arguments in part.operations():
         operations.check(name, arguments, where)
     return part
 
 
-def _known(cls: type, data: Any, where: str) -> dict[str, Any]:
+def _known(cls: type, data: Yaml, where: str) -> dict[str, Yaml]:
+    """The data, a mapping with fields of the class as keys."""
     if not isinstance(data, dict):
         raise UserError(f"not a mapping: {data!r}", where)
     fields = [f.name for f in dataclasses.fields(cls)]
     unknown = [str(key) for key in data if key not in fields]
     if unknown:
-        raise UserError(f"unknown keys: {', '.join(unknown)}", where, f"it has {', '.join(fields)}")
-    if cls is CameraKey and "key" not in data:
-        raise UserError("it has no key", where, "key: the format's name of the pictures")
+        raise UserError(f"unknown keys: {', '.join(unknown)}", where, f"use {', '.join(fields)}")
     return data
 
 
-def _texts(value: Any, where: str) -> tuple[str, ...]:
+def _texts(value: str | Iterable[str], where: str) -> tuple[str, ...]:
     value = [value] if isinstance(value, str) else value
     if not isinstance(value, Iterable) or isinstance(value, dict) or not all(isinstance(v, str) for v in value):
-        raise UserError(f"it is {value!r}", where, "a text, or a list of them")
+        raise UserError(f"it is {value!r}", where, "give a text, or a list of texts")
     return tuple(value)
 
 
-def _choice(value: Any, kind: Any, where: str) -> None:
-    if value not in get_args(kind):
-        raise UserError(f"it is {value!r}", where, f"one of {', '.join(get_args(kind))}")
+def _check_choice(value: str, choices: tuple[str, ...], where: str) -> None:
+    if value not in choices:
+        raise UserError(f"it is {value!r}", where, f"use one of {', '.join(choices)}")

@@ -1,4 +1,4 @@
-"""Whether a data set is whole: every record read, every picture decoded, checksums compared."""
+"""Verifies a data set: reads every record, decodes every image, compares checksums."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,13 +26,13 @@ TOGETHER = 16
 
 @dataclasses.dataclass
 class Findings:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        records, steps, pictures: that are whole.
-        left_out: records in which nothing is wrong but that give no sample (without instruction or picture).
-        damaged: count of damaged records.
-        problems: the first of them: where and what.
+        records, steps, pictures: numbers of whole records, steps and images.
+        left_out: number of intact records that give no sample (without instruction or image).
+        damaged: number of damaged records.
+        problems: the first of them, as "where: what".
     """
 
     records: int = 0
@@ -57,7 +56,7 @@ class Findings:
 def verify(
     reader: Reader, card: SourceCard, workers: int = 1, progress: Callable[[int, int], None] = lambda done, all: None
 ) -> Findings:
-    """Reads everything. Damaged records are counted and named, and the others are still read."""
+    """Reads all records. Damaged ones are counted and named, and do not stop the check."""
     findings = Findings()
     for problem in checksums(reader.path):
         findings.problem(problem)
@@ -65,14 +64,14 @@ def verify(
     groups = [refs[k : k + TOGETHER] for k in range(0, len(refs), TOGETHER)]
     progress(0, len(refs))
     if workers < 2 or len(groups) < 2:
-        for done, group in enumerate(groups, 1):
-            findings.add(_group(reader, card, group))
-            progress(min(done * TOGETHER, len(refs)), len(refs))
+        for number, group in enumerate(groups, 1):
+            findings.add(_check_group(reader, card, group))
+            progress(min(number * TOGETHER, len(refs)), len(refs))
         return findings
     with pool(workers, _begin, reader, card) as processes:
-        for done, found in enumerate(processes.map(_in_worker, groups), 1):
-            findings.add(found)
-            progress(min(done * TOGETHER, len(refs)), len(refs))
+        for number, group_findings in enumerate(processes.map(_in_worker, groups), 1):
+            findings.add(group_findings)
+            progress(min(number * TOGETHER, len(refs)), len(refs))
     return findings
 
 
@@ -86,17 +85,17 @@ def _begin(reader: Reader, card: SourceCard) -> None:
 
 def _in_worker(refs: list[Ref]) -> Findings:
     assert _STATE is not None
-    return _group(*_STATE, refs)
+    return _check_group(*_STATE, refs)
 
 
-def _group(reader: Reader, card: SourceCard, refs: list[Ref]) -> Findings:
+def _check_group(reader: Reader, card: SourceCard, refs: list[Ref]) -> Findings:
     findings = Findings()
     for ref in refs:
         try:
             if ref.damage:
                 raise UserError(ref.damage, ref.name)
-            one = _question(reader, card, ref) if reader.kind == "questions" else _robot(reader, card, ref)
-            findings.add(one)
+            check_record = _check_questions if reader.kind == "questions" else _check_episode
+            findings.add(check_record(reader, card, ref))
         except Dropped:
             findings.left_out += 1
         except UserError as error:
@@ -104,50 +103,50 @@ def _group(reader: Reader, card: SourceCard, refs: list[Ref]) -> Findings:
     return findings
 
 
-def _robot(reader: Reader, card: SourceCard, ref: Ref) -> Findings:
+def _check_episode(reader: Reader, card: SourceCard, ref: Ref) -> Findings:
     episode = prepare(reader.read(ref), card, Changes(text="unsaid"), ref.name)
-    limits = {c.name: (c.height, c.width) for c in reader.said.spec.cameras} if isinstance(reader, ShardsReader) else {}
+    sizes = {c.name: (c.height, c.width) for c in reader.said.spec.cameras} if isinstance(reader, ShardsReader) else {}
     count = 0
     for name, (frames, rows) in episode.images.items():
-        shape = limits.get(name)
+        size = sizes.get(name)
         for row, frame in zip(rows, frames.rows(rows.tolist()), strict=True):
-            shape = _picture(frame, f"{ref.name}, {name}, step {row}", shape)
+            size = _check_image(frame, f"{ref.name}, {name}, step {row}", size)
             count += 1
     return Findings(1, len(episode), count)
 
 
-def _question(reader: Reader, card: SourceCard, ref: Ref) -> Findings:
+def _check_questions(reader: Reader, card: SourceCard, ref: Ref) -> Findings:
     raw = reader.read(ref)
     parse_questions(encode_member("json", {"questions": raw["questions"]}), ref.name)
     for camera in card.cameras.values():
         for frame in raw[camera.key].rows([0]):
-            _picture(frame, ref.name, None)
+            _check_image(frame, ref.name, None)
     return Findings(1, 0, len(card.cameras))
 
 
-def _picture(frame: Any, where: str, shape: tuple[int, int] | None) -> tuple[int, int]:
-    """Decodes a picture; UserError if it is damaged, or of another size than those before it."""
+def _check_image(frame: bytes | np.ndarray, where: str, expected: tuple[int, int] | None) -> tuple[int, int]:
+    """Decodes an image and returns its size; UserError if it is damaged or not of the expected size."""
     pixels = frame if isinstance(frame, np.ndarray) else decode(frame, where)
-    found = rgb(pixels, where).shape[:2]
-    if shape not in (None, found):
-        raise UserError(f"the picture is {found[0]} x {found[1]}, not {shape[0]} x {shape[1]}", where)
-    return found
+    size = rgb(pixels, where).shape[:2]
+    if expected not in (None, size):
+        raise UserError(f"the image is {size[0]} x {size[1]}, expected {expected[0]} x {expected[1]}", where)
+    return size
 
 
 def checksums(folder: Path) -> list[UserError]:
-    """Files that are not as the conversion wrote them, or not there."""
+    """Errors for files that are missing or differ from those that the conversion wrote."""
     try:
-        said = json.loads((folder / REPORT).read_bytes())["sha256"].items()
+        recorded = json.loads((folder / REPORT).read_bytes())["sha256"].items()
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return []
     problems = []
-    for name, expected in said:
+    for name, expected in recorded:
         try:
             path = inside(folder, name, f"{folder}/{REPORT}")
             if not path.is_file():
                 raise UserError("the file is missing", str(folder / name))
             if sha256(path) != expected:
-                raise UserError("its checksum is not the one that was written", str(folder / name))
+                raise UserError("its checksum differs from that of the conversion", str(folder / name))
         except UserError as error:
             problems.append(error)
     return problems

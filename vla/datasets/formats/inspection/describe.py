@@ -1,4 +1,4 @@
-"""What is in a data set, in words and as statistics."""
+"""Describes a data set, in words and by statistics."""
 
 from __future__ import annotations
 
@@ -20,31 +20,34 @@ SCHEMES = ("openvla", "openpi", "openpi-padded", "lerobot", "lerobot-mean")
 
 
 def inspect(reader: Reader, card: SourceCard) -> dict[str, Any]:
-    """Format, records, features, and what the card makes of them. Reads descriptions, and no more than one record."""
+    """Format, records, features, and their meaning by the card. Reads descriptions and at most one record."""
     refs = reader.refs()
-    broken = [ref for ref in refs if ref.damage]
-    said: dict[str, Any] = {"format": reader.format, "kind": reader.kind, "records": len(refs)}
-    if broken:
-        said["known to be damaged"] = {"count": len(broken), "first": f"{broken[0].name}: {broken[0].damage}"}
-    said |= reader.about()
-    said["splits"] = {name: len(records) if records is not None else len(refs) for name, records in reader.splits().items()}
-    said["cameras"] = {name: f"{camera.key}, comes {camera.orientation}" for name, camera in card.cameras.items()}
+    damaged = [ref for ref in refs if ref.damage]
+    description: dict[str, Any] = {"format": reader.format, "kind": reader.kind, "records": len(refs)}
+    if damaged:
+        description["known to be damaged"] = {"count": len(damaged), "first": f"{damaged[0].name}: {damaged[0].damage}"}
+    description |= reader.about()
+    description["splits"] = {
+        name: len(records) if records is not None else len(refs) for name, records in reader.splits().items()
+    }
+    description["cameras"] = {name: f"{camera.key}, comes {camera.orientation}" for name, camera in card.cameras.items()}
     for space in ("action", "state"):
-        said[space] = [
+        description[space] = [
             n + (f" ({u})" if u else "") for p in getattr(card, space) for n, u in zip(p.names, p.all_units, strict=True)
         ]
-    said["conventions"] = {k: getattr(card, k) for k in ("frame", "mode", "rotation", "gripper", "alignment", "control_hz")}
-    said["card"] = card.verified
-    return said
+    conventions = ("frame", "mode", "rotation", "gripper", "alignment", "control_hz")
+    description["conventions"] = {name: getattr(card, name) for name in conventions}
+    description["card"] = card.verified
+    return description
 
 
 def episodes(reader: Reader, card: SourceCard, skipped: list[str], progress: Callable[[int, int], None]) -> Iterator[Episode]:
-    """Every robot record, prepared, without its pictures; those that cannot be read are named in `skipped`."""
+    """Every robot record, prepared, without its images. Unreadable records are added to `skipped`."""
     refs = reader.refs()
-    for done, ref in enumerate(refs):
-        progress(done, len(refs))
+    for number, ref in enumerate(refs):
+        progress(number, len(refs))
         try:
-            yield _one(reader, card, ref)
+            yield _episode(reader, card, ref)
         except Dropped as reason:
             skipped.append(f"{ref.name}: {reason}")
         except UserError as error:
@@ -52,7 +55,7 @@ def episodes(reader: Reader, card: SourceCard, skipped: list[str], progress: Cal
     progress(len(refs), len(refs))
 
 
-def _one(reader: Reader, card: SourceCard, ref: Ref) -> Episode:
+def _episode(reader: Reader, card: SourceCard, ref: Ref) -> Episode:
     if ref.damage:
         raise UserError(ref.damage, ref.name)
     return prepare(reader.read(ref), card, Changes(text="unsaid"), ref.name)
@@ -61,15 +64,15 @@ def _one(reader: Reader, card: SourceCard, ref: Ref) -> Episode:
 def statistics(
     reader: Reader, card: SourceCard, scheme: str, progress: Callable[[int, int], None] = lambda done, all: None
 ) -> dict[str, Any]:
-    """Statistics of action and state by a scheme; which dimensions never vary; what could not be read.
+    """Statistics of action and state by a scheme, with constant dimensions and the records that could not be read.
 
     Raises:
-        UserError: an unknown scheme, pictures with questions, or nothing that can be read.
+        UserError: the scheme is unknown, the data are images with questions, or no record can be read.
     """
     if scheme not in SCHEMES:
-        raise UserError(f"unknown scheme {scheme!r}", "--scheme", f"one of {', '.join(SCHEMES)}")
+        raise UserError(f"unknown scheme {scheme!r}", "--scheme", f"use one of {', '.join(SCHEMES)}")
     if reader.kind != "robot":
-        raise UserError("pictures with questions have no actions", str(reader.path))
+        raise UserError("images with questions have no actions", str(reader.path))
     skipped: list[str] = []
     spaces = {"action": Spool(), "state": Spool()}
     for episode in episodes(reader, card, skipped, progress):
@@ -78,36 +81,38 @@ def statistics(
     count = len(spaces["action"].shapes)
     if not count:
         raise UserError("no record can be read", str(reader.path), skipped[0] if skipped else "")
-    answer: dict[str, Any] = {"scheme": scheme, "episodes": count, "steps": sum(n for n, _ in spaces["action"].shapes)}
+    result: dict[str, Any] = {"scheme": scheme, "episodes": count, "steps": sum(n for n, _ in spaces["action"].shapes)}
     for space, spool in spaces.items():
         parts = getattr(card, space)
         names = [name for part in parts for name in part.names]
         if not names:
             continue
-        found = _by(scheme, spool, [part.role != "gripper" for part in parts for _ in part.names])
+        computed = _computed(scheme, spool, [part.role != "gripper" for part in parts for _ in part.names])
         constant = {n: float(a) for n, a, b in zip(names, spool.low, spool.high, strict=True) if b - a < VARIES}
-        answer[space] = {"names": names, **{k: v.tolist() for k, v in found.items()}, "constant": constant}
-    return {**answer, "not_read": skipped}
+        result[space] = {"names": names, **{k: v.tolist() for k, v in computed.items()}, "constant": constant}
+    return {**result, "not_read": skipped}
 
 
-def in_their_file(found: dict[str, Any], name: str) -> dict[str, Any]:
-    """What `statistics` gives, as the scheme's owner keeps it: OpenVLA's dataset_statistics.json, openpi's norm_stats.json,
-    LeRobot's meta/stats.json.
+def in_their_file(result: dict[str, Any], name: str) -> dict[str, Any]:
+    """The result of `statistics` in the layout of the scheme's project.
+
+    That is OpenVLA's dataset_statistics.json, openpi's norm_stats.json or LeRobot's meta/stats.json.
 
     Args:
-        name: of the data set, which OpenVLA keeps by names.
+        result: the result of `statistics`.
+        name: name of the data set, a key in OpenVLA's file.
     """
-    action, state = ({k: v for k, v in found.get(s, {}).items() if k not in ("names", "constant")} for s in ("action", "state"))
-    if found["scheme"] == "openvla":
-        counts = {"num_transitions": found["steps"], "num_trajectories": found["episodes"]}
+    action, state = ({k: v for k, v in result.get(s, {}).items() if k not in ("names", "constant")} for s in ("action", "state"))
+    if result["scheme"] == "openvla":
+        counts = {"num_transitions": result["steps"], "num_trajectories": result["episodes"]}
         return {name: {"action": action, **({"proprio": state} if state else {}), **counts}}
-    if found["scheme"].startswith("openpi"):
+    if result["scheme"].startswith("openpi"):
         return {"norm_stats": {**({"state": state} if state else {}), "actions": action}}
     return {"action": action, **({"observation.state": state} if state else {})}
 
 
 class Spool:
-    """Values [N, D] of episodes in a temporary file: gone through as often as needed, an episode at a time."""
+    """Values [N, D] of episodes in a temporary file, for repeated iteration, one episode at a time."""
 
     def __init__(self) -> None:
         self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with this object
@@ -121,14 +126,14 @@ class Spool:
         self.low, self.high = np.minimum(self.low, values.min(0)), np.maximum(self.high, values.max(0))
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        at = 0
+        offset = 0
         for rows, columns in self.shapes:
-            data = os.pread(self.file.fileno(), 4 * rows * columns, at)
-            at += len(data)
+            data = os.pread(self.file.fileno(), 4 * rows * columns, offset)
+            offset += len(data)
             yield np.frombuffer(data, np.float32).reshape(rows, columns)
 
 
-def _by(scheme: str, chunks: Spool, normalised: list[bool]) -> schemes.Statistics:
+def _computed(scheme: str, chunks: Spool, normalised: list[bool]) -> schemes.Statistics:
     """Statistics of episodes' values by a scheme."""
     if scheme == "openvla":
         return schemes.openvla(lambda: iter(chunks), normalised)

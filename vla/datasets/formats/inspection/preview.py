@@ -1,4 +1,4 @@
-"""A page that shows a data set's conventions at a glance: pictures as a policy would see them, actions and states over time."""
+"""A web page that shows a data set's conventions: images as a policy would see them, actions and states over time."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
 img{{max-width:100%;display:block;margin:.4rem 0}} h2{{margin-top:2rem}} td{{padding:0 1.2rem .2rem 0;vertical-align:top}}
 p.small,td:first-child{{color:#5a6875}}</style>
 <h1>{title}</h1><table>{rows}</table>{episodes}"""
-UPRIGHT = """<h2>Which way up?</h2><p class="small">Each camera in every orientation that a card can say. The framed one is what a
-policy will see: it must be upright, and writing must be readable. If another one is, name it in the card.</p>"""
-CAPTIONS = """<h2>Do pictures and numbers agree?</h2><p class="small">Below each picture: its step, and what the card makes of
-the numbers. Where it says <b style="color:{open}">open</b> the fingers must open, where it says
-<b style="color:{closed}">closed</b> they must close; otherwise the gripper is the wrong way round. When z grows, the arm must go
-up in a picture of a fixed camera; otherwise that is upside down.</p>"""
+UPRIGHT = """<h2>Which way up?</h2><p class="small">Each camera in every orientation that a card can name. The framed image
+is what a policy will see: it must be upright, and writing must be readable. If another one is, name its orientation in the
+card.</p>"""
+CAPTIONS = """<h2>Do images and numbers agree?</h2><p class="small">Below each image: its step, and the gripper and height by
+the card. At <b style="color:{open}">open</b> the fingers must open, at <b style="color:{closed}">closed</b> they must close;
+otherwise the card has the gripper inverted. When z grows, the arm must go up in the image of a fixed camera; otherwise the
+image is upside down.</p>"""
 
 
 def preview(reader: Reader, card: SourceCard, out: Path, episodes: int = 3) -> list[str]:
-    """Writes index.html, a PNG of all cameras' orientations, and a contact sheet and a plot per episode; gives the files' names.
+    """Writes index.html, a PNG of all cameras' orientations, and a contact sheet and a plot per episode.
+
+    Returns:
+        The names of the files.
 
     Raises:
         UserError: no record can be shown.
@@ -39,29 +43,29 @@ def preview(reader: Reader, card: SourceCard, out: Path, episodes: int = 3) -> l
     for ref in _spread(chosen, max(episodes * 4, 8)):
         if len(parts) == episodes:
             break
-        show = _robot if reader.kind == "robot" else _questions
+        show = _show_episode if reader.kind == "robot" else _show_questions
         try:
-            words, files = show(reader, card, ref, out, len(parts))
+            summary, files = show(reader, card, ref, out, len(parts))
         except (Dropped, UserError):
-            # `verify` names what cannot be read; a page shows what can.
+            # `vla data verify` names the unreadable records.
             continue
-        title = f"<h2>{html.escape(ref.name.rpartition('/')[2])}</h2><p>{html.escape(words)}</p>"
+        title = f"<h2>{html.escape(ref.name.rpartition('/')[2])}</h2><p>{html.escape(summary)}</p>"
         parts.append(title + "".join(f'<img src="{file}" alt="">' for file in files))
         written += files
     if not parts:
-        raise UserError("no record can be shown", str(reader.path), "look at what `vla data verify` says")
+        raise UserError("no record can be shown", str(reader.path), "run `vla data verify` to see why")
     if reader.kind == "robot":
         parts.insert(0, CAPTIONS.format(open=sheets.OPEN, closed=sheets.CLOSED))
         if card.cameras:
             parts.insert(0, f'{UPRIGHT}<img src="orientations.png" alt="">')
             written.append("orientations.png")
-    rows = "".join(f"<tr><td>{k}</td><td>{html.escape(str(v))}</td></tr>" for k, v in _said(reader, card, len(chosen)))
+    rows = "".join(f"<tr><td>{k}</td><td>{html.escape(str(v))}</td></tr>" for k, v in _facts(reader, card, len(chosen)))
     title = html.escape(card.title or reader.path.name)
     (out / "index.html").write_text(PAGE.format(title=title, rows=rows, episodes="".join(parts)))
     return ["index.html", *written]
 
 
-def _said(reader: Reader, card: SourceCard, records: int) -> Iterator[tuple[str, str | int]]:
+def _facts(reader: Reader, card: SourceCard, records: int) -> Iterator[tuple[str, str | int]]:
     yield from (("format", reader.format), ("records", records))
     if reader.kind == "robot":
         yield "cameras", ", ".join(f"{k} ({c.key}, comes {c.orientation})" for k, c in card.cameras.items())
@@ -72,13 +76,13 @@ def _said(reader: Reader, card: SourceCard, records: int) -> Iterator[tuple[str,
 
 
 def _spread(refs: list[Ref], count: int) -> list[Ref]:
-    """So many of them, the first, the last and even steps between."""
-    places = np.unique(np.linspace(0, len(refs) - 1, min(count, len(refs))).round().astype(int)) if refs else []
-    return [refs[i] for i in places]
+    """`count` records: the first, the last and evenly spaced ones between."""
+    positions = np.unique(np.linspace(0, len(refs) - 1, min(count, len(refs))).round().astype(int)) if refs else []
+    return [refs[i] for i in positions]
 
 
-def _robot(reader: Reader, card: SourceCard, ref: Ref, out: Path, number: int) -> tuple[str, list[str]]:
-    """What is said of an episode, and the files that show it."""
+def _show_episode(reader: Reader, card: SourceCard, ref: Ref, out: Path, number: int) -> tuple[str, list[str]]:
+    """A summary of an episode, and the files that show it."""
     episode = prepare(reader.read(ref), card, Changes(text="(not said)"), ref.name)
     steps, files = sheets.shown_steps(card, episode), [f"{number:03d}-pictures.png", f"{number:03d}-values.png"]
     if not episode.images:
@@ -93,7 +97,8 @@ def _robot(reader: Reader, card: SourceCard, ref: Ref, out: Path, number: int) -
     return f"{len(episode)} steps: {episode.instruction[0]}", files
 
 
-def _questions(reader: Reader, card: SourceCard, ref: Ref, out: Path, number: int) -> tuple[str, list[str]]:
+def _show_questions(reader: Reader, card: SourceCard, ref: Ref, out: Path, number: int) -> tuple[str, list[str]]:
+    """The first questions on an image, and the file that shows it."""
     raw, file = reader.read(ref), f"{number:03d}-pictures.png"
     camera = next(iter(card.cameras.values()))
     frame = next(iter(raw[camera.key].rows([0])))

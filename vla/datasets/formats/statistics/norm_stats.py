@@ -14,42 +14,42 @@ KEYS = ("mean", "std", "min", "max", "q01", "q99")
 
 
 def embodiments(norm_stats: dict[str, Any], cameras: tuple[Camera, ...] = (Camera("image", 224, 224),)) -> dict[str, Embodiment]:
-    """One embodiment per data set of norm_stats, with what OpenVLA's checkpoints imply: end-effector deltas, gripper 1 open.
+    """One embodiment per data set of norm_stats, with the conventions of OpenVLA: end-effector deltas, gripper 1 open.
 
-    A normalised dimension goes from q01 to q99; one that is not (mask False) is what the model says, -1 to 1. The mask is kept
-    among the statistics.
+    The limits of a normalised dimension are q01 and q99. Those of others (mask False) are the model's range, -1 to 1. The mask
+    is stored with the statistics.
 
     Raises:
-        UserError: a data set lacks statistics, or they have different lengths.
+        UserError: a data set lacks statistics, or their lengths differ.
     """
-    found = {}
-    for name, body in norm_stats.items():
-        if not isinstance(body, dict) or "action" not in body:
+    result = {}
+    for name, statistics in norm_stats.items():
+        if not isinstance(statistics, dict) or "action" not in statistics:
             raise UserError("it has no action statistics", f"norm_stats, {name}")
-        size = len(body["action"].get("q01", ()))
+        size = len(statistics["action"].get("q01", ()))
         names = ACTION if size == len(ACTION) else tuple(f"a{i}" for i in range(size))
-        proprio = body.get("proprio") or {key: [] for key in KEYS}
+        proprio = statistics.get("proprio") or {key: [] for key in KEYS}
         state = tuple(f"s{i}" for i in range(len(proprio.get("q01", ()))))
-        found[name] = Embodiment(
+        result[name] = Embodiment(
             cameras,
             _space(proprio, state, ("",) * len(state), f"norm_stats, {name}, proprio"),
-            _space(body["action"], names, UNITS if names is ACTION else ("",) * size, f"norm_stats, {name}, action"),
+            _space(statistics["action"], names, UNITS if names is ACTION else ("",) * size, f"norm_stats, {name}, action"),
             rotation="euler_xyz",
             gripper="0 closed, 1 open",
         )
-    return found
+    return result
 
 
-def _space(body: dict[str, Any], names: tuple[str, ...], units: tuple[str, ...], where: str) -> Space:
-    missing = [key for key in KEYS if len(body.get(key, ())) != len(names)]
+def _space(values: dict[str, Any], names: tuple[str, ...], units: tuple[str, ...], where: str) -> Space:
+    missing = [key for key in KEYS if len(values.get(key, ())) != len(names)]
     if missing:
         raise UserError(f"{', '.join(missing)}: missing, or not of {len(names)} values", where)
-    statistics = {key: tuple(float(v) for v in body[key]) for key in KEYS}
-    mask = [bool(m) for m in body.get("mask", [True] * len(names))]
+    statistics = {key: tuple(float(v) for v in values[key]) for key in KEYS}
+    mask = [bool(m) for m in values.get("mask", [True] * len(names))]
     low, high, constant = [], [], []
-    for i, normal in enumerate(mask):
+    for i, normalised in enumerate(mask):
         same = statistics["min"][i] == statistics["max"][i]
-        a, b = (statistics["q01"][i], statistics["q99"][i]) if normal else (-1.0, 1.0)
+        a, b = (statistics["q01"][i], statistics["q99"][i]) if normalised else (-1.0, 1.0)
         low.append(a if a < b else a - 1.0)
         high.append(b if a < b else a + 1.0)
         constant.append(statistics["min"][i] if same else None)
@@ -58,22 +58,23 @@ def _space(body: dict[str, Any], names: tuple[str, ...], units: tuple[str, ...],
 
 
 def norm_stats(embodiments: dict[str, Embodiment], counts: dict[str, dict[str, int]] | None = None) -> dict[str, Any]:
-    """The embodiments' statistics in OpenVLA's form. Dimensions named "gripper" are not normalised unless a mask says otherwise.
+    """The embodiments' statistics in OpenVLA's form. Without a mask, all dimensions but those named "gripper" are normalised.
 
     Args:
-        counts: name -> {"steps", "episodes"}, as a data set's card has them.
+        embodiments: the embodiments by name.
+        counts: name -> {"steps", "episodes"}, as in a data set's card.
 
     Raises:
         UserError: an embodiment has no statistics.
     """
-    answer: dict[str, Any] = {}
-    for name, body in embodiments.items():
-        said = (counts or {}).get(name, {})
-        answer[name] = {"action": _statistics(body.action, f"{name}, action")}
-        if body.state.size:
-            answer[name]["proprio"] = _statistics(body.state, f"{name}, state")
-        answer[name] |= {"num_transitions": said.get("steps", 0), "num_trajectories": said.get("episodes", 0)}
-    return answer
+    result: dict[str, Any] = {}
+    for name, embodiment in embodiments.items():
+        sizes = (counts or {}).get(name, {})
+        result[name] = {"action": _statistics(embodiment.action, f"{name}, action")}
+        if embodiment.state.size:
+            result[name]["proprio"] = _statistics(embodiment.state, f"{name}, state")
+        result[name] |= {"num_transitions": sizes.get("steps", 0), "num_trajectories": sizes.get("episodes", 0)}
+    return result
 
 
 def _statistics(space: Space, where: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Statistics and normalisation as OpenVLA, openpi and LeRobot define them, each by its name; streaming, an episode at a time.
+"""Statistics and normalisation as OpenVLA, openpi and LeRobot define them, computed one episode at a time.
 
-They differ. OpenVLA takes exact quantiles of all steps. openpi takes those of a histogram of 5000 bins that grows with the range,
-and loses what is in its lowest bin when it grows ("openpi-padded" is the corrected one). LeRobot takes the outermost of the
-episodes' own, earlier their mean by length ("lerobot-mean").
+The schemes differ in their quantiles. OpenVLA uses exact quantiles of all steps. openpi uses a histogram of 5000 bins that grows
+with the range and loses its lowest bin when it grows ("openpi-padded" corrects this). LeRobot uses the outermost of the episodes'
+quantiles; earlier versions used their mean weighted by length ("lerobot-mean").
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ LEROBOT = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
 
 def openvla(chunks: Callable[[], Iterator[np.ndarray]], normalised: Sequence[bool] | None = None) -> Statistics:
-    """mean, std, min, max, q01, q99 of all steps, and mask: the dimensions that are normalised (prismatic, data_utils)."""
-    found = {name: np.array(row) for name, row in summary(chunks).items()}
-    size = len(found["mean"])
-    return {**found, "mask": np.ones(size, bool) if normalised is None else np.array(normalised, bool)}
+    """mean, std, min, max, q01, q99 of all steps, and mask, True for normalised dimensions (prismatic, data_utils)."""
+    statistics = {name: np.array(row) for name, row in summary(chunks).items()}
+    size = len(statistics["mean"])
+    return {**statistics, "mask": np.ones(size, bool) if normalised is None else np.array(normalised, bool)}
 
 
 class Histogram:
-    """Counts of values per dimension in BINS even bins between the smallest and largest so far (openpi, shared/normalize).
+    """Counts of values per dimension in BINS equal bins between the minimum and maximum so far (openpi, shared/normalize).
 
     Args:
-        padded: whether a range that has grown is a little wider than its values, as the first one is.
+        padded: whether a range that has grown is slightly wider than its values, like the first range.
     """
 
     def __init__(self, padded: bool = True) -> None:
@@ -59,7 +59,7 @@ class Histogram:
             self.counts[d] += np.histogram(values[:, d], bins=edges)[0]
 
     def _widen(self) -> None:
-        """What is in a bin goes to the bin where its left edge is now."""
+        """Moves the counts of each old bin to the new bin that contains its left edge."""
         for d, old in enumerate(self.edges):
             self.edges[d] = _edges(self.low[d], self.high[d], 1e-10 if self.padded else 0.0)
             self.counts[d] = np.histogram(old[:-1], bins=self.edges[d], weights=self.counts[d])[0]
@@ -69,16 +69,16 @@ class Histogram:
         return np.sqrt(np.maximum(0, self.square - self.mean**2))
 
     def quantile(self, share: float, within: bool = False) -> np.ndarray:
-        """[D] the left edge of the bin that holds the share; `within` goes on into the bin, as LeRobot does."""
-        found = []
+        """[D] the left edge of the quantile's bin; `within` interpolates in the bin, as LeRobot does."""
+        values = []
         for counts, edges in zip(self.counts, self.edges, strict=True):
             total = np.cumsum(counts)
             bin_ = int(np.searchsorted(total, share * self.count))
             value = edges[min(bin_, BINS)]
             if within and 0 < bin_ < BINS and counts[bin_]:
                 value += (share * self.count - total[bin_ - 1]) / counts[bin_] * (edges[bin_ + 1] - edges[bin_])
-            found.append(value)
-        return np.array(found)
+            values.append(value)
+        return np.array(values)
 
 
 def _edges(low: float, high: float, beyond: float = 1e-10) -> np.ndarray:
@@ -86,14 +86,14 @@ def _edges(low: float, high: float, beyond: float = 1e-10) -> np.ndarray:
 
 
 def openpi(batches: Iterable[np.ndarray], padded: bool = False) -> Statistics:
-    """mean, std, q01, q99 of batches [N, D] (openpi, scripts/compute_norm_stats); their order changes the quantiles a little."""
-    found = Histogram(padded)
+    """mean, std, q01, q99 of batches [N, D] (openpi, scripts/compute_norm_stats). The quantiles depend slightly on the order."""
+    histogram = Histogram(padded)
     for batch in batches:
         if len(batch):
-            found.update(batch)
-    if found.count < 2:
-        raise UserError(f"{found.count} values", "openpi statistics", "at least 2 are needed")
-    return {"mean": found.mean, "std": found.std, "q01": found.quantile(0.01), "q99": found.quantile(0.99)}
+            histogram.update(batch)
+    if histogram.count < 2:
+        raise UserError(f"{histogram.count} values", "openpi statistics", "give at least 2")
+    return {"mean": histogram.mean, "std": histogram.std, "q01": histogram.quantile(0.01), "q99": histogram.quantile(0.99)}
 
 
 def lerobot_episode(values: np.ndarray) -> Statistics:
@@ -103,36 +103,39 @@ def lerobot_episode(values: np.ndarray) -> Statistics:
     if len(values) < 2:
         mean = values.mean(0)
         return {**common, "mean": mean, "std": values.std(0), **{name: mean.copy() for name in LEROBOT}}
-    found = Histogram()
-    found.update(values)
-    return {**common, "mean": found.mean, "std": found.std, **{k: found.quantile(q, within=True) for k, q in LEROBOT.items()}}
+    histogram = Histogram()
+    histogram.update(values)
+    quantiles = {name: histogram.quantile(share, within=True) for name, share in LEROBOT.items()}
+    return {**common, "mean": histogram.mean, "std": histogram.std, **quantiles}
 
 
 def lerobot(episodes: Iterable[Statistics], weighted: bool = False) -> Statistics:
-    """Episodes' statistics put together. A quantile is the smallest of the episodes' (up to the median) or the largest (above
-    it); with `weighted` their mean by length."""
+    """Combines the statistics of episodes.
+
+    A quantile is the minimum of the episodes' up to the median, and their maximum above. `weighted`: their mean by length.
+    """
     count, mean, square, low, high = 0, 0.0, 0.0, np.inf, -np.inf
     quantiles: dict[str, Any] = {
         name: 0.0 if weighted else np.inf if share <= 0.5 else -np.inf for name, share in LEROBOT.items()
     }
-    for one in episodes:
-        n = int(one["count"][0])
-        apart = one["mean"] - mean
-        square = square + one["std"] ** 2 * n + apart**2 * (count * n / (count + n))
-        mean = mean + apart * (n / (count + n))
+    for episode in episodes:
+        n = int(episode["count"][0])
+        difference = episode["mean"] - mean
+        square = square + episode["std"] ** 2 * n + difference**2 * (count * n / (count + n))
+        mean = mean + difference * (n / (count + n))
         for name, share in LEROBOT.items():
             before = quantiles[name]
-            outer = (np.minimum if share <= 0.5 else np.maximum)(before, one[name])
-            quantiles[name] = before + (one[name] - before) * (n / (count + n)) if weighted else outer
-        low, high, count = np.minimum(low, one["min"]), np.maximum(high, one["max"]), count + n
+            outer = (np.minimum if share <= 0.5 else np.maximum)(before, episode[name])
+            quantiles[name] = before + (episode[name] - before) * (n / (count + n)) if weighted else outer
+        low, high, count = np.minimum(low, episode["min"]), np.maximum(high, episode["max"]), count + n
     if not count:
         raise UserError("no episodes", "lerobot statistics")
-    found = {"min": low, "max": high, "mean": mean, "std": np.sqrt(square / count), **quantiles}
-    return {**{name: np.asarray(value) for name, value in found.items()}, "count": np.array([count])}
+    combined = {"min": low, "max": high, "mean": mean, "std": np.sqrt(square / count), **quantiles}
+    return {**{name: np.asarray(value) for name, value in combined.items()}, "count": np.array([count])}
 
 
 def _scaled(low: str, high: str, epsilon: float) -> Callable[[Statistics], tuple[np.ndarray, np.ndarray]]:
-    """Middle and half width of a range that becomes -1 to 1."""
+    """The centre and the half width of a range that is scaled to -1 to 1."""
 
     def span(s: Statistics) -> tuple[np.ndarray, np.ndarray]:
         width = s[high] - s[low]
@@ -150,11 +153,11 @@ NORMALISATIONS: dict[str, Callable[[Statistics], tuple[np.ndarray, np.ndarray]]]
     "lerobot-quantiles": _scaled("q01", "q99", -1e-8),
     "lerobot-quantiles10": _scaled("q10", "q90", -1e-8),
 }
-"""Name -> (offset, scale): (x - offset) / scale. A negative epsilon above takes the place of a width of 0 only."""
+"""Scheme -> (offset, scale) for (x - offset) / scale. A negative epsilon above replaces a width of 0; a positive one is added."""
 
 
 def normalise(values: np.ndarray, statistics: Statistics, scheme: str) -> np.ndarray:
-    """Values [..., D] as a policy of that scheme is trained on them; "openvla" clips to -1..1 and leaves masked dimensions."""
+    """Normalises values [..., D] by a scheme. "openvla" clips to -1..1, except dimensions that the mask excludes."""
     values = np.asarray(values, np.float64)
     if scheme == "openvla":
         s = statistics
@@ -165,7 +168,7 @@ def normalise(values: np.ndarray, statistics: Statistics, scheme: str) -> np.nda
 
 
 def unnormalise(values: np.ndarray, statistics: Statistics, scheme: str) -> np.ndarray:
-    """What a policy of that scheme says [..., D], in the data's units."""
+    """Converts the output [..., D] of a policy with a scheme to the data's units."""
     values = np.asarray(values, np.float64)
     if scheme == "openvla":
         s = statistics
@@ -176,5 +179,5 @@ def unnormalise(values: np.ndarray, statistics: Statistics, scheme: str) -> np.n
 
 def _scheme(name: str) -> Callable[[Statistics], tuple[np.ndarray, np.ndarray]]:
     if name not in NORMALISATIONS:
-        raise UserError(f"unknown scheme {name!r}", "normalisation", f"one of openvla, {', '.join(NORMALISATIONS)}")
+        raise UserError(f"unknown scheme {name!r}", "normalisation", f"use one of openvla, {', '.join(NORMALISATIONS)}")
     return NORMALISATIONS[name]
