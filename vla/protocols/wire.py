@@ -17,6 +17,9 @@ import numpy as np
 
 from vla.errors import UserError
 
+Value = str | bytes | int | float | bool | None | np.ndarray | list["Value"] | dict[Any, "Value"]
+"""A decoded message, or a part of it: what JSON and msgpack hold, and arrays."""
+
 PARTS = 1000
 """Lists, maps, and entries of each, that a message may hold: they are a byte or two on the wire and a hundred in memory."""
 
