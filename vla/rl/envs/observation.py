@@ -46,7 +46,7 @@ class Observation:
         return ObservedVecEnv(environments, self.observe)
 
     def exported(self, representation: CachedRepresentation | None) -> dict[str, Any]:
-        """What an export says of it, by the names of `vla.policies.prompted.Made`."""
+        """What an export says of it, by the names of `vla.policies.prompted.HeadDescription`."""
         return {}
 
     def saved(self) -> dict[str, object]:
