@@ -34,15 +34,15 @@ def demo(
     from_scratch: bool = False,
     beside: str = "",
 ) -> int:
-    """Collects, trains, rolls out, exports, serves and reports. Interrupted or repeated, it goes on from the last whole stage.
+    """Collects, trains, rolls out, exports, serves and reports. Run it again to resume after the last finished stage.
 
     Args:
-        out: folder of the run; report.html and report.json end up there.
-        episodes: evaluation episodes with the right instruction; half as many with the other object's, a quarter with none.
-        smoke: all the same stages in little, to see that they work.
+        out: folder of the run, with report.html and report.json.
+        episodes: evaluation episodes with the correct instruction; half as many name another object, a quarter have none.
+        smoke: run all stages on a small scale, as a test.
         fresh: start over.
         from_scratch: start training from random weights instead of the pre-trained `tiny`.
-        beside: folder of another demo, e.g. one from scratch; the report shows both, side by side.
+        beside: folder of another demo, e.g. one from scratch, to show beside this one in the report.
     """
     again = _again(out=out, episodes=episodes, smoke=smoke, from_scratch=from_scratch, beside=beside)
     other = read_report(beside) if beside else None

@@ -40,14 +40,14 @@ class RolloutOptions:
     """How a policy is rolled out.
 
     Attributes:
-        record: folder that gets the episodes as robot data, every step with what was seen and done.
-        fresh: replace what `out` holds of an earlier evaluation, and what `record` holds.
-        videos: so many episodes with the suite's first kind of instruction are filmed into `out`.
+        record: folder to write the episodes to as robot data, with the observation and the action of every step.
+        fresh: replace an earlier evaluation in `out`, and earlier data in `record`.
+        videos: number of episodes, with the suite's first kind of instruction, to film into `out`.
         batch: rows per call of a local model, part of the result's identity; 0 is 2 with `out`, else one per worker.
-        execute: actions taken of each chunk; 0 takes the contract's.
-        workers: processes; 0 is one per core.
-        engine: "ray" spreads the episodes over a Ray cluster; results are the same.
-        decode: refuse a policy whose contract has another `decode` (mode, median or local-mean); it changes no policy.
+        execute: actions executed of each chunk; 0 takes the contract's.
+        workers: number of processes; 0 is one per core.
+        engine: "ray" runs the episodes on a Ray cluster, with the same results.
+        decode: refuse a policy whose contract has another `decode` (mode, median or local-mean). It does not change the policy.
     """
 
     record: str = ""

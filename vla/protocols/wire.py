@@ -17,7 +17,7 @@ import numpy as np
 
 from vla.errors import UserError
 
-Value = str | bytes | int | float | bool | None | np.ndarray | list["Value"] | dict[Any, "Value"]
+Value = str | bytes | int | float | bool | None | np.ndarray | list["Value"] | dict[Any, Any]
 """A decoded message, or a part of it: what JSON and msgpack hold, and arrays."""
 
 PARTS = 1000

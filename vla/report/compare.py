@@ -20,9 +20,9 @@ def compare(*records: str, alpha: float = 0.05, out: str = "") -> str:
     """Compares evaluations of two or more policies on the same episodes, or training runs of `vla rl fit`.
 
     Args:
-        records: folders with a results.json, or such files: two or more evaluations, episode for episode on the same suite; or
-            runs of two or more conditions over several seeds, of which the first condition is compared with each other one.
-        alpha: how often, at most, policies that are equal may be called different; intervals have the level 1 - alpha.
+        records: two or more results.json, or their folders: evaluations on the same episodes of a suite; or runs of several
+            conditions and seeds, of which each condition is compared with the first.
+        alpha: significance level; intervals have the level 1 - alpha.
         out: folder for compare.json and compare.html.
     """
     if any(kind_of(path) == KIND for path in records):

@@ -28,9 +28,9 @@ class PolicyOptions:
     """What learns.
 
     Attributes:
-        pooler: between states and head.
+        pooler: the network between states and head.
         net: widths of the head's hidden layers (PR2L: one of 128).
-        chunk: actions that a head learned from data writes at a time, and that are carried out before it looks again.
+        chunk: actions that a head trained on data predicts at a time, and that are executed before the next prediction.
     """
 
     pooler: PoolerOptions = dataclasses.field(default_factory=PoolerOptions)

@@ -26,8 +26,8 @@ class BudgetOptions:
     """How long it learns.
 
     Attributes:
-        steps: of all environments together; of the optimizer where it learns from data.
-        checkpoint: steps between checkpoints; environments begin anew there, which makes a resumed run equal to an uninterrupted.
+        steps: steps of all environments together, or of the optimizer when learning from data.
+        checkpoint: steps between checkpoints. Environments are reset there, so that a resumed run equals an uninterrupted one.
     """
 
     steps: int = 50_000
@@ -43,14 +43,14 @@ class RunOptions:
     """One run.
 
     Attributes:
-        out: folder of the run: checkpoint, logs, results.json and export.
+        out: folder of the run, for checkpoint, logs, results.json and export.
         condition: the run's name in comparisons.
-        environment: where it acts.
+        environment: the environment.
         observation: what the policy sees; a class and its arguments.
         policy: the network that learns.
-        learner: how it learns.
-        budget: how long.
-        seed: of everything drawn.
+        learner: the learning algorithm.
+        budget: the length of training.
+        seed: random seed.
     """
 
     out: str

@@ -85,10 +85,10 @@ def collect_questions(
 
     Args:
         out: folder to write.
-        pictures: how many.
-        alone: how many of rooms with one object.
-        seed: of everything drawn.
-        overwrite: replace what is there.
+        pictures: number of images.
+        alone: number of further images, of rooms with one object.
+        seed: random seed.
+        overwrite: replace existing data.
 
     Returns:
         How many questions of each type.

@@ -40,15 +40,15 @@ def demo_pr2l(
     steps: int = 1500,
     fresh: bool = False,
 ) -> int:
-    """Compares a head on a frozen, prompted model with the policy of `vla demo`. Interrupted or repeated, it goes on.
+    """Compares a head on a frozen, prompted model with the policy of `vla demo`. Run it again to resume.
 
     Both learn from the same demonstrations and act in the same scenes. The folder gets report.html and report.json.
 
     Args:
         out: folder of the run.
-        demo: folder of `vla demo`, whose demonstrations and policy are used.
-        scenes: never seen in training, each with the right instruction and with the other object's.
-        steps: of each head; of those with other prompts the learning curve is shown.
+        demo: folder of `vla demo` with the demonstrations and the policy to use.
+        scenes: number of held-out scenes, each with the correct instruction and with that of another object.
+        steps: training steps of each head.
         fresh: start over.
     """
     if min(scenes, steps) < 1:

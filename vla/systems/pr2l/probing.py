@@ -120,11 +120,11 @@ def probe_all(
 
     Args:
         conditions: as `vla rl fit` takes them.
-        pictures: half of them held out, each of a room of its own.
-        seed: of the rooms.
-        out: JSON file that gets the scores.
-        page: HTML file that gets them, and the states' main components, coloured by what is true of the goal.
-        runs: folders of `vla rl fit`, with whose areas under the learning curve the scores are correlated.
+        pictures: number of images, each of another room; half of them are held out.
+        seed: seed of the rooms.
+        out: JSON file for the scores.
+        page: HTML file for the scores and plots of the states' principal components, coloured by facts about the goal.
+        runs: folders of `vla rl fit`; the scores are correlated with the areas under their learning curves.
     """
     if pictures < FEWEST or seed < 0:
         raise UserError(f"{pictures} pictures, seed {seed}", "rl probe", f"at least {FEWEST}, and no negative seed")

@@ -36,15 +36,15 @@ def table(
     batch: int = 0,
     workers: int = 0,
 ) -> str:
-    """Evaluates what is not evaluated yet and compares all policies with the first.
+    """Evaluates policies that have no results yet and compares all of them with the first.
 
     Args:
-        policies: as `vla rollout` takes them, e.g. the export of a co-fine-tuned model and that of a head.
-        suite: name or .yaml file.
-        episodes: scenes per task and variation; 0 is what the suite says.
-        out: gets an evaluation's folder for each policy, table.json, and the pages of `vla compare`.
+        policies: as in `vla rollout`, e.g. the export of a co-fine-tuned model and that of a head.
+        suite: name of a suite, or a .yaml file.
+        episodes: scenes per task and variation; 0 is the suite's number.
+        out: folder for the evaluation of each policy, table.json, and the pages of `vla compare`.
         batch: rows per call of a local model.
-        workers: processes; 0 is one per core.
+        workers: number of processes; 0 is one per core.
 
     Raises:
         UserError: fewer than two policies, or what `vla.evaluation.run.evaluate` raises.
