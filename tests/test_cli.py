@@ -1,4 +1,4 @@
-"""The command line: help, mistakes without tracebacks, configurations."""
+"""The command line: help, errors without tracebacks, configurations."""
 
 import subprocess
 import sys
@@ -20,8 +20,8 @@ def vla(*arguments: str, timeout: int = 120):
 
 
 def test_help_lists_every_command():
-    done = vla("--help")
-    assert done.returncode == 0 and all(name in done.stdout for name in NAMES)
+    run = vla("--help")
+    assert run.returncode == 0 and all(name in run.stdout for name in NAMES)
 
 
 @pytest.mark.parametrize("name", [*cli.COMMANDS, "fit"])
@@ -32,7 +32,7 @@ def test_command_has_its_own_help(name, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["fly"], "unknown command 'fly'"),
         (["collect", "--out", "{tmp}/x", "--task", "fly"], "unknown task 'fly'"),
@@ -48,11 +48,11 @@ def test_command_has_its_own_help(name, capsys):
         (["demo", "--out", "{tmp}", "--fresh"], "something other than a demo"),
     ],
 )
-def test_mistake_is_explained_without_a_traceback(arguments, said, tmp_path, capsys):
+def test_mistake_is_explained_without_a_traceback(arguments, message, tmp_path, capsys):
     (tmp_path / "torn.yaml").write_text("a: [1\nb: }")
     code = cli.main([a.format(tmp=tmp_path) for a in arguments])
-    shown = capsys.readouterr().err
-    assert code == 2 and said in shown and "Traceback" not in shown and "usage:" not in shown
+    errors = capsys.readouterr().err
+    assert code == 2 and message in errors and "Traceback" not in errors and "usage:" not in errors
 
 
 def test_configuration_is_found_on_disk_first_then_in_the_package(tmp_path, monkeypatch):
@@ -66,24 +66,24 @@ def test_configuration_is_found_on_disk_first_then_in_the_package(tmp_path, monk
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_every_configuration_can_be_made(config, monkeypatch):
-    """Every class that it names, with its arguments; nothing is read, collected or trained."""
+def test_every_configuration_can_be_instantiated(config, monkeypatch):
+    """Instantiates every class that it names; nothing is read, collected or trained."""
     from lightning.pytorch.cli import LightningCLI
 
     from vla.training import cli as training
 
-    made = []
+    instances = []
 
-    class Only(training.VLACLI):
+    class InstantiateOnly(training.VLACLI):
         def instantiate_classes(self):
             LightningCLI.instantiate_classes(self)
-            made.append(self)
+            instances.append(self)
 
         def _run_subcommand(self, subcommand): ...
 
-    monkeypatch.setattr(training, "VLACLI", Only)
+    monkeypatch.setattr(training, "VLACLI", InstantiateOnly)
     assert cli.main(["fit", "-c", f"configs/{config}", "--trainer.accelerator=cpu"]) == 0
-    assert made[0].datamodule.sources and made[0].trainer.max_steps > 0
+    assert instances[0].datamodule.sources and instances[0].trainer.max_steps > 0
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -96,10 +96,10 @@ def test_every_configuration_can_be_printed(config, capsys):
 def test_switches_need_no_value_and_hyphens_are_fine():
     defaults = {"smoke": False, "from_scratch": False, "out": ""}
     given = ["--smoke", "--out", "x", "--from-scratch", "false", "--out=y-z"]
-    assert cli._flags(defaults, given) == ["--smoke=true", "--out", "x", "--from_scratch", "false", "--out=y-z"]
+    assert cli._normalise(defaults, given) == ["--smoke=true", "--out", "x", "--from_scratch", "false", "--out=y-z"]
 
 
-def test_a_reader_that_has_enough_is_no_fault():
+def test_a_closed_pipe_is_not_an_error():
     """As with `vla doctor | head -1`."""
     process = subprocess.Popen([sys.executable, "-m", "vla", "--help"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()

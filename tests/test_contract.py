@@ -18,18 +18,18 @@ def contract(**changes) -> PolicyContract:
 
 
 def test_json_round_trip_keeps_contract_and_hash(tmp_path):
-    mine = contract(chunk=6)
-    mine.save(tmp_path)
-    assert PolicyContract.load(tmp_path) == mine and PolicyContract.load(tmp_path / "contract.json").hash == mine.hash
+    original = contract(chunk=6)
+    original.save(tmp_path)
+    assert PolicyContract.load(tmp_path) == original and PolicyContract.load(tmp_path / "contract.json").hash == original.hash
 
 
 def test_hash_is_over_what_changes_behaviour():
-    mine = contract()
-    renamed = dataclasses.replace(mine.embodiment(), keys={})
-    assert contract(title="another").hash == mine.hash == PolicyContract({"arm": renamed}).hash
+    original = contract()
+    renamed = dataclasses.replace(original.embodiment(), keys={})
+    assert contract(title="another").hash == original.hash == PolicyContract({"arm": renamed}).hash
     higher = dataclasses.replace(ACTION, high=(0.2, 1.0))
-    moved = PolicyContract({"arm": dataclasses.replace(mine.embodiment(), action=higher)})
-    assert len({c.hash for c in (mine, moved, contract(chunk=8), contract(bins=128), contract(plan=()))}) == 5
+    moved = PolicyContract({"arm": dataclasses.replace(original.embodiment(), action=higher)})
+    assert len({c.hash for c in (original, moved, contract(chunk=8), contract(bins=128), contract(plan=()))}) == 5
 
 
 def test_a_contract_of_schema_1_loads_and_keeps_its_hash():
@@ -37,7 +37,7 @@ def test_a_contract_of_schema_1_loads_and_keeps_its_hash():
     for name in ("codec_args", "tokens", "chat", "block"):
         del old[name]
     old["schema"] = 1
-    # As schema 1 was hashed.
+    # The hash that schema 1 had.
     assert PolicyContract.from_dict(old).hash == "c3a23ecd1dfa506905433a7309830a26c97d275446c96a23de14ee87a4a7137e"
     assert contract(chunk=6).hash == PolicyContract.from_dict(old).hash
     newer = [contract(tokens="append"), contract(codec_args={"lowest": 0}), contract(chat=True), contract(codec="quantile")]
@@ -49,7 +49,7 @@ def test_a_contract_from_before_blocks_loads_and_keeps_its_hash():
     old = contract(tokens="append").to_dict()
     del old["block"]
     assert PolicyContract.from_dict(old).hash == contract(tokens="append").hash
-    # As schema 2 was hashed before.
+    # The hash that schema 2 had.
     assert contract(tokens="append").hash == "dd99835841e6d54ab6730515b59f2f2803ee4d85231e3a1a4b19d22e99cce0bd"
     with pytest.raises(UserError, match="none, causal, bidirectional"):
         contract(block="all")
@@ -67,7 +67,7 @@ def test_a_contract_from_before_statistics_keeps_the_mode_and_its_hash():
         contract(decode="mean")
 
 
-def test_a_dimension_with_two_values_is_told_by_its_statistics():
+def test_a_dimension_with_two_values_is_recognised_by_its_statistics():
     rng = np.random.default_rng(0)
     grip = rng.choice([-1.0, 1.0], 500, p=[0.9, 0.1])
     nearly = grip.copy()
@@ -87,17 +87,17 @@ def test_plan_of_unknown_parts_is_refused():
 
 
 def test_hash_does_not_depend_on_the_order_of_json_keys():
-    mine = contract()
-    shuffled = dict(reversed(list(json.loads(mine.to_json()).items())))
-    assert PolicyContract.from_dict(shuffled).hash == mine.hash
+    original = contract()
+    shuffled = dict(reversed(list(json.loads(original.to_json()).items())))
+    assert PolicyContract.from_dict(shuffled).hash == original.hash
 
 
 def test_mismatch_names_fields_and_both_values():
-    mine, other = contract(), contract(chunk=8, title="x")
-    mine.require(contract(title="x"), "the checkpoint", "the data")
+    original, other = contract(), contract(chunk=8, title="x")
+    original.require(contract(title="x"), "the checkpoint", "the data")
     with pytest.raises(ContractMismatch, match=r"the checkpoint .*the data .*chunk: 4 against 8") as caught:
-        mine.require(other, "the checkpoint", "the data")
-    assert mine.hash[:12] in str(caught.value) and other.hash[:12] in str(caught.value) and "title" not in str(caught.value)
+        original.require(other, "the checkpoint", "the data")
+    assert original.hash[:12] in str(caught.value) and other.hash[:12] in str(caught.value) and "title" not in str(caught.value)
 
 
 def test_check_names_the_dimension_that_is_not_finite():
@@ -110,7 +110,7 @@ def test_check_names_the_dimension_that_is_not_finite():
 @pytest.mark.parametrize(
     "change", [{"schema": 99}, {"schema": None}, {"nonsense": 1}, {"embodiments": {"arm": {"cameras": []}}}, {"embodiments": 3}]
 )
-def test_what_is_no_contract_is_refused_with_its_place(change):
+def test_an_invalid_contract_is_refused_with_its_file(change):
     with pytest.raises(UserError, match="here.json"):
         PolicyContract.from_dict({**contract().to_dict(), **change}, "here.json")
 
@@ -141,7 +141,7 @@ def test_instructions_are_normalised():
     assert contract(normalise="lower").instruction(" A. ") == " a. "
 
 
-def test_a_contract_of_before_plans_had_parts_is_migrated():
+def test_a_contract_from_before_plans_had_parts_is_migrated():
     for before, after in (("where", ("where",)), ("none", ())):
         data = {k: v for k, v in contract().to_dict().items() if k not in ("modes", "history")} | {"plan": before}
         migrated = PolicyContract.from_dict(data)

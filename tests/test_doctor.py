@@ -1,4 +1,4 @@
-"""The doctor with render processes that fail in the ways that real ones do."""
+"""The doctor with render processes that fail like real ones."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def lines(monkeypatch, probe: str) -> list[doctor.Check]:
 
 
 @pytest.mark.parametrize(
-    ("probe", "said"),
+    ("probe", "message"),
     [
         ("import time; time.sleep(60)", "hangs"),
         ("raise RuntimeError('no such device')", "no such device"),
@@ -19,12 +19,12 @@ def lines(monkeypatch, probe: str) -> list[doctor.Check]:
         ('print(\'{"name": "x", "milliseconds": 1, "blank": true}\')', "blank"),
     ],
 )
-def test_a_machine_that_cannot_render_is_told_so(monkeypatch, probe, said):
+def test_a_machine_that_cannot_render_is_reported(monkeypatch, probe, message):
     monkeypatch.setattr(doctor, "SECONDS", 0.5)
-    found = lines(monkeypatch, probe)
-    assert not any(check.ok for check in found)
-    assert said in found[0].detail and found[0].fix
-    assert found[-1].fatal
+    checks = lines(monkeypatch, probe)
+    assert not any(check.ok for check in checks)
+    assert message in checks[0].detail and checks[0].fix
+    assert checks[-1].fatal
 
 
 def test_two_renderers_that_block_each_other_are_ended(monkeypatch):
@@ -50,8 +50,8 @@ def test_osmesa_is_found_where_egl_fails(monkeypatch):
     assert not first.ok and second.ok and "MUJOCO_GL=osmesa" in advice.fix
 
 
-def test_where_many_renderers_hang_what_works_is_named(monkeypatch, tmp_path):
-    """Only three at a time: each leaves a file while it runs."""
+def test_the_fix_for_too_many_renderers_names_what_works(monkeypatch, tmp_path):
+    """At most three renderers work at a time; each has a file while it runs."""
     monkeypatch.setattr(doctor, "SECONDS", 5.0)
     monkeypatch.setenv("MUJOCO_GL", "egl")
     crowded = (
@@ -69,8 +69,8 @@ def test_where_many_renderers_hang_what_works_is_named(monkeypatch, tmp_path):
 
 
 def test_exit_code_is_that_of_the_fatal_checks(monkeypatch, capsys):
-    good, slight, grave = (doctor.Check("x", *rest) for rest in ((True, ""), (False, "", "f"), (False, "", "f", True)))
-    for checks, code in (([good, slight], 0), ([good, grave], 1)):
+    passed, failed, fatal = (doctor.Check("x", *rest) for rest in ((True, ""), (False, "", "f"), (False, "", "f", True)))
+    for checks, code in (([passed, failed], 0), ([passed, fatal], 1)):
         monkeypatch.setattr(doctor, "checks", lambda _, checks=checks: iter(checks))
         assert doctor.doctor() == code
     assert "fix: f" in capsys.readouterr().out

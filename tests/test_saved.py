@@ -54,7 +54,9 @@ def test_a_training_resumes_with_the_configuration_of_its_time(saved, capsys):
     assert cli.main(["fit", "-c", "fit.yaml", *longer]) == 0
     notes = [line for line in capsys.readouterr().err.splitlines() if "is now called" in line]
     names = (("asked", "questions_per_image"), ("lead", "warmup_samples"))
-    assert notes == [f"note: fit.yaml: `{old}` is now called `{new}`; the next version knows only that" for old, new in names]
+    assert notes == [
+        f"note: fit.yaml: `{old}` is now called `{new}`; the next version accepts only the new name" for old, new in names
+    ]
     before, after = (torch.load(path, weights_only=True) for path in ("training.ckpt", "run/checkpoints/step=0000004.ckpt"))
     assert (before["global_step"], after["global_step"]) == (2, 4) and after["contract"] == before["contract"]
     assert before["state_dict"].keys() == after["state_dict"].keys()

@@ -1,4 +1,4 @@
-"""Checkpoints that need no run: weights, model configuration, processor and contract. Plain types only."""
+"""Self-contained checkpoints: weights, model configuration, processor and contract, as plain types only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 import vla.models.load  # noqa: F401  (registers our own classes with transformers)
 from vla.contract import PolicyContract
@@ -15,8 +15,8 @@ from vla.errors import UserError
 from vla.models.adapters import Lora, add_lora, merged
 
 
-def describe_model(model: Any, processor: Any) -> dict[str, bytes]:
-    """The files that say what the model is, without its weights: name -> content."""
+def describe_model(model: PreTrainedModel, processor: ProcessorMixin) -> dict[str, bytes]:
+    """Returns the files of the model's configuration and of its processor: name -> content."""
     with tempfile.TemporaryDirectory() as folder:
         model.config.save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -25,40 +25,40 @@ def describe_model(model: Any, processor: Any) -> dict[str, bytes]:
 
 
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
-    """A checkpoint of `vla fit`, without unpickling anything but plain types and tensors.
+    """Reads a checkpoint of `vla fit`. Only plain types and tensors are unpickled.
 
     Args:
-        mmap: leave tensors in the file until they are used.
+        mmap: whether tensors stay in the file until they are used.
 
     Raises:
-        UserError: no such file, not a checkpoint, or one without a contract.
+        UserError: the file does not exist, is not a checkpoint, or has no contract.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError("no such checkpoint", str(path), "`vla fit` writes them to <run>/checkpoints")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # whatever a file that is no checkpoint makes of an unpickler
+    except Exception as error:  # torch.load raises many types of errors for a damaged file
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"not a readable checkpoint: {first}", str(path), "use the one before it") from error
+        raise UserError(f"not a readable checkpoint: {first}", str(path), "use an earlier checkpoint") from error
     if not isinstance(checkpoint, dict) or "contract" not in checkpoint or "vlm" not in checkpoint:
-        raise UserError("the checkpoint holds no contract", str(path), "only checkpoints written by `vla fit` can be used")
+        raise UserError("the checkpoint has no contract", str(path), "give a checkpoint written by `vla fit`")
     return checkpoint
 
 
 def load_checkpoint(path: str | Path) -> tuple[Any, Any, PolicyContract]:
-    """The model, its processor and its contract."""
+    """Loads the model, its processor and its contract."""
     return assemble(read_checkpoint(path), path)
 
 
 def assemble(checkpoint: dict[str, Any], path: str | Path) -> tuple[Any, Any, PolicyContract]:
-    """The same from a checkpoint's content; `path` names it. Adapters are merged into the weights."""
+    """Builds model, processor and contract from a checkpoint's content; errors name `path`. Adapters are merged."""
     contract = PolicyContract.from_dict(checkpoint["contract"], str(path))
     with tempfile.TemporaryDirectory() as folder:
         for name, content in checkpoint["vlm"].items():
             target = (Path(folder) / name).resolve()
             if not target.is_relative_to(Path(folder).resolve()):
-                raise UserError(f"a file name that leaves its folder: {name!r}", str(path))
+                raise UserError(f"the file name {name!r} points out of its folder", str(path))
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
@@ -68,5 +68,5 @@ def assemble(checkpoint: dict[str, Any], path: str | Path) -> tuple[Any, Any, Po
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise UserError(f"weights and configuration disagree: {str(error).splitlines()[-1].strip()}", str(path)) from error
+        raise UserError(f"weights and configuration do not match: {str(error).splitlines()[-1].strip()}", str(path)) from error
     return merged(model).eval(), processor, contract

@@ -1,6 +1,6 @@
-"""PolicyContract: everything that training, evaluation and serving must agree on.
+"""The policy contract: everything that training, evaluation and serving must agree on.
 
-It is part of every checkpoint and export, shown by the server on connect, and checked by whatever loads a policy. Numpy only.
+Every checkpoint and export contains it, a server sends it on connecting, and loading a policy checks it. Numpy only.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,29 +16,30 @@ import numpy as np
 
 from vla.errors import ContractMismatch, UserError
 
+Json = str | int | float | bool | None | list["Json"] | tuple["Json", ...] | dict[str, "Json"]
 SCHEMA = 3
-YOUNGER: dict[int, dict[str, Any]] = {
+NEW_FIELDS: dict[int, dict[str, Any]] = {
     2: {"codec_args": {}, "tokens": "integers", "chat": False, "block": "none", "words": 16},
     3: {"decode": "mode"},
 }
-"""Fields that came with a later schema, with the values at which a contract means, and hashes to, what it did without them."""
+"""Schema -> fields it added, with the values that mean the same as no such field; the hash leaves those out."""
 PLANS = ("words", "where", "reach")
 Mode = Literal["act", "think", "follow"]
-"""What becomes of the plan: it is left out, the model writes it, or it stands in the prompt."""
+"""What is done with the plan: it is left out, the model writes it, or it is given in the prompt."""
 BLOCKS = ("none", "causal", "bidirectional")
 Statistic = Literal["mode", "median", "local-mean"]
-"""Of the distribution over an ordinal token's values: the likeliest value; the value at which half of the probability is reached;
-the mean of the mode's neighbourhood."""
+"""The statistic of the distribution over an ordinal token's values: the likeliest value, the value at which the cumulative
+probability reaches one half, or the mean of the mode's neighbourhood."""
 StatisticOption = Literal["", "mode", "median", "local-mean"]
-"""The same as an option, which may be left out."""
+"""The same for an option of a command; "" if it is not given."""
 
 TWO_VALUED = 1e-4
-"""How far a variance may stay below that of two values, for rounding."""
+"""Relative tolerance, for rounding, of the variance in `Space.binary`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """A camera: its name and the size (pixels) of the pictures the policy was trained on; pictures are upright RGB."""
+    """A camera: its name and the size (pixels) of the upright RGB images the policy was trained on."""
 
     name: str
     height: int
@@ -47,11 +49,11 @@ class Camera:
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """A vector space: names, units and limits per dimension, all of the same length, in order.
+    """A vector space: the name, unit and limits of each dimension, in order.
 
     Attributes:
-        constant: a dimension that never varied in the data holds its value here and decodes to exactly that; else None.
-        statistics: mean, std, min, max, q01, q99 over the training data, each of the same length; for people and converters,
+        constant: the value of a dimension that never varied in the data and decodes to exactly that; None for other dimensions.
+        statistics: mean, std, min, max, q01, q99 per dimension over the training data. They are for people and converters;
             the codec uses low and high.
     """
 
@@ -70,17 +72,17 @@ class Space:
                 raise UserError(f"{field} has {len(getattr(self, field))} entries for {len(self.names)} names", "contract space")
         for name, low, high in zip(self.names, self.low, self.high, strict=True):
             if not (np.isfinite(low) and np.isfinite(high) and low < high):
-                raise UserError(f"{name} has limits {low} to {high}", "contract space", "give finite limits, low below high")
+                raise UserError(f"{name} has limits {low} to {high}", "contract space", "give finite limits with low below high")
 
     @property
     def size(self) -> int:
         return len(self.names)
 
     def binary(self) -> np.ndarray:
-        """Which dimensions had two values in the data, their ends, [size] bool; none where there are no statistics.
+        """Returns which dimensions had only two values in the data, [size] bool; all False without statistics.
 
-        Of all distributions between two ends with a given mean, those with two values have the largest variance, (max - mean)
-        (mean - min), and no other has (Bhatia and Davis 2000).
+        Of all distributions on [min, max] with a given mean, only the one on the two ends has the largest variance,
+        (max - mean) (mean - min) (Bhatia and Davis 2000).
         """
         if not {"mean", "std", "min", "max"} <= self.statistics.keys():
             return np.zeros(self.size, bool)
@@ -88,7 +90,7 @@ class Space:
         return (high > low) & (std**2 >= (1 - TWO_VALUED) * (high - mean) * (mean - low))
 
     def check(self, value: np.ndarray, what: str) -> np.ndarray:
-        """The value as float64 of shape [..., size]; ContractMismatch for a wrong length or a value that is not finite."""
+        """Returns the value as float64 [..., size]. Raises ContractMismatch for a wrong size or values that are not finite."""
         value = np.asarray(value, np.float64)
         if value.ndim == 0 or value.shape[-1] != self.size:
             raise ContractMismatch(f"{what} has shape {value.shape}, expected {self.size} values: {', '.join(self.names)}")
@@ -101,17 +103,17 @@ class Space:
 
 @dataclasses.dataclass(frozen=True)
 class Embodiment:
-    """One robot as the policy knows it: what it sees, its state and its actions.
+    """One robot as the policy sees it: cameras, state and actions.
 
     Attributes:
-        cameras: in the order in which the model is given the pictures.
-        frame: in which frame position and rotation actions are said.
-        mode: whether actions are differences to the current pose or poses.
-        rotation: how the rotation dimensions are to be read.
-        gripper: what the ends of the gripper dimension mean.
+        cameras: the cameras, in the order in which the model gets their images.
+        frame: the coordinate frame of position and rotation actions.
+        mode: whether actions are differences to the current pose (delta) or poses (absolute).
+        rotation: the representation of rotation dimensions.
+        gripper: the meaning of the limits of the gripper dimension.
         control_hz: actions per second.
-        keys: a client dialect (e.g. "openpi-libero") -> {its observation key: a camera's name, "instruction", "state", or a part
-            of the state, "state[0:7]"}.
+        keys: name of a key map (e.g. "openpi-libero") -> {key of an observation: a camera's name, "instruction", "state", or a
+            part of the state, "state[0:7]"}.
     """
 
     cameras: tuple[Camera, ...]
@@ -127,34 +129,34 @@ class Embodiment:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ContractSettings:
-    """What of a contract a run chooses; the rest comes from the data.
+    """The part of a contract that a run chooses; the rest comes from the data.
 
     Attributes:
-        codec: of actions: uniform, quantile, openvla, language-table, numbers or fast (`vla.tokenization.codecs`).
-        codec_args: its settings, plain JSON types; what has to be known of the data is fitted on them.
-        bins: per action dimension, of uniform and quantile; and of each dimension of a state.
-        tokens: which tokens action symbols are (`vla.tokenization.action_tokens`): integers, overwrite, overwrite:ID or append.
-        prompt: template of an action prompt, with {instruction} and, where the model reads it, {state}; the images stand at
-            {images}, or before everything.
+        codec: the action codec: uniform, quantile, openvla, language-table, numbers or fast (`vla.tokenization.codecs`).
+        codec_args: settings of the codec, as plain JSON types. Values that depend on the data are fitted to it.
+        bins: number of bins per action dimension (uniform and quantile), and per state dimension.
+        tokens: the tokens that stand for actions (`vla.tokenization.action_tokens`): integers, overwrite, overwrite:ID or append.
+        prompt: template of an action prompt, with {instruction} and, if the model gets the state, {state}. The images are
+            inserted at {images}, or before the text.
         question: template of a question prompt, with {question}, and {images} as above.
         chat: whether prompts are wrapped in the tokenizer's chat template, as the user's turn.
-        normalise: what is done to an instruction before it enters the prompt: lower-strip, lower (OpenVLA's) or none.
+        normalise: normalisation of instructions in the prompt: lower-strip, lower (as OpenVLA) or none.
         plan: what the model writes before its actions (embodied chain of thought, Zawalski et al. 2024), in this order: "words"
-            is free text, what is meant (RT-2's `Plan:`, Brohan et al. 2023, section 4.4); "where" is two coordinate tokens, the
-            named object's point in the first camera's image; "reach" is four integers, its offset from the gripper and how far
-            to turn.
-        words: tokens of a plan's words, their end included, at most.
-        modes: how robot samples are trained: act (without the plan), think (writing it), follow (a given one); a policy acts in
-            the first, and if "follow" is among them it follows a plan that an observation brings. By default ("think",) where
-            there is a plan, else ("act",).
-        history: images per camera, `execute` steps apart: what a policy saw at its last calls.
-        chunk: actions the model writes per call.
-        execute: actions of a chunk that are carried out before the model is asked again.
-        crop: side factor of the centre crop applied before resizing, 1.0 is none.
-        terminate: whether each action is preceded by a token that says whether the task is done.
-        block: whether a chunk's tokens are written all at once, from blanks: "causal" where a blank sees those before it,
-            "bidirectional" where it sees all of them; "none": one after the other.
-        title: for people; not part of the hash.
+            is free text (RT-2's `Plan:`, Brohan et al. 2023, section 4.4); "where" is two coordinate tokens, the point of the
+            named object in the first camera's image; "reach" is four integers, the object's offset from the gripper and the
+            angle to turn.
+        words: maximum number of tokens of a plan's words, including the end token.
+        modes: how robot samples are trained: act (without a plan), think (the model writes it) or follow (a given one). A policy
+            acts in the first mode; with "follow" among the modes, it follows the plan of an observation that has one. The
+            default is ("think",) with a plan and ("act",) without.
+        history: number of images per camera, `execute` steps apart, which are those of the policy's last calls.
+        chunk: number of actions the model writes per call.
+        execute: number of actions of a chunk to execute before the next call.
+        crop: side factor of the centre crop before resizing; 1.0 does not crop.
+        terminate: whether a token before each action says that the task is done.
+        block: whether the tokens of a chunk are written at once from blanks: "causal" if a blank attends to earlier blanks,
+            "bidirectional" if it attends to all; "none" writes one token after the other.
+        title: a title for people; not part of the hash.
     """
 
     codec: str = "uniform"
@@ -179,12 +181,13 @@ class ContractSettings:
 
 @dataclasses.dataclass(frozen=True)
 class PolicyContract(ContractSettings):
-    """What a policy was trained on and what it therefore expects and answers; see `ContractSettings` for what a run chooses.
+    """What a policy expects and answers. See `ContractSettings` for the part that a run chooses.
 
     Attributes:
-        embodiments: by name; the first is the default.
-        decode: which statistic of the distribution over its values an ordinal token takes: the dimensions of an action that are
-            no flags, the plan's coordinates and integers, answers that are places or integers.
+        embodiments: name -> embodiment; the first is the default.
+        decode: the statistic of its distribution that an ordinal token takes. Ordinal are action dimensions that are not
+            flags, coordinates and integers of the plan, and answers that are points or integers.
+        schema: version of the format.
     """
 
     embodiments: dict[str, Embodiment]
@@ -193,7 +196,7 @@ class PolicyContract(ContractSettings):
 
     def __post_init__(self):
         if not isinstance(self.plan, tuple) or set(self.plan) - set(PLANS) or len(set(self.plan)) < len(self.plan):
-            raise UserError(f"the plan is {self.plan}", "contract", f"each of {', '.join(PLANS)} at most once")
+            raise UserError(f"the plan is {self.plan}", "contract", f"give each of {', '.join(PLANS)} at most once")
         if not self.modes:
             object.__setattr__(self, "modes", ("think",) if self.plan else ("act",))
         known = get_args(Mode) if self.plan else ("act",)
@@ -201,65 +204,65 @@ class PolicyContract(ContractSettings):
             raise UserError(
                 f"modes {', '.join(self.modes)} with plan {', '.join(self.plan) or 'none'}",
                 "contract",
-                f"each of {', '.join(known)} at most once; not follow first, since a policy acts in the first",
+                f"give each of {', '.join(known)} at most once, and not follow first: a policy acts in the first mode",
             )
         if self.block not in BLOCKS:
-            raise UserError(f"block {self.block!r}", "contract", f"one of {', '.join(BLOCKS)}")
+            raise UserError(f"block {self.block!r}", "contract", f"give one of {', '.join(BLOCKS)}")
         if self.decode not in get_args(Statistic):
-            raise UserError(f"decode {self.decode!r}", "contract", f"one of {', '.join(get_args(Statistic))}")
+            raise UserError(f"decode {self.decode!r}", "contract", f"give one of {', '.join(get_args(Statistic))}")
         if self.words < 2:
-            raise UserError(f"words {self.words}", "contract", "give at least 2: one and the end")
+            raise UserError(f"words {self.words}", "contract", "give at least 2: one token and the end token")
         if self.history < 1:
-            raise UserError(f"history {self.history}", "contract", "give at least 1 picture per camera")
+            raise UserError(f"history {self.history}", "contract", "give at least 1 image per camera")
 
     def embodiment(self, name: str = "") -> Embodiment:
-        """The embodiment of that name, or the first; UserError for an unknown name."""
+        """Returns the embodiment of that name; "" is the first. Raises ContractMismatch for an unknown name."""
         if not name:
             return next(iter(self.embodiments.values()))
         if name not in self.embodiments:
-            raise ContractMismatch(f"unknown embodiment {name!r}", fix=f"one of {', '.join(self.embodiments)}")
+            raise ContractMismatch(f"unknown embodiment {name!r}", fix=f"use one of {', '.join(self.embodiments)}")
         return self.embodiments[name]
 
     def instruction(self, text: str) -> str:
-        """The instruction as it enters the prompt: lower case; "lower-strip" also has single spaces and no closing full stop."""
+        """Returns the normalised instruction: lower case; "lower-strip" also removes extra spaces and the final full stop."""
         if self.normalise != "lower-strip":
             return text.lower() if self.normalise == "lower" else text
         return " ".join(text.lower().split()).rstrip(".?! ")
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the content of contract.json."""
         return dataclasses.asdict(self)
 
     def to_json(self) -> str:
+        """Returns contract.json as text."""
         return json.dumps(self.to_dict(), indent=1, sort_keys=True)
 
     @property
     def hash(self) -> str:
-        """SHA-256 over the canonical form of what changes behaviour (not the title, not the key maps' spelling of clients)."""
-        body = self.to_dict()
-        body.pop("title")
-        body["schema"] = 1
-        for schema, fields in YOUNGER.items():
-            for name, before in fields.items():
-                if body[name] == before:
-                    del body[name]
+        """SHA-256 of the fields that change behaviour, in canonical form: without the title and the key maps."""
+        content = self.to_dict()
+        content.pop("title")
+        content["schema"] = 1
+        for schema, fields in NEW_FIELDS.items():
+            for name, default in fields.items():
+                if content[name] == default:
+                    del content[name]
                 else:
-                    body["schema"] = schema
-        for embodiment in body["embodiments"].values():
+                    content["schema"] = schema
+        for embodiment in content["embodiments"].values():
             embodiment.pop("keys")
-        canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], where: str = "contract") -> PolicyContract:
-        """Reads what `to_dict` wrote, migrating older schemas.
+        """Reads what `to_dict` returned, also with older schemas.
 
         Raises:
-            UserError: an unknown schema, a missing or an unknown field.
+            UserError: the schema is unknown, or a field is missing or unknown.
         """
         if not isinstance(data, dict):
-            raise UserError(
-                f"not a contract: a {type(data).__name__}", where, "it must be what `contract.json` of an export holds"
-            )
+            raise UserError(f"not a contract: a {type(data).__name__}", where, "give the content of an export's contract.json")
         data = _migrate(dict(data), where)
         try:
             embodiments = {
@@ -276,15 +279,15 @@ class PolicyContract(ContractSettings):
             data |= {name: tuple(data[name]) for name in ("plan", "modes") if isinstance(data.get(name), list)}
             return cls(embodiments=embodiments, **data)
         except (TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"not a contract: {error}", where, "it must be what `contract.json` of an export holds") from error
+            raise UserError(f"not a contract: {error}", where, "give the content of an export's contract.json") from error
 
     @classmethod
     def load(cls, path: str | Path) -> PolicyContract:
-        """Reads contract.json at `path`, or in the folder `path`."""
+        """Reads the file `path`, or contract.json in the folder `path`."""
         path = Path(path)
         file = path / "contract.json" if path.is_dir() else path
         if not file.is_file():
-            raise UserError("no contract found", str(file), "a policy folder written by `vla export` has one")
+            raise UserError("no contract found", str(file), "give a folder written by `vla export`")
         try:
             return cls.from_dict(json.loads(file.read_text()), str(file))
         except json.JSONDecodeError as error:
@@ -295,19 +298,19 @@ class PolicyContract(ContractSettings):
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "contract.json").write_text(self.to_json() + "\n")
 
-    def require(self, other: PolicyContract, mine: str, theirs: str) -> None:
-        """Refuses another contract, naming both hashes and the first fields that differ.
+    def require(self, other: PolicyContract, name: str, other_name: str) -> None:
+        """Checks that the other contract has the same hash.
 
         Raises:
-            ContractMismatch: the hashes differ.
+            ContractMismatch: the hashes differ; the error has both and the first fields that differ.
         """
         if self.hash == other.hash:
             return
         differences = list(_differences(self.to_dict(), other.to_dict()))[:5]
         lines = "; ".join(f"{path}: {_short(a)} against {_short(b)}" for path, a, b in differences)
         raise ContractMismatch(
-            f"the contract of {mine} ({self.hash[:12]}) is not that of {theirs} ({other.hash[:12]}): {lines}",
-            fix="use the data and configuration the policy was trained with, or start a new run",
+            f"the contract of {name} ({self.hash[:12]}) is not that of {other_name} ({other.hash[:12]}): {lines}",
+            fix="use the data and the configuration the policy was trained with, or start a new run",
         )
 
 
@@ -321,19 +324,20 @@ def _migrate(data: dict[str, Any], where: str) -> dict[str, Any]:
     schema = data.get("schema")
     if schema in range(1, SCHEMA + 1):
         if isinstance(data.get("plan"), str):
-            # Before a plan could have several parts.
+            # The schema from before a plan could have several parts.
             data["plan"] = [] if data["plan"] == "none" else [data["plan"]]
-        # What an earlier schema lacks has the value that it stood for.
+        # Fields that an earlier schema lacks get their defaults, which mean the same.
         return {**data, "schema": SCHEMA}
-    raise UserError(f"contract schema {schema!r} is not known (this version writes {SCHEMA})", where, "upgrade vla")
+    raise UserError(f"contract schema {schema!r} is unknown (this version writes {SCHEMA})", where, "upgrade vla")
 
 
-def _short(value: Any) -> str:
+def _short(value: Json) -> str:
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
-def _differences(a: Any, b: Any, path: str = ""):
+def _differences(a: Json, b: Json, path: str = "") -> Iterator[tuple[str, Json, Json]]:
+    """Yields the path and both values of each field that differs."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in sorted(a.keys() | b.keys()):
             if path == "" and key == "title":

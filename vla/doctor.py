@@ -1,4 +1,4 @@
-"""`vla doctor`: whether this machine can do the job, one line per subject, each with what to do about a problem."""
+"""`vla doctor`: checks the machine; prints one line per subject, and how to fix each problem."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, TypedDict
 
 from vla.errors import UserError
 from vla.sim import gl
 
+if TYPE_CHECKING:
+    from torch import dtype
+
 LIBRARIES = "apt-get install libegl1 libgl1-mesa-dri libgles2 (and libosmesa6 where there is one)"
 SECONDS = 60.0
-"""How long one render process may take; a hanging one is ended then (mujoco #3444)."""
+"""Time limit of a render process, which may hang (mujoco #3444)."""
 DISK_GB = 1.0
-"""What must be free for a run of the demo, which writes 0.2."""
+"""Free space needed for a run of the demo, which writes 0.2 GB."""
 
 _PROBE = """
 import json, sys, time
@@ -39,27 +44,35 @@ with gl.renderer(model, 64, 64) as renderer:
     started = time.perf_counter()
     for _ in range(frames):
         renderer.update_scene(data)
-        picture = renderer.render()
+        image = renderer.render()
     seconds = (time.perf_counter() - started) / frames
     try:
         from OpenGL import GL
         name = GL.glGetString(GL.GL_RENDERER).decode()
     except (ImportError, AttributeError):
         name = "unnamed renderer"
-    print(json.dumps({"name": name, "milliseconds": seconds * 1000, "blank": int(picture.max()) == int(picture.min())}))
+    print(json.dumps({"name": name, "milliseconds": seconds * 1000, "blank": int(image.max()) == int(image.min())}))
 """
+
+
+class Rendered(TypedDict):
+    """What a render process prints: the renderer's name, the time of a frame, and whether the image is of one colour."""
+
+    name: str
+    milliseconds: float
+    blank: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One line of the doctor's answer.
+    """The result of one check.
 
     Attributes:
-        subject: what was looked at.
-        ok: whether it is as it should be.
-        detail: what was found.
-        fix: what to do if it is not.
-        fatal: whether nothing can be done on this machine until it is mended.
+        subject: what was checked.
+        ok: whether it is in order.
+        detail: the finding.
+        fix: what to do about a problem.
+        fatal: whether nothing works on this machine before the problem is fixed.
     """
 
     subject: str
@@ -74,16 +87,16 @@ class Check:
 
 
 def doctor(renderers: int = 2) -> int:
-    """Prints one line per check as it is done.
+    """Checks that this machine can train, simulate and render; prints one line per check.
 
     Args:
-        renderers: processes that render at the same time; each worker of an evaluation is one.
+        renderers: number of processes that render at the same time, as the workers of an evaluation do.
 
     Returns:
-        the exit code: 1 if the wrong Python runs, torch does not load or no picture can be rendered, else 0.
+        The exit code: 1 if the Python version is wrong, torch does not load or no image can be rendered, else 0.
     """
     if renderers < 1:
-        raise UserError(f"{renderers} renderers", "doctor", "ask for at least 1")
+        raise UserError(f"{renderers} renderers", "doctor", "give at least 1")
     fatal = False
     for check in checks(renderers):
         print(check, flush=True)
@@ -92,7 +105,7 @@ def doctor(renderers: int = 2) -> int:
 
 
 def checks(renderers: int = 2) -> Iterator[Check]:
-    """All checks in turn; each is made when it is asked for."""
+    """Yields the checks; each runs when the iterator reaches it."""
     yield python()
     yield from torch()
     yield from rendering(renderers)
@@ -106,7 +119,7 @@ def python() -> Check:
 
 
 def torch() -> Iterator[Check]:
-    """torch and what it can use, then whether bf16 pays on this CPU."""
+    """Checks torch and its device, then how fast bf16 is on this CPU."""
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -118,63 +131,62 @@ def torch() -> Iterator[Check]:
     flags = _cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
     timings = {dtype: _product_seconds(torch, dtype) for dtype in (torch.float32, torch.bfloat16)}
     gain = timings[torch.float32] / timings[torch.bfloat16]
-    found = ", ".join(sorted(flags)) or platform.machine()
-    yield Check("cpu", True, f"{os.cpu_count()} cores, {found}; bf16 products at {gain:.1f} times the speed of fp32")
+    features = ", ".join(sorted(flags)) or platform.machine()
+    yield Check("cpu", True, f"{os.cpu_count()} cores, {features}; bf16 products at {gain:.1f} times the speed of fp32")
 
 
 def rendering(renderers: int = 2) -> Iterator[Check]:
-    """EGL, then OSMesa: the name of the renderer and a timed frame; then so many renderers at the same time, and where they
-    hang or fail what works instead: another library, or fewer of them."""
+    """Checks EGL, then OSMesa, with a timed frame; then so many renderers at the same time.
+
+    If those hang or fail, the fix names what works: another library, or fewer renderers.
+    """
     if importlib.util.find_spec("mujoco") is None:
         yield Check("rendering", False, "mujoco is not installed", "make setup, or: pip install 'vla[sim]'", True)
         return
     chosen = gl.choose()
     platforms = [chosen, *(p for p in gl.PLATFORMS if p != chosen and sys.platform == "linux")]
-    works: dict[str, dict] = {}
     for name in platforms:
-        found = _finish(_start(name, 20))
-        if isinstance(found, dict):
-            works[name] = found
-            yield Check("rendering", True, f"{name or 'native'}: {found['name']}, {found['milliseconds']:.1f} ms a frame")
+        result = _finish(_start(name, 20))
+        if not isinstance(result, str):
+            yield Check("rendering", True, f"{name or 'native'}: {result['name']}, {result['milliseconds']:.1f} ms per frame")
             break
-        yield Check("rendering", False, f"{name or 'native'}: {found}", LIBRARIES if sys.platform == "linux" else "")
-    if not works:
-        yield Check("rendering", False, "no picture can be rendered", "mend one of the above", True)
+        yield Check("rendering", False, f"{name or 'native'}: {result}", LIBRARIES if sys.platform == "linux" else "")
+    else:
+        yield Check("rendering", False, "no image can be rendered", "fix one of the problems above", True)
         return
-    name = next(iter(works))
     if name != chosen:
-        yield Check("rendering", False, f"{chosen} was chosen, only {name} works", f"export MUJOCO_GL={name}")
-    failed, seconds = _together(name, renderers)
-    if not failed:
+        yield Check("rendering", False, f"{chosen} is selected, but only {name} works", f"export MUJOCO_GL={name}")
+    failure, seconds = _render_together(name, renderers)
+    if not failure:
         yield Check("rendering", True, f"{renderers} at the same time: done in {seconds:.1f} s")
         return
-    yield Check("rendering", False, f"{renderers} at the same time: {failed}", _instead(name, renderers))
+    yield Check("rendering", False, f"{renderers} at the same time: {failure}", _alternative(name, renderers))
 
 
-def _together(name: str, renderers: int) -> tuple[str, float]:
-    """What went wrong with that many at the same time, "" if nothing, and how long they took."""
+def _render_together(name: str, renderers: int) -> tuple[str, float]:
+    """Runs that many renderers at the same time; returns the first failure, or "", and the seconds they took."""
     started = time.perf_counter()
     processes = [_start(name, 50) for _ in range(renderers)]
-    # All together: one that hangs has been hanging for as long as the others.
+    # One time limit for all: they started at the same time.
     answers = [_finish(p, started + SECONDS - time.perf_counter()) for p in processes]
-    failed = [a for a in answers if not isinstance(a, dict)]
-    return (str(failed[0]) if failed else ""), time.perf_counter() - started
+    failures = [answer for answer in answers if isinstance(answer, str)]
+    return (failures[0] if failures else ""), time.perf_counter() - started
 
 
-def _instead(name: str, renderers: int) -> str:
-    """What does work where that many renderers do not."""
+def _alternative(name: str, renderers: int) -> str:
+    """Returns the setting that works although that many renderers do not."""
     for other in gl.PLATFORMS if sys.platform == "linux" else ():
-        if other != name and not _together(other, renderers)[0]:
-            return f"export MUJOCO_GL={other}, with which {renderers} work"
+        if other != name and not _render_together(other, renderers)[0]:
+            return f"export MUJOCO_GL={other}; {renderers} renderers work with it"
     fewer = renderers // 2
-    while fewer > 1 and _together(name, fewer)[0]:
+    while fewer > 1 and _render_together(name, fewer)[0]:
         fewer //= 2
     return f"--workers {max(fewer, 1)} for evaluations and collecting"
 
 
 def disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    return Check("disk", free >= DISK_GB, f"{free:.0f} GiB free here", f"make room: the demo needs {DISK_GB:.0f} GiB")
+    return Check("disk", free >= DISK_GB, f"{free:.0f} GiB free here", f"free some space: the demo needs {DISK_GB:.0f} GiB")
 
 
 def ffmpeg() -> Check:
@@ -183,8 +195,8 @@ def ffmpeg() -> Check:
 
         return Check("ffmpeg", True, Path(imageio_ffmpeg.get_ffmpeg_exe()).name)
     except (ImportError, RuntimeError):
-        found = shutil.which("ffmpeg")
-        return Check("ffmpeg", found is not None, found or "none", "make setup, or: pip install 'vla[report]' (videos need it)")
+        path = shutil.which("ffmpeg")
+        return Check("ffmpeg", path is not None, path or "none", "make setup, or: pip install 'vla[report]' (videos need it)")
 
 
 def _start(gl_platform: str, frames: int) -> subprocess.Popen[str]:
@@ -195,8 +207,8 @@ def _start(gl_platform: str, frames: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _finish(process: subprocess.Popen[str], seconds: float | None = None) -> dict | str:
-    """What the probe found, or why it found nothing; it has SECONDS for it, or that many."""
+def _finish(process: subprocess.Popen[str], seconds: float | None = None) -> Rendered | str:
+    """Returns the result of a render process, or its error. It is ended after `seconds`, by default SECONDS."""
     try:
         out, errors = process.communicate(timeout=SECONDS if seconds is None else max(seconds, 0.1))
     except subprocess.TimeoutExpired:
@@ -204,11 +216,11 @@ def _finish(process: subprocess.Popen[str], seconds: float | None = None) -> dic
         process.communicate()
         return f"hangs (ended after {SECONDS:.0f} s)"
     if process.returncode:
-        # Objects that die with the interpreter complain after the error that matters.
+        # Errors of destructors at exit follow the error that matters.
         lines = errors.split("Exception ignored")[0].strip().splitlines()
         return lines[-1] if lines else f"ended with code {process.returncode}"
-    found = json.loads(out.splitlines()[-1])
-    return "the picture is blank" if found["blank"] else found
+    result: Rendered = json.loads(out.splitlines()[-1])
+    return "the image is blank" if result["blank"] else result
 
 
 def _cpu_flags() -> set[str]:
@@ -219,7 +231,7 @@ def _cpu_flags() -> set[str]:
     return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
 
 
-def _product_seconds(torch, dtype, size: int = 512, times: int = 10) -> float:
+def _product_seconds(torch: ModuleType, dtype: dtype, size: int = 512, times: int = 10) -> float:
     a = torch.ones(size, size, dtype=dtype)
     _ = a @ a
     started = time.perf_counter()

@@ -1,15 +1,13 @@
-"""The one exception that a user's mistake raises."""
+"""The exception for mistakes of the user."""
 
 
 class UserError(Exception):
-    """A mistake that the user can fix: what went wrong, where, and what to do about it.
-
-    The command line prints the message without a traceback and exits with code 2.
+    """A mistake that the user can fix. The command line prints it without a traceback and exits with code 2.
 
     Args:
         what: what went wrong, with the offending value.
-        where: the file, record or key it happened at ("" where it is nowhere in particular).
-        fix: what to do about it ("" where nothing sensible can be said).
+        where: the file, record, option or key at fault; "" if none in particular.
+        fix: what to do about it; "" if there is nothing to suggest.
     """
 
     def __init__(self, what: str, where: str = "", fix: str = ""):
@@ -24,8 +22,8 @@ class UserError(Exception):
 
 
 class Unreadable(UserError):
-    """A record of a data set cannot be read: damaged, incomplete, or not as the card says. Others may be as they should."""
+    """A record of a data set is damaged, incomplete, or not as the card says. Other records may be intact."""
 
 
 class ContractMismatch(UserError):
-    """Two sides hold different contracts, or an observation does not fit the contract."""
+    """Two contracts differ, or an observation or an action does not fit the contract."""

@@ -1,4 +1,4 @@
-"""A robot that is not there, driven by a real server: replace `Simulated` by yours.
+"""Drives a simulated robot with a real server. Replace `Simulated` by your robot.
 
 python robot_loop.py ws://127.0.0.1:8000 [instruction] [steps]
 """
@@ -11,36 +11,38 @@ from vla_client import Connection, Guard, Limits, RecedingHorizon, Robot, drive
 
 
 class Simulated(Robot):
-    """Sees noise, and adds up what it is told."""
+    """Observes noise and prints its actions."""
 
     def __init__(self, contract, instruction):
-        self.body = next(iter(contract["embodiments"].values()))
+        self.embodiment = next(iter(contract["embodiments"].values()))
         self.instruction = instruction
-        space = self.body["state"]
+        space = self.embodiment["state"]
         self.state = (np.array(space["low"]) + np.array(space["high"])) / 2
 
     def observe(self):
         images = {
             camera["name"]: np.random.randint(0, 256, (camera["height"], camera["width"], 3), dtype=np.uint8)
-            for camera in self.body["cameras"]
+            for camera in self.embodiment["cameras"]
         }
         return {"images": images, "state": self.state, "prompt": self.instruction}
 
     def act(self, action):
-        print(" ".join("{}={:+.3f}".format(*pair) for pair in zip(self.body["action"]["names"], action)))
+        print(" ".join("{}={:+.3f}".format(*pair) for pair in zip(self.embodiment["action"]["names"], action)))
 
     def hold(self):
         print("hold")
 
 
 def main(url, instruction="pick up the red cube", steps="20"):
-    connection = Connection(url, timeout=2.0, on_retry=lambda error: print("again:", error))
+    connection = Connection(url, timeout=2.0, on_retry=lambda error: print("retrying:", error))
     contract = connection.metadata["contract"]
     policy = RecedingHorizon(connection.infer, contract["execute"])
     robot = Simulated(contract, instruction)
     guard = Guard(Limits.of(connection.metadata))
-    done = drive(robot, policy, guard, robot.body["control_hz"], int(steps), on_trouble=lambda error: print("trouble:", error))
-    print("{} actions, {} clamped".format(done, guard.clamped))
+    executed = drive(
+        robot, policy, guard, robot.embodiment["control_hz"], int(steps), on_trouble=lambda error: print("no action:", error)
+    )
+    print("{} actions, {} clamped".format(executed, guard.clamped))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The openpi client against our own server and against an independent one: msgpack by hand, no code shared."""
+"""The openpi client against our server and an independent one with its own msgpack code."""
 
 import contextlib
 import threading
@@ -15,13 +15,13 @@ from vla.policies.load import load_policy
 from vla.serving.server import running
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
-BODIES = {EMBODIMENT_NAME: EMBODIMENT}
+EMBODIMENTS = {EMBODIMENT_NAME: EMBODIMENT}
 
 
-class Ours:
-    """Says what it saw, and how often this stream has asked."""
+class EchoPolicy:
+    """Answers with the means of the images, the state, and the calls of this stream."""
 
-    contract = PolicyContract(BODIES, chunk=2, execute=2)
+    contract = PolicyContract(EMBODIMENTS, chunk=2, execute=2)
 
     def __init__(self):
         self.calls = {}
@@ -45,10 +45,10 @@ def observed(stream="a", seed=0):
     return Observation(stream, images, rng.uniform(0, 0.1, 5), "lift the red cube", EMBODIMENT_NAME)
 
 
-def test_our_own_server_tells_its_contract_and_keeps_streams_apart():
-    with running(Ours()) as url:
-        policy = load_policy(url.replace("http", "ws"), embodiments=BODIES)
-        assert policy.says_contract and policy.contract.hash == Ours.contract.hash
+def test_our_server_sends_its_contract_and_separates_streams():
+    with running(EchoPolicy()) as url:
+        policy = load_policy(url.replace("http", "ws"), embodiments=EMBODIMENTS)
+        assert policy.says_contract and policy.contract.hash == EchoPolicy.contract.hash
         a, b = observed("a"), observed("b", 1)
         for calls in (1, 2):
             one, other = policy.act([a, b])
@@ -86,16 +86,16 @@ def foreign(answer, greeting=None):
 def test_a_foreign_server_gets_the_keys_of_the_key_map():
     actions = np.arange(70, dtype=np.float32).reshape(10, 7)
     with foreign(lambda _: msgpack.packb({"actions": pack(actions), "policy_timing": {"infer_ms": 1.0}})) as (url, received):
-        policy = load_policy(f"{url}#openpi-libero", embodiments=BODIES)
+        policy = load_policy(f"{url}#openpi-libero", embodiments=EMBODIMENTS)
         assert not policy.says_contract and policy.contract.execute == 1
-        seen = observed()
-        chunk = policy.act([seen])[0]
+        observation = observed()
+        chunk = policy.act([observation])[0]
         assert np.array_equal(chunk.actions, actions) and not chunk.terminate.any() and len(chunk.terminate) == 10
         policy.close()
     assert set(received[0]) == set(EMBODIMENT.keys["openpi-libero"])
     assert received[0]["prompt"] == "lift the red cube"
-    assert received[0]["observation/image"][b"data"] == seen.images["front"].tobytes()
-    assert np.array_equal(np.frombuffer(received[0]["observation/state"][b"data"]), seen.state)
+    assert received[0]["observation/image"][b"data"] == observation.images["front"].tobytes()
+    assert np.array_equal(np.frombuffer(received[0]["observation/state"][b"data"]), observation.state)
 
 
 @pytest.mark.parametrize(
@@ -106,23 +106,23 @@ def test_a_foreign_server_gets_the_keys_of_the_key_map():
         (b"\xc1", "not msgpack"),
     ],
 )
-def test_what_a_server_answers_wrongly_is_told(answer, says):
-    with foreign(lambda _: answer) as (url, _), pytest.raises(UserError) as refused:
-        policy = load_policy(url, embodiments=BODIES)
+def test_wrong_answers_of_a_server_are_reported(answer, says):
+    with foreign(lambda _: answer) as (url, _), pytest.raises(UserError) as error:
+        policy = load_policy(url, embodiments=EMBODIMENTS)
         try:
             policy.act([observed()])
         finally:
             policy.close()
-    assert says in str(refused.value) and "Traceback" not in str(refused.value)
+    assert says in str(error.value) and "Traceback" not in str(error.value)
 
 
-def test_addresses_and_key_maps_that_are_not_there():
+def test_missing_servers_and_key_maps_are_reported():
     with pytest.raises(UserError, match="cannot be reached"):
-        load_policy("ws://127.0.0.1:9", embodiments=BODIES)
+        load_policy("ws://127.0.0.1:9", embodiments=EMBODIMENTS)
     with foreign(lambda _: b"", greeting="hello") as (url, _), pytest.raises(UserError, match="the server reports: hello"):
-        load_policy(url, embodiments=BODIES)
-    with foreign(lambda _: b"") as (url, _), pytest.raises(UserError, match="no key map 'droid'") as refused:
-        load_policy(f"{url}#droid", embodiments=BODIES)
-    assert "openpi-libero" in str(refused.value)
+        load_policy(url, embodiments=EMBODIMENTS)
+    with foreign(lambda _: b"") as (url, _), pytest.raises(UserError, match="no key map 'droid'") as error:
+        load_policy(f"{url}#droid", embodiments=EMBODIMENTS)
+    assert "openpi-libero" in str(error.value)
     with pytest.raises(UserError, match="does not say for which robot"):
         load_policy("ws://127.0.0.1:9")

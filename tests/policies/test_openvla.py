@@ -1,4 +1,4 @@
-"""The OpenVLA client against a minimal /act server: json_numpy by hand, plain and double-encoded."""
+"""The OpenVLA client against a minimal /act server with its own json_numpy code, plain and double-encoded."""
 
 import base64
 import contextlib
@@ -14,7 +14,7 @@ from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
-BODIES = {EMBODIMENT_NAME: EMBODIMENT}
+EMBODIMENTS = {EMBODIMENT_NAME: EMBODIMENT}
 ACTION = np.array([0.01, -0.02, 0.03, 0.0, 0.0, 0.1, 0.996])
 
 
@@ -24,19 +24,19 @@ def encode(array):
 
 @contextlib.contextmanager
 def server(answer, status=200):
-    """answer(payload, doubled) -> what is sent as JSON; payloads are kept with their arrays decoded."""
+    """A server that sends answer(payload, double_encoded) as JSON; yields its URL and the payloads with decoded images."""
     received = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             assert self.path == "/act"
             payload = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            doubled = "encoded" in payload
-            payload = json.loads(payload["encoded"]) if doubled else payload
+            double_encoded = "encoded" in payload
+            payload = json.loads(payload["encoded"]) if double_encoded else payload
             image = payload["image"]
             payload["image"] = np.frombuffer(base64.b64decode(image["__numpy__"]), image["dtype"]).reshape(image["shape"])
             received.append(payload)
-            content = json.dumps(answer(payload, doubled)).encode()
+            content = json.dumps(answer(payload, double_encoded)).encode()
             self.send_response(status)
             self.end_headers()
             self.wfile.write(content)
@@ -59,7 +59,7 @@ def observed():
 
 
 def act(url):
-    policy = load_policy(url, embodiments=BODIES)
+    policy = load_policy(url, embodiments=EMBODIMENTS)
     assert not policy.says_contract
     try:
         return policy.act([observed()])[0].actions
@@ -67,15 +67,15 @@ def act(url):
         policy.close()
 
 
-def plainly(payload, doubled):
-    return json.dumps(encode(ACTION)) if doubled else encode(ACTION)
+def plain_action(payload, double_encoded):
+    return json.dumps(encode(ACTION)) if double_encoded else encode(ACTION)
 
 
 @pytest.mark.parametrize("tail", ["", "/act", "?encoded=1", "/act?encoded=1&unnorm_key=bridge_orig"])
 def test_both_encodings(tail):
-    with server(plainly) as (url, received):
+    with server(plain_action) as (url, received):
         actions = act(url + tail)
-    # Open is 1 there and -1 here.
+    # Open is 1 on the server and -1 in the embodiment.
     assert np.allclose(actions, [[*ACTION[:6], -1]])
     assert np.array_equal(received[0]["image"], observed().images["front"])
     assert received[0]["instruction"] == "lift the red cube"
@@ -93,7 +93,7 @@ def test_chunks_lists_and_the_raw_gripper():
     ("answer", "status", "says"),
     [("error", 200, "reports an error"), ("ups", 200, "not JSON"), ({"x": 1}, 200, "array without"), ("no", 500, "answered 500")],
 )
-def test_what_goes_wrong_there_is_told(answer, status, says):
+def test_errors_of_the_server_are_reported(answer, status, says):
     with server(lambda *_: answer, status) as (url, _), pytest.raises(UserError, match=says):
         act(url)
 
@@ -102,11 +102,11 @@ def test_what_goes_wrong_there_is_told(answer, status, says):
     ("tail", "says"),
     [("?colour=red", "unknown option 'colour'"), ("?encoded=2", "encoded=2"), ("?camera=rear", "no camera 'rear'")],
 )
-def test_options_that_are_not_there(tail, says):
+def test_unknown_options_are_refused(tail, says):
     with pytest.raises(UserError, match=says):
         act("openvla+http://127.0.0.1:9" + tail)
 
 
-def test_nobody_there():
+def test_a_missing_server_is_reported():
     with pytest.raises(UserError, match="cannot be reached"):
         act("openvla+http://127.0.0.1:9")

@@ -1,4 +1,4 @@
-"""Policies: batches, receding horizons, ensembles."""
+"""Policies: batches, receding horizons, temporal ensembles."""
 
 import dataclasses
 
@@ -14,41 +14,45 @@ from vla.policies.local import LocalPolicy
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 
-def test_policy_answers_do_not_depend_on_company(vlm):
+def test_an_answer_does_not_depend_on_the_rest_of_the_batch(vlm):
     contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=1)
     policy = LocalPolicy(*load_vlm(vlm), contract, batch=4)
     rng = np.random.default_rng(0)
 
-    def see(i, words):
-        pictures = {c.name: rng.integers(0, 255, (64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
-        return Observation(str(i), pictures, np.array([0, 0, 0.1, 0, 0.04]), words)
+    def observe_with(i, instruction):
+        images = {c.name: rng.integers(0, 255, (64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
+        return Observation(str(i), images, np.array([0, 0, 0.1, 0, 0.04]), instruction)
 
-    many = [see(0, "lift it"), see(1, "please lift the purple cylinder that stands on the left"), see(2, "")]
-    together = policy.act(many)
-    for one, chunk in zip(many, together, strict=True):
-        assert np.array_equal(policy.act([one])[0].actions, chunk.actions)
+    observations = [
+        observe_with(0, "lift it"),
+        observe_with(1, "please lift the purple cylinder that stands on the left"),
+        observe_with(2, ""),
+    ]
+    together = policy.act(observations)
+    for observation, chunk in zip(observations, together, strict=True):
+        assert np.array_equal(policy.act([observation])[0].actions, chunk.actions)
 
 
-def test_a_ladder_of_shapes_names_the_one_it_used(vlm):
+def test_a_policy_with_several_batch_sizes_names_the_one_it_used(vlm):
     contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=1)
     model, processor = load_vlm(vlm)
     ladder = LocalPolicy(model, processor, contract, batch=(1, 4), probabilities=True)
     rng = np.random.default_rng(0)
-    pictures = [{c.name: rng.integers(0, 255, (64, 64, 3), np.uint8) for c in EMBODIMENT.cameras} for _ in range(6)]
-    many = [Observation(str(i), p, np.array([0, 0, 0.1, 0, 0.04]), "lift it") for i, p in enumerate(pictures)]
+    images = [{c.name: rng.integers(0, 255, (64, 64, 3), np.uint8) for c in EMBODIMENT.cameras} for _ in range(6)]
+    observations = [Observation(str(i), image, np.array([0, 0, 0.1, 0, 0.04]), "lift it") for i, image in enumerate(images)]
     for rows, shapes in ((1, [1]), (3, [4] * 3), (6, [4] * 6)):
-        chunks = ladder.act(many[:rows])
+        chunks = ladder.act(observations[:rows])
         assert [chunk.info["batch"] for chunk in chunks] == shapes
         alone = LocalPolicy(model, processor, contract, batch=shapes[0])
-        for one, chunk in zip(many, chunks, strict=False):
-            assert np.array_equal(alone.act([one])[0].actions, chunk.actions)
-            found = chunk.info["probabilities"]
-            assert np.shape(found["plan"]) == (2,) and np.shape(found["steps"]) == (2, 8)
-            assert all(0 < p <= 1.0001 for row in found["steps"] for p in row)
+        for observation, chunk in zip(observations, chunks, strict=False):
+            assert np.array_equal(alone.act([observation])[0].actions, chunk.actions)
+            probabilities = chunk.info["probabilities"]
+            assert np.shape(probabilities["plan"]) == (2,) and np.shape(probabilities["steps"]) == (2, 8)
+            assert all(0 < p <= 1.0001 for row in probabilities["steps"] for p in row)
 
 
 class Counter:
-    """Answers chunks that count its calls."""
+    """A policy whose chunks count its calls."""
 
     contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3, execute=2)
 
@@ -70,8 +74,8 @@ def observe(name):
 
 def test_receding_horizon_asks_again_after_the_executed_actions():
     policy = RecedingHorizon(Counter())
-    got = [policy.act([observe("a")])[0].actions[0, 0] for _ in range(4)]
-    assert got == [10, 11, 20, 21] and policy.policy.calls == 2
+    actions = [policy.act([observe("a")])[0].actions[0, 0] for _ in range(4)]
+    assert actions == [10, 11, 20, 21] and policy.policy.calls == 2
     policy.reset(["a"])
     assert policy.needs("a")
 
@@ -84,17 +88,17 @@ def test_temporal_ensemble_weighs_the_newest_most_and_leaves_the_gripper():
     assert np.isclose(second[0], (20 + weight * 11) / (1 + weight)) and second[-1] == 20
 
 
-def test_a_policy_that_looks_back_is_asked_at_its_own_pace():
+def test_a_policy_with_history_needs_its_own_spacing():
     policy = Counter()
     policy.contract = dataclasses.replace(Counter.contract, history=2)
     RecedingHorizon(policy)
     for wrap in (TemporalEnsemble, lambda p: RecedingHorizon(p, execute=3)):
-        with pytest.raises(UserError, match="2 pictures are 2 steps apart"):
+        with pytest.raises(UserError, match="2 images are 2 steps apart"):
             wrap(policy)
 
 
 class Stuttering(Counter):
-    """Every second answer is malformed."""
+    """A policy whose every second answer is malformed."""
 
     def act(self, observations):
         chunks = super().act(observations)
@@ -105,25 +109,27 @@ class Stuttering(Counter):
 
 def test_after_a_malformed_answer_the_robot_rests_and_asks_again():
     policy = RecedingHorizon(Stuttering())
-    got = [policy.act([observe("a")])[0] for _ in range(4)]
-    assert [chunk.status for chunk in got] == ["", "", "malformed: 3 of 21 numbers", ""]
-    # It moves nowhere, and its gripper stays as it was, within what the gripper can do.
-    assert (got[2].actions == [[0, 0, 0, 0, 0, 0, 1]]).all() and not got[2].terminate.any() and got[3].actions[0, 0] == 30
+    chunks = [policy.act([observe("a")])[0] for _ in range(4)]
+    assert [chunk.status for chunk in chunks] == ["", "", "malformed: 3 of 21 numbers", ""]
+    # The robot does not move, and its gripper keeps its last value, clipped to its limits.
+    assert (
+        (chunks[2].actions == [[0, 0, 0, 0, 0, 0, 1]]).all() and not chunks[2].terminate.any() and chunks[3].actions[0, 0] == 30
+    )
     policy.reset(["a"])
     assert policy.act([observe("a")])[0].actions[0, -1] == 0
 
 
-def test_an_ensemble_goes_on_with_what_it_has():
+def test_an_ensemble_uses_the_chunks_it_has_after_a_malformed_answer():
     policy = TemporalEnsemble(Stuttering(), decay=1.0)
-    got = [policy.act([observe("a")])[0] for _ in range(2)]
-    assert got[1].status and (got[1].actions == 11).all()
+    chunks = [policy.act([observe("a")])[0] for _ in range(2)]
+    assert chunks[1].status and (chunks[1].actions == 11).all()
     silent = TemporalEnsemble(Stuttering())
     silent.policy.calls = 1
     assert (silent.act([observe("a")])[0].actions == 0).all()
 
 
-def test_a_robot_told_poses_stays_where_it_was_told_to_be():
+def test_at_rest_a_robot_with_absolute_actions_keeps_its_pose():
     poses = dataclasses.replace(EMBODIMENT, mode="absolute")
     assert (rest(poses, np.full(7, 0.3)) == 0.3).all()
-    with pytest.raises(UserError, match="no earlier pose is known"):
+    with pytest.raises(UserError, match="there is no earlier pose"):
         rest(poses, None)

@@ -1,4 +1,4 @@
-"""The random policy: within its space, and a function of stream and step."""
+"""The random policy: its actions are in the space and a function of stream and step."""
 
 import numpy as np
 
@@ -8,8 +8,8 @@ from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 
 def draw(policy, stream, steps):
-    seen = Observation(stream, {}, np.zeros(5), "", EMBODIMENT_NAME)
-    return np.concatenate([policy.act([seen])[0].actions for _ in range(steps)])
+    observation = Observation(stream, {}, np.zeros(5), "", EMBODIMENT_NAME)
+    return np.concatenate([policy.act([observation])[0].actions for _ in range(steps)])
 
 
 def test_random_actions_are_in_the_space_and_repeat():

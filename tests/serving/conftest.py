@@ -1,4 +1,4 @@
-"""A policy of plain numpy and a real server around it."""
+"""A policy in plain numpy, and a real server around it."""
 
 import threading
 
@@ -28,7 +28,7 @@ def make_contract(**changes) -> PolicyContract:
 
 
 class MeanPixelPolicy:
-    """Answers what it saw: mean of each picture, the state, the length of the instruction. Counts calls per stream."""
+    """Answers with the mean of each image, the state and the length of the instruction. Counts calls per stream."""
 
     def __init__(self, contract: PolicyContract | None = None):
         self.contract = contract or make_contract()
@@ -47,11 +47,11 @@ class MeanPixelPolicy:
         self.threads.add(threading.get_ident())
         self.batches.append(len(observations))
         try:
-            return [self._one(o) for o in observations]
+            return [self._chunk(o) for o in observations]
         finally:
             self.inside -= 1
 
-    def _one(self, o: Observation) -> ActionChunk:
+    def _chunk(self, o: Observation) -> ActionChunk:
         if o.instruction == "break":
             raise ZeroDivisionError("secret detail")
         if o.instruction == "stutter":

@@ -1,4 +1,4 @@
-"""The robot's side: chunks, guard, watchdog, coming back after a kill; against a real server, and with Python 3.8's syntax."""
+"""The robot's client against a real server: chunks, guard, watchdog, reconnecting; and that its syntax is Python 3.8's."""
 
 import ast
 import dataclasses
@@ -52,7 +52,7 @@ def ws(url):
     return url.replace("http", "ws")
 
 
-def test_it_is_python_3_8_and_small():
+def test_the_client_is_python_3_8_and_small():
     files = [*(ROOT / "client").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
     assert len(files) >= 6
     for file in files:
@@ -64,11 +64,11 @@ def test_it_is_python_3_8_and_small():
     )
 
 
-def test_the_bytes_are_the_servers():
+def test_client_and_server_write_the_same_bytes():
     for array in (np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((0, 3), np.uint8), np.array(1.5)):
         assert pack({"a": array}) == wire.pack({"a": array})
-        back = unpack(wire.pack({"a": array}))["a"]
-        assert back.dtype == array.dtype and back.shape == array.shape and back.flags.writeable
+        unpacked = unpack(wire.pack({"a": array}))["a"]
+        assert unpacked.dtype == array.dtype and unpacked.shape == array.shape and unpacked.flags.writeable
     with pytest.raises(ValueError):
         pack(np.array([object()]))
     for wrong in (b"\xc1", pack({b"__ndarray__": True}), pack({b"__ndarray__": 1, b"data": b"", b"dtype": "O", b"shape": [1]})):
@@ -96,12 +96,12 @@ def test_receding_horizon_asks_when_its_actions_are_used_up():
     assert policy.needs_observation and policy.step({})[0] == 40
 
 
-def test_ensembling_is_that_of_the_policies_here(contract, observed):
+def test_ensembling_equals_that_of_vla_policies(contract, observed):
     rng = np.random.default_rng(0)
     chunks = list(rng.normal(size=(6, 4, 7)))
-    mine = TemporalEnsemble(lambda o: {"actions": chunks[o["k"]]})
+    client = TemporalEnsemble(lambda o: {"actions": chunks[o["k"]]})
 
-    class Told:
+    class Replayed:
         def __init__(self):
             self.contract = contract
 
@@ -111,10 +111,10 @@ def test_ensembling_is_that_of_the_policies_here(contract, observed):
         def act(self, observations):
             return [base.ActionChunk(chunks[o.plan["k"]], np.zeros(4, bool)) for o in observations]
 
-    theirs = base.TemporalEnsemble(Told())
+    package = base.TemporalEnsemble(Replayed())
     for k in range(6):
-        seen = observed(plan={"k": k})
-        assert np.allclose(mine.step({"k": k}), theirs.act([seen])[0].actions[0])
+        observation = observed(plan={"k": k})
+        assert np.allclose(client.step({"k": k}), package.act([observation])[0].actions[0])
 
 
 def test_the_guard_clamps_limits_the_rate_and_refuses_nan():
@@ -130,62 +130,62 @@ def test_the_guard_clamps_limits_the_rate_and_refuses_nan():
 
 
 def test_the_watchdog_holds_until_it_is_fed():
-    held = []
-    with Watchdog(lambda: held.append(time.monotonic()), 0.1) as dog:
+    holds = []
+    with Watchdog(lambda: holds.append(time.monotonic()), 0.1) as dog:
         for _ in range(6):
             time.sleep(0.02)
             dog.feed()
-        assert not held
+        assert not holds
         time.sleep(0.4)
-        assert len(held) >= 2
+        assert len(holds) >= 2
 
 
 class Recorded(Robot):
     def __init__(self):
-        self.done = []
+        self.actions = []
 
     def observe(self):
-        return message(len(self.done))
+        return message(len(self.actions))
 
     def act(self, action):
-        self.done.append(action)
+        self.actions.append(action)
 
     def hold(self):
-        self.done.append(None)
+        self.actions.append(None)
 
 
-def test_a_robot_is_driven_and_holds_when_an_answer_is_not_to_be_carried_out(policy_class):
+def test_a_robot_is_driven_and_holds_when_an_action_is_refused(policy_class):
     with running(policy_class()) as url:
         connection = Connection(ws(url), timeout=5.0)
         assert connection.metadata["contract_hash"] == policy_class().contract.hash
-        robot, trouble = Recorded(), []
+        robot, errors = Recorded(), []
         guard = Guard(Limits.of(connection.metadata))
-        assert drive(robot, RecedingHorizon(connection.infer, 2), guard, 100, 5, 5.0, on_trouble=trouble.append) == 5
-        assert robot.done[-1] is None and guard.clamped == 5 and not trouble
-        assert all(np.abs(action).max() <= 1 for action in robot.done[:-1])
+        assert drive(robot, RecedingHorizon(connection.infer, 2), guard, 100, 5, 5.0, on_trouble=errors.append) == 5
+        assert robot.actions[-1] is None and guard.clamped == 5 and not errors
+        assert all(np.abs(action).max() <= 1 for action in robot.actions[:-1])
         broken = RecedingHorizon(lambda _: {"actions": np.full((2, 7), np.nan)}, 2)
         robot = Recorded()
-        assert drive(robot, broken, guard, 100, 3, stop=lambda: len(robot.done) > 3, on_trouble=trouble.append) == 0
-        assert robot.done == [None] * len(robot.done) and isinstance(trouble[0], Refused)
+        assert drive(robot, broken, guard, 100, 3, stop=lambda: len(robot.actions) > 3, on_trouble=errors.append) == 0
+        assert robot.actions == [None] * len(robot.actions) and isinstance(errors[0], Refused)
         connection.close()
 
 
-def test_a_robot_holds_while_nobody_answers():
+def test_a_robot_holds_while_no_server_answers():
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unreachable):
         Connection(f"ws://127.0.0.1:{silent.getsockname()[1]}", timeout=0.3)
 
-    def gone(_):
+    def no_answer(_):
         time.sleep(0.3)
         raise Unreachable("nobody")
 
-    robot, trouble = Recorded(), []
+    robot, errors = Recorded(), []
     stop = time.monotonic() + 0.8
     guard = Guard(Limits([-1], [1]))
-    done = drive(robot, RecedingHorizon(gone, 1), guard, 50, 9, 0.1, lambda: time.monotonic() > stop, trouble.append)
-    assert done == 0 and trouble and len(robot.done) > len(trouble) + 1, "the watchdog held while the server was waited for"
+    steps = drive(robot, RecedingHorizon(no_answer, 1), guard, 50, 9, 0.1, lambda: time.monotonic() > stop, errors.append)
+    assert steps == 0 and errors and len(robot.actions) > len(errors) + 1, "the watchdog held during the wait for the server"
 
 
-def test_what_is_refused_is_not_tried_again(policy_class, tmp_path):
+def test_a_refused_observation_is_not_sent_again(policy_class, tmp_path):
     (tmp_path / "keys").write_text("arm " + "k" * 20)
     with running(policy_class(), keys=Keys(tmp_path / "keys")) as url:
         with pytest.raises(ServerError, match="401"):
@@ -198,7 +198,7 @@ def test_what_is_refused_is_not_tried_again(policy_class, tmp_path):
         assert connection.infer(message())["actions"].shape == (4, 7)
 
 
-def test_a_busy_server_is_asked_again(policy_class):
+def test_a_busy_server_gets_the_request_again(policy_class):
     class Slow(policy_class):
         def act(self, observations):
             time.sleep(0.05)
@@ -218,10 +218,10 @@ def test_a_busy_server_is_asked_again(policy_class):
             thread.start()
         for thread in threads:
             thread.join()
-    assert retries, "it was never busy"
+    assert retries, "the server was never busy"
 
 
-def test_a_server_that_was_too_slow_is_asked_again(policy_class):
+def test_a_server_that_was_too_slow_gets_the_request_again(policy_class):
     class Slow(policy_class):
         wait = 0.0
 
@@ -262,8 +262,8 @@ serve({{"policy": MeanPixelPolicy()}}, port={port})
 def start(port):
     program = PROGRAM.format(folder=str(ROOT / "tests/serving"), port=port)
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout and (found := re.search(r":(\d+) ", process.stdout.readline()))
-    return process, int(found[1])
+    assert process.stdout and (port := re.search(r":(\d+) ", process.stdout.readline()))
+    return process, int(port[1])
 
 
 def test_a_killed_server_comes_back_and_its_clients_go_on():
@@ -275,22 +275,22 @@ def test_a_killed_server_comes_back_and_its_clients_go_on():
         connection = Connection(f"ws://127.0.0.1:{port}", timeout=60.0, on_retry=retries.append)
         k = 0
         while not stop.is_set():
-            asked = message(1000 * seed + k)
-            got = connection.infer(asked)["actions"]
-            answers.append(got[0, 0] == pytest.approx(asked["images"]["front"].mean()))
+            observation = message(1000 * seed + k)
+            actions = connection.infer(observation)["actions"]
+            answers.append(actions[0, 0] == pytest.approx(observation["images"]["front"].mean()))
             k += 1
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(3)]
     try:
         for thread in threads:
             thread.start()
-        wait(lambda: len(answers) > 20)
+        wait_until(lambda: len(answers) > 20)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        wait(lambda: len(retries) >= 3)
+        wait_until(lambda: len(retries) >= 3)
         before = len(answers)
         process, _ = start(port)
-        wait(lambda: len(answers) > before + 20)
+        wait_until(lambda: len(answers) > before + 20)
     finally:
         stop.set()
         for thread in threads:
@@ -299,29 +299,29 @@ def test_a_killed_server_comes_back_and_its_clients_go_on():
     assert all(answers) and process.wait(20) == 0
 
 
-def wait(true, seconds=60.0):
+def wait_until(condition, seconds=60.0):
     end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
+    while not condition():
+        assert time.monotonic() < end, "the condition stayed false"
         time.sleep(0.02)
 
 
 def test_the_robot_loop_example(policy_class):
     with running(policy_class()) as url:
-        done = subprocess.run(
+        run = subprocess.run(
             [sys.executable, str(ROOT / "client/examples/robot_loop.py"), ws(url), "go", "4"],
             env={**os.environ, "PYTHONPATH": str(ROOT / "client/src")},
             capture_output=True,
             text=True,
             timeout=60,
         )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
     assert lines[-1] == "4 actions, 4 clamped" and lines[-2] == "hold" and lines[0].startswith("dx=")
 
 
 class LikeLibero:
-    """LIBERO's keys, invented pictures; done after 23 steps."""
+    """An environment with LIBERO's keys and random images, whose episode ends after 23 steps."""
 
     def __init__(self):
         self.actions = []
@@ -331,13 +331,13 @@ class LikeLibero:
 
     def set_init_state(self, state):
         assert state == "initial"
-        return self._seen()
+        return self._observation()
 
     def step(self, action):
         self.actions.append(action)
-        return self._seen(), 0.0, len(self.actions) == 23, {}
+        return self._observation(), 0.0, len(self.actions) == 23, {}
 
-    def _seen(self):
+    def _observation(self):
         rng = np.random.default_rng(len(self.actions))
         return {
             "agentview_image": rng.integers(0, 256, (256, 256, 3), np.uint8),
@@ -358,8 +358,8 @@ def test_the_libero_example_with_its_keys(policy_class):
     state = Space(tuple("xyzabc") + ("left", "right"), ("",) * 8, (-4.0,) * 8, (4.0,) * 8)
     action = Space(tuple("xyzabc") + ("gripper",), ("",) * 7, (-1.0,) * 7, (1.0,) * 7)
     keys = policy_class().contract.embodiment().keys
-    body = Embodiment((Camera("front", 224, 224), Camera("wrist", 224, 224)), state, action, keys=keys)
-    policy = policy_class(PolicyContract({"libero": body}, chunk=10, execute=5))
+    embodiment = Embodiment((Camera("front", 224, 224), Camera("wrist", 224, 224)), state, action, keys=keys)
+    policy = policy_class(PolicyContract({"libero": embodiment}, chunk=10, execute=5))
     env = LikeLibero()
     with running(policy) as url:
         connection = Connection(ws(url))

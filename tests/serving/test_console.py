@@ -1,4 +1,4 @@
-"""The console, clicked through in Debian's chromium; skipped by name where chromium is not installed."""
+"""The web console, clicked through in chromium; skipped where chromium is not installed."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ KEY = "k" * 20
 
 @pytest.fixture(scope="module")
 def seeing(policy_class):
-    """Says what it sees, with a plan and probabilities; answers questions."""
+    """A policy whose actions show the image's brightness, with a plan and probabilities; it answers questions."""
 
     class Seeing(policy_class):
         def act(self, observations):
@@ -46,54 +46,54 @@ def browser():
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         camera = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *camera])
-        yield found
-        found.close()
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *camera])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
 def page(browser):
     context = browser.new_context(viewport={"width": 1200, "height": 900})
-    shown = context.new_page()
-    shown.set_default_timeout(20_000)
-    wrong = []
-    shown.on("pageerror", lambda error: wrong.append(str(error)))
-    shown.on(
-        "request", lambda request: wrong.append(request.url) if not re.match(r"http://127|data:|blob:", request.url) else None
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "request", lambda request: problems.append(request.url) if not re.match(r"http://127|data:|blob:", request.url) else None
     )
-    yield shown
+    yield page
     context.close()
-    assert not wrong, "errors, or something loaded from elsewhere"
+    assert not problems, "errors, or something was loaded from another site"
 
 
 def until(page, expression, argument=None):
-    """Waits by asking again and again: playwright's own waiting needs `eval`, which the page's policy forbids."""
+    """Waits by polling: playwright's own waiting needs `eval`, which the page's security policy forbids."""
     end = time.monotonic() + 30
     while not page.evaluate(expression, argument):
         assert time.monotonic() < end, expression
         page.wait_for_timeout(50)
 
 
-def roll(stem, steps):
-    """A film and its actions beside it."""
+def write_film(stem, steps):
+    """Writes a video and its actions beside it."""
     write_video(f"{stem}.mp4", [np.full((64, 64, 3), 20 * i, np.uint8) for i in range(steps)], fps=10)
-    told = {"hz": 10, "instruction": "lift the red cube", "actions": [[0.1 * i] * 7 for i in range(steps)]}
-    stem.with_suffix(".json").write_text(json.dumps(told))
+    actions = {"hz": 10, "instruction": "lift the red cube", "actions": [[0.1 * i] * 7 for i in range(steps)]}
+    stem.with_suffix(".json").write_text(json.dumps(actions))
 
 
-def test_from_a_picture_to_plots_answers_and_replay(seeing, page, tmp_path):
+def test_from_an_image_to_plots_answers_and_replay(seeing, page, tmp_path):
     Image.new("RGB", (200, 100), (255, 255, 255)).save(tmp_path / "white.png")
-    roll(tmp_path / "film", 10)
+    write_film(tmp_path / "film", 10)
     with running(seeing) as url:
         page.goto(url)
         page.set_input_files("#file-front", tmp_path / "white.png")
         page.fill("#instruction", "stop")
         page.click("#act")
         page.wait_for_selector("#chunk canvas:nth-child(7)")
-        said = page.text_content("#said")
-        assert "4 actions" in said and "batch 1" in said and "done, it says, at action 3" in said
+        summary = page.text_content("#said")
+        assert "4 actions" in summary and "batch 1" in summary and "the policy reports the task done at action 3" in summary
         values = page.get_attribute("#chunk canvas:first-child", "title").split(", ")
-        assert len(values) == 4 and float(values[0]) > 0.98, "the white picture went to the policy"
+        assert len(values) == 4 and float(values[0]) > 0.98, "the white image went to the policy"
         page.click("#ask")
         until(page, "document.querySelector('#answer').textContent")
         assert page.text_content("#answer") == "what colour is the cube: 255"
@@ -119,16 +119,16 @@ def test_a_whole_folder_of_films(seeing, page, tmp_path):
     videos = tmp_path / "seen/videos"
     videos.mkdir(parents=True)
     for name, steps in (("a", 4), ("b", 6)):
-        roll(videos / name, steps)
+        write_film(videos / name, steps)
     write_video(videos / "grid.mp4", [np.zeros((64, 64, 3), np.uint8)] * 3)
     (tmp_path / "seen/results.json").write_text("{}")
     with running(seeing) as url:
         page.goto(url)
         page.wait_for_selector("#main:visible")
         page.set_input_files("#folder", tmp_path / "seen")
-        for choice, told in (("a", "4 actions"), ("b", "6 actions"), ("grid", "no actions beside this film")):
+        for choice, text in (("a", "4 actions"), ("b", "6 actions"), ("grid", "there are no actions beside this video")):
             page.select_option("#films", label=f"seen/videos/{choice}")
-            until(page, "told => document.querySelector('#film').textContent.includes(told)", told)
+            until(page, "text => document.querySelector('#film').textContent.includes(text)", text)
             assert page.locator("#played canvas").count() == (0 if choice == "grid" else 7)
         page.select_option("#films", label="seen/videos/b")
         page.wait_for_selector("#played canvas:nth-child(7)")
@@ -158,8 +158,8 @@ def test_a_webcam(seeing, page):
         page.wait_for_selector("#chunk canvas:nth-child(7)")
 
 
-def test_what_is_refused_is_shown(policy_class, page, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+def test_errors_are_shown(policy_class, page, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
     (tmp_path / "actions.json").write_text("[[1, 2]]")
     with running(policy_class()) as url:
         page.goto(url)
@@ -168,12 +168,12 @@ def test_what_is_refused_is_shown(policy_class, page, tmp_path):
         page.wait_for_selector("#trouble:visible")
         assert "answers no questions" in page.text_content("#trouble")
         page.set_input_files("#file-wrist", tmp_path / "broken.png")
-        until(page, "document.querySelector('#trouble').textContent.includes('not a picture')")
+        until(page, "document.querySelector('#trouble').textContent.includes('not an image')")
         page.set_input_files("#files", tmp_path / "actions.json")
         until(page, "document.querySelector('#trouble').textContent.includes('7 numbers')")
 
 
-def test_the_locked_door(seeing, page, tmp_path):
+def test_the_console_needs_a_key(seeing, page, tmp_path):
     (tmp_path / "keys").write_text(f"me {KEY}\n")
     with running(seeing, keys=Keys(tmp_path / "keys")) as url:
         page.goto(url)

@@ -1,4 +1,4 @@
-"""The API held against its own description: bodies drawn from /openapi.json, whole and spoilt, get answers that it declares."""
+"""The API against its own description: valid and spoilt bodies drawn from /openapi.json get answers that it declares."""
 
 import base64
 import collections
@@ -35,12 +35,12 @@ HEADERS = {"X-Contract": ["", "f" * 64], "X-Deadline-Ms": ["", "soon", "-1", "na
 
 
 class Api:
-    """A server with its description, of which the few words of JSON Schema that it uses are understood."""
+    """A server with its description. Understands the part of JSON Schema that the description uses."""
 
     def __init__(self, url):
         self.client = httpx.Client(base_url=url, timeout=30)
         self.document = self.client.get("/openapi.json").json()
-        self.paths = [(path, *one) for path, methods in self.document["paths"].items() for one in methods.items()]
+        self.paths = [(path, *operation) for path, methods in self.document["paths"].items() for operation in methods.items()]
 
     def resolved(self, schema):
         while "$ref" in schema:
@@ -48,16 +48,16 @@ class Api:
         return schema
 
     def bodies(self, schema):
-        """What a schema describes."""
+        """Returns a strategy that draws values of a schema."""
         schema = self.resolved(schema)
-        others = schema.get("oneOf") or schema.get("anyOf") or []
-        if others and "type" not in schema:
-            return st.one_of([self.bodies(one) for one in others])
+        alternatives = schema.get("oneOf") or schema.get("anyOf") or []
+        if alternatives and "type" not in schema:
+            return st.one_of([self.bodies(one) for one in alternatives])
         if "enum" in schema:
             return st.sampled_from(schema["enum"])
         if schema["type"] == "object":
             fields = {name: self.bodies(one) for name, one in schema.get("properties", {}).items()}
-            needed = [[*schema.get("required", []), *one["required"]] for one in others or [{"required": []}]]
+            needed = [[*schema.get("required", []), *one["required"]] for one in alternatives or [{"required": []}]]
             return st.one_of(
                 st.fixed_dictionaries(
                     {name: fields[name] for name in names},
@@ -69,7 +69,7 @@ class Api:
             least, most = schema.get("minItems", 0), schema.get("maxItems", 3)
             return st.lists(self.bodies(schema["items"]), min_size=least, max_size=most)
         if schema.get("contentEncoding") == "base64":
-            # Hardly any bytes are a picture; a request is whole only if all of its pictures are.
+            # Random bytes are hardly ever an image, and a request is valid only if all of its images are.
             content = st.integers(0, 7).flatmap(lambda n: st.just(FILE.getvalue()) if n < 7 else st.binary(max_size=30))
             return content.map(lambda one: base64.b64encode(one).decode())
         return {
@@ -80,43 +80,43 @@ class Api:
         }[schema["type"]]
 
     def fits(self, value, schema):
-        """Whether the schema describes this value."""
+        """Whether the value has the schema."""
         schema = self.resolved(schema)
         if "type" not in schema:
             return any(self.fits(value, one) for one in schema.get("oneOf") or schema["anyOf"])
-        # JSON's true is no number.
+        # True is an int in Python, but not a number in JSON.
         if not isinstance(value, TYPES[schema["type"]]) or (isinstance(value, bool) and schema["type"] != "boolean"):
             return False
         if isinstance(value, list):
-            long = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value))
-            return long and all(self.fits(one, schema["items"]) for one in value)
+            length_fits = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value))
+            return length_fits and all(self.fits(one, schema["items"]) for one in value)
         if isinstance(value, dict):
             known = schema.get("properties", {})
-            whole = all(name in value for name in schema.get("required", []))
-            return whole and all(self.fits(one, known[name]) for name, one in value.items() if name in known)
+            complete = all(name in value for name in schema.get("required", []))
+            return complete and all(self.fits(one, known[name]) for name, one in value.items() if name in known)
         return True
 
     def declared(self, operation, answer):
-        """The answer's status; AssertionError where the description has another, or another body for it."""
-        told = operation["responses"].get(str(answer.status_code))
-        assert told, f"{answer.status_code} is not declared: {answer.text}"
+        """Returns the answer's status. Raises AssertionError if status or body are not as described."""
+        response = operation["responses"].get(str(answer.status_code))
+        assert response, f"{answer.status_code} is not declared: {answer.text}"
         assert "Traceback" not in answer.text
-        assert self.fits(answer.json(), told["content"]["application/json"]["schema"]), answer.text
+        assert self.fits(answer.json(), response["content"]["application/json"]["schema"]), answer.text
         return answer.status_code
 
 
 @st.composite
 def spoilt(draw, bodies):
-    """A body of which something is taken out, put in or replaced."""
+    """Draws a body in which something is removed, added or replaced."""
     root = {"": copy.deepcopy(draw(bodies))}
     holder, key = root, ""
     while isinstance(holder[key], dict | list) and holder[key] and draw(st.booleans()):
         holder = holder[key]
         key = draw(st.sampled_from(list(holder) if isinstance(holder, dict) else range(len(holder))))
-    how = draw(st.sampled_from(["out", "in", "other"]))
-    if how == "out":
+    change = draw(st.sampled_from(["remove", "add", "replace"]))
+    if change == "remove":
         del holder[key]
-    elif how == "in" and isinstance(holder, dict):
+    elif change == "add" and isinstance(holder, dict):
         holder[draw(st.text(max_size=8))] = draw(JSON)
     else:
         holder[key] = draw(JSON)
@@ -134,7 +134,7 @@ def api(policy_class):
 
 
 def ask(api, path, method, operation, examples, **more):
-    """So many requests to a path that takes a body; how often which status came. `more` goes to hypothesis."""
+    """Sends that many requests to a path that takes a body; returns the counts of statuses. `more` goes to hypothesis."""
     bodies = api.bodies(operation["requestBody"]["content"]["application/json"]["schema"])
     headers = st.fixed_dictionaries(
         {}, optional={one["name"]: st.sampled_from(HEADERS[one["name"]]) for one in operation["parameters"]}
@@ -143,20 +143,20 @@ def ask(api, path, method, operation, examples, **more):
 
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck), **more)
     @given(bodies | spoilt(bodies), st.integers(0, 9), headers)
-    def asked(body, kind, sent):
+    def send(body, kind, drawn_headers):
         content = json.dumps(body).encode()
         content = content[: len(content) // 2] if kind == 9 else content
-        # Headers are refused before the body is looked at, so most requests have none.
-        answer = api.client.request(method, path, content=content, headers=sent if kind == 8 else {})
+        # Headers are checked before the body is read, so most requests have none.
+        answer = api.client.request(method, path, content=content, headers=drawn_headers if kind == 8 else {})
         status = api.declared(operation, answer)
         assert status < 500, answer.text
         counts[status] += 1
 
-    asked()
+    send()
     return counts
 
 
-def test_every_answer_is_one_that_is_described(api):
+def test_every_answer_is_described(api):
     for path, method, operation in api.paths:
         if "requestBody" in operation:
             counts = ask(api, path, method, operation, 150, derandomize=True)
@@ -168,6 +168,6 @@ def test_every_answer_is_one_that_is_described(api):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("path", ["/act", "/ask", "/reset"])
-def test_every_one_of_thousands_too(api, path):
-    found, method, operation = next(one for one in api.paths if one[0] == path)
-    ask(api, found, method, operation, 2500)
+def test_every_answer_of_thousands_is_described(api, path):
+    _, method, operation = next(entry for entry in api.paths if entry[0] == path)
+    ask(api, path, method, operation, 2500)

@@ -1,4 +1,4 @@
-"""The waiting line against a plain model of it."""
+"""The fair queue against a simple model of it."""
 
 import pytest
 from hypothesis import given, settings
@@ -15,16 +15,16 @@ def test_nothing_is_lost_and_a_stream_keeps_its_order(pushed):
     queue = FairQueue()
     for number, (owner, stream) in enumerate(pushed):
         queue.push(owner, stream, (owner, stream, number))
-    left = [queue.pop() for _ in range(len(queue))]
-    assert len(queue) == 0 and sorted(n for *_, n in left) == list(range(len(pushed)))
-    for line in set(pushed):
-        numbers = [n for owner, stream, n in left if (owner, stream) == line]
+    popped = [queue.pop() for _ in range(len(queue))]
+    assert len(queue) == 0 and sorted(n for *_, n in popped) == list(range(len(pushed)))
+    for pair in set(pushed):
+        numbers = [n for owner, stream, n in popped if (owner, stream) == pair]
         assert numbers == sorted(numbers)
     with pytest.raises(IndexError):
         queue.pop()
 
 
-def test_a_client_with_many_requests_delays_another_by_one_place():
+def test_a_client_with_many_requests_delays_another_by_one_position():
     queue = FairQueue()
     for number in range(100):
         queue.push("greedy", str(number), f"greedy {number}")
@@ -36,13 +36,13 @@ def test_a_client_with_many_requests_delays_another_by_one_place():
 
 @settings(deadline=None)
 @given(ITEMS, st.integers(0, 39))
-def test_what_is_taken_out_does_not_come(pushed, index):
+def test_removed_items_are_not_popped(pushed, index):
     queue = FairQueue()
     items = [(owner, stream, number) for number, (owner, stream) in enumerate(pushed)]
     for item in items:
         queue.push(*item[:2], item)
     if items:
-        gone = items[index % len(items)]
-        assert queue.remove(*gone[:2], gone) and not queue.remove(*gone[:2], gone)
-        items.remove(gone)
+        removed = items[index % len(items)]
+        assert queue.remove(*removed[:2], removed) and not queue.remove(*removed[:2], removed)
+        items.remove(removed)
     assert len(queue) == len(items) and {queue.pop() for _ in range(len(queue))} == set(items)

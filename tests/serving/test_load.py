@@ -1,4 +1,4 @@
-"""The benchmark's mixed load in its short form: clients of all protocols, and rubbish between them."""
+"""A short run of the benchmark's mixed load: clients of all protocols, and malformed messages between them."""
 
 import asyncio
 import importlib.util
@@ -11,6 +11,6 @@ def test_under_a_mixed_load_every_request_gets_its_own_answer():
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     with benchmark.stand_in(0.002, 0.0002, 16) as (address, process):
-        found = asyncio.run(benchmark.load(address, process, 8.0))
-    assert found["answers"] > 100 and found["rubbish refused"] > 5, found
-    assert found["wrong"] == found["lost"] == 0 and found["growth (MiB)"] < 60, found
+        counts = asyncio.run(benchmark.load(address, process, 8.0))
+    assert counts["answers"] > 100 and counts["rubbish refused"] > 5, counts
+    assert counts["wrong"] == counts["lost"] == 0 and counts["growth (MiB)"] < 60, counts

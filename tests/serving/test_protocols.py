@@ -1,4 +1,4 @@
-"""OpenVLA's /act, key maps of the contract, starVLA's envelope, several policies: independent clients, real server."""
+"""OpenVLA's /act, the contract's key maps, starVLA's envelope and several policies: independent clients, a real server."""
 
 import base64
 import dataclasses
@@ -24,39 +24,39 @@ def numpy_json(array):
     return {"__numpy__": base64.b64encode(array.tobytes()).decode(), "dtype": array.dtype.str, "shape": list(array.shape)}
 
 
-def read(answer):
+def read_array(answer):
     return np.frombuffer(base64.b64decode(answer["__numpy__"]), answer["dtype"]).reshape(answer["shape"])
 
 
 @pytest.fixture
 def payload(observed):
-    seen = observed()
-    return seen, {
-        "image": numpy_json(seen.images["front"]),
-        "wrist_image": numpy_json(seen.images["wrist"]),
-        "state": seen.state.tolist(),
+    observation = observed()
+    return observation, {
+        "image": numpy_json(observation.images["front"]),
+        "wrist_image": numpy_json(observation.images["wrist"]),
+        "state": observation.state.tolist(),
         "instruction": "go",
     }
 
 
 def test_openvla_plain_and_double_encoded(url, payload, policy_class):
-    seen, asked = payload
-    plain = httpx.post(f"{url}/act", json=asked)
-    action = read(plain.json())
-    assert plain.status_code == 200 and action.shape == (7,) and action[0] == pytest.approx(seen.images["front"].mean())
-    # The instruction's length stands where the gripper is: from -1 open, +1 closed to 1 open, 0 closed.
+    observation, request = payload
+    plain = httpx.post(f"{url}/act", json=request)
+    action = read_array(plain.json())
+    assert plain.status_code == 200 and action.shape == (7,) and action[0] == pytest.approx(observation.images["front"].mean())
+    # The gripper's dimension holds the instruction's length, converted from -1 open, +1 closed to 1 open, 0 closed.
     assert action[6] == pytest.approx((1 - len("go")) / 2)
-    doubled = httpx.post(f"{url}/act", json={"encoded": json.dumps(asked)}).json()
-    assert isinstance(doubled, str) and np.array_equal(read(json.loads(doubled)), action)
-    assert plain.text == json.dumps(plain.json(), separators=(",", ":")), "the bytes of json_numpy: keys in order, no blanks"
+    doubled = httpx.post(f"{url}/act", json={"encoded": json.dumps(request)}).json()
+    assert isinstance(doubled, str) and np.array_equal(read_array(json.loads(doubled)), action)
+    assert plain.text == json.dumps(plain.json(), separators=(",", ":")), "the same bytes as json_numpy: keys in order, no blanks"
     assert list(plain.json()) == ["__numpy__", "dtype", "shape"] and plain.json()["dtype"] == "<f8"
 
 
 def test_openvla_oft_gets_the_chunk(url, payload, contract):
-    seen, asked = payload
-    asked["full_image"] = asked.pop("image")
-    chunk = httpx.post(f"{url}/act", json=asked).json()
-    assert len(chunk) == contract.chunk and read(chunk[0])[1] == pytest.approx(seen.images["wrist"].mean())
+    observation, request = payload
+    request["full_image"] = request.pop("image")
+    chunk = httpx.post(f"{url}/act", json=request).json()
+    assert len(chunk) == contract.chunk and read_array(chunk[0])[1] == pytest.approx(observation.images["wrist"].mean())
 
 
 @pytest.mark.parametrize(
@@ -73,20 +73,20 @@ def test_openvla_oft_gets_the_chunk(url, payload, contract):
     ],
 )
 def test_openvla_errors_have_their_status(url, payload, changes, status, says):
-    asked = {key: value for key, value in {**payload[1], **changes}.items() if value is not None}
-    answer = httpx.post(f"{url}/act", json=asked)
+    request = {key: value for key, value in {**payload[1], **changes}.items() if value is not None}
+    answer = httpx.post(f"{url}/act", json=request)
     assert answer.status_code == status and says in answer.text and "Traceback" not in answer.text
 
 
 def test_openvla_needs_no_state_where_the_prompt_has_none(contract):
-    asked = {"image": 0, "wrist": 1, "instruction": "go"}
-    assert openvla_request(asked, contract)["state"] is None
-    blind = dataclasses.replace(contract, prompt="what to do to {instruction}?")
-    assert openvla_request(asked, blind)["state"] == [0.0] * 5
+    request = {"image": 0, "wrist": 1, "instruction": "go"}
+    assert openvla_request(request, contract)["state"] is None
+    stateless = dataclasses.replace(contract, prompt="what to do to {instruction}?")
+    assert openvla_request(request, stateless)["state"] == [0.0] * 5
 
 
 class Gripping:
-    """Opens while x is positive, and shuts otherwise."""
+    """A policy that opens the gripper while x is positive, and closes it otherwise."""
 
     contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=2)
 
@@ -108,10 +108,10 @@ def test_our_own_openvla_client_gets_the_gripper_back(observed):
     )
     with running(policy) as url:
         remote = load_policy(f"openvla+{url}", embodiments={EMBODIMENT_NAME: one_camera})
-        seen = observed()
-        actions = remote.act([dataclasses.replace(seen, embodiment=EMBODIMENT_NAME)])[0].actions
-        # Nothing is known of x there: zero.
-        assert actions[0, 6] == 1 and actions[0, 0] == pytest.approx(seen.images["front"].mean())
+        observation = observed()
+        actions = remote.act([dataclasses.replace(observation, embodiment=EMBODIMENT_NAME)])[0].actions
+        # The state is not sent, so x is zero there.
+        assert actions[0, 6] == 1 and actions[0, 0] == pytest.approx(observation.images["front"].mean())
 
 
 def droid():
@@ -125,12 +125,12 @@ def droid():
         "prompt": "instruction",
     }
     cameras = (Camera("exterior", 64, 64), Camera("wrist", 64, 64))
-    body = Embodiment(cameras, state, action, control_hz=15, gripper="0 open, 1 closed", keys={"openpi-droid": keys})
-    return PolicyContract({"droid": body}, chunk=10, execute=8)
+    embodiment = Embodiment(cameras, state, action, control_hz=15, gripper="0 open, 1 closed", keys={"openpi-droid": keys})
+    return PolicyContract({"droid": embodiment}, chunk=10, execute=8)
 
 
 class Echo:
-    """Answers the state."""
+    """A policy whose actions are the state."""
 
     contract = droid()
 
@@ -149,10 +149,10 @@ def array(value):
 
 def test_droid_keys_make_one_state(observed):
     joints, gripper = np.arange(7.0), np.array([0.5])
-    picture = np.zeros((64, 64, 3), np.uint8)
+    image = np.zeros((64, 64, 3), np.uint8)
     message = {
-        "observation/exterior_image_1_left": array(picture),
-        "observation/wrist_image_left": array(picture),
+        "observation/exterior_image_1_left": array(image),
+        "observation/wrist_image_left": array(image),
         "observation/joint_position": array(joints),
         "observation/gripper_position": array(gripper),
         "prompt": "go",
@@ -164,7 +164,7 @@ def test_droid_keys_make_one_state(observed):
             frame = client.recv()
             actions = msgpack.unpackb(frame)["actions"]
             assert actions[b"shape"] == [10, 8] and np.frombuffer(actions[b"data"])[:8].tolist() == [*joints, 0.5]
-            # openpi's form to the byte: a map of four, bytes keys, dtype.str, shape.
+            # openpi's format to the byte: a map of four, bytes keys, dtype.str, shape.
             head = b"\xa7actions\x84\xc4\x0b__ndarray__\xc3\xc4\x04data\xc5\x02\x80"
             assert head in frame and b"\xc4\x05dtype\xa3<f8\xc4\x05shape\x92\x0a\x08" in frame
             assert msgpack.packb(msgpack.unpackb(frame)) == frame
@@ -172,25 +172,30 @@ def test_droid_keys_make_one_state(observed):
             client.send(msgpack.packb(message))
             assert "observation/gripper_position missing" in client.recv()
         remote = OpenpiPolicy(url.replace("http", "ws"), {})
-        seen = dataclasses.replace(observed(), images={"exterior": picture, "wrist": picture}, state=np.arange(8.0))
-        assert remote.act([seen])[0].actions[3].tolist() == list(range(8))
+        observation = dataclasses.replace(observed(), images={"exterior": image, "wrist": image}, state=np.arange(8.0))
+        assert remote.act([observation])[0].actions[3].tolist() == list(range(8))
         remote.close()
 
 
 def test_a_key_map_reads_back_what_it_wrote(observed):
     contract = droid()
-    seen = dataclasses.replace(observed(), images={"exterior": 1, "wrist": 2}, state=np.arange(8.0))
-    request = to_request(to_message(seen, contract.embodiment().keys["openpi-droid"]), contract)
-    assert request["state"] == seen.state.tolist() and request["images"] == seen.images and request["embodiment"] == "droid"
+    observation = dataclasses.replace(observed(), images={"exterior": 1, "wrist": 2}, state=np.arange(8.0))
+    request = to_request(to_message(observation, contract.embodiment().keys["openpi-droid"]), contract)
+    assert (
+        request["state"] == observation.state.tolist()
+        and request["images"] == observation.images
+        and request["embodiment"] == "droid"
+    )
     with pytest.raises(ContractMismatch, match="send 7"):
         to_request(
-            {**to_message(seen, contract.embodiment().keys["openpi-droid"]), "observation/joint_position": [1.0]}, contract
+            {**to_message(observation, contract.embodiment().keys["openpi-droid"]), "observation/joint_position": [1.0]}, contract
         )
 
 
 def test_starvlas_envelope_keeps_errors_and_the_connection(url, observed):
-    seen = observed()
-    fine = {"images": {name: array(image) for name, image in seen.images.items()}, "state": array(seen.state), "prompt": "go"}
+    observation = observed()
+    images = {name: array(image) for name, image in observation.images.items()}
+    payload = {"images": images, "state": array(observation.state), "prompt": "go"}
     with connect(url.replace("http", "ws")) as client:
         client.recv()
 
@@ -202,20 +207,20 @@ def test_starvlas_envelope_keeps_errors_and_the_connection(url, observed):
         wrong = ask(type="infer", request_id="2", payload={"state": 1})
         assert wrong["status"] == "error" and not wrong["ok"] and "images" in wrong["error"]["message"]
         assert ask(type="dance", request_id="3", payload={})["ok"] is False
-        good = ask(type="infer", request_id="4", payload=fine)
+        good = ask(type="infer", request_id="4", payload=payload)
         assert good["type"] == "inference_result" and good["request_id"] == "4" and good["data"]["info"]["calls"] == 1
-        assert ask(type="infer", request_id="5", **fine)["data"]["info"]["calls"] == 2
+        assert ask(type="infer", request_id="5", **payload)["data"]["info"]["calls"] == 2
         assert (
             ask(type="reset", request_id="6")["ok"]
-            and ask(type="infer", request_id="7", payload=fine)["data"]["info"]["calls"] == 1
+            and ask(type="infer", request_id="7", payload=payload)["data"]["info"]["calls"] == 1
         )
 
 
 def test_several_policies_by_name(policy_class, contract, observed, payload):
     other = policy_class(dataclasses.replace(contract, chunk=2))
     with running({"a": policy_class(), "b": other}) as url:
-        named = httpx.get(f"{url}/policies").json()["policies"]
-        assert named == {"a": contract.hash, "b": other.contract.hash}
+        hashes = httpx.get(f"{url}/policies").json()["policies"]
+        assert hashes == {"a": contract.hash, "b": other.contract.hash}
         for path, chunk in (("", 4), ("/policies/a", 4), ("/policies/b", 2)):
             assert httpx.get(f"{url}{path}/contract").json()["contract"]["chunk"] == chunk
             with connect(url.replace("http", "ws") + (path and f"{path}/ws")) as client:

@@ -1,6 +1,6 @@
-"""Malformed messages over all protocols: the server goes on answering good clients, and its memory stays bounded.
+"""Malformed messages over all protocols: the server keeps answering good clients, and its memory stays bounded.
 
-The short form runs always; 10,000 messages with `-m slow`.
+A short version always runs; `-m slow` sends 10,000 messages.
 """
 
 import ast
@@ -32,16 +32,16 @@ from vla.protocols.wire import encode_array, pack, unpack
 
 PROGRAM = """
 import sys
-import torch  # every served policy has it, and pictures are resized by it
+import torch  # every served policy uses it, and it resizes images
 sys.path.insert(0, {folder!r})
 from conftest import MeanPixelPolicy
 from vla.serving.options import Options
 from vla.serving.server import serve
 serve({{"policy": MeanPixelPolicy()}}, port=0, options=Options(slow_s=4.0))
 """
-PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 GROWTH = 150
-"""MiB that the server may hold more after than before: pictures of 4096 pixels a side are 50 MiB each while they are read."""
+"""MiB by which the server's memory may grow; an image of 4096 pixels per side takes 50 MiB while it is read."""
 
 
 @pytest.fixture(scope="module")
@@ -49,33 +49,34 @@ def server():
     program = PROGRAM.format(folder=os.path.dirname(__file__))
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout
-    found = re.search(r"http://(\S+)", process.stdout.readline())
-    assert found
+    match = re.search(r"http://(\S+)", process.stdout.readline())
+    assert match
+    address = match[1]
     for _ in range(200):
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"http://{found[1]}/healthz").status_code == 200:
+            if httpx.get(f"http://{address}/healthz").status_code == 200:
                 break
-    good(found[1])
+    check_good_clients(address)
     before = psutil.Process(process.pid).memory_info().rss
-    yield found[1]
-    good(found[1])
+    yield address
+    check_good_clients(address)
     growth = (psutil.Process(process.pid).memory_info().rss - before) / 2**20
     process.terminate()
     assert process.wait(30) == 0
-    assert growth < GROWTH, f"{growth:.0f} MiB more"
+    assert growth < GROWTH, f"memory grew by {growth:.0f} MiB"
 
 
-def good(address):
-    """Good clients of three protocols are answered as they should be."""
-    mean = pytest.approx(PICTURE.mean())
-    images = {"front": encode_array(PICTURE), "wrist": encode_array(PICTURE)}
+def check_good_clients(address):
+    """Good clients of three protocols get the right answers."""
+    mean = pytest.approx(IMAGE.mean())
+    images = {"front": encode_array(IMAGE), "wrist": encode_array(IMAGE)}
     rest = {"state": [0.0] * 5, "instruction": "go"}
     assert httpx.post(f"http://{address}/act", json={"images": images, **rest}).json()["actions"][0][0] == mean
     openvla = httpx.post(f"http://{address}/act", json={"image": images["front"], "wrist": images["wrist"], **rest}).json()
     assert np.frombuffer(base64.b64decode(openvla["__numpy__"]))[0] == mean
     with connect(f"ws://{address}", compression=None) as client:
         client.recv()
-        client.send(pack({"images": {"front": PICTURE, "wrist": PICTURE}, "state": np.zeros(5), "prompt": "go"}))
+        client.send(pack({"images": {"front": IMAGE, "wrist": IMAGE}, "state": np.zeros(5), "prompt": "go"}))
         assert unpack(client.recv())["actions"][0, 0] == mean
 
 
@@ -102,7 +103,7 @@ def raw(address, content):
         assert b"Traceback" not in client.recv(4096)
 
 
-# Values of JSON and msgpack, of the right names with wrong content as often as not.
+# Values of JSON and msgpack: known names, often with wrong content.
 NAMES = st.sampled_from(
     ["images", "image", "full_image", "state", "instruction", "prompt", "id", "embodiment", "encoded", "front", "wrist", "ids"]
     + ["__numpy__", "dtype", "shape", "observation/image", "observation/state", "unnorm_key", "question", "type", "payload"]
@@ -135,7 +136,7 @@ PACKED = st.recursive(
 
 
 def malformed(examples):
-    """A run of that many messages, a quarter over each way in."""
+    """Returns a run of that many messages, a quarter over each protocol."""
 
     def run(address):
         common = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -165,7 +166,7 @@ def malformed(examples):
 
         for kind in (http, websocket, openvla, bare):
             kind()
-            good(address)
+            check_good_clients(address)
 
     return run
 
@@ -181,7 +182,7 @@ def test_ten_thousand_malformed_messages(server):
 
 
 def bomb(width, height):
-    """A PNG of that size with all its pixels of one colour: a few kilobytes that are gigabytes."""
+    """Returns a PNG of one colour and that size: a few kilobytes that decode to gigabytes."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -196,46 +197,48 @@ def array(data=b"", dtype="|u1", shape=(64, 64, 3)):
     return {b"__ndarray__": True, b"data": data, b"dtype": dtype, b"shape": list(shape)}
 
 
-def seen(**changes):
-    picture = array(PICTURE.tobytes())
-    return {"images": {"front": picture, "wrist": picture}, "state": [0.0] * 5, "prompt": "go", **changes}
+def observation(**changes):
+    image = array(IMAGE.tobytes())
+    return {"images": {"front": image, "wrist": image}, "state": [0.0] * 5, "prompt": "go", **changes}
 
 
-WHOLE = msgpack.packb(seen())
-MADE = {
+WHOLE = msgpack.packb(observation())
+MESSAGES = {
     "truncated": WHOLE[: len(WHOLE) // 2],
     "twice": WHOLE * 2,
-    "wrong dtype": msgpack.packb(seen(images={"front": array(PICTURE.astype("f4").tobytes(), "<f4"), "wrist": array()})),
-    "huge shape, little data": msgpack.packb(seen(images={"front": array(b"abc", shape=(2**31, 2**31, 3)), "wrist": array()})),
-    "negative shape": msgpack.packb(seen(state=array(b"", shape=(-1,)))),
-    "object dtype": msgpack.packb(seen(state=array(b"\x80\x04N.", "|O", (1,)))),
+    "wrong dtype": msgpack.packb(observation(images={"front": array(IMAGE.astype("f4").tobytes(), "<f4"), "wrist": array()})),
+    "huge shape, little data": msgpack.packb(
+        observation(images={"front": array(b"abc", shape=(2**31, 2**31, 3)), "wrist": array()})
+    ),
+    "negative shape": msgpack.packb(observation(state=array(b"", shape=(-1,)))),
+    "object dtype": msgpack.packb(observation(state=array(b"\x80\x04N.", "|O", (1,)))),
     "a pickle": b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93\x94.",
     "deep nesting": b"\x91" * 100_000 + b"\xc0",
     "deep maps": b"\x81\xa1a" * 5_000 + b"\xc0",
-    "an array that says it is large": b"\xdd\xff\xff\xff\xff",
-    "a text that says it is large": b"\xdb\xff\xff\xff\xff",
-    "decompression bomb": msgpack.packb(seen(images={"front": bomb(30_000, 2_000), "wrist": bomb(30_000, 2_000)})),
-    "keys that are no text": msgpack.packb({1: 2, None: 3, 2.5: 4}),
+    "an array that declares a large size": b"\xdd\xff\xff\xff\xff",
+    "a text that declares a large size": b"\xdb\xff\xff\xff\xff",
+    "decompression bomb": msgpack.packb(observation(images={"front": bomb(30_000, 2_000), "wrist": bomb(30_000, 2_000)})),
+    "keys that are not text": msgpack.packb({1: 2, None: 3, 2.5: 4}),
     "an extension": msgpack.packb(msgpack.ExtType(5, b"x")),
-    "NaN": msgpack.packb(seen(state=[float("nan")] * 5)),
-    "infinite": msgpack.packb(seen(state=[1e999] * 5)),
+    "NaN": msgpack.packb(observation(state=[float("nan")] * 5)),
+    "infinite": msgpack.packb(observation(state=[1e999] * 5)),
     "millions of maps": b"\xdd" + struct.pack(">I", 900) + (b"\xdc" + struct.pack(">H", 900) + b"\x80" * 900) * 900,
     "a long list": b"\xdd" + struct.pack(">I", 2**24) + b"\x90" * 2**24,
 }
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_hand_made_messages(server, name):
-    over_websocket(server, MADE[name])
+@pytest.mark.parametrize("name", MESSAGES)
+def test_handwritten_messages(server, name):
+    over_websocket(server, MESSAGES[name])
     with contextlib.suppress(httpx.RemoteProtocolError):
-        over_http(server, MADE[name])
-    good(server)
+        over_http(server, MESSAGES[name])
+    check_good_clients(server)
 
 
 PNG = base64.b64encode(bomb(64, 64)).decode()
 BOMB = base64.b64encode(bomb(30_000, 2_000)).decode()
 FINE = {"images": {"front": PNG, "wrist": PNG}, "state": [0.0] * 5, "instruction": "go"}
-JSON_MADE = {
+JSON_MESSAGES = {
     "decompression bomb": {**FINE, "images": {"front": BOMB, "wrist": BOMB}},
     "a bomb for OpenVLA": {"image": BOMB, "wrist": PNG, "state": [0.0] * 5, "instruction": "go"},
     "a bomb, doubly encoded": {"encoded": json.dumps({"image": BOMB, "instruction": "go"})},
@@ -243,48 +246,48 @@ JSON_MADE = {
     "object dtype": {**FINE, "state": {"__numpy__": "gARLAS4=", "dtype": "O", "shape": [1]}},
     "a record": {**FINE, "state": {"__numpy__": "AAAA", "dtype": [["a", "|u1"]], "shape": [3]}},
     "deeply encoded": {"encoded": json.dumps({"encoded": json.dumps({"image": PNG})})},
-    "half a picture": {**FINE, "images": {"front": PNG[: len(PNG) // 2 // 4 * 4], "wrist": PNG}},
-    "a number that no float holds": {**FINE, "state": [10**400] * 5},
+    "half an image": {**FINE, "images": {"front": PNG[: len(PNG) // 2 // 4 * 4], "wrist": PNG}},
+    "a number too large for a float": {**FINE, "state": [10**400] * 5},
     "millions of lists": {**FINE, "state": [[]] * 2**21},
     "millions of lists, doubly encoded": {"encoded": json.dumps({"image": PNG, "state": [[]] * 2**21})},
     "half a character": {**FINE, "instruction": "\ud800"},
-    "half a character for a name": {**FINE, "images": {}, "\udfff": 1},
-    "half a character for a camera": {**FINE, "images": {"\ud800": PNG}},
+    "half a character as a name": {**FINE, "images": {}, "\udfff": 1},
+    "half a character as a camera": {**FINE, "images": {"\ud800": PNG}},
     "half a character, doubly encoded": {"encoded": json.dumps({"image": "\ud800", "unnorm_key": "\ud800"})},
 }
 
 
-@pytest.mark.parametrize("name", JSON_MADE)
-def test_hand_made_json(server, name):
+@pytest.mark.parametrize("name", JSON_MESSAGES)
+def test_handwritten_json(server, name):
     assert httpx.post(f"http://{server}/act", json=FINE).status_code == 200
-    over_http(server, json.dumps(JSON_MADE[name]))
-    good(server)
+    over_http(server, json.dumps(JSON_MESSAGES[name]))
+    check_good_clients(server)
 
 
-def turned(kind):
-    """A picture file with a note in it that says to turn it."""
-    picture, file = Image.new("RGB", (64, 64), (200, 100, 30)), io.BytesIO()
-    notes = picture.getexif()
-    notes[274], notes[270], notes[282] = 6, "a robot", 72.0
-    picture.save(file, kind, exif=notes)
+def rotated(kind):
+    """Returns an image file whose EXIF tag says to rotate it."""
+    image, file = Image.new("RGB", (64, 64), (200, 100, 30)), io.BytesIO()
+    exif = image.getexif()
+    exif[274], exif[270], exif[282] = 6, "a robot", 72.0
+    image.save(file, kind, exif=exif)
     return file.getvalue()
 
 
 @settings(max_examples=60, deadline=None, database=None)
-@example(turned("JPEG"), [(41, 0)])  # The note's type: an error of struct's, which is no ValueError.
+@example(rotated("JPEG"), [(41, 0)])  # The tag's type: a struct.error, which is not a ValueError.
 @given(
-    st.sampled_from([turned("PNG"), turned("JPEG")]), st.lists(st.tuples(st.integers(0, 999), st.integers(0, 255)), max_size=6)
+    st.sampled_from([rotated("PNG"), rotated("JPEG")]), st.lists(st.tuples(st.integers(0, 999), st.integers(0, 255)), max_size=6)
 )
-def test_spoilt_pictures_are_the_clients_fault(server, content, changes):
+def test_damaged_images_are_the_clients_fault(server, content, changes):
     content = bytearray(content)
-    for place, value in changes:
-        content[place % len(content)] = value
-    picture = base64.b64encode(content).decode()
-    answer = httpx.post(f"http://{server}/act", json={**FINE, "images": {"front": picture, "wrist": PNG}})
+    for offset, value in changes:
+        content[offset % len(content)] = value
+    image = base64.b64encode(content).decode()
+    answer = httpx.post(f"http://{server}/act", json={**FINE, "images": {"front": image, "wrist": PNG}})
     assert answer.status_code in (200, 400, 422), answer.text
 
 
-def test_largest_pictures_are_read_and_released(server):
+def test_largest_images_are_read_and_released(server):
     large = base64.b64encode(bomb(4096, 4096)).decode()
     answer = httpx.post(
         f"http://{server}/act",
@@ -300,31 +303,33 @@ def test_nothing_can_unpickle():
     root = Path(__file__).resolve().parents[2]
     files = [*(root / "vla/serving").rglob("*.py"), *(root / "client").rglob("*.py")]
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
-    named = {alias.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}
-    named |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}
+    imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     called = {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node).startswith(("np.", "torch."))}
     assert (
-        len(files) > 20 and not named & {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"} and "load" not in called
+        len(files) > 20
+        and not imported & {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+        and "load" not in called
     )
 
 
-def test_half_open_and_slow_connections_are_let_go(server):
+def test_half_open_and_slow_connections_are_closed(server):
     host, port = server.split(":")
-    crowd = []
-    for begun in (b"", b"POST /act HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n") * 10:
-        crowd.append(socket.create_connection((host, int(port))))
-        crowd[-1].sendall(begun)
-    good(server)
-    for one in crowd:
-        one.settimeout(10)
+    connections = []
+    for start in (b"", b"POST /act HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n") * 10:
+        connections.append(socket.create_connection((host, int(port))))
+        connections[-1].sendall(start)
+    check_good_clients(server)
+    for connection in connections:
+        connection.settimeout(10)
         with contextlib.suppress(ConnectionError):
-            assert one.recv(100) == b""
-        one.close()
+            assert connection.recv(100) == b""
+        connection.close()
     with contextlib.suppress(WebSocketException), connect(f"ws://{server}") as client:
         client.recv()
-        # Gone without a word, in the middle of a frame.
+        # The client disappears in the middle of a frame.
         client.socket.sendall(b"\x82\x7e\xff\xff")
-        # The server may have hung up on an unmasked frame before.
+        # The server may have closed the connection because the frame is not masked.
         with contextlib.suppress(OSError):
             client.socket.shutdown(socket.SHUT_RDWR)
-    good(server)
+    check_good_clients(server)

@@ -25,28 +25,30 @@ from vla.serving.options import Options
 from vla.serving.server import running, serve
 
 
-def picture(width=64, height=64, mode="RGB", kind="PNG", colour=(200, 100, 30)) -> str:
+def image(width=64, height=64, mode="RGB", kind="PNG", colour=(200, 100, 30)) -> str:
     file = io.BytesIO()
     Image.new(mode, (width, height), colour if mode in ("RGB",) else 7).save(file, kind)
     return base64.b64encode(file.getvalue()).decode()
 
 
 def request(**changes) -> dict:
-    good = {"id": "a", "images": {"front": picture(), "wrist": picture()}, "state": [0.0] * 5, "instruction": "go"}
+    good = {"id": "a", "images": {"front": image(), "wrist": image()}, "state": [0.0] * 5, "instruction": "go"}
     return {**good, **changes}
 
 
 def test_remote_answers_what_local_answers(url, policy_class, observed):
     local, remote = policy_class(), RemotePolicy(url)
     assert isinstance(remote, Policy) and remote.contract == local.contract
-    seen = [observed(i, id=str(i)) for i in range(3)]
-    for a, b in zip(local.act(seen), remote.act(seen), strict=True):
+    observations = [observed(i, id=str(i)) for i in range(3)]
+    for a, b in zip(local.act(observations), remote.act(observations), strict=True):
         assert np.array_equal(a.actions, b.actions) and np.array_equal(a.terminate, b.terminate)
         assert b.info["array"] == 1.5 and b.info["nan"] is None
-    assert remote.act(seen[:1])[0].info["calls"] == 2
+    assert remote.act(observations[:1])[0].info["calls"] == 2
     remote.reset(["0"])
-    assert remote.act(seen[:1])[0].info["calls"] == 1
-    assert RemotePolicy(url).act(seen[:1])[0].info["calls"] == 1, "two clients' streams of one name are two streams"
+    assert remote.act(observations[:1])[0].info["calls"] == 1
+    assert RemotePolicy(url).act(observations[:1])[0].info["calls"] == 1, (
+        "streams of two clients are different streams, whatever their names"
+    )
 
 
 def test_a_malformed_answer_reaches_the_client_as_such(url, observed):
@@ -58,9 +60,9 @@ def test_many_clients_get_their_own_answers_from_one_policy_thread(url, policy, 
     def client(seed):
         remote = RemotePolicy(url)
         for k in range(8):
-            seen = observed(100 * seed + k)
-            (chunk,) = remote.act([seen])
-            assert chunk.actions[0, 0] == pytest.approx(seen.images["front"].mean()) and chunk.info["calls"] == k + 1
+            observation = observed(100 * seed + k)
+            (chunk,) = remote.act([observation])
+            assert chunk.actions[0, 0] == pytest.approx(observation.images["front"].mean()) and chunk.info["calls"] == k + 1
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(client, range(8)))
@@ -69,15 +71,15 @@ def test_many_clients_get_their_own_answers_from_one_policy_thread(url, policy, 
 
 def test_pages(url, contract):
     assert httpx.get(f"{url}/healthz").text == "OK\n"
-    shown = httpx.get(f"{url}/contract").json()
-    assert shown["hash"] == contract.hash and shown["contract"]["chunk"] == contract.chunk
-    described = httpx.get(f"{url}/openapi.json").json()
-    state = described["components"]["schemas"]["observation.panda"]["properties"]["state"]["oneOf"][0]
+    answer = httpx.get(f"{url}/contract").json()
+    assert answer["hash"] == contract.hash and answer["contract"]["chunk"] == contract.chunk
+    description = httpx.get(f"{url}/openapi.json").json()
+    state = description["components"]["schemas"]["observation.panda"]["properties"]["state"]["oneOf"][0]
     assert state["minItems"] == 5 and "x (m)" in state["description"]
     pages = [httpx.get(url + path) for path in ("/", "/docs", "/console.js", "/console.css")]
     for page in pages:
         assert page.status_code == 200 and not re.search(r'(src|href)="?http|url\(', page.text), (
-            "nothing is loaded from elsewhere"
+            "nothing is loaded from another site"
         )
     assert "front" in pages[1].text and "default-src 'self'" in pages[0].headers["content-security-policy"]
 
@@ -85,21 +87,21 @@ def test_pages(url, contract):
 @pytest.mark.parametrize(
     ("changes", "status", "says"),
     [
-        ({"images": {"front": picture()}}, 422, "'wrist' is missing"),
-        ({"images": {"front": picture(), "wrist": picture(), "side": picture()}}, 422, "'side'"),
+        ({"images": {"front": image()}}, 422, "'wrist' is missing"),
+        ({"images": {"front": image(), "wrist": image(), "side": image()}}, 422, "'side'"),
         ({"images": []}, 400, "list"),
-        ({"images": {"front": "AAAA", "wrist": picture()}}, 400, "cannot be read"),
-        ({"images": {"front": picture()[:120], "wrist": picture()}}, 400, "picture"),
-        ({"images": {"front": picture(63, 64), "wrist": picture()}}, 422, "63 x 64"),
-        ({"images": {"front": picture(32, 32), "wrist": picture()}}, 422, "32 x 32"),
-        ({"images": {"front": picture(128, 100), "wrist": picture()}}, 422, "128 x 100"),
-        ({"images": {"front": picture(5000, 5000, "P"), "wrist": picture()}}, 400, "5000"),
-        ({"images": {"front": picture(mode="L"), "wrist": picture()}}, 422, "mode L"),
-        ({"images": {"front": picture(kind="GIF", mode="P"), "wrist": picture()}}, 400, "cannot be read"),
-        ({"images": {"front": encode_array(np.zeros((64, 64, 3), np.float32)), "wrist": picture()}}, 422, "float32"),
-        ({"images": {"front": encode_array(np.zeros((64, 64), np.uint8)), "wrist": picture()}}, 422, "[64, 64]"),
-        ({"images": {"front": encode_array(np.zeros((0, 0, 3), np.uint8)), "wrist": picture()}}, 422, "0 x 0"),
-        ({"images": {"front": 3, "wrist": picture()}}, 400, "int"),
+        ({"images": {"front": "AAAA", "wrist": image()}}, 400, "cannot be read"),
+        ({"images": {"front": image()[:120], "wrist": image()}}, 400, "image"),
+        ({"images": {"front": image(63, 64), "wrist": image()}}, 422, "63 x 64"),
+        ({"images": {"front": image(32, 32), "wrist": image()}}, 422, "32 x 32"),
+        ({"images": {"front": image(128, 100), "wrist": image()}}, 422, "128 x 100"),
+        ({"images": {"front": image(5000, 5000, "P"), "wrist": image()}}, 400, "5000"),
+        ({"images": {"front": image(mode="L"), "wrist": image()}}, 422, "mode L"),
+        ({"images": {"front": image(kind="GIF", mode="P"), "wrist": image()}}, 400, "cannot be read"),
+        ({"images": {"front": encode_array(np.zeros((64, 64, 3), np.float32)), "wrist": image()}}, 422, "float32"),
+        ({"images": {"front": encode_array(np.zeros((64, 64), np.uint8)), "wrist": image()}}, 422, "[64, 64]"),
+        ({"images": {"front": encode_array(np.zeros((0, 0, 3), np.uint8)), "wrist": image()}}, 422, "0 x 0"),
+        ({"images": {"front": 3, "wrist": image()}}, 400, "int"),
         ({"state": [0.0] * 4}, 422, "expected 5 values"),
         ({"state": [0, 0, float("nan"), 0, 0]}, 422, "NaN or infinity in z"),
         ({"state": [0, 0, 10**400, 0, 0]}, 422, "number"),
@@ -114,7 +116,7 @@ def test_pages(url, contract):
         ({"imagse": {}}, 400, "imagse"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_what_came(url, changes, status, says):
+def test_what_does_not_fit_is_refused_and_named(url, changes, status, says):
     answer = httpx.post(f"{url}/act", content=json.dumps(request(**changes)))
     error = answer.json()["error"]
     assert answer.status_code == status and says in error["what"], answer.text
@@ -124,7 +126,7 @@ def test_what_does_not_fit_is_refused_with_what_came(url, changes, status, says)
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"null", b"\xff\xfe{}", b"[" * 100_000, b'{"state": ' + b"9" * 5000 + b"}"]
 )
-def test_bodies_that_are_no_request(url, content):
+def test_bodies_that_are_not_requests(url, content):
     for path in ("/act", "/reset"):
         answer = httpx.post(url + path, content=content)
         assert answer.status_code == 400 and answer.json()["error"]["what"]
@@ -138,22 +140,27 @@ def test_other_errors_are_json_without_a_traceback(url):
         assert "secret" not in answer.text and "Traceback" not in answer.text
     assert httpx.get(f"{url}/nowhere").status_code == 404 and "error" in httpx.get(f"{url}/nowhere").json()
     assert httpx.get(f"{url}/act").status_code == 405
-    assert httpx.post(f"{url}/act", content=iter([b"x" * 2**20] * 33)).status_code == 413, "a body that does not say its length"
+    assert httpx.post(f"{url}/act", content=iter([b"x" * 2**20] * 33)).status_code == 413, (
+        "a body that does not declare its length"
+    )
     assert httpx.post(f"{url}/act", content=b"x" * (Options.message + 1)).status_code == 413
     assert httpx.post(f"{url}/reset", json={"ids": [3]}).status_code == 400
 
 
-def test_larger_pictures_of_the_same_shape_are_scaled(url):
-    answer = httpx.post(f"{url}/act", json=request(images={"front": picture(256, 256), "wrist": picture(256, 256, kind="JPEG")}))
+def test_larger_images_of_the_same_shape_are_scaled(url):
+    answer = httpx.post(f"{url}/act", json=request(images={"front": image(256, 256), "wrist": image(256, 256, kind="JPEG")}))
     actions = answer.json()["actions"]
     assert answer.status_code == 200 and actions[0][:2] == pytest.approx([110, 110], abs=1)
 
 
 def test_another_contract_is_refused_naming_both(url, contract):
-    held = contract.hash
     answer = httpx.post(f"{url}/act", json=request(), headers={"X-Contract": "f" * 64})
-    assert answer.status_code == 409 and held in answer.json()["error"]["what"] and "f" * 64 in answer.json()["error"]["what"]
-    with pytest.raises(ContractMismatch, match=held):
+    assert (
+        answer.status_code == 409
+        and contract.hash in answer.json()["error"]["what"]
+        and "f" * 64 in answer.json()["error"]["what"]
+    )
+    with pytest.raises(ContractMismatch, match=contract.hash):
         RemotePolicy(url, contract_hash="0" * 64)
 
 
@@ -167,7 +174,7 @@ def test_a_client_notices_that_the_server_changed(policy_class, contract, observ
         remote.act([observed()])
 
 
-def test_a_client_says_what_is_wrong_with_the_address():
+def test_errors_name_what_is_wrong_with_the_address():
     with pytest.raises(UserError, match="cannot be reached"):
         RemotePolicy("http://127.0.0.1:1")
     with pytest.raises(UserError, match="cannot be reached"):
@@ -176,7 +183,7 @@ def test_a_client_says_what_is_wrong_with_the_address():
         RemotePolicy(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.2)
 
 
-def test_a_port_in_use_is_the_users_to_mend(url, policy_class):
+def test_a_port_in_use_is_a_user_error(url, policy_class):
     with pytest.raises(UserError, match="cannot listen"):
         serve({"policy": policy_class()}, port=int(url.rsplit(":", 1)[1]))
 
@@ -258,22 +265,22 @@ def test_sighup_changes_the_policies_under_load_and_every_request_is_answered(tm
     with ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(ask, name) for name in "aabb"]
         try:
-            for done in (0, 2, 3):
+            for number in (0, 2, 3):
                 end = time.monotonic() + 30
-                while numbers["a"][-2:] != [done] * 2 or len(numbers["b"]) < 5:
-                    assert time.monotonic() < end and not any(one.done() for one in asking), (done, numbers["a"][-3:])
+                while numbers["a"][-2:] != [number] * 2 or len(numbers["b"]) < 5:
+                    assert time.monotonic() < end and not any(future.done() for future in asking), (number, numbers["a"][-3:])
                     time.sleep(0.02)
                 process.send_signal(signal.SIGHUP)
         finally:
             stop.set()
-        assert all(one.result() is None for one in asking)
+        assert all(future.result() is None for future in asking)
     process.terminate()
     assert process.wait(15) == 0 and set(numbers["b"]) == {1} and set(numbers["a"]) >= {0, 2, 3}
     log = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert "half an export" in next(line for line in log if line["what"].startswith("not reloaded"))["error"]
 
 
-def test_every_shape_is_warm_before_anybody_is_answered(policy_class):
+def test_every_batch_size_is_warmed_up_before_the_first_answer(policy_class):
     policy = policy_class()
     with running(policy, options=Options(batch=8)) as url:
         assert set(policy.batches) == {1, 4, 8} and not policy.calls
@@ -298,8 +305,8 @@ serve({{"broken": Broken()}}, port=0)
 
 def test_a_policy_that_cannot_act_is_not_served():
     program = BROKEN.format(folder=os.path.dirname(__file__))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert done.returncode and "no such kernel" in done.stderr
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert run.returncode and "no such kernel" in run.stderr
 
 
 def test_a_server_and_its_client_import_no_torch():

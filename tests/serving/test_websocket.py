@@ -1,4 +1,4 @@
-"""An independent client of openpi's protocol: msgpack by hand, no code shared with the server."""
+"""An independent client of openpi's protocol, with its own msgpack code."""
 
 import msgpack
 import numpy as np
@@ -43,14 +43,14 @@ def test_metadata_then_an_answer_per_observation(url, path, contract):
 
 def test_our_own_field_names_too(url):
     image, message = libero()
-    ours = {
+    request = {
         "images": {"front": message["observation/image"], "wrist": message["observation/wrist_image"]},
         "state": [0.0] * 5,
         "prompt": "go",
     }
     with connect(url.replace("http", "ws")) as client:
         client.recv()
-        client.send(msgpack.packb(ours))
+        client.send(msgpack.packb(request))
         assert unpack_array(msgpack.unpackb(client.recv())["actions"])[0, 0] == pytest.approx(image.mean())
 
 

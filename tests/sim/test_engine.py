@@ -72,7 +72,7 @@ def test_malformed_answers_are_counted_and_the_robot_rests(toy, seeing):
         (lambda a: a[:, :4], "shape"),
         (lambda a: a[:0], "shape"),
         (lambda a: a[0], "expected \\[T, A\\]"),
-        (lambda a: [["up"] * 7] * 3, "no array of numbers"),
+        (lambda a: [["up"] * 7] * 3, "not an array of numbers"),
     ],
 )
 def test_a_bad_answer_names_episode_and_step_and_loses_no_finished_one(toy, seeing, spoil, says):

@@ -9,7 +9,7 @@ import torch
 
 from vla.checkpoint import describe_model
 from vla.cli import main
-from vla.contract import SCHEMA, YOUNGER, PolicyContract
+from vla.contract import NEW_FIELDS, SCHEMA, PolicyContract
 from vla.errors import UserError
 from vla.evaluation.run import open_policy
 from vla.models.adapters import Lora, add_lora, merged
@@ -112,12 +112,12 @@ def test_adapters_are_merged_and_compared_and_the_base_is_named(tmp_path, vlm):
 
 def test_a_checkpoint_of_an_older_contract_is_exported_with_todays(tmp_path, vlm):
     content = checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm)
-    young = {name for fields in YOUNGER.values() for name in fields}
-    old = {name: value for name, value in CONTRACT.to_dict().items() if name not in young}
+    new_fields = {name for fields in NEW_FIELDS.values() for name in fields}
+    old = {name: value for name, value in CONTRACT.to_dict().items() if name not in new_fields}
     torch.save({**content, "contract": {**old, "schema": 1, "plan": "where"}}, tmp_path / "run/checkpoints/last.ckpt")
     export(str(tmp_path / "run/checkpoints/last.ckpt"), str(tmp_path / "out"))
     written = json.loads((tmp_path / "out/contract.json").read_text())
-    assert written["schema"] == SCHEMA and written.keys() >= young and written["decode"] == "mode"
+    assert written["schema"] == SCHEMA and written.keys() >= new_fields and written["decode"] == "mode"
     assert LocalPolicy.from_export(tmp_path / "out").contract.hash == CONTRACT.hash
 
 

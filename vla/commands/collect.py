@@ -7,6 +7,6 @@ from vla.sim.collect_options import Collect
 
 
 def collect(options: Collect) -> str:
-    """Records demonstrations of the scripted expert, or images with questions, as webdataset shards with a card."""
+    """Records demonstrations of a scripted expert, or images with questions, as webdataset shards with a card."""
     counts = collect_with_progress(options)
     return f"{options.out}: " + ", ".join(f"{value} {name}" for name, value in counts.items())

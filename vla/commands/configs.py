@@ -1,4 +1,4 @@
-"""Configurations by name: a file on disk, or one of the package's."""
+"""Finds configurations: a file on disk, or one shipped with the package."""
 
 from __future__ import annotations
 
@@ -10,49 +10,51 @@ from collections.abc import Iterator
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
 
 from vla.errors import UserError
 
+Node = str | int | float | bool | None | list["Node"] | dict[str, "Node"]
+"""A node of a YAML document."""
+
 
 def find_config(name: str) -> str:
-    """A configuration's path: on disk as it stands, else in the package (`configs/demo.yaml`, `demo.yaml`, `configs/rl/….yaml`).
+    """Returns the path of a configuration: on disk, else in the package (`configs/demo.yaml`, `demo.yaml`, `configs/rl/….yaml`).
 
     Raises:
-        UserError: neither; the package's own are named.
+        UserError: there is none; the error lists those of the package.
     """
     if Path(name).is_file():
         return name
-    own = dict(_packaged(resources.files("vla.configs"), "configs"))
-    path = own.get(name) or own.get(f"configs/{name}")
+    packaged = dict(_packaged(resources.files("vla.configs"), "configs"))
+    path = packaged.get(name) or packaged.get(f"configs/{name}")
     if path is None:
-        raise UserError("no such configuration", name, f"give a file, or one of the package's: {', '.join(own)}")
+        raise UserError("no such configuration", name, f"give a file, or one of the package's: {', '.join(packaged)}")
     return path
 
 
 def _packaged(folder: Traversable, name: str) -> Iterator[tuple[str, str]]:
-    """The name of each configuration, and its path."""
+    """Yields the name and the path of each configuration."""
     for entry in sorted(folder.iterdir(), key=lambda entry: (entry.is_dir(), entry.name)):
         if entry.name.endswith(".yaml"):
             yield f"{name}/{entry.name}", str(entry)
-        # Data set cards and suites are no configurations.
+        # Data set cards and suites are not configurations.
         elif entry.is_dir() and entry.name not in ("cards", "suites"):
             yield from _packaged(entry, f"{name}/{entry.name}")
 
 
-def _readable(path: str) -> str:
-    """The path of a configuration with today's names: the same one, or a copy where it has older names, which are warned of.
+def _with_current_names(path: str) -> str:
+    """Returns the path of the configuration, or of a copy with the current names of settings if it has old ones, with a warning.
 
     Raises:
-        UserError: it is not YAML. (What merges configurations would not say which one.)
+        UserError: the file is not YAML. (jsonargparse, which merges configurations, would not name the file.)
     """
     import yaml
 
     from vla.datasets.sources import RENAMED
 
-    old: set[str] = set()
+    old_names: set[str] = set()
 
-    def renamed(node: Any) -> Any:
+    def renamed(node: Node) -> Node:
         if isinstance(node, list):
             return [renamed(each) for each in node]
         if not isinstance(node, dict):
@@ -60,7 +62,7 @@ def _readable(path: str) -> str:
         node = {key: renamed(value) for key, value in node.items()}
         settings = node.get("init_args")
         if isinstance(settings, dict) and str(node.get("class_path", "")).startswith("vla.datasets."):
-            old.update(settings.keys() & RENAMED.keys())
+            old_names.update(settings.keys() & RENAMED.keys())
             node["init_args"] = {RENAMED.get(key, key): value for key, value in settings.items()}
         return node
 
@@ -68,10 +70,12 @@ def _readable(path: str) -> str:
         content = renamed(yaml.safe_load(Path(path).read_text()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"not YAML: {' '.join(str(error).split())}", path) from None
-    if not old:
+    if not old_names:
         return path
-    for name in sorted(old):
-        print(f"note: {path}: `{name}` is now called `{RENAMED[name]}`; the next version knows only that", file=sys.stderr)
+    for name in sorted(old_names):
+        print(
+            f"note: {path}: `{name}` is now called `{RENAMED[name]}`; the next version accepts only the new name", file=sys.stderr
+        )
     handle, copy = tempfile.mkstemp(prefix=f"{Path(path).stem}-", suffix=".yaml")
     with os.fdopen(handle, "w") as file:
         yaml.safe_dump(content, file, sort_keys=False)
@@ -80,11 +84,11 @@ def _readable(path: str) -> str:
 
 
 def with_paths(argv: list[str]) -> list[str]:
-    """Arguments with every configuration's path put in."""
-    done = list(argv)
-    for place, argument in enumerate(argv):
-        if argument in ("-c", "--config", "--base") and place + 1 < len(argv):
-            done[place + 1] = _readable(find_config(argv[place + 1]))
+    """Returns the arguments with the names of configurations replaced by their paths."""
+    resolved = list(argv)
+    for i, argument in enumerate(argv):
+        if argument in ("-c", "--config", "--base") and i + 1 < len(argv):
+            resolved[i + 1] = _with_current_names(find_config(argv[i + 1]))
         elif argument.startswith("--config="):
-            done[place] = "--config=" + _readable(find_config(argument.removeprefix("--config=")))
-    return done
+            resolved[i] = "--config=" + _with_current_names(find_config(argument.removeprefix("--config=")))
+    return resolved

@@ -1,4 +1,4 @@
-"""`vla data …`: other people's data sets converted, checked, described and shown."""
+"""`vla data …`: converts, checks, describes and shows data sets of other formats."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,20 +25,20 @@ from vla.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Convert(Choice):
-    """What to convert, to what, and what changes on the way.
+    """What to convert, the target format, and the changes to make.
 
     Attributes:
-        instruction: for data that has none.
-        size: of the images, e.g. 224 or 240x320 (height x width); "" keeps theirs.
-        cameras: for robosuite's demo.hdf5, which has states and no images: those to render, by robosuite's names, e.g.
+        instruction: the instruction for data without any.
+        size: size of the images to write, e.g. 224 or 240x320 (height x width); "" keeps the original size.
+        cameras: cameras to render for robosuite's demo.hdf5, which has states but no images, e.g.
             agentview,robot0_eye_in_hand.
-        noops: whether steps without movement are kept.
-        rate: actions per second to come down to; 0 keeps the source's.
-        holdout: share of the records that is held back: writes OUT/train and OUT/val.
-        on_error: whether damaged records end the conversion, or are left out, counted and named.
-        workers: processes; 0 is one per core.
-        overwrite: replace what is there.
-        dry_run: only say what would be written.
+        noops: keep or drop steps without movement.
+        rate: actions per second after resampling; 0 keeps the source's rate.
+        holdout: fraction of the records for validation; if above 0, writes OUT/train and OUT/val.
+        on_error: fail at the first damaged record, or skip, count and name damaged records.
+        workers: number of processes; 0 is one per core.
+        overwrite: replace existing data.
+        dry_run: only print what would be written.
     """
 
     instruction: str = ""
@@ -54,7 +54,7 @@ class Convert(Choice):
 
 
 def convert(chosen: Convert) -> int:
-    """Converts a data set to our shards or to LeRobot v3.0; when it was stopped, the same command goes on."""
+    """Converts a data set to our shards or to LeRobot v3.0. Run it again to resume an interrupted conversion."""
     height, width = _size(chosen.size)
     options = Options(
         **{field.name: getattr(chosen, field.name) for field in dataclasses.fields(Choice)},
@@ -65,14 +65,14 @@ def convert(chosen: Convert) -> int:
     )
     reader = _rendered(open_reader(chosen.source, chosen.format, chosen.pictures), chosen.cameras, height, width)
     if not 0 <= chosen.holdout < 1:
-        raise UserError(f"holdout {chosen.holdout}", "--holdout", "a share from 0 to 1")
+        raise UserError(f"holdout {chosen.holdout}", "--holdout", "give a fraction from 0 to 1")
     parts = {"train": f"{chosen.out}/train", "val": f"{chosen.out}/val"} if chosen.holdout else {"all": chosen.out}
     damaged = 0
     for part, folder in parts.items():
         job = plan(dataclasses.replace(options, part=part, share=chosen.holdout, out=folder), reader)  # type: ignore[arg-type]
         count = sum(map(len, job.parts))
         print(f"{folder}: about {_bytes(job.expected)} in {len(job.parts)} parts, from {count} records ({job.reader.format})")
-        print("pictures: " + ", ".join(f"{name} {r.height} x {r.width}" for name, r in job.ready.items()))
+        print("images: " + ", ".join(f"{name} {r.height} x {r.width}" for name, r in job.ready.items()))
         if job.reader.kind == "robot" and job.card.verified.startswith("unverified"):
             print(_warning(job.card, chosen.card))
         if chosen.dry_run:
@@ -86,18 +86,18 @@ def convert(chosen: Convert) -> int:
     return 1 if damaged else 0
 
 
-def _warning(card: SourceCard, named: str) -> str:
-    """What a user should look at before a long conversion."""
-    if named:
-        return f"note: the card of {card.title or named} is {card.verified}: look at `vla data preview`"
-    unsaid = [name for name in ("gripper", "rotation", "frame") if getattr(card, name) == "not said"]
-    pictures = " and ".join(sorted({camera.orientation for camera in card.cameras.values()}))
-    taken = f"{pictures} pictures, observations {card.alignment}-action, {card.control_hz:g} actions per second"
-    return f"note: without a card it is taken for granted: {taken}; unsaid: {', '.join(unsaid)}: look at `vla data preview`"
+def _warning(card: SourceCard, card_name: str) -> str:
+    """Returns what a user should check before a long conversion."""
+    if card_name:
+        return f"note: the card of {card.title or card_name} is {card.verified}; check it with `vla data preview`"
+    unknown = [name for name in ("gripper", "rotation", "frame") if getattr(card, name) == "not said"]
+    orientations = " and ".join(sorted({camera.orientation for camera in card.cameras.values()}))
+    assumed = f"{orientations} images, observations {card.alignment}-action, {card.control_hz:g} actions per second"
+    return f"note: assumed without a card: {assumed}; unknown: {', '.join(unknown)}; check with `vla data preview`"
 
 
 def summary(report: dict[str, Any]) -> str:
-    """A conversion's report in words."""
+    """Returns the summary of a conversion's report as text."""
     records = report["records"]
     lines = [f"written: {records['written']} of {records['found']} records, {report['steps']} steps"]
     lines += [f"not chosen: {count} records ({option})" for option, count in report["not_chosen"].items()]
@@ -112,48 +112,49 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def inspect(source: str, format: str = "auto", card: str = "", pictures: str = "") -> str:
-    """Says what is in a data set, from its descriptions.
+    """Prints what a data set contains, according to its metadata.
 
     Args:
-        source: folder or file of any known format.
-        format: its name; auto recognises it.
-        card: conventions, as for convert.
-        pictures: folder of the pictures that a JSON file names.
+        source: folder or file in any supported format.
+        format: the format's name; auto detects it.
+        card: conventions, as in `vla data convert`.
+        pictures: folder of the images that a JSON file names.
     """
-    from vla.datasets.formats.inspection.describe import inspect as look
+    from vla.datasets.formats.inspection.describe import inspect as describe
 
     reader = _rendered(open_reader(source, format, pictures))
     files = [reader.path] if reader.path.is_file() else reader.path.rglob("*")
     size = _bytes(sum(path.stat().st_size for path in files if path.is_file()))
-    return _lines({"size": size, **look(reader, _card(card, reader))})
+    return _lines({"size": size, **describe(reader, _card(card, reader))})
 
 
 def verify(source: str, format: str = "auto", card: str = "", pictures: str = "", workers: int = 0) -> int:
-    """Reads all of a data set: every record, every picture, checksums. Exits with 1 if anything is damaged.
+    """Reads a whole data set: every record, every image, checksums. Exits with 1 if anything is damaged.
 
     Args:
-        source: folder or file of any known format.
-        format: its name; auto recognises it.
-        card: conventions, as for convert.
-        pictures: folder of the pictures that a JSON file names.
-        workers: processes; 0 is one per core.
+        source: folder or file in any supported format.
+        format: the format's name; auto detects it.
+        card: conventions, as in `vla data convert`.
+        pictures: folder of the images that a JSON file names.
+        workers: number of processes; 0 is one per core.
     """
     from vla.datasets.formats.inspection.check import verify as check
 
     reader, chosen = _opened(source, format, card, pictures)
     with _bar(0, "verify") as progress:
-        found = check(reader, chosen, workers or os.cpu_count() or 1, progress)
-    for problem in found.problems:
+        result = check(reader, chosen, workers or os.cpu_count() or 1, progress)
+    for problem in result.problems:
         print(problem)
-    unnamed = found.damaged - len(found.problems)
+    unnamed = result.damaged - len(result.problems)
     print(
-        f"{found.records} records, {found.steps} steps and {found.pictures} pictures are whole; {found.damaged} damaged", end=""
+        f"{result.records} records, {result.steps} steps and {result.pictures} images are intact; {result.damaged} damaged",
+        end="",
     )
     print(
         f" ({unnamed} of them not named)" * (unnamed > 0)
-        + f"; {found.left_out} without instruction or picture" * (found.left_out > 0)
+        + f"; {result.left_out} without instruction or image" * (result.left_out > 0)
     )
-    return 1 if found.damaged else 0
+    return 1 if result.damaged else 0
 
 
 def stats(
@@ -164,52 +165,52 @@ def stats(
     layout: Literal["ours", "theirs"] = "ours",
     out: str = "",
 ) -> str:
-    """Statistics of actions and states, as OpenVLA, openpi or LeRobot define them; names dimensions that never vary.
+    """Computes statistics of actions and states as OpenVLA, openpi or LeRobot define them; lists constant dimensions.
 
     Args:
-        source: folder or file of robot data in any known format.
-        format: its name; auto recognises it.
-        card: conventions, as for convert.
-        scheme: whose definition: openvla, openpi, openpi-padded, lerobot or lerobot-mean.
-        layout: ours has names, constants and what was not read; theirs is the file of the scheme's owner, e.g. norm_stats.json.
+        source: folder or file of robot data in any supported format.
+        format: the format's name; auto detects it.
+        card: conventions, as in `vla data convert`.
+        scheme: the definition to follow: openvla, openpi, openpi-padded, lerobot or lerobot-mean.
+        layout: ours has names, constants and unread records; theirs is the scheme's own file, e.g. norm_stats.json.
         out: JSON file to write; "" prints it.
     """
     from vla.datasets.formats.inspection.describe import in_their_file, statistics
 
     reader, chosen = _opened(source, format, card, "")
     with _bar(0, "stats") as progress:
-        found = statistics(reader, chosen, scheme, progress)
-    body = found if layout == "ours" else in_their_file(found, chosen.title or reader.path.name)
-    text = json.dumps(body, indent=1)
+        result = statistics(reader, chosen, scheme, progress)
+    content = result if layout == "ours" else in_their_file(result, chosen.title or reader.path.name)
+    text = json.dumps(content, indent=1)
     if not out:
         return text
     Path(out).write_text(text + "\n")
-    lines = [f"{out}: {found['episodes']} episodes, {found['steps']} steps"]
+    lines = [f"{out}: {result['episodes']} episodes, {result['steps']} steps"]
     for space in ("action", "state"):
-        for name, value in found.get(space, {}).get("constant", {}).items():
+        for name, value in result.get(space, {}).get("constant", {}).items():
             lines.append(f"constant: {space} {name} is always {value:g}")
-    return "\n".join(lines + [f"not read: {text}" for text in found["not_read"][:10]])
+    return "\n".join(lines + [f"not read: {text}" for text in result["not_read"][:10]])
 
 
 def preview(
     source: str, out: str, format: str = "auto", card: str = "", pictures: str = "", cameras: str = "", episodes: int = 3
 ) -> str:
-    """Writes a page with pictures and plots of some episodes: flipped cameras and inverted grippers are seen at once.
+    """Writes a page with images and plots of some episodes, which shows flipped cameras and inverted grippers at once.
 
     Args:
-        source: folder or file of any known format.
+        source: folder or file in any supported format.
         out: folder for index.html and its PNG files.
-        format: its name; auto recognises it.
-        card: conventions, as for convert.
-        pictures: folder of the pictures that a JSON file names.
-        cameras: for robosuite's demo.hdf5: those to render, as for convert.
-        episodes: how many are shown, spread over the data.
+        format: the format's name; auto detects it.
+        card: conventions, as in `vla data convert`.
+        pictures: folder of the images that a JSON file names.
+        cameras: cameras to render for robosuite's demo.hdf5, as in `vla data convert`.
+        episodes: number of episodes to show, spread over the data.
     """
     from vla.datasets.formats.inspection.preview import preview as show
 
     reader = _rendered(open_reader(source, format, pictures), cameras, 128, 128)
     files = show(reader, _card(card, reader), Path(out), episodes)
-    return f"{out}/index.html, {len(files) - 1} pictures"
+    return f"{out}/index.html, {len(files) - 1} images"
 
 
 def _opened(source: str, format: str, card: str, pictures: str) -> tuple[Reader, SourceCard]:
@@ -222,7 +223,7 @@ def _card(name: str, reader: Reader) -> SourceCard:
 
 
 def _rendered(reader: Reader, cameras: str = "", height: int = 0, width: int = 0) -> Reader:
-    """The reader, or one that renders robosuite's states."""
+    """Returns the reader, or one that renders robosuite's states."""
     from vla.sim.robosuite.replay import replayed
 
     return replayed(reader, cameras.split(",") if cameras else (), height, width)
@@ -231,12 +232,12 @@ def _rendered(reader: Reader, cameras: str = "", height: int = 0, width: int = 0
 def _size(text: str) -> tuple[int, int]:
     sides = text.lower().split("x") if text else ["0"]
     if len(sides) > 2 or not all(side.isdigit() and len(side) < 6 for side in sides):
-        raise UserError(f"size {text!r}", "--size", "e.g. 224 or 240x320 (height x width)")
+        raise UserError(f"size {text!r}", "--size", "give e.g. 224 or 240x320 (height x width)")
     return int(sides[0]), int(sides[-1])
 
 
 def _clear(folder: Path) -> None:
-    """Removes what an earlier conversion wrote, and nothing else: without its report or its parts a folder is not touched."""
+    """Removes what an earlier conversion wrote, and nothing else. A folder without its report or its parts is not touched."""
     if not any((folder / name).exists() for name in (REPORT, PARTS)):
         return
     for name in (PARTS, "data", "videos", "meta"):
@@ -259,14 +260,14 @@ def _bytes(count: float) -> str:
 def _bar(total: int, name: str) -> Iterator[Callable[[int, int], None]]:
     with tqdm(total=total, desc=name, unit="record") as bar:
 
-        def progress(done: int, every: int) -> None:
-            bar.total = every
-            bar.update(done - bar.n)
+        def progress(finished: int, total: int) -> None:
+            bar.total = total
+            bar.update(finished - bar.n)
 
         yield progress
 
 
-def _lines(value: Any, indent: str = "") -> str:
+def _lines(value: Mapping[str, Any], indent: str = "") -> str:
     lines = []
     for name, entry in value.items():
         if isinstance(entry, dict):

@@ -1,4 +1,4 @@
-"""`vla rl fit | probe | table | questions`: what is behind the names."""
+"""`vla rl fit | probe | table | questions`."""
 
 from __future__ import annotations
 
@@ -12,36 +12,44 @@ from vla.systems.pr2l.table import table
 
 
 def run_fit(argv: list[str]) -> str:
-    """Trains a policy as configurations say; a repeated run goes on from its checkpoint."""
+    """Trains a policy from configurations. Run it again to resume from the last checkpoint."""
     return fit(read_options(argv)).summary
 
 
 def run_probe(argv: list[str]) -> str:
-    """Ranks conditions by what their model's states tell of the goal."""
+    """Ranks conditions by how well the model's states predict the goal."""
     parser = ArgumentParser(prog="vla rl probe", description="Ranks prompts, layers and poolings without training.")
-    parser.add_argument("--base", action="append", type=str, default=[], help="what all conditions are overlays of")
-    parser.add_argument("-c", "--config", action="append", type=str, required=True, help="a condition; give several")
-    parser.add_argument("--runs", nargs="*", type=str, default=[], help="folders of runs with whose areas scores are correlated")
+    parser.add_argument("--base", action="append", type=str, default=[], help="configuration that all conditions extend")
+    parser.add_argument(
+        "-c", "--config", action="append", type=str, required=True, help="configuration of a condition; give several"
+    )
+    parser.add_argument(
+        "--runs",
+        nargs="*",
+        type=str,
+        default=[],
+        help="folders of runs; the scores are correlated with the areas under their curves",
+    )
     parser.add_function_arguments(probe_all, as_group=False, skip={"conditions", "runs"})
-    given = parser.parse_args(argv).as_dict()
-    base = [part for path in given.pop("base") for part in ("-c", path)]
-    return probe_all([read_options([*base, "-c", config]) for config in given.pop("config")], **given)
+    arguments = parser.parse_args(argv).as_dict()
+    base = [part for path in arguments.pop("base") for part in ("-c", path)]
+    return probe_all([read_options([*base, "-c", config]) for config in arguments.pop("config")], **arguments)
 
 
 def run_questions(argv: list[str]) -> str:
-    """Pictures of BabyAI's rooms with questions about them."""
-    parser = ArgumentParser(prog="vla rl questions", description="Writes pictures of BabyAI's rooms with questions about them.")
+    """Writes images of BabyAI's rooms with questions about them."""
+    parser = ArgumentParser(prog="vla rl questions", description="Writes images of BabyAI's rooms with questions about them.")
     parser.add_function_arguments(collect_questions, as_group=False)
-    given = parser.parse_args(argv).as_dict()
-    counts = collect_questions(**given)
-    said = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
-    return f"{given['out']}: {said}; the model to begin with: {given['out']}/{START}"
+    arguments = parser.parse_args(argv).as_dict()
+    counts = collect_questions(**arguments)
+    summary = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    return f"{arguments['out']}: {summary}; the model to start from: {arguments['out']}/{START}"
 
 
 def run_table(argv: list[str]) -> str:
-    """Policies on the same episodes, with what they cost."""
-    parser = ArgumentParser(prog="vla rl table", description="Compares policies on the same episodes, with what they cost.")
-    parser.add_argument("--policy", action="append", type=str, required=True, help="as `vla rollout` takes it; give several")
+    """Compares policies on the same episodes, with their costs."""
+    parser = ArgumentParser(prog="vla rl table", description="Compares policies on the same episodes, with their costs.")
+    parser.add_argument("--policy", action="append", type=str, required=True, help="a policy, as in `vla rollout`; give several")
     parser.add_function_arguments(table, as_group=False, skip={"policies"})
-    given = parser.parse_args(argv).as_dict()
-    return table(given.pop("policy"), **given)
+    arguments = parser.parse_args(argv).as_dict()
+    return table(arguments.pop("policy"), **arguments)

@@ -24,22 +24,22 @@ from vla.sim.variation import SEEN
 
 @dataclasses.dataclass(frozen=True)
 class Rollout(RolloutOptions):
-    """What is rolled out, where, and what is kept of it.
+    """The policy, the scenes, and the output of a rollout.
 
     Attributes:
         policy: an export's folder, a checkpoint, the http address of `vla serve`, the ws address of an openpi server,
             openvla+http://… of an OpenVLA server, "expert" or "random".
-        suite: evaluates on a suite, e.g. "rt2/seen", or on a .yaml file; it says tasks, variations, kinds, seeds and horizon.
-        task: "lift", "put", "push" or "stack", one of robosuite's own, e.g. "robosuite-Lift", or another simulator's.
-        instruction: a sentence for the robot, e.g. "lift the green cube"; the objects it names are put on the table.
+        suite: name of a suite, e.g. "rt2/seen", or a .yaml file. It defines tasks, variations, kinds, seeds and horizon.
+        task: "lift", "put", "push", "stack", a task of robosuite, e.g. "robosuite-Lift", or one of another simulator.
+        instruction: instruction for the robot, e.g. "lift the green cube"; the scene has the objects it names.
             "" draws goal and wording.
-        episodes: scenes to try; 0 is 1, or what the suite says.
-        kind: whether the instruction asks for the drawn goal (correct) or for the other one (swapped: another object, place or
-            side), is empty, or has no meaning (nonsense).
-        seed: of the first scene; the next ones follow.
-        horizon: steps until an episode is given up; 0 is the task's.
-        video: MP4 of the first episode; its actions are written beside it, as .json.
-        out: folder for results.json, one line per episode and report.html; a stopped evaluation goes on there.
+        episodes: number of scenes; 0 is 1, or the suite's number.
+        kind: whether the instruction names the goal (correct) or another object, place or side (swapped), is empty, or is
+            nonsense.
+        seed: seed of the first scene; each further scene adds 1.
+        horizon: maximum number of steps of an episode; 0 is the task's.
+        video: MP4 file for the first episode; its actions are written beside it, as .json.
+        out: folder for results.json, the episodes and report.html; run again to resume a stopped evaluation.
     """
 
     policy: str
@@ -57,10 +57,10 @@ class Rollout(RolloutOptions):
         numbers = {n: getattr(self, n) for n in ("episodes", "horizon", "workers", "batch", "execute", "videos")}
         if min(numbers.values()) < 0:
             text = ", ".join(f"{name} {value}" for name, value in numbers.items())
-            raise UserError(text, "rollout", "each is at least 0; 0 leaves it to us")
+            raise UserError(text, "rollout", "give at least 0 each; 0 is the default")
         if self.suite and (self.instruction or (self.task, self.kind, self.seed, self.horizon) != ("lift", "correct", 0, 0)):
             raise UserError(
-                "a suite has its own tasks, instructions, kinds, seeds and horizon",
+                "a suite defines its own tasks, instructions, kinds, seeds and horizon",
                 "--suite",
                 "leave out --task, --instruction, --kind, --seed and --horizon",
             )
@@ -69,34 +69,34 @@ class Rollout(RolloutOptions):
 
 
 def rollout(chosen: Rollout) -> str:
-    """Drives the simulated robot with a policy and says how it went."""
+    """Rolls a policy out in simulation and prints success rates."""
     task, instruction = chosen.task, chosen.instruction
     check_kinds(find_task(task), (chosen.kind,), "--kind")
     if instruction and (note := simulator_of(task).note(task, instruction)):
         print(f"note: {note}")
-    one = Suite(
+    single = Suite(
         task, (task,), (SEEN,), chosen.episodes or 1, chosen.horizon, (chosen.kind,), chosen.seed, instruction=instruction
     )
-    suite = load_suite(chosen.suite, chosen.episodes) if chosen.suite else one
-    todo = suite.all()
-    with tqdm(total=len(todo), desc=suite.name, unit="episode", disable=len(todo) == 1) as bar:
+    suite = load_suite(chosen.suite, chosen.episodes) if chosen.suite else single
+    episodes = suite.all()
+    with tqdm(total=len(episodes), desc=suite.name, unit="episode", disable=len(episodes) == 1) as bar:
 
-        def progress(result: Result | None, done: int) -> None:
-            bar.update(done - bar.n)
+        def progress(result: Result | None, finished: int) -> None:
+            bar.update(finished - bar.n)
             if result is not None:
-                bar.write(describe(result) + "".join(f"; again: {why}" for why in result.more["restarts"]))
+                bar.write(describe(result) + "".join(f"; repeated: {why}" for why in result.more["restarts"]))
 
-        return _evaluate(chosen, suite, progress) if chosen.out else _watch(chosen, suite, progress)
+        return _evaluate(chosen, suite, progress) if chosen.out else _roll_out(chosen, suite, progress)
 
 
 Progress = Callable[[Result | None, int], None]
 
 
 def _evaluate(chosen: Rollout, suite: Suite, progress: Progress) -> str:
-    """Into the folder `out`, with a record and a page."""
-    how = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(RolloutOptions)}
-    how["videos"] = max(chosen.videos, bool(chosen.video))
-    record = evaluate(Evaluation(chosen.policy, suite, chosen.out, **how), progress)
+    """Evaluates with results and a report in the folder `out`."""
+    options = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(RolloutOptions)}
+    options["videos"] = max(chosen.videos, bool(chosen.video))
+    record = evaluate(Evaluation(chosen.policy, suite, chosen.out, **options), progress)
     if chosen.video:
         film = film_path(chosen.out, record)
         shutil.copy2(film, chosen.video)
@@ -104,12 +104,12 @@ def _evaluate(chosen: Rollout, suite: Suite, progress: Progress) -> str:
     return f"{outcome(record)}\nrecord: {chosen.out}/results.json, page: {chosen.out}/report.html"
 
 
-def _watch(chosen: Rollout, suite: Suite, progress: Progress) -> str:
-    """Without a folder: what came out is only said."""
-    todo = suite.all()
-    count = worker_count(chosen.engine, chosen.workers, len(todo))
+def _roll_out(chosen: Rollout, suite: Suite, progress: Progress) -> str:
+    """Rolls out without a folder; returns the success rates as text."""
+    episodes = suite.all()
+    count = worker_count(chosen.engine, chosen.workers, len(episodes))
     policy = open_policy(chosen.policy, chosen.batch or count, suite.tasks, chosen.decode)
-    todo[0] = dataclasses.replace(todo[0], video=bool(chosen.video))
+    episodes[0] = dataclasses.replace(episodes[0], video=bool(chosen.video))
     finished = 0
 
     def count_one(result: Result) -> None:
@@ -118,7 +118,7 @@ def _watch(chosen: Rollout, suite: Suite, progress: Progress) -> str:
         progress(result, finished)
 
     with open_workers(chosen.engine, count) as pool, recording(chosen.record, chosen.policy, chosen.fresh) as recorder:
-        results = run_rollout(policy, todo, pool, count_one, chosen.execute, recorder=recorder)
+        results = run_rollout(policy, episodes, pool, count_one, chosen.execute, recorder=recorder)
     if chosen.video:
         film(results[0], chosen.video)
         print(f"video: {chosen.video}")

@@ -15,20 +15,20 @@ from vla.serving.options import Options
 
 @dataclasses.dataclass(frozen=True)
 class Serve(Options):
-    """What to serve, to whom, and within which limits.
+    """The policies to serve, the address, access, and limits.
 
     Attributes:
-        policy: an export's folder or a checkpoint; several as NAME=FOLDER,NAME=FOLDER, each at /policies/NAME.
+        policy: folder of an export, or a checkpoint. Several: NAME=FOLDER,NAME=FOLDER, each at /policies/NAME.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
-        keys: file of API keys, `name key` a line; editing it adds and revokes keys.
-        public: let anyone in who reaches an address that is not this machine's own.
-        tls_cert: PEM file of a certificate; then only https and wss are spoken.
-        tls_key: PEM file of its key.
-        ensemble: average, for each client, what its overlapping chunks say of an action (temporal ensembling): for clients that
-            ask at every step. An answer is one action then.
-        threads: of the policy's computations; 0 leaves it to torch.
-        decode: refuse a policy whose contract has another `decode` (mode, median or local-mean); it changes no policy.
+        keys: file of API keys, with a name and a key per line. Editing it adds and revokes keys.
+        public: allow an address that other machines can reach without API keys.
+        tls_cert: PEM file of a certificate; the server then uses https and wss only.
+        tls_key: PEM file of the certificate's key.
+        ensemble: average the actions of overlapping chunks per stream (temporal ensembling), for clients that ask at every step.
+            An answer is then one action.
+        threads: number of threads for the policy's computations; 0 is torch's default.
+        decode: refuse a policy whose contract has another `decode` (mode, median or local-mean). It does not change the policy.
     """
 
     policy: str
@@ -44,7 +44,7 @@ class Serve(Options):
 
 
 def serve(options: Serve) -> None:
-    """Answers clients with a policy's actions, over HTTP and websocket, until it is stopped."""
+    """Serves policies over HTTP and websocket until it is stopped."""
     import torch
 
     from vla.policies.load import load_policy
@@ -56,23 +56,25 @@ def serve(options: Serve) -> None:
         raise UserError("a certificate needs its key, and a key its certificate", "TLS", "give --tls_cert and --tls_key")
     if options.threads:
         torch.set_num_threads(options.threads)
-    named = dict(_named(one) for one in options.policy.split(","))
+    paths = dict(_name_and_path(policy) for policy in options.policy.split(","))
 
-    def open_one(path: str) -> Policy:
+    def load(path: str) -> Policy:
         policy = load_policy(path, ladder(options.batch), probabilities=True, decode=options.decode)
         return TemporalEnsemble(policy) if options.ensemble else policy
 
-    load = {name: functools.partial(open_one, path) for name, path in named.items()}
+    loaders = {name: functools.partial(load, path) for name, path in paths.items()}
     log_to_stderr()
     tls = (options.tls_cert, options.tls_key) if options.tls_cert else None
-    policies = {name: one() for name, one in load.items()}
-    run(policies, options.host, options.port, options, options.keys, tls, options.public, load)
+    policies = {name: loader() for name, loader in loaders.items()}
+    run(policies, options.host, options.port, options, options.keys, tls, options.public, loaders)
 
 
-def _named(one: str) -> tuple[str, str]:
-    """NAME=FOLDER; a folder alone is called after itself."""
-    name, equals, path = one.partition("=")
-    name, path = (name, path) if equals else (re.sub(r"[^\w.-]+", "-", Path(one).resolve().name), one)
+def _name_and_path(policy: str) -> tuple[str, str]:
+    """Splits NAME=FOLDER. The name of a folder alone is its last part."""
+    name, equals, path = policy.partition("=")
+    name, path = (name, path) if equals else (re.sub(r"[^\w.-]+", "-", Path(policy).resolve().name), policy)
     if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"the name {name!r}", one, "letters, digits, dots and dashes, e.g. lift=runs/demo/export")
+        raise UserError(
+            f"the name {name!r} is not valid", policy, "use letters, digits, dots and dashes, e.g. lift=runs/demo/export"
+        )
     return name, path

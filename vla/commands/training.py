@@ -1,10 +1,10 @@
-"""`vla fit | validate | test | predict`: Lightning's command line, with what it gets from the simulator."""
+"""`vla fit | validate | test | predict`: Lightning's command line, with rollouts and data from the simulator."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vla.commands.configs import with_paths
 from vla.datasets.card import DatasetCard
@@ -19,12 +19,15 @@ from vla.sim.registry import embodiment_of, task_for, task_names
 from vla.sim.rollout import rollout as run_rollout
 from vla.sim.workers import Workers
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 TRAINING_ROLLOUTS = 500_000
-"""Seeds of rollouts during training: choosing a checkpoint by them leaves evaluation's scenes unseen."""
+"""First seed of rollouts during training, so that choosing a checkpoint uses none of the scenes of evaluations."""
 
 
-def new_tokenizer() -> Any:
-    """A tokenizer that knows the words of the tabletop's instructions and questions."""
+def new_tokenizer() -> PreTrainedTokenizerBase:
+    """Trains a tokenizer on the words of the tabletop's instructions and questions."""
     from vla.contract import PolicyContract
     from vla.models.tiny.text import train_tokenizer
     from vla.sim.tabletop.questions import vocabulary_corpus
@@ -35,21 +38,21 @@ def new_tokenizer() -> Any:
 
 
 class Evaluator:
-    """Rolls out fixed episodes during training; its workers start at the first use and stay.
+    """Rolls out fixed episodes during training. Its workers start at the first use and are kept.
 
-    Called with the cards of the data, it gives what rolls a policy out in the tasks that they name. Where a card names none, the
-    task is its embodiment's first; several take turns.
+    Called with the cards of the data, it returns a function that rolls a policy out in their tasks, in turn. A card without a
+    task stands for the first task of its embodiment.
     """
 
     def __init__(self) -> None:
         self.workers: Workers | None = None
 
     def __call__(self, cards: list[DatasetCard]) -> Callable[[Policy, int], dict[str, float]]:
-        """Raises UserError if no simulator has a robot of the data, ContractMismatch if it has it with other conventions."""
+        """Raises UserError if no simulator has the data's embodiment, ContractMismatch if its conventions differ."""
         robots = [card for card in cards if card.kind == "robot"]
         tasks = {task: card for card in robots if (task := task_for(card.embodiment, card.task))}
         if not tasks:
-            names = ", ".join(sorted({card.embodiment for card in robots})) or "none: there is no robot data"
+            names = ", ".join(sorted({card.embodiment for card in robots})) or "none, there is no robot data"
             known = ", ".join(dict.fromkeys(embodiment_of(task)[0] for task in task_names()))
             raise UserError(
                 f"no simulator has the data's embodiment ({names})",
@@ -62,8 +65,8 @@ class Evaluator:
 
     def _roll_out(self, tasks: list[str], policy: Policy, episodes: int) -> dict[str, float]:
         self.workers = self.workers or Workers()
-        todo = [Episode(TRAINING_ROLLOUTS + i, task=tasks[i % len(tasks)]) for i in range(episodes)]
-        results = run_rollout(policy, todo, self.workers)
+        episode_list = [Episode(TRAINING_ROLLOUTS + i, task=tasks[i % len(tasks)]) for i in range(episodes)]
+        results = run_rollout(policy, episode_list, self.workers)
         return {name: rate["rate"] for name, rate in rates(results).items()}
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from vla.report.intervals import mean, wilson
 from vla.report.proportions import Counts, difference
 
 if TYPE_CHECKING:
-    from vla.policies.vqa_accuracy import Asked
+    from vla.policies.vqa_accuracy import AnsweredQuestion
 
 BATCH = 16
 
@@ -24,12 +24,12 @@ def ask(export: Path, held_out: Path, folder: Path, per_type: int) -> dict[str, 
     """
     from vla.datasets.questions import QuestionSource
     from vla.policies.local import LocalPolicy
-    from vla.policies.vqa_accuracy import balanced, right_by_type, vqa_answers
+    from vla.policies.vqa_accuracy import balanced, correct_by_type, vqa_answers
 
     policy = LocalPolicy.from_export(export, batch=BATCH)
     samples = balanced(QuestionSource(held_out), per_type)
     asked = vqa_answers(policy, samples)
-    vqa = accuracies(right_by_type(asked), right_by_type(vqa_answers(policy, samples, blank=True)))
+    vqa = accuracies(correct_by_type(asked), correct_by_type(vqa_answers(policy, samples, blank=True)))
     text = f"{100 * vqa['accuracy']:.1f} % correct, {100 * vqa['blank_accuracy']:.1f} % with a blank image"
     return {"said": text, "vqa": vqa, "samples": _samples(asked, folder), "batch": BATCH}
 
@@ -62,7 +62,7 @@ def _accuracy(rate: dict[str, Any]) -> dict[str, Any]:
     return {"accuracy": rate.pop("rate"), **rate}
 
 
-def _samples(asked: list[Asked], folder: Path) -> list[dict[str, Any]]:
+def _samples(asked: list[AnsweredQuestion], folder: Path) -> list[dict[str, Any]]:
     from PIL import Image
 
     image_folder = folder / "questions"
@@ -88,7 +88,7 @@ def _samples(asked: list[Asked], folder: Path) -> list[dict[str, Any]]:
     return samples
 
 
-def _with_new_images(asked: list[Asked], used: set[bytes], count: int) -> list[Asked]:
+def _with_new_images(asked: list[AnsweredQuestion], used: set[bytes], count: int) -> list[AnsweredQuestion]:
     """Returns the first `count` questions whose first image is not used yet, and adds their images to the used ones."""
     chosen = []
     for one in asked:

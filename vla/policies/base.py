@@ -1,4 +1,4 @@
-"""What a policy is, and the wrappers that execute its chunks step by step.
+"""The interface of a policy, and wrappers that execute its chunks step by step.
 
 Numpy only: simulation workers and robot clients import this module.
 """
@@ -17,25 +17,25 @@ from vla.observation import ActionChunk, Observation
 
 @runtime_checkable
 class Policy(Protocol):
-    """Anything that acts: a local model, a server, a scripted expert."""
+    """Anything that turns observations into actions: a local model, a server, a scripted expert."""
 
     contract: PolicyContract
 
     def reset(self, ids: Sequence[str]) -> None:
-        """Forgets what is kept for these streams."""
+        """Drops the state of these streams."""
         ...
 
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
-        """One chunk per observation, in the same order."""
+        """Returns one chunk per observation, in the same order."""
         ...
 
 
 def check_answers(contract: PolicyContract, observations: list[Observation], chunks: Sequence[ActionChunk]) -> list[ActionChunk]:
-    """What a policy answered, as float64 actions [T, A] and bool terminate [T], before anybody acts on it.
+    """Checks a policy's answers before they are executed; returns them as float64 actions [T, A] and bool terminate [T].
 
     Raises:
-        ContractMismatch: another number of answers, another shape, a value that is not finite, or neither actions nor a status;
-            `where` is the observation's id.
+        ContractMismatch: the number of answers or a shape is wrong, a value is not finite, or an answer has neither actions nor
+            a status; `where` is the observation's id.
     """
     if len(chunks) != len(observations):
         what = f"the policy gave {len(chunks)} answers to {len(observations)} observations"
@@ -51,7 +51,7 @@ def _check_answer(contract: PolicyContract, observation: Observation, chunk: Act
             shapes = f"shape {actions.shape} and terminate {terminate.shape}, expected [T, A] and [T]"
             raise ContractMismatch(f"the policy's answer has {shapes}")
     except (ContractMismatch, TypeError, ValueError) as error:
-        what = error.what if isinstance(error, UserError) else f"the policy's answer is no array of numbers: {error}"
+        what = error.what if isinstance(error, UserError) else f"the policy's answer is not an array of numbers: {error}"
         raise ContractMismatch(what, observation.id) from None
     return ActionChunk(actions, terminate, chunk.info, chunk.status)
 
@@ -59,18 +59,18 @@ def _check_answer(contract: PolicyContract, observation: Observation, chunk: Act
 class RecedingHorizon:
     """Executes the first `execute` actions of each chunk, then asks the policy again.
 
-    `act` returns chunks of one action. Streams that still hold actions cost no policy call. Where the policy's answer is
-    malformed, the robot rests for one step, which carries the answer's status, and the policy is asked again.
+    `act` returns chunks of one action. Streams that have actions left need no policy call. After a malformed answer the robot
+    rests for one step, whose chunk has the answer's status, and the policy is asked again.
 
     Args:
         policy: the policy to wrap.
-        execute: actions taken of each chunk; 0 takes the contract's `execute`.
+        execute: actions executed of each chunk; 0 takes the contract's `execute`.
     """
 
     def __init__(self, policy: Policy, execute: int = 0):
         self.policy, self.contract = policy, policy.contract
         self.execute = execute or policy.contract.execute
-        _need_spacing(policy.contract, self.execute)
+        _check_spacing(policy.contract, self.execute)
         self._queues: dict[str, list[ActionChunk]] = {}
         self._last: dict[str, np.ndarray] = {}
 
@@ -81,12 +81,12 @@ class RecedingHorizon:
         self.policy.reset(ids)
 
     def needs(self, stream: str) -> bool:
-        """Whether the next step of this stream will look at its picture (else it need not be rendered)."""
+        """Whether the next step of this stream uses its images; otherwise they need not be rendered."""
         return not self._queues.get(stream)
 
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
-        hungry = [o for o in observations if self.needs(o.id)]
-        for observation, chunk in zip(hungry, self.policy.act(hungry) if hungry else [], strict=True):
+        waiting = [o for o in observations if self.needs(o.id)]
+        for observation, chunk in zip(waiting, self.policy.act(waiting) if waiting else [], strict=True):
             if chunk.status:
                 action = rest(self.contract.embodiment(observation.embodiment), self._last.get(observation.id))
                 chunk = ActionChunk(action[None], np.zeros(1, bool), chunk.info, chunk.status)
@@ -100,11 +100,11 @@ class RecedingHorizon:
 
 
 class TemporalEnsemble:
-    """Asks the policy at every step and averages what the overlapping chunks say of this step.
+    """Asks the policy at every step and averages the actions that overlapping chunks have for it.
 
-    Weights are exp(-decay * age), the newest chunk having age 0 (ACT, Zhao et al. 2023, section IV, with the order turned
-    round: there the oldest weighs most). Dimensions in `last` (a gripper) are taken from the newest chunk instead. Malformed
-    answers say nothing; where no other is left, the robot rests.
+    Weights are exp(-decay * age); the newest chunk has age 0. This is ACT's ensemble (Zhao et al. 2023, section IV) in reverse
+    order: there, the oldest chunk has the largest weight. Dimensions in `last` (a gripper) are taken from the newest chunk.
+    Malformed answers are left out; if no chunk is left, the robot rests.
 
     Args:
         policy: the policy to wrap.
@@ -114,9 +114,9 @@ class TemporalEnsemble:
 
     def __init__(self, policy: Policy, decay: float = 0.5, last: Sequence[int] = (-1,)):
         self.policy, self.contract = policy, policy.contract
-        _need_spacing(policy.contract, 1)
+        _check_spacing(policy.contract, 1)
         self.decay, self.last = decay, list(last)
-        # Questions go past it.
+        # Questions go to the policy directly.
         self.ask = getattr(policy, "ask", None)
         self._chunks: dict[str, list[np.ndarray]] = {}
         self._last: dict[str, np.ndarray] = {}
@@ -133,16 +133,16 @@ class TemporalEnsemble:
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
         answers = []
         for observation, chunk in zip(observations, self.policy.act(observations), strict=True):
-            kept = [c[1:] for c in self._chunks.get(observation.id, []) if len(c) > 1]
+            chunks = [c[1:] for c in self._chunks.get(observation.id, []) if len(c) > 1]
             if not chunk.status:
-                kept.append(chunk.actions)
-            elif not kept:
-                kept.append(rest(self.contract.embodiment(observation.embodiment), self._last.get(observation.id))[None])
-            self._chunks[observation.id] = kept
-            ages = np.arange(len(kept))[::-1]
+                chunks.append(chunk.actions)
+            elif not chunks:
+                chunks.append(rest(self.contract.embodiment(observation.embodiment), self._last.get(observation.id))[None])
+            self._chunks[observation.id] = chunks
+            ages = np.arange(len(chunks))[::-1]
             weights = np.exp(-self.decay * ages)
-            action = np.average([c[0] for c in kept], axis=0, weights=weights)
-            action[self.last] = kept[-1][0, self.last]
+            action = np.average([c[0] for c in chunks], axis=0, weights=weights)
+            action[self.last] = chunks[-1][0, self.last]
             self._last[observation.id] = action
             terminate = np.zeros(1, bool) if chunk.status else chunk.terminate[:1]
             answers.append(ActionChunk(action[None], terminate, chunk.info, chunk.status))
@@ -150,26 +150,28 @@ class TemporalEnsemble:
 
 
 def rest(embodiment: Embodiment, last: np.ndarray | None) -> np.ndarray:
-    """An action [A] that moves nothing: no difference, and a gripper (no unit) as it was; of poses the last one.
+    """Returns an action [A] that moves nothing.
+
+    Differences are zero and a gripper (a dimension without a unit) keeps its last value. An absolute action repeats the last.
 
     Raises:
-        UserError: the first action of all is wanted, and it is a pose.
+        UserError: actions are absolute, and there is no last one.
     """
     space = embodiment.action
     if embodiment.mode == "absolute":
         if last is None:
             raise UserError(
-                "the first answer is malformed, and no earlier pose is known", "policy", "restrict decoding to chunks"
+                "the first answer is malformed, and there is no earlier pose to keep", "policy", "use constrained decoding"
             )
         return last
     still = np.where([unit not in ("", "1") for unit in space.units], 0.0, 0.0 if last is None else last)
     return np.array([s if c is None else c for s, c in zip(still, space.constant, strict=True)]).clip(space.low, space.high)
 
 
-def _need_spacing(contract: PolicyContract, steps: int) -> None:
+def _check_spacing(contract: PolicyContract, steps: int) -> None:
     if contract.history > 1 and steps != contract.execute:
         raise UserError(
-            f"the policy is asked every {steps} steps, but its {contract.history} pictures are {contract.execute} steps apart",
+            f"the policy is asked every {steps} steps, but its {contract.history} images are {contract.execute} steps apart",
             "policy",
             f"execute {contract.execute} actions of each chunk",
         )

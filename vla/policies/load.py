@@ -1,4 +1,4 @@
-"""From what the user names (an export, a checkpoint, a server) to a policy. Torch is imported only where it is needed."""
+"""Loads the policy that a user names: an export, a checkpoint, a server. Torch is imported only if needed."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def load_policy(
     probabilities: bool = False,
     decode: str = "",
 ) -> Policy:
-    """The policy that `name` stands for.
+    """Loads a policy.
 
     Args:
         name: a folder of `vla export` or `vla rl fit`, a checkpoint (*.ckpt) of `vla fit`, the http address of `vla serve`, the
             ws address of any server of openpi's protocol, openvla+http of any server of OpenVLA's, or "random".
-        batch: rows per call of a local model; several are a ladder.
-        embodiments: the robots that will ask, for policies that do not say which they were made for.
-        probabilities: whether a local model's chunks report the probability of each written token.
-        decode: the `decode` that its contract must have; "" accepts any.
+        batch: rows per call of a local model; of several sizes, a call takes the smallest that fits.
+        embodiments: the robots to be driven, for policies that do not declare theirs.
+        probabilities: whether a local model reports the probability of each written token.
+        decode: the `decode` its contract must have; "" accepts any.
 
     Raises:
-        UserError: nothing of the kind is there, or it decodes otherwise.
+        UserError: there is no such policy, or its `decode` is another.
     """
     policy = _load(name, batch, embodiments, probabilities)
     if not decode:
@@ -38,15 +38,15 @@ def load_policy(
     if name == "random" or (Path(name) / "rl.json").is_file() or not getattr(policy, "says_contract", True):
         raise no_tokens(name)
     if policy.contract.decode != decode:
-        copy = f"`vla export --ckpt {'EXPORT' if '://' in name else name} --decode {decode} --out FOLDER` writes a copy that does"
-        fix = f"serve another export there; {copy}" if "://" in name else copy
+        copy = f"`vla export --ckpt {'EXPORT' if '://' in name else name} --decode {decode} --out FOLDER` writes a copy with it"
+        fix = f"serve another export there: {copy}" if "://" in name else copy
         raise UserError(f"its contract says decode: {policy.contract.decode}, not {decode}", name, fix)
     return policy
 
 
 def no_tokens(name: str) -> UserError:
-    """The refusal of a statistic for a policy that writes no tokens, or does not say how."""
-    return UserError("it writes no tokens, or does not say how it decodes them", name, "leave --decode out")
+    """Returns the error for `--decode` with a policy that writes no tokens, or does not declare how it decodes them."""
+    return UserError("the policy writes no tokens, or does not declare how it decodes them", name, "leave out --decode")
 
 
 def _load(name: str, batch: int | Sequence[int], embodiments: dict[str, Embodiment] | None, probabilities: bool) -> Policy:
@@ -57,8 +57,8 @@ def _load(name: str, batch: int | Sequence[int], embodiments: dict[str, Embodime
         return RemotePolicy(name)
     if name == "random" or scheme in ("ws", "wss", "openvla+http", "openvla+https"):
         if not embodiments:
-            raise UserError("it does not say for which robot it is", name, "it can be used in `vla rollout` only")
-        return _unbound(name, scheme, embodiments)
+            raise UserError("the policy does not say for which robot it is", name, "use it in `vla rollout` only")
+        return _load_for(name, scheme, embodiments)
     path = Path(name)
     if (path / "rl.json").is_file():
         from vla.policies.prompted import PromptedPolicy
@@ -70,14 +70,14 @@ def _load(name: str, batch: int | Sequence[int], embodiments: dict[str, Embodime
         return LocalPolicy.from_export(path, batch, probabilities)
     if path.suffix == ".ckpt":
         from vla.checkpoint import load_checkpoint
-        from vla.policies.local import LocalPolicy, usual_device
+        from vla.policies.local import LocalPolicy, default_device
 
         model, processor, contract = load_checkpoint(path)
-        return LocalPolicy(model.to(usual_device()), processor, contract, batch=batch, probabilities=probabilities)
+        return LocalPolicy(model.to(default_device()), processor, contract, batch=batch, probabilities=probabilities)
     raise UserError("no such policy", name, f"give {KNOWN}")
 
 
-def _unbound(name: str, scheme: str, embodiments: dict[str, Embodiment]) -> Policy:
+def _load_for(name: str, scheme: str, embodiments: dict[str, Embodiment]) -> Policy:
     if name == "random":
         from vla.policies.random import RandomPolicy
 

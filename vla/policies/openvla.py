@@ -1,10 +1,10 @@
-"""A policy behind OpenVLA's REST interface: POST /act with json_numpy arrays (vla-scripts/deploy.py)."""
+"""A policy behind OpenVLA's REST interface: POST /act with json_numpy arrays, after vla-scripts/deploy.py."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -13,24 +13,24 @@ import numpy as np
 from vla.contract import Embodiment, PolicyContract
 from vla.errors import UserError
 from vla.observation import ActionChunk, Observation
-from vla.protocols.wire import decode_array, encode_array
+from vla.protocols.wire import Value, decode_array, encode_array
 
 OPTIONS = {"unnorm_key": None, "encoded": ("0", "1"), "gripper": ("oxe", "raw"), "camera": None}
 
 
 class OpenVLAPolicy:
-    """Acts through `/act`; the server sees one camera and the instruction, and answers one action or (OFT) a list of them.
+    """Acts through `/act`. The server gets one image and the instruction; it answers with one action or (OFT) a list.
 
-    Its gripper is 1 open, 0 closed, as in Open X-Embodiment; it is turned into the embodiment's -1 open, +1 closed.
+    Its gripper is 1 open, 0 closed, as in Open X-Embodiment, and is converted to the embodiment's -1 open, +1 closed.
 
     Args:
-        url: e.g. "http://127.0.0.1:8000"; options follow "?": unnorm_key=NAME, encoded=1 (the payload as JSON in JSON),
-            gripper=raw (leave it as it is), camera=NAME (the first camera otherwise).
-        embodiments: the robots that ask: the server says nothing of itself.
+        url: e.g. "http://127.0.0.1:8000"; options follow "?": unnorm_key=NAME, encoded=1 (send the payload as JSON in
+            JSON), gripper=raw (do not convert the gripper), camera=NAME (default: the first camera).
+        embodiments: the robots to be driven; the server does not declare its own.
         timeout: seconds to wait for an answer.
 
     Raises:
-        UserError: an unknown option; later, nobody answers, or the server reports an error.
+        UserError: an option is unknown; later, no server answers, or it reports an error.
     """
 
     says_contract = False
@@ -49,12 +49,12 @@ class OpenVLAPolicy:
         self.camera = self.options.get("camera", cameras[0])
         if self.camera not in cameras:
             raise UserError(f"no camera {self.camera!r}", url, f"the embodiment has {', '.join(cameras)}")
-        # A proxy of the environment does not know this machine's own addresses.
+        # A proxy set in the environment cannot reach this machine's own addresses.
         direct = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
         self._client = httpx.Client(timeout=timeout, mounts=direct)
 
     def reset(self, ids: Sequence[str]) -> None:
-        """The interface keeps nothing between calls."""
+        """Does nothing: the interface keeps no state between calls."""
 
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
         return [self._act(observation) for observation in observations]
@@ -71,13 +71,13 @@ class OpenVLAPolicy:
             content["unnorm_key"] = self.options["unnorm_key"]
         if self.options.get("encoded") == "1":
             content = {"encoded": json.dumps(content)}
-        actions = self._actions(self._ask(content))
+        actions = self._actions(self._post(content))
         if self.options.get("gripper", "oxe") == "oxe" and actions.size:
-            # As OpenVLA's own evaluations do: to [-1, 1], to its sign, and turned round.
+            # As in OpenVLA's own evaluations: scaled to [-1, 1], binarised, and inverted.
             actions[..., -1] = np.where(actions[..., -1] > 0.5, -1.0, 1.0)
         return ActionChunk(actions, np.zeros(len(actions), bool))
 
-    def _ask(self, content: dict[str, Any]) -> Any:
+    def _post(self, content: dict[str, Any]) -> Value:
         try:
             response = self._client.post(self.url, json=content)
         except httpx.TimeoutException:
@@ -85,27 +85,30 @@ class OpenVLAPolicy:
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise UserError(f"cannot be reached: {error}", self.url, "is the server running?") from None
         if response.status_code != 200:
-            raise UserError(f"answered {response.status_code}: {response.text[:200]}", self.url, "the server's log has the rest")
+            raise UserError(
+                f"answered {response.status_code}: {response.text[:200]}", self.url, "see the server's log for the rest"
+            )
         try:
             answer = response.json()
-            # Asked in the double-encoded form, it answers so; "error" is how it reports any failure, with status 200.
+            # The answer to a double-encoded payload is double-encoded. Any failure is "error" with status 200.
             if isinstance(answer, str) and answer != "error":
                 answer = json.loads(answer)
         except ValueError:
             raise UserError(f"not JSON: {response.text[:80]!r}", self.url, "is it OpenVLA's deploy.py?") from None
         if answer == "error":
-            raise UserError("the server reports an error and does not say which", self.url, "its log has the traceback")
+            raise UserError("the server reports an error without details", self.url, "see the traceback in its log")
         return answer
 
-    def _actions(self, answer: Any) -> np.ndarray:
-        """[T, A] from one action or a list of them, each an array or a list of numbers."""
+    def _actions(self, answer: Value) -> np.ndarray:
+        """Returns actions [T, A] from one action or a list of them, each an array or a list of numbers."""
         try:
             if isinstance(answer, list) and answer and isinstance(answer[0], dict):
-                answer = [decode_array(one, self.url) for one in answer]
-            values = np.array(decode_array(answer, self.url) if isinstance(answer, dict) else answer, np.float64)
+                actions = np.array([decode_array(action, self.url) for action in cast(list[dict[str, Any]], answer)], np.float64)
+            else:
+                actions = np.array(decode_array(answer, self.url) if isinstance(answer, dict) else answer, np.float64)
         except (ValueError, TypeError) as error:
-            raise UserError(f"the answer is no array of numbers: {error}", self.url, "is it OpenVLA's deploy.py?") from None
-        if values.ndim not in (1, 2):
-            raise UserError(f"the answer has shape {values.shape}", self.url, "expected one action, or a list of them")
-        # NaN stays for the rollout to name.
-        return np.atleast_2d(values)
+            raise UserError(f"the answer is not an array of numbers: {error}", self.url, "is it OpenVLA's deploy.py?") from None
+        if actions.ndim not in (1, 2):
+            raise UserError(f"the answer has shape {actions.shape}", self.url, "expected one action, or a list of them")
+        # The rollout checks for NaN.
+        return np.atleast_2d(actions)

@@ -1,4 +1,4 @@
-"""A policy that does anything: the floor that every evaluation should show."""
+"""A policy with random actions: the baseline that every evaluation should show."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vla.observation import ActionChunk, Observation
 
 
 class RandomPolicy:
-    """Draws each action uniformly from the action space; constant dimensions keep their constant.
+    """Draws each action uniformly from the action space, except for constant dimensions.
 
-    What is drawn is a function of the stream's name (in a rollout, the episode's) and the step. It sees nothing.
+    An action is a function of the stream's name (in a rollout, the episode's) and the step. Images are not used.
     """
 
     sees = False
@@ -32,10 +32,10 @@ class RandomPolicy:
 
     def _draw(self, observation: Observation) -> ActionChunk:
         step = self._steps[observation.id] = self._steps.get(observation.id, -1) + 1
-        name = int.from_bytes(hashlib.sha256(observation.id.encode()).digest()[:8])
+        seed = int.from_bytes(hashlib.sha256(observation.id.encode()).digest()[:8])
         space = self.contract.embodiment(observation.embodiment).action
-        action = np.random.default_rng((name, step)).uniform(space.low, space.high)
-        fixed = [(i, value) for i, value in enumerate(space.constant) if value is not None]
-        for dimension, value in fixed:
-            action[dimension] = value
+        action = np.random.default_rng((seed, step)).uniform(space.low, space.high)
+        for dimension, value in enumerate(space.constant):
+            if value is not None:
+                action[dimension] = value
         return ActionChunk(action[None], np.zeros(1, bool))

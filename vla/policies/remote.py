@@ -1,9 +1,9 @@
-"""A policy that lives behind `vla serve`."""
+"""A policy on a server of `vla serve`."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -16,54 +16,54 @@ from vla.protocols.wire import encode_array
 
 
 class RemotePolicy:
-    """Acts through a server's HTTP and JSON; pictures travel unharmed, so the answer is the local policy's own.
+    """Acts through the HTTP and JSON interface. Images are sent without loss, so answers equal the local policy's.
 
     Args:
         url: the server's address, e.g. "http://127.0.0.1:8000".
-        contract_hash: the contract that the caller was made for; None takes the server's.
+        contract_hash: hash of the contract that the server must have; None accepts any.
         timeout: seconds to wait for an answer.
 
     Raises:
-        UserError: nobody answers there, or something that is no policy server.
-        ContractMismatch: the server holds another contract, now or later.
+        UserError: no server answers there, or it is not a policy server.
+        ContractMismatch: the server has another contract, now or later.
     """
 
     def __init__(self, url: str, contract_hash: str | None = None, timeout: float = 60.0):
         self.url = url.rstrip("/")
-        # Two clients of one server may both call their stream "0".
+        # Distinguishes the streams of this client from those of others with the same names.
         self._name = uuid.uuid4().hex[:12]
-        # A proxy of the environment does not know this machine's own addresses.
+        # A proxy set in the environment cannot reach this machine's own addresses.
         direct = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
         self._client = httpx.Client(timeout=timeout, mounts=direct)
-        answer = self._ask("GET", "/contract")
+        answer = self._request("GET", "/contract")
         if not isinstance(answer.get("contract"), dict):
             raise UserError("no contract in the answer of /contract", self.url, "is it `vla serve`?")
         self.contract = PolicyContract.from_dict(answer["contract"], f"{self.url}/contract")
         if contract_hash is not None and contract_hash != self.contract.hash:
             raise ContractMismatch(
-                f"the server holds contract {self.contract.hash}, expected {contract_hash}",
+                f"the server has contract {self.contract.hash}, expected {contract_hash}",
                 self.url,
-                "serve the export that was meant",
+                "serve the export with the expected contract",
             )
         self._client.headers["X-Contract"] = self.contract.hash
 
     def reset(self, ids: Sequence[str]) -> None:
-        self._ask("POST", "/reset", {"ids": [self._stream(stream) for stream in ids]})
+        self._request("POST", "/reset", {"ids": [self._stream(stream) for stream in ids]})
 
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
-        """One request per observation, in order."""
+        """Sends one request per observation, in order."""
         return [self._act(observation) for observation in observations]
 
     def close(self) -> None:
         self._client.close()
 
     def _act(self, observation: Observation) -> ActionChunk:
-        answer = self._ask(
+        answer = self._request(
             "POST",
             "/act",
             {
                 "id": self._stream(observation.id),
-                "images": {name: encode_array(picture) for name, picture in observation.images.items()},
+                "images": {name: encode_array(image) for name, image in observation.images.items()},
                 "state": encode_array(np.asarray(observation.state, np.float64)),
                 "instruction": observation.instruction,
                 "embodiment": observation.embodiment,
@@ -77,16 +77,16 @@ class RemotePolicy:
     def _stream(self, stream: str) -> str:
         return f"{self._name}/{stream}"
 
-    def _ask(self, method: str, path: str, content: Any = None) -> dict[str, Any]:
+    def _request(self, method: str, path: str, content: Mapping[str, object] | None = None) -> dict[str, Any]:
         try:
             response = self._client.request(method, self.url + path, json=content)
         except httpx.TimeoutException:
             raise UserError(
-                f"no answer within {self._client.timeout.read:g} s", self.url, "is the policy slow? raise timeout"
+                f"no answer within {self._client.timeout.read:g} s", self.url, "is the policy slow? raise the timeout"
             ) from None
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise UserError(
-                f"cannot be reached: {error}", self.url, "start it with `vla serve EXPORT`, or mend the address"
+                f"cannot be reached: {error}", self.url, "start it with `vla serve EXPORT`, or correct the address"
             ) from None
         try:
             answer = response.json()

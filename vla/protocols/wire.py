@@ -18,6 +18,9 @@ import numpy as np
 
 from vla.errors import UserError
 
+Value = str | bytes | int | float | bool | None | np.ndarray | list["Value"] | dict[Any, Any]
+"""A decoded message, or a part of it: what JSON and msgpack hold, and arrays."""
+
 PARTS = 1000
 """Limit of the lists and maps in a message, and of the entries of each. An entry of one byte takes about 100 in memory."""
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]

@@ -52,4 +52,4 @@ class TextTokens:
 
     def text(self, ids: np.ndarray) -> str:
         """The words that ids [T] stand for, up to the end token."""
-        return self.tokenizer.decode(self.until_end(ids).tolist()).strip()
+        return str(self.tokenizer.decode(self.until_end(ids).tolist())).strip()

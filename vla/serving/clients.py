@@ -1,4 +1,4 @@
-"""Who asks: told apart by key, or by address where there are no keys; and how much each may ask."""
+"""Clients and their limits. A client is known by its API key, or by its address on a server without keys."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Client:
     """A client during one request, or during one websocket connection.
 
     Attributes:
-        name: its key's name, or its address; whose turn it is in the waiting line.
-        request: the request's id in logs and answers; the client's own X-Request-Id where it sends one.
+        name: the name of its key, or its address. The queue takes turns between these names.
+        request: the request's id in logs and answers: the X-Request-Id that the client sent, or a generated one.
     """
 
     name: str
@@ -29,10 +29,10 @@ class Client:
     clients: Clients
 
     def admit(self) -> None:
-        """Called for each request.
+        """Counts one more request of this client.
 
         Raises:
-            Refusal: 401 if the key has been revoked meanwhile, 429 if there were too many requests.
+            Refusal: 401 if the key has been revoked since, 429 if the client sends too many requests.
         """
         self.clients.admit(self.name)
 
@@ -41,8 +41,8 @@ class Clients:
     """All clients of a server.
 
     Args:
-        options: their limits.
-        keys: None lets everybody in.
+        options: the limits of each client.
+        keys: the API keys; None admits everybody.
     """
 
     def __init__(self, options: Options, keys: Keys | None = None):
@@ -51,23 +51,23 @@ class Clients:
         self._credit: dict[str, tuple[float, float]] = {}
 
     def identify(self, headers: Mapping[str, str], address: str) -> Client:
-        """The client behind a request. 401 without a key, where one is needed."""
+        """Returns the client that sent a request. Raises Refusal 401 if it needs a valid key and has none."""
         name = f"ip:{address}"
         if self.keys is not None:
             kind, _, key = headers.get("authorization", "").partition(" ")
-            given = key.strip() if kind.lower() in ("api-key", "bearer") else headers.get("x-api-key", "")
-            found = self.keys.name(given) if given else None
-            if found is None:
-                what = "an unknown key" if given else "no key"
+            sent_key = key.strip() if kind.lower() in ("api-key", "bearer") else headers.get("x-api-key", "")
+            key_name = self.keys.name(sent_key) if sent_key else None
+            if key_name is None:
+                what = "an unknown key" if sent_key else "no key"
                 raise Refusal(
-                    401, what, "Authorization", 'send "Authorization: Api-Key KEY" with a key of the server\'s key file'
+                    401, what, "Authorization", 'send "Authorization: Api-Key KEY" with a key from the server\'s key file'
                 )
-            name = f"key:{found}"
-        asked = headers.get("x-request-id", "")
-        return Client(name, asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex[:16], self)
+            name = f"key:{key_name}"
+        request_id = headers.get("x-request-id", "")
+        return Client(name, request_id if REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex[:16], self)
 
     def enter(self, client: Client) -> None:
-        """Counts a connection that is in use; 503 above the limit of one key or address."""
+        """Counts an open connection. Raises Refusal 503 above the limit per key or address."""
         if self.open.get(client.name, 0) >= self.options.per_key:
             raise busy(f"{self.options.per_key} connections of this client are in use", 1.0)
         self.open[client.name] = self.open.get(client.name, 0) + 1
@@ -79,14 +79,14 @@ class Clients:
 
     def admit(self, name: str) -> None:
         if self.keys is not None and not self.keys.holds(name.removeprefix("key:")):
-            raise Refusal(401, "the key has been revoked", "Authorization", "ask for another")
+            raise Refusal(401, "the key has been revoked", "Authorization", "ask for another key")
         rate = self.options.rate
         if not rate:
             return
-        # A second's worth may come at once; credit grows with time.
+        # A token bucket that holds the requests of one second.
         now, most = time.monotonic(), max(rate, 1.0)
-        credit, at = self._credit.pop(name, (most, now))
-        credit = min(credit + rate * (now - at), most)
+        credit, updated = self._credit.pop(name, (most, now))
+        credit = min(credit + rate * (now - updated), most)
         self._credit[name] = (max(credit - 1, 0.0) if credit >= 1 else credit, now)
         while len(self._credit) > 10_000:
             self._credit.pop(next(iter(self._credit)))

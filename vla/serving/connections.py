@@ -1,4 +1,4 @@
-"""Connections before they are requests: how many, and how slowly they may begin."""
+"""Limits on connections before they become requests: how many are open, and how slowly they may start."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ BUSY = (
 
 
 def limited(connections: int, slow_s: float) -> type[H11Protocol]:
-    """uvicorn's HTTP protocol with a limit of open connections, and of the seconds until a request's head is whole."""
+    """Returns uvicorn's HTTP protocol with at most that many open connections, and so many seconds for a request's head."""
 
     class Limited(H11Protocol):
-        _late: asyncio.TimerHandle | None = None
+        _head_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -26,20 +26,20 @@ def limited(connections: int, slow_s: float) -> type[H11Protocol]:
                 transport.write(BUSY)
                 transport.close()
             else:
-                self._late = self.loop.call_later(slow_s, self.transport.close)
+                self._head_timer = self.loop.call_later(slow_s, self.transport.close)
 
         def handle_events(self) -> None:
             super().handle_events()
             waiting = self.conn.their_state is h11.IDLE and not self.timeout_keep_alive_task
-            if not waiting and self._late:
-                self._late.cancel()
-                self._late = None
-            elif waiting and not self._late:
-                self._late = self.loop.call_later(slow_s, self.transport.close)
+            if not waiting and self._head_timer:
+                self._head_timer.cancel()
+                self._head_timer = None
+            elif waiting and not self._head_timer:
+                self._head_timer = self.loop.call_later(slow_s, self.transport.close)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._late:
-                self._late.cancel()
+            if self._head_timer:
+                self._head_timer.cancel()
             super().connection_lost(exc)
 
     return Limited

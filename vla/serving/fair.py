@@ -1,4 +1,4 @@
-"""A waiting line that is fair between clients: round-robin over owners, and over each owner's streams."""
+"""A queue that is fair between clients: round-robin over owners, and over the streams of each owner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 
 
 class FairQueue(Generic[Item]):
-    """Items of one stream leave in their order; a client's thousand items delay another's single one by one place."""
+    """A FIFO queue per stream. The thousand items of one owner delay the single item of another by one position."""
 
     def __init__(self) -> None:
         self._lines: dict[str, dict[str, deque[Item]]] = {}
@@ -23,13 +23,13 @@ class FairQueue(Generic[Item]):
         self._size += 1
 
     def pop(self) -> Item:
-        """The next item; IndexError where there is none."""
+        """Removes and returns the next item. Raises IndexError if the queue is empty."""
         if not self._size:
             raise IndexError("the queue is empty")
         owner, streams = next(iter(self._lines.items()))
         stream, line = next(iter(streams.items()))
         item = line.popleft()
-        # Whoever was served goes to the end, and is forgotten with its last item.
+        # Owner and stream move to the end, or leave with their last item.
         del self._lines[owner], streams[stream]
         if line:
             streams[stream] = line
@@ -39,7 +39,7 @@ class FairQueue(Generic[Item]):
         return item
 
     def remove(self, owner: str, stream: str, item: Item) -> bool:
-        """Takes an item out of the line; False if it has left already."""
+        """Removes an item; returns False if it has left the queue already."""
         line = self._lines.get(owner, {}).get(stream, deque())
         if item not in line:
             return False

@@ -1,10 +1,9 @@
-"""What every request passes first: its origin, its key, its client's connections; and the id under which it is logged."""
+"""Checks that every request passes first: origin, key, and number of connections. Adds the request's id to the answer."""
 
 from __future__ import annotations
 
 import ipaddress
 import logging
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,11 +15,11 @@ from vla.serving.refusal import Refusal
 
 log = logging.getLogger("vla.serving")
 OPEN = ("/", "/healthz", "/console.css", "/console.js", "/plots.js")
-"""Paths that need no key: they say nothing about the policy. (A websocket at / does need one.)"""
+"""Paths that need no key, because they show nothing of the policy. (A websocket at / needs one.)"""
 
 
 class Gate:
-    """ASGI middleware; leaves the client in `request.state.client`."""
+    """ASGI middleware that identifies the client and puts it in `request.state.client`."""
 
     def __init__(self, app: ASGIApp, clients: Clients, metrics: Metrics):
         self.app, self.clients, self.metrics = app, clients, metrics
@@ -35,33 +34,33 @@ class Gate:
             return
         address = scope["client"][0] if scope.get("client") else "unknown"
         try:
-            _own_page(headers, scope, keyed=self.clients.keys is not None)
+            _check_origin(headers, scope, keyed=self.clients.keys is not None)
             client = self.clients.identify(headers, address)
             self.clients.enter(client)
         except Refusal as refusal:
             self.metrics.request("gate", refusal.status, 0.0)
             fields = {"address": address, "path": scope["path"][:200], "status": refusal.status, "error": refusal.what}
             log.warning("refused", extra={"fields": fields})
-            await _refuse(scope, receive, send, refusal)
+            await _send_refusal(scope, send, refusal)
             return
         scope.setdefault("state", {})["client"] = client
 
-        async def named(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] in ("http.response.start", "websocket.accept"):
                 message.setdefault("headers", [])
                 message["headers"] = [*message["headers"], (b"x-request-id", client.request.encode())]
             await send(message)
 
         try:
-            await self.app(scope, receive, named)
+            await self.app(scope, receive, send_with_id)
         finally:
             self.clients.leave(client)
 
 
-def _own_page(headers: dict[str, str], scope: Scope, keyed: bool) -> None:
-    """Refuses what another site's page asks of this server through the browser of someone who may.
+def _check_origin(headers: dict[str, str], scope: Scope, keyed: bool) -> None:
+    """Refuses requests that a page of another site sends through a user's browser (cross-site requests).
 
-    Where no key protects, also what comes under a name that was made to lead to this machine's own address (DNS rebinding).
+    A server on a loopback address without keys also refuses foreign host names that resolve to that address (DNS rebinding).
     """
     origin = headers.get("origin")
     if origin is None:
@@ -70,24 +69,24 @@ def _own_page(headers: dict[str, str], scope: Scope, keyed: bool) -> None:
         site = urlsplit(origin)
     except ValueError:
         site = urlsplit("")
-    own = site.netloc == headers.get("host")
-    if not keyed and _loopback((scope.get("server") or ("",))[0]):
-        own = own and _loopback(site.hostname or "")
-    if not own:
-        raise Refusal(403, f"a page of {origin[:100]} may not ask this server", "Origin", "open the server's own page")
+    same_site = site.netloc == headers.get("host")
+    if not keyed and _is_loopback((scope.get("server") or ("",))[0]):
+        same_site = same_site and _is_loopback(site.hostname or "")
+    if not same_site:
+        raise Refusal(403, f"a page of {origin[:100]} may not use this server", "Origin", "open the server's own page")
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
-    """An HTTP answer, also to a websocket that is not open yet."""
+async def _send_refusal(scope: Scope, send: Send, refusal: Refusal) -> None:
+    """Sends the refusal as an HTTP response, also to a websocket handshake."""
     prefix = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
-    answer = error_response(refusal)
-    headers: list[Any] = [*answer.raw_headers, (b"connection", b"close")]
-    await send({"type": f"{prefix}.start", "status": answer.status_code, "headers": headers})
-    await send({"type": f"{prefix}.body", "body": answer.body})
+    response = error_response(refusal)
+    headers: list[tuple[bytes, bytes]] = [*response.raw_headers, (b"connection", b"close")]
+    await send({"type": f"{prefix}.start", "status": response.status_code, "headers": headers})
+    await send({"type": f"{prefix}.body", "body": response.body})

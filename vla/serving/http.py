@@ -1,4 +1,4 @@
-"""Our own HTTP and JSON. Errors are JSON {"error": {"what", "where", "fix"}} with a 4xx or 5xx status, never with status 200."""
+"""The HTTP and JSON interface. Errors are JSON {"error": {"what", "where", "fix"}} with a 4xx or 5xx status."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 import json
 import math
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import NotRequired, TypedDict, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from vla.errors import UserError
-from vla.protocols.wire import read_json
+from vla.protocols.wire import Value, read_json
 from vla.serving import openvla
-from vla.serving.observations import text
+from vla.serving.observations import read_text
 from vla.serving.openapi import describe, page
 from vla.serving.refusal import Refusal
 from vla.serving.service import Service
@@ -23,26 +23,35 @@ from vla.serving.service import Service
 Result = TypeVar("Result")
 
 
+class Error(TypedDict):
+    """The value of "error" in the JSON of a refusal."""
+
+    what: str
+    where: str
+    fix: str
+    retry_after: NotRequired[float]
+
+
 def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
-    """The paths of one policy, below `prefix` (which the API's description mentions)."""
-    described = describe(service.contract, prefix)
+    """Returns the routes of one policy; the API's description shows them below `prefix`."""
+    description = describe(service.contract, prefix)
 
     async def show_contract(_: Request) -> Response:
         return JSONResponse({"contract": service.contract.to_dict(), "hash": service.digest})
 
     async def act(request: Request) -> Response:
-        """One observation in, one action chunk out; OpenVLA's clients ask here too."""
+        """Answers an observation with an action chunk. Clients of OpenVLA's protocol use this path too."""
         client = request.state.client
-        with service.counted(client, "http") as done:
+        with service.track(client, "http") as entry:
             client.admit()
-            service.same_contract(request.headers.get("x-contract"))
-            message, deadline_s = await _json(request, service), deadline_of(request.headers.get("x-deadline-ms"))
-            if openvla.speaks(message):
-                done["protocol"] = "openvla"
-                return await _attended(request, openvla.answer(service, client, message, done, deadline_s))
-            # A stream is its client's `id`; the field is checked with the others.
+            service.require_contract(request.headers.get("x-contract"))
+            message, deadline_s = await _json(request, service), parse_deadline(request.headers.get("x-deadline-ms"))
+            if openvla.is_payload(message):
+                entry.protocol = "openvla"
+                return await _until_disconnect(request, openvla.answer(service, client, message, entry, deadline_s))
+            # The message's `id` names the stream; its type is checked with the other fields.
             stream = str(message.get("id", "default")) if isinstance(message, dict) else ""
-            answer = await _attended(request, service.act(client, stream, message, done, deadline_s))
+            answer = await _until_disconnect(request, service.act(client, stream, message, entry, deadline_s))
             return JSONResponse(
                 {
                     "actions": answer.chunk.actions.tolist(),
@@ -54,28 +63,28 @@ def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
             )
 
     async def ask(request: Request) -> Response:
-        """A question on pictures in, words or a place out."""
-        with service.counted(request.state.client, "ask"):
+        """Answers a question on images with text or a point."""
+        with service.track(request.state.client, "ask"):
             request.state.client.admit()
             message = await _json(request, service)
-            return JSONResponse(await _attended(request, service.ask(message)))
+            return JSONResponse(await _until_disconnect(request, service.ask(message)))
 
     async def reset(request: Request) -> Response:
-        """Forgets the streams {"ids": [...]}."""
-        service.same_contract(request.headers.get("x-contract"))
-        asked = await _json(request, service)
-        ids = asked.get("ids") if isinstance(asked, dict) else None
+        """Drops the state of the streams {"ids": [...]}."""
+        service.require_contract(request.headers.get("x-contract"))
+        message = await _json(request, service)
+        ids = message.get("ids") if isinstance(message, dict) else None
         if not isinstance(ids, list):
             raise UserError("no ids", "request", 'send {"ids": ["..."]}')
-        ids = [text({"id": one}, "id") for one in ids]
+        ids = [read_text({"id": stream}, "id") for stream in ids]
         await service.reset(request.state.client, ids)
         return JSONResponse({"reset": ids})
 
     async def openapi(_: Request) -> Response:
-        return JSONResponse(described)
+        return JSONResponse(description)
 
     async def docs(_: Request) -> Response:
-        return Response(page(described), media_type="text/html")
+        return Response(page(description), media_type="text/html")
 
     return [
         Route("/contract", show_contract),
@@ -88,8 +97,8 @@ def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
 
 
 def error_response(refusal: Refusal) -> Response:
-    """A refusal as it is sent."""
-    error: dict[str, Any] = {"what": refusal.what, "where": refusal.where, "fix": refusal.fix}
+    """Returns the HTTP response for a refusal."""
+    error: Error = {"what": refusal.what, "where": refusal.where, "fix": refusal.fix}
     headers = {}
     if refusal.retry_after is not None:
         error["retry_after"] = refusal.retry_after
@@ -97,12 +106,12 @@ def error_response(refusal: Refusal) -> Response:
         headers["Retry-After"] = str(math.ceil(refusal.retry_after))
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Api-Key"
-    # In ASCII: what is quoted of the request may hold what UTF-8 cannot say.
+    # json.dumps writes ASCII: a quoted part of the request may hold lone surrogates, which UTF-8 cannot encode.
     return Response(json.dumps({"error": error}), refusal.status, headers, media_type="application/json")
 
 
-def deadline_of(header: str | None) -> float | None:
-    """Seconds from X-Deadline-Ms; None where it is not sent."""
+def parse_deadline(header: str | None) -> float | None:
+    """Returns the seconds of an X-Deadline-Ms header; None without one."""
     if header is None:
         return None
     try:
@@ -110,35 +119,35 @@ def deadline_of(header: str | None) -> float | None:
     except ValueError:
         milliseconds = math.nan
     if not 0 < milliseconds < math.inf:
-        raise Refusal(400, f"not milliseconds: {header[:40]!r}", "X-Deadline-Ms", "e.g. 200")
+        raise Refusal(400, f"not a number of milliseconds: {header[:40]!r}", "X-Deadline-Ms", "send e.g. 200")
     return milliseconds / 1e3
 
 
-async def _attended(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """What `work` returns; it is cancelled when the client hangs up."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+async def _until_disconnect(request: Request, work: Coroutine[None, None, Result]) -> Result:
+    """Returns the result of `work`; cancels it when the client disconnects."""
+    task, disconnect = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(request))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Refusal(499, "the client hung up", "request")
+            raise Refusal(499, "the client disconnected", "request")
         return task.result()
     finally:
-        gone.cancel()
+        disconnect.cancel()
         task.cancel()
 
 
-async def _gone(request: Request) -> None:
+async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def _json(request: Request, service: Service) -> Any:
-    # Not in a thread: parsing holds the interpreter all the time anyway.
+async def _json(request: Request, service: Service) -> Value:
+    # Not in a thread: parsing holds the interpreter lock anyway.
     return read_json(await _body(request, service.options.message, service.options.slow_s), "request")
 
 
 async def _body(request: Request, most: int, seconds: float) -> bytes:
-    """The request's body; refused as soon as it is known to be too long, or too slow."""
+    """Returns the request's body. Raises Refusal as soon as it turns out to be too long or too slow."""
     declared = request.headers.get("content-length", "0")
     content = bytearray()
     try:
@@ -151,5 +160,5 @@ async def _body(request: Request, most: int, seconds: float) -> bytes:
                 else:
                     return bytes(content)
     except TimeoutError:
-        raise Refusal(408, f"the body took more than {seconds:g} s", "request", "send it whole") from None
-    raise Refusal(413, f"the body is longer than {most} bytes", "request", "send pictures as JPEG or smaller")
+        raise Refusal(408, f"the body took more than {seconds:g} s", "request", "send it without pauses") from None
+    raise Refusal(413, f"the body is longer than {most} bytes", "request", "send images as JPEG, or smaller ones")

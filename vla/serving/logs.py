@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error."""
+"""Structured logs: one JSON object per line on standard error."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 import logging
 import sys
 import time
-from typing import Any
 
 
 class JsonLines(logging.Formatter):
-    """Time (UTC), level, what happened, and the fields that were given as `extra={"fields": {...}}`."""
+    """Formats a record as time (UTC), level, message, and the fields given as `extra={"fields": {...}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
+        line: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "what": record.getMessage(),
@@ -25,7 +24,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Sends this package's and uvicorn's messages to standard error, a JSON object each."""
+    """Sends the messages of this package and of uvicorn to standard error as JSON objects."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     for name, level in (("vla.serving", logging.INFO), ("uvicorn", logging.WARNING)):

@@ -1,9 +1,9 @@
-"""A client's request as an Observation that fits the contract, or a refusal that says what was expected and what came."""
+"""Reads a client's request as an Observation that fits the contract; errors say what was expected and what came."""
 
 from __future__ import annotations
 
 import io
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -11,68 +11,70 @@ from PIL import Image, ImageOps
 from vla.contract import Camera, Embodiment, PolicyContract
 from vla.errors import ContractMismatch, UserError
 from vla.observation import Observation
-from vla.protocols.wire import decode_array, decode_base64
+from vla.protocols.wire import Value, decode_array, decode_base64
 from vla.transforms import Resize
 
 Images = dict[str, np.ndarray]
 MAX_TEXT = 2000
 SMALL = 2**18
-"""Numbers of a picture that is read on the event loop."""
+"""Largest size (elements) of an image that is read on the event loop."""
 FIELDS = ("id", "images", "state", "instruction", "embodiment")
-QUESTION = ("images", "question")
+QUESTION_FIELDS = ("images", "question")
 
 
-def quick(request: Any) -> bool:
-    """Whether its pictures are small arrays, which are read in less time than it takes to have a thread do it."""
+def is_quick_to_read(request: Value) -> bool:
+    """Whether all images are small arrays, which are read faster than a thread is started for them."""
     images = request.get("images") if isinstance(request, dict) else None
-    return isinstance(images, dict) and all(isinstance(one, np.ndarray) and one.size <= SMALL for one in images.values())
+    return isinstance(images, dict) and all(isinstance(image, np.ndarray) and image.size <= SMALL for image in images.values())
 
 
-def observation(request: Any, contract: PolicyContract, side: int) -> Observation:
-    """Reads {"id"?, "images", "state", "instruction", "embodiment"?}; pictures and state may be arrays already (msgpack).
+def read_observation(request: Value, contract: PolicyContract, side: int) -> Observation:
+    """Reads {"id"?, "images", "state", "instruction", "embodiment"?}. Images and state may be arrays already (msgpack).
 
     Args:
-        side: the longest side of a picture that is read, in pixels.
+        side: the longest side of an image that is accepted, in pixels.
 
     Raises:
-        UserError: a field that is missing, unknown or of the wrong type, a picture that cannot be read.
-        ContractMismatch: a camera, size, dtype, state or embodiment that the contract does not have.
+        UserError: a field is missing, unknown or of the wrong type, or an image cannot be read.
+        ContractMismatch: a camera, size, dtype, state or embodiment is not in the contract.
     """
-    _known(request, FIELDS)
-    name = text(request, "embodiment", "")
-    body = contract.embodiment(name)
+    fields = _fields(request, FIELDS)
+    name = read_text(fields, "embodiment", "")
+    embodiment = contract.embodiment(name)
     return Observation(
-        id=text(request, "id", "default"),
-        images=_images(request.get("images"), body, side),
-        state=_state(request.get("state"), body),
-        instruction=text(request, "instruction"),
+        id=read_text(fields, "id", "default"),
+        images=_images(fields.get("images"), embodiment, side),
+        state=_state(fields.get("state"), embodiment),
+        instruction=read_text(fields, "instruction"),
         embodiment=name,
     )
 
 
-def question(request: Any, contract: PolicyContract, side: int) -> tuple[Images, str]:
-    """Reads {"images", "question"}: pictures of the first embodiment, and what is asked about them."""
-    _known(request, QUESTION)
-    return _images(request.get("images"), contract.embodiment(), side), text(request, "question")
+def read_question(request: Value, contract: PolicyContract, side: int) -> tuple[Images, str]:
+    """Reads {"images", "question"}; the images are those of the first embodiment's cameras."""
+    fields = _fields(request, QUESTION_FIELDS)
+    return _images(fields.get("images"), contract.embodiment(), side), read_text(fields, "question")
 
 
-def _known(request: Any, fields: tuple[str, ...]) -> None:
+def _fields(request: Value, known: tuple[str, ...]) -> dict[str, Value]:
+    """Returns the request. Raises UserError unless it is a map that has these fields only."""
     if not isinstance(request, dict):
-        raise UserError(f"expected an object, got {type(request).__name__}", "request", f"send {', '.join(fields)}")
+        raise UserError(f"expected an object, got {type(request).__name__}", "request", f"send {', '.join(known)}")
     for key in request:
-        if key not in fields:
-            raise UserError(f"unknown field {str(key)[:60]!r}", "request", f"known are {', '.join(fields)}")
+        if key not in known:
+            raise UserError(f"unknown field {str(key)[:60]!r}", "request", f"known are {', '.join(known)}")
+    return request
 
 
-def text(request: dict[Any, Any], field: str, default: str | None = None) -> str:
-    """A text field of the request, `default` where it is left out (None: it must be there)."""
-    value = request.get(field, default)
+def read_text(fields: Mapping[str, Value], field: str, default: str | None = None) -> str:
+    """Returns a text field of the request, or `default` if it is missing (None: the field is required)."""
+    value = fields.get(field, default)
     if value is None:
         raise UserError("missing", field, f"send {field} as text")
     if not isinstance(value, str):
         raise UserError(f"expected text, got {type(value).__name__}", field)
     if len(value) > MAX_TEXT:
-        raise UserError(f"{len(value)} characters, at most {MAX_TEXT} are read", field)
+        raise UserError(f"{len(value)} characters, at most {MAX_TEXT} are allowed", field)
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -80,22 +82,22 @@ def text(request: dict[Any, Any], field: str, default: str | None = None) -> str
     return value
 
 
-def _images(images: Any, body: Embodiment, side: int) -> Images:
-    names = [camera.name for camera in body.cameras]
+def _images(images: Value, embodiment: Embodiment, side: int) -> Images:
+    names = [camera.name for camera in embodiment.cameras]
     expected = f"send images from {', '.join(names)}"
     if not isinstance(images, dict):
-        raise UserError(f"expected camera name -> picture, got {type(images).__name__}", "images", expected)
+        raise UserError(f"expected camera name -> image, got {type(images).__name__}", "images", expected)
     for name in images:
         if name not in names:
             raise ContractMismatch(f"unknown camera {str(name)[:60]!r}", "images", expected)
     for name in names:
         if name not in images:
-            came = ", ".join(map(str, images))[:200] or "none"
-            raise ContractMismatch(f"camera {name!r} is missing, got {came}", "images", expected)
-    return {camera.name: fit(_picture(images[camera.name], f"images.{camera.name}", side), camera) for camera in body.cameras}
+            received = ", ".join(map(str, images))[:200] or "none"
+            raise ContractMismatch(f"camera {name!r} is missing, got {received}", "images", expected)
+    return {c.name: fit_camera(_image(images[c.name], f"images.{c.name}", side), c) for c in embodiment.cameras}
 
 
-def _picture(value: Any, where: str, side: int) -> np.ndarray:
+def _image(value: Value, where: str, side: int) -> np.ndarray:
     if isinstance(value, str):
         return _compressed(decode_base64(value, where), where, side)
     if isinstance(value, bytes):
@@ -103,54 +105,56 @@ def _picture(value: Any, where: str, side: int) -> np.ndarray:
     if isinstance(value, dict):
         value = decode_array(value, where)
     if not isinstance(value, np.ndarray):
-        raise UserError(f"expected a picture, got {type(value).__name__}", where, "base64 of a JPEG or PNG file, or an array")
+        raise UserError(f"expected an image, got {type(value).__name__}", where, "send a JPEG or PNG file in base64, or an array")
     if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
         raise ContractMismatch(f"got {value.dtype} {list(value.shape)}", where, "expected uint8 [height, width, 3], upright RGB")
     if max(value.shape) > side:
-        raise UserError(f"{value.shape[1]} x {value.shape[0]} pixels, at most {side} a side", where)
+        raise UserError(f"{value.shape[1]} x {value.shape[0]} pixels, at most {side} per side", where)
     return value
 
 
 def _compressed(content: bytes, where: str, side: int) -> np.ndarray:
-    """A JPEG or PNG file as uint8 [H, W, 3], turned upright by its EXIF note. The size is checked before pixels are decoded."""
+    """Decodes a JPEG or PNG file to uint8 [H, W, 3], upright by its EXIF tag. The size is checked before pixels are decoded."""
     try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture:
-            if max(picture.size) > side:
-                raise UserError(f"{picture.width} x {picture.height} pixels, at most {side} a side", where)
-            if picture.mode not in ("RGB", "RGBA", "P"):
-                raise ContractMismatch(f"a picture of mode {picture.mode}", where, "expected 8-bit RGB")
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            if max(image.size) > side:
+                raise UserError(f"{image.width} x {image.height} pixels, at most {side} per side", where)
+            if image.mode not in ("RGB", "RGBA", "P"):
+                raise ContractMismatch(f"an image of mode {image.mode}", where, "expected 8-bit RGB")
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001
-        # A file that is broken somewhere gets any error out of its decoder: struct's, a KeyError …
+        # A damaged file can make the decoder raise anything: struct.error, KeyError …
         raise UserError(
-            f"a picture that cannot be read: {str(error)[:120]}", where, "base64 of a whole JPEG or PNG file"
+            f"the image cannot be read: {str(error)[:120]}", where, "send a whole JPEG or PNG file in base64"
         ) from None
 
 
-def fit(picture: np.ndarray, camera: Camera) -> np.ndarray:
-    """The picture in the camera's size: scaled down, as for training, where the aspect ratio is the camera's, else refused.
+def fit_camera(image: np.ndarray, camera: Camera) -> np.ndarray:
+    """Scales an image down to the camera's size, as in training.
 
-    The ratio fits if scaling to the camera's height gives its width to the nearest pixel.
+    Raises:
+        ContractMismatch: the image is too small or has another aspect ratio. The ratio fits if scaling to the camera's height
+            gives its width to the nearest pixel.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if (height, width) == (camera.height, camera.width):
-        return picture
-    fits = height and round(width * camera.height / height) == camera.width
-    if not fits or height < camera.height or width < camera.width:
+        return image
+    ratio_fits = height and round(width * camera.height / height) == camera.width
+    if not ratio_fits or height < camera.height or width < camera.width:
         raise ContractMismatch(
             f"{width} x {height} pixels",
             f"images.{camera.name}",
             f"expected {camera.width} x {camera.height}, or larger with that aspect ratio",
         )
-    return Resize(camera.height, camera.width)(picture)
+    return Resize(camera.height, camera.width)(image)
 
 
-def _state(value: Any, body: Embodiment) -> np.ndarray:
-    expected = f"send {body.state.size} numbers: " + ", ".join(
-        f"{name} ({unit})" for name, unit in zip(body.state.names, body.state.units, strict=True)
-    )
+def _state(value: Value, embodiment: Embodiment) -> np.ndarray:
+    space = embodiment.state
+    units = [f"{name} ({unit})" for name, unit in zip(space.names, space.units, strict=True)]
+    expected = f"send {space.size} numbers: {', '.join(units)}"
     if isinstance(value, dict):
         value = decode_array(value, "state")
     if isinstance(value, np.ndarray):
@@ -158,8 +162,8 @@ def _state(value: Any, body: Embodiment) -> np.ndarray:
     if not isinstance(value, list) or not all(type(number) in (int, float) for number in value):
         raise ContractMismatch(f"got {str(value)[:80]}", "state", expected)
     try:
-        return body.state.check(np.array(value, np.float64), "state")
+        return space.check(np.array(value, np.float64), "state")
     except OverflowError:
-        raise ContractMismatch("a number that no float holds", "state", expected) from None
+        raise ContractMismatch("a number that is too large for a float", "state", expected) from None
     except ContractMismatch as error:
         raise ContractMismatch(error.what, "state", expected) from None

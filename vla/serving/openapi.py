@@ -1,4 +1,4 @@
-"""The HTTP interface described: an OpenAPI document made from the contract, and a page of it without outside resources."""
+"""The description of the HTTP interface: an OpenAPI document made from the contract, and an HTML page of it."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from vla.contract import Embodiment, PolicyContract, Space
 from vla.serving.observations import MAX_TEXT
 
 STATUSES = {
-    "400": "cannot be read",
-    "401": "no key, or a wrong one",
-    "403": "another site's page asks",
-    "408": "came too slowly",
-    "409": "another contract",
-    "413": "too long",
-    "422": "does not fit the contract",
-    "429": "too often; retry after",
+    "400": "the request cannot be read",
+    "401": "no key, or an unknown one",
+    "403": "the request comes from a page of another site",
+    "408": "the request arrived too slowly",
+    "409": "the client was made for another contract",
+    "413": "the request is too long",
+    "422": "the request does not fit the contract",
+    "429": "too many requests; see retry_after",
     "500": "the policy failed",
     "501": "the policy answers no questions",
-    "503": "busy; retry after",
+    "503": "the server is busy; see retry_after",
     "504": "the deadline passed",
 }
 
 
 def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
-    """An OpenAPI 3.1 document for this contract: its cameras, its state, its actions."""
-    bodies = {name: _observation(name, body) for name, body in contract.embodiments.items()}
+    """Returns an OpenAPI 3.1 document for this contract: its cameras, its state, its actions."""
+    observations = {name: _observation(name, embodiment) for name, embodiment in contract.embodiments.items()}
     first = contract.embodiment()
     state = {"oneOf": [_numbers(first.state), {"$ref": "#/components/schemas/array"}]}
-    widths = {body.action.size: _numbers(body.action) for body in contract.embodiments.values()}
-    images = {"$ref": f"#/components/schemas/images.{next(iter(bodies))}"}
+    actions_by_size = {e.action.size: _numbers(e.action) for e in contract.embodiments.values()}
+    images = {"$ref": f"#/components/schemas/images.{next(iter(observations))}"}
     schemas: dict[str, Any] = {
-        **{f"observation.{name}": schema for name, schema in bodies.items()},
-        **{f"images.{name}": _images(body) for name, body in contract.embodiments.items()},
+        **{f"observation.{name}": schema for name, schema in observations.items()},
+        **{f"images.{name}": _images(embodiment) for name, embodiment in contract.embodiments.items()},
         "picture": {
             "description": "base64 of a JPEG or PNG file, or of raw uint8 [height, width, 3]; upright RGB",
             "oneOf": [{"type": "string", "contentEncoding": "base64"}, {"$ref": "#/components/schemas/array"}],
@@ -50,14 +50,14 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
         },
         "openvla": {
             "type": "object",
-            "anyOf": [{"required": [one]} for one in ("image", "full_image", "encoded")],
+            "anyOf": [{"required": [field]} for field in ("image", "full_image", "encoded")],
             "properties": {
                 **{name: {"$ref": "#/components/schemas/picture"} for name in ("image", "full_image")},
                 **{name: {"type": "string"} for name in ("instruction", "unnorm_key", "encoded")},
                 "state": state,
             },
-            "description": "OpenVLA's payload, plain or as JSON in `encoded`; the answer is an array in json_numpy's form (for "
-            "OFT's, with `full_image` instead of `image`, a list of them), and JSON in JSON where the payload was.",
+            "description": "OpenVLA's payload, plain or as JSON in `encoded`. The answer is an array in json_numpy's form; for "
+            "OpenVLA-OFT's payload, with `full_image` instead of `image`, a list of them. It is JSON in JSON if the payload was.",
         },
         "chunk": {
             "type": "object",
@@ -65,15 +65,15 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
             "properties": {
                 "actions": {
                     "type": "array",
-                    "description": f"{contract.chunk} actions, {first.control_hz:g} a second, {contract.execute} to execute",
-                    "items": {"anyOf": list(widths.values())},
+                    "description": f"{contract.chunk} actions, {first.control_hz:g} per second, {contract.execute} to execute",
+                    "items": {"anyOf": list(actions_by_size.values())},
                 },
                 "terminate": {"type": "array", "items": {"type": "boolean"}},
                 "status": {
                     "type": "string",
-                    "description": "why there are no actions, else empty",
+                    "description": "why there are no actions; empty if there are",
                 },
-                "info": {"type": "object", "description": "batch (rows of the call), queued_ms, infer_ms, the policy's plan"},
+                "info": {"type": "object", "description": "batch (rows of the call), queued_ms, infer_ms, and the policy's plan"},
                 "contract": {"type": "string"},
             },
         },
@@ -92,14 +92,14 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
             },
         },
     }
-    known = [{"$ref": f"#/components/schemas/{name}"} for name in (*(f"observation.{name}" for name in bodies), "openvla")]
+    known = [{"$ref": f"#/components/schemas/{name}"} for name in (*(f"observation.{n}" for n in observations), "openvla")]
     observation = {"anyOf": known}
     question = _object(images=images, question={"type": "string", "maxLength": MAX_TEXT})
-    place = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2, "description": "right, down; 0 to 1"}
-    answer = _object(text={"type": "string"}, point={"oneOf": [place, {"type": "null"}]})
+    point = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2, "description": "right, down; 0 to 1"}
+    answer = _object(text={"type": "string"}, point={"oneOf": [point, {"type": "null"}]})
     names = {"type": "array", "items": {"type": "string", "maxLength": MAX_TEXT}}
-    shown = _object(contract={"type": "object"}, hash={"type": "string"})
-    ids, forgot = _object(ids=names), _object(reset=names)
+    identity = _object(contract={"type": "object"}, hash={"type": "string"})
+    ids, reset = _object(ids=names), _object(reset=names)
     array = {"$ref": "#/components/schemas/array"}
     openvla = [array, {"type": "array", "items": array}, {"type": "string"}]
     chunk = {"anyOf": [{"$ref": "#/components/schemas/chunk"}, *openvla]}
@@ -110,41 +110,41 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
             "schemas": schemas,
             "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"}},
         },
-        # A server may have been started without keys.
+        # A server without keys needs none.
         "security": [{}, {"key": []}],
         "paths": {
-            f"{prefix}/act": _path("post", "What the robot sees in, an action chunk out.", chunk, observation),
-            f"{prefix}/ask": _path("post", "A question on pictures in, words or a place out.", answer, question),
-            f"{prefix}/reset": _path("post", "Forgets what is kept for these streams: a new episode.", forgot, ids),
-            f"{prefix}/contract": _path("get", "What the policy expects and answers.", shown),
+            f"{prefix}/act": _path("post", "Answers an observation with an action chunk.", chunk, observation),
+            f"{prefix}/ask": _path("post", "Answers a question on images with text or a point.", answer, question),
+            f"{prefix}/reset": _path("post", "Drops the state of these streams, for a new episode.", reset, ids),
+            f"{prefix}/contract": _path("get", "The contract: what the policy expects and answers.", identity),
         },
     }
 
 
 def _object(**fields: dict[str, Any]) -> dict[str, Any]:
-    """An object that has all of these fields."""
+    """Returns the schema of an object with these fields, all required."""
     return {"type": "object", "required": list(fields), "properties": fields}
 
 
-def _path(method: str, summary: str, answer: dict[str, Any], body: dict[str, Any] | None = None) -> dict[str, Any]:
+def _path(method: str, summary: str, answer: dict[str, Any], request: dict[str, Any] | None = None) -> dict[str, Any]:
     def content(schema: dict[str, Any]) -> dict[str, Any]:
         return {"content": {"application/json": {"schema": schema}}}
 
     error = content({"$ref": "#/components/schemas/error"})
-    statuses = STATUSES if body else {status: STATUSES[status] for status in ("401", "403", "503")}
+    statuses = STATUSES if request else {status: STATUSES[status] for status in ("401", "403", "503")}
     responses = {"200": {"description": "done", **content(answer)}}
     responses |= {status: {"description": why, **error} for status, why in statuses.items()}
-    one: dict[str, Any] = {"summary": summary, "responses": responses}
-    if body:
-        one["requestBody"] = {"required": True, **content(body)}
-        names = {"X-Contract": "the contract's hash that the client was made for", "X-Deadline-Ms": "give up after so long"}
-        one["parameters"] = [
+    operation: dict[str, Any] = {"summary": summary, "responses": responses}
+    if request:
+        operation["requestBody"] = {"required": True, **content(request)}
+        names = {"X-Contract": "hash of the contract the client was made for", "X-Deadline-Ms": "milliseconds to answer in"}
+        operation["parameters"] = [
             {"name": n, "in": "header", "description": d, "schema": {"type": "string"}} for n, d in names.items()
         ]
-    return {method: one}
+    return {method: operation}
 
 
-def _observation(name: str, body: Embodiment) -> dict[str, Any]:
+def _observation(name: str, embodiment: Embodiment) -> dict[str, Any]:
     return {
         "type": "object",
         "additionalProperties": False,
@@ -153,45 +153,45 @@ def _observation(name: str, body: Embodiment) -> dict[str, Any]:
             "id": {
                 "type": "string",
                 "maxLength": MAX_TEXT,
-                "description": "names the stream; what the policy keeps, it keeps per id",
+                "description": "name of the stream; the policy keeps its state per id",
             },
             "images": {"$ref": f"#/components/schemas/images.{name}"},
-            "state": {"oneOf": [_numbers(body.state), {"$ref": "#/components/schemas/array"}]},
+            "state": {"oneOf": [_numbers(embodiment.state), {"$ref": "#/components/schemas/array"}]},
             "instruction": {"type": "string", "maxLength": MAX_TEXT},
             "embodiment": {"type": "string", "enum": [name, ""]},
         },
     }
 
 
-def _images(body: Embodiment) -> dict[str, Any]:
-    picture = "#/components/schemas/picture"
+def _images(embodiment: Embodiment) -> dict[str, Any]:
+    image = "#/components/schemas/picture"
     return {
         "type": "object",
         "additionalProperties": False,
-        "required": [camera.name for camera in body.cameras],
-        "properties": {c.name: {"$ref": picture, "description": f"{c.width} x {c.height}, or larger"} for c in body.cameras},
+        "required": [camera.name for camera in embodiment.cameras],
+        "properties": {c.name: {"$ref": image, "description": f"{c.width} x {c.height}, or larger"} for c in embodiment.cameras},
     }
 
 
 def _numbers(space: Space) -> dict[str, Any]:
-    named = ", ".join(f"{name} ({unit})" if unit else name for name, unit in zip(space.names, space.units, strict=True))
+    description = ", ".join(f"{name} ({unit})" if unit else name for name, unit in zip(space.names, space.units, strict=True))
     return {
         "type": "array",
         "items": {"type": "number"},
         "minItems": space.size,
         "maxItems": space.size,
-        "description": named,
+        "description": description,
     }
 
 
 def page(document: dict[str, Any]) -> str:
-    """The document as HTML."""
+    """Returns the document as an HTML page that loads nothing."""
     info, parts = document["info"], []
     for path, methods in document["paths"].items():
-        for method, one in methods.items():
-            rows = "".join(f"<tr><td>{s}<td>{html.escape(r['description'])}" for s, r in one["responses"].items())
-            parts.append(f"<h2><code>{method.upper()} {path}</code></h2><p>{html.escape(one['summary'])}</p>")
-            for title, part in (("Body", one.get("requestBody")), ("Answer", one["responses"]["200"])):
+        for method, operation in methods.items():
+            rows = "".join(f"<tr><td>{s}<td>{html.escape(r['description'])}" for s, r in operation["responses"].items())
+            parts.append(f"<h2><code>{method.upper()} {path}</code></h2><p>{html.escape(operation['summary'])}</p>")
+            for title, part in (("Body", operation.get("requestBody")), ("Answer", operation["responses"]["200"])):
                 if part:
                     schema = json.dumps(part["content"]["application/json"]["schema"], indent=1)
                     parts.append(f"<details><summary>{title}</summary><pre>{html.escape(schema)}</pre></details>")
@@ -204,7 +204,5 @@ def page(document: dict[str, Any]) -> str:
         "pre{background:#f2f4f6;padding:.8rem;overflow-x:auto;font-size:13px}td{padding:0 1rem .2rem 0}h2{margin-top:2rem}"
     )
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(info['title'])}</title><style>{style}</style>"
-    intro = (
-        "<p>The same for programs: <a href='openapi.json'>openapi.json</a>. Websocket: openpi's protocol at <code>/</code>.</p>"
-    )
+    intro = "<p>For programs: <a href='openapi.json'>openapi.json</a>. Websocket: openpi's protocol at <code>/</code>.</p>"
     return f"{head}<h1>{html.escape(info['title'])}: HTTP and JSON</h1>{intro}{''.join(parts)}</html>"

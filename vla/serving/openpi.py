@@ -1,8 +1,8 @@
 """openpi's websocket protocol: msgpack maps with numpy arrays, one answer per observation.
 
-After openpi's websocket_policy_server.py: the server speaks first (metadata), an error is a text frame followed by close 1011.
-Ours carries the message only, never a traceback. An observation has our field names, or those of a key map of the contract.
-starVLA's envelope, {"type", "request_id", "payload"}, is answered in kind: its errors stay in the envelope.
+After openpi's websocket_policy_server.py: the server sends metadata first; an error is a text frame followed by close code 1011.
+Our text frame holds the message only, never a traceback. An observation has our field names, or those of one of the contract's
+key maps. starVLA's envelope, {"type", "request_id", "payload"}, is answered with an envelope, which also carries its errors.
 """
 
 from __future__ import annotations
@@ -18,99 +18,94 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from vla.errors import UserError
 from vla.protocols.keymaps import to_request
-from vla.protocols.wire import pack, plain, unpack
-from vla.serving.http import deadline_of
-from vla.serving.refusal import Refusal, refused
-from vla.serving.service import Answer, Service, whole
+from vla.protocols.wire import Value, pack, plain, unpack
+from vla.serving.http import parse_deadline
+from vla.serving.refusal import Refusal, as_refusal
+from vla.serving.service import Answer, RequestLog, Service
 
-NUMBER = itertools.count()
+CONNECTION_NUMBERS = itertools.count()
 
 
 def routes(service: Service) -> list[BaseRoute]:
-    """The websocket at / (where openpi's client looks) and /ws."""
+    """Returns the websocket routes: / (where openpi's client connects) and /ws."""
     metadata = pack({"contract_hash": service.digest, "contract": plain(service.contract.to_dict())})
 
-    async def converse(socket: WebSocket) -> None:
+    async def serve_connection(socket: WebSocket) -> None:
         await socket.accept()
-        # The protocol has no stream ids: a connection is a stream.
-        stream = f"ws-{next(NUMBER)}"
+        # The protocol has no stream ids, so each connection is a stream.
+        stream = f"ws-{next(CONNECTION_NUMBERS)}"
         try:
             await socket.send_bytes(metadata)
-            await Conversation(socket, service, stream).run()
+            await Connection(socket, service, stream).run()
         except (WebSocketDisconnect, ConnectionError):
             pass
         except Exception as error:  # noqa: BLE001
-            await _fail(socket, refused(error))
+            await _close(socket, as_refusal(error))
         finally:
             await service.reset(socket.state.client, [stream])
 
-    return [WebSocketRoute("/", converse), WebSocketRoute("/ws", converse)]
+    return [WebSocketRoute("/", serve_connection), WebSocketRoute("/ws", serve_connection)]
 
 
-class Conversation:
-    """One connection from its first observation to its end."""
+class Connection:
+    """An open connection: receives observations and sends the answers."""
 
     def __init__(self, socket: WebSocket, service: Service, stream: str):
         self.socket, self.service, self.stream = socket, service, stream
         self.client = socket.state.client
-        self.deadline_s = deadline_of(socket.headers.get("x-deadline-ms"))
-        self.total_ms: float | None = None
-        self.messages = itertools.count(1)
+        self.deadline_s = parse_deadline(socket.headers.get("x-deadline-ms"))
+        self.previous_ms: float | None = None
+        self.message_numbers = itertools.count(1)
 
     async def run(self) -> None:
-        coming = asyncio.ensure_future(self.socket.receive())
+        """Answers one frame after the other until the client disconnects."""
+        next_frame = asyncio.ensure_future(self.socket.receive())
         try:
-            while (message := await coming)["type"] != "websocket.disconnect":
-                # Listening goes on meanwhile, for a client that leaves takes its request with it.
-                coming = asyncio.ensure_future(self.socket.receive())
-                began = time.perf_counter()
-                answering = asyncio.ensure_future(self._answer(message))
+            while (frame := await next_frame)["type"] != "websocket.disconnect":
+                # It listens while it answers, to cancel the request of a client that disconnects.
+                next_frame = asyncio.ensure_future(self.socket.receive())
+                start = time.perf_counter()
+                answering = asyncio.ensure_future(self._answer(frame))
                 try:
-                    await asyncio.wait({answering, coming}, return_when=asyncio.FIRST_COMPLETED)
-                    if not answering.done() and coming.result()["type"] == "websocket.disconnect":
+                    await asyncio.wait({answering, next_frame}, return_when=asyncio.FIRST_COMPLETED)
+                    if not answering.done() and next_frame.result()["type"] == "websocket.disconnect":
                         return
                     await answering
                 finally:
                     answering.cancel()
-                self.total_ms = 1e3 * (time.perf_counter() - began)
+                self.previous_ms = 1e3 * (time.perf_counter() - start)
         finally:
-            coming.cancel()
+            next_frame.cancel()
 
     async def _answer(self, frame: Message) -> None:
-        with self.service.counted(self.client, "openpi") as done:
-            done["message"] = next(self.messages)
-            content = frame.get("bytes")
-            if content is None:
-                raise UserError("a text frame", "message", "send msgpack in a binary frame")
-            message = unpack(content)
-            if not isinstance(message, dict):
-                raise UserError(f"expected a map, got {type(message).__name__}", "message", "send one msgpack map per message")
-            enveloped = _envelope(message)
-            reply = await (self._enveloped(message, done) if enveloped else self._act(message, done))
-            await self.socket.send_bytes(pack(reply))
+        with self.service.track(self.client, "openpi") as entry:
+            entry.message = next(self.message_numbers)
+            message = _read(frame)
+            answer = self._answer_envelope if _is_envelope(message) else self._infer
+            await self.socket.send_bytes(pack(await answer(message, entry)))
 
-    async def _act(self, message: dict[Any, Any], done: dict[str, Any]) -> dict[str, Any]:
+    async def _infer(self, message: dict[Any, Value], entry: RequestLog) -> dict[str, Any]:
         self.client.admit()
         request = {**to_request(message, self.service.contract), "id": self.stream}
-        return self._said(await self.service.act(self.client, self.stream, request, done, self.deadline_s))
+        answer = await self.service.act(self.client, self.stream, request, entry, self.deadline_s)
+        return self._reply(answer)
 
-    def _said(self, answer: Answer) -> dict[str, Any]:
-        whole(answer)
+    def _reply(self, answer: Answer) -> dict[str, Any]:
         timing = {"infer_ms": answer.policy_ms + answer.queued_ms}
-        if self.total_ms is not None:
-            timing["prev_total_ms"] = self.total_ms
+        if self.previous_ms is not None:
+            timing["prev_total_ms"] = self.previous_ms
         return {
-            "actions": answer.chunk.actions,
+            "actions": answer.actions(),
             "terminate": answer.chunk.terminate,
             "info": answer.info,
-            "state": answer.seen.state,
+            "state": answer.observation.state,
             "policy_timing": {"infer_ms": answer.policy_ms},
             "server_timing": timing,
         }
 
-    async def _enveloped(self, message: dict[Any, Any], done: dict[str, Any]) -> dict[str, Any]:
-        kind, request = message["type"], str(message.get("request_id", "default"))[:100]
-        head = {"status": "ok", "ok": True, "type": kind, "request_id": request}
+    async def _answer_envelope(self, message: dict[Any, Value], entry: RequestLog) -> dict[str, Any]:
+        kind, request_id = message["type"], str(message.get("request_id", "default"))[:100]
+        head = {"status": "ok", "ok": True, "type": kind, "request_id": request_id}
         try:
             if kind in ("ping", "init"):
                 return head
@@ -118,26 +113,36 @@ class Conversation:
                 await self.service.reset(self.client, [self.stream])
                 return head
             if kind not in ("infer", "predict_action"):
-                raise UserError(f"unknown type {str(kind)[:60]!r}", "type", "ping, init, infer or reset")
-            flat = {key: value for key, value in message.items() if key not in ("type", "request_id")}
-            payload = message.get("payload", flat)
+                raise UserError(f"unknown type {str(kind)[:60]!r}", "type", "send ping, init, infer or reset")
+            fields = {key: value for key, value in message.items() if key not in ("type", "request_id")}
+            payload = message.get("payload", fields)
             if not isinstance(payload, dict):
                 raise UserError(f"expected a map, got {type(payload).__name__}", "payload")
-            return {**head, "type": "inference_result", "data": await self._act(payload, done)}
+            return {**head, "type": "inference_result", "data": await self._infer(payload, entry)}
         except Exception as error:
-            refusal = refused(error)
+            refusal = as_refusal(error)
             if refusal.status == 401:
                 raise
             return {**head, "status": "error", "ok": False, "type": "inference_result", "error": {"message": str(refusal)}}
 
 
-def _envelope(message: dict[Any, Any]) -> bool:
+def _read(frame: Message) -> dict[Any, Value]:
+    content = frame.get("bytes")
+    if content is None:
+        raise UserError("a text frame", "message", "send msgpack in a binary frame")
+    message = unpack(content)
+    if not isinstance(message, dict):
+        raise UserError(f"expected a map, got {type(message).__name__}", "message", "send one msgpack map per message")
+    return message
+
+
+def _is_envelope(message: dict[Any, Value]) -> bool:
     kind = message.get("type")
     return isinstance(kind, str) and ("payload" in message or "request_id" in message or kind in ("ping", "init", "reset"))
 
 
-async def _fail(socket: WebSocket, refusal: Refusal) -> None:
-    """1011 is an error, 1013 try again later, 1008 a key that does not hold any more."""
+async def _close(socket: WebSocket, refusal: Refusal) -> None:
+    """Sends the error and closes with 1008 for an invalid key, 1013 for an error worth a retry, or 1011 for any other."""
     code = 1008 if refusal.status == 401 else 1013 if refusal.retry_after is not None else 1011
     try:
         await socket.send_text(str(refusal))

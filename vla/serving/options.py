@@ -1,4 +1,4 @@
-"""What a server allows and how it batches: one place for every limit."""
+"""The limits of a server and how it batches."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import dataclasses
 from vla.errors import UserError
 
 LADDER = (1, 4, 16)
-"""Batch shapes of a local model. Answers differ in the last digits between shapes: they are few, and an answer names its own."""
+"""Batch sizes of a local model. The last digits of answers depend on the size, so there are few, and an answer names its own."""
 
 
 def ladder(batch: int) -> list[int]:
-    """The shapes of calls with at most `batch` rows, ascending."""
+    """Returns the batch sizes up to `batch`, ascending."""
     return sorted({min(shape, batch) for shape in (*LADDER, batch)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a server behaves.
+    """Limits and batching of a server.
 
     Attributes:
-        batch: most observations in one call of the policy; 1 is batching off.
-        wait_ms: longest time that the first of a batch waits for others. It waits only for streams that are expected to ask by
-            then, and no longer than a call of the policy takes.
-        queue: requests that may wait; one more is told to come back.
-        deadline_s: seconds until an unanswered request is given up; a client may ask for less.
-        idle_s: seconds after which what the policy keeps for a silent stream is forgotten.
-        streams: streams that are kept; the one longest silent goes first.
-        message: bytes of a request.
-        side: longest side of an image in pixels; a small file can hold an image that fills the memory.
-        connections: open connections, of all clients together.
-        per_key: connections of one key (or of one address, where there are no keys) that are in use at once.
-        rate: requests per second of one key or address; 0 is as many as come.
-        slow_s: seconds that a request's head, and then its body, may take to arrive.
+        batch: maximum number of observations per call of the policy; 1 disables batching.
+        wait_ms: maximum time that the first request of a batch waits for others. It waits only for streams that are expected to
+            send one by then, and no longer than a call of the policy takes.
+        queue: maximum number of waiting requests; further ones get status 503.
+        deadline_s: seconds after which an unanswered request fails; a client may set a shorter deadline.
+        idle_s: seconds after which the state of a silent stream is dropped.
+        streams: maximum number of streams with state; the one silent for longest is dropped first.
+        message: maximum size of a request in bytes.
+        side: maximum side of an image in pixels; a small file can hold an image that fills the memory.
+        connections: maximum number of open connections of all clients together.
+        per_key: maximum number of connections in use per key, or per address on a server without keys.
+        rate: maximum requests per second per key or address; 0 sets no limit.
+        slow_s: seconds in which the head of a request, and then its body, must arrive.
     """
 
     batch: int = 16

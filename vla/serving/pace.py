@@ -1,39 +1,39 @@
-"""When streams are expected to ask again: a batch that starts a moment too early runs half empty."""
+"""Predicts when streams send their next request. A batch that starts a moment too early runs half empty."""
 
 from __future__ import annotations
 
-ABOUT_S = 1.0
-"""A stream that has not asked again so long after its last answer is not waited for."""
+EXPIRES_S = 1.0
+"""Seconds after its last answer from which a stream is not expected any more."""
 
 
 class Pace:
-    """Learns how long each stream takes from an answer to its next request, and expects it to take as long again."""
+    """Expects each stream to take as long from an answer to its next request as it did the last time."""
 
     def __init__(self) -> None:
-        # By the time of the answer, the longest ago first.
+        # Stream -> time of its last answer, oldest first.
         self._answered: dict[str, float] = {}
-        self._takes: dict[str, float] = {}
+        self._pauses: dict[str, float] = {}
 
-    def asked(self, stream: str, now: float) -> None:
+    def requested(self, stream: str, now: float) -> None:
         answered = self._answered.pop(stream, None)
         if answered is not None:
-            self._takes[stream] = now - answered
+            self._pauses[stream] = now - answered
 
     def answered(self, stream: str, now: float) -> None:
         self._answered.pop(stream, None)
         self._answered[stream] = now
 
-    def gone(self, stream: str) -> None:
+    def forget(self, stream: str) -> None:
         self._answered.pop(stream, None)
-        self._takes.pop(stream, None)
+        self._pauses.pop(stream, None)
 
-    def coming(self, now: float, until: float) -> int:
-        """How many streams will probably ask before `until`: those whose time has come, and is not long over."""
-        while self._answered and now - next(iter(self._answered.values())) > ABOUT_S:
-            self.gone(next(iter(self._answered)))
+    def expected(self, now: float, until: float) -> int:
+        """Returns how many streams will probably send a request before `until`."""
+        while self._answered and now - next(iter(self._answered.values())) > EXPIRES_S:
+            self.forget(next(iter(self._answered)))
         count = 0
         for stream, answered in self._answered.items():
-            takes = self._takes.get(stream, 0.0)
-            # Twice the usual time, and as long as anybody is waited for.
-            count += answered + takes <= until and now <= answered + 2 * takes + (until - now)
+            pause = self._pauses.get(stream, 0.0)
+            # A stream is expected from its usual pause to twice that, plus the time that anybody is waited for.
+            count += answered + pause <= until and now <= answered + 2 * pause + (until - now)
         return count

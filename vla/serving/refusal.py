@@ -1,4 +1,4 @@
-"""Errors that a client is told, with their HTTP status."""
+"""Errors that are sent to a client, with their HTTP status."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from vla.errors import ContractMismatch, UserError
 
 
 class Refusal(UserError):
-    """A UserError with its own HTTP status.
+    """A UserError with an HTTP status.
 
     Args:
-        retry_after: seconds after which the same request may be sent again; None: it will not fare better.
+        retry_after: seconds after which the same request may succeed; None if it will not.
     """
 
     def __init__(self, status: int, what: str, where: str = "", fix: str = "", retry_after: float | None = None):
@@ -18,23 +18,23 @@ class Refusal(UserError):
 
 
 class PolicyFault(RuntimeError):
-    """The policy's answer breaks its own contract: the server's fault, not the client's."""
+    """The policy's answer does not fit its own contract. This is the server's fault, not the client's."""
 
 
 def busy(what: str, retry_after: float) -> Refusal:
-    """The server has no room now: 503, and when to come back."""
+    """Returns a 503: the server has no capacity now."""
     return Refusal(503, f"busy: {what}", "server", f"retry after {retry_after:g} s", retry_after)
 
 
-def late(seconds: float) -> Refusal:
-    """The deadline passed: 504."""
-    return Refusal(504, f"no answer within {seconds:g} s", "server", "allow more time, or ask less often", 1.0)
+def too_late(seconds: float) -> Refusal:
+    """Returns a 504: the deadline has passed."""
+    return Refusal(504, f"no answer within {seconds:g} s", "server", "allow more time, or send fewer requests", 1.0)
 
 
-def refused(error: BaseException) -> Refusal:
-    """Any error as what the client is told: never a traceback, and nothing of the policy's own failures but their kind.
+def as_refusal(error: BaseException) -> Refusal:
+    """Returns any error as the client sees it: without a traceback, and of a policy's failure only the type.
 
-    400 is a request that cannot be read, 422 one that does not fit the contract, 500 the policy's own failure.
+    400 is a request that cannot be read, 422 one that does not fit the contract, 500 a failure of the policy.
     """
     if isinstance(error, Refusal):
         return error

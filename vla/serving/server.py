@@ -1,4 +1,4 @@
-"""`vla serve`: one port, from binding it to the last answer."""
+"""The server process: binds a port, serves the policies, and shuts down after the last answer."""
 
 from __future__ import annotations
 
@@ -23,31 +23,32 @@ from vla.serving.app import create_app
 from vla.serving.connections import limited
 from vla.serving.keys import Keys
 from vla.serving.options import Options
+from vla.serving.service import Service
 
 log = logging.getLogger("vla.serving")
 GRACE_S = 10
-"""Seconds that requests under way have when the server goes down."""
+"""Seconds that requests in progress have when the server shuts down."""
 M_ARENA_MAX = -8
-"""From glibc's malloc.h."""
+"""A constant of glibc's malloc.h."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, but what is under way is answered before connections are closed; SIGHUP reloads the policies.
+    """uvicorn's server, which also answers requests in progress before it closes connections, and reloads policies on SIGHUP.
 
     Args:
-        load: name -> what loads that policy again.
+        loaders: name -> function that loads that policy again.
     """
 
-    def __init__(self, config: uvicorn.Config, load: Mapping[str, Callable[[], Policy]]):
+    def __init__(self, config: uvicorn.Config, loaders: Mapping[str, Callable[[], Policy]]):
         super().__init__(config)
-        self._load = load
-        self._asked = False
+        self._loaders = loaders
+        self._reload_requested = False
         self._reloading: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self._load and threading.current_thread() is threading.main_thread():
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
+        if self._loaders and threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._request_reload)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
@@ -58,34 +59,34 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     @property
-    def services(self):
+    def services(self) -> dict[str, Service]:
         return self.config.app.state.services  # type: ignore[union-attr]
 
     async def reload(self) -> None:
-        """Loads every policy again; one that cannot be had, or that holds another contract, is left as it is."""
-        for name, load in self._load.items():
+        """Loads every policy again. A policy that cannot be loaded, or has another contract, stays as it is."""
+        for name, load in self._loaders.items():
             try:
                 await self.services[name].replace(load)
                 log.info("reloaded", extra={"fields": {"policy": name}})
             except Exception as error:  # noqa: BLE001
-                log.error("not reloaded, the old one goes on", extra={"fields": {"policy": name, "error": str(error)}})
+                log.error("not reloaded, the old policy stays", extra={"fields": {"policy": name, "error": str(error)}})
 
-    def _hang_up(self) -> None:
-        self._asked = True
+    def _request_reload(self) -> None:
+        self._reload_requested = True
         if self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.create_task(self._reload_when_asked())
+            self._reloading = asyncio.create_task(self._reload_as_requested())
 
-    async def _reload_when_asked(self) -> None:
-        # Asked again meanwhile: what has been read may be older than what is meant.
-        while self._asked:
-            self._asked = False
+    async def _reload_as_requested(self) -> None:
+        # A request during a reload starts another one: the files may have changed after they were read.
+        while self._reload_requested:
+            self._reload_requested = False
             await self.reload()
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """A listening address; UserError where it cannot be had. Port 0 takes a free one."""
+    """Binds the address; port 0 takes a free one. Raises UserError if that fails."""
     if not 0 <= port < 2**16:
-        raise UserError(f"there is no port {port}", f"{host}:{port}", "choose one from 1 to 65535, or 0 for any that is free")
+        raise UserError(f"there is no port {port}", f"{host}:{port}", "choose one from 1 to 65535, or 0 for a free one")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
@@ -101,7 +102,7 @@ def _server(
     options: Options,
     keys: Keys | None,
     tls: tuple[str, str] | None,
-    load: Mapping[str, Callable[[], Policy]],
+    loaders: Mapping[str, Callable[[], Policy]],
 ) -> Server:
     config = uvicorn.Config(
         create_app(policies, options, keys),
@@ -120,13 +121,13 @@ def _server(
         config.load()
     except OSError as error:
         raise UserError(
-            f"the certificate or its key cannot be read: {error}", "TLS", "give PEM files that belong together"
+            f"the certificate or its key cannot be read: {error}", "TLS", "give a PEM certificate and the key that belongs to it"
         ) from None
-    return Server(config, load)
+    return Server(config, loaders)
 
 
 def _share_heaps() -> None:
-    """Threads share two of glibc's heaps: what big messages leave in one of their own is not given back (195 MiB in a test)."""
+    """Limits glibc to two heaps. With a heap per thread, memory of large messages is not given back (195 MiB in a test)."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
@@ -141,39 +142,39 @@ def serve(
     public: bool = False,
     load: Mapping[str, Callable[[], Policy]] | None = None,
 ) -> None:
-    """Serves until SIGTERM or Ctrl-C; requests under way are answered first.
+    """Serves until SIGTERM or Ctrl-C; requests in progress are answered first.
 
     Args:
         policies: name -> policy; the first is also served without its name.
-        keys: file of API keys; "" lets everybody in, which only a loopback address may unless `public`.
+        keys: file of API keys; "" admits everybody, which needs a loopback address or `public`.
         tls: PEM files of the certificate and its key.
-        load: name -> what loads that policy again on SIGHUP.
+        load: name -> function that loads that policy again on SIGHUP.
 
     Raises:
-        UserError: the address cannot be had, or others could reach it without a key.
+        UserError: the address cannot be bound, or other machines could use it without a key.
     """
-    held = Keys(keys) if keys else None
+    api_keys = Keys(keys) if keys else None
     for file in tls or ():
         if not Path(file).is_file():
             raise UserError("no such file", file, "give the certificate and its key as PEM files")
     _share_heaps()
     bound = _bind(host, port)
     reachable = not ipaddress.ip_address(bound.getsockname()[0].split("%")[0]).is_loopback
-    if reachable and held is None and not public:
+    if reachable and api_keys is None and not public:
         bound.close()
         raise UserError(
             "anyone who reaches this address could use the policy",
             f"{host}:{port}",
-            "give --keys FILE, or --public if that is what you want",
+            "give --keys FILE, or --public to admit everybody",
         )
-    server = _server(policies, options or Options(), held, tls, load or {})
+    server = _server(policies, options or Options(), api_keys, tls, load or {})
     scheme = "https" if tls else "http"
     address = f"{scheme}://{host if ':' not in host else f'[{host}]'}:{bound.getsockname()[1]}"
     if reachable and not tls:
-        log.warning("keys and pictures travel unencrypted: give --tls_cert and --tls_key, or put a proxy with TLS in front")
-    # uvicorn raises the signal again when it has closed everything; a handler of ours then ends the program with code 0.
+        log.warning("keys and images travel unencrypted: give --tls_cert and --tls_key, or put a proxy with TLS in front")
+    # uvicorn raises the signal again after its shutdown; our handler then ends the program with code 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    # Until the loop has its handler: a reload asked for during warm-up must not end the program.
+    # Until the event loop has its handler, SIGHUP must not end the program.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     digests = ", ".join(f"{name} ({policy.contract.hash[:12]})" for name, policy in policies.items())
     print(f"serving {digests} at {address} (Ctrl-C ends it)", flush=True)
@@ -190,7 +191,7 @@ def running(
     keys: Keys | None = None,
     tls: tuple[str, str] | None = None,
 ) -> Iterator[str]:
-    """Serves from a thread of this process while the block runs; yields the address."""
+    """Serves from a thread of this process while the block runs; yields the URL."""
     bound = _bind(host, port)
     policies = policy if isinstance(policy, Mapping) else {"policy": policy}
     server = _server(policies, options or Options(), keys, tls, {})

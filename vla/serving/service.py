@@ -1,4 +1,4 @@
-"""One policy as all protocols see it: a request in, an action chunk out, with everything that is counted, logged and limited."""
+"""A policy as all protocols use it: answers requests with action chunks, within limits, and counts and logs them."""
 
 from __future__ import annotations
 
@@ -15,45 +15,68 @@ import numpy as np
 from vla.errors import UserError
 from vla.observation import ActionChunk, Observation
 from vla.policies.base import Policy
-from vla.protocols.wire import plain
+from vla.protocols.wire import Value, plain
 from vla.serving.batching import Batcher
 from vla.serving.clients import Client
 from vla.serving.metrics import Metrics
-from vla.serving.observations import Images, observation, question, quick
+from vla.serving.observations import Images, is_quick_to_read, read_observation, read_question
 from vla.serving.options import Options, ladder
-from vla.serving.refusal import Refusal, busy, late, refused
+from vla.serving.refusal import Refusal, as_refusal, busy, too_late
 from vla.serving.streams import Streams
 
 log = logging.getLogger("vla.serving")
-WORDS = ("go", "pick up the red cube", "put the small yellow cylinder to the left of the green cube and open the gripper")
-"""Instructions of several lengths: a model's shapes depend on them."""
+INSTRUCTIONS = ("go", "pick up the red cube", "put the small yellow cylinder to the left of the green cube and open the gripper")
+"""Instructions for the warm-up, of several lengths because the shapes of a model's inputs depend on them."""
 
 
 @dataclasses.dataclass
 class Answer:
-    """An answered request: the chunk, its info as plain values, and its times in milliseconds."""
+    """The answer to a request: observation, chunk, the chunk's info as plain values, and times in milliseconds."""
 
-    seen: Observation
+    observation: Observation
     chunk: ActionChunk
     info: dict[str, Any]
     queued_ms: float
     policy_ms: float
 
+    def actions(self) -> np.ndarray:
+        """Returns the actions [T, A]. Raises Refusal 500 if the policy's answer was malformed."""
+        if self.chunk.status:
+            raise Refusal(500, f"the policy's answer is {self.chunk.status}", "policy", "try again with the next observation")
+        return self.chunk.actions
 
-def whole(answer: Answer) -> Answer:
-    """The answer, for clients that look at nothing but the actions; Refusal where there are none."""
-    if answer.chunk.status:
-        raise Refusal(500, f"the policy's answer is {answer.chunk.status}", "policy", "ask again with the next observation")
-    return answer
+
+@dataclasses.dataclass
+class RequestLog:
+    """What is logged of a request besides client, status and duration.
+
+    Attributes:
+        protocol: http, ask, openpi or openvla.
+        message: number of the message on its connection.
+        queued_ms: time in the queue.
+        policy_ms: time of the policy's call.
+        batch: rows of the policy's call.
+    """
+
+    protocol: str
+    message: int | None = None
+    queued_ms: float | None = None
+    policy_ms: float | None = None
+    batch: int | None = None
+
+    def fields(self) -> dict[str, str | int | float]:
+        """Returns what is known, floats with two digits."""
+        known = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return {name: round(value, 2) if isinstance(value, float) else value for name, value in known.items()}
 
 
 class Service:
-    """A policy being served.
+    """Serves one policy.
 
     Args:
-        policy: what acts. It may have `ask(images, questions)` for questions.
+        policy: the policy. Its `ask(images, questions)`, if it has one, answers questions.
         options: limits and batching.
-        metrics: counts for all services of a server.
+        metrics: the counters of the whole server.
     """
 
     def __init__(self, policy: Policy, options: Options, metrics: Metrics):
@@ -62,7 +85,7 @@ class Service:
         self.batcher = Batcher(policy, options, metrics)
         self.streams = Streams(options.idle_s, options.streams)
         self.active = self._questions = 0
-        self._turn = asyncio.Lock()
+        self._question_lock = asyncio.Lock()
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
@@ -70,13 +93,13 @@ class Service:
         return self.batcher.policy
 
     async def start(self) -> None:
-        """Warms the policy up; when this returns, the first client waits no longer than any other."""
+        """Warms the policy up, so that the first client waits no longer than any other, and starts the batcher."""
         await self.batcher.call(warm_up, self.policy, self.options.batch)
         self.batcher.start()
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def drain(self) -> None:
-        """Lets what is under way be answered, and sent."""
+        """Waits until all requests in progress are answered and sent."""
         await self.batcher.drain()
         while self.active:
             await asyncio.sleep(0.01)
@@ -87,104 +110,106 @@ class Service:
         await self.batcher.close()
 
     async def replace(self, load: Callable[[], Policy]) -> None:
-        """Loads the policy again and puts it in the old one's place between two batches; no request is lost.
+        """Loads the policy again and replaces the old one between two batches. No request is lost.
 
         Raises:
-            ContractMismatch: the new one holds another contract. Clients were told the old one, so the server must be restarted.
+            ContractMismatch: the new policy has another contract. Clients rely on the old one, so restart the server.
         """
-        fresh = await asyncio.to_thread(load)
-        self.contract.require(fresh.contract, "the policy being served", "the new one")
-        await asyncio.to_thread(warm_up, fresh, self.options.batch)
+        new_policy = await asyncio.to_thread(load)
+        self.contract.require(new_policy.contract, "the policy being served", "the new one")
+        await asyncio.to_thread(warm_up, new_policy, self.options.batch)
 
         def swap() -> None:
-            self.batcher.policy = fresh
+            self.batcher.policy = new_policy
 
         await self.batcher.call(swap)
 
     async def act(
-        self, client: Client, stream: str, request: Any, done: dict[str, Any], deadline_s: float | None = None
+        self, client: Client, stream: str, request: Value, entry: RequestLog, deadline_s: float | None = None
     ) -> Answer:
-        """Answers one request, inside `counted`, of a client that has been admitted.
+        """Answers an observation with an action chunk. Call it inside `track`, for a client that has been admitted.
 
         Args:
-            client: who asks.
-            stream: the client's name for what it drives.
-            request: under our own field names (`vla.serving.observations`).
-            done: what is logged of the request.
-            deadline_s: the client gives up then; never more than the server's own.
+            client: the client.
+            stream: the client's name for the stream.
+            request: the observation under our own field names (`vla.serving.observations`).
+            entry: the log entry to fill in.
+            deadline_s: the client's deadline; the server's own applies too.
 
         Raises:
-            UserError: what `refused` makes a status of.
+            UserError: the request is refused; `as_refusal` gives the status.
         """
         name = f"{client.name}/{stream}"
         side = self.options.side
-        if quick(request):
-            seen = observation(request, self.contract, side)
+        if is_quick_to_read(request):
+            observation = read_observation(request, self.contract, side)
         else:
-            seen = await asyncio.to_thread(observation, request, self.contract, side)
-        seen = dataclasses.replace(seen, id=name)
+            observation = await asyncio.to_thread(read_observation, request, self.contract, side)
+        observation = dataclasses.replace(observation, id=name)
         self.streams.touch(name)
-        limit = min(deadline_s or self.options.deadline_s, self.options.deadline_s)
-        chunk, job = await self.batcher.act(seen, client.name, limit)
-        # It may have been pushed out while it waited.
+        deadline_s = min(deadline_s or self.options.deadline_s, self.options.deadline_s)
+        chunk, job = await self.batcher.act(observation, client.name, deadline_s)
+        # The stream may have expired while the request waited.
         self.streams.touch(name)
-        done |= {"queued_ms": job.queued_ms, "policy_ms": job.policy_ms, "batch": chunk.info["batch"]}
-        return Answer(seen, chunk, plain(chunk.info), job.queued_ms, job.policy_ms)
+        entry.queued_ms, entry.policy_ms, entry.batch = job.queued_ms, job.policy_ms, chunk.info["batch"]
+        return Answer(observation, chunk, plain(chunk.info), job.queued_ms, job.policy_ms)
 
-    async def ask(self, request: Any) -> dict[str, Any]:
-        """Answers a question on pictures, inside `counted`: {"text", "point"}. 501 where the policy cannot."""
-        asked = getattr(self.policy, "ask", None)
-        if asked is None:
+    async def ask(self, request: Value) -> dict[str, Any]:
+        """Answers a question on images: {"text", "point"}. Call it inside `track`. Raises Refusal 501 if the policy cannot."""
+        ask = getattr(self.policy, "ask", None)
+        if ask is None:
             raise Refusal(501, "this policy answers no questions", "server", "serve an export of a vision-language model")
-        images, words = await asyncio.to_thread(question, request, self.contract, self.options.side)
+        images, question = await asyncio.to_thread(read_question, request, self.contract, self.options.side)
         if self._questions >= self.options.queue:
             raise busy(f"{self._questions} questions are waiting", 1.0)
         self._questions += 1
         try:
-            # One at a time: robots wait for one question at most.
-            async with asyncio.timeout(self.options.deadline_s), self._turn:
-                (answer,) = await self.batcher.call(asked, [images], [words])
+            # One question at a time, so that a robot waits for at most one.
+            async with asyncio.timeout(self.options.deadline_s), self._question_lock:
+                (answer,) = await self.batcher.call(ask, [images], [question])
         except TimeoutError:
-            raise late(self.options.deadline_s) from None
+            raise too_late(self.options.deadline_s) from None
         finally:
             self._questions -= 1
         return {"text": answer.text, "point": answer.point}
 
     async def reset(self, client: Client, streams: list[str]) -> None:
-        """Forgets what is kept for these streams of the client's."""
+        """Drops the state of these streams of the client."""
         await self._forget([f"{client.name}/{stream}" for stream in streams])
 
-    def same_contract(self, asked: str | None) -> None:
-        """409 for a client that holds another contract."""
-        if asked is not None and asked != self.digest:
-            what = f"the client holds contract {asked[:64]}, this server {self.digest}"
-            raise Refusal(409, what, "X-Contract", "serve the export the client was made for, or read /contract again")
+    def require_contract(self, digest: str | None) -> None:
+        """Raises Refusal 409 if the client was made for another contract."""
+        if digest is not None and digest != self.digest:
+            what = f"the client was made for contract {digest[:64]}, this server has {self.digest}"
+            raise Refusal(
+                409, what, "X-Contract", "serve the export the client was made for, or let the client read /contract again"
+            )
 
     @contextlib.contextmanager
-    def counted(self, client: Client, protocol: str) -> Iterator[dict[str, Any]]:
-        """Counts and logs a request, until it is sent; what goes wrong inside comes out as a Refusal.
+    def track(self, client: Client, protocol: str) -> Iterator[RequestLog]:
+        """Counts and logs the request that is handled inside; any error leaves it as a Refusal.
 
         Yields:
-            A dictionary for what else is to be logged; "protocol" in it replaces the argument.
+            The log entry, to be filled in.
         """
-        began, status, failure = time.perf_counter(), 200, None
-        done: dict[str, Any] = {"protocol": protocol}
+        start, status, failure = time.perf_counter(), 200, None
+        entry = RequestLog(protocol)
         self.active += 1
         try:
-            yield done
+            yield entry
         except asyncio.CancelledError:
             status = 499
             raise
         except Exception as error:  # noqa: BLE001
-            refusal = refused(error)
+            refusal = as_refusal(error)
             status, failure = refusal.status, error
             raise refusal from (None if isinstance(error, UserError) else error)
         finally:
             self.active -= 1
-            seconds = time.perf_counter() - began
-            self.metrics.request(done["protocol"], status, seconds, done.get("queued_ms", 0.0))
+            seconds = time.perf_counter() - start
+            self.metrics.request(entry.protocol, status, seconds, entry.queued_ms or 0.0)
             fields = {"request": client.request, "client": client.name, "status": status, "ms": round(1e3 * seconds, 2)}
-            fields |= {name: round(value, 2) if isinstance(value, float) else value for name, value in done.items()}
+            fields |= entry.fields()
             if isinstance(failure, UserError):
                 fields["error"] = failure.what
             level = logging.INFO if status < 500 else logging.WARNING
@@ -194,7 +219,7 @@ class Service:
         if names:
             self.streams.drop(names)
             for name in names:
-                self.batcher.pace.gone(name)
+                self.batcher.pace.forget(name)
             await self.batcher.call(self.policy.reset, names)
 
     async def _sweep(self) -> None:
@@ -204,16 +229,12 @@ class Service:
 
 
 def warm_up(policy: Policy, batch: int) -> None:
-    """Runs the policy once in every batch shape that it will be asked for, on grey pictures.
-
-    Raises:
-        PolicyFault, UserError: it cannot act at all.
-    """
-    body = policy.contract.embodiment()
-    images: Images = {c.name: np.full((c.height, c.width, 3), 128, np.uint8) for c in body.cameras}
-    state = np.array([(low + high) / 2 for low, high in zip(body.state.low, body.state.high, strict=True)])
+    """Runs the policy on grey images once in every batch size that it will be called with. Raises what the policy raises."""
+    embodiment = policy.contract.embodiment()
+    images: Images = {c.name: np.full((c.height, c.width, 3), 128, np.uint8) for c in embodiment.cameras}
+    state = np.array([(low + high) / 2 for low, high in zip(embodiment.state.low, embodiment.state.high, strict=True)])
     for rows in ladder(batch):
-        for words in WORDS:
-            names = [f"warm-up/{row}" for row in range(rows)]
-            policy.act([Observation(name, images, state, words) for name in names])
-            policy.reset(names)
+        for instruction in INSTRUCTIONS:
+            streams = [f"warm-up/{row}" for row in range(rows)]
+            policy.act([Observation(stream, images, state, instruction) for stream in streams])
+            policy.reset(streams)

@@ -20,15 +20,15 @@ class Collect:
         episodes: demonstrations to write.
         pictures: images with questions to write.
         objects: number of objects on the table in an image with questions; 0 draws one to four.
-        numbers: ask also for numbers and what stands for them (suite rt2/symbols); the other questions stay the same.
-        sizes: make the objects of demonstrations small or large, and name them so.
+        numbers: add questions about numbers and the symbols for them (suite rt2/symbols); the other questions stay the same.
+        sizes: make the objects of demonstrations small or large, and mention their size.
         poses: expert episodes from which the robot's poses in images with questions are taken.
         noise: standard deviation (m) of the disturbance of the expert's actions.
-        clean: share of the episodes without disturbance.
-        excursions: how often, per step, a disturbed episode goes astray for a while, unrecorded, before it goes on.
-        seed: of everything drawn.
-        workers: processes; 0 is one per core.
-        overwrite: replace data that is already there.
+        clean: fraction of the episodes without disturbance.
+        excursions: probability per step that a disturbed episode leaves its path for a while, without recording.
+        seed: random seed.
+        workers: number of processes; 0 is one per core.
+        overwrite: replace existing data.
     """
 
     out: str

@@ -114,20 +114,20 @@ def export(
     results: str = "",
     decode: StatisticOption = "",
 ) -> str:
-    """Writes a checkpoint of `vla fit` as a folder that `vla rollout` and `vla serve` take.
+    """Exports a checkpoint of `vla fit` as a folder for `vla rollout` and `vla serve`.
 
     Args:
-        ckpt: the checkpoint file; or an export's folder, of which `--decode` writes a copy.
-        out: the folder to write; an earlier export there is replaced.
-        merge_lora: adapters are merged into the weights in float32, and logits before and after are compared. An export holds
-            whole weights: without merging, a checkpoint with adapters is refused.
-        dtype: of the weights that are written; int8 is of the language model's layers, the rest stays. Shorter ones change
-            answers now and then: evaluate again.
-        alpha: 1 is what was trained, 0 the base; between them weights are averaged (WiSE-FT, Wortsman et al. 2022).
-        base: the model that training began with (`tiny` or a folder); needed for alpha below 1.
-        results: an evaluation's folder, whose success rates go into the card.
-        decode: which statistic of the distribution over its values an ordinal token takes, in place of the contract's: mode,
-            median or local-mean.
+        ckpt: checkpoint file; or folder of an export, to copy with another `--decode`.
+        out: folder to write; an earlier export there is replaced.
+        merge_lora: merge adapters into the weights, in float32, and compare the logits before and after. Otherwise a checkpoint
+            with adapters is refused, because an export has no adapters.
+        dtype: type of the exported weights; int8 applies to the language model's layers only. Types shorter than float32 may
+            change answers, so evaluate again.
+        alpha: 1 exports the trained weights, 0 those of the base; values between average them (WiSE-FT, Wortsman et al. 2022).
+        base: the model that training started from (`tiny` or a folder); needed for alpha below 1.
+        results: folder of an evaluation, for success rates in the model card.
+        decode: the statistic of its distribution that an ordinal token takes, instead of the contract's: mode, median or
+            local-mean.
     """
     from vla.checkpoint import assemble, read_checkpoint
 

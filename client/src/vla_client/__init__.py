@@ -1,4 +1,4 @@
-"""What a robot needs to be driven by `vla serve`, or by any server of openpi's websocket protocol."""
+"""The robot-side client of `vla serve`, and of any server that speaks openpi's websocket protocol."""
 
 from .chunks import RecedingHorizon, TemporalEnsemble
 from .connection import Connection, ServerError, Unreachable

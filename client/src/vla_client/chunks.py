@@ -1,4 +1,4 @@
-"""From chunks of actions to one action per control step."""
+"""Turns chunks of actions into one action per control step."""
 
 from typing import Any, Callable, Dict, Sequence
 
@@ -12,7 +12,7 @@ class RecedingHorizon:
 
     Args:
         infer: observation -> {"actions": [T, A]}, e.g. `Connection.infer`.
-        execute: actions taken of each chunk; a server's contract says how many it was made for.
+        execute: actions executed of each chunk; the server's contract has the number it was trained for.
     """
 
     def __init__(self, infer: Infer, execute: int):
@@ -26,20 +26,20 @@ class RecedingHorizon:
 
     @property
     def needs_observation(self) -> bool:
-        """Whether the next step will look at its observation; else its pictures need not be taken."""
+        """Whether the next step uses its observation; otherwise no images need to be taken."""
         return not self._queue
 
     def step(self, observation: Dict[str, Any]) -> np.ndarray:
-        """The next action [A]."""
+        """Returns the next action [A]."""
         if not self._queue:
             self._queue = list(_actions(self.infer(observation))[: self.execute])
         return self._queue.pop(0)
 
 
 class TemporalEnsemble:
-    """Asks at every step and averages what the overlapping chunks say of it, with weights exp(-decay * age).
+    """Asks at every step and averages the actions that overlapping chunks have for it, with weights exp(-decay * age).
 
-    After ACT (Zhao et al. 2023, section IV), with the order turned round: there the oldest chunk weighs most.
+    After ACT (Zhao et al. 2023, section IV) in reverse order: there, the oldest chunk has the largest weight.
 
     Args:
         infer: observation -> {"actions": [T, A]}.
@@ -57,11 +57,11 @@ class TemporalEnsemble:
         self._chunks = []
 
     def step(self, observation: Dict[str, Any]) -> np.ndarray:
-        """The next action [A]."""
+        """Returns the next action [A]."""
         chunk = _actions(self.infer(observation))
-        self._chunks = [old[1:] for old in self._chunks if len(old) > 1] + [chunk]
+        self._chunks = [older[1:] for older in self._chunks if len(older) > 1] + [chunk]
         weights = np.exp(-self.decay * np.arange(len(self._chunks))[::-1])
-        action = np.average([one[0] for one in self._chunks], axis=0, weights=weights)
+        action = np.average([each[0] for each in self._chunks], axis=0, weights=weights)
         action[self.newest] = chunk[0, self.newest]
         return action
 

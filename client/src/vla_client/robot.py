@@ -1,64 +1,65 @@
-"""The control loop: one action per period, and the robot holds its position whenever there is none."""
+"""The control loop: one action per period; without an action, the robot holds its position."""
 
 import threading
 import time
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Union
 
 import numpy as np
 
+from .chunks import RecedingHorizon, TemporalEnsemble
 from .connection import Unreachable
 from .safety import Guard, Refused
 
 
 class Robot:
-    """What `drive` needs of a robot; subclass it."""
+    """The interface that `drive` needs; subclass it."""
 
     def observe(self) -> Dict[str, Any]:
-        """The observation, under the keys that the server expects."""
+        """Returns the observation with the keys that the server expects."""
         raise NotImplementedError
 
     def act(self, action: np.ndarray) -> None:
-        """Carries out one action [A]; returns at once."""
+        """Starts one action [A] and returns at once."""
         raise NotImplementedError
 
     def hold(self) -> None:
-        """Stays where it is. Called again and again, from another thread too, so it must be quick and safe to repeat."""
+        """Holds the position. Called repeatedly and also from another thread, so it must be fast and safe to repeat."""
         raise NotImplementedError
 
 
 class Watchdog:
-    """Calls `hold` when `feed` has not been called for `seconds`, and goes on calling it until it is fed again.
+    """Calls `hold` repeatedly once `feed` has not been called for `seconds`, until the next `feed`.
 
-    A thread of its own: the loop may be stuck in a camera driver.
+    It runs in a thread of its own, because the control loop may be stuck in a camera driver.
     """
 
     def __init__(self, hold: Callable[[], None], seconds: float):
         self.hold, self.seconds, self.held = hold, seconds, 0
-        self._fed, self._end = time.monotonic(), threading.Event()
+        self._fed_at, self._stopped = time.monotonic(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def feed(self) -> None:
-        self._fed = time.monotonic()
+        self._fed_at = time.monotonic()
 
     def __enter__(self) -> "Watchdog":
         self.feed()
         self._thread.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._end.set()
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._end.wait(self.seconds / 4):
-            if time.monotonic() - self._fed > self.seconds:
+        while not self._stopped.wait(self.seconds / 4):
+            if time.monotonic() - self._fed_at > self.seconds:
                 self.held += 1
                 self.hold()
 
 
 def drive(
     robot: Robot,
-    policy: Any,
+    policy: Union[RecedingHorizon, TemporalEnsemble],
     guard: Guard,
     hz: float,
     steps: int,
@@ -66,30 +67,31 @@ def drive(
     stop: Optional[Callable[[], bool]] = None,
     on_trouble: Optional[Callable[[Exception], None]] = None,
 ) -> int:
-    """Runs the loop; the robot is told to hold at the end, whatever ends it.
+    """Runs the control loop. The robot holds at the end, whatever ends the loop.
 
     Args:
-        policy: a `RecedingHorizon` or `TemporalEnsemble`.
-        hz: actions per second. A step that comes late is carried out at once and the next period begins then: no catching up.
-        watchdog: seconds without an action after which the robot holds its position, while the server is asked on.
-        stop: asked before each step.
-        on_trouble: told what went wrong when a step had no action: no answer in time, or an action with NaN.
+        policy: gives one action per step.
+        hz: actions per second. A late action is executed at once and starts the next period; lost time is not made up.
+        steps: actions to execute.
+        watchdog: seconds without an action after which the robot holds its position, while the client keeps trying.
+        stop: called before each step; True ends the loop.
+        on_trouble: called with the error when a step has no action: no answer in time, or an action with NaN.
 
     Returns:
-        Actions carried out.
+        The number of actions executed.
 
     Raises:
-        ServerError: the server refuses these observations; that does not mend itself.
+        ServerError: the server refuses the observation, so trying again would not help.
     """
-    done, due = 0, time.monotonic()
+    executed, due = 0, time.monotonic()
     try:
-        with Watchdog(robot.hold, watchdog) as dog:
-            while done < steps and not (stop and stop()):
+        with Watchdog(robot.hold, watchdog) as timer:
+            while executed < steps and not (stop and stop()):
                 try:
                     action = guard(policy.step(robot.observe() if policy.needs_observation else {}))
                 except (Unreachable, Refused) as error:
                     robot.hold()
-                    # What was planned before the trouble is stale.
+                    # Actions from before the error are outdated.
                     policy.reset()
                     guard.reset()
                     if on_trouble:
@@ -98,10 +100,10 @@ def drive(
                     time.sleep(1.0 / hz)
                     continue
                 robot.act(action)
-                dog.feed()
-                done += 1
+                timer.feed()
+                executed += 1
                 due = max(due + 1.0 / hz, time.monotonic())
                 time.sleep(max(0.0, due - time.monotonic()))
     finally:
         robot.hold()
-    return done
+    return executed

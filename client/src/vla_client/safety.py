@@ -1,22 +1,22 @@
-"""What stands between a policy's actions and a robot's joints."""
+"""Checks of a policy's actions before the robot executes them."""
 
 import dataclasses
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence, Union
 
 import numpy as np
 
 
 class Refused(ValueError):
-    """The action must not be carried out."""
+    """The action must not be executed."""
 
 
 @dataclasses.dataclass
 class Limits:
-    """What the robot may be told, per dimension of the action.
+    """The limits of the robot's actions, per dimension.
 
     Attributes:
-        low, high: [A] an action is clamped to these.
-        rate: [A] the largest change from one action to the next; None is no limit. For a gripper, infinity.
+        low, high: [A] limits to which an action is clamped.
+        rate: [A] or one number, the largest change from one action to the next; None sets no limit. Use infinity for a gripper.
     """
 
     low: np.ndarray
@@ -33,18 +33,23 @@ class Limits:
                 raise ValueError("rates must be above 0")
 
     @classmethod
-    def of(cls, metadata: Dict[str, Any], embodiment: Optional[str] = None, rate: Any = None) -> "Limits":
-        """The limits of the contract that `vla serve` tells on connecting."""
-        bodies = metadata["contract"]["embodiments"]
-        space = bodies[embodiment or next(iter(bodies))]["action"]
+    def of(
+        cls,
+        metadata: Dict[str, Any],
+        embodiment: Optional[str] = None,
+        rate: Union[None, float, Sequence[float], np.ndarray] = None,
+    ) -> "Limits":
+        """Returns the limits in the contract that `vla serve` sends on connecting."""
+        embodiments = metadata["contract"]["embodiments"]
+        space = embodiments[embodiment or next(iter(embodiments))]["action"]
         return cls(space["low"], space["high"], rate)
 
 
 class Guard:
-    """Refuses NaN, clamps to limits, limits the rate of change.
+    """Refuses NaN and infinity, clamps actions to the limits, and limits their rate of change.
 
     Attributes:
-        clamped: how many actions had to be changed. A policy that is clamped all the time is broken, or its units are.
+        clamped: number of actions that were changed. If it is nearly all of them, the policy or its units are wrong.
     """
 
     def __init__(self, limits: Limits):
@@ -55,10 +60,10 @@ class Guard:
         self._last = None
 
     def __call__(self, action: np.ndarray) -> np.ndarray:
-        """The action that may be carried out.
+        """Returns the action that may be executed.
 
         Raises:
-            Refused: NaN, infinity or another number of dimensions.
+            Refused: the action has NaN, infinity or the wrong number of dimensions.
         """
         action = np.array(action, np.float64)
         if action.shape != self.limits.low.shape:

@@ -44,7 +44,7 @@ def test_from_one_end_to_the_other(source, capsys):
     assert code == 2 and "not empty" in error
     assert vla(capsys, "convert", source / "rlds", out, "--card", card, "--workers", 1, "--overwrite")[0] == 0
     code, text, _ = vla(capsys, "verify", out, "--workers", 1)
-    assert code == 0 and "4 records, 18 steps and 18 pictures are whole; 0 damaged" in text
+    assert code == 0 and "4 records, 18 steps and 18 images are intact; 0 damaged" in text
     code, text, _ = vla(capsys, "inspect", out)
     assert code == 0 and text.startswith("size: ") and "records: 4" in text and "gripper: 0 closed, 1 open" in text
     code, text, _ = vla(capsys, "inspect", source / "rlds")
@@ -149,9 +149,9 @@ def test_data_without_pictures_is_shown_too(source, capsys):
 
 def test_what_a_format_leaves_unsaid_is_pointed_out(source, capsys):
     text = vla(capsys, "convert", source / "rlds", source / "out", "--dry-run")[1]
-    assert "pictures: image 16 x 16" in text and "10 actions per second; unsaid: gripper, rotation, frame" in text
+    assert "images: image 16 x 16" in text and "10 actions per second; unknown: gripper, rotation, frame" in text
     text = vla(capsys, "convert", source / "rlds", source / "out", "--card", source / "card.yaml", "--size", 8, "--dry-run")[1]
-    assert "pictures: front 8 x 8" in text and "the card of toy is unverified" in text
+    assert "images: front 8 x 8" in text and "the card of toy is unverified" in text
 
 
 def test_what_is_not_there_or_not_known(tmp_path, capsys):

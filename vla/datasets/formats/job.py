@@ -32,15 +32,15 @@ class Choice:
     Attributes:
         source: folder or file: RLDS, LeRobot, robomimic or LIBERO HDF5, WebDataset tar, LLaVA or VQAv2 JSON, or our shards.
         out: folder to write.
-        format: of the source: auto, rlds, lerobot, hdf5, shards, webdataset, image-text, llava or vqav2.
-        to: what to write.
+        format: format of the source: auto, rlds, lerobot, hdf5, shards, webdataset, image-text, llava or vqav2.
+        to: format to write.
         card: conventions of the source: a YAML file, or a shipped card, e.g. bridge, fractal, kuka, droid, libero, robomimic; ""
-            takes what the format says.
+            takes the format's own.
         pictures: folder of the images that a JSON file names.
-        split: one of the source's own splits; "" is everything.
-        episodes: FIRST:END of the records, e.g. 0:100, end excluded; "" is all.
-        camera: name of the camera that images with questions are of.
-        video: codec of LeRobot's videos; none writes images.
+        split: one of the source's own splits; "" takes all.
+        episodes: range FIRST:END of the records, e.g. 0:100, without the end; "" takes all.
+        camera: name to give to the camera of images with questions.
+        video: codec of LeRobot's videos; "none" writes images.
     """
 
     source: str

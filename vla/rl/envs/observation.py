@@ -48,7 +48,7 @@ class Observation:
         return ObservedVecEnv(environments, self.observe)
 
     def exported(self, representation: CachedRepresentation | None) -> dict[str, Any]:
-        """Returns what an export keeps of the observation, under the names of `vla.policies.prompted.Made`."""
+        """Returns what an export keeps of the observation, under the names of `vla.policies.prompted.HeadDescription`."""
         return {}
 
     def saved(self) -> dict[str, object]:

@@ -15,7 +15,7 @@ from stable_baselines3.common.policies import BasePolicy, MultiInputActorCriticP
 from stable_baselines3.sac.policies import MultiInputPolicy as SACPolicy
 
 from vla.errors import UserError
-from vla.policies.prompted import KIND, SAID, WEIGHTS, whole_folder
+from vla.policies.prompted import DESCRIPTION, KIND, WEIGHTS, atomic_folder
 from vla.promptable.cache import CachedRepresentation
 from vla.report.provenance import provenance
 from vla.rl.policies.features import mixed_layers, sb3_policy
@@ -45,9 +45,9 @@ def write_agent(
         "actions": _actions(policy.action_space),
         **provenance(),
     }
-    with whole_folder(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         save_file(weights, unfinished / WEIGHTS)
-        (unfinished / SAID).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (unfinished / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return folder
 
 
@@ -59,11 +59,11 @@ def read_agent(folder: str | Path) -> tuple[BasePolicy, dict[str, Any]]:
     """
     folder = Path(folder)
     try:
-        content = json.loads((folder / SAID).read_text(encoding="utf-8"))
+        content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         policy = _policy(content)
         policy.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        fix = f"give a folder with {SAID} and {WEIGHTS}"
+        fix = f"give a folder with {DESCRIPTION} and {WEIGHTS}"
         raise UserError(f"not an export of an RL head: {error}", str(folder), fix) from error
     policy.set_training_mode(False)
     return policy, content

@@ -12,7 +12,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from vla.contract import PolicyContract
-from vla.policies.prompted import Made, write_prompted
+from vla.policies.prompted import HeadDescription, write_prompted
 from vla.promptable.cache import CachedRepresentation
 from vla.promptable.head import Head
 from vla.promptable.instruction_vocabulary import FIELDS, InstructionVocabulary
@@ -138,4 +138,6 @@ def write_policy(
         title=title,
     )
     pixels, squash = "pixels" in observation.observe, isinstance(policy, SACPolicy)
-    return write_prompted(folder, head, contract, Made(VOCABULARY, arguments, pixels, squash=squash, more=more, **model))
+    return write_prompted(
+        folder, head, contract, HeadDescription(VOCABULARY, arguments, pixels, squash=squash, more=more, **model)
+    )

@@ -13,7 +13,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from vla.contract import PolicyContract
 from vla.errors import UserError
-from vla.policies.prompted import Made, write_prompted
+from vla.policies.prompted import HeadDescription, write_prompted
 from vla.promptable.cache import CachedRepresentation
 from vla.promptable.head import Head
 from vla.promptable.inputs import Inputs
@@ -131,7 +131,7 @@ class Offline:
             "held_out_action_l1": self.error,
             **provenance(),
         }
-        saved = Made(self.vocabulary, {**self.head, "out": self.size}, self.inputs.pixels, more=more, **self.exported)
+        saved = HeadDescription(self.vocabulary, {**self.head, "out": self.size}, self.inputs.pixels, more=more, **self.exported)
         actor = self.learner.networks["actor"].cpu()
         assert isinstance(actor, Head)
         folder = write_prompted(self.out / "export", actor, self.contract, saved)

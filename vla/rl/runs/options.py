@@ -43,7 +43,7 @@ class RunOptions:
     """The options of one run.
 
     Attributes:
-        out: folder of the run: checkpoint, logs, results.json and export.
+        out: folder of the run, for checkpoint, logs, results.json and export.
         condition: the run's name in comparisons.
         environment: where the policy acts.
         observation: what the policy observes; a class and its arguments.

@@ -3,8 +3,8 @@ import { cross, plotDimension, sparkline } from "./plots.js";
 const byId = (id) => document.getElementById(id);
 const STREAM = `console-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
 const SHARED = ["metrics", "policies"];
-let contract, body, own = "", key = sessionStorage.getItem("key") || "";
-const pictures = {};
+let contract, embodiment, own = "", key = sessionStorage.getItem("key") || "";
+const cameraCanvases = {};
 
 class Refused extends Error {}
 
@@ -46,9 +46,9 @@ function guarded(work) {
   };
 }
 
-// Pictures: the middle of what is given, in the camera's aspect ratio, at least in the camera's size.
+// The centre of the source in the camera's aspect ratio, at least of the camera's size.
 function show(camera, source, width, height) {
-  const canvas = pictures[camera.name];
+  const canvas = cameraCanvases[camera.name];
   const ratio = Math.min(width / camera.width, height / camera.height);
   const scale = Math.max(1, Math.min(Math.floor(ratio), 8));
   canvas.width = camera.width * scale;
@@ -64,7 +64,7 @@ function cameraBox(camera) {
   const file = Object.assign(document.createElement("input"), { type: "file", accept: "image/*", id: `file-${camera.name}` });
   const webcam = Object.assign(document.createElement("button"), { type: "button", textContent: "Webcam", id: `webcam-${camera.name}` });
   const caption = Object.assign(document.createElement("figcaption"), { textContent: `${camera.name}, ${camera.width} x ${camera.height}` });
-  pictures[camera.name] = canvas;
+  cameraCanvases[camera.name] = canvas;
   canvas.width = camera.width;
   canvas.height = camera.height;
   canvas.getContext("2d").fillStyle = "#808080";
@@ -72,7 +72,7 @@ function cameraBox(camera) {
   canvas.sent = canvas.toDataURL("image/png").split(",")[1];
   file.onchange = guarded(async () => {
     canvas.video = null;
-    const image = await createImageBitmap(file.files[0]).catch(() => { throw new Refused("not a picture"); });
+    const image = await createImageBitmap(file.files[0]).catch(() => { throw new Refused("not an image"); });
     show(camera, image, image.width, image.height);
   });
   webcam.onclick = guarded(async () => {
@@ -93,60 +93,60 @@ function cameraBox(camera) {
 }
 
 function stateRow(i) {
-  const { names, units, low, high } = body.state, row = document.createElement("label");
+  const { names, units, low, high } = embodiment.state, row = document.createElement("label");
   const slider = Object.assign(document.createElement("input"), { type: "range", min: low[i], max: high[i], step: "any", id: `state-${i}` });
   slider.value = (low[i] + high[i]) / 2;
-  const told = document.createElement("span");
-  slider.oninput = () => { told.textContent = Number(slider.value).toFixed(3); };
+  const value = document.createElement("span");
+  slider.oninput = () => { value.textContent = Number(slider.value).toFixed(3); };
   slider.oninput();
-  row.append(units[i] ? `${names[i]} (${units[i]})` : names[i], slider, told);
+  row.append(units[i] ? `${names[i]} (${units[i]})` : names[i], slider, value);
   return row;
 }
 
 function chooseEmbodiment() {
-  body = contract.embodiments[byId("embodiment").value];
-  byId("cameras").replaceChildren(...body.cameras.map(cameraBox));
-  byId("state").replaceChildren(...body.state.names.map((_, i) => stateRow(i)));
+  embodiment = contract.embodiments[byId("embodiment").value];
+  byId("cameras").replaceChildren(...embodiment.cameras.map(cameraBox));
+  byId("state").replaceChildren(...embodiment.state.names.map((_, i) => stateRow(i)));
   byId("chunk").replaceChildren();
 }
 
-const images = () => Object.fromEntries(body.cameras.map(({ name }) => [name, pictures[name].sent]));
+const images = () => Object.fromEntries(embodiment.cameras.map(({ name }) => [name, cameraCanvases[name].sent]));
 
-function canvases(place, count) {
-  while (place.children.length > count) place.lastChild.remove();
-  while (place.children.length < count) place.append(document.createElement("canvas"));
-  return [...place.children];
+function canvases(parent, count) {
+  while (parent.children.length > count) parent.lastChild.remove();
+  while (parent.children.length < count) parent.append(document.createElement("canvas"));
+  return [...parent.children];
 }
 
-function plot(place, actions, more) {
-  const { names, units, low, high } = body.action, { probabilities, ...rest } = more;
-  canvases(place, names.length).forEach((canvas, d) =>
+function plot(parent, actions, more) {
+  const { names, units, low, high } = embodiment.action, { probabilities, ...rest } = more;
+  canvases(parent, names.length).forEach((canvas, d) =>
     plotDimension(canvas, {
-      name: names[d], unit: units[d], low: low[d], high: high[d], values: actions.map((row) => row[d]), hz: body.control_hz,
+      name: names[d], unit: units[d], low: low[d], high: high[d], values: actions.map((row) => row[d]), hz: embodiment.control_hz,
       // The terminate token comes first where there is one.
       probabilities: probabilities && probabilities.map((row) => row[row.length - names.length + d]), ...rest,
     }));
 }
 
 function mark(point) {
-  const canvas = pictures[body.cameras[0].name];
-  if (canvas.source && !canvas.video) show(body.cameras[0], ...canvas.source);
+  const canvas = cameraCanvases[embodiment.cameras[0].name];
+  if (canvas.source && !canvas.video) show(embodiment.cameras[0], ...canvas.source);
   cross(canvas, point);
 }
 
 const act = guarded(async () => {
-  const state = body.state.names.map((_, i) => Number(byId(`state-${i}`).value));
+  const state = embodiment.state.names.map((_, i) => Number(byId(`state-${i}`).value));
   const began = performance.now();
   const { actions, terminate, info } = await ask("act", {
     id: STREAM, images: images(), state, instruction: byId("instruction").value, embodiment: byId("embodiment").value,
   });
   const total = performance.now() - began, end = terminate.indexOf(true);
-  const told = [`${actions.length} actions, ${contract.execute} to be carried out, at ${body.control_hz} Hz`,
+  const summary = [`${actions.length} actions, ${contract.execute} to be carried out, at ${embodiment.control_hz} Hz`,
     `${info.infer_ms.toFixed(0)} ms in the policy (batch ${info.batch}), ${total.toFixed(0)} ms in all`];
-  if (end >= 0) told.push(`done, it says, at action ${end + 1}`);
-  if (info.words) told.push(`plan: ${info.words}`);
-  if (info.reach) told.push(`reach ${info.reach.join(", ")}`);
-  byId("said").textContent = told.join("; ");
+  if (end >= 0) summary.push(`the policy reports the task done at action ${end + 1}`);
+  if (info.words) summary.push(`plan: ${info.words}`);
+  if (info.reach) summary.push(`offset ${info.reach.join(", ")}`);
+  byId("said").textContent = summary.join("; ");
   plot(byId("chunk"), actions, { executed: contract.execute, probabilities: info.probabilities?.steps });
   if (info.point) mark(info.point);
 });
@@ -173,19 +173,19 @@ byId("door").onsubmit = (event) => {
   start();
 };
 
-// Replay: films by name, each with the actions of the same name.
+// Replay: videos by name, each with the actions of the same name.
 let films = [], played = null;
 
 function paired(files) {
   const named = [...files].map((file) => [/^(.*)\.(\w+)$/.exec(file.webkitRelativePath || file.name) || [], file]);
-  const videos = named.filter(([[, , ending]]) => /^(mp4|webm)$/i.test(ending)), told = named.filter(([[, , ending]]) => /^jsonl?$/i.test(ending));
-  if (videos.length < 2 && told.length < 2) return [{ name: "", video: videos[0]?.[1], actions: told[0]?.[1] }];
-  return videos.map(([[, name], video]) => ({ name, video, actions: told.find(([[, other]]) => other === name)?.[1] }));
+  const videos = named.filter(([[, , ending]]) => /^(mp4|webm)$/i.test(ending)), records = named.filter(([[, , ending]]) => /^jsonl?$/i.test(ending));
+  if (videos.length < 2 && records.length < 2) return [{ name: "", video: videos[0]?.[1], actions: records[0]?.[1] }];
+  return videos.map(([[, name], video]) => ({ name, video, actions: records.find(([[, other]]) => other === name)?.[1] }));
 }
 
 const choose = (input) => guarded(async () => {
   films = paired(input.files);
-  if (!films.length) throw new Refused("no film (.mp4) among these files");
+  if (!films.length) throw new Refused("no video (.mp4) among these files");
   byId("choice").hidden = films.length < 2;
   byId("films").replaceChildren(...films.map(({ name }, i) => new Option(name, i)));
   await play(films[0]);
@@ -197,14 +197,14 @@ async function play({ video, actions }) {
   else byId("video").removeAttribute("src");
   played = null;
   byId("played").replaceChildren();
-  byId("film").textContent = actions ? "" : "no actions beside this film";
+  byId("film").textContent = actions ? "" : "there are no actions beside this video";
   if (!actions) return;
   try {
     played = parseActions(await actions.text());
   } catch (error) {
     throw new Refused(`no actions in ${actions.name}: ${error.message}`);
   }
-  byId("film").textContent = played.told;
+  byId("film").textContent = played.summary;
   replay();
 }
 
@@ -213,26 +213,26 @@ byId("folder").onchange = choose(byId("folder"));
 byId("films").onchange = guarded(() => play(films[byId("films").value]));
 
 function parseActions(text) {
-  let told;
+  let record;
   try {
-    told = JSON.parse(text);
+    record = JSON.parse(text);
   } catch {
-    told = text.trim().split("\n").map((line) => JSON.parse(line));
+    record = text.trim().split("\n").map((line) => JSON.parse(line));
   }
-  if (Array.isArray(told)) told = { actions: told.map((row) => row.action ?? row) };
-  const width = body.action.names.length;
-  if (!told.actions?.length || told.actions.some((row) => row.length !== width || !row.every(Number.isFinite))) {
+  if (Array.isArray(record)) record = { actions: record.map((row) => row.action ?? row) };
+  const width = embodiment.action.names.length;
+  if (!record.actions?.length || record.actions.some((row) => row.length !== width || !row.every(Number.isFinite))) {
     throw new Error(`expected rows of ${width} numbers`);
   }
-  const said = [told.instruction, `${told.actions.length} actions`, told.outcome].filter(Boolean);
-  return { hz: told.hz ?? body.control_hz, actions: told.actions, told: said.join(", ") };
+  const parts = [record.instruction, `${record.actions.length} actions`, record.outcome].filter(Boolean);
+  return { hz: record.hz ?? embodiment.control_hz, actions: record.actions, summary: parts.join(", ") };
 }
 
 function replay() {
   if (played) plot(byId("played"), played.actions, { hz: played.hz, at: Math.min(byId("video").currentTime * played.hz, played.actions.length) });
 }
 byId("video").ontimeupdate = byId("video").onseeked = replay;
-// The film's own events come four times a second.
+// The video's own events come four times per second only.
 byId("video").onplay = () => {
   const draw = () => {
     replay();
@@ -241,17 +241,17 @@ byId("video").onplay = () => {
   draw();
 };
 
-// Live figures, from the counters that Prometheus reads.
+// Live figures from the Prometheus counters.
 let before = null;
 const rates = [];
 
 function counters(text) {
-  const found = {};
+  const values = {};
   for (const line of text.split("\n")) {
     const match = /^(vla_\w+)(?:\{(.*)\})? (\S+)$/.exec(line);
-    if (match) (found[match[1]] ||= []).push([match[2] || "", Number(match[3])]);
+    if (match) (values[match[1]] ||= []).push([match[2] || "", Number(match[3])]);
   }
-  return found;
+  return values;
 }
 const sum = (rows) => (rows || []).reduce((total, [, value]) => total + value, 0);
 
@@ -265,7 +265,7 @@ function quantile(now, then, share) {
 async function live() {
   if (contract) {
     const now = counters(await ask("metrics")), at = performance.now();
-    // The console's own look at the counters is not counted: only what is asked of a policy is.
+    // Only requests to a policy are counted, not the console's own requests for the counters.
     const rate = before ? (1000 * (sum(now.vla_requests_total) - sum(before.now.vla_requests_total))) / (at - before.at) : 0;
     const calls = sum(now.vla_batch_rows_count) - sum(before?.now.vla_batch_rows_count);
     const rows = sum(now.vla_batch_rows_sum) - sum(before?.now.vla_batch_rows_sum);
@@ -293,22 +293,22 @@ const start = guarded(async () => {
   byId("which").hidden = names.length < 2;
   own = names.length < 2 ? "" : `policies/${byId("policy").value}/`;
   for (const link of document.querySelectorAll("[data-own]")) link.href = own + link.dataset.own;
-  const told = await ask("contract");
-  contract = told.contract;
+  const answer = await ask("contract");
+  contract = answer.contract;
   byId("door").hidden = true;
   byId("main").hidden = false;
   byId("title").textContent = contract.title || "vla serve";
-  byId("hash").textContent = told.hash;
+  byId("hash").textContent = answer.hash;
   byId("contract").textContent = JSON.stringify(contract, null, 1);
   byId("embodiment").replaceChildren(...Object.keys(contract.embodiments).map((name) => new Option(name)));
   chooseEmbodiment();
   const listed = ({ names, units }) => names.map((name, i) => (units[i] ? `${name} (${units[i]})` : name)).join(", ");
   byId("facts").replaceChildren(
-    fact("Cameras", body.cameras.map(({ name, width, height }) => `${name} (${width} x ${height})`).join(", ")),
-    fact("State", listed(body.state)), fact("Actions", listed(body.action)),
-    fact("Frame, mode", `${body.frame}, ${body.mode}`), fact("Rotation", body.rotation), fact("Gripper", body.gripper),
-    fact("Chunk", `${contract.chunk} actions at ${body.control_hz} Hz, ${contract.execute} to be carried out`),
-    fact("Key maps", Object.keys(body.keys).join(", ") || "none"));
+    fact("Cameras", embodiment.cameras.map(({ name, width, height }) => `${name} (${width} x ${height})`).join(", ")),
+    fact("State", listed(embodiment.state)), fact("Actions", listed(embodiment.action)),
+    fact("Frame, mode", `${embodiment.frame}, ${embodiment.mode}`), fact("Rotation", embodiment.rotation), fact("Gripper", embodiment.gripper),
+    fact("Chunk", `${contract.chunk} actions at ${embodiment.control_hz} Hz, ${contract.execute} to be carried out`),
+    fact("Key maps", Object.keys(embodiment.keys).join(", ") || "none"));
 });
 
 await start();
