@@ -113,5 +113,5 @@ def test_pictures_are_made_only_where_the_policy_will_look(toy, seeing):
     with Workers(1, toy()) as workers:
         # Two actions of each chunk are carried out: a look at the start and after steps 2 and 4.
         assert rollout(seeing(), [Episode(0, horizon=6)], workers)[0].more["seconds"] == 3
-        assert rollout(seeing(), [Episode(0, horizon=6)], workers, execute=1)[0].seconds == 6
-        assert rollout(RandomPolicy({EMBODIMENT_NAME: EMBODIMENT}), [Episode(0, horizon=6)], workers)[0].seconds == 0
+        assert rollout(seeing(), [Episode(0, horizon=6)], workers, execute=1)[0].more["seconds"] == 6
+        assert rollout(RandomPolicy({EMBODIMENT_NAME: EMBODIMENT}), [Episode(0, horizon=6)], workers)[0].more["seconds"] == 0
