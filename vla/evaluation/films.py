@@ -44,9 +44,11 @@ def captioned(result: Result) -> list[np.ndarray]:
 
 
 def _action_text(action: np.ndarray, task: str) -> str:
-    """Returns an action as text: centimetres, degrees, and what the gripper does."""
+    """Returns an action as text: centimetres, degrees, and what the gripper does; else its values by name."""
     _, embodiment = embodiment_of(task)
-    # A unit is "m", or a number and "m", e.g. "0.05 m".
+    if len(action) < 6:
+        return "  ".join(f"{name} {value:+.2f}" for name, value in zip(embodiment.action.names, action, strict=True))
+    # A unit is "m", or a multiple of it such as "0.05 m".
     sizes = [float(number or 1) for number, _, _ in (unit.rpartition(" ") for unit in embodiment.action.units[:6])]
     (x, y, z), turn = 100 * action[:3] * sizes[:3], np.degrees(action[5] * sizes[5])
     gripper = ("close" if action[6] > 0 else "open") if len(action) > 6 else ""

@@ -11,7 +11,7 @@ Engine = Literal["local", "ray"]
 
 
 def worker_count(engine: Engine, count: int, episodes: int) -> int:
-    """How many workers serve so many episodes; a `count` of 0 is one per core, of this machine or of the Ray cluster."""
+    """Returns the number of workers for some episodes; a `count` of 0 is one per core of this machine or the Ray cluster."""
     if engine == "ray":
         from vla.sim.cluster import connect
 
@@ -20,7 +20,7 @@ def worker_count(engine: Engine, count: int, episodes: int) -> int:
 
 
 def open_workers(engine: Engine, count: int) -> Workers:
-    """Worker processes here, or actors on the Ray cluster.
+    """Starts worker processes here, or actors on the Ray cluster.
 
     Raises:
         UserError: Ray is not installed, or the cluster has fewer CPUs.

@@ -1,4 +1,4 @@
-"""Headless OpenGL for MuJoCo: which library renders, and a renderer stripped of what a policy's images do not need."""
+"""Headless OpenGL for MuJoCo: chooses the library, and makes renderers without features that a policy's images do not need."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ import importlib
 import importlib.util
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import mujoco
 
 PLATFORMS = ("egl", "osmesa")
 
 
 def choose() -> str:
-    """Sets MUJOCO_GL and PYOPENGL_PLATFORM before mujoco is first imported; what the user has set stays.
+    """Chooses the OpenGL library for MuJoCo; call it before mujoco is first imported.
 
-    On Linux EGL is taken where a display can be opened, else OSMesa where it is installed. Elsewhere MuJoCo has its own way.
+    Sets MUJOCO_GL and PYOPENGL_PLATFORM unless the user has set them. On Linux it prefers EGL if a display can be opened, then
+    OSMesa if it is installed; on other systems MuJoCo chooses.
 
     Returns:
-        the value of MUJOCO_GL, "" where MuJoCo chooses.
+        the value of MUJOCO_GL, "" if MuJoCo chooses.
     """
     if sys.platform == "linux":
         if "torch" in sys.modules and importlib.util.find_spec("triton"):
-            # Mesa's software renderer and torch's triton each bring LLVM; loaded after Mesa's, triton's crashes the process.
+            # Mesa's software renderer and triton each load LLVM; the process crashes if triton's is loaded after Mesa's.
             importlib.import_module("triton")
         if "MUJOCO_GL" not in os.environ:
             os.environ["MUJOCO_GL"] = "osmesa" if not _egl_opens() and _loads("libOSMesa.so.8", "libOSMesa.so.6") else "egl"
@@ -46,9 +50,9 @@ def _loads(*libraries: str) -> ctypes.CDLL | None:
 
 
 def _egl_opens() -> bool:
-    """Whether some EGL device gives a display (EGL_EXT_platform_device), which is how MuJoCo opens one.
+    """Whether an EGL device opens a display (EGL_EXT_platform_device), as MuJoCo does.
 
-    The library alone says little: it is often installed without a driver that it could use.
+    The library alone is not enough: it is often installed without a driver.
     """
     egl = _loads("libEGL.so.1")
     if egl is None:
@@ -64,30 +68,30 @@ def _egl_opens() -> bool:
     if not query_devices(16, devices, ctypes.byref(count)):
         return False
     for device in devices[: count.value]:
-        opened = pointer(get_display(0x313F, device, None))  # EGL_PLATFORM_DEVICE_EXT
-        # Left open: MuJoCo opens the same display again, which costs nothing then.
-        if opened and egl.eglInitialize(opened, None, None):
+        egl_display = pointer(get_display(0x313F, device, None))  # EGL_PLATFORM_DEVICE_EXT
+        # The display stays open: MuJoCo opens the same one, at no cost.
+        if egl_display and egl.eglInitialize(egl_display, None, None):
             return True
     return False
 
 
-def renderer(model: Any, height: int, width: int) -> Any:
-    """A `mujoco.Renderer` for images of one size without shadows and multisampling, and without collision meshes."""
+def renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Renderer:
+    """Makes a renderer for images of one size, without shadows, multisampling and collision meshes."""
     import mujoco
 
     model.vis.quality.shadowsize = 0
     model.vis.quality.offsamples = 0
-    made = mujoco.Renderer(model, height, width)
-    made._scene_option.geomgroup[:] = [0, 1, 0, 0, 0, 0]
-    made._scene_option.sitegroup[:] = 0
-    made.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-    made.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-    return made
+    result = mujoco.Renderer(model, height, width)
+    result._scene_option.geomgroup[:] = [0, 1, 0, 0, 0, 0]
+    result._scene_option.sitegroup[:] = 0
+    result.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+    result.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+    return result
 
 
 def refuse_black(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The images; RuntimeError if one is all black."""
+    """Returns the images; RuntimeError if one is all black."""
     for camera, image in images.items():
         if not image.any():
-            raise RuntimeError(f"the picture of camera {camera!r} is black: the OpenGL context is lost")
+            raise RuntimeError(f"the image of camera {camera!r} is black: the OpenGL context is lost")
     return images

@@ -1,7 +1,7 @@
-"""Closed-loop episodes: worker processes step and render, one batched policy call serves them all.
+"""Closed-loop episodes: worker processes step and render, and one batched policy call serves all of them.
 
-How an episode goes depends on what it is, on the policy and on the declared shape of its batches alone: not on how many workers
-there are, on who is done first, or on a worker that died meanwhile.
+The course of an episode depends only on its description, the policy and the policy's batch size, not on the number of workers,
+their order or their failures.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from vla.observation import ActionChunk, Observation
 from vla.policies.base import Policy, RecedingHorizon, check_answers
 from vla.sim.episodes import Episode, Result
 from vla.sim.record import Recorder
-from vla.sim.workers import Fault, Worker, Workers
+from vla.sim.workers import Argument, Fault, Worker, Workers
 
 DEADLINE = 120.0
 """Seconds after which a worker that has not answered counts as hung; starting one takes about five."""
 ATTEMPTS = 3
-"""An episode in which a worker fails this often is given up."""
+"""Number of workers' failures after which an episode is an error."""
 
 
 def rollout(
@@ -34,15 +34,15 @@ def rollout(
 ) -> list[Result]:
     """Runs episodes on the workers and returns their results in the episodes' order.
 
-    A worker that dies, reports an error or does not answer in time is started again, and its episode with it; why, `workers`
-    notes.
+    A worker that dies, reports an error or does not answer in time is replaced, and its episode starts again; `workers.restarts`
+    has the reasons.
 
     Args:
         policy: acts for all workers at once; None is the scripted expert, without images.
-        progress: called with each result as it comes.
-        execute: actions taken of each chunk; 0 takes the contract's.
-        deadline: seconds that a worker may take for an answer.
-        recorder: gets every step and every end; images are then rendered at every step, whether or not the policy looks.
+        progress: called with each result when it is there.
+        execute: number of actions executed of each chunk; 0 is the contract's.
+        deadline: seconds in which a worker must answer.
+        recorder: records every step and result; images are then rendered at every step, even if the policy needs none.
 
     Raises:
         UserError: the policy answers a wrong shape or NaN (episode and step are named), or an episode failed ATTEMPTS times.
@@ -51,7 +51,7 @@ def rollout(
 
 
 class _Rollout:
-    """The loop: start idle workers, gather what they say, act for all that wait."""
+    """The loop: start episodes on idle workers, collect answers, act for all waiting episodes."""
 
     def __init__(
         self,
@@ -65,16 +65,16 @@ class _Rollout:
     ):
         self.order = [episode.id for episode in episodes]
         if len(set(self.order)) < len(self.order):
-            twice = next(i for i, n in collections.Counter(self.order).items() if n > 1)
-            raise UserError(f"episode {twice} is there twice", "rollout", "run it twice in two calls")
+            duplicate = next(i for i, n in collections.Counter(self.order).items() if n > 1)
+            raise UserError(f"episode {duplicate} is given twice", "rollout", "run it again in another call")
         if recorder is not None:
             if policy is None:
-                raise UserError("the expert acts without pictures, there is nothing to record", "rollout", "use `vla collect`")
+                raise UserError("the expert acts without images, so there is nothing to record", "rollout", "use `vla collect`")
             recorder.expect(episodes)
         self.workers, self.progress, self.deadline, self.recorder = workers, progress, deadline, recorder
         self.acting = None if policy is None else RecedingHorizon(_Checked(policy, self._step), execute)
         self.sees = getattr(policy, "sees", True)
-        # As many at once as the policy has rows, where it says how many; else all.
+        # A policy with a fixed batch size acts for that many at once, any other for all.
         self.rows = getattr(policy, "batch", 0) or len(workers.all)
         self.todo = collections.deque(episodes)
         self.running: dict[Worker, Episode] = {}
@@ -85,8 +85,8 @@ class _Rollout:
         self.results: dict[str, Result] = {}
 
     def run(self) -> list[Result]:
-        # An earlier rollout that ended with an error may have left some in the middle of an episode.
-        for worker in [w for w in self.workers.all if w.asked is not None]:
+        # An earlier rollout that ended with an error may have left workers within an episode.
+        for worker in [w for w in self.workers.all if w.sent_at is not None]:
             self.workers.restart(worker)
         try:
             while self.todo or self.running:
@@ -116,7 +116,7 @@ class _Rollout:
 
     def _take(self, worker: Worker, answer: object) -> None:
         if isinstance(answer, Fault):
-            self._again(worker, answer.reason)
+            self._retry(worker, answer.reason)
         elif isinstance(answer, Result):
             episode = self.running.pop(worker)
             counted = {"malformed": self.malformed[episode.id], "restarts": self.faults.get(episode.id, [])}
@@ -133,7 +133,7 @@ class _Rollout:
             self.waiting[worker] = answer
 
     def _act(self) -> None:
-        """One call for all that wait."""
+        """Calls the policy once for all waiting episodes."""
         assert self.acting is not None
         turn, self.waiting = self.waiting, {}
         observations = list(turn.values())
@@ -145,15 +145,15 @@ class _Rollout:
             look = self.recorder is not None or (self.sees and self.acting.needs(observation.id))
             self._send(worker, "step", chunk.actions[0], bool(chunk.terminate[0]), look)
 
-    def _send(self, worker: Worker, *message: object) -> None:
+    def _send(self, worker: Worker, *message: Argument) -> None:
         try:
             worker.send(*message)
         except OSError:
-            # It is dead; `answers` will say how.
+            # The worker has died; `answers` reports it.
             return
 
-    def _again(self, worker: Worker, reason: str) -> None:
-        """Starts a failed worker anew; its episode comes next."""
+    def _retry(self, worker: Worker, reason: str) -> None:
+        """Replaces a failed worker; its episode is the next to start."""
         episode = self.running.pop(worker)
         self.workers.restart(worker, f"{episode}: {reason}")
         reasons = self.faults[episode.id]
@@ -172,7 +172,7 @@ class _Rollout:
 
 @dataclasses.dataclass
 class _Checked:
-    """A policy whose answers are looked at before anybody acts on them; `where` names the episode and the step."""
+    """Wraps a policy and checks its answers; `where` names the episode and the step of an error."""
 
     policy: Policy
     where: Callable[[str], str]

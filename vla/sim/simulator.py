@@ -14,7 +14,7 @@ from vla.errors import UserError
 from vla.observation import Observation
 from vla.sim.collect_options import Collect, Report
 from vla.sim.episodes import Episode, Result
-from vla.sim.variation import Variation
+from vla.sim.variation import Json, Variation
 
 VIDEO_SIZE = 256
 """Edge, in pixels, of each camera's image in a film."""
@@ -89,7 +89,7 @@ class Simulator(Protocol):
     def simulation(self) -> Simulation:
         """A simulation; called once in each worker process that needs it."""
 
-    def read_variation(self, name: str, settings: object, where: str) -> Variation:
+    def read_variation(self, name: str, settings: Json, where: str) -> Variation:
         """A variation from what a suite's YAML holds under its name (None is nothing).
 
         Raises:

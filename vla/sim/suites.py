@@ -8,7 +8,7 @@ import json
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import yaml
 
@@ -16,7 +16,7 @@ from vla.errors import UserError
 from vla.sim.episodes import KINDS, Episode, Kind
 from vla.sim.registry import find_task, simulator_of, task_names
 from vla.sim.simulator import TaskSpec
-from vla.sim.variation import Variation
+from vla.sim.variation import Json, Variation
 
 FIELDS = ("about", "tasks", "variations", "episodes", "horizon", "kinds", "seed")
 
@@ -123,8 +123,8 @@ def load_suite(name: str, episodes: int = 0) -> Suite:
     return read_suite(name, data, where)
 
 
-def read_suite(name: str, data: Any, where: str) -> Suite:
-    """A suite from what YAML holds; see `load_suite`."""
+def read_suite(name: str, data: Json, where: str) -> Suite:
+    """Reads a suite from parsed YAML; see `load_suite`."""
     if not isinstance(data, dict):
         raise UserError("not a mapping", where, f"give {', '.join(FIELDS)}")
     for key in data:
@@ -134,13 +134,14 @@ def read_suite(name: str, data: Any, where: str) -> Suite:
         if not data.get(key):
             raise UserError(f"`{key}` is missing", where, "a suite has tasks and variations")
     tasks = _choices(data["tasks"], "tasks", tuple(task_names()), where)
-    kinds = _choices(data.get("kinds", ["correct", "swapped"]), "kinds", KINDS, where)
+    kinds = cast(tuple[Kind, ...], _choices(data.get("kinds", ["correct", "swapped"]), "kinds", KINDS, where))
     numbers = {}
     for key, least in (("episodes", 1), ("horizon", 1), ("seed", 0)):
         if key in data:
-            if type(data[key]) is not int or data[key] < least:
-                raise UserError(f"`{key}` is {data[key]!r}", where, f"a whole number, at least {least}")
-            numbers[key] = data[key]
+            number = data[key]
+            if type(number) is not int or number < least:
+                raise UserError(f"`{key}` is {number!r}", where, f"give a whole number, at least {least}")
+            numbers[key] = number
     if not isinstance(data["variations"], dict):
         raise UserError("`variations` is not a mapping", where, "variation name -> what differs from training")
     reader = simulator_of(tasks[0])
@@ -158,11 +159,11 @@ def check_kinds(task: TaskSpec, kinds: tuple[Kind, ...], where: str) -> None:
         raise UserError(f"{task.name} has one goal, there is no other to ask for", where, "leave out the kind swapped")
 
 
-def _choices(value: Any, key: str, known: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+def _choices(value: Json, key: str, known: tuple[str, ...], where: str) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
     for one in values:
         if one not in known:
             raise UserError(f"`{key}` has {one!r}", where, f"known are {', '.join(known)}")
-    if not values or len(set(values)) < len(values):
+    if not values or len(set(map(str, values))) < len(values):
         raise UserError(f"`{key}` is {values!r}", where, "name each once, and at least one")
-    return tuple(values)
+    return tuple(cast(list[str], values))

@@ -1,4 +1,4 @@
-"""Worker processes that each hold one simulation, and that may die: what is lost is started again."""
+"""Worker processes that each run one simulation; a worker that dies is replaced."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import numpy as np
+
+from vla.sim.episodes import Episode
 from vla.sim.simulator_worker import SimulatorWorker
+
+Argument = str | bool | np.ndarray | Episode
+"""Part of a message to a worker: a method's name or one of its arguments."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """What went wrong in a worker, as it sends it before it ends."""
+    """The reason why a worker failed."""
 
     reason: str
 
 
 def _work(pipe: Connection, make: Callable[[], Any]) -> None:
-    """Serves ("start", episode, look) | ("step", action, terminate, look) | ("expert", episode) until None comes."""
-    # An interrupt is for the parent, which ends its workers.
+    """Serves ("start", episode, look) | ("step", action, terminate, look) | ("expert", episode) until it receives None."""
+    # Only the parent handles an interrupt; it ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         simulation = make()
@@ -31,7 +37,7 @@ def _work(pipe: Connection, make: Callable[[], Any]) -> None:
             pipe.send(getattr(simulation, name)(*arguments))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
+    except Exception as error:  # noqa: BLE001 - the parent must learn of any error
         pipe.send(Fault(f"{type(error).__name__}: {error}"))
 
 
@@ -39,48 +45,48 @@ class Worker:
     """One process and the pipe to it.
 
     Attributes:
-        asked: time (monotonic) of the message that is not answered yet; None while there is none.
+        sent_at: time (monotonic) of the message that is not answered yet; None if there is none.
     """
 
     def __init__(self, make: Callable[[], Any]):
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, make), daemon=True)
+        self.pipe, worker_end = context.Pipe()
+        self.process = context.Process(target=_work, args=(worker_end, make), daemon=True)
         self.process.start()
-        theirs.close()
-        self.asked: float | None = None
+        worker_end.close()
+        self.sent_at: float | None = None
 
-    def send(self, *message: Any) -> None:
-        """Raises OSError if the process is gone."""
-        self.asked = time.monotonic()
+    def send(self, *message: Argument) -> None:
+        """Sends a method's name and arguments; OSError if the process has ended."""
+        self.sent_at = time.monotonic()
         self.pipe.send(message)
 
     def receive(self) -> Any:
-        """The answer, or a Fault."""
+        """Returns the answer, or a Fault if the process has ended."""
         try:
             answer = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(5)
             return Fault(f"the process ended with exit code {self.process.exitcode}")
-        self.asked = None
+        self.sent_at = None
         return answer
 
     def kill(self) -> None:
-        # A stopped process does not hear a polite signal.
+        # A stopped process ignores milder signals.
         self.process.kill()
         self.process.join()
         self.pipe.close()
 
 
 class Workers:
-    """Worker processes; a context manager. Starting them takes some seconds, so keep them.
+    """Worker processes; a context manager. Starting them takes some seconds, so reuse them.
 
     Args:
-        count: processes; 0 is one per core.
-        make: what each of them holds.
+        count: number of processes; 0 is one per core.
+        make: makes the simulation of each.
 
     Attributes:
-        restarts: why workers were started again, one line each.
+        restarts: why workers were replaced, one line each.
     """
 
     def __init__(self, count: int = 0, make: Callable[[], Any] = SimulatorWorker):
@@ -95,19 +101,19 @@ class Workers:
         self.close()
 
     def restart(self, worker: Worker, reason: str = "") -> None:
-        """Puts a new process in the place of one; a reason is noted."""
+        """Replaces a worker by a new one; notes the reason if there is one."""
         worker.kill()
         self.all[self.all.index(worker)] = self._start()
         if reason:
             self.restarts.append(reason)
 
     def answers(self, among: list[Worker], deadline: float) -> list[tuple[Worker, Any]]:
-        """Waits until some of these workers have answered, or are overdue by `deadline` seconds, which is a Fault."""
-        asked = {w: w.asked for w in among if w.asked is not None}
-        patience = max(0.0, min(asked.values()) + deadline - time.monotonic())
-        answers = [(w, w.receive()) for w in self._answered(list(asked), patience)]
+        """Waits until some of these workers have answered; one that takes longer than `deadline` seconds gives a Fault."""
+        sent_at = {w: w.sent_at for w in among if w.sent_at is not None}
+        patience = max(0.0, min(sent_at.values()) + deadline - time.monotonic())
+        answers = [(w, w.receive()) for w in self._answered(list(sent_at), patience)]
         now = time.monotonic()
-        late = [w for w in asked if w not in [worker for worker, _ in answers] and now - asked[w] >= deadline]
+        late = [w for w in sent_at if w not in [worker for worker, _ in answers] and now - sent_at[w] >= deadline]
         return answers + [(w, Fault(f"no answer within {deadline:g} s")) for w in late]
 
     def close(self) -> None:
@@ -117,14 +123,14 @@ class Workers:
             except OSError:
                 continue
         for worker in self.all:
-            # One that still steps has nobody to tell of it.
-            worker.process.join(5 if worker.asked is None else 0.1)
+            # Nobody waits for the answer of a worker that is still stepping.
+            worker.process.join(5 if worker.sent_at is None else 0.1)
             worker.kill()
 
     def _start(self) -> Worker:
         return Worker(self.make)
 
-    def _answered(self, asked: list[Worker], patience: float) -> list[Worker]:
-        """Those that have answered, or have died, as soon as there is one; after so many seconds none."""
-        by_pipe = {w.pipe: w for w in asked}
+    def _answered(self, pending: list[Worker], patience: float) -> list[Worker]:
+        """Waits for the first workers to answer or die, at most `patience` seconds; returns those that have."""
+        by_pipe = {w.pipe: w for w in pending}
         return [by_pipe[p] for p in wait(list(by_pipe), patience) if isinstance(p, Connection)]

@@ -13,7 +13,7 @@ from PIL import Image
 LENGTHS = (6, 4, 5)
 FPS = 10
 SIZE = 64
-VIDEO, PICTURE = "observation.images.top", "observation.images.wrist"
+VIDEO, IMAGE = "observation.images.top", "observation.images.wrist"
 
 
 def level(episode, step):
@@ -22,7 +22,7 @@ def level(episode, step):
 
 def frame(episode, step):
     pixels = np.full((SIZE, SIZE, 3), level(episode, step), np.uint8)
-    # Dark at the left.
+    # The left quarter is dark.
     pixels[:, : SIZE // 4] = 10
     return pixels
 
@@ -52,12 +52,12 @@ def features(**more):
     plain = {
         name: {"dtype": "int64", "shape": [1], "names": None} for name in ("frame_index", "episode_index", "index", "task_index")
     }
-    picture = {"shape": [SIZE, SIZE, 3], "names": ["height", "width", "channels"]}
+    image = {"shape": [SIZE, SIZE, 3], "names": ["height", "width", "channels"]}
     return {
         "action": {"dtype": "float32", "shape": [2], "names": ["x", "gripper"]},
         "observation.state": {"dtype": "float32", "shape": [2], "names": {"motors": ["a", "b"]}},
-        VIDEO: {"dtype": "video", **picture, "info": {"video.fps": FPS, "video.codec": "h264", "video.is_depth_map": False}},
-        PICTURE: {"dtype": "image", "shape": [3, SIZE, SIZE], "names": ["channels", "height", "width"]},
+        VIDEO: {"dtype": "video", **image, "info": {"video.fps": FPS, "video.codec": "h264", "video.is_depth_map": False}},
+        IMAGE: {"dtype": "image", "shape": [3, SIZE, SIZE], "names": ["channels", "height", "width"]},
         "timestamp": {"dtype": "float32", "shape": [1], "names": None},
         **plain,
         **more,
@@ -70,7 +70,7 @@ def table(episode, length, first):
         {
             "action": pa.array(list(action(episode, length)), vector),
             "observation.state": pa.array(list(action(episode, length) + 1), pa.list_(pa.float32())),
-            PICTURE: pa.array([{"bytes": png(255 - frame(episode, t)), "path": None} for t in range(length)]),
+            IMAGE: pa.array([{"bytes": png(255 - frame(episode, t)), "path": None} for t in range(length)]),
             "timestamp": pa.array(np.arange(length, dtype=np.float32) / FPS),
             "frame_index": pa.array(np.arange(length)),
             "episode_index": pa.array(np.full(length, episode)),
@@ -81,9 +81,9 @@ def table(episode, length, first):
 
 
 def info(version, **paths):
-    body = {"codebase_version": version, "robot_type": "so100", "total_episodes": len(LENGTHS), "total_frames": sum(LENGTHS)}
+    counts = {"codebase_version": version, "robot_type": "so100", "total_episodes": len(LENGTHS), "total_frames": sum(LENGTHS)}
     return {
-        **body,
+        **counts,
         "total_tasks": 2,
         "chunks_size": 1000,
         "fps": FPS,

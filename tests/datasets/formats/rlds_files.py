@@ -15,11 +15,11 @@ def _example_class():
     kinds = descriptor_pb2.FieldDescriptorProto
 
     def message(name, *fields):
-        body = file.message_type.add(name=name)
+        message_type = file.message_type.add(name=name)
         for number, (field, kind, repeated, of) in enumerate(fields, 1):
             label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
-            body.field.add(name=field, number=number, type=kind, label=label, type_name=of and f".fortests.{of}")
-        return body
+            message_type.field.add(name=field, number=number, type=kind, label=label, type_name=of and f".fortests.{of}")
+        return message_type
 
     message("BytesList", ("value", kinds.TYPE_BYTES, True, None))
     message("FloatList", ("value", kinds.TYPE_FLOAT, True, None))
@@ -93,13 +93,13 @@ def png(value: int, size: int = 16) -> bytes:
 
 
 def tensor(dtype, *shape, encoding="none"):
-    body = {"shape": {"dimensions": [str(n) for n in shape]}, "dtype": dtype, "encoding": encoding}
-    return {"pythonClassName": "tensorflow_datasets.core.features.tensor_feature.Tensor", "tensor": body}
+    described = {"shape": {"dimensions": [str(n) for n in shape]}, "dtype": dtype, "encoding": encoding}
+    return {"pythonClassName": "tensorflow_datasets.core.features.tensor_feature.Tensor", "tensor": described}
 
 
-def picture(size=16):
-    body = {"shape": {"dimensions": [str(size), str(size), "3"]}, "dtype": "uint8", "encodingFormat": "jpeg"}
-    return {"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image", "image": body}
+def image(size=16):
+    described = {"shape": {"dimensions": [str(size), str(size), "3"]}, "dtype": "uint8", "encodingFormat": "jpeg"}
+    return {"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image", "image": described}
 
 
 def text():
@@ -123,7 +123,7 @@ LENGTHS = (5, 3, 4, 6)
 
 
 def episode(number: int, length: int) -> dict:
-    """A plain OXE episode: the action says episode and step, and so do the pictures' levels."""
+    """An ordinary OXE episode, whose actions and pixel levels tell the episode and the step."""
     steps = np.arange(length)
     action = np.stack([steps / 100, np.full(length, number / 10), *[np.sin(steps + k) / 10 for k in range(4)], steps % 2], 1)
     return {
@@ -138,7 +138,7 @@ def episode(number: int, length: int) -> dict:
 
 
 PLAIN = features(
-    observation=group(image=picture(), state=tensor("float32", 2)),
+    observation=group(image=image(), state=tensor("float32", 2)),
     action=tensor("float32", 7),
     language_instruction=text(),
     is_first=tensor("bool"),

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from rlds_files import features, group, jpeg, picture, tensor, text, write
+from rlds_files import features, group, image, jpeg, tensor, text, write
 
 from vla.datasets.formats.conventions.prepare import Changes, prepare
 from vla.datasets.formats.conventions.source_card import load_source_card
@@ -55,7 +55,7 @@ def rt1_action():
 def fractal():
     spec, action = rt1_action()
     observation = group(
-        image=picture(),
+        image=image(),
         base_pose_tool_reached=tensor("float32", 7),
         gripper_closed=tensor("float32", 1),
         natural_language_instruction=tensor("string"),
@@ -80,7 +80,7 @@ def kuka():
     }
     observation = group(
         **{"clip_function_input/base_pose_tool_reached": tensor("float32", 7, encoding="zlib")},
-        image=picture(),
+        image=image(),
         gripper_closed=tensor("float32", 1, encoding="zlib"),
         natural_language_instruction=tensor("string"),
     )
@@ -96,7 +96,7 @@ def kuka():
 def bridge():
     action = np.c_[np.zeros((T, 6)), [0, 1, 1, 0.5, 0, 0, 0]].astype(np.float32)
     images = {f"image_{k}": [jpeg(t + k) for t in range(T)] for k in range(2)}
-    observation = group(image_0=picture(), image_1=picture(), state=tensor("float32", 7))
+    observation = group(image_0=image(), image_1=image(), state=tensor("float32", 7))
     spec = features(action=tensor("float32", 7), observation=observation, language_instruction=text(), is_first=tensor("bool"))
     given = {"action": action, "observation": {**images, "state": STATE}, "language_instruction": WORDS}
     # Without the first step; the movement to the next state; without the last.
@@ -107,7 +107,7 @@ def bridge():
 def bridge_oxe():
     action = {"world_vector": MOVED, "rotation_delta": TURNED, "open_gripper": OPEN.astype(np.int64)}
     spec = group(world_vector=tensor("float32", 3), rotation_delta=tensor("float32", 3), open_gripper=tensor("bool"))
-    observation = group(image=picture(), state=tensor("float32", 7), natural_language_instruction=tensor("string"))
+    observation = group(image=image(), state=tensor("float32", 7), natural_language_instruction=tensor("string"))
     given = {"image": [jpeg(t) for t in range(T)], "state": STATE, "natural_language_instruction": WORDS}
     expected = np.c_[np.diff(STATE[1:, :6], axis=0), OPEN[1:-1]], STATE[1:-1]
     return (
@@ -124,7 +124,7 @@ def droid():
     )
     cameras = ("exterior_image_1_left", "exterior_image_2_left", "wrist_image_left")
     observation = group(
-        **{name: picture() for name in cameras}, cartesian_position=tensor("float64", 6), gripper_position=tensor("float64", 1)
+        **{name: image() for name in cameras}, cartesian_position=tensor("float64", 6), gripper_position=tensor("float64", 1)
     )
     words = {f"language_instruction{end}": [b""] * T if not end else WORDS for end in ("", "_2", "_3")}
     given = {name: [jpeg(t) for t in range(T)] for name in cameras}

@@ -109,7 +109,7 @@ def test_a_missing_and_a_cut_shard_are_found(source, capsys):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     code, text, _ = vla(capsys, "verify", source / "out", "--workers", 1)
-    assert code == 1 and "nothing after it can be read" in text
+    assert code == 1 and "the samples after it cannot be read" in text
     path.unlink()
     (source / "out/shard-000007.tar").write_bytes(data)
     assert "the file is missing" in vla(capsys, "verify", source / "out", "--workers", 1)[1]
@@ -155,8 +155,8 @@ def test_what_a_format_leaves_unsaid_is_pointed_out(source, capsys):
 
 
 def test_what_is_not_there_or_not_known(tmp_path, capsys):
-    assert "nothing is there" in vla(capsys, "inspect", tmp_path / "no")[2]
+    assert "it does not exist" in vla(capsys, "inspect", tmp_path / "no")[2]
     (tmp_path / "x").mkdir()
-    assert "no known format" in vla(capsys, "inspect", tmp_path / "x")[2]
+    assert "unknown format" in vla(capsys, "inspect", tmp_path / "x")[2]
     assert "unknown format" in vla(capsys, "inspect", tmp_path / "x", "--format", "zarr")[2]
     assert "size" in vla(capsys, "convert", tmp_path / "x", tmp_path / "y", "--size", "big")[2]

@@ -48,7 +48,7 @@ CARD = {
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch):
-    """Three parts: what is divided at training size is divided here."""
+    """Makes the parts small, so that the little data set has three."""
     monkeypatch.setattr(planning, "PART_BYTES", 3000)
     monkeypatch.setattr(planning, "PART_STEPS", 100)
 
@@ -81,13 +81,13 @@ def test_shards_hold_what_the_records_held(source):
     index = ShardIndex(folder)
     steps = load_steps(index, card.spec)
     # In the order of the files: 0, 2, 1, 3.
-    at = 0
+    start = 0
     for ordinal, number in enumerate((0, 2, 1, 3)):
-        given = episode(number, LENGTHS[number])
-        rows = slice(at, at := at + LENGTHS[number])
-        assert np.array_equal(steps.action[rows], given["steps/action"]) and (steps.episode[rows] == ordinal).all()
-        for t, jpeg in enumerate(given["steps/observation/image"]):
-            # Byte for byte: nothing is encoded twice.
+        expected = episode(number, LENGTHS[number])
+        rows = slice(start, start := start + LENGTHS[number])
+        assert np.array_equal(steps.action[rows], expected["steps/action"]) and (steps.episode[rows] == ordinal).all()
+        for t, jpeg in enumerate(expected["steps/observation/image"]):
+            # JPEGs are passed on byte for byte.
             assert index.read(rows.start + t, ("front.jpg",))["front.jpg"] == jpeg
         assert steps.description(rows.start)["instruction"] == f"lift object {number}"
         assert steps.terminate[rows].tolist() == [False] * (LENGTHS[number] - 1) + [True]
@@ -112,51 +112,51 @@ def test_the_same_bytes_with_several_processes(source):
     assert files(one) == files(source / "two")
 
 
-def test_it_goes_on_where_it_was_killed(source):
+def test_a_killed_conversion_resumes(source):
     whole, _ = converted(source, "whole")
     job = plan(options(source, "killed"))
 
-    def dies():
-        done = iter(range(2))
+    def killed_after_two_parts():
+        parts = iter(range(2))
         write, convert._write_part = (
             convert._write_part,
-            lambda *part: (next(done, None) is None and os.kill(os.getpid(), signal.SIGKILL), write(*part)),
+            lambda *part: (next(parts, None) is None and os.kill(os.getpid(), signal.SIGKILL), write(*part)),
         )
         run(job)
 
-    process = multiprocessing.get_context("fork").Process(target=dies)
+    process = multiprocessing.get_context("fork").Process(target=killed_after_two_parts)
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     folder = source / "killed"
     assert (folder / PARTS).is_dir() and not (folder / "card.yaml").exists()
-    left = {p.name: p.stat().st_mtime_ns for p in folder.glob("shard-*.tar")}
-    assert len(left) == 2
-    # A shard without its note may be there, and an unfinished one.
+    written = {p.name: p.stat().st_mtime_ns for p in folder.glob("shard-*.tar")}
+    assert len(written) == 2
+    # There may also be a shard without its note, and an unfinished shard.
     (folder / "shard-000002.tmp").write_bytes(b"half")
     time.sleep(0.01)
     converted(source, "killed")
-    assert {name: (folder / name).stat().st_mtime_ns for name in left} == left
+    assert {name: (folder / name).stat().st_mtime_ns for name in written} == written
     assert files(folder) == files(whole)
 
 
-def test_what_cannot_be_written_is_said_and_the_command_goes_on(source):
+def test_a_full_disk_is_reported_and_the_same_command_resumes(source):
     whole, _ = converted(source, "whole")
     job = plan(options(source, "full"))
-    answers, question = multiprocessing.get_context("fork").Pipe(duplex=False)
+    receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
 
     def fails():
-        # As on a full disk, a file cannot grow.
+        # A limit on file sizes stands in for a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
         try:
             run(job)
         except UserError as error:
-            question.send(str(error))
+            sender.send(str(error))
 
     process = multiprocessing.get_context("fork").Process(target=fails)
     process.start()
     process.join(60)
-    assert answers.poll() and "give the same command" in answers.recv()
+    assert receiver.poll() and "run the same command again" in receiver.recv()
     assert not list((source / "full").glob("shard-*.tar"))
     converted(source, "full")
     assert files(source / "full") == files(whole)
@@ -172,22 +172,22 @@ if __name__ == "__main__":
 """
 
 
-def test_the_command_goes_on_wherever_it_is_killed(tmp_path):
-    """The real command with its processes, killed twice while it writes: its workers end, no shard is half there, same bytes."""
+def test_the_command_resumes_wherever_it_is_killed(tmp_path):
+    """Kills the real command twice: its workers end, every shard is complete, and the result has the same bytes."""
     write(tmp_path / "rlds", [episode(i, 3) for i in range(120)], PLAIN, files=3)
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD))
     (tmp_path / "command.py").write_text(COMMAND)
     whole, report = converted(tmp_path, "whole", share=0.0)
-    out, told = tmp_path / "out", tmp_path / "told.txt"
-    words = [sys.executable, "command.py", str(tmp_path / "rlds"), str(out), "--card", str(tmp_path / "card.yaml")]
+    out, log = tmp_path / "out", tmp_path / "log.txt"
+    command = [sys.executable, "command.py", str(tmp_path / "rlds"), str(out), "--card", str(tmp_path / "card.yaml")]
 
     def start():
-        return subprocess.Popen(words, cwd=tmp_path, stdout=told.open("wb"), stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, cwd=tmp_path, stdout=log.open("wb"), stderr=subprocess.STDOUT)
 
     for least in (1, len(report["sha256"]) // 2):
         process = start()
         while len(list(out.glob("shard-*.tar"))) < least:
-            assert process.poll() is None, told.read_text()
+            assert process.poll() is None, log.read_text()
             time.sleep(0.002)
         workers = psutil.Process(process.pid).children(recursive=True)
         process.kill()
@@ -197,15 +197,15 @@ def test_the_command_goes_on_wherever_it_is_killed(tmp_path):
         for path in out.glob("shard-*.tar"):
             assert path.read_bytes() == (whole / path.name).read_bytes()
     process = start()
-    assert process.wait(120) == 0, told.read_text()
-    assert "about" in told.read_text() and "written: 120 of 120 records" in told.read_text()
+    assert process.wait(120) == 0, log.read_text()
+    assert "about" in log.read_text() and "written: 120 of 120 records" in log.read_text()
     assert files(out) == files(whole)
 
 
-def test_what_is_finished_stays_as_it_is(source):
+def test_a_finished_conversion_is_left_unchanged(source):
     folder, report = converted(source)
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    # Stopped while it was clearing up.
+    # As if it had been stopped before it removed its parts.
     (folder / PARTS).mkdir()
     assert converted(source)[1] == report and not (folder / PARTS).exists()
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
@@ -214,9 +214,9 @@ def test_what_is_finished_stays_as_it_is(source):
         converted(source)
 
 
-def test_another_conversion_does_not_go_on(source):
+def test_another_conversion_is_refused(source):
     job = plan(options(source))
-    with convert._claimed(job, convert._identity(job)), pytest.raises(UserError, match="another process is converting"):
+    with convert._claim(job, convert._identity(job)), pytest.raises(UserError, match="another process is converting"):
         converted(source)
     with pytest.raises(UserError, match="another conversion was begun here"):
         converted(source, changes=Changes(noops=True))
@@ -226,10 +226,10 @@ def test_another_conversion_does_not_go_on(source):
         converted(source, "full")
 
 
-def spoil(source, at, value=b"\xff"):
+def spoil(source, offset, value=b"\xff"):
     path = next((source / "rlds").glob("*00000-of*"))
     data = bytearray(path.read_bytes())
-    data[at : at + len(value)] = value
+    data[offset : offset + len(value)] = value
     path.write_bytes(data)
 
 
@@ -247,11 +247,11 @@ def test_damaged_records_are_named_and_counted(source):
     ("change", "why"),
     [
         (lambda e: e["steps/observation/image"].__setitem__(3, e["steps/observation/image"][3][:-40]), "cut off or damaged"),
-        (lambda e: e["steps/observation/image"].__setitem__(3, b"no picture"), "cannot be decoded"),
+        (lambda e: e["steps/observation/image"].__setitem__(3, b"no image"), "cannot be decoded"),
         (lambda e: e["steps/action"].__setitem__((2, 1), np.nan), "dy is nan at step 2"),
     ],
 )
-def test_nothing_of_a_bad_episode_is_written(tmp_path, change, why):
+def test_damaged_episodes_leave_no_samples(tmp_path, change, why):
     bad = episode(1, 4)
     change(bad)
     write(tmp_path / "rlds", [episode(0, 3), bad, episode(2, 3)], PLAIN, files=1)
@@ -262,24 +262,24 @@ def test_nothing_of_a_bad_episode_is_written(tmp_path, change, why):
     assert len(keys) == 6 and not any(key.startswith("e000001") for key in keys)
 
 
-def test_what_is_left_out_is_said(source):
-    given = episode(0, 4)
-    given["steps/language_instruction"] = [b""] * 4
-    write(source / "rlds", [given, episode(1, 5)], PLAIN, files=1, name="toy")
+def test_left_out_records_are_reported(source):
+    silent = episode(0, 4)
+    silent["steps/language_instruction"] = [b""] * 4
+    write(source / "rlds", [silent, episode(1, 5)], PLAIN, files=1, name="toy")
     for path in (source / "rlds").glob("*of-00002"):
         path.unlink()
     _, report = converted(source)
     assert report["left_out"]["no instruction"]["count"] == 1 and report["records"]["written"] == 1
-    _, report = converted(source, "said", changes=Changes(text="lift"))
+    _, report = converted(source, "with_text", changes=Changes(text="lift"))
     assert report["records"]["written"] == 2
 
 
-def test_splits_are_by_episode_and_stay(source):
-    kept = {}
+def test_splits_divide_episodes(source):
+    episodes = {}
     for part in ("train", "val"):
         folder, _ = converted(source, part, part=part, share=0.25)
-        kept[part] = {key.split("_")[0] for key in ShardIndex(folder).keys}
-    assert len(kept["train"]) == 3 and len(kept["val"]) == 1 and not kept["train"] & kept["val"]
+        episodes[part] = {key.split("_")[0] for key in ShardIndex(folder).keys}
+    assert len(episodes["train"]) == 3 and len(episodes["val"]) == 1 and not episodes["train"] & episodes["val"]
     folder, _ = converted(source, "some", episodes="1:3")
     assert {key.split("_")[0] for key in ShardIndex(folder).keys} == {"e000001", "e000002"}
     assert converted(source, "split", split="train")[1]["records"]["found"] == 4
@@ -289,7 +289,7 @@ def test_splits_are_by_episode_and_stay(source):
         plan(options(source, split="test"))
 
 
-def test_pictures_are_resized_and_turned(source):
+def test_images_are_resized_and_turned(source):
     folder, _ = converted(source, height=8, width=10)
     assert RobotSource(folder, chunk=1).sample(0, np.random.default_rng(0)).images["front"].shape == (8, 10, 3)
     (source / "card.yaml").write_text(
@@ -303,7 +303,7 @@ def test_pictures_are_resized_and_turned(source):
     assert np.abs(one[::-1].astype(int) - other).mean() < 4 < np.abs(one.astype(int) - other).mean()
 
 
-def test_the_expected_size_is_near(source):
+def test_the_expected_size_is_close(source):
     job = plan(options(source))
     run(job)
     size = sum(p.stat().st_size for p in (source / "out").glob("*.tar"))
@@ -311,10 +311,10 @@ def test_the_expected_size_is_near(source):
 
 
 def test_constant_dimensions_are_named(tmp_path):
-    given = [episode(i, 4) for i in range(2)]
-    for e in given:
+    episodes = [episode(i, 4) for i in range(2)]
+    for e in episodes:
         e["steps/action"][:, 5] = 0.25
-    write(tmp_path / "rlds", given, PLAIN)
+    write(tmp_path / "rlds", episodes, PLAIN)
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD))
     folder, report = converted(tmp_path)
     spec = DatasetCard.load(folder).spec.action
@@ -322,14 +322,19 @@ def test_constant_dimensions_are_named(tmp_path):
     assert spec.constant[5] == 0.25 and spec.low[5] < 0.25 < spec.high[5]
 
 
-def test_limits_lie_apart_whatever_the_card_gives():
+def test_the_lower_limit_is_always_below_the_upper():
     values = {name: (-5.0 if name in ("min", "q01") else -4.0,) for name in ("mean", "std", "min", "max", "q01", "q99")}
-    for given, limits in (((None, None), (-5, -4)), ((0.0, None), (0, 1)), ((None, -9.0), (-10, -9)), ((-6.0, None), (-6, -4))):
-        found = space((Part("a", ("x",), low=given[0], high=given[1]),), values, "quantiles")
-        assert (found.low[0], found.high[0]) == limits
+    for (low, high), limits in (
+        ((None, None), (-5, -4)),
+        ((0.0, None), (0, 1)),
+        ((None, -9.0), (-10, -9)),
+        ((-6.0, None), (-6, -4)),
+    ):
+        result = space((Part("a", ("x",), low=low, high=high),), values, "quantiles")
+        assert (result.low[0], result.high[0]) == limits
 
 
-def test_the_report_is_kept(source):
+def test_the_report_is_saved(source):
     folder, report = converted(source)
     assert json.loads((folder / "conversion.json").read_text()) == report
     assert set(report["sha256"]) == {p.name for p in folder.glob("*.tar")}

@@ -1,4 +1,4 @@
-"""Parsers of untrusted bytes: an error of ours or an answer, never a crash, a hang or gigabytes."""
+"""Parsers of untrusted bytes return or raise UserError; they never crash, hang or take gigabytes."""
 
 import io
 import tarfile
@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from rlds_files import PLAIN, episode, example, jpeg, records
 
 from vla.datasets.formats.conventions.source_card import source_card
-from vla.datasets.formats.pictures import decode, jpeg_size
+from vla.datasets.formats.images import decode, jpeg_size
 from vla.datasets.formats.readers import tfrecord
 from vla.datasets.formats.readers.example import parse_example
 from vla.datasets.formats.readers.rlds import flatten, shape_episode
-from vla.datasets.formats.readers.tars import CutOff, members
+from vla.datasets.formats.readers.tars import CutOff, tar_samples
 from vla.datasets.formats.readers.visual_questions import conversation
 from vla.datasets.shards import decode_array
 from vla.errors import UserError
@@ -33,18 +33,18 @@ json_values = st.recursive(
 
 
 def changed(data: bytes):
-    """The bytes with some replaced, some cut out, or an end cut off."""
-    place = st.integers(0, len(data) - 1)
-    spots = st.lists(st.tuples(place, st.integers(0, 255)), max_size=6)
+    """Generates the bytes with some replaced, some removed, or the end cut off."""
+    offset = st.integers(0, len(data) - 1)
+    replacements = st.lists(st.tuples(offset, st.integers(0, 255)), max_size=6)
 
-    def change(spots, cut, end):
-        body = bytearray(data)
-        for at, value in spots:
-            body[at] = value
-        del body[cut[0] : cut[0] + cut[1]]
-        return bytes(body[: len(body) - end])
+    def change(replacements, cut, end):
+        result = bytearray(data)
+        for at, value in replacements:
+            result[at] = value
+        del result[cut[0] : cut[0] + cut[1]]
+        return bytes(result[: len(result) - end])
 
-    return st.builds(change, spots, st.tuples(place, st.integers(0, 8)), st.sampled_from([0, 0, 1, 50, len(data) // 2]))
+    return st.builds(change, replacements, st.tuples(offset, st.integers(0, 8)), st.sampled_from([0, 0, 1, 50, len(data) // 2]))
 
 
 def survives(function, *errors):
@@ -62,10 +62,10 @@ def survives(function, *errors):
 @quick
 @given(changed(EXAMPLE) | st.binary(max_size=200))
 def test_example(data):
-    found = survives(lambda: parse_example(data, "x"))
-    if found is not None:
-        survives(lambda: shape_episode(found, flatten(PLAIN), "x"))
-        survives(lambda: shape_episode(found, {}, "x"))
+    parsed = survives(lambda: parse_example(data, "x"))
+    if parsed is not None:
+        survives(lambda: shape_episode(parsed, flatten(PLAIN), "x"))
+        survives(lambda: shape_episode(parsed, {}, "x"))
 
 
 @quick
@@ -112,8 +112,8 @@ def tar():
 def test_tar(tmp_path, data):
     path = tmp_path / "x.tar"
     path.write_bytes(data)
-    for sample in survives(lambda: list(members(path)), CutOff) or ():
-        for offset, size in sample.places.values():
+    for sample in survives(lambda: list(tar_samples(path)), CutOff) or ():
+        for offset, size in sample.members.values():
             assert offset >= 0 and 0 <= size <= len(data)
 
 
@@ -122,11 +122,11 @@ def test_tar(tmp_path, data):
 def test_array(data):
     file = io.BytesIO()
     np.save(file, np.arange(6, dtype=np.float32).reshape(2, 3))
-    body = data.draw(changed(file.getvalue()))
-    survives(lambda: decode_array(body, "x"))
+    content = data.draw(changed(file.getvalue()))
+    survives(lambda: decode_array(content, "x"))
 
 
-def test_a_picture_that_claims_gigapixels_is_not_decoded():
+def test_an_image_of_gigapixels_is_not_decoded():
     from PIL import Image
 
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Whole data sets with damaged files: whatever is asked of them ends in an answer or an error of ours."""
+"""Readers of damaged data sets return or raise UserError, whatever is damaged."""
 
 import contextlib
 import io
@@ -54,7 +54,7 @@ some = settings(max_examples=15, deadline=None, suppress_health_check=list(Healt
 
 @pytest.fixture(autouse=True)
 def _memory():
-    """None takes gigabytes."""
+    """Checks that a test does not take gigabytes."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10
@@ -66,7 +66,7 @@ def survives(function, *errors):
 
 
 def everything(path, format):
-    """All that the commands do with a data set."""
+    """Does everything that the commands do with a data set."""
     reader = survives(lambda: open_reader(path, format))
     if reader is None:
         return
@@ -88,40 +88,40 @@ def everything(path, format):
 
 @st.composite
 def damaged(draw, value):
-    """The value with one of its parts replaced, taken away, or said under another name."""
+    """Generates the value with dataset of its parts replaced or removed."""
     value = json.loads(json.dumps(value))
-    place, holder, key = value, None, None
+    node, parent, key = value, None, None
     for _ in range(draw(st.integers(0, 8))):
-        if not isinstance(place, dict | list) or not place:
+        if not isinstance(node, dict | list) or not node:
             break
-        key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
-        holder, place = place, place[key]
-    if holder is None:
+        key = draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+        parent, node = node, node[key]
+    if parent is None:
         return draw(ODD | json_values)
     if draw(st.booleans()):
-        holder[key] = draw(ODD | json_values)
+        parent[key] = draw(ODD | json_values)
     else:
-        del holder[key]
+        del parent[key]
     return value
 
 
-class Set:
-    """A data set that is damaged and mended again, file by file."""
+class DataSet:
+    """A data set whose files are damaged and restored, dataset at a time."""
 
     def __init__(self, path, format):
         self.path, self.format = path, format
         self.root = path if path.is_dir() else path.parent
-        self.whole = {p.relative_to(self.root): p.read_bytes() for p in self.root.rglob("*") if p.is_file()}
+        self.intact = {p.relative_to(self.root): p.read_bytes() for p in self.root.rglob("*") if p.is_file()}
 
     def check(self, name, data):
         (self.root / name).write_bytes(data)
         try:
             everything(self.path, self.format)
         finally:
-            (self.root / name).write_bytes(self.whole[name])
+            (self.root / name).write_bytes(self.intact[name])
 
     def names(self, *ends):
-        return sorted(name for name in self.whole if name.name.endswith(ends))
+        return sorted(name for name in self.intact if name.name.endswith(ends))
 
 
 def shards(folder):
@@ -129,7 +129,7 @@ def shards(folder):
     return folder / "out"
 
 
-MADE = {
+WRITERS = {
     "rlds": lambda folder: plain(folder),
     "lerobot-2": lambda folder: write_v2(folder / "set"),
     "lerobot-3": lambda folder: write_v3(folder / "set"),
@@ -146,12 +146,12 @@ FORMATS = {"lerobot-2": "lerobot", "lerobot-3": "lerobot", "libero": "hdf5", "ro
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    made = {}
+    datasets = {}
 
     def get(name):
-        if name not in made:
-            made[name] = Set(MADE[name](tmp_path_factory.mktemp(name)), FORMATS.get(name, name))
-        return made[name]
+        if name not in datasets:
+            datasets[name] = DataSet(WRITERS[name](tmp_path_factory.mktemp(name)), FORMATS.get(name, name))
+        return datasets[name]
 
     return get
 
@@ -160,51 +160,51 @@ def sets(tmp_path_factory):
 @some
 @given(st.data())
 def test_descriptions(sets, name, data):
-    one = sets(name)
-    file = data.draw(st.sampled_from([n for n in one.names(".json", ".jsonl", ".yaml") if n.name != "conversion.json"]))
-    text = one.whole[file].decode()
+    dataset = sets(name)
+    file = data.draw(st.sampled_from([n for n in dataset.names(".json", ".jsonl", ".yaml") if n.name != "conversion.json"]))
+    text = dataset.intact[file].decode()
     if file.suffix == ".jsonl":
         lines = [json.loads(line) for line in text.splitlines()]
-        said = data.draw(damaged(lines))
-        body = "".join(json.dumps(entry) + "\n" for entry in said) if isinstance(said, list) else json.dumps(said)
+        entries = data.draw(damaged(lines))
+        content = "".join(json.dumps(e) + "\n" for e in entries) if isinstance(entries, list) else json.dumps(entries)
     elif file.suffix == ".yaml":
-        body = yaml.safe_dump(data.draw(damaged(yaml.safe_load(text))))
+        content = yaml.safe_dump(data.draw(damaged(yaml.safe_load(text))))
     else:
-        body = json.dumps(data.draw(damaged(json.loads(text))))
-    one.check(file, body.encode())
+        content = json.dumps(data.draw(damaged(json.loads(text))))
+    dataset.check(file, content.encode())
 
 
-def retold(data, change):
-    """A tar file whose JSON members are others."""
+def with_json(data, change):
+    """Returns a tar file with its JSON members changed."""
     file = io.BytesIO()
     with tarfile.open(fileobj=io.BytesIO(data)) as old, tarfile.open(fileobj=file, mode="w") as new:
         for entry in old:
-            body = old.extractfile(entry).read()
+            content = old.extractfile(entry).read()
             if entry.name.endswith(".json"):
-                body = json.dumps(change(json.loads(body))).encode()
-                entry.size = len(body)
-            new.addfile(entry, io.BytesIO(body))
+                content = json.dumps(change(json.loads(content))).encode()
+                entry.size = len(content)
+            new.addfile(entry, io.BytesIO(content))
     return file.getvalue()
 
 
 @pytest.mark.parametrize("name", ["shards", "webdataset", "image-text"])
 @some
 @given(st.data())
-def test_what_samples_say(sets, name, data):
-    one = sets(name)
-    file = one.names(".tar")[0]
-    said = {}
+def test_json_of_samples(sets, name, data):
+    dataset = sets(name)
+    file = dataset.names(".tar")[0]
+    changes = {}
 
     def change(info):
-        return said.setdefault(json.dumps(info), data.draw(damaged(info)))
+        return changes.setdefault(json.dumps(info), data.draw(damaged(info)))
 
-    one.check(file, retold(one.whole[file], change))
+    dataset.check(file, with_json(dataset.intact[file], change))
 
 
 @pytest.mark.parametrize("name", ["lerobot-2", "lerobot-3", "libero", "robomimic", "shards"])
 @some
 @given(st.data())
 def test_files(sets, name, data):
-    one = sets(name)
-    file = data.draw(st.sampled_from(one.names(".parquet", ".mp4", ".hdf5", ".tar")))
-    one.check(file, data.draw(changed(one.whole[file]) | st.binary(max_size=300)))
+    dataset = sets(name)
+    file = data.draw(st.sampled_from(dataset.names(".parquet", ".mp4", ".hdf5", ".tar")))
+    dataset.check(file, data.draw(changed(dataset.intact[file]) | st.binary(max_size=300)))

@@ -22,7 +22,7 @@ def values(number, length):
     action[:, 1] = number / 100
     action[:, 6] = np.where(np.arange(length) % 2, 1, -1)
     frames = np.zeros((length, 12, 16, 3), np.uint8)
-    # Bright at the top as the array has it.
+    # The first rows of the array are bright.
     frames[:, :6] = (np.arange(length) * 20 + 100)[:, None, None, None]
     return action, frames
 
@@ -75,19 +75,19 @@ def converted(source, out, **changes):
 
 def test_demonstrations_are_in_the_order_of_their_numbers(tmp_path):
     reader = HDF5Reader(libero(tmp_path / "a.hdf5"))
-    assert [ref.place[1] for ref in reader.refs()] == ["demo_0", "demo_2", "demo_10"]
+    assert [ref.location[1] for ref in reader.refs()] == ["demo_0", "demo_2", "demo_10"]
     assert recognise(tmp_path) == "hdf5" == recognise(tmp_path / "a.hdf5")
 
 
 def test_libero(tmp_path):
     report = converted(libero(tmp_path / "a.hdf5"), tmp_path / "out", card="libero")
-    # Pictures were taken after their actions: of T steps T - 1 are left.
+    # Images were taken after their actions: of T steps, T - 1 remain.
     assert report["steps"] == 3 + 2 + 4 and report["dropped_steps"] == {"no observation before it": 3}
     source = RobotSource(tmp_path / "out", chunk=1)
     samples = [source.sample(i, np.random.default_rng(0)) for i in range(len(source))]
     assert samples[0].instruction == "open the drawer" and samples[0].actions[0, 0] == pytest.approx(0.1)
     image = samples[0].images["agentview"]
-    # OpenGL's rows come from the bottom: what was bright at the top of the array is at the bottom of the picture.
+    # OpenGL's rows begin at the bottom: the array's bright top is the bottom of the image.
     assert image.shape == (12, 16, 3) and image[9:].mean() > 80 > image[:3].mean()
     assert samples[0].images["eye_in_hand"][:3].mean() > 80
     card = DatasetCard.load(tmp_path / "out")
@@ -111,16 +111,16 @@ def changes(text):
     return Changes(text=text)
 
 
-def test_without_a_card_every_camera_and_vector_is_taken(tmp_path):
+def test_the_default_card_has_every_camera_and_vector(tmp_path):
     card = HDF5Reader(libero(tmp_path / "a.hdf5")).card()
     assert {k: c.orientation for k, c in card.cameras.items()} == {"agentview": "raw_opengl", "eye_in_hand": "raw_opengl"}
     assert [p.key for p in card.state] == ["obs/ee_states", "obs/gripper_states"] and card.control_hz == 20
 
 
-def test_states_alone_are_refused_with_the_reason(tmp_path):
+def test_files_of_states_alone_are_refused(tmp_path):
     with h5py.File(tmp_path / "demo.hdf5", "w") as file:
         file["data/demo_1/states"], file["data/demo_1/actions"] = np.zeros((3, 5)), np.zeros((3, 7))
-    with pytest.raises(UserError, match="(?s)no pictures.*--cameras"):
+    with pytest.raises(UserError, match="(?s)no images.*--cameras"):
         plan(Options(str(tmp_path / "demo.hdf5"), str(tmp_path / "out")))
 
 
@@ -135,7 +135,7 @@ def test_a_truncated_file_is_named_and_the_others_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.6, 0.9])
-def test_damage_anywhere_is_an_error_of_ours(tmp_path, cut):
+def test_damage_anywhere_raises_user_errors(tmp_path, cut):
     path = robomimic(tmp_path / "a.hdf5")
     data = bytearray(path.read_bytes())
     rng = np.random.default_rng(0)
@@ -162,23 +162,23 @@ def test_lengths_that_differ_are_named(tmp_path):
     assert "demo_0" in report["damaged"]["records"][0] and "num_samples says 9" in report["damaged"]["records"][1]
 
 
-def test_headers_that_claim_gigabytes_are_not_believed(tmp_path):
+def test_headers_that_claim_gigabytes_are_refused(tmp_path):
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
-        # No byte of it is stored.
+        # Nothing of it is stored.
         file.create_dataset("data/demo_0/actions", (10**9, 7), chunks=(1000, 7), dtype="f8")
-        # One value, in a piece of 8 GB.
+        # One value in a chunk of 4 GiB.
         file.create_dataset("data/demo_1/actions", (1, 1), maxshape=(None, None), chunks=(2**15, 2**14), dtype="f8")
     reader = HDF5Reader(tmp_path / "a.hdf5")
-    for ref, why in zip(reader.refs(), ("claims", "pieces of"), strict=True):
+    for ref, why in zip(reader.refs(), ("claims", "chunks of"), strict=True):
         with pytest.raises(UserError, match=why):
             reader.read(ref)
 
 
-def test_a_missing_demonstration_is_said(tmp_path):
+def test_a_missing_demonstration_is_reported(tmp_path):
     with h5py.File(libero(tmp_path / "a.hdf5"), "a") as file:
         del file["data/demo_2"]
-    *whole, lost = HDF5Reader(tmp_path / "a.hdf5").refs()
-    assert len(whole) == 2 and "has 2 demonstrations, its num_demos says 3" in lost.damage
+    *present, missing = HDF5Reader(tmp_path / "a.hdf5").refs()
+    assert len(present) == 2 and "has 2 demonstrations, its num_demos says 3" in missing.damage
 
 
 def test_links_out_of_the_file_are_refused(tmp_path):
@@ -195,6 +195,6 @@ def test_links_out_of_the_file_are_refused(tmp_path):
             reader.read(ref)
 
 
-def test_the_shards_are_whole(tmp_path):
+def test_the_shards_are_complete(tmp_path):
     converted(libero(tmp_path / "a.hdf5"), tmp_path / "out", card="libero")
     assert len(ShardIndex(tmp_path / "out")) == 9

@@ -10,16 +10,16 @@ import pytest
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
-from lerobot_files import FPS, LENGTHS, PICTURE, VIDEO, WRITERS, action, level, write_v2, write_v3  # noqa: E402
+from lerobot_files import FPS, IMAGE, LENGTHS, VIDEO, WRITERS, action, level, write_v2, write_v3  # noqa: E402
 
 from vla.datasets.card import DatasetCard  # noqa: E402
 from vla.datasets.formats import convert  # noqa: E402
 from vla.datasets.formats import job as planning  # noqa: E402
 from vla.datasets.formats.convert import run  # noqa: E402
+from vla.datasets.formats.images import decode  # noqa: E402
 from vla.datasets.formats.inspection.check import verify  # noqa: E402
 from vla.datasets.formats.job import Options, plan  # noqa: E402
 from vla.datasets.formats.lerobot_source import LeRobotSource  # noqa: E402
-from vla.datasets.formats.pictures import decode  # noqa: E402
 from vla.datasets.formats.readers.lerobot import LeRobotReader  # noqa: E402
 from vla.datasets.formats.readers.recognise import recognise  # noqa: E402
 from vla.datasets.formats.video import VideoWriter  # noqa: E402
@@ -38,7 +38,7 @@ def source(request, tmp_path_factory):
 
 
 def levels(frames, rows):
-    """The brightness of the right side of each frame."""
+    """Returns the brightness of the right half of each frame."""
     return [float(np.mean(pixels[:, 32:])) for pixels in frames.rows(rows)]
 
 
@@ -52,7 +52,7 @@ def test_episodes_come_back_as_written(source):
         expected = [level(episode, t) for t in range(length)]
         assert np.allclose(levels(raw[VIDEO], range(length)), expected, atol=4)
         assert np.allclose(levels(raw[VIDEO], [1, 3]), [expected[1], expected[3]], atol=4)
-        assert len(list(raw[PICTURE].rows(range(length)))) == length
+        assert len(list(raw[IMAGE].rows(range(length)))) == length
 
 
 def test_conversion(source, tmp_path):
@@ -98,17 +98,17 @@ def test_a_configuration_may_name_it(source):
 
     parser = ArgumentParser()
     parser.add_argument("--mine", type=Source)
-    said = {"class_path": "vla.datasets.formats.lerobot_source.LeRobotSource"}
-    said["init_args"] = {"folder": str(source), "height": 32, "width": 32, "weight": 2.0, "chunk": 1}
-    made = parser.instantiate_classes(parser.parse_object({"mine": said})).mine
-    assert made.weight == 2 and made.sample(0, np.random.default_rng(0)).images["top"].shape == (32, 32, 3)
+    source_settings = {"class_path": "vla.datasets.formats.lerobot_source.LeRobotSource"}
+    source_settings["init_args"] = {"folder": str(source), "height": 32, "width": 32, "weight": 2.0, "chunk": 1}
+    instance = parser.instantiate_classes(parser.parse_object({"mine": source_settings})).mine
+    assert instance.weight == 2 and instance.sample(0, np.random.default_rng(0)).images["top"].shape == (32, 32, 3)
 
 
-# Back and forth.
+# Conversion to LeRobot and back.
 
 
 def ours(folder):
-    """Our own shards with all that a step may say."""
+    """Writes shards of ours with every value that a step can have."""
     from vla.contract import Camera, Embodiment, Space
 
     rng = np.random.default_rng(0)
@@ -117,15 +117,15 @@ def ours(folder):
     with ShardWriter(folder, 7) as writer:
         for episode, length in enumerate((5, 4, 3)):
             for step in range(length):
-                said = {"episode": episode, "step": step, "length": length, "instruction": f"lift {episode}", "embodiment": "arm"}
-                said |= {
+                info = {"episode": episode, "step": step, "length": length, "instruction": f"lift {episode}", "embodiment": "arm"}
+                info |= {
                     "terminate": int(step == length - 1),
                     "target": "cube",
                     "segment": step // 3,
                     "point": [0.25, step / 10],
                     "reach": [1, 2, 3, step],
                 }
-                members = {"front.jpg": encode_jpeg(rng.integers(0, 255, (64, 64, 3), np.uint8)), "json": said}
+                members = {"front.jpg": encode_jpeg(rng.integers(0, 255, (64, 64, 3), np.uint8)), "json": info}
                 members |= {
                     "action.npy": rng.uniform(-0.4, 0.4, 2).astype(np.float32),
                     "state.npy": rng.uniform(0, 1, 1).astype(np.float32),
@@ -139,10 +139,10 @@ def ours(folder):
 @pytest.mark.parametrize("video", ["none", "h264", "av1"])
 def test_shards_to_lerobot_and_back(tmp_path, monkeypatch, video):
     monkeypatch.setattr(planning, "PART_STEPS", 9)
-    given = ours(tmp_path / "ours")
-    run(plan(Options(str(given), str(tmp_path / "lerobot"), to="lerobot", video=video)))
+    shards = ours(tmp_path / "ours")
+    run(plan(Options(str(shards), str(tmp_path / "lerobot"), to="lerobot", video=video)))
     run(plan(Options(str(tmp_path / "lerobot"), str(tmp_path / "back"))))
-    one, other = ShardIndex(given), ShardIndex(tmp_path / "back")
+    one, other = ShardIndex(shards), ShardIndex(tmp_path / "back")
     assert one.keys == other.keys
     for i in range(len(one)):
         before, after = one.read(i), other.read(i)
@@ -151,7 +151,7 @@ def test_shards_to_lerobot_and_back(tmp_path, monkeypatch, video):
         else:
             del before["front.jpg"], after["front.jpg"]
             assert before == after
-    old, new = DatasetCard.load(given), DatasetCard.load(tmp_path / "back")
+    old, new = DatasetCard.load(shards), DatasetCard.load(tmp_path / "back")
     for name in ("cameras", "frame", "mode", "rotation", "gripper", "control_hz"):
         assert getattr(old.spec, name) == getattr(new.spec, name)
     for name in ("names", "units", "low", "high"):
@@ -159,7 +159,7 @@ def test_shards_to_lerobot_and_back(tmp_path, monkeypatch, video):
     assert new.conventions.items() >= old.conventions.items()
 
 
-def test_what_is_written_is_lerobots_layout(tmp_path, monkeypatch):
+def test_the_result_has_lerobots_layout(tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "PART_STEPS", 9)
     job = plan(Options(str(ours(tmp_path / "ours")), str(tmp_path / "out"), to="lerobot", video="h264"))
     assert len(job.parts) == 2
@@ -187,42 +187,42 @@ def test_what_is_written_is_lerobots_layout(tmp_path, monkeypatch):
     assert not list(out.rglob("*tmp*")) and not (out / ".parts").exists()
 
 
-def test_it_goes_on_where_it_was_killed(tmp_path, monkeypatch):
+def test_a_killed_conversion_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "PART_STEPS", 6)
-    given = ours(tmp_path / "ours")
+    shards = ours(tmp_path / "ours")
 
     def job(name):
-        return plan(Options(str(given), str(tmp_path / name), to="lerobot", video="h264"))
+        return plan(Options(str(shards), str(tmp_path / name), to="lerobot", video="h264"))
 
-    def dies(module, name, part):
-        whole = getattr(module, name)
-        setattr(module, name, lambda *given: os.kill(os.getpid(), signal.SIGKILL) if given[1] == part else whole(*given))
+    def killed_in(module, name, part):
+        function = getattr(module, name)
+        setattr(module, name, lambda *args: os.kill(os.getpid(), signal.SIGKILL) if args[1] == part else function(*args))
         run(job("killed"))
 
-    # While it writes its parts, and while it puts them together.
-    for place in ((convert, "_write_part", 1), (lerobot_writer, "_episodes", 1)):
-        process = multiprocessing.get_context("fork").Process(target=dies, args=place)
+    # While it writes parts, and while it puts them together.
+    for arguments in ((convert, "_write_part", 1), (lerobot_writer, "_episodes", 1)):
+        process = multiprocessing.get_context("fork").Process(target=killed_in, args=arguments)
         process.start()
         process.join(60)
         assert process.exitcode == -signal.SIGKILL and not (tmp_path / "killed/conversion.json").exists()
     run(job("killed"))
-    whole = run(job("whole"))["sha256"]
-    assert run(job("killed"))["sha256"] == whole and any(name.endswith(".mp4") for name in whole)
+    digests = run(job("whole"))["sha256"]
+    assert run(job("killed"))["sha256"] == digests and any(name.endswith(".mp4") for name in digests)
     files = {p.relative_to(tmp_path / "killed").as_posix(): sha256(p) for p in (tmp_path / "killed").rglob("*") if p.is_file()}
     del files["conversion.json"]
-    assert files == whole
+    assert files == digests
 
 
 @pytest.mark.parametrize("video", ["none", "h264"])
-def test_the_expected_size_is_near(tmp_path, video):
+def test_the_expected_size_is_close(tmp_path, video):
     job = plan(Options(str(ours(tmp_path / "ours")), str(tmp_path / "out"), to="lerobot", video=video))
     run(job)
     size = sum(p.stat().st_size for top in ("data", "videos") for p in (tmp_path / "out" / top).rglob("*.*"))
     assert 0.3 < job.expected / size < 3
 
 
-def test_the_encoder_says_nothing_and_pushes_nobody_aside(tmp_path, capfd):
-    """As root SVT-AV1 takes real-time priority, for the thread that calls it too: whatever else ran had to wait."""
+def test_the_encoder_is_silent_and_takes_no_priority(tmp_path, capfd):
+    """Run as root, SVT-AV1 takes real-time priority for itself and for the calling thread."""
     with VideoWriter(tmp_path / "a.mp4", 10, "av1") as video:
         for _ in range(3):
             video.write(np.zeros((64, 64, 3), np.uint8))
@@ -232,20 +232,20 @@ def test_the_encoder_says_nothing_and_pushes_nobody_aside(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_changed_byte_is_found(tmp_path):
+def test_verify_detects_a_changed_byte(tmp_path):
     run(plan(Options(str(ours(tmp_path / "ours")), str(tmp_path / "out"), to="lerobot", video="none")))
     reader = LeRobotReader(tmp_path / "out")
     assert verify(reader, reader.card()).damaged == 0
     path = tmp_path / "out/data/chunk-000/file-000.parquet"
     data = bytearray(path.read_bytes())
-    # Within a picture: it is decoded all the same.
+    # The byte lies within an image, which can still be decoded.
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert "checksum" in verify(LeRobotReader(tmp_path / "out"), reader.card()).problems[0]
 
 
-def test_what_lerobot_itself_wrote():
-    """lerobot/ was written by LeRobot 0.4.4: three episodes of 12 steps, a video (AV1) and a camera of pictures."""
+def test_a_data_set_written_by_lerobot():
+    """lerobot/ was written by LeRobot 0.4.4: three episodes of 12 steps, a video (AV1) and a camera of images."""
     reader = LeRobotReader(Path(__file__).parent / "lerobot")
     card, refs = reader.card(), reader.refs()
     assert reader.version == "v3.0" and [ref.weight for ref in refs] == [12] * 3 and set(card.cameras) == {"a", "b"}
@@ -254,21 +254,21 @@ def test_what_lerobot_itself_wrote():
         raw = reader.read(ref)
         assert raw["action"].tolist() == [[t, number] for t in range(12)] and raw["task"] == [f"do {number % 2}"] * 12
         for name, sign in (("a", 1), ("b", -1)):
-            seen = [
+            frames = [
                 frame if isinstance(frame, np.ndarray) else decode(frame, "")
                 for frame in raw[f"observation.images.{name}"].rows(range(12))
             ]
             expected = [(40 + number * 50 + t * 4) * sign + (255 if sign < 0 else 0) for t in range(12)]
-            assert np.allclose([pixels.mean() for pixels in seen], expected, atol=3)
+            assert np.allclose([pixels.mean() for pixels in frames], expected, atol=3)
 
 
-def test_odd_sides_need_another_size(tmp_path):
-    given = ours(tmp_path / "ours")
+def test_videos_need_even_sides(tmp_path):
+    shards = ours(tmp_path / "ours")
     with pytest.raises(UserError, match="even sides"):
-        run(plan(Options(str(given), str(tmp_path / "out"), to="lerobot", height=33, width=33, video="h264")))
+        run(plan(Options(str(shards), str(tmp_path / "out"), to="lerobot", height=33, width=33, video="h264")))
 
 
-# What is wrong is named.
+# Errors.
 
 
 def refused(folder, why):
@@ -278,7 +278,7 @@ def refused(folder, why):
             if ref.damage:
                 raise UserError(ref.damage, ref.name)
             raw = reader.read(ref)
-            for key in (VIDEO, PICTURE):
+            for key in (VIDEO, IMAGE):
                 list(raw[key].rows(range(ref.weight)))
     return str(caught.value)
 
@@ -286,12 +286,12 @@ def refused(folder, why):
 def test_damage_is_named(tmp_path):
     folder = write_v2(tmp_path / "a")
     path = folder / f"videos/chunk-000/{VIDEO}/episode_000001.mp4"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 3])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 3])
     assert "episode_000001.mp4" in refused(folder, "cannot be read|ends before frame|missing")
     path.unlink()
     assert "episode 1" in refused(folder, "episode_000001.mp4 is missing")
-    path.write_bytes(whole)
+    path.write_bytes(content)
     data = folder / "data/chunk-000/episode_000002.parquet"
     data.write_bytes(data.read_bytes()[:-200])
     assert "episode 2" in refused(folder, "cannot be read")
@@ -301,11 +301,11 @@ def test_lengths_and_indices_that_do_not_fit_are_named(tmp_path):
     folder = write_v2(tmp_path / "a")
     meta = folder / "meta/episodes.jsonl"
     meta.write_text(meta.read_text().replace('"length": 6', '"length": 7'))
-    assert "episode 0" in refused(folder, "it has 6 rows, not the frames 0 to 6")
+    assert "episode 0" in refused(folder, "the episode has 6 rows, not the frames 0 to 6")
     meta.write_text("".join(meta.read_text().replace('"length": 7', '"length": 6').splitlines(keepends=True)[:2]))
     assert "episode 2" in refused(folder, "the list of episodes lacks it")
     (folder / "meta/tasks.jsonl").write_text('{"task_index": 0, "task": "pick it"}\n')
-    assert "episode 1" in refused(folder, "task_index 1, but there are 1 tasks")
+    assert "episode 1" in refused(folder, "task_index is 1, but there are 1 tasks")
 
 
 def test_a_video_that_is_too_short_is_named(tmp_path):
@@ -332,7 +332,7 @@ def test_links_of_hugging_faces_cache_are_followed_and_others_are_not(tmp_path):
         reader.refs()
 
 
-def test_claims_of_billions_are_not_believed(tmp_path):
+def test_claims_of_billions_are_harmless(tmp_path):
     folder = write_v2(tmp_path / "a")
     info = json.loads((folder / "meta/info.json").read_text())
     (folder / "meta/info.json").write_text(json.dumps({**info, "total_episodes": 10**12, "splits": {"train": f"0:{10**8}"}}))
@@ -349,8 +349,8 @@ def test_claims_of_billions_are_not_believed(tmp_path):
     ("key", "value", "why"),
     [
         ("data_path", "../../{episode_index}.parquet", "leaves the data set's folder"),
-        ("data_path", "{episode_index:09999999999d}", "in the path"),
-        ("data_path", "{episode_index.__class__}", "in the path"),
+        ("data_path", "{episode_index:09999999999d}", "malformed field"),
+        ("data_path", "{episode_index.__class__}", "malformed field"),
         ("codebase_version", "v1.6", "v2.0, v2.1 and v3.0"),
         ("fps", 0, "0.0 frames per second"),
         ("features", None, "not LeRobot's"),

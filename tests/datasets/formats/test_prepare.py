@@ -5,7 +5,7 @@ import pytest
 
 from vla.datasets.formats.conventions.prepare import Changes, Dropped, prepare
 from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, load_source_card
-from vla.datasets.formats.readers.base import Listed
+from vla.datasets.formats.readers.base import InMemoryFrames
 from vla.errors import UserError
 
 CARD = SourceCard(
@@ -29,7 +29,7 @@ def raw(length=6, **changes):
         "action": action,
         "state": np.arange(length, dtype=float),
         "words": ["go"] * length,
-        "image": Listed([bytes([i]) for i in range(length)]),
+        "image": InMemoryFrames([bytes([i]) for i in range(length)]),
     }
     return {**values, **changes}
 
@@ -66,7 +66,7 @@ def test_bridge_actions_are_the_movements_that_followed():
     given = {
         "observation/state": state,
         "action": action,
-        "observation/image_0": Listed([b""] * 6),
+        "observation/image_0": InMemoryFrames([b""] * 6),
         "language_instruction": ["put"] * 6,
     }
     prepared = prepare(given, load_source_card("bridge"), Changes(), "e")
@@ -119,7 +119,7 @@ def test_absolute_actions_keep_the_last():
     ("change", "why"),
     [
         ({"state": np.zeros(5)}, "6 actions, but 5 of state"),
-        ({"image": Listed([b""])}, "6 actions, but 1 of camera front"),
+        ({"image": InMemoryFrames([b""])}, "6 actions, but 1 of camera front"),
         ({"state": np.array([0, 1, np.nan, 0, 0, 0])}, "x is nan at step 2"),
         ({"state": np.array([0, 1, 1e39, 0, 0, 0])}, "x is 1e\\+39 at step 2"),
         ({"action": np.zeros((6, 3))}, "picks"),

@@ -21,21 +21,21 @@ def read_all(folder):
 
 @pytest.mark.parametrize("described", [True, False])
 def test_episodes_come_back_as_written(tmp_path, described):
-    found = read_all(plain(tmp_path, description=None if described else False))
-    # Two files: of even episodes, then of odd ones.
-    for raw, number in zip(found, (0, 2, 1, 3), strict=True):
-        given = episode(number, LENGTHS[number])
-        assert np.array_equal(raw["action"], given["steps/action"])
+    raws = read_all(plain(tmp_path, description=None if described else False))
+    # The first file has the even episodes, the second the odd ones.
+    for raw, number in zip(raws, (0, 2, 1, 3), strict=True):
+        expected = episode(number, LENGTHS[number])
+        assert np.array_equal(raw["action"], expected["steps/action"])
         assert raw["action"].shape == (LENGTHS[number], 7)
         assert raw["language_instruction"] == [f"lift object {number}"] * LENGTHS[number]
-        assert list(raw["observation/image"].rows(range(LENGTHS[number]))) == given["steps/observation/image"]
-        assert np.array_equal(raw["observation/state"], given["steps/observation/state"])
+        assert list(raw["observation/image"].rows(range(LENGTHS[number]))) == expected["steps/observation/image"]
+        assert np.array_equal(raw["observation/state"], expected["steps/observation/state"])
         if described:
             assert raw["is_last"].dtype == bool and raw["is_last"].tolist()[-1] is True
             assert raw["episode_metadata/file_path"] == f"/data/{number}.npy"
 
 
-def test_what_protobuf_writes_is_what_is_read():
+def test_examples_written_by_protobuf():
     rng = np.random.default_rng(0)
     given = {
         "a/bytes": [rng.bytes(n) for n in (0, 1, 300)],
@@ -44,23 +44,23 @@ def test_what_protobuf_writes_is_what_is_read():
         "none": np.zeros(0, np.float32),
         "ö": [b"\xff"],
     }
-    found = parse_example(example(given), "x")
-    assert found["a/bytes"] == given["a/bytes"] and found["ö"] == [b"\xff"]
-    assert np.array_equal(found["floats"], given["floats"]) and np.array_equal(found["ints"], given["ints"])
-    assert len(found["none"]) == 0
+    parsed = parse_example(example(given), "x")
+    assert parsed["a/bytes"] == given["a/bytes"] and parsed["ö"] == [b"\xff"]
+    assert np.array_equal(parsed["floats"], given["floats"]) and np.array_equal(parsed["ints"], given["ints"])
+    assert len(parsed["none"]) == 0
 
 
-def wire(number, kind, body):
-    return bytes([number << 3 | kind]) + (bytes([len(body)]) if kind == 2 else b"") + body
+def wire(number, kind, content):
+    return bytes([number << 3 | kind]) + (bytes([len(content)]) if kind == 2 else b"") + content
 
 
-def test_lists_may_be_unpacked_and_in_pieces():
+def test_lists_may_be_unpacked_or_split():
     floats = [struct.pack("<f", x) for x in (1.5, -2, 3)]
     unpacked = b"".join(wire(1, 5, x) for x in floats)
     pieces = wire(1, 2, floats[0] + floats[1]) + wire(1, 2, floats[2])
     integers = b"".join(wire(1, 0, x) for x in (b"\x05", b"\x80\x01"))
-    for body, kind, expected in ((unpacked, 2, [1.5, -2, 3]), (pieces, 2, [1.5, -2, 3]), (integers, 3, [5, 128])):
-        entry = wire(1, 2, b"f") + wire(2, 2, wire(kind, 2, body))
+    for values, kind, expected in ((unpacked, 2, [1.5, -2, 3]), (pieces, 2, [1.5, -2, 3]), (integers, 3, [5, 128])):
+        entry = wire(1, 2, b"f") + wire(2, 2, wire(kind, 2, values))
         assert parse_example(wire(1, 2, wire(1, 2, entry)), "x")["f"].tolist() == expected
     assert varints(b"\x00\x96\x01\x7f").tolist() == [0, 150, 127]
 
@@ -98,7 +98,7 @@ def test_shapes_types_and_encodings(tmp_path):
     assert raw["words"] == ["a b", "c"]
 
 
-def test_checksum_is_googles():
+def test_checksum():
     # RFC 3720, B.4
     assert masked(bytes(32)) == struct.pack("<I", tfrecord.masked_crc(bytes(32)))
     crc = (tfrecord.masked_crc(b"123456789") - 0xA282EAD8) & 0xFFFFFFFF
@@ -126,22 +126,22 @@ def test_a_damaged_payload_is_named_and_the_others_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "why", "whole"),
+    ("change", "why", "intact"),
     [
         (lambda d: d[:-10], "ends within the record", 3),
         (lambda d: d + d[:7], "ends within a record's header", 4),
         (lambda d: d[:8] + b"\0\0\0\0" + d[12:], "wrong checksum", 0),
-        (lambda d: (h := struct.pack("<Q", 2**60)) + masked(h) + d[12:], "claims 1152921504606846976 bytes", 0),
+        (lambda d: (h := struct.pack("<Q", 2**60)) + masked(h) + d[12:], "length is 1152921504606846976 bytes", 0),
     ],
 )
-def test_what_follows_a_broken_length_is_counted_as_lost(tmp_path, change, why, whole):
+def test_records_after_a_broken_length_are_reported(tmp_path, change, why, intact):
     reader = damaged(tmp_path, lambda d: change(bytes(d)))
     refs = reader.refs()
-    assert len(refs) == whole + 1 and not any(ref.damage for ref in refs[:-1])
-    assert why in refs[-1].damage and f"record {whole}" in refs[-1].name
+    assert len(refs) == intact + 1 and not any(ref.damage for ref in refs[:-1])
+    assert why in refs[-1].damage and f"record {intact}" in refs[-1].name
 
 
-def test_missing_files_and_episodes_are_said(tmp_path):
+def test_missing_files_and_episodes_are_reported(tmp_path):
     plain(tmp_path)
     next(tmp_path.glob("*00001-of-00002")).unlink()
     assert [ref.damage for ref in RLDSReader(tmp_path).refs()] == ["", "", "the file is missing"]
@@ -176,17 +176,17 @@ def test_a_version_folder_is_found(tmp_path):
         RLDSReader(tmp_path / "toy")
 
 
-def test_rubbish_is_no_example():
+def test_invalid_bytes_raise():
     for data in (b"\xff" * 20, b"\x0a\xff\xff\xff\xff\x0f", b"\x0b", records([b"x"])):
         with pytest.raises(UserError, match="record 3"):
             parse_example(data, "record 3")
 
 
-def test_what_tfds_itself_wrote():
+def test_a_data_set_written_by_tfds():
     """tfds/ was serialised by tensorflow-datasets 4.9.10 (encoder and features.json) and framed by tfrecord 1.14.6."""
-    found = read_all(Path(__file__).parent / "tfds")
-    assert [len(raw["action"]) for raw in found] == [3, 2]
-    for raw, n in zip(found, (3, 2), strict=True):
+    raws = read_all(Path(__file__).parent / "tfds")
+    assert [len(raw["action"]) for raw in raws] == [3, 2]
+    for raw, n in zip(raws, (3, 2), strict=True):
         steps = np.arange(n)
         assert np.array_equal(raw["action"], np.arange(7) + steps[:, None]) and raw["language_instruction"] == [f"do {n}"] * n
         assert raw["big"].tolist() == [2**64 - 1 - t for t in range(n)] and raw["is_first"].tolist() == [t == 0 for t in range(n)]

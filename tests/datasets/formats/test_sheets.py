@@ -8,7 +8,7 @@ from PIL import ImageColor
 from vla.datasets.formats.conventions.prepare import Episode
 from vla.datasets.formats.conventions.source_card import source_card
 from vla.datasets.formats.inspection import sheets
-from vla.datasets.formats.readers.base import Listed
+from vla.datasets.formats.readers.base import InMemoryFrames
 
 
 def card(gripper="0 closed, 1 open", orientation="upright"):
@@ -32,7 +32,7 @@ def episode(gripper):
     # Bright at the top, red at the right.
     frames[:, :16], frames[:, :, 16:, 0] = 160, 250
     action = np.stack([np.zeros(length), np.asarray(gripper, float)], 1).astype(np.float32)
-    images = {"front": (Listed(frames), np.arange(length))}
+    images = {"front": (InMemoryFrames(frames), np.arange(length))}
     return Episode(action, action[:, 1:], ["go"] * length, np.zeros(length, bool), images, [{}] * length, collections.Counter())
 
 

@@ -24,8 +24,8 @@ def npy(values):
     return file.getvalue()
 
 
-def robot_tars(folder, said=True, lengths=(3, 4, 2)):
-    """As somebody with webdataset's own writer would; episodes lie across files, in any order."""
+def robot_tars(folder, with_json=True, lengths=(3, 4, 2)):
+    """Writes robot steps with webdataset's own writer; episodes spread over files, in any order."""
     folder.mkdir()
     samples = []
     for episode, length in enumerate(lengths):
@@ -36,7 +36,7 @@ def robot_tars(folder, said=True, lengths=(3, 4, 2)):
                 "action.npy": npy([step, episode]),
             }
             sample["state.npy"] = npy([episode])
-            if said:
+            if with_json:
                 sample["json"] = json.dumps({"episode": f"run-{episode}", "step": step, "instruction": f"do {episode}"}).encode()
             else:
                 sample["txt"] = f"do {episode}".encode()
@@ -49,9 +49,9 @@ def robot_tars(folder, said=True, lengths=(3, 4, 2)):
     return folder
 
 
-@pytest.mark.parametrize("said", [True, False])
-def test_robot_steps_of_others(tmp_path, said):
-    folder = robot_tars(tmp_path / "tars", said)
+@pytest.mark.parametrize("with_json", [True, False])
+def test_robot_steps(tmp_path, with_json):
+    folder = robot_tars(tmp_path / "tars", with_json)
     assert recognise(folder) == "webdataset"
     reader = TarReader(folder)
     refs = reader.refs()
@@ -63,19 +63,19 @@ def test_robot_steps_of_others(tmp_path, said):
     assert sample.images["cam"].shape == (16, 16, 3)
 
 
-def test_a_cut_file_loses_what_is_behind_the_cut_and_says_so(tmp_path):
+def test_samples_after_a_cut_are_lost_and_reported(tmp_path):
     folder = robot_tars(tmp_path / "tars")
     path = folder / "part-1.tar"
     path.write_bytes(path.read_bytes()[:9000])
     refs = TarReader(folder).refs()
-    assert any("part-1.tar" in ref.name and "nothing after it" in ref.damage for ref in refs)
+    assert any("part-1.tar" in ref.name and "the samples after it cannot be read" in ref.damage for ref in refs)
     assert sum(ref.weight for ref in refs) < 9
     (tmp_path / "no.tar").write_bytes(b"no tar at all" * 100)
     (ref,) = TarReader(tmp_path / "no.tar").refs()
     assert "not a tar file" in ref.damage
 
 
-def test_our_own_with_other_sizes(tmp_path):
+def test_our_shards_with_another_size(tmp_path):
     run(plan(Options(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"))))
     assert recognise(tmp_path / "out") == "shards"
     run(plan(Options(str(tmp_path / "out"), str(tmp_path / "small"), height=8, width=8)))
@@ -84,28 +84,28 @@ def test_our_own_with_other_sizes(tmp_path):
     assert one.keys == other.keys and one.read(3, ("json",)) == other.read(3, ("json",))
 
 
-def test_a_missing_shard_is_said(tmp_path):
+def test_a_missing_shard_is_reported(tmp_path):
     run(plan(Options(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"))))
     path = next((tmp_path / "out").glob("*.tar"))
     path.rename(tmp_path / "out/shard-000009.tar")
-    *whole, lost = open_reader(tmp_path / "out").refs()
-    assert len(whole) == 3 and lost.damage == "the shard is missing" and path.name in lost.name
+    *present, missing = open_reader(tmp_path / "out").refs()
+    assert len(present) == 3 and missing.damage == "the shard is missing" and path.name in missing.name
 
 
 def test_our_questions(tmp_path):
     from vla.datasets.shards import ShardWriter
 
-    asked = {"questions": [{"type": "where", "question": "where", "answer": [[0.5, 0.25]]}]}
+    info = {"questions": [{"type": "where", "question": "where", "answer": [[0.5, 0.25]]}]}
     with ShardWriter(tmp_path / "q") as writer:
         for i in range(3):
-            writer.write(f"q{i}", {"front.jpg": jpeg(i), "json": asked})
-    nothing = Space((), (), (), ())
-    DatasetCard("q", "questions", "arm", Embodiment((Camera("front", 16, 16),), nothing, nothing)).save(tmp_path / "q")
+            writer.write(f"q{i}", {"front.jpg": jpeg(i), "json": info})
+    no_space = Space((), (), (), ())
+    DatasetCard("q", "questions", "arm", Embodiment((Camera("front", 16, 16),), no_space, no_space)).save(tmp_path / "q")
     run(plan(Options(str(tmp_path / "q"), str(tmp_path / "out"), camera="front")))
-    assert QuestionSource(tmp_path / "out").questions(2) == asked["questions"]
+    assert QuestionSource(tmp_path / "out").questions(2) == info["questions"]
 
 
-# Pictures with texts.
+# Images with texts.
 
 
 def image_text(folder, samples):
@@ -134,9 +134,7 @@ def test_captions_and_questions(tmp_path):
         "conversation": 1,
         "question": 1,
     }
-    assert (
-        "neither a caption nor questions" in report["damaged"]["records"][0] and "no picture" in report["damaged"]["records"][1]
-    )
+    assert "neither a caption nor questions" in report["damaged"]["records"][0] and "no image" in report["damaged"]["records"][1]
     source = QuestionSource(tmp_path / "out")
     assert source.questions(0) == [{"type": "caption", "question": "describe the picture", "answer": "a dog on a sofa"}]
     assert source.questions(1)[0]["question"] == "what is it?" and source.sample(3, np.random.default_rng(0)).questions[
@@ -144,7 +142,7 @@ def test_captions_and_questions(tmp_path):
     ].answer == ["two"]
 
 
-def test_sizes_that_differ_need_one(tmp_path):
+def test_different_sizes_need_an_option(tmp_path):
     folder = image_text(tmp_path / "it", [{"jpg": jpeg(1, size), "txt": b"x"} for size in (16, 24)])
     with pytest.raises(UserError, match="24 x 24, others 16 x 16"):
         run(plan(Options(str(folder), str(tmp_path / "out"))))
@@ -152,10 +150,10 @@ def test_sizes_that_differ_need_one(tmp_path):
     assert QuestionSource(tmp_path / "sized").images(1)["image"].shape == (20, 20, 3)
 
 
-def test_a_hidden_member_that_claims_much_is_not_read(tmp_path):
+def test_a_member_that_claims_too_much_is_not_read(tmp_path):
     reader = open_reader(robot_tars(tmp_path / "tars"))
     ref = reader.refs()[0]
-    samples = reader._tables(ref.place[0][0])
-    samples[ref.place[0][1]].places["action.npy"] = (0, 2**40)
+    samples = reader._samples(ref.location[0][0])
+    samples[ref.location[0][1]].members["action.npy"] = (0, 2**40)
     with pytest.raises(UserError, match="bytes"):
         reader.read(ref)

@@ -33,8 +33,8 @@ ENTRIES = [
 
 def llava(folder, entries=ENTRIES, name="llava.json"):
     (folder / "a").mkdir(parents=True, exist_ok=True)
-    for i, picture in enumerate(("one", "two")):
-        (folder / f"a/{picture}.jpg").write_bytes(jpeg(i * 100))
+    for i, image in enumerate(("one", "two")):
+        (folder / f"a/{image}.jpg").write_bytes(jpeg(i * 100))
     text = json.dumps(entries) if name.endswith(".json") else "".join(json.dumps(e) + "\n" for e in entries)
     (folder / name).write_text(text)
     return folder / name
@@ -47,8 +47,8 @@ def test_llava(tmp_path, name):
     report = run(plan(Options(str(path), str(tmp_path / "out"))))
     assert report["records"] == {"found": 3, "written": 2} and report["left_out"]["no picture: text alone"]["count"] == 1
     source = QuestionSource(tmp_path / "out")
-    asked = [(q["question"], q["answer"]) for q in source.questions(0)]
-    assert asked == [("What is it?", "A cup."), ("Colour?", "Red.")] and source.questions(1)[0]["question"] == "Is it big?"
+    questions = [(q["question"], q["answer"]) for q in source.questions(0)]
+    assert questions == [("What is it?", "A cup."), ("Colour?", "Red.")] and source.questions(1)[0]["question"] == "Is it big?"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_llava(tmp_path, name):
         ({"image": "a/none.jpg"}, "none.jpg cannot be read"),
         ({"conversations": [turn("gpt", "Yes.")]}, "take turns"),
         ({"conversations": "what?"}, "no conversations"),
-        ({"image": ["a/one.jpg", "a/two.jpg"]}, "2 pictures"),
+        ({"image": ["a/one.jpg", "a/two.jpg"]}, "2 images, not one"),
     ],
 )
 def test_entries_that_cannot_be_used_are_named(tmp_path, entry, why):
@@ -113,13 +113,13 @@ def test_vqav2(tmp_path):
 def test_questions_without_answers_are_named(tmp_path):
     path = vqa(tmp_path / "in", lambda q, a: a.pop(1))
     refs = VQAv2Reader(path, str(tmp_path / "in/pictures")).refs()
-    assert [ref.damage for ref in refs if ref.damage] == ["v2_mscoco_train2014_annotations.json has no answer to it"]
+    assert [ref.damage for ref in refs if ref.damage] == ["v2_mscoco_train2014_annotations.json has no annotation for it"]
     (tmp_path / "in/v2_mscoco_train2014_annotations.json").unlink()
-    with pytest.raises(UserError, match="annotations file is not beside it"):
+    with pytest.raises(UserError, match="annotations file is not next to it"):
         VQAv2Reader(path, str(tmp_path / "in/pictures")).refs()
 
 
-def test_files_that_are_no_json(tmp_path):
+def test_files_that_are_not_json(tmp_path):
     (tmp_path / "x.json").write_text("[1, 2")
     with pytest.raises(UserError, match="not JSON"):
         LLaVAReader(tmp_path / "x.json").refs()

@@ -95,7 +95,7 @@ def test_what_cannot_be_rendered_is_refused(recorded, tmp_path):
         reader = ReplayReader(path, ["ceiling"], 48, 48)
         reader.read(reader.refs()[0])
     assert "agentview" in str(refused.value)
-    for change, says in (("states", "its model has 32 values"), ("files", "/etc/passwd"), ("xml", "cannot be read")):
+    for change, says in (("states", "the model has 32 values"), ("files", "/etc/passwd"), ("xml", "cannot be read")):
         broken = tmp_path / f"{change}.hdf5"
         broken.write_bytes(path.read_bytes())
         with h5py.File(broken, "a") as file:

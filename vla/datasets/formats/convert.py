@@ -1,4 +1,4 @@
-"""From any format to our shards or LeRobot v3.0, by several processes, in parts that are whole or not there."""
+"""Converts a data set to our shards or LeRobot v3.0 with several processes; a conversion that was stopped can resume."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from vla.errors import UserError
 
 
 class Sink(Protocol):
-    """A format that is written: parts by any process, the rest by one at the end."""
+    """Writer of a format: any process writes parts, and one process puts them together at the end."""
 
     def write(self, job: Job, number: int, part: Numbered) -> dict[str, Any]:
-        """Writes a part, under its number; gives its arrays (for the file beside it) and, as "info", plain facts of it."""
+        """Writes part `number`; returns its note: arrays, and under "info" a JSON object."""
         ...
 
     def finish(self, job: Job, notes: list[Path]) -> dict[str, Any]:
-        """Puts the parts together; gives what the report says of the result."""
+        """Puts the parts together; returns entries for the report."""
         ...
 
 
 def sink(options: Options, kind: str) -> Sink:
-    """The writer of what is asked for."""
+    """Returns the writer for the options and the kind of the data set; UserError if there is none."""
     if options.to == "lerobot":
         if kind != "robot":
             raise UserError("questions cannot be written as LeRobot", "--to", "--to shards")
@@ -49,51 +49,51 @@ def sink(options: Options, kind: str) -> Sink:
     return RobotSink() if kind == "robot" else QuestionSink()
 
 
-def run(job: Job, workers: int = 1, progress: Callable[[int, int], None] = lambda done, all: None) -> dict[str, Any]:
-    """Writes all parts that are not there yet, then puts them together; gives the report, also written as conversion.json.
+def run(job: Job, workers: int = 1, progress: Callable[[int, int], None] = lambda converted, total: None) -> dict[str, Any]:
+    """Writes the missing parts, puts all parts together, and returns the report, which it also saves as conversion.json.
 
-    A conversion that was finished before is left as it is, and gives its report.
+    If this conversion is already complete, it changes nothing and returns the saved report.
 
     Raises:
-        UserError: a damaged record (without `skip`), another conversion's unfinished parts in the folder, another process that
-            writes there, no room on the disk, or it cannot be written: then the same command goes on.
+        UserError: a record is damaged (without `skip`); the folder holds another conversion, or another process is writing
+            there; or a file cannot be read or written. Running the same command again resumes.
     """
     writer, total = sink(job.options, job.reader.kind), sum(map(len, job.parts))
     identity = _identity(job)
     if (report := _finished(job, identity)) is not None:
         progress(total, total)
         return report
-    with _claimed(job, identity) as parts, _writing(job.folder):
+    with _claim(job, identity) as parts, _as_user_errors(job.folder):
         missing = [k for k in range(len(job.parts)) if not _note(parts, k).is_file()]
-        done = total - sum(len(job.parts[k]) for k in missing)
-        progress(done, total)
-        for k in _written(job, missing, workers):
-            done += len(job.parts[k])
-            progress(done, total)
+        converted = total - sum(len(job.parts[k]) for k in missing)
+        progress(converted, total)
+        for k in _write_parts(job, missing, workers):
+            converted += len(job.parts[k])
+            progress(converted, total)
         written = [_note(parts, k) for k in range(len(job.parts))]
         report = notes.report(job, written) | writer.finish(job, written) | {"identity": identity}
-        _whole(job.folder / REPORT, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+        _write_atomically(job.folder / REPORT, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
         shutil.rmtree(parts)
     return report
 
 
 def _identity(job: Job) -> str:
-    """A digest of all that makes the result what it is, and of where it comes from."""
+    """Returns a digest of everything that determines the result: records, options, card and image conversion."""
     records = [[(i, ref.name, ref.weight) for i, ref in part] for part in job.parts]
-    body = {**dataclasses.asdict(job.options), "out": "", "records": records, "card": repr(job.card), "ready": repr(job.ready)}
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    content = {**dataclasses.asdict(job.options), "out": "", "records": records, "card": repr(job.card), "ready": repr(job.ready)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _finished(job: Job, identity: str) -> dict[str, Any] | None:
-    """The report of this conversion, if it is all there."""
+    """Returns this conversion's report if it is complete, else None."""
     try:
         report = json.loads((job.folder / REPORT).read_bytes())
-        whole = report["identity"] == identity and all((job.folder / name).is_file() for name in report["sha256"])
+        complete = report["identity"] == identity and all((job.folder / name).is_file() for name in report["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not whole:
+    if not complete:
         return None
-    # It was stopped while it was clearing up.
+    # An earlier run may have been stopped before it removed the parts.
     shutil.rmtree(job.folder / PARTS, ignore_errors=True)
     return report
 
@@ -103,28 +103,31 @@ def _note(parts: Path, number: int) -> Path:
 
 
 @contextlib.contextmanager
-def _claimed(job: Job, identity: str) -> Iterator[Path]:
-    """The folder of the parts: this conversion's, and no other process's; what it has written before stays."""
+def _claim(job: Job, identity: str) -> Iterator[Path]:
+    """Locks the folder of the parts for this process and yields it; parts of an earlier run of this conversion stay."""
     parts = job.folder / PARTS
     if not parts.is_dir():
         if job.folder.exists() and any(job.folder.iterdir()):
             raise UserError("the folder is not empty", str(job.folder), "choose another, or --overwrite")
         free = shutil.disk_usage(next(p for p in (job.folder.resolve(), *job.folder.resolve().parents) if p.exists())).free
         if job.expected > free:
-            raise UserError(f"{job.expected >> 20} MiB are expected, {free >> 20} MiB are free", str(job.folder), "make room")
+            need = f"the result needs about {job.expected >> 20} MiB, only {free >> 20} MiB are free"
+            raise UserError(need, str(job.folder), "free some space")
         parts.mkdir(parents=True)
-    lock, said = FileLock(parts / "lock"), parts / "identity"
+    lock, identity_file = FileLock(parts / "lock"), parts / "identity"
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError("another process is converting into this folder", str(job.folder), "wait for it, or end it") from None
+        raise UserError(
+            "another process is converting into this folder", str(job.folder), "wait until it ends, or stop it"
+        ) from None
     try:
-        if not said.is_file():
-            # What an earlier conversion was clearing up when it was stopped.
+        if not identity_file.is_file():
+            # An earlier conversion was stopped while it removed its parts.
             for old in parts.glob("*.npz"):
                 old.unlink()
-            _whole(said, identity.encode())
-        elif said.read_text() != identity:
+            _write_atomically(identity_file, identity.encode())
+        elif identity_file.read_text() != identity:
             raise UserError(
                 "another conversion was begun here", str(job.folder), "finish it with its own command, or --overwrite"
             )
@@ -134,31 +137,31 @@ def _claimed(job: Job, identity: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """What the operating system says of a full disk or a lost mount, in the words of all other errors."""
+def _as_user_errors(folder: Path) -> Iterator[None]:
+    """Turns the operating system's errors, such as a full disk, into UserErrors."""
     try:
         yield
     except OSError as error:
         where = str(error.filename or folder)
         raise UserError(
-            f"it cannot be read or written: {error.strerror or error}", where, "mend that, then give the same command"
+            f"cannot be read or written: {error.strerror or error}", where, "fix that, then run the same command again"
         ) from error
 
 
-def _written(job: Job, missing: list[int], workers: int) -> Iterator[int]:
-    """Writes parts; gives their numbers as they are done."""
+def _write_parts(job: Job, missing: list[int], workers: int) -> Iterator[int]:
+    """Writes the missing parts; yields each part's number when it is complete."""
     if workers < 2 or len(missing) < 2:
         for k in missing:
             _write_part(job, k, job.parts[k])
             yield k
         return
-    slim = dataclasses.replace(job, parts=[])
-    with pool(min(workers, len(missing)), _begin, slim) as processes:
-        todo, running = iter(missing), {}
+    without_parts = dataclasses.replace(job, parts=[])
+    with pool(min(workers, len(missing)), _set_job, without_parts) as processes:
+        waiting, running = iter(missing), {}
         try:
             while True:
-                # A few ahead: the parts are not all pickled at once.
-                for k in todo:
+                # Only a few parts are submitted ahead, so that not all are pickled at once.
+                for k in waiting:
                     running[processes.submit(_write_in_worker, k, job.parts[k])] = k
                     if len(running) > workers:
                         break
@@ -169,8 +172,8 @@ def _written(job: Job, missing: list[int], workers: int) -> Iterator[int]:
                     future.result()
                     yield k
         except concurrent.futures.BrokenExecutor as error:
-            fix = "perhaps memory was short: go on with fewer --workers"
-            raise UserError("a process that writes was killed", str(job.folder), fix) from error
+            fix = "if memory ran out, run the same command with fewer --workers"
+            raise UserError("a worker process was killed", str(job.folder), fix) from error
         finally:
             for future in running:
                 future.cancel()
@@ -179,7 +182,7 @@ def _written(job: Job, missing: list[int], workers: int) -> Iterator[int]:
 _JOB: Job | None = None
 
 
-def _begin(job: Job) -> None:
+def _set_job(job: Job) -> None:
     global _JOB
     _JOB = job
 
@@ -193,7 +196,7 @@ def _write_part(job: Job, number: int, part: Numbered) -> None:
     notes.save(_note(job.folder / PARTS, number), sink(job.options, job.reader.kind).write(job, number, part))
 
 
-def _whole(path: Path, data: bytes) -> None:
+def _write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_bytes(data)
     os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""What the parts of a conversion note down beside themselves, and the report that is made of it."""
+"""Notes on the parts of a conversion, saved next to each part, and the report that summarizes them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 REPORT = "conversion.json"
 NAMED = 50
-"""So many damaged records are named in a report; all are counted."""
+"""A report names at most this many damaged records; it counts all of them."""
 
 
 def save(path: Path, note: dict[str, Any]) -> None:
-    """Writes a part's arrays and its "info", plain facts: whole or not at all."""
+    """Writes a part's note atomically: its arrays, and under "info" a JSON object."""
     note["info"] = np.frombuffer(json.dumps(note["info"]).encode(), np.uint8)
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
@@ -37,25 +37,25 @@ def save(path: Path, note: dict[str, Any]) -> None:
 
 
 def info_of(note: Path) -> dict[str, Any]:
-    """The plain facts of a part."""
-    with np.load(note) as kept:
-        return json.loads(kept["info"].tobytes())
+    """Reads the "info" of a part's note."""
+    with np.load(note) as arrays:
+        return json.loads(arrays["info"].tobytes())
 
 
 def column(notes: list[Path], name: str) -> Callable[[], Iterator[np.ndarray]]:
-    """An array of all parts, one part at a time, as often as it is asked for."""
+    """Returns a function whose iterator yields the named array of each part; it can be called repeatedly."""
 
     def chunks() -> Iterator[np.ndarray]:
         for note in notes:
-            with np.load(note) as kept:
-                yield kept[name]
+            with np.load(note) as arrays:
+                yield arrays[name]
 
     return chunks
 
 
 @dataclasses.dataclass
 class Tally:
-    """What becomes of a part's records."""
+    """Counts of a part's records: written, damaged and left out."""
 
     records: int = 0
     steps: int = 0
@@ -64,8 +64,8 @@ class Tally:
     dropped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     @contextlib.contextmanager
-    def of(self, ref: Ref, skip: bool) -> Iterator[None]:
-        """Counts a record that is damaged or left out, and goes on; without `skip` damage ends it."""
+    def counting(self, ref: Ref, skip: bool) -> Iterator[None]:
+        """Counts a record that is left out or damaged. Without `skip` a damaged one raises its UserError."""
         try:
             yield
         except Dropped as reason:
@@ -76,16 +76,18 @@ class Tally:
             self.errors.append(f"{error.where}: {error.what}")
 
     def add(self, episode: Episode) -> None:
+        """Counts an episode that was written."""
         self.records += 1
         self.steps += len(episode)
         self.dropped += episode.dropped
 
     def plain(self) -> dict[str, Any]:
+        """Returns the counts as a JSON object."""
         return {**dataclasses.asdict(self), "dropped": dict(self.dropped)}
 
 
 def report(job: Job, notes: list[Path]) -> dict[str, Any]:
-    """Sums up what became of all records."""
+    """Builds a conversion's report from its parts' notes."""
     dropped, left_out, errors = collections.Counter[str](), collections.defaultdict(list), []
     counts = collections.Counter[str]()
     for note in notes:
@@ -95,9 +97,9 @@ def report(job: Job, notes: list[Path]) -> dict[str, Any]:
         errors += info["errors"][: NAMED - len(errors)]
         for reason, names in info["left_out"].items():
             counts["left out"] += len(names)
-            known = left_out[reason]
-            known[:1] = [(known[0] if known else 0) + len(names)]
-            known += names[: NAMED + 1 - len(known)]
+            entry = left_out[reason]  # the count, then names
+            entry[:1] = [(entry[0] if entry else 0) + len(names)]
+            entry += names[: NAMED + 1 - len(entry)]
     options = {k: v for k, v in dataclasses.asdict(job.options).items() if k not in ("source", "out", "pictures")}
     return {
         "source": Path(job.options.source).name,

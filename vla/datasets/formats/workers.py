@@ -1,4 +1,4 @@
-"""Processes that work for a conversion or a check, and end with it."""
+"""Worker processes of a conversion or a check, which end together with it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,29 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVarTuple
+
+Arguments = TypeVarTuple("Arguments")
 
 
-def pool(workers: int, begin: Callable[..., None], *arguments: Any) -> concurrent.futures.ProcessPoolExecutor:
-    """So many fresh processes, in each of which `begin` is called first."""
-    return concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin, *arguments))
+def pool(
+    workers: int, initialize: Callable[[*Arguments], None], *arguments: *Arguments
+) -> concurrent.futures.ProcessPoolExecutor:
+    """Returns a pool of fresh processes; each calls `initialize` with the arguments before its first task."""
+    return concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), _initialize, (initialize, *arguments)
+    )
 
 
-def _begin(begin: Callable[..., None], *arguments: Any) -> None:
-    # What an interrupt ends is the process that hands out the work; what is being written becomes whole.
+def _initialize(initialize: Callable[[*Arguments], None], *arguments: *Arguments) -> None:
+    # An interrupt ends the process that hands out the work; a worker finishes what it is writing.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    begin(*arguments)
+    initialize(*arguments)
 
 
 def _end_with_parent() -> None:
-    """Ends this process when its parent is gone: killed, it leaves workers that would go on writing beside its successor."""
+    """Ends this process when its parent ends. Workers of a killed parent would otherwise write alongside its successor's."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -58,7 +58,7 @@ class Environment:
             seed=0,
         )
         self.instruction = ""
-        self._renderers: dict[int, Any] = {}
+        self._renderers: dict[int, mujoco.Renderer] = {}
 
     def reset(self, seed: int | Sequence[int]) -> None:
         """The episode of that number, or of those numbers."""

@@ -9,7 +9,7 @@ from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.tabletop.tasks import TASKS
 from vla.sim.tabletop.tasks.wording import known_objects, named_object
 from vla.sim.tabletop.variation import TabletopVariation, read_variation
-from vla.sim.variation import Variation
+from vla.sim.variation import Json, Variation
 
 
 class Tabletop(Simulator):
@@ -28,7 +28,7 @@ class Tabletop(Simulator):
 
         return TabletopSimulation()
 
-    def read_variation(self, name: str, settings: object, where: str) -> TabletopVariation:
+    def read_variation(self, name: str, settings: Json, where: str) -> TabletopVariation:
         return read_variation(name, settings, where)
 
     def check(self, task: str, variation: Variation, where: str) -> None:

@@ -191,7 +191,7 @@ class Tabletop:
         self._pads = [self.model.geom(f"gripper0_right_finger{i}_pad_collision").id for i in (1, 2)]
         self._robot_root = self.model.body_rootid[self.model.geom_bodyid[self._pads[0]]]
         self._camera_names = {"front": "front", "wrist": "robot0_eye_in_hand"}
-        self._renderers: dict[int, Any] = {}
+        self._renderers: dict[int, mujoco.Renderer] = {}
         self._table = self.model.body("table").id
         self._table_built = float(self.model.body_pos[self._table, 2])
         self.raised = 0.0

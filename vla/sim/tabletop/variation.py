@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import string
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
 from vla.errors import UserError
 from vla.sim.tabletop.scene import COLOURS, FLAT, RECEPTACLES, SHAPES, SLOTS, UNSEEN_COLOURS, UNSEEN_SHAPES, Scene, arrange
-from vla.sim.variation import Variation
+from vla.sim.variation import Json, Variation
 
 Rgb = tuple[float, float, float]
 MATERIALS = ("table_ceramic", "floorplane", "walls_mat")
@@ -100,14 +100,14 @@ class TabletopVariation(Variation):
 SEEN = TabletopVariation()
 
 
-def read_variation(name: str, data: Any, where: str) -> TabletopVariation:
+def read_variation(name: str, settings: Json, where: str) -> TabletopVariation:
     """A variation from what YAML holds; `colours` and `shapes` may stand for `objects`: all their pairs.
 
     Raises:
         UserError: an unknown field, object or texture, or a value of the wrong kind; the field is named.
     """
     where = f"{where}: variation {name!r}"
-    data = dict(_mapping({} if data is None else data, where))
+    data = dict(_mapping({} if settings is None else settings, where))
     pool = [_texts(data.pop(key, default), key, where) for key, default in (("colours", None), ("shapes", None))]
     fields = [f.name for f in dataclasses.fields(TabletopVariation) if f.name != "name"]
     for key in data:
@@ -163,7 +163,7 @@ def _check(v: TabletopVariation, where: str) -> None:
         )
     if v.told_by == "shape" and v.objects and len({name.split()[-1] for name in v.objects}) < 2:
         raise UserError("`objects` of one shape are told by their shape", where, "add others, or leave out `told_by`")
-    if not all(isinstance(k, str) and isinstance(w, str) for k, w in _mapping(v.words, where).items()):
+    if not all(isinstance(k, str) and isinstance(w, str) for k, w in _mapping(cast(Json, v.words), where).items()):
         raise UserError("`words` maps something else than words to words", where, "e.g. {cube: block}")
     if isinstance(v.table, str) and v.table not in ("", *MATERIALS):
         raise UserError(f"unknown texture {v.table!r}", where, f"a colour as [r, g, b], or one of {', '.join(MATERIALS)}")
@@ -177,25 +177,26 @@ def open_in(wording: str) -> tuple[str, ...]:
         return ("?",)
 
 
-def _mapping(value: Any, where: str) -> dict[str, Any]:
+def _mapping(value: Json, where: str) -> dict[str, Json]:
     if not isinstance(value, dict):
         raise UserError(f"expected names and values, got {value!r}", where)
     return value
 
 
-def _texts(value: Any, key: str, where: str) -> tuple[str, ...]:
+def _texts(value: Json, key: str, where: str) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
         raise UserError(f"`{key}` is {value!r}", where, "give a list of texts")
-    return tuple(value)
+    return tuple(cast(list[str], value))
 
 
-def _three(value: Any, key: str, where: str, signed: bool) -> Rgb:
-    numbers = isinstance(value, list) and len(value) == 3 and all(type(one) in (int, float) for one in value)
-    if not numbers or (not signed and min(value) < 0) or max(map(abs, value)) > 4:
+def _three(value: Json, key: str, where: str, signed: bool) -> Rgb:
+    valid = isinstance(value, list) and len(value) == 3 and all(type(one) in (int, float) for one in value)
+    numbers = cast(list[float], value) if valid else []
+    if not valid or (not signed and min(numbers) < 0) or max(map(abs, numbers)) > 4:
         raise UserError(f"`{key}` is {value!r}", where, "three metres" if signed else "three numbers for red, green and blue")
-    return float(value[0]), float(value[1]), float(value[2])
+    return float(numbers[0]), float(numbers[1]), float(numbers[2])
 
 
 def draw_scene(

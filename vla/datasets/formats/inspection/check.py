@@ -11,8 +11,8 @@ import numpy as np
 
 from vla.datasets.formats.conventions.prepare import Changes, Dropped, prepare
 from vla.datasets.formats.conventions.source_card import SourceCard
+from vla.datasets.formats.images import decode, rgb
 from vla.datasets.formats.notes import NAMED, REPORT
-from vla.datasets.formats.pictures import decode, rgb
 from vla.datasets.formats.readers.base import Reader, Ref, inside
 from vla.datasets.formats.readers.tars import ShardsReader
 from vla.datasets.formats.workers import pool
@@ -105,7 +105,7 @@ def _check_group(reader: Reader, card: SourceCard, refs: list[Ref]) -> Findings:
 
 def _check_episode(reader: Reader, card: SourceCard, ref: Ref) -> Findings:
     episode = prepare(reader.read(ref), card, Changes(text="unsaid"), ref.name)
-    sizes = {c.name: (c.height, c.width) for c in reader.said.spec.cameras} if isinstance(reader, ShardsReader) else {}
+    sizes = {c.name: (c.height, c.width) for c in reader.dataset_card.spec.cameras} if isinstance(reader, ShardsReader) else {}
     count = 0
     for name, (frames, rows) in episode.images.items():
         size = sizes.get(name)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vla.datasets.formats.conventions.prepare import Episode
 from vla.datasets.formats.conventions.source_card import Orientation, SourceCard
-from vla.datasets.formats.pictures import decode, rgb
+from vla.datasets.formats.images import decode, rgb
 from vla.transforms import Orient
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Readers: a data set's records in its own format -> arrays, texts and images."""
+"""Readers: each reads the records of one data format as arrays, texts and images."""

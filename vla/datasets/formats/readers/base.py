@@ -1,4 +1,4 @@
-"""What all formats have in common: a reader lists a data set's records and reads one as plain arrays, texts and pictures."""
+"""The interface of readers: a reader lists a data set's records and reads each as arrays, texts and images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,30 +18,31 @@ if TYPE_CHECKING:
     from vla.datasets.formats.conventions.source_card import SourceCard
 
 LIMIT = 2 * 2**30
-"""Bytes that one record may take in memory: a damaged or hostile header must not allocate more."""
+"""Most bytes that a record may take in memory, so that a damaged or hostile header cannot exhaust it."""
 Kind = Literal["robot", "questions"]
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Ref:
-    """One record of a data set, an episode or a picture, before it is read.
+    """A record of a data set that has not been read yet: an episode, or an image with its questions.
 
     Attributes:
-        name: file and record, for messages; no two records share one.
-        weight: its size in whatever the format knows without reading it (bytes or steps).
-        place: what the reader needs to find it.
-        damage: why it cannot be read at all; "" where nothing is known to be wrong.
+        name: file and record, for messages; unique in the data set. It decides which records are held out, so it must not change.
+        weight: its size, in the unit that the format gives without reading it (bytes, steps or images).
+        location: what the reader needs to find the record.
+        damage: why it cannot be read; "" if nothing is known to be wrong.
     """
 
     name: str
     weight: int
-    place: tuple[Any, ...] = ()
+    location: tuple[Any, ...] = ()
     damage: str = ""
 
 
 @runtime_checkable
 class Frames(Protocol):
-    """T pictures of one camera: encoded (bytes) or uint8 [H, W, 3]; `rows` reads the asked ones, in ascending order."""
+    """T images of one camera, encoded (bytes) or uint8 [H, W, 3]; `rows` reads the given ones, which must ascend."""
 
     def __len__(self) -> int: ...
 
@@ -48,8 +50,8 @@ class Frames(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Listed:
-    """Frames that are in memory: a list of encoded pictures, or an array [T, H, W, 3]."""
+class InMemoryFrames:
+    """Frames in memory: a list of encoded images, or an array [T, H, W, 3]."""
 
     frames: Sequence[bytes] | np.ndarray
 
@@ -61,16 +63,16 @@ class Listed:
 
 
 Raw = dict[str, Any]
-"""A record as the format has it: name -> an array [T, …], T texts, T byte strings, one text, or pictures. Nested names are
+"""A record as it is stored: name -> an array [T, …], T texts, T byte strings, one text, or images (`Frames`). Nested names are
 joined with "/"."""
 
 
 class Reader(abc.ABC):
-    """A data set of some format. Making one reads no more than its description; it may be handed to other processes.
+    """Base class of readers. Creating one reads only the data set's description. Readers can be pickled.
 
     Attributes:
-        format: its name, as `vla data convert --format` takes it.
-        kind: robot episodes, or pictures with questions.
+        format: name of the format for `vla data convert --format`.
+        kind: robot episodes, or images with questions.
     """
 
     format: str
@@ -81,50 +83,46 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def refs(self) -> list[Ref]:
-        """All records in order; one that is known to be damaged or missing is listed with its damage."""
+        """Lists all records in order; those known to be damaged or missing are included, with their damage."""
 
     @abc.abstractmethod
     def read(self, ref: Ref) -> Raw:
-        """One record.
+        """Reads a record.
 
         Raises:
-            UserError: it is damaged or incomplete; file, record and member are named.
+            UserError: the record is damaged or incomplete; names file, record and member.
         """
 
     @abc.abstractmethod
     def card(self) -> SourceCard:
-        """What the format itself says of cameras, state, action and rate."""
+        """Returns a source card from what the format itself states: cameras, state, action and rate."""
 
     def splits(self) -> Mapping[str, set[str] | None]:
-        """Names of the data set's own splits -> names of their records (None: all)."""
+        """Returns the data set's own splits: name -> names of its records (None: all of them)."""
         return {}
 
     def about(self) -> dict[str, Any]:
-        """For people: version, features and whatever else the description says."""
+        """Returns facts for display: version, features and the like."""
         return {}
-
-    def text_of(self, ref: Ref) -> str:
-        """Names a record for a message."""
-        return ref.name
 
 
 def inside(root: Path, name: str, where: str) -> Path:
-    """A file named by a data set's own description; UserError if it lies outside of the data set's folder."""
+    """Resolves a path that a data set's description names; UserError if it lies outside the data set's folder."""
     try:
         path, home = (root / name).resolve(), root.resolve()
-        # Names that are too long are an error here, and nowhere else.
+        # Raises OSError if a name is too long.
         path.exists()
     except (ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"{name!r} is no path: {error}", where, "copy the file again") from error
-    # Hugging Face's cache holds links to files that lie two folders up.
+        raise UserError(f"{name!r} is not a path: {error}", where, "copy the file again") from error
+    # Hugging Face's cache contains links to files two folders up.
     homes = (home, home.parent.parent / "blobs") if home.parent.name == "snapshots" else (home,)
     if not any(path.is_relative_to(each) for each in homes):
         raise UserError(f"the path {name!r} leaves the data set's folder", where, "do not trust this data set")
     return path
 
 
-def library(name: str, what: str) -> Any:
-    """A module of the `formats` extra; UserError where it is not installed."""
+def library(name: str, what: str) -> ModuleType:
+    """Imports a module of the `formats` extra; UserError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

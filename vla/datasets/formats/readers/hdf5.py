@@ -1,4 +1,4 @@
-"""Demonstrations as robosuite, robomimic and LIBERO store them: `data/demo_N` of an HDF5 file, or of all files of a folder."""
+"""Reads demonstrations of robosuite, robomimic and LIBERO: `data/demo_N` of an HDF5 file, or of all files of a folder."""
 
 from __future__ import annotations
 
@@ -9,36 +9,40 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, vector_names
+from vla.datasets.formats.conventions.source_card import CameraKey, Orientation, Part, SourceCard, vector_names
 from vla.datasets.formats.readers.base import LIMIT, Raw, Reader, Ref, library
 from vla.errors import UserError
 
+if TYPE_CHECKING:
+    import h5py
+
 DEMO = re.compile(r"^demo_?(\d+)$")
-TOGETHER = 32
-"""Pictures that are read at once."""
+BLOCK = 32
+"""Number of images that are read at once."""
 
 
-def _h5py() -> Any:
+def _h5py() -> ModuleType:
     return library("h5py", "reading HDF5")
 
 
 @contextlib.contextmanager
-def _named(where: str) -> Iterator[None]:
-    """h5py raises many kinds of errors for a damaged file: all become one of ours."""
+def _as_user_errors(where: str) -> Iterator[None]:
+    """Turns the many kinds of errors that h5py raises for a damaged file into UserErrors at `where`."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"it is damaged: {error}", where, "copy the file again") from error
+        raise UserError(f"the file is damaged: {error}", where, "copy the file again") from error
 
 
 class H5Frames:
-    """Pictures uint8 [T, H, W, 3] of a file, some at a time."""
+    """Images of a file, uint8 [T, H, W, 3], read block by block."""
 
     def __init__(self, reader: HDF5Reader, path: str, name: str, length: int):
         self.reader, self.path, self.name, self.length = reader, path, name, length
@@ -48,17 +52,17 @@ class H5Frames:
 
     def rows(self, rows: Sequence[int]) -> Iterable[np.ndarray]:
         where = f"{self.path}, {self.name}"
-        with _named(where):
-            dataset = self.reader.opened(self.path)[self.name]
-        for start in range(0, len(rows), TOGETHER):
-            some = list(rows[start : start + TOGETHER])
-            # One run of rows is read far faster than a list of them.
-            block = _read(dataset, slice(some[0], some[-1] + 1), where)
-            yield from (block[row - some[0]] for row in some)
+        with _as_user_errors(where):
+            dataset = cast("h5py.Dataset", self.reader.open(self.path)[self.name])
+        for start in range(0, len(rows), BLOCK):
+            wanted = list(rows[start : start + BLOCK])
+            # A range of rows is read far faster than a list of rows.
+            block = _read(dataset, slice(wanted[0], wanted[-1] + 1), where)
+            yield from (block[row - wanted[0]] for row in wanted)
 
 
 class HDF5Reader(Reader):
-    """One file, or all *.hdf5 and *.h5 of a folder.
+    """Reader of one file, or of all *.hdf5 and *.h5 files of a folder.
 
     Raises:
         UserError: h5py is not installed, or there is no such file.
@@ -72,13 +76,13 @@ class HDF5Reader(Reader):
         if not self.files:
             raise UserError("no *.hdf5 or *.h5 files", str(path))
         _h5py()
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, h5py.File] = {}
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_open": {}}
 
-    def opened(self, path: str) -> Any:
-        """The open file; UserError if it is none, or cut off."""
+    def open(self, path: str) -> h5py.File:
+        """Opens a file, or returns it if it is still open; UserError if it is damaged."""
         if path not in self._open:
             for file in self._open.values():
                 file.close()
@@ -86,8 +90,12 @@ class HDF5Reader(Reader):
             try:
                 self._open[path] = _h5py().File(path, "r")
             except OSError as error:
-                raise UserError(f"it cannot be opened: {error}", path, "copy the file again") from error
+                raise UserError(f"the file cannot be opened: {error}", path, "copy the file again") from error
         return self._open[path]
+
+    def data_group(self, path: str) -> h5py.Group:
+        """Returns the group `data` of a file; raises h5py's errors if there is none."""
+        return cast("h5py.Group", self.open(path)["data"])
 
     def refs(self) -> list[Ref]:
         refs = []
@@ -99,45 +107,49 @@ class HDF5Reader(Reader):
                 continue
             refs += [Ref(f"{path}, {name}", length, (str(path), name)) for name, length in demos]
             with contextlib.suppress(Exception):
-                said = int(self.opened(str(path))["data"].attrs.get("num_demos", len(demos)))
-                if said != len(demos):
-                    refs.append(Ref(f"{path}, end", 0, (), f"it has {len(demos)} demonstrations, its num_demos says {said}"))
+                count = int(self.data_group(str(path)).attrs.get("num_demos", len(demos)))
+                if count != len(demos):
+                    damage = f"the file has {len(demos)} demonstrations, its num_demos says {count}"
+                    refs.append(Ref(f"{path}, end", 0, (), damage))
         return refs
 
     def _demos(self, path: str) -> list[tuple[str, int]]:
-        """Names below `data` in the order of their numbers, and their lengths."""
-        with _named(path):
-            data = self.opened(path)["data"]
-            numbers = sorted((int(m[1]), name) for name in data if (m := DEMO.match(name)))
-            found = []
+        """Lists the demonstrations below `data` in the order of their numbers, with their lengths."""
+        with _as_user_errors(path):
+            data = self.data_group(path)
+            numbers = sorted((int(m[1]), name) for name in map(str, data) if (m := DEMO.match(name)))
+            demos = []
             for _, name in numbers:
-                link = data.get(name, getlink=True)
-                # A demonstration without actions is listed: reading it says what is wrong.
-                shape = () if _leaves(link) else getattr(data[name].get("actions"), "shape", ())
-                found.append((name, shape[0] if shape else 0))
-        if not found:
-            raise UserError("it has no data/demo_N", path)
-        return found
+                # A demonstration without actions is listed all the same: reading it reports what is wrong.
+                shape = ()
+                if not _is_external(data, name):
+                    shape = getattr(cast("h5py.Group", data[name]).get("actions"), "shape", ())
+                demos.append((name, shape[0] if shape else 0))
+        if not demos:
+            raise UserError("the file has no data/demo_N", path)
+        return demos
 
     def read(self, ref: Ref) -> Raw:
-        path, name = ref.place
+        path, name = ref.location
         raw: Raw = {}
-        with _named(ref.name):
-            group = self.opened(path)["data"]
+        with _as_user_errors(ref.name):
+            group = self.data_group(path)
             for key, dataset in _datasets(group, name, ref.name):
                 raw[key] = self._value(path, f"data/{name}/{key}", dataset, ref.name)
-            words = instruction(dict(group.attrs), Path(path))
-            said = int(group[name].attrs.get("num_samples", -1))
-        if said >= 0 and isinstance(raw.get("actions"), np.ndarray) and said != len(np.atleast_1d(raw["actions"])):
-            raise UserError(f"it has {len(raw['actions'])} actions, its num_samples says {said}", ref.name, "copy the file again")
-        if words:
-            raw["language_instruction"] = words
+            text = instruction(dict(group.attrs), Path(path))
+            count = int(group[name].attrs.get("num_samples", -1))
+        actions = raw.get("actions")
+        if count >= 0 and isinstance(actions, np.ndarray) and count != len(np.atleast_1d(actions)):
+            raise UserError(f"it has {len(actions)} actions, its num_samples says {count}", ref.name, "copy the file again")
+        if text:
+            raw["language_instruction"] = text
         return raw
 
-    def _value(self, path: str, name: str, dataset: Any, where: str) -> Any:
+    def _value(self, path: str, name: str, dataset: h5py.Dataset, where: str) -> np.ndarray | list[str] | H5Frames:
         if dataset.ndim == 4 and dataset.dtype == np.uint8:
-            if math.prod(dataset.shape[1:]) > LIMIT // TOGETHER:
-                raise UserError(f"pictures of {dataset.shape[1:]}", f"{where}, {name}", "too large to be read")
+            if math.prod(dataset.shape[1:]) > LIMIT // BLOCK:
+                fix = f"at most {LIMIT // BLOCK} bytes are read"
+                raise UserError(f"the images are too large: {dataset.shape[1:]}", f"{where}, {name}", fix)
             return H5Frames(self, path, name, dataset.shape[0])
         if dataset.dtype.kind not in "fiub":
             return [str(v) for v in np.atleast_1d(dataset.asstr()[()])] if _is_text(dataset) else []
@@ -146,47 +158,48 @@ class HDF5Reader(Reader):
     def splits(self) -> Mapping[str, set[str] | None]:
         names = collections.defaultdict(set)
         for path in self.files:
-            # A file that cannot be read is listed with its damage, and has no splits.
+            # A file that cannot be read has no splits; `refs` lists it with its damage.
             with contextlib.suppress(Exception):
-                masks = self.opened(str(path)).get("mask")
-                for split in masks or ():
-                    entries = _read(masks[split], slice(None), str(path)).ravel()
+                masks = cast("h5py.Group | None", self.open(str(path)).get("mask"))
+                for split, mask in masks.items() if masks else ():
+                    entries = _read(cast("h5py.Dataset", mask), slice(None), str(path)).ravel()
                     demos = {e.decode() if isinstance(e, bytes) else str(e) for e in entries}
                     names[split] |= {f"{path}, {demo}" for demo in demos}
         return dict(names)
 
     def card(self) -> SourceCard:
-        """Every camera and every vector observation; what they mean is said by the shipped cards libero and robomimic."""
+        """Lists every camera and every vector observation; the shipped cards libero and robomimic say what they mean."""
         ref = next((r for r in self.refs() if not r.damage), None)
         if ref is None:
             return SourceCard()
-        with _named(ref.name):
-            return self._said(ref)
+        with _as_user_errors(ref.name):
+            return self._card_of(ref)
 
-    def _said(self, ref: Ref) -> SourceCard:
-        group = self.opened(ref.place[0])["data"][ref.place[1]]
-        found = dict(_datasets(group.parent, ref.place[1], ref.name))
-        pictures = {k: d for k, d in found.items() if d.ndim == 4 and d.dtype == np.uint8 and k.startswith("obs/")}
-        vectors = {k: d for k, d in found.items() if k.startswith("obs/") and d.ndim in (1, 2) and d.dtype.kind in "fiu"}
-        size = {k: math.prod(d.shape[1:]) for k, d in found.items() if d.ndim}
-        named = {_camera_name(k): CameraKey(k, self._orientation(group.parent)) for k in pictures}
+    def _card_of(self, ref: Ref) -> SourceCard:
+        path, name = ref.location
+        data = self.data_group(path)
+        datasets = dict(_datasets(data, name, ref.name))
+        images = {k: d for k, d in datasets.items() if d.ndim == 4 and d.dtype == np.uint8 and k.startswith("obs/")}
+        vectors = {k: d for k, d in datasets.items() if k.startswith("obs/") and d.ndim in (1, 2) and d.dtype.kind in "fiu"}
+        size = {k: math.prod(d.shape[1:]) for k, d in datasets.items() if d.ndim}
+        cameras = {_camera_name(k): CameraKey(k, self._orientation(data)) for k in images}
         return SourceCard(
             title=self.path.stem,
-            cameras=named,
-            action=(Part("actions", vector_names("a", size["actions"])),) if "actions" in found else (),
+            cameras=cameras,
+            action=(Part("actions", vector_names("a", size["actions"])),) if "actions" in datasets else (),
             state=tuple(Part(k, vector_names(k.removeprefix("obs/"), size[k])) for k in sorted(vectors)),
             instruction=("language_instruction",),
-            control_hz=self._rate(group.parent),
+            control_hz=self._rate(data),
             conventions={"source": "read from the file alone: gripper, rotation and frame are not said there"},
         )
 
-    def _orientation(self, data: Any) -> Any:
-        """What the file says, else upright (robomimic flips its pictures when it extracts them)."""
+    def _orientation(self, data: h5py.Group) -> Orientation:
+        """Returns the orientation that the file states, else upright: robomimic flips its images when it extracts them."""
         return "raw_opengl" if data.attrs.get("macros_image_convention") == "opengl" else "upright"
 
-    def _rate(self, data: Any) -> float:
+    def _rate(self, data: h5py.Group) -> float:
         try:
-            return float(json.loads(data.attrs["env_args"])["env_kwargs"]["control_freq"])
+            return float(json.loads(cast(str, data.attrs["env_args"]))["env_kwargs"]["control_freq"])
         except (KeyError, ValueError, TypeError):
             return 20.0
 
@@ -194,11 +207,12 @@ class HDF5Reader(Reader):
         ref = next((r for r in self.refs() if not r.damage), None)
         if ref is None:
             return {"files": len(self.files)}
-        with _named(ref.name):
-            data = self.opened(ref.place[0])["data"]
+        with _as_user_errors(ref.name):
+            path, name = ref.location
+            data = self.data_group(path)
             attributes = {k: str(v)[:200] for k, v in data.attrs.items()}
-            found = {k: f"{d.dtype} {list(d.shape)}" for k, d in _datasets(data, ref.place[1], ref.name)}
-        return {"files": len(self.files), "attributes": attributes, "features": found}
+            features = {k: f"{d.dtype} {list(d.shape)}" for k, d in _datasets(data, name, ref.name)}
+        return {"files": len(self.files), "attributes": attributes, "features": features}
 
 
 def _camera_name(key: str) -> str:
@@ -206,25 +220,29 @@ def _camera_name(key: str) -> str:
 
 
 def instruction(attributes: Mapping[str, Any], path: Path) -> str:
-    """What a file says its task is: LIBERO's problem_info, else "" ."""
+    """Returns the task that a file states in LIBERO's problem_info, else ""."""
     try:
-        words = json.loads(attributes["problem_info"])["language_instruction"]
+        text = json.loads(attributes["problem_info"])["language_instruction"]
     except (LookupError, ValueError, TypeError):
         return ""
-    # Some files hold a list of words, or quotation marks within the text.
-    return " ".join(words).strip() if isinstance(words, list) else str(words).strip().strip('"')
+    # Some files have a list of words, or quotation marks around the text.
+    return " ".join(text).strip() if isinstance(text, list) else str(text).strip().strip('"')
 
 
-def _leaves(link: Any) -> bool:
-    return isinstance(link, _h5py().ExternalLink)
+def _is_external(group: h5py.Group, name: str) -> bool:
+    """Whether a name is a link to another file."""
+    import h5py
+
+    return isinstance(group.get(name, getlink=True), h5py.ExternalLink)
 
 
-def _datasets(group: Any, name: str, where: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Names below a group and their datasets; UserError for links and data that lie outside of the file."""
-    h5py = _h5py()
-    if _leaves(group.get(name, getlink=True)):
+def _datasets(group: h5py.Group, name: str, where: str, depth: int = 0) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yields the names below group[name] and their datasets; UserError for links and data outside of the file."""
+    import h5py
+
+    if _is_external(group, name):
         raise UserError(f"{name} is a link out of the file", where, "do not trust this data set")
-    node = group.get(name)
+    node = cast("h5py.Group | h5py.Dataset | None", group.get(name))
     if node is None:
         raise UserError(f"there is no {name}", where)
     if isinstance(node, h5py.Dataset):
@@ -232,23 +250,25 @@ def _datasets(group: Any, name: str, where: str, depth: int = 0) -> Iterator[tup
             raise UserError(f"{name} lies outside of the file", where, "do not trust this data set")
         yield "", node
     elif isinstance(node, h5py.Group) and depth < 8:
-        for key in node:
-            for below, dataset in _datasets(node, key, where, depth + 1):
-                yield f"{key}/{below}" if below else key, dataset
+        for key in map(str, node):
+            for subname, dataset in _datasets(node, key, where, depth + 1):
+                yield f"{key}/{subname}" if subname else key, dataset
 
 
-def _is_text(dataset: Any) -> bool:
-    return _h5py().check_string_dtype(dataset.dtype) is not None and dataset.size < 1 << 20
+def _is_text(dataset: h5py.Dataset) -> bool:
+    import h5py
+
+    return h5py.check_string_dtype(dataset.dtype) is not None and cast(int, dataset.size) < 1 << 20
 
 
-def _read(dataset: Any, rows: slice, where: str) -> np.ndarray:
-    """Rows of a dataset; UserError for more than a record may take, or damaged data."""
+def _read(dataset: h5py.Dataset, rows: slice, where: str) -> np.ndarray:
+    """Reads rows of a dataset; UserError if they are damaged or larger than a record may be."""
     first, end, _ = rows.indices(dataset.shape[0]) if dataset.ndim else (0, 1, 1)
     if (end - first) * math.prod(dataset.shape[1:]) * dataset.dtype.itemsize > LIMIT:
-        raise UserError(f"it claims {dataset.shape} values", where, f"at most {LIMIT} bytes are read")
+        raise UserError(f"the dataset claims {dataset.shape} values", where, f"at most {LIMIT} bytes are read")
     if math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize > LIMIT:
-        raise UserError(f"it is stored in pieces of {dataset.chunks} values", where, f"at most {LIMIT} bytes are read")
+        raise UserError(f"the dataset is stored in chunks of {dataset.chunks} values", where, f"at most {LIMIT} bytes are read")
     try:
         return np.asarray(dataset[rows] if dataset.ndim else dataset[()])
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"it cannot be read: {error}", where, "copy the file again") from error
+        raise UserError(f"the dataset cannot be read: {error}", where, "copy the file again") from error

@@ -1,4 +1,4 @@
-"""Which format a data set is in, and its reader."""
+"""Recognises the format of a data set and opens its reader."""
 
 from __future__ import annotations
 
@@ -11,52 +11,52 @@ from vla.datasets.formats.readers.base import Reader
 from vla.errors import UserError
 
 
-def _rlds(path: Path, pictures: str) -> Reader:
+def _rlds(path: Path, images: str) -> Reader:
     from vla.datasets.formats.readers.rlds import RLDSReader
 
     return RLDSReader(path)
 
 
-def _lerobot(path: Path, pictures: str) -> Reader:
+def _lerobot(path: Path, images: str) -> Reader:
     from vla.datasets.formats.readers.lerobot import LeRobotReader
 
     return LeRobotReader(path)
 
 
-def _hdf5(path: Path, pictures: str) -> Reader:
+def _hdf5(path: Path, images: str) -> Reader:
     from vla.datasets.formats.readers.hdf5 import HDF5Reader
 
     return HDF5Reader(path)
 
 
-def _shards(path: Path, pictures: str) -> Reader:
+def _shards(path: Path, images: str) -> Reader:
     from vla.datasets.formats.readers.tars import ShardsReader
 
     return ShardsReader(path)
 
 
-def _webdataset(path: Path, pictures: str) -> Reader:
+def _webdataset(path: Path, images: str) -> Reader:
     from vla.datasets.formats.readers.tars import TarReader
 
     return TarReader(path)
 
 
-def _image_text(path: Path, pictures: str) -> Reader:
+def _image_text(path: Path, images: str) -> Reader:
     from vla.datasets.formats.readers.tars import ImageTextReader
 
     return ImageTextReader(path)
 
 
-def _llava(path: Path, pictures: str) -> Reader:
+def _llava(path: Path, images: str) -> Reader:
     from vla.datasets.formats.readers.visual_questions import LLaVAReader
 
-    return LLaVAReader(path, pictures)
+    return LLaVAReader(path, images)
 
 
-def _vqav2(path: Path, pictures: str) -> Reader:
+def _vqav2(path: Path, images: str) -> Reader:
     from vla.datasets.formats.readers.visual_questions import VQAv2Reader
 
-    return VQAv2Reader(path, pictures)
+    return VQAv2Reader(path, images)
 
 
 READERS: dict[str, Callable[[Path, str], Reader]] = {
@@ -72,13 +72,13 @@ READERS: dict[str, Callable[[Path, str], Reader]] = {
 
 
 def recognise(path: Path) -> str:
-    """The name of a data set's format.
+    """Returns the name of a data set's format.
 
     Raises:
-        UserError: there is nothing, or nothing that is known.
+        UserError: the path does not exist, or its format is unknown.
     """
     if not path.exists():
-        raise UserError("nothing is there", str(path), "give a folder or file")
+        raise UserError("it does not exist", str(path), "give a folder or file")
     if path.is_file():
         if path.suffix in (".hdf5", ".h5"):
             return "hdf5"
@@ -96,23 +96,23 @@ def recognise(path: Path) -> str:
         return "hdf5"
     elif any(path.glob("*.tar")):
         return _kind_of_tar(sorted(path.glob("*.tar")))
-    known = "meta/info.json (LeRobot), *.tfrecord-* (RLDS), *.hdf5, *.tar (WebDataset), *.json (LLaVA, VQAv2)"
-    raise UserError(f"no known format: neither {known}", str(path), f"name it: --format {'|'.join(READERS)}")
+    looked_for = "meta/info.json (LeRobot), *.tfrecord-* (RLDS), *.hdf5, *.tar (WebDataset), *.json (LLaVA, VQAv2)"
+    raise UserError(f"unknown format: found none of {looked_for}", str(path), f"name it: --format {'|'.join(READERS)}")
 
 
-def open_reader(path: str | Path, format: str = "auto", pictures: str = "") -> Reader:
-    """The reader of a data set; UserError as `recognise`, or for an unknown name."""
+def open_reader(path: str | Path, format: str = "auto", images: str = "") -> Reader:
+    """Opens a data set's reader; UserError as in `recognise`, or if the format's name is unknown."""
     path = Path(path)
     name = recognise(path) if format == "auto" else format
     if name not in READERS:
         raise UserError(f"unknown format {name!r}", "--format", f"one of auto, {', '.join(READERS)}")
     if not path.exists():
-        raise UserError("nothing is there", str(path), "give a folder or file")
-    return READERS[name](path, pictures)
+        raise UserError("it does not exist", str(path), "give a folder or file")
+    return READERS[name](path, images)
 
 
 def _starts_with_object(path: Path) -> bool:
-    """VQAv2's files are an object, LLaVA's a list; one object per line is LLaVA's too."""
+    """Tells VQAv2 files, one object, from LLaVA files: a list, or one object per line."""
     with path.open("rb") as file:
         head = file.read(4096).lstrip()
     if not head.startswith(b"{"):
@@ -125,12 +125,12 @@ def _starts_with_object(path: Path) -> bool:
 
 
 def _kind_of_tar(paths: list[Path]) -> str:
-    """By the first sample that can be read."""
-    from vla.datasets.formats.readers.tars import CutOff, members
+    """Returns the format of tar files, judged by the first readable sample."""
+    from vla.datasets.formats.readers.tars import CutOff, tar_samples
 
     for path in paths:
         with contextlib.suppress(CutOff):
-            for sample in members(path, at_most=1):
-                arrays = any(name.endswith((".npy", ".npz")) or name == "npy" for name in sample.places)
+            for sample in tar_samples(path, at_most=1):
+                arrays = any(name.endswith((".npy", ".npz")) or name == "npy" for name in sample.members)
                 return "webdataset" if arrays else "image-text"
     return "webdataset"

@@ -1,4 +1,4 @@
-"""TFRecord files without TensorFlow: length and payload, each with a masked CRC-32C.
+"""Reads TFRecord files without TensorFlow: length and payload, each with a masked CRC-32C.
 
 A record is `uint64 length, uint32 crc(length), payload, uint32 crc(payload)`, little endian (TensorFlow, lib/io/record_writer).
 """
@@ -10,7 +10,8 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from types import ModuleType
+from typing import IO
 
 from vla.datasets.formats.readers.base import LIMIT, library
 from vla.errors import UserError
@@ -20,25 +21,25 @@ _MASK = 0xA282EAD8
 
 
 @functools.cache
-def _google() -> Any:
+def _crc32c() -> ModuleType:
     return library("google_crc32c", "reading TFRecords")
 
 
 def masked_crc(data: bytes) -> int:
-    """CRC-32C of the bytes, rotated and offset as TFRecord stores it."""
-    crc = _google().value(data)
+    """Returns the CRC-32C of the bytes, rotated and offset as TFRecord stores it."""
+    crc = _crc32c().value(data)
     return ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF
 
 
 class Broken(UserError):
-    """From here on a file cannot be read: lengths say where the next record is."""
+    """The rest of a file cannot be read: without a record's length the next record cannot be found."""
 
 
 def scan(path: str | Path) -> Iterator[tuple[int, int]]:
-    """(offset, length) of each payload of a file, without reading them.
+    """Yields (offset, length) of each payload in a file, without reading payloads.
 
     Raises:
-        Broken: a damaged or impossible length, or the file ends within a record; what came before is whole.
+        Broken: a length is damaged or too large, or the file ends within a record; the records before it are intact.
     """
     size = os.path.getsize(path)
     with open(path, "rb", buffering=0) as file:
@@ -52,7 +53,7 @@ def scan(path: str | Path) -> Iterator[tuple[int, int]]:
             if masked_crc(head[:8]) != crc:
                 raise Broken("the record's length has a wrong checksum", where, "copy the file again")
             if length > LIMIT:
-                raise Broken(f"the record claims {length} bytes", where, f"at most {LIMIT} are read")
+                raise Broken(f"the record's length is {length} bytes", where, f"at most {LIMIT} are read")
             if offset + _HEAD.size + length + 4 > size:
                 raise Broken("the file ends within the record", where, "copy the file again")
             yield offset + _HEAD.size, length
@@ -61,12 +62,12 @@ def scan(path: str | Path) -> Iterator[tuple[int, int]]:
 
 
 def read(file: IO[bytes], offset: int, length: int, where: str) -> bytes:
-    """One payload with the 4 bytes of its checksum behind it; UserError naming `where` if it is cut off or damaged."""
+    """Reads a payload followed by the 4 bytes of its checksum; UserError at `where` if it is cut off or damaged."""
     data = os.pread(file.fileno(), length + 4, offset)
     if len(data) < length + 4:
         raise UserError("the file ends within the record", where, "copy the file again")
-    # Goes on over the checksum itself: taking it off would copy the payload, which takes longer than parsing it.
-    said = (int.from_bytes(data[length:], "little") - _MASK) & 0xFFFFFFFF
-    if _google().extend((said >> 17 | said << 15) & 0xFFFFFFFF, data[length:]) != _google().value(data):
+    # Both CRCs include the checksum's own bytes: slicing them off would copy the payload, which takes longer than parsing.
+    expected = (int.from_bytes(data[length:], "little") - _MASK) & 0xFFFFFFFF
+    if _crc32c().extend((expected >> 17 | expected << 15) & 0xFFFFFFFF, data[length:]) != _crc32c().value(data):
         raise UserError("the record has a wrong checksum", where, "copy the file again")
     return data

@@ -1,4 +1,4 @@
-"""Pictures with questions in JSON files: LLaVA's conversations and VQAv2's pairs of files."""
+"""Reads images with questions described by JSON files: LLaVA's conversations and VQAv2's pairs of files."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from vla.datasets.formats.conventions.prepare import Dropped
 from vla.datasets.formats.conventions.source_card import CameraKey, SourceCard
-from vla.datasets.formats.readers.base import LIMIT, Raw, Reader, Ref, inside
+from vla.datasets.formats.readers.base import LIMIT, Json, Raw, Reader, Ref, inside
 from vla.errors import UserError
 
-PICTURE = "picture"
-MARK = re.compile(r"\s*<(image|video)>\s*")
+IMAGE = "picture"
+"""Name of the image in a record."""
+PLACEHOLDER = re.compile(r"\s*<(image|video)>\s*")
 
 
-class PictureFile:
-    """One picture in a file of its own."""
+class ImageFile:
+    """One image in a file of its own."""
 
     def __init__(self, path: Path, where: str):
         self.path, self.where = path, where
@@ -30,40 +31,39 @@ class PictureFile:
     def rows(self, rows: Sequence[int]) -> Iterable[bytes]:
         try:
             if self.path.stat().st_size > LIMIT:
-                raise UserError("a picture file of more than 2 GiB", self.where)
+                raise UserError("the image file is larger than 2 GiB", self.where)
             data = self.path.read_bytes()
         except OSError as error:
-            raise UserError(
-                f"the picture {self.path.name} cannot be read: {error.strerror}", self.where, "say where: --pictures"
-            ) from error
+            what = f"the image {self.path.name} cannot be read: {error.strerror}"
+            raise UserError(what, self.where, "name the folder of the images: --pictures") from error
         return (data for _ in rows)
 
 
-class _Files(Reader):
-    """A JSON file and a folder of pictures (by default the one that the file is in)."""
+class _JsonReader(Reader):
+    """Reader of a JSON file and a folder of images, by default the file's own folder."""
 
     kind = "questions"
 
-    def __init__(self, path: str | Path, pictures: str = ""):
+    def __init__(self, path: str | Path, images: str = ""):
         super().__init__(path)
-        self.root = Path(pictures) if pictures else self.path.parent
+        self.root = Path(images) if images else self.path.parent
         if not self.root.is_dir():
-            raise UserError("there is no such folder", str(self.root), "say where the pictures are: --pictures")
+            raise UserError("there is no such folder", str(self.root), "name the folder of the images: --pictures")
 
     def read(self, ref: Ref) -> Raw:
-        name, questions = ref.place
+        name, questions = ref.location
         if not name:
             raise Dropped("no picture: text alone")
         if not questions:
             raise Dropped("no question with an answer")
-        return {PICTURE: PictureFile(inside(self.root, name, ref.name), ref.name), "questions": list(questions)}
+        return {IMAGE: ImageFile(inside(self.root, name, ref.name), ref.name), "questions": list(questions)}
 
     def card(self) -> SourceCard:
-        return SourceCard(title=self.path.stem, embodiment="pictures", cameras={PICTURE: CameraKey(PICTURE)})
+        return SourceCard(title=self.path.stem, embodiment="pictures", cameras={IMAGE: CameraKey(IMAGE)})
 
 
-class LLaVAReader(_Files):
-    """A list of {id, image, conversations: [{from: human or gpt, value}]}, as JSON or one object per line."""
+class LLaVAReader(_JsonReader):
+    """Reader of a list of {id, image, conversations: [{from: human or gpt, value}]}, as JSON or one object per line."""
 
     format = "llava"
 
@@ -73,10 +73,10 @@ class LLaVAReader(_Files):
             name = f"{self.path}, entry {number}"
             try:
                 if not isinstance(entry, dict):
-                    raise UserError("not an object", name)
+                    raise UserError("the entry is not an object", name)
                 image = entry.get("image", "")
                 if isinstance(image, list):
-                    raise UserError(f"{len(image)} pictures", name)
+                    raise UserError(f"the entry has {len(image)} images, not one", name)
                 questions = conversation(entry.get("conversations"), name)
             except UserError as error:
                 refs.append(Ref(name, 1, (), error.what))
@@ -85,92 +85,94 @@ class LLaVAReader(_Files):
         return refs
 
 
-def conversation(turns: Any, where: str) -> list[dict[str, Any]]:
-    """Each human turn with the answer that follows it, without the picture's mark; UserError if they do not take turns."""
+def conversation(turns: Json, where: str) -> list[dict[str, Any]]:
+    """Pairs each human turn with the answer after it, without the image's placeholder; UserError if they do not alternate."""
     if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in turns):
-        raise UserError("it has no conversations with from and value", where)
-    turns = [t for t in turns if t.get("from") != "system"]
-    if [t.get("from") in ("human", "user") for t in turns] != [k % 2 == 0 for k in range(len(turns))]:
+        raise UserError("the entry has no conversations with from and value", where)
+    spoken = [cast(dict[str, str], t) for t in turns if cast(dict[str, str], t).get("from") != "system"]
+    if [t.get("from") in ("human", "user") for t in spoken] != [k % 2 == 0 for k in range(len(spoken))]:
         raise UserError("human and gpt do not take turns", where)
-    pairs = zip(turns[::2], turns[1::2], strict=False)
     return [
-        {"type": "conversation", "question": MARK.sub(" ", q["value"]).strip(), "answer": a["value"].strip()} for q, a in pairs
+        {"type": "conversation", "question": PLACEHOLDER.sub(" ", q["value"]).strip(), "answer": a["value"].strip()}
+        for q, a in zip(spoken[::2], spoken[1::2], strict=False)
     ]
 
 
-class VQAv2Reader(_Files):
-    """A questions file and, beside it, the annotations file of the same name; joined by question_id, one record per picture."""
+class VQAv2Reader(_JsonReader):
+    """Reader of a questions file and the annotations file next to it, joined by question_id; one record per image."""
 
     format = "vqav2"
 
     def _annotations(self) -> Path:
-        """The annotations that belong to the questions: v2_OpenEnded_mscoco_X_questions.json, v2_mscoco_X_annotations.json."""
-        body = self.path.name.replace("questions", "annotations")
-        for name in (body, body.replace("OpenEnded_", ""), body.replace("MultipleChoice_", "")):
+        """Finds the annotations file: v2_mscoco_X_annotations.json for v2_OpenEnded_mscoco_X_questions.json."""
+        stem = self.path.name.replace("questions", "annotations")
+        for name in (stem, stem.replace("OpenEnded_", ""), stem.replace("MultipleChoice_", "")):
             if name != self.path.name and (self.path.parent / name).is_file():
                 return self.path.parent / name
-        raise UserError("its annotations file is not beside it", str(self.path), f"put {body.replace('OpenEnded_', '')} there")
+        raise UserError("its annotations file is not next to it", str(self.path), f"put {stem.replace('OpenEnded_', '')} there")
 
     def refs(self) -> list[Ref]:
         path = self._annotations()
-        body, answered = _object(self.path), _object(path)
-        answers = {str(a.get("question_id")): a for a in _listed(answered, "annotations", path)}
-        subtype = str(body.get("data_subtype") or answered.get("data_subtype") or "")
-        pictures: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)
+        question_file, annotation_file = _object(self.path), _object(path)
+        annotations = {str(a.get("question_id")): a for a in _list_of(annotation_file, "annotations", path)}
+        subtype = str(question_file.get("data_subtype") or annotation_file.get("data_subtype") or "")
+        by_image: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
         refs = []
-        for entry in _listed(body, "questions", self.path):
+        for entry in _list_of(question_file, "questions", self.path):
             number, image = entry.get("question_id"), entry.get("image_id")
             where = f"{self.path}, question {number}"
             if not isinstance(entry.get("question"), str) or not isinstance(image, int) or number is None:
-                refs.append(Ref(where, 1, (), "it lacks question, question_id or image_id"))
+                refs.append(Ref(where, 1, (), "the question lacks question, question_id or image_id"))
                 continue
-            said = answers.get(str(number))
-            if said is None:
-                refs.append(Ref(where, 1, (), f"{path.name} has no answer to it"))
+            annotation = annotations.get(str(number))
+            if annotation is None:
+                refs.append(Ref(where, 1, (), f"{path.name} has no annotation for it"))
                 continue
-            ten = said.get("answers")
-            found = [str(a.get("answer", "")) for a in ten if isinstance(a, dict)] if isinstance(ten, list) else []
-            best = said.get("multiple_choice_answer") or (collections.Counter(found).most_common(1)[0][0] if found else "")
+            entries = annotation.get("answers")
+            answers = [str(a.get("answer", "")) for a in entries if isinstance(a, dict)] if isinstance(entries, list) else []
+            most_common = collections.Counter(answers).most_common(1)
+            best = annotation.get("multiple_choice_answer") or (most_common[0][0] if most_common else "")
             if not isinstance(best, str) or not best:
-                refs.append(Ref(where, 1, (), "its annotation holds no answer"))
+                refs.append(Ref(where, 1, (), "its annotation has no answer"))
                 continue
-            question = {"type": str(said.get("answer_type", "other")), "question": entry["question"], "answer": best}
-            # All ten people's answers, for the score.
-            pictures[image].append({**question, "answers": found} if found else question)
-        for image, questions in pictures.items():
+            question = {"type": str(annotation.get("answer_type", "other")), "question": entry["question"], "answer": best}
+            # The score compares with the answers of all ten people.
+            by_image[image].append({**question, "answers": answers} if answers else question)
+        for image, questions in by_image.items():
             file = f"COCO_{subtype}_{image:012d}.jpg" if subtype else f"{image:012d}.jpg"
             refs.append(Ref(f"{self.path}, picture {image}", 1, (file, questions)))
         return refs
 
 
 def _object(path: Path) -> dict[str, Any]:
-    value = _loaded(path)
+    value = _load(path)
     if not isinstance(value, dict):
-        raise UserError("not a JSON object", str(path))
+        raise UserError("the file is not a JSON object", str(path))
     return value
 
 
-def _listed(body: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
-    entries = body.get(name)
+def _list_of(content: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
+    entries = content.get(name)
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-        raise UserError(f"it has no list of {name}", str(path))
+        raise UserError(f"the file has no list of {name}", str(path))
     return entries
 
 
-def _loaded(path: Path) -> Any:
+def _load(path: Path) -> Json:
     try:
         if path.stat().st_size > LIMIT:
-            raise UserError("more than 2 GiB of JSON", str(path), "divide it")
+            raise UserError("the file is larger than 2 GiB", str(path), "split it")
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise UserError(f"not JSON: {error}", str(path), "copy the file again") from error
 
 
-def _entries(path: Path) -> list[Any]:
+def _entries(path: Path) -> list[Json]:
+    """Reads a list of entries, or one per line; a line that is not JSON becomes None."""
     if path.suffix != ".jsonl":
-        value = _loaded(path)
+        value = _load(path)
         if not isinstance(value, list):
-            raise UserError("not a list", str(path), "LLaVA's files are lists of conversations")
+            raise UserError("the file is not a list", str(path), "give a list of LLaVA's conversations")
         return value
     entries = []
     with path.open("rb") as lines:

@@ -1,4 +1,4 @@
-"""Our shards as a result: each part of a conversion is one shard."""
+"""Writes our shards: each part of a conversion is one shard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
-from vla.datasets.formats.conventions.prepare import Dropped
+from vla.datasets.formats.conventions.prepare import Dropped, Episode
 from vla.datasets.formats.conventions.rate import merged_limits
 from vla.datasets.formats.conventions.source_card import Part, SourceCard
 from vla.datasets.formats.job import Job, Numbered
@@ -34,20 +34,20 @@ _to_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fal
 
 
 @functools.cache
-def _head(size: int) -> bytes:
+def _npy_header(size: int) -> bytes:
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (size,)})
     return file.getvalue()
 
 
 def vector(values: np.ndarray) -> bytes:
-    """float32 [N] as NumPy's .npy; the header of a shape is made once."""
-    return _head(len(values)) + values.tobytes()
+    """Encodes float32 [N] as NumPy's .npy; caches the header of each shape."""
+    return _npy_header(len(values)) + values.tobytes()
 
 
 @contextlib.contextmanager
 def _shard(job: Job, number: int) -> Iterator[tuple[Path, IO[bytes], TarWriter]]:
-    """A shard that gets its name when it is whole; one without samples is not kept."""
+    """Opens a shard, which gets its name when it is complete; a shard without samples is removed."""
     path = job.folder / f"shard-{number:06d}.tar"
     with path.with_suffix(".tmp").open("wb") as file:
         writer = TarWriter(file)
@@ -63,8 +63,8 @@ def _shard(job: Job, number: int) -> Iterator[tuple[Path, IO[bytes], TarWriter]]
 
 
 @contextlib.contextmanager
-def _whole(file: IO[bytes], writer: TarWriter) -> Iterator[None]:
-    """A record is written to its end or not at all."""
+def _record(file: IO[bytes], writer: TarWriter) -> Iterator[None]:
+    """Removes what was written of a record if it cannot be completed."""
     size = writer.size
     try:
         yield
@@ -76,13 +76,13 @@ def _whole(file: IO[bytes], writer: TarWriter) -> Iterator[None]:
 
 
 class RobotSink:
-    """Robot episodes: one sample per step."""
+    """Writer of robot episodes: one sample per step."""
 
     def write(self, job: Job, number: int, part: Numbered) -> dict[str, Any]:
         tally, actions, states, samples = Tally(), [], [], 0
         with _shard(job, number) as (path, file, writer):
             for ordinal, ref in part:
-                with tally.of(ref, job.options.skip), _whole(file, writer):
+                with tally.counting(ref, job.options.skip), _record(file, writer):
                     episode = job.episode(ref)
                     for key, members in _samples(job, ordinal, ref, episode):
                         writer.write(key, members)
@@ -90,7 +90,7 @@ class RobotSink:
                     states.append(episode.state)
                     samples += len(episode)
                     tally.add(episode)
-        info = {**tally.plain(), **_said(path, samples)}
+        info = {**tally.plain(), **_shard_info(path, samples)}
         width = {name: sum(len(p.names) for p in getattr(job.card, name)) for name in ("action", "state")}
         return {
             "info": info,
@@ -101,7 +101,7 @@ class RobotSink:
     def finish(self, job: Job, notes: list[Path]) -> dict[str, Any]:
         infos = [info_of(note) for note in notes]
         if not sum(info["steps"] for info in infos):
-            raise UserError("not a single episode could be written", job.options.source, "look at conversion.json's reasons")
+            raise UserError("no episode could be written", job.options.source, "see the reasons in conversion.json")
         spec = embodiment(job, {name: summary(column(notes, name)) for name in ("action", "state")})
         card = DatasetCard(
             name=job.card.title or Path(job.options.source).name,
@@ -110,7 +110,7 @@ class RobotSink:
             spec=spec,
             counts={"episodes": sum(i["records"] for i in infos), "steps": sum(i["steps"] for i in infos)},
             shards={i["shard"]: i["samples"] for i in infos if i["samples"]},
-            conventions=_conventions(job.card),
+            conventions=conventions(job.card),
             generator={"command": "vla data convert", "format": job.reader.format, "source": Path(job.options.source).name},
         )
         card.save(job.folder)
@@ -118,25 +118,25 @@ class RobotSink:
 
 
 class QuestionSink:
-    """Pictures with questions: one sample per picture."""
+    """Writer of images with questions: one sample per image."""
 
     def write(self, job: Job, number: int, part: Numbered) -> dict[str, Any]:
         tally, types, samples = Tally(), {}, 0
         with _shard(job, number) as (path, file, writer):
             for ordinal, ref in part:
-                with tally.of(ref, job.options.skip), _whole(file, writer):
+                with tally.counting(ref, job.options.skip), _record(file, writer):
                     raw = job.read(ref)
-                    pictures = {}
+                    images = {}
                     for name, camera in job.card.cameras.items():
                         frame = next(iter(raw[camera.key].rows([0])))
-                        pictures[f"{name}.jpg"] = job.ready[name](frame, ref.name)
-                    body = encode_member("json", {"questions": raw["questions"]})
-                    for question in parse_questions(body, ref.name):
+                        images[f"{name}.jpg"] = job.ready[name](frame, ref.name)
+                    questions = encode_member("json", {"questions": raw["questions"]})
+                    for question in parse_questions(questions, ref.name):
                         types[question["type"]] = types.get(question["type"], 0) + 1
-                    writer.write(f"q{ordinal:08d}", sorted({**pictures, "json": body}.items()))
+                    writer.write(f"q{ordinal:08d}", sorted({**images, "json": questions}.items()))
                     samples += 1
                     tally.records += 1
-        return {"info": {**tally.plain(), **_said(path, samples), "types": types}}
+        return {"info": {**tally.plain(), **_shard_info(path, samples), "types": types}}
 
     def finish(self, job: Job, notes: list[Path]) -> dict[str, Any]:
         infos = [info_of(note) for note in notes]
@@ -144,12 +144,12 @@ class QuestionSink:
         for info in infos:
             for name, count in info["types"].items():
                 types[name] = types.get(name, 0) + count
-        nothing = Space((), (), (), ())
+        no_space = Space((), (), (), ())
         card = DatasetCard(
             name=job.card.title or Path(job.options.source).name,
             kind="questions",
             embodiment=job.card.embodiment,
-            spec=Embodiment(_cameras(job), nothing, nothing),
+            spec=Embodiment(_cameras(job), no_space, no_space),
             counts={"pictures": sum(i["records"] for i in infos), "questions": sum(types.values())},
             shards={i["shard"]: i["samples"] for i in infos if i["samples"]},
             questions=types,
@@ -160,10 +160,11 @@ class QuestionSink:
         return {"questions": types, "sha256": {i["shard"]: i["sha256"] for i in infos if i["samples"]}}
 
 
-def _samples(job: Job, ordinal: int, ref: Ref, episode: Any) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+def _samples(job: Job, ordinal: int, ref: Ref, episode: Episode) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """Yields the key and the members of each step's sample."""
     length = len(episode)
     common = {"episode": ordinal, "length": length, "embodiment": job.card.embodiment, "target": ""}
-    for step, pictures in enumerate(job.pictures(episode, ref)):
+    for step, images in enumerate(job.images(episode, ref)):
         info = {
             **common,
             "step": step,
@@ -171,43 +172,44 @@ def _samples(job: Job, ordinal: int, ref: Ref, episode: Any) -> Iterator[tuple[s
             "terminate": int(episode.terminate[step]),
             **episode.extra[step],
         }
-        members = {f"{name}.jpg": data for name, data in pictures.items()}
+        members = {f"{name}.jpg": data for name, data in images.items()}
         members |= {"action.npy": vector(episode.action[step]), "state.npy": vector(episode.state[step])}
         members["json"] = _to_json(info).encode()
         yield f"e{ordinal:06d}_s{step:04d}", sorted(members.items())
 
 
-def _said(path: Path, samples: int) -> dict[str, Any]:
+def _shard_info(path: Path, samples: int) -> dict[str, Any]:
     return {"shard": path.name, "samples": samples, "sha256": sha256(path) if samples else ""}
 
 
 def sha256(path: Path) -> str:
-    """A file's digest."""
+    """Returns a file's SHA-256 digest."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def constants(spec: Embodiment) -> dict[str, float]:
-    """The dimensions that never vary, by space and name."""
-    every = [
+    """Returns the dimensions that never vary: space and name -> value."""
+    constants = [
         (f"{name} {n}", c)
         for name, s in (("action", spec.action), ("state", spec.state))
         for n, c in zip(s.names, s.constant, strict=True)
     ]
-    return {name: value for name, value in every if value is not None}
+    return {name: value for name, value in constants if value is not None}
 
 
 def _cameras(job: Job) -> tuple[Camera, ...]:
     return tuple(Camera(name, ready.height, ready.width) for name, ready in job.ready.items())
 
 
-def _conventions(card: SourceCard) -> dict[str, str]:
-    said = {"pictures": "upright RGB", "observation": "before its action", "card": card.verified}
-    return {**said, **card.conventions}
+def conventions(card: SourceCard) -> dict[str, str]:
+    """Returns the conventions that a data set's card states for people to read."""
+    ours = {"pictures": "upright RGB", "observation": "before its action", "card": card.verified}
+    return {**ours, **card.conventions}
 
 
 def embodiment(job: Job, statistics: dict[str, dict[str, tuple[float, ...]]]) -> Embodiment:
-    """The robot as our card describes it, with limits and constants from the statistics of "action" and "state"."""
+    """Describes the robot for our card, with limits and constants from the statistics of "action" and "state"."""
     card = job.card
     return Embodiment(
         cameras=_cameras(job),
@@ -222,7 +224,7 @@ def embodiment(job: Job, statistics: dict[str, dict[str, tuple[float, ...]]]) ->
 
 
 def space(parts: tuple[Part, ...], statistics: dict[str, tuple[float, ...]], limits: str) -> Space:
-    """A space of the parts' dimensions; where the card gives no limits they come from the statistics, a little apart if equal."""
+    """Makes a space of the parts' dimensions. Limits that the parts do not give come from the statistics."""
     names = tuple(name for part in parts for name in part.names)
     units = tuple(unit for part in parts for unit in part.all_units)
     given = [(part.low, part.high) for part in parts for _ in part.names]
@@ -232,13 +234,13 @@ def space(parts: tuple[Part, ...], statistics: dict[str, tuple[float, ...]], lim
         a, b = (statistics[end][i] for end in ends)
         smallest, largest = statistics["min"][i], statistics["max"][i]
         if b - a < VARIES:
-            # Almost all values are equal, but perhaps not all.
+            # The quantiles are equal; the extremes may still differ.
             a, b = (smallest, largest) if largest - smallest >= VARIES else (a - 1.0, b + 1.0)
         low.append(a if least is None else float(least))
         high.append(b if most is None else float(most))
         if low[-1] >= high[-1]:
-            # Only one end is given, and all values lie beyond it.
+            # The card gives one limit only, and all values lie beyond it.
             low[-1], high[-1] = (low[-1], low[-1] + 1.0) if most is None else (high[-1] - 1.0, high[-1])
         constant.append(smallest + 0.0 if largest - smallest < VARIES else None)
-    found = Space(names, units, tuple(low), tuple(high), tuple(constant))
-    return dataclasses.replace(found, statistics=statistics)
+    result = Space(names, units, tuple(low), tuple(high), tuple(constant))
+    return dataclasses.replace(result, statistics=statistics)

@@ -3,14 +3,19 @@ only."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vla.sim.robosuite.experts.door import door_action
-from vla.sim.robosuite.experts.hand import action, grasped, pose, position
+from vla.sim.robosuite.experts.hand import action, grasped, pose, position, sim
 
 if TYPE_CHECKING:
+    from robosuite.environments.manipulation.lift import Lift
+    from robosuite.environments.manipulation.manipulation_env import ManipulationEnv
+    from robosuite.environments.manipulation.pick_place import PickPlace
+    from robosuite.environments.manipulation.stack import Stack
+
     from vla.sim.robosuite.environment import Environment
 
 NEAR, HOVER = 0.012, 0.09
@@ -34,14 +39,14 @@ def expert_action(environment: Environment) -> np.ndarray:
     return experts[environment.task.environment](environment.env)
 
 
-def _lift(env: Any) -> np.ndarray:
+def _lift(env: Lift) -> np.ndarray:
     if not grasped(env, env.cube):
         return _grasp(env, env.cube_body_id)
     return action(np.array([0, 0, 0.04]), 0.0, 1.0)
 
 
-def _stack(env: Any) -> np.ndarray:
-    upper, lower = env.sim.data.body_xpos[env.cubeA_body_id], env.sim.data.body_xpos[env.cubeB_body_id]
+def _stack(env: Stack) -> np.ndarray:
+    upper, lower = sim(env).data.body_xpos[env.cubeA_body_id], sim(env).data.body_xpos[env.cubeB_body_id]
     held = grasped(env, env.cubeA)
     offset = lower - upper
     distance = float(np.hypot(*offset[:2]))
@@ -55,8 +60,8 @@ def _stack(env: Any) -> np.ndarray:
     return _carry(offset + (0, 0, height - 0.004), CARRY, slow=0.015)
 
 
-def _can(env: Any) -> np.ndarray:
-    can, (*bin_, floor) = env.sim.data.body_xpos[env.obj_body_id["Can"]], env.target_bin_placements[env.object_id]
+def _can(env: PickPlace) -> np.ndarray:
+    can, (*bin_, floor) = sim(env).data.body_xpos[env.obj_body_id["Can"]], env.target_bin_placements[env.object_id]
     offset = np.array([*bin_, floor + STANDS]) - can
     held = grasped(env, env.objects[env.object_id])
     if np.hypot(*offset[:2]) < 0.03 and offset[2] > -0.012:
@@ -81,13 +86,13 @@ def _carry(offset: np.ndarray, high: float, slow: float) -> np.ndarray:
     return action(np.array([*far, np.clip(rise, -slow, 0.05)]), 0.0, 1.0)
 
 
-def _grasp(env: Any, body: int, beside: int | None = None, high: float = 0.0, round_: bool = False) -> np.ndarray:
+def _grasp(env: ManipulationEnv, body: int, beside: int | None = None, high: float = 0.0, round_: bool = False) -> np.ndarray:
     """Towards a grasp of an object by its faces, from above, so far over its middle."""
-    goal, matrix = env.sim.data.body_xpos[body], env.sim.data.body_xmat[body].reshape(3, 3)
+    goal, matrix = sim(env).data.body_xpos[body], sim(env).data.body_xmat[body].reshape(3, 3)
     offset, yaw = goal + (0, 0, high) - position(env), 0.0 if round_ else float(np.arctan2(matrix[1, 0], matrix[0, 0]))
     turn = (yaw - _yaw(env) + np.pi / 4) % (np.pi / 2) - np.pi / 4
     if beside is not None:
-        way = env.sim.data.body_xpos[beside][:2] - goal[:2]
+        way = sim(env).data.body_xpos[beside][:2] - goal[:2]
         # The fingers' line, from left to right, should not be the one to the other cube.
         line = np.array([-np.sin(_yaw(env) + turn), np.cos(_yaw(env) + turn)])
         if np.hypot(*way) < CLOSE and abs(line @ way) > 0.75 * np.hypot(*way):
@@ -99,7 +104,7 @@ def _grasp(env: Any, body: int, beside: int | None = None, high: float = 0.0, ro
     return action(offset, turn, 1.0 if closing else -1.0)
 
 
-def _yaw(env: Any) -> float:
+def _yaw(env: ManipulationEnv) -> float:
     """Angle of the fingers' line to the y axis, in (-pi/2, pi/2]."""
     matrix = pose(env)[1]
     return float((np.arctan2(-matrix[0, 0], matrix[1, 0]) + np.pi / 2) % np.pi - np.pi / 2)

@@ -4,11 +4,14 @@ From above it would not do: the hand is wide along the line of its fingers, and 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vla.sim.robosuite.experts.hand import action, grasped, pose
+from vla.sim.robosuite.experts.hand import action, grasped, pose, sim
+
+if TYPE_CHECKING:
+    from robosuite.environments.manipulation.door import Door
 
 UNLATCHED = 1.25
 """Angle of the lever (rad) at which its bolt has cleared the post."""
@@ -20,11 +23,11 @@ BACK = 0.08
 """Distance (m) from the lever at which the gripper turns to it."""
 
 
-def door_action(env: Any) -> np.ndarray:
+def door_action(env: Door) -> np.ndarray:
     """The action [7], each -1 to 1, that the expert would take now."""
     import mujoco
 
-    model, data = env.sim.model._model, env.sim.data._data
+    model, data = sim(env).model._model, sim(env).data._data
     here, hand = pose(env)
     # The lever's own axes: along it, into the door, and up.
     _, into, up = data.xmat[env.object_body_ids["latch"]].reshape(3, 3).T
