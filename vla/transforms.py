@@ -87,13 +87,21 @@ class Resize:
         return point
 
 
+def scaled(image: np.ndarray) -> np.ndarray:
+    """Scales uint8 levels to float32 in [-1, 1]; shape and memory layout stay."""
+    levels = image.astype(np.float32)
+    levels /= np.float32(127.5)
+    levels -= np.float32(1)
+    return levels
+
+
 class Normalise:
     """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] from -1 to 1, and exactly back."""
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         if image.dtype != np.uint8 or image.shape[-1] != 3:
             raise UserError(f"an image of type {image.dtype} and shape {image.shape}", "transform", "give uint8 [H, W, 3]")
-        return np.ascontiguousarray(np.moveaxis(image, -1, -3), np.float32) / np.float32(127.5) - np.float32(1)
+        return scaled(np.ascontiguousarray(np.moveaxis(image, -1, -3)))
 
     def inverse(self, pixels: np.ndarray) -> np.ndarray:
         return np.moveaxis(np.rint((np.clip(pixels, -1, 1) + 1) * 127.5), -3, -1).astype(np.uint8)

@@ -39,7 +39,7 @@ def model(name):
             vision_config=vision, text_config={"model_type": "llama", **TEXT}, image_token_id=IMAGE, scale_factor=2
         )
         made = SmolVLMForConditionalGeneration(config)
-    # Larger weights than a fresh model's: its answers should not hang on rounding.
+    # Larger output weights, so that answers do not depend on rounding.
     with torch.no_grad():
         for parameter in made.get_output_embeddings().parameters():
             parameter.mul_(20)
@@ -48,7 +48,7 @@ def model(name):
 
 
 def prompts(name, lengths=(9, 14, 11)):
-    """A batch of prompts with one picture each, padded on the left."""
+    """A batch of prompts with one image each, padded on the left."""
     generator = torch.Generator().manual_seed(1)
     longest = max(lengths)
     ids = torch.full((len(lengths), longest), PAD)
@@ -58,12 +58,12 @@ def prompts(name, lengths=(9, 14, 11)):
     mask = torch.arange(longest) >= longest - torch.tensor(lengths)[:, None]
     inputs = {"input_ids": ids, "attention_mask": mask.long()}
     if name == "paligemma":
-        pictures = torch.rand(len(lengths), 3, 28, 28, generator=generator)
-        return {**inputs, "pixel_values": pictures, "token_type_ids": torch.zeros_like(ids)}
+        pixels = torch.rand(len(lengths), 3, 28, 28, generator=generator)
+        return {**inputs, "pixel_values": pixels, "token_type_ids": torch.zeros_like(ids)}
     if name == "qwen2.5-vl":
-        pictures = torch.rand(16 * len(lengths), 3 * 2 * 14 * 14, generator=generator)
+        pixels = torch.rand(16 * len(lengths), 3 * 2 * 14 * 14, generator=generator)
         grid = torch.tensor([[1, 4, 4]] * len(lengths))
-        return {**inputs, "pixel_values": pictures, "image_grid_thw": grid, "mm_token_type_ids": (ids == IMAGE).int()}
+        return {**inputs, "pixel_values": pixels, "image_grid_thw": grid, "mm_token_type_ids": (ids == IMAGE).int()}
     return {**inputs, "pixel_values": torch.rand(len(lengths), 1, 3, 28, 28, generator=generator)}
 
 

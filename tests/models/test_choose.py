@@ -1,4 +1,4 @@
-"""Ordinal tokens: which statistic of their distribution is written, and where."""
+"""Ordinal tokens: which statistic of their distribution is written, and at which positions."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ WORDS = [*range(330, 300, -1), 340, 350, 345]
 
 
 def defined(logits, statistic):
-    """By the definition, in float64: which of rising values a row of logits says; those of -inf are illegal."""
+    """The index of the chosen value by the definition, in float64; logits of -inf are illegal."""
     shares = np.exp(np.asarray(logits, np.float64) - np.max(logits))
     shares /= shares.sum()
     mode = int(shares.argmax())
@@ -38,7 +38,7 @@ def defined(logits, statistic):
     )
 )
 @settings(max_examples=150, deadline=None)
-def test_statistics_are_what_they_are_called_and_legal(row):
+def test_statistics_follow_their_definitions_and_are_legal(row):
     """Up to what float32 makes of a sum: where two values are equally right, either is."""
     shares = np.exp(np.array(row) - np.max(row))
     shares, values = shares / shares.sum(), np.arange(len(row))
@@ -50,7 +50,7 @@ def test_statistics_are_what_they_are_called_and_legal(row):
     assert off[local] <= off[np.isfinite(row)].min() + 1e-3
 
 
-def test_the_median_of_a_flat_hill_is_its_middle_and_of_two_hills_on_the_heavier():
+def test_the_median_of_one_peak_is_its_middle_and_of_two_peaks_on_the_heavier():
     values = torch.arange(256)
     flat = torch.where((values - 100).abs() < 6, 3.0, 0.0) + 0.01 * torch.sin(values * 2.0)
     assert abs(int(ordinal_choice(flat * 3, "median")) - 100) <= 1
@@ -61,7 +61,7 @@ def test_the_median_of_a_flat_hill_is_its_middle_and_of_two_hills_on_the_heavier
             assert abs(int(ordinal_choice(hills, statistic)) - centre) <= 4
 
 
-def test_numbers_that_are_none_choose_something():
+def test_nan_and_infinite_logits_give_an_index_in_range():
     """A server must not fail on a CPU, or lose its GPU, by an index out of range."""
     for bad in (float("nan"), float("inf"), -float("inf")):
         for logits in (torch.full((2, 9), bad), torch.randn(2, 9).index_fill(1, torch.tensor([3]), bad)):
@@ -77,7 +77,7 @@ def test_a_neighbourhood_is_of_the_legal_values():
     assert all(ordinal_choice(alone, statistic) == ordinal_choice(among, statistic) for statistic in STATISTICS)
 
 
-def test_rows_and_places_are_chosen_as_alone():
+def test_rows_and_positions_are_independent():
     logits = torch.randn(5, 7, 256, generator=torch.Generator().manual_seed(0)) * 2
     for statistic in STATISTICS:
         together = ordinal_choice(logits, statistic)
@@ -85,11 +85,11 @@ def test_rows_and_places_are_chosen_as_alone():
         assert all(ordinal_choice(logits[i, j], statistic) == together[i, j] for i in range(5) for j in range(7))
 
 
-def test_an_open_answer_is_of_the_scale_that_its_likeliest_word_is_of():
+def test_an_open_answer_uses_the_ordinal_list_of_its_likeliest_word():
     logits = torch.full((3, 20), -9.0)
-    logits[0, [4, 5, 6]] = torch.tensor([1.0, 0.9, 0.9])  # a ordinal's: the middle of three
+    logits[0, [4, 5, 6]] = torch.tensor([1.0, 0.9, 0.9])  # an ordinal's: the middle of three
     logits[1, [4, 5, 6, 12]] = torch.tensor([1.0, 0.9, 0.9, 1.1])  # a word's
-    logits[2, [15, 14, 13]] = torch.tensor([1.0, 0.9, 0.8])  # a ordinal whose ids fall
+    logits[2, [15, 14, 13]] = torch.tensor([1.0, 0.9, 0.8])  # an ordinal whose ids fall
     ordinals = [Ordinal(torch.arange(4, 9), "median"), Ordinal(torch.tensor([15, 14, 13]), "median")]
     assert likeliest(logits, ordinals).tolist() == [5, 12, 14]
     assert likeliest(logits).tolist() == [4, 12, 15]
@@ -104,8 +104,10 @@ def row(prompts, index):
 def naive(model, ids, prefix, pixels, allowed):
     """The whole sequence through the model for every token, and the statistic by its definition."""
     tokens, logprobs = [], []
-    for place in allowed:
-        words, statistic = (place.words, place.statistic) if isinstance(place, Ordinal) else (torch.tensor(place), "mode")
+    for position in allowed:
+        words, statistic = (
+            (position.words, position.statistic) if isinstance(position, Ordinal) else (torch.tensor(position), "mode")
+        )
         with torch.inference_mode():
             logits = model(ids, pixels, prefix_mask=prefix).logits[0, -1, words]
         best = defined(logits.numpy(), statistic)
@@ -118,7 +120,7 @@ def naive(model, ids, prefix, pixels, allowed):
 
 @pytest.mark.parametrize("statistic", ["median", "local-mean"])
 @pytest.mark.parametrize("lean", [True, False])
-def test_ordinal_places_are_written_by_their_statistic_alone_and_in_company(small, prompts, statistic, lean, monkeypatch):
+def test_ordinal_positions_are_written_by_their_statistic_alone_and_in_a_batch(small, prompts, statistic, lean, monkeypatch):
     if not lean:
         monkeypatch.setattr(tiny_family, "cpu_decode_step", lambda language: None)
     ordinal = Ordinal(torch.tensor(WORDS), statistic)
@@ -132,13 +134,13 @@ def test_ordinal_places_are_written_by_their_statistic_alone_and_in_company(smal
         tokens, logprobs = naive(small[0], ids, prefix, pixels, allowed)
         # The log-probability is of what was written.
         assert out.ids[i].tolist() == tokens and torch.allclose(out.logprobs[i], torch.tensor(logprobs), atol=1e-4)
-    # In a call of one shape the company changes nothing, bit for bit.
+    # With equal shapes the rest of the batch changes nothing, bit for bit.
     others = [p[[1, 0, 0]] for p in prompts]
     again = write(TinySession(small[0], *others), allowed)
     assert torch.equal(again.ids[0], out.ids[1]) and torch.equal(again.logprobs[0], out.logprobs[1])
 
 
-def test_what_may_follow_what_holds_within_a_scale(small, prompts):
+def test_follow_restricts_ordinal_positions(small, prompts):
     """Rows may write different values of one ordinal, which is the median of those that each may write."""
 
     def follow(written):
@@ -154,7 +156,7 @@ def test_what_may_follow_what_holds_within_a_scale(small, prompts):
 
 
 @pytest.mark.parametrize("mutual", [True, False])
-def test_a_block_has_ordinal_places_beside_others(small, prompts, mutual):
+def test_a_block_may_mix_ordinal_and_other_positions(small, prompts, mutual):
     long, short = Ordinal(torch.tensor(WORDS), "median"), Ordinal(torch.tensor(WORDS[5:15]), "median")
     flag, constant = WORDS[:2], [WORDS[7]]
     block = Block.of([flag, short, long, constant, WORDS], 0, mutual)
@@ -162,7 +164,7 @@ def test_a_block_has_ordinal_places_beside_others(small, prompts, mutual):
     out, plain = (write(TinySession(small[0], *prompts), [], block=b) for b in (block, Block.of([flag, *[WORDS] * 4], 0, mutual)))
     modes = write(TinySession(small[0], *prompts), [], block=Block.of([flag, WORDS[5:15], WORDS, constant, WORDS], 0, mutual))
     assert torch.equal(out.ids[:, [0, 3, 4]], modes.ids[:, [0, 3, 4]]) and torch.equal(out.ids[:, 0], plain.ids[:, 0])
-    # What a blank says does not depend on what is chosen, so all words' log-probabilities say what each place's median is.
+    # What a blank says does not depend on what is chosen, so all words' log-probabilities say what each position's median is.
     alone = [Block.of([flag, [word], [word], constant, [word]], 0, mutual) for word in WORDS]
     masses = [write(TinySession(small[0], *prompts), [], block=one, valid_mass=True).valid_mass for one in alone]
     chances = torch.stack(masses, -1).log()
@@ -180,7 +182,7 @@ def test_a_block_of_several_orders_or_statistics_is_refused():
 
 
 def test_sampling_is_what_it_was(small, prompts):
-    """At a temperature above 0 an ordinal place is drawn as any other, by the same numbers."""
+    """At a temperature above 0 an ordinal position is drawn as any other, by the same numbers."""
     words = sorted(WORDS)
     ordinal = Ordinal(torch.tensor(words), "median")
     for places, block in (([ordinal] * 3, None), ([ordinal], [ordinal] * 3)):
@@ -209,6 +211,6 @@ def test_free_text_has_no_scale(small, prompts):
     assert not torch.equal(open_answer.ids, write(TinySession(small[0], *prompts), None, max_new_tokens=4).ids)
 
 
-def test_a_scale_of_ids_that_the_model_lacks_is_refused(small, prompts):
-    with pytest.raises(UserError, match="a place allows"):
+def test_an_ordinal_of_ids_that_the_model_lacks_is_refused(small, prompts):
+    with pytest.raises(UserError, match="a position allows"):
         write(TinySession(small[0], *prompts), [Ordinal(torch.tensor([1, 10**6]), "median")])

@@ -1,4 +1,4 @@
-"""The benchmark of decoding, at toy size: what a GPU is measured with runs here too, without graphs."""
+"""The benchmark of decoding, at toy size: the code that is measured on a GPU also runs here, without graphs."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ def test_the_part_for_a_gpu_runs_at_toy_size(structure, monkeypatch, capsys):
     spec.loader.exec_module(module)
     monkeypatch.setattr("sys.argv", ["decode.py", "--structure", structure, "--toy", "--rounds", "1"])
     assert module.main() == 0
-    said = json.loads(capsys.readouterr().out)
-    found = said[structure]
-    assert said["toy"] and set(said["bars"]) == {"of the floor", "against generate"} and found["same_ids"]
-    assert found["weights"] < 5e6 and found["floor_ms"] > 0 and found["int8"]["token_ms"] > 0
+    report = json.loads(capsys.readouterr().out)
+    result = report[structure]
+    assert report["toy"] and set(report["bars"]) == {"of the floor", "against generate"} and result["same_ids"]
+    assert result["weights"] < 5e6 and result["floor_ms"] > 0 and result["int8"]["token_ms"] > 0

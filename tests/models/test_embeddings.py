@@ -1,4 +1,4 @@
-"""New tokens in a model's vocabulary: where their rows begin, tied or not."""
+"""New tokens in a model's vocabulary: the initial values of their rows, tied or not."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ TOKENS = [f"<act{k}>" for k in range(300)]
 WORDS = [str(k) for k in range(300)]
 
 
-def test_rows_begin_as_their_number_words(vlm):
+def test_rows_start_as_those_of_their_words(vlm):
     model, processor = load_vlm(vlm)
     tokenizer = processor.tokenizer
     before, known = model.get_input_embeddings().weight.detach().clone(), tokenizer.get_vocab()
@@ -21,7 +21,7 @@ def test_rows_begin_as_their_number_words(vlm):
     assert len(after) == len(tokenizer) == model.config.text_config.vocab_size == len(before) + 300
     assert torch.equal(after[: len(before)], before)
     assert torch.equal(after[ids[7]], before[known["7"]]) and torch.equal(after[ids[128]], before[known["128"]])
-    # 299 is no token of it: it begins between its digits.
+    # 299 is not a token: its row is the mean of its digits' rows.
     assert torch.allclose(after[ids[299]], (before[known["2"]] + 2 * before[known["9"]]) / 3, atol=1e-6)
     append_tokens(model, tokenizer, TOKENS, WORDS)
     assert len(tokenizer) == len(before) + 300
@@ -32,7 +32,7 @@ def test_rows_begin_as_their_number_words(vlm):
 @pytest.mark.parametrize("tied", [True, False])
 def test_input_and_output_rows_of_any_causal_model(vlm, tied):
     tokenizer = load_vlm(vlm)[1].tokenizer
-    # More rows than tokens, as of many public models.
+    # Many public models have more rows than tokens.
     size = len(tokenizer) + 64
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=size, tie_word_embeddings=tied, **shape))

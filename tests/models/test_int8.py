@@ -20,28 +20,28 @@ def test_each_weight_is_off_by_half_a_step_of_its_row(bias):
     with torch.no_grad():
         linear.weight[3] = 0
         linear.weight[4] *= 1000
-    short = Int8Linear(40, 24, bias).take(linear)
-    back = short.weight.float() * short.scale[:, None]
+    quantised = Int8Linear(40, 24, bias).quantise(linear)
+    restored = quantised.weight.float() * quantised.scale[:, None]
     step = linear.weight.abs().amax(1, keepdim=True) / 127
-    assert (abs(back - linear.weight) <= step / 2 * 1.001).all() and (back[3] == 0).all()
-    assert short.weight.dtype == torch.int8 and not any(p.requires_grad for p in short.parameters())
-    # Few tokens and many go different ways to the same numbers.
+    assert (abs(restored - linear.weight) <= step / 2 * 1.001).all() and (restored[3] == 0).all()
+    assert quantised.weight.dtype == torch.int8 and not any(p.requires_grad for p in quantised.parameters())
+    # Few tokens and many use different kernels with the same result.
     x = torch.randn(2, FEW, 40)
-    exact = nn.functional.linear(x, back, linear.bias)
-    assert torch.allclose(short(x), exact, rtol=1e-4, atol=1e-3)
-    assert torch.allclose(short(x[:1, :5]), exact[:1, :5], rtol=1e-4, atol=1e-3)
-    half = short(x[0, :1].bfloat16())
+    exact = nn.functional.linear(x, restored, linear.bias)
+    assert torch.allclose(quantised(x), exact, rtol=1e-4, atol=1e-3)
+    assert torch.allclose(quantised(x[:1, :5]), exact[:1, :5], rtol=1e-4, atol=1e-3)
+    half = quantised(x[0, :1].bfloat16())
     assert half.dtype == torch.bfloat16 and torch.allclose(
         half.float(), exact[0, :1], rtol=0.02, atol=0.05 * exact.abs().max().item()
     )
 
 
 @pytest.mark.parametrize("name", ["paligemma", "qwen2.5-vl", "smolvlm"])
-def test_a_model_says_nearly_the_same(hub, name):
-    made = hub.model(name)
-    short = copy.deepcopy(made)
-    to_int8(short.get_decoder())
-    assert not any(type(m) is nn.Linear for m in short.get_decoder().modules())
-    exact, rough = (write(HubSession(m, hub.prompts(name)), [ACTIONS] * 3, valid_mass=True) for m in (made, short))
-    # The first token hangs on the prompt alone.
+def test_a_quantised_model_writes_nearly_the_same(hub, name):
+    model = hub.model(name)
+    quantised = copy.deepcopy(model)
+    to_int8(quantised.get_decoder())
+    assert not any(type(m) is nn.Linear for m in quantised.get_decoder().modules())
+    exact, rough = (write(HubSession(m, hub.prompts(name)), [ACTIONS] * 3, valid_mass=True) for m in (model, quantised))
+    # The first token depends on the prompt alone.
     assert abs(exact.logprobs[:, 0] - rough.logprobs[:, 0]).max() < 0.3 and not torch.equal(exact.logprobs, rough.logprobs)

@@ -15,7 +15,7 @@ def test_prefix_is_bidirectional_and_answers_are_causal():
             [1, 1, 1, 0, 0, 0],
             [1, 1, 1, 1, 0, 0],
             [1, 1, 1, 1, 1, 0],
-            [1, 1, 1, 1, 1, 1],  # padding sees itself: no blank row
+            [1, 1, 1, 1, 1, 1],  # padding sees itself: no empty row
         ],
         dtype=torch.bool,
     )
@@ -23,14 +23,14 @@ def test_prefix_is_bidirectional_and_answers_are_causal():
     assert torch.equal(visible(attention, prefix, first=4)[0, 0], expected[4:])
 
 
-def test_a_block_sees_what_stands_before_it_and_itself():
+def test_a_block_attends_to_earlier_tokens_and_itself():
     group = torch.tensor([[PREFIX, PREFIX, 0, BLOCK, BLOCK, 0]])
     expected = torch.ones(6, 6).tril()
     expected[0, 1] = expected[3, 4] = 1
     assert torch.equal(visible(torch.ones(1, 6, dtype=torch.bool), group)[0, 0], expected.bool())
 
 
-def test_branches_see_the_trunk_and_themselves():
+def test_branches_attend_to_the_trunk_and_themselves():
     attention = torch.tensor([[1, 1, 1, 1, 1, 1, 0]], dtype=torch.bool)
     branch = torch.tensor([[0, 0, 1, 1, 2, 2, 0]])
     prefix = torch.tensor([[1, 1, 1, 0, 1, 0, 0]], dtype=torch.bool)
@@ -49,7 +49,7 @@ def test_branches_see_the_trunk_and_themselves():
     assert positions(attention, branch)[0, :6].tolist() == [0, 1, 2, 3, 2, 3]
 
 
-def test_blank_rows_give_finite_numbers():
+def test_rows_of_padding_give_finite_numbers():
     mask = visible(torch.zeros(2, 5, dtype=torch.bool), torch.zeros(2, 5, dtype=torch.bool))
     assert mask.any(-1).all()
     out, _ = attend(torch.nn.Identity().eval(), *torch.randn(3, 2, 2, 5, 8), additive(mask, torch.float32))

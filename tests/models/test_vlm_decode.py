@@ -38,7 +38,7 @@ def naive(model, ids, prefix, pixels, allowed):
     return tokens, logprobs, masses
 
 
-def test_unequal_prompts_in_company_answer_as_alone_without_cache(small, prompts):
+def test_unequal_prompts_in_a_batch_answer_as_alone_without_cache(small, prompts):
     together = write(TinySession(small[0], *prompts), ALLOWED)
     with_mass = write(TinySession(small[0], *prompts), ALLOWED, valid_mass=True)
     assert torch.equal(together.ids, with_mass.ids) and torch.allclose(together.logprobs, with_mass.logprobs, atol=1e-4)
@@ -85,7 +85,7 @@ def test_transformers_own_generate_agrees(small, prompts):
     assert theirs[0, ids.shape[1] :].tolist() == ours.ids[0].tolist()
 
 
-def test_the_written_out_step_is_the_modules_one_and_follows_the_weights(small, prompts, monkeypatch):
+def test_the_cpu_decode_step_equals_the_modules_and_follows_the_weights(small, prompts, monkeypatch):
     """Every step's choice among all words, with forced words and unequal prompts; again after weights have changed."""
     model = copy.deepcopy(small[0])
     everything = [None, [301], None, [302], [303], None, None]
@@ -146,10 +146,10 @@ def follow(written):
 FOLLOW = Follow([sorted({*WORDS, *range(305, 330), 2})] * 7, follow)
 
 
-def test_free_text_has_its_places_however_long_it_is(small, prompts):
-    """As a function says it, too; followed by words or a block; several samples of one prompt."""
-    said = write(TinySession(small[0], *prompts), max_new_tokens=5).ids
-    end = int(said[0, 1])
+def test_free_text_takes_all_its_positions_however_short_it_is(small, prompts):
+    """Also by a `Follow`; followed by words or a block; with several samples of a prompt."""
+    free = write(TinySession(small[0], *prompts), max_new_tokens=5).ids
+    end = int(free[0, 1])
     places = [Free(end)] * 5 + ALLOWED
     out = write(TinySession(small[0], *prompts), places)
     assert (out.ids[0, 1:5] == end).all() and all(w in words for w, words in zip(out.ids[0, 5:].tolist(), ALLOWED, strict=True))
@@ -158,7 +158,7 @@ def test_free_text_has_its_places_however_long_it_is(small, prompts):
         forced = write(TinySession(small[0], *row(prompts, i)), [[w] for w in text] + ALLOWED)
         assert forced.ids[0].tolist() == out.ids[i].tolist()
         first = text.index(end) + 1 if end in text else 5
-        assert text[:first] == said[i, :first].tolist() and set(text[first:]) <= {end}
+        assert text[:first] == free[i, :first].tolist() and set(text[first:]) <= {end}
     following = Follow(places, lambda ids: places[len(ids)] if len(ids) < len(places) else [])
     assert torch.equal(write(TinySession(small[0], *prompts), following).ids, out.ids)
     mass = write(TinySession(small[0], *prompts), places, valid_mass=True)
@@ -169,7 +169,7 @@ def test_free_text_has_its_places_however_long_it_is(small, prompts):
     assert drawn.ids.shape == (6, len(places))
 
 
-def test_what_may_follow_may_differ_from_row_to_row(small, prompts):
+def test_rows_may_have_different_legal_words(small, prompts):
     together = write(TinySession(small[0], *prompts), FOLLOW, eos_id=2, valid_mass=True)
     for i, (ids, mass) in enumerate(zip(together.ids.tolist(), together.valid_mass, strict=True)):
         expected = write(TinySession(small[0], *row(prompts, i)), FOLLOW).ids[0].tolist()
@@ -208,11 +208,11 @@ def test_what_may_follow_may_differ_from_row_to_row(small, prompts):
             write(TinySession(small[0], *prompts), wrong)
     with pytest.raises(UserError, match="temperature"):
         write(TinySession(small[0], *prompts), ALLOWED, temperature=-1.0)
-    with pytest.raises(UserError, match="all words in `places`"):
+    with pytest.raises(UserError, match="all words in `positions`"):
         write(TinySession(small[0], *prompts), Follow([WORDS] * 7, follow), eos_id=2)
 
 
-def test_as_many_tokens_are_written_as_there_are_places(small, prompts, monkeypatch):
+def test_an_answer_may_outgrow_the_room_of_the_cache(small, prompts, monkeypatch):
     out = write(TinySession(small[0], *prompts), [WORDS] * (ROOM + 6))
     assert out.ids.shape == (3, ROOM + 6)
     monkeypatch.setattr(tiny_family, "cpu_decode_step", lambda language: None)
@@ -220,7 +220,7 @@ def test_as_many_tokens_are_written_as_there_are_places(small, prompts, monkeypa
     assert torch.equal(out.ids, plain.ids) and torch.allclose(out.logprobs, plain.logprobs, atol=1e-4)
 
 
-def test_a_row_alone_is_not_asked_for_what_it_must_write(small, prompts):
+def test_forced_tokens_of_a_single_row_need_no_call(small, prompts):
     calls, step = [], tiny_family.TinySession.read
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny_family.TinySession, "read", lambda *a, **k: calls.append(1) or step(*a, **k))
@@ -232,7 +232,7 @@ def test_a_row_alone_is_not_asked_for_what_it_must_write(small, prompts):
 
 
 def test_padding_of_others_changes_no_bit(small, prompts):
-    """Nothing is masked where no prompt is padded; an answer is the same in either company, whatever the others may write."""
+    """An answer is the same in a batch with padding and in one without, where no mask is used."""
     for allowed in (ALLOWED, FOLLOW):
         mixed = write(TinySession(small[0], *prompts), allowed, eos_id=2)
         for i in range(3):
@@ -246,8 +246,8 @@ PLACES = [WORDS, [345], list(range(320, 360)), WORDS, WORDS]
 
 @pytest.mark.parametrize("mutual", [True, False])
 @pytest.mark.parametrize("plan", [[], [WORDS, [301]], [[302], [303]]], ids=["alone", "after a plan", "after forced words"])
-def test_a_block_is_written_at_once_as_one_reading_of_all_says(small, prompts, plan, mutual, monkeypatch):
-    """The reference has no cache, no company and no restriction: prompt, plan and blanks whole, one row at a time."""
+def test_a_block_equals_one_forward_pass_of_everything(small, prompts, plan, mutual, monkeypatch):
+    """The reference is a forward pass of prompt, plan and blanks, one row at a time, without cache or restriction."""
     block = Block.of(PLACES, 0, mutual)
     out = write(TinySession(small[0], *prompts), plan, block=block)
     mass = write(TinySession(small[0], *prompts), plan, block=block, valid_mass=True)

@@ -30,26 +30,26 @@ def hidden(model, batch):
         return model.hidden(**batch).last_hidden_state
 
 
-def changed(batch, place):
+def changed(batch, position):
     ids = batch["input_ids"].clone()
-    ids[:, place] += 1
+    ids[:, position] += 1
     return {**batch, "input_ids": ids}
 
 
-def test_a_later_prompt_token_changes_the_prompt_and_not_the_pictures(small, batch):
+def test_a_later_prompt_token_changes_the_prompt_and_not_the_images(small, batch):
     before, after = hidden(small[0], batch), hidden(small[0], changed(batch, IMAGE + PROMPT - 1))
     assert torch.equal(before[:, :IMAGE], after[:, :IMAGE])
     assert (before[:, IMAGE:] != after[:, IMAGE:]).any(-1).all()
 
 
-def test_every_image_token_sees_all_pictures(small, batch):
+def test_every_image_token_attends_to_all_images(small, batch):
     pixels = batch["pixel_values"].clone()
     pixels[:, 1] *= 0.5  # the second camera
     before, after = hidden(small[0], batch), hidden(small[0], {**batch, "pixel_values": pixels})
     assert (before[:, :IMAGE] != after[:, :IMAGE]).any(-1).all()
 
 
-def test_branches_off_one_picture_say_what_they_say_alone(small, batch):
+def test_branches_of_one_image_equal_prompts_alone(small, batch):
     generator = torch.Generator().manual_seed(2)
     texts = [torch.randint(300, 500, (n,), generator=generator) for n in (7, 4, 9)]
     prompts = (3, 2, 5)
@@ -69,25 +69,25 @@ def test_branches_off_one_picture_say_what_they_say_alone(small, batch):
     for i, text in enumerate(texts):
         alone, plain = run((i,))
         assert torch.allclose(together[start : start + len(text)], alone, atol=1e-5)
-        assert torch.allclose(plain, alone, atol=1e-5)  # one branch is what all that is no picture is without numbers
+        assert torch.allclose(plain, alone, atol=1e-5)  # without branch ids everything after the images is one branch
         start += len(text)
 
 
 def test_a_later_answer_token_changes_nothing_before_it(small, batch):
-    place = IMAGE + PROMPT + 2
-    before, after = hidden(small[0], batch), hidden(small[0], changed(batch, place))
-    assert torch.equal(before[:, :place], after[:, :place])
-    assert (before[:, place:] != after[:, place:]).any(-1).all()
+    position = IMAGE + PROMPT + 2
+    before, after = hidden(small[0], batch), hidden(small[0], changed(batch, position))
+    assert torch.equal(before[:, :position], after[:, :position])
+    assert (before[:, position:] != after[:, position:]).any(-1).all()
 
 
-def test_a_causal_prefix_sees_only_backwards(tokenizer, small, batch):
+def test_a_causal_prefix_attends_only_to_earlier_tokens(tokenizer, small, batch):
     model = TinyVLM(TinyVLMConfig.from_dict({**small[0].config.to_dict(), "prefix": "causal"})).eval()
-    place = IMAGE + 2
-    before, after = hidden(model, batch), hidden(model, changed(batch, place))
-    assert torch.equal(before[:, :place], after[:, :place]) and not torch.equal(before[:, place:], after[:, place:])
+    position = IMAGE + 2
+    before, after = hidden(model, batch), hidden(model, changed(batch, position))
+    assert torch.equal(before[:, :position], after[:, :position]) and not torch.equal(before[:, position:], after[:, position:])
 
 
-def test_padding_and_company_have_no_influence(small, batch):
+def test_padding_and_the_rest_of_a_batch_have_no_influence(small, batch):
     alone = hidden(small[0], {k: v[:1] for k, v in batch.items()})
     padded = {
         "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 7), value=5),
@@ -96,7 +96,7 @@ def test_padding_and_company_have_no_influence(small, batch):
         "prefix_mask": torch.nn.functional.pad(batch["prefix_mask"], (0, 7)),
     }
     assert torch.allclose(alone[0], hidden(small[0], padded)[0, :LENGTH], atol=1e-5)
-    small[0].train()  # no batch statistics: training mode says the same
+    small[0].train()  # no batch statistics: training mode gives the same
     try:
         assert torch.allclose(alone[0], hidden(small[0], batch)[0], atol=1e-5)
     finally:
@@ -110,7 +110,7 @@ def test_each_camera_matters(small, batch):
         assert not torch.allclose(hidden(small[0], batch), hidden(small[0], {**batch, "pixel_values": pixels}), atol=1e-3)
 
 
-def test_logits_only_where_they_are_wanted(small, batch):
+def test_logits_only_at_requested_positions(small, batch):
     labels = batch["input_ids"].masked_fill(batch["prefix_mask"], -100)
     labels[0, -1] = -100
     with torch.inference_mode():
@@ -122,7 +122,7 @@ def test_logits_only_where_they_are_wanted(small, batch):
     assert torch.allclose(out.loss, reference, atol=1e-5)
 
 
-def test_the_prefix_is_what_stands_before_the_first_label(small, batch):
+def test_the_prefix_ends_before_the_first_label(small, batch):
     labels = batch["input_ids"].masked_fill(batch["prefix_mask"], -100)
     without = {k: v for k, v in batch.items() if k != "prefix_mask"}
     with torch.inference_mode():
@@ -145,7 +145,7 @@ def test_wrong_input_is_refused(small, batch):
         small[0](**{**batch, "input_ids": torch.full_like(batch["input_ids"], 301)})
     with pytest.raises(UserError, match="<image> tokens .* with 64 image tokens each"):
         small[0](**{**batch, "pixel_values": batch["pixel_values"][:, :1]})
-    with pytest.raises(UserError, match="3 pictures of 64 x 64"):
+    with pytest.raises(UserError, match="3 images of 64 x 64"):
         small[0](**{**batch, "pixel_values": batch["pixel_values"][:, [0, 1, 1]]})
     with pytest.raises(UserError, match="do not divide"):
         TinyVLMConfig(image_size=60)

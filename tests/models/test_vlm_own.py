@@ -1,4 +1,4 @@
-"""Small models of one's own: other tokenizers, mistakes, and models that are of another kind."""
+"""Small models from scratch: other tokenizers, wrong specifications, and models of other families."""
 
 import pytest
 from tokenizers import Tokenizer, pre_tokenizers
@@ -12,7 +12,7 @@ from vla.models.tiny.text import complete
 from vla.tokenization.vocabulary import Vocabulary
 
 
-def test_words_that_a_tokenizer_lacks_are_added():
+def test_missing_tokens_are_added_to_a_tokenizer():
     plain = Tokenizer(kinds.WordLevel({"<eos>": 0, "<unk>": 1, "lift": 2, "7": 3}, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = complete(PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<eos>", unk_token="<unk>"))
@@ -22,7 +22,7 @@ def test_words_that_a_tokenizer_lacks_are_added():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"vision_name": "no-such-net"}, "no-such-net"),
         ({"stride": 1}, "stride 1"),
@@ -33,8 +33,8 @@ def test_words_that_a_tokenizer_lacks_are_added():
         ({"vision_args": {"colour": 1}}, "colour"),
     ],
 )
-def test_a_model_that_cannot_be_made_says_why(wrong, said):
-    with pytest.raises(UserError, match=said):
+def test_a_model_that_cannot_be_made_says_why(wrong, message):
+    with pytest.raises(UserError, match=message):
         VLMSpec(**wrong).make()
 
 

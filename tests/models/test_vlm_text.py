@@ -18,11 +18,11 @@ def ids(text):
 
 
 @given(st.text(max_size=40))
-def test_every_text_comes_back(text):
+def test_decoding_inverts_encoding(text):
     assert TOKENIZER.decode(ids(text), clean_up_tokenization_spaces=False) == text
 
 
-def test_integers_and_places_are_one_token_each():
+def test_integers_and_locations_are_one_token_each():
     vocabulary = Vocabulary.from_tokenizer(TOKENIZER)
     assert [ids(str(i)) for i in range(256)] == [[i] for i in vocabulary.integer_ids]
     assert ids("".join(LOCATIONS)) == list(vocabulary.loc_ids)
@@ -35,20 +35,20 @@ def test_integers_and_places_are_one_token_each():
 def test_ordinal_embeddings_are_smooth_and_of_the_others_size(small, tokenizer):
     weight, vocabulary = small[0].get_input_embeddings().weight.detach(), Vocabulary.from_tokenizer(tokenizer)
     for rows in (weight[list(vocabulary.integer_ids)], weight[list(vocabulary.loc_ids)]):
-        likeness = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=-1)
-        assert likeness.diagonal(1).mean() > 0.6 > 0.4 > likeness.diagonal(16).abs().mean()
+        similarity = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=-1)
+        assert similarity.diagonal(1).mean() > 0.6 > 0.4 > similarity.diagonal(16).abs().mean()
         assert torch.isclose(rows.std(), weight[: len(weight) - 400].std(), rtol=0.1)
     assert torch.equal(
         weight, new_tiny(tokenizer, text_config=small[0].config.text_config.to_dict())[0].get_input_embeddings().weight
     )
 
 
-def test_processor_takes_pictures_of_any_size_and_refuses_others(small):
+def test_the_processor_takes_images_of_any_size_and_refuses_other_inputs(small):
     processor = small[1]
     white, black = np.full((64, 64, 3), 255, np.uint8), np.zeros((120, 80, 3), np.uint8)
     pixels = processor.pixels([[white, black]])[0]
     assert pixels.shape == (2, 3, 64, 64) and (pixels[0] == 1).all() and (pixels[1] == -1).all()
-    with pytest.raises(UserError, match="1 pictures"):
+    with pytest.raises(UserError, match="1 images"):
         processor.pixels([[white]])
     with pytest.raises(UserError, match="float32"):
         processor.pixels([[white.astype(np.float32), black]])

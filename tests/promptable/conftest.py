@@ -22,7 +22,7 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def public():
-    """A small random PaliGemma with its real processor (four tokens a picture)."""
+    """A small random PaliGemma with its real processor (four tokens per image)."""
     processor = PaliGemmaProcessor(SiglipImageProcessor(size={"height": 28, "width": 28}, image_seq_length=4), words())
     torch.manual_seed(0)
     vision = {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
@@ -40,12 +40,12 @@ def public():
 
 @pytest.fixture
 def seen():
-    """Observations of one picture each, and what fills their prompts."""
+    """Makes observations of one image each, and the fields of their prompts."""
 
-    def make(count, size=40, pictures=1, seed=0):
+    def make(count, size=40, per_observation=1, seed=0):
         rng = np.random.default_rng(seed)
-        images = [[rng.integers(0, 255, (size, size, 3), np.uint8) for _ in range(pictures)] for _ in range(count)]
-        things = ["red ball", "blue key", "green box with a very long name"]
-        return images, [{"object": things[i % 3]} for i in range(count)]
+        images = [[rng.integers(0, 255, (size, size, 3), np.uint8) for _ in range(per_observation)] for _ in range(count)]
+        objects = ["red ball", "blue key", "green box with a very long name"]
+        return images, [{"object": objects[i % 3]} for i in range(count)]
 
     return make

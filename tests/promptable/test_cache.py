@@ -21,12 +21,12 @@ def equal(a, b):
     return all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("tokens", "padding", "written"))
 
 
-def test_cached_is_computed_bit_for_bit(tiny, seen, tmp_path):
+def test_cached_states_equal_computed_ones_bit_for_bit(tiny, seen, tmp_path):
     images, fields = seen(7)
     plain = represent(tiny)
     expected = plain(images, fields)
     cached = CachedRepresentation(plain, tmp_path)
-    # In other company and order at first, then from memory, then from disk.
+    # First in another batch and order, then from memory, then from disk.
     cached(images[4:6], fields[4:6])
     assert equal(cached(images, fields), expected) and equal(cached(images, fields), expected)
     assert (cached.hits.computed, cached.hits.memory) == (7, 9)
@@ -43,7 +43,7 @@ def test_equal_observations_of_a_call_are_computed_once(tiny, seen):
     assert torch.equal(states.tokens[0], states.tokens[2])
 
 
-def test_picture_prompt_model_and_settings_are_the_key(tiny, seen):
+def test_image_prompt_model_and_settings_are_the_key(tiny, seen):
     images, fields = seen(2)
     base = CachedRepresentation(represent(tiny))
     other_model = new_tiny(tiny[1].tokenizer, seed=1, text_config=tiny[0].config.text_config.to_dict())
@@ -71,12 +71,12 @@ def test_how_a_model_reads_is_part_of_the_key(public, seen):
     assert len(set(keys)) == 3 and CachedRepresentation(represent(public)).key(images[0], fields[0]) == keys[2]
 
 
-def test_unequal_observations_are_refused_though_some_are_kept(tiny, seen):
+def test_unequal_observations_are_refused_though_some_are_cached(tiny, seen):
     images, fields = seen(2)
     cached = CachedRepresentation(represent(tiny))
     cached(images, fields)
     for wrong in (([[*images[0] * 2], images[1]], fields), (images, fields[:1]), ([], [])):
-        with pytest.raises(UserError, match="as many pictures"):
+        with pytest.raises(UserError, match="the same number of images"):
             cached(*wrong)
 
 
@@ -112,5 +112,5 @@ def test_memory_is_bounded(tiny, seen):
     cached = CachedRepresentation(made, memory_mb=2.5 * one)
     expected = cached(images, fields)
     assert equal(cached(images, fields), expected)
-    # Two fit: the last ones of a call, which the next call's first ones push out.
+    # Two entries fit: the last ones of a call, which the first ones of the next call replace.
     assert (cached.hits.memory, cached.hits.computed) == (2, 10)

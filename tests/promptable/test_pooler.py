@@ -12,33 +12,33 @@ def pooler(request):
     return (Pooler(24, width=32, hidden=32, out=16) if request.param == "attention" else MeanPooler(24, out=16)).eval()
 
 
-def test_padding_is_not_seen(pooler):
+def test_padding_has_no_influence(pooler):
     tokens, padding = torch.randn(3, 10, 24), torch.zeros(3, 10, dtype=torch.bool)
     padding[0, 6:] = True
     with torch.no_grad():
-        found = pooler(tokens, padding)
-        assert found.shape == (3, 16)
+        out = pooler(tokens, padding)
+        assert out.shape == (3, 16)
         alone = pooler(tokens[:1, :6], padding[:1, :6])
         other = tokens.clone()
         other[0, 6:] = 7.0
-        assert torch.allclose(found[:1], alone, atol=1e-5) and torch.allclose(pooler(other, padding), found, atol=1e-5)
+        assert torch.allclose(out[:1], alone, atol=1e-5) and torch.allclose(pooler(other, padding), out, atol=1e-5)
 
 
-def test_order_is_not_seen_but_every_token_is(pooler):
+def test_order_has_no_influence_but_every_token_has(pooler):
     tokens, padding = torch.randn(1, 10, 24), torch.zeros(1, 10, dtype=torch.bool)
-    found = pooler(tokens, padding)
-    assert torch.allclose(pooler(tokens[:, torch.randperm(10)], padding), found, atol=1e-5)
-    for place in range(10):
+    out = pooler(tokens, padding)
+    assert torch.allclose(pooler(tokens[:, torch.randperm(10)], padding), out, atol=1e-5)
+    for position in range(10):
         other = tokens.clone()
-        other[0, place] += 1.0
-        assert not torch.allclose(pooler(other, padding), found, atol=1e-5)
+        other[0, position] += 1.0
+        assert not torch.allclose(pooler(other, padding), out, atol=1e-5)
 
 
 def test_everything_learns(pooler):
     pooler.train()(torch.randn(2, 5, 24), torch.zeros(2, 5)).square().sum().backward()
-    # The decoder attends to a single query: that part's scores have one place only, and no gradient.
-    still = [n for n, p in pooler.named_parameters() if p.grad is None or (not p.grad.any() and "self_attn" not in n)]
-    assert still == []
+    # The decoder attends to a single query: that part's scores have one position only, and no gradient.
+    without_gradient = [n for n, p in pooler.named_parameters() if p.grad is None or (not p.grad.any() and "self_attn" not in n)]
+    assert without_gradient == []
 
 
 def test_training_and_evaluation_agree(pooler):
@@ -59,8 +59,8 @@ def test_it_computes_what_its_transformer_does():
     padding[0, 6:] = True
     query = pooler.query.expand(3, -1, -1)
     pooler.transformer.encoder.enable_nested_tensor = False
-    found = pooler.transformer(pooler.project(tokens), query, src_key_padding_mask=padding, memory_key_padding_mask=padding)
-    assert torch.allclose(pooler(tokens, padding), pooler.out(found[:, 0]), atol=1e-5)
+    out = pooler.transformer(pooler.project(tokens), query, src_key_padding_mask=padding, memory_key_padding_mask=padding)
+    assert torch.allclose(pooler(tokens, padding), pooler.out(out[:, 0]), atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [Pooler, MeanPooler])

@@ -10,7 +10,7 @@ def split(x, y):
     return x[:300], y[:300], x[300:], y[300:]
 
 
-def test_what_is_linear_is_found_and_what_is_not_there_is_not():
+def test_linear_relations_are_found_and_noise_is_not():
     torch.manual_seed(0)
     features = torch.randn(600, 12)
     labels = (features[:, 0] - 0.5 * features[:, 3] > 0).long() + 2 * (features[:, 5] > 1).long()
@@ -26,8 +26,8 @@ def test_many_features_of_few_observations_do_not_break_it():
     torch.manual_seed(0)
     features = torch.randn(600, 500)
     features[:, 7] = 2.0  # never varies
-    found = regress(*split(features, features[:, :1] * 2))
-    assert found.score > 0.1 and classify(*split(features, (features[:, 0] > 0).long())).score > 0.6
+    result = regress(*split(features, features[:, :1] * 2))
+    assert result.score > 0.1 and classify(*split(features, (features[:, 0] > 0).long())).score > 0.6
 
 
 def test_pooling_leaves_padding_out_and_keeps_layers_apart():
@@ -36,9 +36,9 @@ def test_pooling_leaves_padding_out_and_keeps_layers_apart():
     padding[0, 2:4] = True
     states = States(tokens, padding, torch.zeros(2, 2, dtype=torch.long))
     apart = tokens.reshape(2, 5, 2, 3)
-    found = pooled(states, "all", 2)
-    assert torch.allclose(found[0, :3], apart[0, [0, 2, 3, 4], 0].mean(0)) and torch.allclose(
-        found[1, 3:], apart[1, :, 1].mean(0)
+    result = pooled(states, "all", 2)
+    assert torch.allclose(result[0, :3], apart[0, [0, 2, 3, 4], 0].mean(0)) and torch.allclose(
+        result[1, 3:], apart[1, :, 1].mean(0)
     )
     assert torch.allclose(pooled(states, "written", 2)[1], apart[1, 3:].mean(0).flatten())
     with pytest.raises(UserError, match="one of all, written"):

@@ -1,4 +1,4 @@
-"""The states are those that transformers' own `generate` and a whole forward pass give, whatever the company and the layers."""
+"""The states are those that transformers' own `generate` and a whole forward pass give, whatever the batch and the layers."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_our_model_gives_the_states_of_one_whole_pass(tiny, seen, choice, lean, 
     if not lean:  # as on a GPU, where modules read every token
         monkeypatch.setattr("vla.models.families.tiny.cpu_decode_step", lambda language: None)
     model, processor = tiny
-    images, fields = seen(3, pictures=2)
+    images, fields = seen(3, per_observation=2)
     made = represent(tiny, layers=choice, tokens=5)
     states = made(images, fields)
     assert states.tokens.shape == (3, *made.shape) and states.padding.shape == states.tokens.shape[:2]
@@ -47,7 +47,7 @@ def test_our_model_gives_the_states_of_one_whole_pass(tiny, seen, choice, lean, 
         assert torch.allclose(states.tokens[row][~states.padding[row]], found, atol=1e-4)
 
 
-def test_a_place_without_a_picture_is_as_one_that_nobody_sees(tiny, seen):
+def test_a_missing_image_equals_a_masked_one(tiny, seen):
     model, processor = tiny
     images, fields = seen(1)
     states = represent(tiny, tokens=5)(images, fields)
@@ -101,10 +101,10 @@ def test_exactly_so_many_tokens_and_never_an_end(tiny, seen):
 
 def test_kept_parts_are_those_asked_for(tiny, seen):
     places, size = sum(map(len, tiny[1].image_ids())), 1
-    whole = represent(tiny, layers="middle", tokens=3)(*seen(2, pictures=2))
+    whole = represent(tiny, layers="middle", tokens=3)(*seen(2, per_observation=2))
     for image, prompt in ((True, False), (False, True), (False, False)):
         made = represent(tiny, layers="middle", tokens=3, image=image, prompt=prompt)
-        states = made(*seen(2, pictures=2))
+        states = made(*seen(2, per_observation=2))
         assert made.shape[0] == image * places + prompt * 48 + 3
         for row in range(2):
             real = whole.tokens[row][~whole.padding[row]]
@@ -127,8 +127,8 @@ def test_what_is_above_the_deepest_layer_is_not_computed(tiny, seen):
             hook.remove()
 
 
-def test_the_input_of_pictures_is_the_image_encoder(tiny, seen):
-    images, fields = seen(2, pictures=2)
+def test_the_input_layer_of_images_is_the_image_encoder(tiny, seen):
+    images, fields = seen(2, per_observation=2)
     states = represent(tiny, layers="input", tokens=0, prompt=False)(images, fields)
     with torch.no_grad():
         encoded = tiny[0].vision(tiny[1].pixels(images))
@@ -141,7 +141,7 @@ def test_a_chat_template_that_is_not_there_is_refused(tiny, public):
             represent(vlm, chat=True)
 
 
-def test_company_and_place_change_no_bit(tiny, public, seen):
+def test_the_rest_of_a_batch_and_the_order_change_no_bit(tiny, public, seen):
     for vlm, size in ((tiny, 64), (public, 28)):
         images, fields = seen(9, size=size)
         made = represent(vlm, batch=4)
@@ -201,10 +201,10 @@ def test_answers_are_words(tiny, seen):
     [
         (lambda images, fields: (images[:1] + [images[1] * 2], fields), "1, 2"),
         (lambda images, fields: (images, fields[:1]), "1 sets of fields"),
-        (lambda images, fields: ([[], []], fields), "one at least"),
+        (lambda images, fields: ([[], []], fields), "at least one"),
         (lambda images, fields: (images, [{"target": "ball"}] * 2), "unknown field {object}"),
         (lambda images, fields: (images, [{"object": "ball " * 60}] * 2), "set words to"),
-        (lambda images, fields: ([i * 3 for i in images], fields), "has places for 2"),
+        (lambda images, fields: ([i * 3 for i in images], fields), "takes at most 2"),
         (lambda images, fields: ([[i[0].astype(np.float32)] for i in images], fields), "uint8"),
     ],
 )

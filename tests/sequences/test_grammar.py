@@ -129,7 +129,7 @@ def test_the_contracts_statistic_is_that_of_every_ordinal_place(vlm, data, codec
     chunk = [bool(place) for place in median.codec().ordinal()]
     assert flags[plan : plan + len(chunk)] == chunk and any(chunk) == (codec not in ("numbers", "fast"))
     how, before = median.grammar.writing(), examples.grammar.writing()
-    written = list(how["allowed"].places if isinstance(how["allowed"], Follow) else how["allowed"])
+    written = list(how["allowed"].positions if isinstance(how["allowed"], Follow) else how["allowed"])
     for words, ordinal, legal in zip(written, flags, places, strict=False):
         assert isinstance(words, Ordinal) == ordinal
         if ordinal:
@@ -137,7 +137,7 @@ def test_the_contracts_statistic_is_that_of_every_ordinal_place(vlm, data, codec
     if block == "bidirectional":
         assert how["block"].ordinal.tolist() == chunk and how["block"].statistic == "median"
         assert before["block"].statistic == "mode" and not before["block"].ordinal.any()
-    before = before["allowed"].places if isinstance(before["allowed"], Follow) else before["allowed"]
+    before = before["allowed"].positions if isinstance(before["allowed"], Follow) else before["allowed"]
     assert not any(isinstance(words, Ordinal) for words in before)
     sample = RobotSource(data / "robot", chunk=3).sample(0, np.random.default_rng(0))
     seen = Observation("a", sample.images, sample.state, "go")

@@ -1,24 +1,27 @@
-"""Low-rank adapters (Hu et al. 2021) through peft: a few weights learn, the model's own stay."""
+"""Low-rank adapters (Hu et al. 2021) by peft: a few added weights are trained, and the model's own are frozen."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import cast
+
+from transformers import PreTrainedModel
 
 from vla.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """What is adapted, and how.
+    """Settings of the adapters.
 
     Attributes:
-        rank: of the added matrices; 0 adds none.
-        alpha: their product is scaled by alpha / rank.
-        dropout: of what goes into them.
-        targets: names of the layers, or one regular expression for whole names; "all-linear" is every linear layer but the head.
-        also: names of layers that learn in full, e.g. the embeddings in which action tokens stand.
+        rank: rank of the added matrices; 0 adds none.
+        alpha: the product of the matrices is scaled by alpha / rank.
+        dropout: dropout rate of the adapters' input.
+        targets: names of layers, or a regular expression for full names; "all-linear" is every linear layer except the head.
+        also: names of layers that are trained in full, e.g. the embeddings, if action tokens were added.
     """
 
     rank: int = 0
@@ -28,11 +31,13 @@ class Lora:
     also: list[str] = dataclasses.field(default_factory=list)
 
 
-def add_lora(model: Any, lora: Lora) -> Any:
-    """The model with adapters in it; everything else is frozen. The same model where the rank is 0.
+def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
+    """Adds adapters to a model and freezes its own weights. Returns the model unchanged if the rank is 0.
+
+    The adapted model is a `PeftModel`, which passes attributes and calls on to the model that it wraps.
 
     Raises:
-        UserError: peft is not installed, or a target is in no layer's name.
+        UserError: peft is not installed, or a target matches no layer.
     """
     if not lora.rank:
         return model
@@ -48,11 +53,12 @@ def add_lora(model: Any, lora: Lora) -> Any:
         modules_to_save=lora.also or None,
     )
     try:
-        return get_peft_model(model, config)
+        return cast(PreTrainedModel, get_peft_model(model, config))
     except (ValueError, re.error) as error:
-        raise UserError(str(error).splitlines()[0], "model.lora", "name layers that the model has") from error
+        raise UserError(str(error).splitlines()[0], "model.lora", "name layers of the model") from error
 
 
-def merged(model: Any) -> Any:
-    """A model of the plain class with the adapters' products added to its weights; the model itself where it has none."""
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """Returns the plain model with its adapters merged into the weights; the model itself if it has no adapters."""
+    merge: Callable[[], PreTrainedModel] | None = getattr(model, "merge_and_unload", None)
+    return model if merge is None else merge()

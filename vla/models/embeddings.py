@@ -1,31 +1,34 @@
-"""New tokens in a model's vocabulary."""
+"""Adding tokens to a model's vocabulary."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vla.errors import UserError
 
 
 @torch.no_grad()
-def append_tokens(model: Any, tokenizer: Any, tokens: Sequence[str], words: Sequence[str] = (), seed: int = 0) -> None:
-    """Adds tokens to the tokenizer and rows for them to the model's embeddings and, where it has its own, to its output layer.
+def append_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str], words: Sequence[str] = (), seed: int = 0
+) -> None:
+    """Adds tokens to the tokenizer, and rows for them to the model's embeddings and to its output layer if that is not tied.
 
-    A row begins as the mean of the rows of its word's tokens (for a number that is one token: as that token's), or, without
-    words, as a draw from the distribution of all rows. Tokens that are there already keep their rows.
+    With words, a row starts as the mean of the rows of its word's tokens; without words, as a draw from a normal distribution
+    fitted to the existing rows. Tokens that exist already keep their rows.
 
     Args:
-        model: of transformers, without adapters.
-        tokenizer: its own.
-        tokens: to be added.
-        words: one per token, or none.
-        seed: of what is drawn.
+        model: a model without adapters.
+        tokenizer: the model's tokenizer.
+        tokens: the tokens to add.
+        words: one word per token, or none.
+        seed: seed of the draws.
 
     Raises:
-        UserError: the model has adapters: new rows would be frozen.
+        UserError: the model has adapters; new rows would be frozen.
     """
     known = tokenizer.get_vocab()
     new = [i for i, token in enumerate(tokens) if token not in known]
@@ -37,12 +40,13 @@ def append_tokens(model: Any, tokenizer: Any, tokens: Sequence[str], words: Sequ
         )
     sources = [tokenizer(words[i], add_special_tokens=False)["input_ids"] if words else [] for i in new]
     tokenizer.add_tokens([tokens[i] for i in new])
-    ids = tokenizer.convert_tokens_to_ids([tokens[i] for i in new])
-    if len(tokenizer) > len(model.get_input_embeddings().weight):
+    ids = cast(list[int], tokenizer.convert_tokens_to_ids([tokens[i] for i in new]))
+    if len(tokenizer) > len(cast(torch.nn.Embedding, model.get_input_embeddings()).weight):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
-    # Tied ones are one matrix.
-    for weight in {id(layer.weight): layer.weight for layer in layers if layer is not None}.values():
+    layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
+    weights = [cast(torch.Tensor, layer.weight) for layer in layers]
+    # Tied layers share one matrix.
+    for weight in {id(weight): weight for weight in weights}.values():
         generator = torch.Generator().manual_seed(seed)
         old = weight[: min(ids)].float().cpu()
         drawn = old.mean(0) + old.std(0) * torch.randn(len(ids), old.shape[1], generator=generator)

@@ -1,4 +1,4 @@
-"""What a model reads: token sequences with their images."""
+"""The inputs of a model: token sequences with their images."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Mapping
 import torch
 
 PREFIX, BLOCK = 1, 2
-"""Groups whose tokens see one another: a prompt's, and blanks that are filled at once (`vla.models.decoding.allowed.Block`)."""
+"""Groups whose tokens attend to one another: the prompt, and the blanks of a `vla.models.decoding.allowed.Block`."""
 
 
 @dataclasses.dataclass
 class ModelInputs:
-    """A batch of token sequences. Who reads it, a model family, knows what its model calls these tensors.
+    """A batch of token sequences. The model family maps these fields to the arguments of its model.
 
     Attributes:
-        ids: int64 [B, L], with a placeholder for every image token.
+        ids: int64 [B, L], with one placeholder per image token.
         attention: bool or int64 [B, L], 0 is padding.
-        images: what the family's processor made of the images, under the model's own names.
-        group: int8 [B, L], `PREFIX` or `BLOCK` where a token belongs to one, 0 where to none; None: the prompt is all prefix.
-        branch: int64 [B, L], 0 for the images, then 1, 2, … for each prompt with its answer, which see the images and themselves;
-            None: one prompt.
+        images: the preprocessed images, by the names of the model's arguments.
+        group: int8 [B, L], `PREFIX` or `BLOCK` where a token belongs to such a group, else 0; None: all tokens are prefix.
+        branch: int64 [B, L], 0 for the images, then 1, 2, … for each prompt with its answer, which attend to the images and to
+            themselves; None: there is one prompt.
     """
 
     ids: torch.Tensor
@@ -34,7 +34,7 @@ class ModelInputs:
         return len(self.ids)
 
     def to(self, device: torch.device | str) -> ModelInputs:
-        """The same on a device."""
+        """Returns a copy on a device."""
 
         def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)

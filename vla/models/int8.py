@@ -1,24 +1,22 @@
-"""Weights as 8-bit integers: a quarter of the bytes of float32, half of bfloat16's, read at every token of an answer."""
+"""Linear layers with 8-bit integer weights, which read a quarter of float32's bytes, or half of bfloat16's, per token."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 FEW = 16
-"""Up to so many tokens the integers are multiplied as they are; for more they are turned into floats first, which then pays."""
+"""With up to this many tokens an integer kernel is used; with more it is faster to convert the weights to floats first."""
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with integer weights and a scale per output: symmetric, the largest weight of a row is 127 (LLM.int8()
-    without its outliers, Dettmers et al. 2022, section 2.1, and for weights only).
+    """A linear layer with integer weights and one scale per output. The largest weight of a row becomes 127 (absmax quantisation,
+    LLM.int8(), Dettmers et al. 2022, section 2.1, here for weights only and without outliers).
 
     Args:
         inputs, outputs: widths.
-        bias: whether there is one.
+        bias: whether the layer has a bias.
     """
 
     def __init__(self, inputs: int, outputs: int, bias: bool):
@@ -28,8 +26,8 @@ class Int8Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs), requires_grad=False) if bias else None
 
     @torch.no_grad()
-    def take(self, linear: nn.Linear) -> Int8Linear:
-        """Becomes this layer, with half a step of its row's scale lost in each weight."""
+    def quantise(self, linear: nn.Linear) -> Int8Linear:
+        """Takes over the weights of a layer; a weight is off by at most half of its row's scale. Returns itself."""
         weight = linear.weight.float()
         scale = (weight.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
         self.weight.data = (weight / scale[:, None]).round().to(torch.int8)
@@ -40,9 +38,9 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., inputs] -> [..., outputs]."""
-        # PyTorch's kernel for 16-bit floats and AVX-512 takes 16 inputs at a time, and reads past the end of a row of others.
-        whole = x.dtype == torch.float32 or x.shape[-1] % 16 == 0
-        if x.device.type == "cpu" and whole and x.numel() <= FEW * x.shape[-1]:
+        # PyTorch's kernel for 16-bit floats on AVX-512 reads 16 inputs at a time, and past the end of rows of other widths.
+        supported = x.dtype == torch.float32 or x.shape[-1] % 16 == 0
+        if x.device.type == "cpu" and supported and x.numel() <= FEW * x.shape[-1]:
             rows = torch.ops.aten._weight_int8pack_mm(x.reshape(-1, x.shape[-1]), self.weight, self.scale.to(x.dtype))
             out = rows.view(*x.shape[:-1], -1)
         else:
@@ -51,15 +49,15 @@ class Int8Linear(nn.Module):
 
 
 def to_int8(model: nn.Module, empty: bool = False) -> nn.Module:
-    """Turns every linear layer of a model (a language model, say) into integers, in place; such weights do not learn.
+    """Replaces every linear layer of a model by an `Int8Linear`, in place. The new weights cannot be trained.
 
     Args:
-        model: on any device.
-        empty: the weights are loaded afterwards.
+        model: e.g. a language model, on any device.
+        empty: whether to leave the weights at zero because they are loaded afterwards.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                layer: Any = Int8Linear(child.in_features, child.out_features, child.bias is not None)
-                setattr(parent, name, layer if empty else layer.take(child))
+                layer = Int8Linear(child.in_features, child.out_features, child.bias is not None)
+                setattr(parent, name, layer if empty else layer.quantise(child))
     return model

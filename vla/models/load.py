@@ -1,14 +1,22 @@
-"""From a name or a folder to a model and its processor."""
+"""Loading a model and its processor by name or folder, and making small new ones."""
 
 from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from vla.errors import UserError
 from vla.models.families.find import family_class
@@ -19,27 +27,29 @@ from vla.models.tiny.processor import TinyVLMProcessor
 from vla.models.tiny.text import INTEGERS, LOCATIONS
 
 SHIPPED = {"tiny": "configs/pretrain-tiny.yaml", "tiny-babyai": "configs/pretrain-babyai.yaml"}
-"""The models that come with the package, and how each was made."""
+"""The models that come with the package, and the configuration that each was made with."""
 
 
 def shipped_folder(name: str = "tiny") -> Path:
-    """Where the package keeps a model of its own."""
+    """Returns the folder of a model that comes with the package."""
     return Path(str(resources.files("vla.models"))) / "pretrained" / name
 
 
-def load_vlm(name: str | Path, trust_remote_code: bool = False, history: int = 0, **kwargs: Any) -> tuple[Any, Any]:
-    """A vision-language model and its processor.
+def load_vlm(
+    name: str | Path, trust_remote_code: bool = False, history: int = 0, **kwargs: Any
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Loads a vision-language model and its processor.
 
     Args:
         name: "tiny" or "tiny-babyai" (shipped with the package), a folder written by `save_pretrained`, or the name of a public
-            model, which transformers downloads because the user named it.
+            model, which transformers downloads.
         trust_remote_code: whether code that comes with the weights may run.
-        history: images per camera, for training; 0 is as saved. What tells them apart is new where the model was saved with
-            fewer.
-        kwargs: to `from_pretrained` of the model (dtype, device_map, ...).
+        history: images per camera, for training; 0: as saved. If the model was saved with fewer, the embeddings of the images'
+            ages are new.
+        kwargs: arguments of the model's `from_pretrained` (dtype, device_map, ...).
 
     Raises:
-        UserError: nothing is there, it is no image-text-to-text model, or it is loaded for training and cannot be trained.
+        UserError: there is no model, it is not an image-text-to-text model, or it is to be trained and its family cannot be.
     """
     recipe = SHIPPED.get(str(name))
     where = shipped_folder(str(name)) if recipe else name
@@ -56,19 +66,19 @@ def load_vlm(name: str | Path, trust_remote_code: bool = False, history: int = 0
     settings: dict[str, int] = {}
     try:
         if history:
-            kind = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code).model_type
-            settings = family_class(kind).history_settings(kind, history)
+            model_type = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code).model_type
+            settings = family_class(model_type).history_settings(model_type, history)
         options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, **settings, **kwargs}
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(where, trust_remote_code=trust_remote_code, **options)
-        model, found = loaded
+        loaded = AutoModelForImageTextToText.from_pretrained(where, trust_remote_code=trust_remote_code, **options)
+        model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         why = str(error).strip().splitlines()[0]
         raise UserError(
             f"cannot load the model: {why}", str(name), "name `tiny`, a model folder or a public image-text-to-text model"
         ) from error
-    may_be_new = family_class(model.config.model_type).new_weights
-    missing = sorted(name for name in found["missing_keys"] if not any(part in name for part in may_be_new))
+    may_be_missing = family_class(model.config.model_type).new_weights
+    missing = sorted(name for name in info["missing_keys"] if not any(part in name for part in may_be_missing))
     if missing:
         raise UserError(f"the weights lack {', '.join(missing[:5])}", str(where), "export or download the model again")
     for setting, value in settings.items():
@@ -77,12 +87,15 @@ def load_vlm(name: str | Path, trust_remote_code: bool = False, history: int = 0
 
 
 def new_tiny(tokenizer: PreTrainedTokenizerBase, seed: int = 0, **config: Any) -> tuple[TinyVLM, TinyVLMProcessor]:
-    """A small model with random weights for this tokenizer, and its processor.
+    """Makes a small model with random weights, and its processor.
 
     Args:
-        tokenizer: one of `train_tokenizer`; integers and locations get ordinal embeddings where it has them.
-        seed: of the weights.
-        config: fields of `TinyVLMConfig`; `text_config` entries override the default's one by one.
+        tokenizer: made by `train_tokenizer` or `complete`; its integers and locations get ordinal embeddings.
+        seed: seed of the weights.
+        config: fields of `TinyVLMConfig`; entries of `text_config` override the defaults one by one.
+
+    Raises:
+        UserError: the tokenizer has no `<image>` token, or sizes do not fit together.
     """
     text = {
         "vocab_size": len(tokenizer),
@@ -94,12 +107,12 @@ def new_tiny(tokenizer: PreTrainedTokenizerBase, seed: int = 0, **config: Any) -
     known = tokenizer.get_vocab()
     if "<image>" not in known:
         raise UserError("the tokenizer has no <image> token", "new_tiny", "use one made by `train_tokenizer`")
-    settings = TinyVLMConfig(text_config=text, image_token_id=known["<image>"], **config)
+    settings = TinyVLMConfig(text_config=cast(PreTrainedConfig, text), image_token_id=known["<image>"], **config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = TinyVLM(settings)
-        # Beside image tokens of size 1 the usual 0.02 makes words too faint: where-questions learn slower (measured).
-        torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.1)  # type: ignore[arg-type]
+        # Image tokens have a standard deviation of 1. With the usual 0.02 for words, *where* questions learn slower (measured).
+        torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.1)
     for turn, tokens in enumerate((INTEGERS, LOCATIONS)):
         if all(token in known for token in tokens):
             ordinal_init(model, [known[token] for token in tokens], seed=seed + turn)

@@ -1,4 +1,4 @@
-"""The one log-probability function: supervised loss, decoding, scoring and policy gradients all use it."""
+"""Log-probabilities of tokens, as the supervised loss, decoding, scoring and policy gradients all use them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import torch
 
 
 def token_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """log softmax(logits)[ids] in float32: logits [..., V], ids [...] -> [...].
+    """Returns log softmax(logits)[ids] in float32: logits [..., V], ids [...] -> [...].
 
-    Where it learns it is the gathered logit minus the log-sum-exp, which spares keeping the table of log-probabilities.
+    With gradients it is computed as logit minus log-sum-exp, which does not keep a table of log-probabilities for the backward
+    pass.
     """
     logits = logits.float()
     if not logits.requires_grad:
@@ -17,19 +18,19 @@ def token_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
 
 def masked_sum(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Sum of each row's values where the mask holds: [..., L] -> [...], the log-probability of a whole answer."""
+    """Sums each row's values where the mask is True: [..., L] -> [...], e.g. to the log-probability of an answer."""
     return values.masked_fill(~mask, 0.0).sum(-1)
 
 
 def scored(labels: torch.Tensor) -> torch.Tensor:
-    """Positions whose logits are needed: [B, L] bool, True at p where token p + 1 has a label (-100 is none)."""
+    """Returns the positions whose logits a loss needs: [B, L] bool, True at p if token p + 1 has a label other than -100."""
     needed = torch.zeros_like(labels, dtype=torch.bool)
     needed[:, :-1] = labels[:, 1:] != -100
     return needed
 
 
 def allowed_mass(logits: torch.Tensor, ids: torch.Tensor, legal: torch.Tensor | None = None) -> torch.Tensor:
-    """Share of the probability on `ids` [K], or on those of them that are `legal` [..., K]: logits [..., V] -> [...]."""
+    """Returns the probability mass on `ids` [K], or on the `legal` [..., K] ones among them: logits [..., V] -> [...]."""
     logits = logits.float()
     chosen = logits[..., ids]
     if legal is not None:

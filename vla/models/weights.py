@@ -1,4 +1,4 @@
-"""What weights are, whatever file they came from."""
+"""The hash that identifies a model's weights, whatever file they came from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def weights_hash(weights: Weights) -> str:
-    """SHA-256 over names, types, shapes and values, whatever the order."""
+    """Returns the SHA-256 of names, types, shapes and values, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         value = weights[name].detach().cpu().contiguous()

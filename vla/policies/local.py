@@ -86,7 +86,7 @@ class LocalPolicy:
         """
         contract = PolicyContract.load(folder)
         model, processor = load_vlm(folder, dtype=torch.float32)
-        model = model.requires_grad_(False).to(device or default_device())
+        model = model.requires_grad_(False).to(device or default_device())  # type: ignore[arg-type]
         return cls(model, processor, contract, batch, probabilities=probabilities)
 
     def reset(self, ids: Sequence[str]) -> None:

@@ -77,7 +77,7 @@ class PromptedPolicy:
     def __init__(self, contract: PolicyContract, inputs: Mapping[int, Inputs], head: Head, squash: bool = True):
         self.contract, self.inputs, self.head, self.squash = contract, inputs, head.eval(), squash
         self.batch = max(inputs)
-        self._embodiment = inputs[self.batch].body
+        self._embodiment = inputs[self.batch].embodiment
         self._scaler = ActionScaler(self._embodiment.action)
 
     def reset(self, ids: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Actions as a head writes them. Numpy only."""
+"""Scaling of actions for a head. NumPy only."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from vla.contract import Space
 
 @dataclasses.dataclass(frozen=True)
 class ActionScaler:
-    """Actions [..., A] as shares [..., F] of their limits, which are -1 and 1, without the constant dimensions; and back.
+    """Scales actions [..., A] to [..., F] within [-1, 1], the limits of the space, and back. Constant dimensions are left out.
 
-    What is outside of the limits is clipped, both ways; constant dimensions come back as their constants.
+    Values outside the limits are clipped in both directions. The inverse fills in the constants.
     """
 
     space: Space
 
     @property
     def free(self) -> list[int]:
-        """The dimensions that vary."""
-        return [place for place, constant in enumerate(self.space.constant) if constant is None]
+        """Indices of the dimensions that are not constant."""
+        return [index for index, constant in enumerate(self.space.constant) if constant is None]
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
+        """Scales actions [..., A] to [..., F]."""
         low, high = self._limits
         return np.clip(2 * (np.asarray(actions)[..., self.free] - low) / (high - low) - 1, -1, 1)
 
-    def inverse(self, shares: np.ndarray) -> np.ndarray:
+    def inverse(self, scaled: np.ndarray) -> np.ndarray:
+        """Returns the actions [..., A] of scaled ones [..., F]."""
         low, high = self._limits
-        whole = np.array([0.0 if constant is None else constant for constant in self.space.constant])
-        actions = np.broadcast_to(whole, (*np.shape(shares)[:-1], len(whole))).copy()
-        actions[..., self.free] = low + (np.clip(shares, -1, 1) + 1) / 2 * (high - low)
+        constants = np.array([0.0 if constant is None else constant for constant in self.space.constant])
+        actions = np.broadcast_to(constants, (*np.shape(scaled)[:-1], len(constants))).copy()
+        actions[..., self.free] = low + (np.clip(scaled, -1, 1) + 1) / 2 * (high - low)
         return actions
 
     @property

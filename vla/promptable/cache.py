@@ -1,4 +1,4 @@
-"""Representations that were computed before: kept in memory and, as safetensors, on disk, found by what they are made of."""
+"""A cache of representations in memory and on disk (safetensors), keyed by everything that they depend on."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ NAMES = tuple(f.name for f in dataclasses.fields(States))
 
 @dataclasses.dataclass
 class Hits:
-    """How often the cache was of use.
+    """Counts of cache hits and misses.
 
     Attributes:
-        memory, disk: entries found there.
-        computed: entries that were not there, or were of no use.
-        damaged: files that could not be read, or do not hold what they say.
-        foreign: files under this name that are of another model, prompt or picture.
+        memory, disk: entries found in memory and on disk.
+        computed: entries that were missing or unusable, and so were computed.
+        damaged: files that could not be read, or whose content does not match their checksum.
+        foreign: files of this name that hold the entry of another key.
     """
 
     memory: int = 0
@@ -41,25 +41,26 @@ class Hits:
 
     @property
     def rate(self) -> float:
-        """Share of the observations that cost no call of the model; 0 before the first."""
-        asked = self.memory + self.disk + self.computed
-        return (self.memory + self.disk) / asked if asked else 0.0
+        """Share of the observations that needed no call of the model; 0 before the first."""
+        total = self.memory + self.disk + self.computed
+        return (self.memory + self.disk) / total if total else 0.0
 
     def to_dict(self) -> dict[str, float]:
+        """Returns the counts and the rate by name."""
         return {**dataclasses.asdict(self), "rate": self.rate}
 
 
 class CachedRepresentation:
-    """A representation whose results are looked up before they are computed; called in the same way, with the same results.
+    """A representation with a cache. It is called like the representation and gives the same results.
 
-    A result's key is the SHA-256 of the pictures, the filled-in prompt, the model's weights, its configuration and processor, and
-    all settings: equal keys mean equal bits, as the model is always called with one declared shape. Equal observations of one
-    call are computed once.
+    The key of an entry is the SHA-256 of the images, the filled-in prompt, the model's weights, configuration and processor, and
+    all settings. Equal keys mean bit-equal results, because the model is always called with one declared shape. Equal
+    observations of one call are computed once.
 
     Args:
-        representation: computes what is not there.
-        folder: keeps entries, one file each; "" keeps none on disk. Several processes may share it.
-        memory_mb: entries in memory, MiB; the least recently used go first.
+        representation: computes missing entries.
+        folder: where entries are stored, one file each; "": memory only. Several processes may share a folder.
+        memory_mb: size of the cache in memory, in MiB; the least recently used entries are dropped.
     """
 
     def __init__(self, representation: PromptableRepresentation, folder: str | Path = "", memory_mb: float = 512):
@@ -72,24 +73,24 @@ class CachedRepresentation:
 
     def __call__(self, images: Sequence[Images], fields: Sequence[Mapping[str, str]]) -> States:
         check_observations(images, fields)
-        keys = [self.key(own, one) for own, one in zip(images, fields, strict=True)]
-        first = {key: place for place, key in reversed(list(enumerate(keys)))}
-        found = {key: entry for key in first if (entry := self._recall(key)) is not None}
+        keys = [self.key(*observation) for observation in zip(images, fields, strict=True)]
+        first = {key: index for index, key in reversed(list(enumerate(keys)))}
+        entries = {key: entry for key in first if (entry := self._load(key)) is not None}
         self.hits.memory += len(keys) - len(first)
-        places = sorted(place for key, place in first.items() if key not in found)
-        if places:
-            made = self.representation([images[p] for p in places], [fields[p] for p in places])
-            for row, place in enumerate(places):
+        missing = sorted(index for key, index in first.items() if key not in entries)
+        if missing:
+            computed = self.representation([images[i] for i in missing], [fields[i] for i in missing])
+            for row, index in enumerate(missing):
                 # A copy: a slice would keep the whole batch in memory.
-                entry = States(*(getattr(made, name)[row : row + 1].clone() for name in NAMES))
-                found[keys[place]] = entry
-                self._keep(keys[place], entry)
-                self._write(keys[place], entry)
-            self.hits.computed += len(places)
-        return States(*(torch.cat([getattr(found[key], name) for key in keys]) for name in NAMES))
+                entry = States(*(getattr(computed, name)[row : row + 1].clone() for name in NAMES))
+                entries[keys[index]] = entry
+                self._store(keys[index], entry)
+                self._write(keys[index], entry)
+            self.hits.computed += len(missing)
+        return States(*(torch.cat([getattr(entries[key], name) for key in keys]) for name in NAMES))
 
     def key(self, images: Images, fields: Mapping[str, str]) -> str:
-        """The key of an observation's entry."""
+        """Returns the key of an observation's entry."""
         digest = hashlib.sha256(self._settings)
         digest.update(f"\n{self.representation.question(fields)!r}\n".encode())
         for image in images:
@@ -98,10 +99,11 @@ class CachedRepresentation:
         return digest.hexdigest()
 
     def path(self, key: str) -> Path | None:
-        """Where an entry lies on disk."""
+        """Returns the file of an entry; None if nothing is stored on disk."""
         return self.folder / key[:2] / f"{key}.safetensors" if self.folder else None
 
-    def _recall(self, key: str) -> States | None:
+    def _load(self, key: str) -> States | None:
+        """Returns an entry from memory or disk, and counts the hit; None if there is no usable one."""
         entry = self._entries.get(key)
         if entry is not None:
             self._entries.move_to_end(key)
@@ -110,17 +112,18 @@ class CachedRepresentation:
         path = self.path(key)
         if path is None or not path.is_file():
             return None
-        why, entry = read_entry(path, key)
+        problem, entry = read_entry(path, key)
         if entry is None or tuple(entry.tokens.shape[1:]) != self.shape:
-            kind = "foreign" if why == "foreign" else "damaged"
+            kind = "foreign" if problem == "foreign" else "damaged"
             setattr(self.hits, kind, getattr(self.hits, kind) + 1)
-            warnings.warn(f"{path}: {why or 'another shape'}; it is computed again", stacklevel=2)
+            warnings.warn(f"{path}: {problem or 'another shape'}; the entry is computed again", stacklevel=2)
             return None
         self.hits.disk += 1
-        self._keep(key, entry)
+        self._store(key, entry)
         return entry
 
-    def _keep(self, key: str, entry: States) -> None:
+    def _store(self, key: str, entry: States) -> None:
+        """Keeps an entry in memory, and drops the least recently used ones if there is no room."""
         size = _size(entry)
         if size > self._room:
             return
@@ -130,26 +133,27 @@ class CachedRepresentation:
             self._used -= _size(self._entries.popitem(last=False)[1])
 
     def _write(self, key: str, entry: States) -> None:
+        """Writes an entry to disk under a temporary name, then renames it."""
         path = self.path(key)
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{key[:16]}.{os.getpid()}.{threading.get_ident()}")
-        unfinished.write_bytes(save({name: getattr(entry, name) for name in NAMES}, {"key": key, "sha256": _digest(entry)}))
-        unfinished.replace(path)
+        temporary = path.with_name(f".{key[:16]}.{os.getpid()}.{threading.get_ident()}")
+        temporary.write_bytes(save({name: getattr(entry, name) for name in NAMES}, {"key": key, "sha256": _digest(entry)}))
+        temporary.replace(path)
 
 
 def read_entry(path: Path, key: str) -> tuple[str, States | None]:
-    """An entry of one row from its file, or why there is none: "foreign" where the file says it is another's."""
+    """Reads an entry of one row. Returns ("", entry), or a problem and None: "foreign" if the file holds another key's entry."""
     try:
         with safe_open(path, framework="pt") as file:
-            said = file.metadata() or {}
-            if said.get("key") != key:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != key:
                 return "foreign", None
             entry = States(*(file.get_tensor(name) for name in NAMES))
     except (SafetensorError, OSError) as error:
         return f"damaged: {' '.join(str(error).split())}", None
-    return ("", entry) if said.get("sha256") == _digest(entry) else ("damaged: its content is not what was written", None)
+    return ("", entry) if metadata.get("sha256") == _digest(entry) else ("damaged: its content does not match its checksum", None)
 
 
 def _tensors(entry: States) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Observations as a head sees them: one code path for training on recorded ones and for acting."""
+"""Observations to the inputs of a head: one code path for training on recordings and for acting."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ class Represents(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Makes what `Head` takes.
+    """Makes the inputs of `Head`.
 
-    Numbers are the robot's state, its limits being -1 and 1, and the instruction as a bag of words.
+    Numbers are the robot's state, scaled so that its limits are -1 and 1, and the instruction as a bag of words.
 
     Attributes:
-        body: the robot.
-        told: the language of its instructions.
-        represent: gives states; None where none are seen.
-        pixels: whether pictures themselves are seen.
+        embodiment: the robot.
+        vocabulary: the words of its instructions.
+        represent: computes states; None: there are none.
+        pixels: whether the images themselves are inputs.
 
     Raises:
         UserError: a prompt has a field that instructions do not fill.
     """
 
-    body: Embodiment
-    told: InstructionVocabulary
+    embodiment: Embodiment
+    vocabulary: InstructionVocabulary
     represent: Represents | None = None
     pixels: bool = False
 
@@ -54,18 +54,18 @@ class Inputs:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Of `Head`: numbers, raw and cameras."""
-        numbers = self.body.state.size + len(self.told.words)
+        """The arguments `numbers`, `raw` and `cameras` of `Head`."""
+        numbers = self.embodiment.state.size + len(self.vocabulary.words)
         return {
             "numbers": numbers,
             "raw": self.represent.shape[1] if self.represent else 0,
-            "cameras": len(self.body.cameras) * self.pixels,
+            "cameras": len(self.embodiment.cameras) * self.pixels,
         }
 
     def __call__(
         self, images: Sequence[Mapping[str, np.ndarray]], states: np.ndarray, instructions: Sequence[str]
     ) -> dict[str, torch.Tensor]:
-        """Observations as tensors.
+        """Converts observations to tensors.
 
         Args:
             images: camera name -> uint8 [H, W, 3], one mapping per observation.
@@ -73,19 +73,19 @@ class Inputs:
             instructions: one per observation.
 
         Raises:
-            UserError: a camera's picture is not there.
+            UserError: the image of a camera is missing.
         """
-        missing = [camera.name for camera in self.body.cameras if any(camera.name not in one for one in images)]
+        missing = [camera.name for camera in self.embodiment.cameras if any(camera.name not in by_name for by_name in images)]
         if missing:
-            raise UserError(f"no picture of camera {', '.join(missing)}", "observation")
-        low, high = np.array(self.body.state.low), np.array(self.body.state.high)
-        bags = np.stack([self.told.bag(text) for text in instructions])
+            raise UserError(f"no image of camera {', '.join(missing)}", "observation")
+        low, high = np.array(self.embodiment.state.low), np.array(self.embodiment.state.high)
+        bags = np.stack([self.vocabulary.bag(text) for text in instructions])
         numbers = np.concatenate([2 * (states - low) / (high - low) - 1, bags], 1)
-        seen = {"numbers": torch.from_numpy(numbers.astype(np.float32))}
-        pictures = [[one[camera.name] for camera in self.body.cameras] for one in images]
+        inputs = {"numbers": torch.from_numpy(numbers.astype(np.float32))}
+        ordered = [[by_name[camera.name] for camera in self.embodiment.cameras] for by_name in images]
         if self.represent is not None:
-            made = self.represent(pictures, [self.told.fields(text) for text in instructions])
-            seen |= {"tokens": made.tokens, "padding": made.padding}
+            represented = self.represent(ordered, [self.vocabulary.fields(text) for text in instructions])
+            inputs |= {"tokens": represented.tokens, "padding": represented.padding}
         if self.pixels:
-            seen["pictures"] = torch.from_numpy(Normalise()(np.stack([np.stack(one) for one in pictures])))
-        return seen
+            inputs["images"] = torch.from_numpy(Normalise()(np.stack([np.stack(cameras) for cameras in ordered])))
+        return inputs

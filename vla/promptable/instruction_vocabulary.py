@@ -1,4 +1,4 @@
-"""What an instruction tells beside pictures: its words, and the object that it names, which fills prompts."""
+"""Instructions as inputs: a bag of words, and the object that an instruction names, which fills prompts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 
 FIELDS = ("instruction", "object")
 UNKNOWN = "object"
-"""What fills {object} where an instruction names none that is known."""
+"""Fills {object} if an instruction names no known object."""
 
 
 @dataclasses.dataclass(frozen=True)
 class InstructionVocabulary:
-    """The language of a data set.
+    """The words and objects of a data set's instructions.
 
     Attributes:
-        words: of its instructions, sorted.
-        objects: that they name.
+        words: all words, sorted.
+        objects: all names of objects, sorted.
     """
 
     words: tuple[str, ...]
@@ -27,22 +27,22 @@ class InstructionVocabulary:
 
     @classmethod
     def of(cls, instructions: Iterable[str], objects: Iterable[str]) -> InstructionVocabulary:
-        """All words and objects that occur."""
+        """Collects the words and objects that occur."""
         known = {" ".join(split(name)) for name in objects} - {""}
         return cls(tuple(sorted({word for text in instructions for word in split(text)})), tuple(sorted(known)))
 
     def bag(self, instruction: str) -> np.ndarray:
-        """Which of the words occur, float32 [W]; others are not seen."""
-        said = set(split(instruction))
-        return np.array([word in said for word in self.words], np.float32)
+        """Returns which of the words occur, float32 [W]; unknown words are ignored."""
+        present = set(split(instruction))
+        return np.array([word in present for word in self.words], np.float32)
 
     def fields(self, instruction: str) -> dict[str, str]:
-        """What fills a prompt: the instruction, and the first known object in it, the longest of those that begin there."""
+        """Returns the fields of a prompt: the instruction, and the first known object in it (the longest that begins there)."""
         text = f" {' '.join(split(instruction))} "
-        found = [(text.find(f" {name} "), -len(name), name) for name in self.objects if f" {name} " in text]
-        return {"instruction": instruction, "object": min(found)[2] if found else UNKNOWN}
+        matches = [(text.find(f" {name} "), -len(name), name) for name in self.objects if f" {name} " in text]
+        return {"instruction": instruction, "object": min(matches)[2] if matches else UNKNOWN}
 
 
 def split(text: str) -> list[str]:
-    """The words of a text, in lower case."""
+    """Splits a text into words, in lower case."""
     return re.findall(r"\w+", text.lower())

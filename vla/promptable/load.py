@@ -1,24 +1,23 @@
-"""The frozen model that a representation is of, by its name."""
+"""Loading the frozen model of a representation."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from transformers import PreTrainedModel, ProcessorMixin
 
 from vla.errors import UserError
 from vla.models.load import load_vlm
 
 
-def load_frozen(vlm: str, random: int = -1) -> tuple[Any, Any]:
-    """Model, in float32, and processor.
+def load_frozen(vlm: str, random: int = -1) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Loads a model, in float32, and its processor.
 
     Args:
         vlm: `tiny`, a folder, or a public model's name.
-        random: weights drawn by this seed take the place of the model's own; -1 leaves them.
+        random: seed of random weights that replace the model's own; -1: the weights are kept.
 
     Raises:
-        UserError: no model is named, or there is none of that name.
+        UserError: no model is named, or it does not exist.
     """
     if not vlm:
         raise UserError("no model is named", "vlm", "give `tiny` or a model's folder")

@@ -1,8 +1,8 @@
-"""From a set of states to one vector: the small network that learns, between the frozen model and an RL head."""
+"""Poolers: trained networks that turn the states of a frozen model into one vector for an RL head."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -12,24 +12,23 @@ from vla.errors import UserError
 
 
 class Pooler(nn.Module):
-    """PR2L's: a projection, a Transformer of one encoder and one decoder layer asked by a learned query, and a projection.
+    """The pooler of PR2L: a projection, a Transformer with one encoder and one decoder layer and a learned query, a projection.
 
-    Shapes as in the authors' notebook (Chen et al. 2024): 512 wide, two heads, feed-forward part 512 wide, 128 out. Tokens have
-    no positions but what the model wrote into its states.
+    Shapes as in the authors' notebook (Chen et al. 2024): width 512, two heads, feed-forward width 512, output width 128. No
+    position embeddings are added: the model's states contain positions.
 
     Args:
         raw: width of the model's states.
-        width, heads, hidden: of the Transformer.
+        width, heads, hidden: width, heads and feed-forward width of the Transformer.
         out: width of the vector.
-        mix: layers that stand one after the other for each token and are weighted into one, by learned shares that start equal;
-            1 leaves the tokens as they are.
+        mix: number of layers per token, adjacent in the input, that are averaged with learned weights that start equal; 1: none.
     """
 
     def __init__(self, raw: int, width: int = 512, heads: int = 2, hidden: int = 512, out: int = 128, mix: int = 1):
         super().__init__()
         self.mix = Mix(mix)
         self.project = nn.Linear(raw, width)
-        # No dropout: PPO compares a step's probability before and after, and noise in the network would look like a change.
+        # No dropout: PPO compares probabilities before and after an update, and noise would look like a change.
         self.transformer = nn.Transformer(width, heads, 1, 1, hidden, dropout=0.0, batch_first=True)
         self.query = nn.Parameter(torch.randn(1, 1, width) / width**0.5)
         self.out = nn.Linear(width, out)
@@ -38,41 +37,43 @@ class Pooler(nn.Module):
         """Tokens [B, L, raw] of any float type and padding [B, L] (True is padding) -> [B, out]."""
         tokens, padding = self.mix(*checked(tokens, padding))
         if self.training:
-            # Columns of nothing but padding: only in training, as other shapes give other last digits.
+            # Drop columns of padding only. Not in evaluation, where another shape would change the last digits.
             real = ~padding.all(0)
             tokens, padding = tokens[:, real], padding[:, real]
-        encoder: Any = self.transformer.encoder
-        decoder: Any = self.transformer.decoder
-        reads, asks = encoder.layers[0], decoder.layers[0]
-        seen = ~padding[:, None, None]
+        encoder = cast(nn.TransformerEncoder, self.transformer.encoder)
+        decoder = cast(nn.TransformerDecoder, self.transformer.decoder)
+        encode, decode = cast(nn.TransformerEncoderLayer, encoder.layers[0]), cast(nn.TransformerDecoderLayer, decoder.layers[0])
+        encoder_norm, decoder_norm = cast(nn.LayerNorm, encoder.norm), cast(nn.LayerNorm, decoder.norm)
+        visible = ~padding[:, None, None]
         x = self.project(tokens)
-        x = reads.norm1(x + attend(reads.self_attn, x, x, seen))
-        x = encoder.norm(reads.norm2(x + reads.linear2(reads.linear1(x).relu())))
+        x = encode.norm1(x + attend(encode.self_attn, x, x, visible))
+        x = encoder_norm(encode.norm2(x + encode.linear2(encode.linear1(x).relu())))
         q = self.query.expand(len(x), -1, -1)
-        q = asks.norm1(q + attend(asks.self_attn, q, q))
-        q = asks.norm2(q + attend(asks.multihead_attn, q, x, seen))
-        q = decoder.norm(asks.norm3(q + asks.linear2(asks.linear1(q).relu())))
+        q = decode.norm1(q + attend(decode.self_attn, q, q))
+        q = decode.norm2(q + attend(decode.multihead_attn, q, x, visible))
+        q = decoder_norm(decode.norm3(q + decode.linear2(decode.linear1(q).relu())))
         return self.out(q[:, 0])
 
 
 def attend(
-    part: nn.MultiheadAttention, query: torch.Tensor, source: torch.Tensor, seen: torch.Tensor | None = None
+    module: nn.MultiheadAttention, query: torch.Tensor, source: torch.Tensor, visible: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """What PyTorch's module computes, without the copies that take a quarter of a training step here.
+    """Computes what PyTorch's module does, without its copies, which take a quarter of a training step here.
 
     Args:
+        module: the attention module.
         query, source: [B, Q, D] and [B, S, D].
-        seen: [B, 1, 1, S] True where there is no padding.
+        visible: [B, 1, 1, S], False is padding; None: there is no padding.
     """
-    weights, biases = part.in_proj_weight.chunk(3), part.in_proj_bias.chunk(3)
-    parts = zip((query, source, source), weights, biases, strict=True)
-    q, k, v = (rearrange(nn.functional.linear(*one), "b l (h d) -> b h l d", h=part.num_heads) for one in parts)
-    found = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-    return part.out_proj(rearrange(found, "b h l d -> b l (h d)"))
+    weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
+    projections = zip((query, source, source), weights, biases, strict=True)
+    q, k, v = (rearrange(nn.functional.linear(*args), "b l (h d) -> b h l d", h=module.num_heads) for args in projections)
+    attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+    return module.out_proj(rearrange(attended, "b h l d -> b l (h d)"))
 
 
 class MeanPooler(nn.Module):
-    """The control: the mean of the states, and a projection. Arguments and shapes as `Pooler`."""
+    """The control: the mean of the states and a projection. Arguments and shapes as for `Pooler`."""
 
     def __init__(self, raw: int, out: int = 128, mix: int = 1):
         super().__init__()
@@ -84,7 +85,7 @@ class MeanPooler(nn.Module):
 
 
 class Mix(nn.Module):
-    """Weights the layers that stand one after the other for each token: [B, T * layers, D] -> [B, T, D]."""
+    """Averages the adjacent layers of each token with learned weights: [B, T * layers, D] -> [B, T, D]."""
 
     def __init__(self, layers: int):
         super().__init__()
@@ -99,7 +100,7 @@ class Mix(nn.Module):
 
 
 def checked(tokens: torch.Tensor, padding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens in float32 and padding as bool; UserError where a row is nothing but padding, of which there is no mean."""
+    """Converts tokens to float32 and padding to bool. Raises UserError if a row is only padding."""
     padding = padding.bool()
     if padding.all(1).any():
         raise UserError("an observation has no tokens, only padding", "pooler", "keep image or prompt tokens, or write some")
@@ -107,6 +108,6 @@ def checked(tokens: torch.Tensor, padding: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def mean(tokens: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
-    """The mean [B, D] of the tokens [B, L, D] that are no padding [B, L]."""
+    """Returns the mean [B, D] of the tokens [B, L, D] that are not padding [B, L]."""
     real = (~padding)[..., None].to(tokens.dtype)
     return (tokens * real).sum(1) / real.sum(1)

@@ -1,10 +1,11 @@
-"""What a linear map reads off states: prompts, layers and poolings ranked in minutes, before any reinforcement learning."""
+"""Linear probes of states, which rank prompts, layers and poolings in minutes, before any reinforcement learning."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import torch
+from einops import rearrange
 from torch.nn import functional
 
 from vla.errors import UserError
@@ -12,17 +13,17 @@ from vla.promptable.pooler import mean
 from vla.promptable.representation import States
 
 POOLINGS = ("all", "written")
-"""The mean over all tokens, or over those of the answer."""
+"""The mean over all tokens, or over the written ones."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """How well a linear map does on observations that it was not fitted to.
+    """The result of a linear probe on held-out observations.
 
     Attributes:
-        score: accuracy of a class, or R² of numbers (1 is perfect, 0 no better than their mean).
-        chance: accuracy of the most frequent class, or 0.
-        n: held-out observations.
+        score: accuracy of a classification, or R² of a regression (1 is perfect, 0 no better than the mean).
+        chance: accuracy of always choosing the most frequent class; 0 for a regression.
+        n: number of held-out observations.
     """
 
     score: float
@@ -31,16 +32,17 @@ class Probe:
 
 
 def pooled(states: States, pooling: str, layers: int) -> torch.Tensor:
-    """States as vectors [B, layers * D]: each layer's mean over the tokens, one beside the other.
+    """Pools states to vectors [B, layers * D]: the mean over the tokens of each layer, concatenated.
 
     Raises:
-        UserError: unknown pooling, or nothing was written.
+        UserError: the pooling is unknown, or no tokens were written.
     """
     if pooling not in POOLINGS or (pooling == "written" and not states.written.shape[1]):
         raise UserError(
             f"pooling {pooling!r} of {states.written.shape[1]} written tokens", "probe", f"one of {', '.join(POOLINGS)}"
         )
-    tokens, padding = states.tokens.float().unflatten(1, (-1, layers)), states.padding[:, ::layers]
+    tokens = rearrange(states.tokens.float(), "b (t layer) d -> b t layer d", layer=layers)
+    padding = states.padding[:, ::layers]
     if pooling == "written":
         start = tokens.shape[1] - states.written.shape[1]
         tokens, padding = tokens[:, start:], padding[:, start:]
@@ -50,34 +52,35 @@ def pooled(states: States, pooling: str, layers: int) -> torch.Tensor:
 def classify(
     train: torch.Tensor, labels: torch.Tensor, held_out: torch.Tensor, truth: torch.Tensor, decay: float = 1e-3
 ) -> Probe:
-    """Accuracy of a logistic regression fitted to vectors [N, F] and labels [N] (integers from 0), on others."""
+    """Fits a logistic regression to vectors [N, F] and labels [N] (integers from 0). Returns its held-out accuracy."""
     classes = int(max(labels.max(), truth.max())) + 1
-    known, asked = _standard(train, held_out)
-    weights = torch.zeros(known.shape[1], classes, requires_grad=True)
-    search = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+    fitted, probed = _standardised(train, held_out)
+    weights = torch.zeros(fitted.shape[1], classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
-        search.zero_grad()
-        value = functional.cross_entropy(known @ weights, labels) + decay * weights.square().sum()
+        optimizer.zero_grad()
+        value = functional.cross_entropy(fitted @ weights, labels) + decay * weights.square().sum()
         value.backward()
         return value
 
-    search.step(loss)  # type: ignore[arg-type]
-    right = (asked @ weights.detach()).argmax(1) == truth
-    return Probe(float(right.float().mean()), float(truth.bincount().max() / len(truth)), len(truth))
+    optimizer.step(loss)  # type: ignore[arg-type]
+    correct = (probed @ weights.detach()).argmax(1) == truth
+    return Probe(float(correct.float().mean()), float(truth.bincount().max() / len(truth)), len(truth))
 
 
 def regress(train: torch.Tensor, values: torch.Tensor, held_out: torch.Tensor, truth: torch.Tensor, decay: float = 1e-2) -> Probe:
-    """R² of a ridge regression from vectors [N, F] to values [N, K], on others; the mean over the K values."""
-    known, asked = _standard(train, held_out)
-    penalty = decay * len(known) * torch.eye(known.shape[1])
+    """Fits a ridge regression from vectors [N, F] to values [N, K]. Returns its held-out R², averaged over the K values."""
+    fitted, probed = _standardised(train, held_out)
+    penalty = decay * len(fitted) * torch.eye(fitted.shape[1])
     penalty[-1, -1] = 0.0
-    weights = torch.linalg.solve(known.T @ known + penalty, known.T @ values)
-    residual = (truth - asked @ weights).square().sum(0) / (truth - truth.mean(0)).square().sum(0)
+    weights = torch.linalg.solve(fitted.T @ fitted + penalty, fitted.T @ values)
+    residual = (truth - probed @ weights).square().sum(0) / (truth - truth.mean(0)).square().sum(0)
     return Probe(float((1 - residual).mean()), 0.0, len(truth))
 
 
-def _standard(train: torch.Tensor, held_out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both scaled as the first is, with a column of ones."""
-    middle, spread = train.mean(0), train.std(0).clamp_min(1e-6)
-    return tuple(functional.pad((x - middle) / spread, (0, 1), value=1.0) for x in (train, held_out))  # type: ignore[return-value]
+def _standardised(train: torch.Tensor, held_out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Standardises both by the mean and deviation of the first, and adds a column of ones."""
+    mean_, deviation = train.mean(0), train.std(0).clamp_min(1e-6)
+    one, other = (functional.pad((x - mean_) / deviation, (0, 1), value=1.0) for x in (train, held_out))
+    return one, other

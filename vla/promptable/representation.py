@@ -1,4 +1,4 @@
-"""PR2L's state: what a frozen vision-language model computes while it reads an observation and a question and writes an answer.
+"""Promptable representations (PR2L): states of a frozen vision-language model as it reads an observation and answers a prompt.
 
 Chen, Mees, Kumar, Levine 2024, "Vision-Language Models Provide Promptable Representations for Reinforcement Learning"
 (arXiv 2402.02651).
@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from einops import rearrange
 from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from vla.contract import Statistic
 from vla.errors import UserError
@@ -23,7 +24,7 @@ from vla.models.decoding.session import DecodingSession
 from vla.models.families.base import Images
 from vla.models.families.find import family_of
 from vla.models.weights import weights_hash
-from vla.promptable.layers import Capture, Choice, chosen_layers
+from vla.promptable.layers import Capture, Choice, blocks, chosen_layers
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.reading import reading_hash
 from vla.tokenization.vocabulary import ordered_ids
@@ -31,18 +32,18 @@ from vla.tokenization.vocabulary import ordered_ids
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the representation is made of; all of it decides the states, so all of it belongs to a cache's key.
+    """The settings of a representation. All of them influence the states, so all of them are part of a cache's key.
 
     Attributes:
-        tokens: written to every prompt, greedily, exactly so many: an answer that would end goes on. 0 writes none.
-        decode: statistic of written integer and location tokens; all other words are the likeliest.
-        image, prompt: whether the states of image tokens, and of the prompt's words, are kept.
-        layers: which states; see `layers.Choice`.
-        words: room for a prompt's words, in tokens.
-        batch: rows per call of the model. Other shapes give other last digits, so every call is padded to this one.
-        dtype: of the states that come out, "float16" or "float32".
-        image_tokens: of an observation's pictures; 0: the model's processor says.
-        chat: put the prompt into the model's chat template.
+        tokens: number of tokens that are written greedily after every prompt, without end tokens; 0: none.
+        decode: statistic of written integer and location tokens; other words are the likeliest.
+        image, prompt: whether the states of image tokens and of the prompt's text are kept.
+        layers: the layers whose states are kept; see `layers.Choice`.
+        words: maximum length of a prompt's text, in tokens.
+        batch: rows per call of the model. Every call is padded to it, because another shape changes the last digits.
+        dtype: type of the states, "float16" or "float32".
+        image_tokens: number of image tokens of an observation; 0: the model's processor gives it.
+        chat: whether to put the prompt into the model's chat template.
     """
 
     tokens: int = 8
@@ -58,7 +59,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if min(self.tokens, self.image_tokens) < 0 or min(self.words, self.batch) < 1:
-            raise UserError(f"{self}", "representation", "numbers are positive; tokens and image_tokens may be 0")
+            raise UserError(f"{self}", "representation", "give positive numbers; tokens and image_tokens may be 0")
         if not (self.tokens or self.image or self.prompt):
             raise UserError("no tokens are kept", "representation", "keep image or prompt tokens, or write some")
         if self.dtype not in ("float16", "float32"):
@@ -67,7 +68,7 @@ class Settings:
             raise UserError(f"decode {self.decode!r}", "representation", f"one of {', '.join(get_args(Statistic))}")
 
     def identity(self) -> dict[str, Any]:
-        """The settings as a cache's key holds them: `decode`, which came later, only where it is not the mode."""
+        """Returns the settings for a cache's key. The default of `decode`, added later, is left out: older caches stay valid."""
         return {name: value for name, value in dataclasses.asdict(self).items() if (name, value) != ("decode", "mode")}
 
 
@@ -76,10 +77,10 @@ class States:
     """A batch of representations.
 
     Attributes:
-        tokens: [B, L, D]: image and prompt tokens as they stand, padding, written tokens; of each token its layers one after the
-            other. Zero where there is padding.
-        padding: [B, L] bool, True is padding, as torch's key-padding masks have it.
-        written: [B, N] ids of the answer.
+        tokens: [B, L, D] states of image and prompt tokens, zero padding and written tokens, in this order. The layers of a
+            token are adjacent.
+        padding: [B, L] bool, True is padding, as in torch's key-padding masks.
+        written: [B, N] ids of the written tokens.
     """
 
     tokens: torch.Tensor
@@ -88,41 +89,44 @@ class States:
 
 
 def check_observations(images: Sequence[Images], fields: Sequence[Mapping[str, str]]) -> None:
-    """Raises UserError where observations have unequal numbers of pictures, or none, or not each its fields."""
-    counts = [len(pictures) for pictures in images]
+    """Raises UserError unless all observations have the same number of images, at least one, and each has its fields."""
+    counts = [len(observation) for observation in images]
     if len(set(counts)) > 1 or len(images) != len(fields) or not counts or not counts[0]:
         raise UserError(
-            f"observations with {counts} pictures and {len(fields)} sets of fields",
+            f"observations with {counts} images and {len(fields)} sets of fields",
             "representation",
-            "give every observation as many pictures, one at least, and its fields",
+            "give every observation the same number of images, at least one, and its fields",
         )
 
 
 class PromptableRepresentation:
-    """A frozen model as an observation's encoder. The model is put into evaluation mode and its gradients are switched off.
+    """Encodes observations by a frozen model, which is put into evaluation mode without gradients.
 
     Args:
-        model, processor: as `vla.models.load.load_vlm` gives them.
-        prompt: the question.
-        settings: what of the model's states is kept.
+        model, processor: as `vla.models.load.load_vlm` returns them.
+        prompt: the prompt.
+        settings: which states are computed and kept.
 
     Attributes:
         layers: the layers whose states are kept.
         shape: (L, D) of every observation's tokens.
-        identity: what decides the states beside observation and filled-in prompt, as JSON holds it.
+        identity: everything but observation and prompt that decides the states, as a JSON object.
 
     Raises:
-        UserError: the model cannot write, or the settings contradict one another.
+        UserError: the model does not write token by token, or the settings do not fit it.
     """
 
-    def __init__(self, model: Any, processor: Any, prompt: PromptTemplate, settings: Settings | None = None):
-        self.settings, self.prompt, self.processor = settings or Settings(), prompt, processor
+    def __init__(
+        self, model: PreTrainedModel, processor: ProcessorMixin, prompt: PromptTemplate, settings: Settings | None = None
+    ):
+        self.settings, self.prompt = settings or Settings(), prompt
+        self.tokenizer = cast(PreTrainedTokenizerBase, getattr(processor, "tokenizer", processor))
         self.model = model.eval().requires_grad_(False)
         self._family = family_of(self.model, processor, self.settings.image_tokens, self.settings.chat)
-        self._decoder: Any = self._family.decoder(self.model)
+        self._decoder = self._family.decoder(self.model)
         self._end_ids = self._family.end_ids(self.model)
-        self.layers = chosen_layers(self.settings.layers, len(self._decoder.layers))
-        self._ordinals = _ordinals(self.model, getattr(processor, "tokenizer", processor), self.settings.decode)
+        self.layers = chosen_layers(self.settings.layers, len(blocks(self._decoder)))
+        self._ordinals = _ordinals(self.model, self.tokenizer, self.settings.decode)
         self._length = self._family.image_tokens + self.settings.words
         self._kept = self.settings.image * self._family.image_tokens + self.settings.prompt * self.settings.words
         width = self.model.config.get_text_config().hidden_size
@@ -135,63 +139,62 @@ class PromptableRepresentation:
         }
 
     def at(self, batch: int) -> PromptableRepresentation:
-        """The same with another declared shape."""
+        """Returns the same representation for calls of another batch size."""
         other = copy.copy(self)
         other.settings = dataclasses.replace(self.settings, batch=batch)
         other.identity = {**self.identity, "batch": batch}
         return other
 
     def question(self, fields: Mapping[str, str]) -> str:
-        """The prompt as it is asked; UserError where a field is not filled."""
+        """Returns the filled-in prompt. Raises UserError if a field is missing."""
         return self.prompt.fill(fields)
 
     def __call__(self, images: Sequence[Images], fields: Sequence[Mapping[str, str]]) -> States:
-        """The states of observations.
+        """Computes the states of observations.
 
         Args:
-            images: of each its pictures, uint8 [H, W, 3], of all equally many.
-            fields: what fills the prompt's fields.
+            images: the images of each observation, uint8 [H, W, 3]; all observations have the same number.
+            fields: the values of the prompt's fields, for each observation.
 
         Raises:
-            UserError: unequal numbers of pictures, an unknown field, a prompt with more words than there is room for.
+            UserError: observations have different numbers of images, a field is unknown, or a prompt is too long.
         """
         check_observations(images, fields)
-        texts, size = [self.question(one) for one in fields], self.settings.batch
-        done = [self._compute(images[i : i + size], texts[i : i + size]) for i in range(0, len(texts), size)]
-        return States(*(torch.cat([getattr(part, f.name) for part in done]) for f in dataclasses.fields(States)))
+        texts, size = [self.question(values) for values in fields], self.settings.batch
+        parts = [self._compute(images[i : i + size], texts[i : i + size]) for i in range(0, len(texts), size)]
+        return States(*(torch.cat([getattr(part, f.name) for part in parts]) for f in dataclasses.fields(States)))
 
     def answers(self, written: torch.Tensor) -> list[str]:
-        """Written ids [B, N] as words; the answer comes first, then what a model writes that is not let stop."""
-        tokenizer = getattr(self.processor, "tokenizer", self.processor)
-        return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in written.tolist()]
+        """Decodes written ids [B, N]. As end tokens are never written, a text goes on after the answer."""
+        return [str(self.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in written.tolist()]
 
     @torch.inference_mode()
     def _compute(self, images: Sequence[Images], texts: Sequence[str]) -> States:
         rows, short = len(texts), self.settings.batch - len(texts)
-        # What fills the declared shape is computed and thrown away.
+        # Rows that fill the declared shape are computed and dropped.
         inputs = self._family.prompts([*images, *[images[0]] * short], [*texts, *[texts[0]] * short], self._length)
-        with Capture(self._decoder, self.layers) as seen:
-            session = self._family.session(self.model, inputs, show=seen.keep)
-            written = self._write(session, seen)
-            prompts = torch.stack([seen.states[layer][0] for layer in self.layers], 2)
+        with Capture(self._decoder, self.layers) as capture:
+            session = self._family.session(self.model, inputs, show=capture.keep)
+            written = self._write(session, capture)
+            prompts = torch.stack([capture.states[layer][0] for layer in self.layers], 2)
             ids, attention = inputs.ids.to(prompts.device), inputs.attention.to(prompts.device).bool()
-            tokens, padding = self._choose(prompts, ids, attention)
+            tokens, padding = self._pack(prompts, ids, attention)
             if self.settings.tokens:
-                # The last word has been chosen, not read.
-                with seen.until_deepest():
+                # The last token has been written, but not read.
+                with capture.until_deepest():
                     session.read(written[:, -1:], written[0, :1])
-                answer = [torch.cat(seen.states[layer][1:], 1) for layer in self.layers]
+                answer = [torch.cat(capture.states[layer][1:], 1) for layer in self.layers]
                 tokens = torch.cat([tokens, torch.stack(answer, 2)], 1)
                 padding = torch.cat([padding, torch.zeros_like(written, dtype=torch.bool)], 1)
         tokens = rearrange(tokens, "b t layer d -> b (t layer) d").to(getattr(torch, self.settings.dtype))
         padding = padding.repeat_interleave(len(self.layers), 1)
         return States(tokens[:rows].cpu(), padding[:rows].cpu(), written[:rows].cpu())
 
-    def _write(self, session: DecodingSession, seen: Capture) -> torch.Tensor:
-        """Reads the prompts and writes to them, never an end mark; ids [B, N]."""
+    def _write(self, session: DecodingSession, capture: Capture) -> torch.Tensor:
+        """Reads the prompts and writes answers without end tokens. Returns ids [B, N]."""
         empty = torch.empty(session.rows, 0, dtype=torch.long, device=session.device)
         if not self.settings.tokens:
-            with seen.until_deepest():
+            with capture.until_deepest():
                 session.read(empty, torch.zeros(1, dtype=torch.long, device=session.device))
             return empty
         written = empty
@@ -201,8 +204,8 @@ class PromptableRepresentation:
             written = torch.cat([written, likeliest(logits, self._ordinals)[:, None]], 1)
         return written
 
-    def _choose(self, states: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of prompts' states [B, P, layers, D] those that are kept, packed to the left; and where there is padding."""
+    def _pack(self, states: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Selects the states to be kept among [B, P, layers, D], packed to the left. Returns them and their padding [B, P]."""
         image = ids == self._family.image_id
         keep = real & ((image & self.settings.image) | (~image & self.settings.prompt))
         order = (~keep).long().argsort(dim=1, stable=True)[:, : self._kept]
@@ -213,11 +216,11 @@ class PromptableRepresentation:
         return functional.pad(packed, (0, 0, 0, 0, 0, room)), functional.pad(padding, (0, room), value=True)
 
 
-def _ordinals(model: Any, tokenizer: Any, decode: Statistic) -> tuple[Ordinal, ...]:
-    """The integer and the location tokens, for another statistic than the mode; UserError: the tokenizer has neither."""
+def _ordinals(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decode: Statistic) -> tuple[Ordinal, ...]:
+    """Returns integer and location tokens, for a statistic other than the mode. Raises UserError if there are none."""
     if decode == "mode":
         return ()
-    lists = [ids for ids in ordered_ids(tokenizer) if ids]
-    if not lists:
-        raise UserError(f"decode {decode}, and a tokenizer without integers and locations", "representation", "decode: mode")
-    return tuple(Ordinal(torch.tensor(ids, device=model.device), decode) for ids in lists)
+    id_lists = [ids for ids in ordered_ids(tokenizer) if ids]
+    if not id_lists:
+        raise UserError(f"decode {decode} with a tokenizer without integers and locations", "representation", "set decode: mode")
+    return tuple(Ordinal(torch.tensor(ids, device=model.device), decode) for ids in id_lists)

@@ -1,1 +1,1 @@
-"""Decoding: what may be written, what is chosen, and how a model is asked for the next token."""
+"""Decoding: allowed tokens, choice of a token, and decoding sessions with a KV cache."""

@@ -1,4 +1,4 @@
-"""Which token is written, given its logits: a sample, the likeliest one, or a statistic of an ordinal token's distribution."""
+"""Greedy choice of a token from its logits: the likeliest word, or a statistic of an ordinal token's distribution."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from vla.contract import Statistic
 from vla.models.decoding.allowed import Ordinal
 
 NEIGHBOURHOOD = 1 / 32
-"""Half width of the mode's neighbourhood, as a share of the legal values: 8 of 256 bins."""
+"""Half the width of the mode's neighbourhood, as a share of the number of legal values: 8 of 256 bins."""
 
 
 def ordinal_choice(logits: torch.Tensor, statistic: Statistic) -> torch.Tensor:
-    """Which of rising values an ordinal token takes: logits [..., U], of values in their order, -inf where illegal -> [...].
+    """Chooses a value of an ordinal token: logits [..., U] in the order of the values, -inf where illegal -> indices [...].
 
     The mode is the likeliest value. The median is the lowest value at or below which half of the probability lies. The local
-    mean is the legal value nearest to the mean of the mode's neighbourhood. NaN gives some value, as with `argmax`.
+    mean is the legal value nearest to the mean over the mode's neighbourhood. With NaN the index is arbitrary but in range.
     """
     if statistic == "mode":
         return logits.argmax(-1)
@@ -33,7 +33,7 @@ def ordinal_choice(logits: torch.Tensor, statistic: Statistic) -> torch.Tensor:
 
 
 def likeliest(logits: torch.Tensor, ordinals: Sequence[Ordinal] = ()) -> torch.Tensor:
-    """The likeliest of all words [...], from logits [..., V]; where it is one of an ordinal list, the statistic of that list."""
+    """Returns the likeliest words [...], from logits [..., V]; instead of an ordinal token, the statistic of its list."""
     words = logits.argmax(-1)
     for ordinal in ordinals:
         statistic = ordinal.words[ordinal_choice(logits[..., ordinal.words], ordinal.statistic)]

@@ -1,4 +1,4 @@
-"""Answers over a KV cache, token by token or a block at once: one decoder for all model families."""
+"""The decoder of all model families: writes answers token by token over a KV cache, or a block at once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from vla.contract import Statistic
 from vla.errors import UserError
@@ -19,18 +19,18 @@ from vla.models.decoding.static import StaticSteps
 from vla.models.logprobs import allowed_mass, token_logprobs
 
 TOKENS = 64
-"""An answer's length where nothing says how long it may be."""
+"""Default maximum length of an answer in tokens."""
 
 
 @dataclasses.dataclass
 class Decoded:
-    """What was written.
+    """The answers of a batch.
 
     Attributes:
-        ids: [B, T]; after the end of an answer, its end token again and again.
-        logprobs: [B, T] float32, of the token that was written, over the allowed words; 0 for forced tokens and after the end.
-            At an ordinal place that need not be the likeliest word.
-        valid_mass: [B, T] share of the whole vocabulary's probability that the allowed words had, if asked for; 1 after the end.
+        ids: [B, T]; after the end of an answer its end token is repeated.
+        logprobs: [B, T] float32, log-probabilities of the written tokens over the allowed words; 0 for forced tokens and after
+            the end. An ordinal token need not be the likeliest word.
+        valid_mass: [B, T] probability of all allowed words over the whole vocabulary, if requested; 1 after the end.
     """
 
     ids: torch.Tensor
@@ -38,17 +38,17 @@ class Decoded:
     valid_mass: torch.Tensor | None = None
 
 
-def static_steps(model: Any, compiled: bool = False) -> StaticSteps | None:
-    """What reads an answer's tokens on a GPU; None where the model's own modules have to.
+def static_steps(model: PreTrainedModel, compiled: bool = False) -> StaticSteps | None:
+    """Returns the static decoding steps of a model on a GPU; None if its own modules must be used.
 
     Args:
-        model: on its device; its weights may change later, but stay where they are.
-        compiled: whether the operations of a step are fused first (`torch.compile`), which takes a minute at the first answer.
+        model: on its device; its weights may change later, but not move.
+        compiled: whether to fuse the operations of a step (`torch.compile`), which takes a minute at the first answer.
     """
     decoder = model.get_decoder()
-    # Weights that several machines have parts of are gathered anew for each step.
-    whole = not hasattr(next(decoder.parameters()), "device_mesh")
-    return StaticSteps(decoder, compiled) if whole and model.device.type == "cuda" and StaticSteps.fits(decoder) else None
+    # Sharded weights (FSDP) are gathered anew for each step, at no fixed address.
+    unsharded = not hasattr(next(decoder.parameters()), "device_mesh")
+    return StaticSteps(decoder, compiled) if unsharded and model.device.type == "cuda" and StaticSteps.fits(decoder) else None
 
 
 @torch.inference_mode()
@@ -67,47 +67,48 @@ def write(
     """Writes an answer to each prompt of a session.
 
     Args:
-        allowed: what may be written. A place of one word needs no call of the model.
-        max_new_tokens: at most so many; by default as many as `allowed` asks for, or `TOKENS`.
-        eos_id: ends an answer; None: only what is allowed and the number of tokens do.
-        temperature: 0 takes the likeliest word, at an ordinal place (`Ordinal`) its statistic; above 0 samples with `generator`.
-        valid_mass: whether to report it; then every step needs the whole vocabulary's logits.
-        samples: answers to each prompt, which is read once; they stand one after the other: B is prompts times samples.
-        block: places that are written at once, after those of `allowed`.
-        ordinals: where all words are allowed and the likeliest is one of these lists', that list's statistic is written.
+        allowed: the words that may be written. A position with a single word needs no call of the model.
+        max_new_tokens: maximum length of an answer; by default the number of allowed positions, or `TOKENS`.
+        eos_id: token that ends an answer; None: answers end only by `allowed` and `max_new_tokens`.
+        temperature: 0 writes the likeliest word, or the statistic of an ordinal position (`Ordinal`); above 0 words are sampled.
+        generator: random numbers for sampling.
+        valid_mass: whether to compute `Decoded.valid_mass`; every step then needs the whole vocabulary's logits.
+        samples: answers per prompt. A prompt is read once, and its answers are adjacent rows: B is prompts times samples.
+        block: positions that are written at once, after those of `allowed`.
+        ordinals: where all words are allowed and the likeliest is in one of these lists, that list's statistic is written.
 
     Raises:
-        UserError: several samples of the likeliest words, which are all the same; a block after nobody knows how many tokens; or
-            nothing to write, or ids that the model does not have.
+        UserError: several samples at temperature 0, which would all be equal; a block after text of unknown length; nothing to
+            write; or ids that the model does not have.
     """
     if samples < 1 or not 0 <= temperature < math.inf or (samples > 1 and temperature == 0):
         raise UserError(f"{samples} samples at temperature {temperature}", "decoding", "sample at a temperature above 0")
     check(allowed, session.vocabulary)
     if block is None and _steps(allowed, max_new_tokens) < 1:
-        raise UserError("nothing is to be written", "decoding", "allow one token at least")
+        raise UserError("nothing is to be written", "decoding", "allow at least one token")
     if block is not None and (allowed is None or isinstance(allowed, Follow) or eos_id is not None):
-        raise UserError("a block follows text of unknown length", "decoding", "give the places before it, and no end")
+        raise UserError("a block follows text of unknown length", "decoding", "give a list of positions before it, and no eos_id")
     rows, device = session.rows, session.device
     unread: list[torch.Tensor] = []
     tokens, logprobs, masses = [], [], []
-    moved, ordinals = functools.cache(lambda table: table.to(device)), [ordinal.to(device) for ordinal in ordinals]
-    done, free = torch.zeros(rows * samples, dtype=torch.bool, device=device), False
+    to_device, ordinals = functools.cache(lambda table: table.to(device)), [ordinal.to(device) for ordinal in ordinals]
+    ended, free = torch.zeros(rows * samples, dtype=torch.bool, device=device), False
     for step in range(_steps(allowed, max_new_tokens)):
-        place = at(allowed, step, tokens, rows, eos_id)
-        if place is None:
+        position = at(allowed, step, tokens, rows, eos_id)
+        if position is None:
             break
         statistic: Statistic = "mode"
-        if isinstance(place, Free):
-            # In company no call is spared: the last digits of an answer would depend on when the others' texts end.
-            over = len(done) == 1 and bool(done)
-            free, end, words, legal = True, place.end, torch.tensor([place.end], device=device) if over else None, None
+        if isinstance(position, Free):
+            # With several rows no call is skipped: the last digits of an answer would depend on when other rows' texts end.
+            over = len(ended) == 1 and bool(ended)
+            free, end, words, legal = True, position.end, torch.tensor([position.end], device=device) if over else None, None
         else:
-            # What had ended was the text before.
-            done = torch.zeros_like(done) if free else done
-            free, end, statistic = False, eos_id, place.statistic
-            words, legal = (None if table is None else moved(table) for table in (place.words, place.legal))
-            if words is not None and legal is not None and len(done) == 1 and legal.sum() == 1:
-                # Nor here: what one row is spared would depend on the others.
+            # It was the free text that ended, not the answer.
+            ended = torch.zeros_like(ended) if free else ended
+            free, end, statistic = False, eos_id, position.statistic
+            words, legal = (None if table is None else to_device(table) for table in (position.words, position.legal))
+            if words is not None and legal is not None and len(ended) == 1 and legal.sum() == 1:
+                # Skipped for a single row only, for the same reason.
                 words, legal = words[legal[0]], None
         if words is not None and len(words) == 1 and not valid_mass:
             token, logprob, mass = words.expand(rows), torch.zeros(rows, device=device), torch.ones(rows, device=device)
@@ -115,10 +116,10 @@ def write(
             fresh = torch.stack(unread, 1) if unread else torch.empty(rows, 0, dtype=torch.long, device=device)
             logits = session.read(fresh, None if valid_mass else words)[:, 0]
             unread = []
-            if rows < len(done):
-                # The first choice is where the samples part; all before it is the same for all of them.
+            if rows < len(ended):
+                # Samples of a prompt differ from the first choice on; everything before it is shared.
                 session.repeat(samples)
-                rows, logits = len(done), logits.repeat_interleave(samples, 0)
+                rows, logits = len(ended), logits.repeat_interleave(samples, 0)
                 legal = None if legal is None else legal.repeat_interleave(samples, 0)
                 tokens, logprobs, masses = (
                     [t.repeat_interleave(samples, 0) for t in part] for part in (tokens, logprobs, masses)
@@ -126,41 +127,48 @@ def write(
             choice = Choice(words, legal, statistic)
             token, logprob, mass = _choose(logits, choice, () if free else ordinals, valid_mass, temperature, generator)
         if end is not None:
-            ended = done[:rows]
-            token = torch.where(ended, end, token)
-            logprob, mass = logprob.masked_fill(ended, 0.0), mass.masked_fill(ended, 1.0)
-            done = done | (token == end) if rows == len(done) else done
+            over = ended[:rows]
+            token = torch.where(over, end, token)
+            logprob, mass = logprob.masked_fill(over, 0.0), mass.masked_fill(over, 1.0)
+            ended = ended | (token == end) if rows == len(ended) else ended
         unread.append(token)
         tokens.append(token)
         logprobs.append(logprob)
         masses.append(mass)
-        if eos_id is not None and not free and bool(done.all()):
+        if eos_id is not None and not free and bool(ended.all()):
             break
     parts = [[torch.stack(part, 1)] for part in (tokens, logprobs, masses)] if tokens else [[], [], []]
     if block is not None:
-        found = _at_once(session, block, unread, len(done) // rows, valid_mass, temperature, generator)
+        written = _at_once(session, block, unread, len(ended) // rows, valid_mass, temperature, generator)
         parts = [
-            [t.repeat_interleave(len(done) // rows, 0) for t in part] + [new] for part, new in zip(parts, found, strict=True)
+            [t.repeat_interleave(len(ended) // rows, 0) for t in part] + [last] for part, last in zip(parts, written, strict=True)
         ]
     ids, chosen, mass = (torch.cat(part, 1) for part in parts)
     return Decoded(ids, chosen, mass if valid_mass else None)
 
 
 def _steps(allowed: Allowed, most: int | None) -> int:
-    places = TOKENS if allowed is None else len(allowed.places if isinstance(allowed, Follow) else allowed)
-    return places if most is None else most if allowed is None else min(most, places)
+    """Returns the maximum number of tokens that are written one by one."""
+    positions = TOKENS if allowed is None else len(allowed.positions if isinstance(allowed, Follow) else allowed)
+    return positions if most is None else most if allowed is None else min(most, positions)
 
 
 def _at_once(
-    session: DecodingSession, block: Block, unread: list[torch.Tensor], samples: int, valid_mass: bool, *how: Any
+    session: DecodingSession,
+    block: Block,
+    unread: list[torch.Tensor],
+    samples: int,
+    valid_mass: bool,
+    temperature: float,
+    generator: torch.Generator | None,
 ) -> tuple[torch.Tensor, ...]:
-    """Ids, log-probabilities and masses [rows * samples, N] of a block, from one reading of its blanks and what is unread."""
+    """Writes a block in one call of the model. Returns ids, log-probabilities and masses [rows * samples, N]."""
     ahead, words, legal = len(block) - 1, block.words.to(session.device), block.legal.to(session.device)
     blanks = torch.full((session.rows, ahead), block.blank, device=session.device)
     fresh = torch.cat([torch.stack(unread, 1), blanks], 1) if unread else blanks
     logits = session.read(fresh, None if valid_mass else words, ahead, block.mutual).repeat_interleave(samples, 0)
-    ordinal = block.ordinal.to(session.device)
-    return _choose(logits, Choice(words, legal, block.statistic, ordinal), (), valid_mass, *how)
+    choice = Choice(words, legal, block.statistic, block.ordinal.to(session.device))
+    return _choose(logits, choice, (), valid_mass, temperature, generator)
 
 
 def _choose(
@@ -171,7 +179,7 @@ def _choose(
     temperature: float,
     generator: torch.Generator | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What is chosen, its log-probability and the words' mass [...], from logits [..., V] or of the words alone [..., U]."""
+    """Returns ids, log-probabilities and the words' masses [...], from logits [..., V] or of the words alone [..., U]."""
     logits, words, legal = logits.float(), choice.words, choice.legal
     mass = torch.ones(logits.shape[:-1], device=logits.device)
     if words is not None and valid_mass:

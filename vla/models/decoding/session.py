@@ -1,4 +1,4 @@
-"""What decoding needs of a model."""
+"""The interface between the decoder and a model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from typing import Protocol
 import torch
 
 
+class CachedLayer(Protocol):
+    """The KV cache of one layer: `keys` and `values` [B, H, L, D]."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
 class DecodingSession(Protocol):
-    """A model with a batch of prompts. It is fed what it has not read yet: first the prompts, later what was written since.
+    """A model with a batch of prompts and a KV cache. Each call reads the tokens that the model has not read yet.
 
     Attributes:
-        rows: how many answers are written at once.
-        device: where the model is.
-        vocabulary: how many tokens it has.
+        rows: number of answers that are written at once.
+        device: the model's device.
+        vocabulary: size of the model's vocabulary.
     """
 
     rows: int
@@ -21,19 +28,20 @@ class DecodingSession(Protocol):
     vocabulary: int
 
     def read(self, fresh: torch.Tensor, words: torch.Tensor | None, ahead: int = 0, mutual: bool = False) -> torch.Tensor:
-        """Reads tokens and scores what comes next; the prompts are read with the first.
+        """Reads tokens and returns logits of the next ones. The first call reads the prompts, too.
 
         Args:
-            fresh: [rows, N]; N may be 0 at first.
-            words: score these only; None: all.
-            ahead: so many of the tokens, the last, are blanks, and what follows each of them is wanted too.
-            mutual: whether the blanks see those behind them.
+            fresh: [rows, N] unread tokens; N may be 0 in the first call.
+            words: [U] ids whose logits are computed; None: all.
+            ahead: number of blanks at the end of `fresh`; logits after each of them are returned, too.
+            mutual: whether blanks attend to later blanks.
 
         Returns:
-            Logits [rows, 1 + ahead, V] of what follows the last token before the blanks, and each blank.
+            Logits [rows, 1 + ahead, V], or [rows, 1 + ahead, U] of some words: after the last token before the blanks, and after
+            each blank.
         """
         ...
 
     def repeat(self, times: int) -> None:
-        """Repeats every prompt, once read, so many times, one after the other."""
+        """Repeats every row `times` times, after the prompts have been read; copies of a row are adjacent."""
         ...

@@ -1,6 +1,6 @@
-"""Reading an answer's tokens over keys and values that keep their place and size, so that a GPU can record a step and replay it.
+"""Decoding over a KV cache of fixed address and size, so that a step can be recorded as a CUDA graph and replayed.
 
-With few rows a step's time goes into starting its kernels rather than into reading the weights. A CUDA graph starts them at once.
+With few rows a step takes longer to launch its kernels than to read the weights. A CUDA graph launches all of them at once.
 """
 
 from __future__ import annotations
@@ -11,66 +11,67 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import Cache
+from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import StaticLayer
 
+from vla.models.decoding.session import CachedLayer
 from vla.models.tiny.attention import NAME, additive
 
 ROOM = 128
-"""Keys and values have room for a multiple of this many tokens, so that few sizes occur."""
+"""The size of a KV cache is a multiple of this many tokens, so that few sizes occur."""
 
 
 class StaticSteps:
-    """What reads tokens after a prompt, for one model, made once for each number of rows and room. Keep it as long as the model.
+    """The decoding steps of one model, one for each number of rows and cache size. Keep it as long as the model.
 
     Args:
-        decoder: the language model, causal over all layers.
-        compiled: fuse the step's operations with `torch.compile` first; the first step of each size then takes long.
-        graphs: record each step as a CUDA graph; None: where the model is on a GPU.
+        decoder: the language model, with causal attention in all layers.
+        compiled: whether to fuse a step's operations with `torch.compile`; the first step of each size then takes long.
+        graphs: whether to record each step as a CUDA graph; None: if the model is on a GPU.
     """
 
-    def __init__(self, decoder: Any, compiled: bool = False, graphs: bool | None = None):
+    def __init__(self, decoder: PreTrainedModel, compiled: bool = False, graphs: bool | None = None):
         self.decoder = decoder
         self.compiled = compiled
         self.graphs = decoder.device.type == "cuda" if graphs is None else graphs
-        self._made: dict[tuple[int, int], StaticStep] = {}
+        self._steps: dict[tuple[int, int], StaticStep] = {}
 
     @staticmethod
-    def fits(decoder: Any) -> bool:
-        """Whether every layer of the language model sees all that stands before a token."""
+    def fits(decoder: PreTrainedModel) -> bool:
+        """Whether every layer of the language model attends to all earlier tokens, by a known attention function."""
         kinds = getattr(decoder.config, "layer_types", None) or ["full_attention"]
         return set(kinds) == {"full_attention"} and decoder.config._attn_implementation in ("eager", "sdpa", NAME)
 
-    def begin(self, kept: Sequence[Any], seen: torch.Tensor, positions: torch.Tensor) -> StaticStep:
-        """Goes on after prompts.
+    def begin(self, layers: Sequence[CachedLayer], mask: torch.Tensor, positions: torch.Tensor) -> StaticStep:
+        """Starts an answer after prompts.
 
         Args:
-            kept: per layer, an object with `keys` and `values` [B, H, L, D].
-            seen: [B, L] bool, False is padding.
-            positions: [..., B, 1] of the next token.
+            layers: the KV cache of the prompts, layer by layer.
+            mask: [B, L] bool, False is padding.
+            positions: [..., B, 1] position ids of the next token.
         """
-        rows, length = seen.shape
+        rows, length = mask.shape
         size = rows, ROOM * math.ceil((length + 1) / ROOM)
-        if size not in self._made:
-            self._made[size] = StaticStep(self, *size, kept, positions)
-        step = self._made[size]
-        step.begin(kept, seen, positions)
+        if size not in self._steps:
+            self._steps[size] = StaticStep(self, *size, layers, positions)
+        step = self._steps[size]
+        step.begin(layers, mask, positions)
         return step
 
 
 class StaticStep:
-    """One number of rows and one room; as `StaticSteps.begin` makes it.
+    """The decoding step for one number of rows and one cache size; made by `StaticSteps.begin`.
 
     Attributes:
-        recorded: the graphs, by number of tokens and of blanks.
+        recorded: the CUDA graphs and their outputs, by number of tokens and of blanks.
     """
 
-    def __init__(self, owner: StaticSteps, rows: int, room: int, kept: Sequence[Any], positions: torch.Tensor):
+    def __init__(self, owner: StaticSteps, rows: int, room: int, layers: Sequence[CachedLayer], positions: torch.Tensor):
         self.owner, self.rows, self.room = owner, rows, room
         device = positions.device
-        self.layers = [_Fixed(layer.keys, layer.values, room) for layer in kept]
+        self.layers = [_Fixed(layer.keys, layer.values, room) for layer in layers]
         self.cache = Cache(layers=list(self.layers))
-        self.seen = torch.ones(rows, room, dtype=torch.bool, device=device)
+        self.mask = torch.ones(rows, room, dtype=torch.bool, device=device)
         self.positions = positions.clone()
         self.start = torch.zeros((), dtype=torch.long, device=device)
         self.columns = torch.arange(room, device=device)
@@ -78,25 +79,26 @@ class StaticStep:
         self.recorded: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
         self._run = torch.compile(self._step, dynamic=False) if owner.compiled else self._step
 
-    def begin(self, kept: Sequence[Any], seen: torch.Tensor, positions: torch.Tensor) -> None:
-        self.length = seen.shape[1]
-        for fixed, layer in zip(self.layers, kept, strict=True):
+    def begin(self, layers: Sequence[CachedLayer], mask: torch.Tensor, positions: torch.Tensor) -> None:
+        """Copies the prompts' KV cache; arguments as for `StaticSteps.begin`."""
+        self.length = mask.shape[1]
+        for fixed, layer in zip(self.layers, layers, strict=True):
             fixed.keys[:, :, : self.length] = layer.keys[:, :, : self.length]
             fixed.values[:, :, : self.length] = layer.values[:, :, : self.length]
-        self.seen[:, : self.length] = seen
-        self.seen[:, self.length :] = True
+        self.mask[:, : self.length] = mask
+        self.mask[:, self.length :] = True
         self.positions.copy_(positions)
 
     def read(self, fresh: torch.Tensor, ahead: int = 0, mutual: bool = False) -> tuple[torch.Tensor, StaticStep]:
-        """The last states [B, N, D] of tokens [B, N], and what reads the next ones: another one where the room is not enough.
+        """Returns the last states [B, N, D] of tokens [B, N], and the step for the next ones: a larger one if this is full.
 
         Args:
-            fresh: tokens.
+            fresh: the tokens.
             ahead, mutual: as for `vla.models.decoding.session.DecodingSession.read`.
         """
         count = fresh.shape[1]
         if self.length + count > self.room:
-            return self._moved(count).read(fresh, ahead, mutual)
+            return self._grown(count).read(fresh, ahead, mutual)
         blanks = ahead if mutual else 0
         self.fed.setdefault(count, torch.zeros_like(fresh)).copy_(fresh)
         self.start.fill_(self.length)
@@ -105,23 +107,23 @@ class StaticStep:
         self.positions += count
         return hidden, self
 
-    def _moved(self, count: int) -> StaticStep:
-        """A step with more room, at the same place."""
-        seen = functional.pad(self.seen[:, : self.length], (0, count), value=True)
-        step = self.owner.begin([_Part(layer, count) for layer in self.layers], seen, self.positions)
+    def _grown(self, count: int) -> StaticStep:
+        """Returns a step with room for `count` more tokens, in the same state."""
+        mask = functional.pad(self.mask[:, : self.length], (0, count), value=True)
+        step = self.owner.begin([_Padded(layer, count) for layer in self.layers], mask, self.positions)
         step.length -= count
         return step
 
     def _step(self, count: int, blanks: int) -> torch.Tensor:
-        places = self.start + torch.arange(count, device=self.start.device)
-        # Blanks that see one another see as far as the last of them.
-        until = torch.cat([places[: count - blanks], (self.start + count - 1).expand(blanks)])
-        seen = self.seen[:, None, None] & (self.columns <= until[:, None])
+        columns = self.start + torch.arange(count, device=self.start.device)
+        # Mutual blanks attend up to the last of them.
+        until = torch.cat([columns[: count - blanks], (self.start + count - 1).expand(blanks)])
+        mask = self.mask[:, None, None] & (self.columns <= until[:, None])
         for layer in self.layers:
-            layer.places = places
+            layer.columns = columns
         out = self.owner.decoder(
             input_ids=self.fed[count],
-            attention_mask=additive(seen, self.layers[0].keys.dtype),
+            attention_mask=additive(mask, self.layers[0].keys.dtype),
             position_ids=self.positions + torch.arange(count, device=self.start.device),
             past_key_values=self.cache,
             use_cache=True,
@@ -130,7 +132,7 @@ class StaticStep:
 
     def _replay(self, count: int, blanks: int) -> torch.Tensor:
         if (count, blanks) not in self.recorded:
-            # Libraries choose their kernels and take their memory in the first runs. What these write is written again.
+            # Libraries choose kernels and allocate memory in the first runs. What these runs write to the cache is overwritten.
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -147,7 +149,7 @@ class StaticStep:
 
 
 class _Fixed(StaticLayer):
-    """A layer's keys and values, written at `places`, the same for all layers."""
+    """A layer's keys and values in tensors of fixed size. `columns` are the indices of the tokens that are written next."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -156,18 +158,18 @@ class _Fixed(StaticLayer):
         super().__init__(room)
         self.keys, self.values = (t.new_zeros(*t.shape[:2], room, t.shape[3]) for t in (keys, values))
         self.is_initialized = True
-        self.places = torch.empty(0)
+        self.columns = torch.empty(0)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.keys.index_copy_(2, self.places, key_states)
-        self.values.index_copy_(2, self.places, value_states)
+        self.keys.index_copy_(2, self.columns, key_states)
+        self.values.index_copy_(2, self.columns, value_states)
         return self.keys, self.values
 
 
-class _Part:
-    """A layer's keys and values with room for a few more behind them."""
+class _Padded:
+    """A layer's keys and values, padded by `more` tokens."""
 
-    def __init__(self, layer: Any, more: int):
+    def __init__(self, layer: CachedLayer, more: int):
         self.keys, self.values = (functional.pad(t, (0, 0, 0, more)) for t in (layer.keys, layer.values))

@@ -1,1 +1,1 @@
-"""What is known of a kind of vision-language model: one file a family, behind one protocol."""
+"""Model families: what differs between kinds of vision-language models, one file per family, behind one protocol."""

@@ -1,4 +1,4 @@
-"""What training, acting and reading states need of a kind of vision-language model."""
+"""The protocol of a model family, which training, policies and representations use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from vla.errors import UserError
 from vla.models.decoding.cpu_decode_step import Show
@@ -16,34 +16,34 @@ from vla.models.decoding.static import StaticSteps
 from vla.models.inputs import ModelInputs
 
 Images = Sequence[np.ndarray]
-"""Of one observation: uint8 [H, W, 3] each, in the order of the placeholders."""
-Places = Sequence[np.ndarray | None]
-"""The same for every place that the model has; None is an image that is not there."""
+"""The images of one observation, uint8 [H, W, 3] each, in the order of the placeholders."""
+OptionalImages = Sequence[np.ndarray | None]
+"""One entry per image that the model takes; None is a missing image."""
 
 
 class ModelFamily(Protocol):
-    """How one kind of model is fed and read. It holds the processor and no weights: loader processes have one too.
+    """Prepares the inputs of one kind of model and runs it. Holds the processor but no weights, so data loaders can use it, too.
 
-    `image_ids` and `images` are for training and acting, where a sequence is laid out token by token; `prompts` is for whole
-    prompts, as the model's own processor lays them out.
+    `image_ids` and `images` serve training and policies, which lay out a sequence token by token. `prompts` serves
+    representations, which use the prompt layout of the model's own processor.
 
     Attributes:
-        processor: of transformers.
-        tokenizer: its tokenizer.
-        image_id: the placeholder of an image token.
-        new_weights: parts of names of weights that a saved model may lack.
+        processor: the model's processor.
+        tokenizer: the processor's `PreTrainedTokenizerBase`, whose own types leave open whether a special id is an int.
+        image_id: id of the image placeholder.
+        new_weights: parts of the names of weights that a saved model may lack.
     """
 
-    processor: Any
+    processor: ProcessorMixin
     tokenizer: Any
     image_id: int
     new_weights: tuple[str, ...]
 
-    def __init__(self, processor: Any, config: Any, image_tokens: int = 0, chat: bool = False): ...
+    def __init__(self, processor: ProcessorMixin, config: PreTrainedConfig, image_tokens: int = 0, chat: bool = False): ...
 
     @staticmethod
     def history_settings(model_type: str, history: int) -> dict[str, int]:
-        """Settings of configuration and processor for so many images per camera.
+        """Returns settings of configuration and processor for `history` images per camera.
 
         Raises:
             UserError: models of this family cannot be trained.
@@ -52,60 +52,62 @@ class ModelFamily(Protocol):
 
     @property
     def image_tokens(self) -> int:
-        """Tokens of one observation's images together.
+        """The number of image tokens of one observation, over all its images.
 
         Raises:
-            UserError: the processor does not say, and no setting does.
+            UserError: neither the processor nor a setting gives it.
         """
         ...
 
     def image_ids(self, count: int) -> list[list[int]]:
-        """The placeholders of a sample's `count` images: for each as many ids as it has tokens.
+        """Returns the placeholders of a sample's `count` images: for each image, one id per token.
 
         Raises:
             UserError: models of this family cannot be trained, or the model takes another number of images.
         """
         ...
 
-    def images(self, samples: Sequence[Places]) -> Mapping[str, torch.Tensor]:
-        """The images of a batch as the model takes them; raises UserError where one has another form."""
+    def images(self, samples: Sequence[OptionalImages]) -> Mapping[str, torch.Tensor]:
+        """Preprocesses the images of a batch. Raises UserError if an image has the wrong shape or type."""
         ...
 
     def prompts(self, images: Sequence[Images], texts: Sequence[str], length: int) -> ModelInputs:
-        """Prompts with their images, padded to `length`; images that are not given take no room.
+        """Encodes prompts with their images, padded to `length`. Images that are not given take no tokens.
 
         Raises:
-            UserError: a prompt is longer, or has other images than the model takes.
+            UserError: a prompt is longer than `length`, or the model does not take this number of images.
         """
         ...
 
-    def score(self, model: Any, inputs: ModelInputs, positions: torch.Tensor) -> torch.Tensor:
-        """Logits [N, V] of the token after each of N `positions` (bool [B, L]), row by row; with gradients."""
+    def score(self, model: PreTrainedModel, inputs: ModelInputs, positions: torch.Tensor) -> torch.Tensor:
+        """Returns next-token logits [N, V] at N `positions` (bool [B, L]), row by row; with gradients."""
         ...
 
     def session(
-        self, model: Any, inputs: ModelInputs, static: StaticSteps | None = None, show: Show | None = None
+        self, model: PreTrainedModel, inputs: ModelInputs, static: StaticSteps | None = None, show: Show | None = None
     ) -> DecodingSession:
-        """A decoding session over these prompts, on the model's device.
+        """Starts a decoding session with these prompts, on the model's device.
 
         Args:
-            static: what reads the tokens of the answer, made for this model; None: its own modules.
-            show: is told the states of layers that are computed without calling the layers' modules.
+            static: static decoding steps of this model for the answer's tokens; None: the model's modules are called.
+            show: is called with the states of layers that are computed without calling the layers' modules.
         """
         ...
 
-    def decoder(self, model: Any) -> nn.Module:
-        """The language model, which has `layers`."""
+    def decoder(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Returns the language model, whose blocks are `layers`."""
         ...
 
-    def end_ids(self, model: Any) -> list[int]:
-        """The tokens that end an answer."""
+    def end_ids(self, model: PreTrainedModel) -> list[int]:
+        """Returns the ids of tokens that end an answer."""
         ...
 
 
 def check_length(tokens: int, length: int, text: str) -> None:
-    """Raises UserError where a prompt is longer than the declared shape."""
+    """Raises UserError if a prompt has more tokens than the declared length."""
     if tokens > length:
         raise UserError(
-            f"a prompt of {tokens} tokens, {length} have room", f"prompt {text!r}", f"set words to {tokens - length} more"
+            f"a prompt has {tokens} tokens, but there is room for {length}",
+            f"prompt {text!r}",
+            f"set words to {tokens - length} more",
         )

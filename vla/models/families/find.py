@@ -1,11 +1,11 @@
-"""From a model to its family.
+"""Finding the family of a model.
 
-A family of your own needs no change here: its package names its class as an entry point, by the `model_type` of its models,
+A package adds a family of its own by an entry point, named by the `model_type` of its models:
 
     [project.entry-points."vla.families"]
     smolvlm = "my_package:SmolVLMFamily"
 
-where the class is a `vla.models.families.base.ModelFamily`.
+The class implements `vla.models.families.base.ModelFamily`.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from vla.models.families.base import ModelFamily
 from vla.plugins import load_object, plugins
 
 FAMILIES = {"vla-tiny": "vla.models.families.tiny:TinyFamily"}
-"""`model_type` of a configuration -> its family's class."""
+"""`model_type` of a configuration -> class of the family."""
 OTHERS = "vla.models.families.hub:HubFamily"
 """The family of every other model."""
 GROUP = "vla.families"
 
 
 def family_class(model_type: str) -> type[ModelFamily]:
-    """The class of the family that models of this type belong to."""
+    """Returns the class of the family that models of this type belong to."""
     return load_object(FAMILIES.get(model_type) or plugins(GROUP).get(model_type) or OTHERS)
 
 
 def family_of(model: PreTrainedModel, processor: ProcessorMixin, image_tokens: int = 0, chat: bool = False) -> ModelFamily:
-    """The family of a model, with its processor.
+    """Makes the family object of a model with its processor.
 
     Args:
-        image_tokens, chat: of `ModelFamily.prompts`, for a model whose family does not know them; see `HubFamily`.
+        image_tokens, chat: settings of `HubFamily`, for models that have no family of their own.
 
     Raises:
-        UserError: the model does not write token by token, or chat is wanted of a processor without a template.
+        UserError: the model does not write token by token, or `chat` is set and the processor has no chat template.
     """
     if chat and not any(getattr(one, "chat_template", None) for one in (processor, getattr(processor, "tokenizer", None))):
         raise UserError("the processor has no chat template", "representation", "leave chat out")

@@ -1,34 +1,38 @@
-"""Our own small model, `TinyVLM`: placeholders of the images first, then the words, padded on the right."""
+"""The family of our own small model, `TinyVLM`: image placeholders, then text, padded on the right."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import torch
-from torch import nn
 from torch.nn import functional
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vla.errors import UserError
 from vla.models.decoding.cpu_decode_step import KVCache, Show, cpu_decode_step
+from vla.models.decoding.session import CachedLayer
 from vla.models.decoding.static import StaticStep, StaticSteps
-from vla.models.families.base import Images, Places, check_length
+from vla.models.families.base import Images, OptionalImages, check_length
 from vla.models.inputs import BLOCK, ModelInputs
+from vla.models.tiny.model import TinyVLM
 from vla.models.tiny.processor import TinyVLMProcessor
 
 
 class TinyFamily:
-    """See `ModelFamily`. Every camera has its place, so images that are missing are grey and their tokens masked.
+    """The `ModelFamily` of `TinyVLM`. Every camera has its own tokens; those of a missing image are masked.
 
     Args:
-        processor: knows all that the other arguments say of other families."""
+        processor: the model's processor, which makes the other arguments of a family superfluous."""
 
     new_weights = ("vision.age",)
-    """What tells images of different ages apart: new where the model was saved with a shorter history."""
+    """Embeddings of the images' ages, which are new if the model was saved with history 1."""
 
-    def __init__(self, processor: TinyVLMProcessor, config: Any = None, image_tokens: int = 0, chat: bool = False):
-        self.processor, self.tokenizer = processor, processor.tokenizer
+    def __init__(
+        self, processor: TinyVLMProcessor, config: PreTrainedConfig | None = None, image_tokens: int = 0, chat: bool = False
+    ):
+        self.processor = processor
+        self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self.image_id = processor.image_token_id
 
     @staticmethod
@@ -45,20 +49,20 @@ class TinyFamily:
             raise UserError(
                 f"the model takes {len(ids)} images, the contract gives {count}",
                 "model.vlm",
-                "a new model sees as many cameras as the data have",
+                "train a new model, which takes as many cameras as the data has",
             )
         return ids
 
-    def images(self, samples: Sequence[Places]) -> dict[str, torch.Tensor]:
+    def images(self, samples: Sequence[OptionalImages]) -> dict[str, torch.Tensor]:
         return {"pixel_values": self.processor.pixels(samples)}
 
     def prompts(self, images: Sequence[Images], texts: Sequence[str], length: int) -> ModelInputs:
-        places, count = self.processor.image_ids(), len(images[0])
-        if count > len(places):
-            raise UserError(f"{count} images", "representation", f"the model has places for {len(places)}")
-        # Places without an image are left out, with their room.
-        shown = sum(map(len, places[:count]))
-        ids = torch.full((len(images), length - self.image_tokens + shown), self.tokenizer.pad_token_id)
+        placeholders, count = self.processor.image_ids(), len(images[0])
+        if count > len(placeholders):
+            raise UserError(f"{count} images", "representation", f"the model takes at most {len(placeholders)}")
+        # Tokens of images that are not given are left out.
+        shown = sum(map(len, placeholders[:count]))
+        ids = torch.full((len(images), length - self.image_tokens + shown), cast(int, self.tokenizer.pad_token_id))
         attention = torch.zeros(ids.shape, dtype=torch.bool)
         ids[:, :shown], attention[:, :shown] = self.image_id, True
         for row, text in enumerate(texts):
@@ -68,7 +72,7 @@ class TinyFamily:
             attention[row, shown : shown + len(words)] = True
         return ModelInputs(ids, attention, {"pixel_values": self.processor.pixels(images, count)})
 
-    def score(self, model: Any, inputs: ModelInputs, positions: torch.Tensor) -> torch.Tensor:
+    def score(self, model: TinyVLM, inputs: ModelInputs, positions: torch.Tensor) -> torch.Tensor:
         branch = inputs.branch
         if branch is not None and branch.max() <= 1:
             branch = None
@@ -82,34 +86,35 @@ class TinyFamily:
         ).logits
 
     def session(
-        self, model: Any, inputs: ModelInputs, static: StaticSteps | None = None, show: Show | None = None
+        self, model: TinyVLM, inputs: ModelInputs, static: StaticSteps | None = None, show: Show | None = None
     ) -> TinySession:
         inputs = inputs.to(model.device)
         group = inputs.attention if inputs.group is None else inputs.group
         return TinySession(model, inputs.ids, group, inputs.attention, inputs.images["pixel_values"], static, show)
 
-    def decoder(self, model: Any) -> nn.Module:
+    def decoder(self, model: TinyVLM) -> PreTrainedModel:
         return model.language
 
-    def end_ids(self, model: Any) -> list[int]:
-        return [self.tokenizer.eos_token_id]
+    def end_ids(self, model: TinyVLM) -> list[int]:
+        return [cast(int, self.tokenizer.eos_token_id)]
 
 
 class TinySession:
     """A decoding session with a `TinyVLM`.
 
     Args:
+        model: the model.
         ids: [B, L] prompts, padded on the right.
-        prefix: [B, L] 1 where a token belongs to the bidirectional prefix.
-        attention: [B, L] False is padding.
+        prefix: [B, L], 1 where a token belongs to the bidirectional prefix.
+        attention: [B, L], False is padding.
         pixels: [B, C, 3, H, W] in [-1, 1].
-        static: what reads the tokens of the answer, made for this model; None: its modules, or on a CPU `cpu_decode_step`.
-        show: is told the states that `cpu_decode_step` computes, which calls no modules.
+        static: static decoding steps of this model for the answer's tokens; None: `cpu_decode_step`, or the model's modules.
+        show: is called with the states that `cpu_decode_step` computes, as it calls no modules.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: TinyVLM,
         ids: torch.Tensor,
         prefix: torch.Tensor,
         attention: torch.Tensor,
@@ -131,21 +136,22 @@ class TinySession:
         if self._running is not None:
             hidden, self._running = self._running.read(fresh, ahead, mutual)
             return self._logits(hidden[:, -1 - ahead :], words)
-        # Where the prompts end: padding stands between them and what is written.
+        # The last token of each prompt: padding separates it from the blanks.
         last = self._last(self.attention) if first and fresh.shape[1] == ahead else None
         self.attention = torch.cat([self.attention, torch.ones_like(fresh, dtype=torch.bool)], 1)
         group = torch.zeros_like(fresh, dtype=torch.int8)
         if mutual:
             group[:, fresh.shape[1] - ahead :] = BLOCK
         self.prefix = torch.cat([self.prefix, group], 1)
-        hidden = self.model.hidden(
+        out = self.model.hidden(
             torch.cat([self.ids, fresh], 1) if first else fresh,
             self.pixels if first else None,
             self.attention,
             self.prefix,
             past_key_values=self.cache,
             use_cache=True,
-        ).last_hidden_state
+        )
+        hidden = cast(torch.Tensor, out.last_hidden_state)
         wanted = hidden[:, -1 - ahead :]
         if last is not None:
             end = hidden[torch.arange(self.rows, device=self.device), last]
@@ -153,14 +159,15 @@ class TinySession:
         return self._logits(wanted, words)
 
     def _begin(self) -> StaticStep | KVCache | None:
-        """What reads the tokens of the answer, once the prompts are read; None: the model's modules."""
+        """Returns what reads the answer's tokens, after the prompts have been read; None: the model's modules."""
+        layers = cast("list[CachedLayer]", self.cache.layers)
         if self.static is not None:
-            return self.static.begin(self.cache.layers, self.attention, self.attention.sum(1, keepdim=True))
+            return self.static.begin(layers, self.attention, self.attention.sum(1, keepdim=True))
         step = cpu_decode_step(self.model.language)
-        return None if step is None else step.begin(self.cache.layers, self.attention, self.show)
+        return None if step is None else step.begin(layers, self.attention, self.show)
 
     def _logits(self, hidden: torch.Tensor, words: torch.Tensor | None) -> torch.Tensor:
-        """The words' scores. Their rows of the head are kept until others are asked for: most places have the same."""
+        """Returns the words' logits. Rows of the head are kept until other words come: most positions have the same."""
         if words is None:
             return self.model.logits(hidden)
         if words is not self._words:
@@ -174,4 +181,5 @@ class TinySession:
 
     @staticmethod
     def _last(attention: torch.Tensor) -> torch.Tensor:
+        """Returns the index [B] of each row's last token."""
         return (torch.arange(attention.shape[1], device=attention.device) * attention).argmax(1)

@@ -1,1 +1,1 @@
-"""`tiny` and its relatives: our own small vision-language model."""
+"""`TinyVLM`, our own small vision-language model, and its configuration, processor and tokenizer."""

@@ -1,4 +1,4 @@
-"""Who sees whom, and the matrix products that carry it out."""
+"""Attention masks, positions and the attention function of `TinyVLM`."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ NAME = "vla_prefix"
 
 
 def visible(attention: torch.Tensor, group: torch.Tensor, branch: torch.Tensor | None = None, first: int = 0) -> torch.Tensor:
-    """Which keys a query sees: what stands before it and, within a group, all of the group; of other branches nothing.
+    """Returns which keys each query attends to: earlier tokens and all tokens of its own group, but none of other branches.
 
     Args:
-        attention: [B, K] bool, False is padding: seen by nobody.
-        group: [B, K], `PREFIX` or `BLOCK` where a token belongs to one, 0 where to none.
-        branch: [B, K], 0 in the trunk, the same number within a branch; None: all are one.
-        first: the queries are the positions from `first` on.
+        attention: [B, K] bool, False is padding, which no other token attends to.
+        group: [B, K], `PREFIX` or `BLOCK` where a token belongs to such a group, else 0.
+        branch: [B, K], 0 in the trunk, one number per branch; None: there are no branches.
+        first: index of the first query; the queries are the last K - first tokens.
 
     Returns:
-        [B, 1, K - first, K] bool. Every query sees itself, so that no row is blank, not even a padding one.
+        [B, 1, K - first, K] bool. Every query attends to itself, so no row of the mask is empty, not even that of padding.
     """
-    place = torch.arange(attention.shape[1], device=attention.device)
-    query = place[first:, None]
-    seen = (place <= query) | ((group[:, first:, None] == group[:, None, :]) & (group[:, None, :] > 0))
+    keys = torch.arange(attention.shape[1], device=attention.device)
+    query = keys[first:, None]
+    mask = (keys <= query) | ((group[:, first:, None] == group[:, None, :]) & (group[:, None, :] > 0))
     if branch is not None:
-        seen = seen & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, first:, None]))
-    return ((seen & attention[:, None, :]) | (place == query))[:, None]
+        mask = mask & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, first:, None]))
+    return ((mask & attention[:, None, :]) | (keys == query))[:, None]
 
 
 def positions(attention: torch.Tensor, branch: torch.Tensor | None = None) -> torch.Tensor:
-    """The place [B, L] of each token in its text: padding takes none, and every branch goes on where the trunk ends.
+    """Returns position ids [B, L]. Padding is not counted, and every branch continues from the end of the trunk.
 
     Args:
         attention: [B, L] bool, False is padding.
-        branch: [B, L], 0 in the trunk, which comes first, then branch after branch; None: all are one.
+        branch: [B, L], 0 in the trunk, which comes first, then one number per branch; None: there are no branches.
     """
     order = (attention.long().cumsum(1) - 1).clamp_min(0)
     if branch is None:
@@ -45,16 +45,16 @@ def positions(attention: torch.Tensor, branch: torch.Tensor | None = None) -> to
     return torch.where((branch > 0) & attention, order - start + trunk, order)
 
 
-def additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The same as 0 and the smallest number of `dtype`, to be added to attention scores."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Converts a bool mask to one that is added to attention scores: 0 where True, else the smallest number of `dtype`."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 def attend(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
-    """Attention for transformers' interface: [B, H, Q, D] queries, additive mask -> ([B, Q, H, D], None).
+    """Implements transformers' `AttentionInterface`: queries [B, H, Q, D] and an additive mask -> ([B, Q, H, D], None).
 
-    On a CPU the fused kernel has no fast bf16 backward (3 times slower than three matrix products, measured at 140
-    tokens); elsewhere it is the better one. Grouped keys (fewer key than query heads) are repeated.
+    On a CPU the fused kernel's bf16 backward is slow (3 times slower than separate matrix products, measured at 140 tokens), so
+    bf16 on a CPU uses matrix products and everything else the fused kernel. With grouped queries, keys and values are repeated.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if key.shape[1] != query.shape[1]:
@@ -63,7 +63,7 @@ def attend(module, query, key, value, attention_mask, scaling=None, dropout=0.0,
     value = value.to(query.dtype)
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         scores = (query * scaling) @ key.to(query.dtype).transpose(-1, -2)
-        # The explicit dtype keeps autocast from carrying the scores to float32 and back; the kernel sums in float32 anyway.
+        # Under autocast softmax would convert the scores to float32 and back; its kernel sums in float32 anyway.
         with torch.autocast("cpu", enabled=False):
             weights = functional.softmax(scores + attention_mask.to(scores.dtype), dim=-1)
         out = functional.dropout(weights, dropout, module.training) @ value

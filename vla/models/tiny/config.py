@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import AutoConfig, PreTrainedConfig
 
 from vla.errors import UserError
 
-# A residual network that stops at stride 8; one normalisation group instead of batch statistics, so that training
-# equals evaluation and the company a picture is in has no influence on it.
+# A residual network. One group of group normalisation instead of batch statistics: training equals evaluation, and the other
+# images of a batch have no influence.
 VISION = {
     "layers": [1, 1, 1, 1],
     "channels": [32, 96, 96, 96],
@@ -25,7 +23,7 @@ TEXT = {
     "intermediate_size": 512,
     "hidden_act": "gelu",
     "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5},
-    # transformers' 0.02 suits widths of thousands; here it starts attention flat and keeps it so for long.
+    # transformers' 0.02 suits widths of thousands. At this width attention would start flat and stay so for long.
     "initializer_range": 0.05,
     "tie_word_embeddings": True,
     "max_position_embeddings": 1024,
@@ -33,27 +31,27 @@ TEXT = {
 
 
 class TinyVLMConfig(PreTrainedConfig):
-    """A timm vision network, a projector and a causal language model of transformers.
+    """The configuration of a timm vision network, a projector and a causal language model of transformers.
 
     Attributes:
         text_config: configuration of any causal language model that takes `inputs_embeds` and a 4-D mask; a dict with
-            `model_type`, or a config object. Missing entries of the default model come from `TEXT`.
-        vision_name: a network of `timm.create_model` that has `features_only`.
-        vision_args: its further arguments (plain JSON types); None: those of `VISION` for its network, none for another.
-        stride: picture pixels per side of one cell of the feature map; the network must have a feature of that stride.
-        image_size: side of the square pictures, in pixels.
-        pools: one per camera: the map is averaged over pools x pools cells, so a camera has
+            `model_type`, or a config object. Missing entries of the default type come from `TEXT`.
+        vision_name: a network of `timm.create_model` that supports `features_only`.
+        vision_args: further arguments of the network (plain JSON types); None: `VISION` for the default network, none for others.
+        stride: image pixels per side of a feature map cell; the network must have a feature map of that stride.
+        image_size: side of the square images, in pixels.
+        pools: one per camera; the feature map is averaged over pool x pool cells, so a camera has
             (image_size / stride / pool)^2 tokens.
-        history: pictures per camera.
-        image_token_id: the placeholder in `input_ids`, once per image token.
-        prefix: whether tokens of the prefix see the whole prefix or only what stands before them.
-        int8: whether the language model's weights are integers (`vla.models.int8`); such a model does not learn.
+        history: images per camera.
+        image_token_id: the placeholder in `input_ids`, repeated once per image token.
+        prefix: "bidirectional": tokens of the prefix attend to the whole prefix; "causal": only to earlier tokens.
+        int8: whether the language model's weights are 8-bit integers (`vla.models.int8`); such a model cannot be trained.
     """
 
     model_type = "vla-tiny"
     sub_configs = {"text_config": AutoConfig}  # type: ignore[assignment]
 
-    text_config: Any = None
+    text_config: PreTrainedConfig = None  # type: ignore[assignment]
     vision_name: str = "resnet10t"
     vision_args: dict = None  # type: ignore[assignment]
     stride: int = 8
@@ -79,7 +77,7 @@ class TinyVLMConfig(PreTrainedConfig):
         for pool in self.pools:
             if self.image_size % (self.stride * pool):
                 raise UserError(
-                    f"pictures of {self.image_size} px do not divide into cells of {self.stride} x {pool} px",
+                    f"images of {self.image_size} px do not divide into cells of {self.stride} x {pool} px",
                     "model configuration",
                     "choose image_size, stride and pools so that they divide",
                 )
@@ -87,5 +85,5 @@ class TinyVLMConfig(PreTrainedConfig):
 
     @property
     def image_tokens(self) -> list[int]:
-        """Tokens of a picture of each camera."""
+        """Number of image tokens of each camera."""
         return [(self.image_size // self.stride // pool) ** 2 for pool in self.pools]

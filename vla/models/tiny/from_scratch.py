@@ -1,4 +1,4 @@
-"""A small model of one's own: what a configuration says of it."""
+"""The specification of a small model that is trained from scratch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from vla.errors import UserError
 from vla.models.load import new_tiny, shipped_folder
 from vla.models.tiny.config import TinyVLMConfig
+from vla.models.tiny.model import TinyVLM
+from vla.models.tiny.processor import TinyVLMProcessor
 from vla.models.tiny.text import complete
 
 
@@ -21,17 +23,18 @@ class VLMSpec:
     """A small vision-language model with random weights: a timm network, a projector and a causal language model.
 
     Attributes:
-        tokenizer: "tiny" (the shipped model's), "new" (trained on the simulator's words), a folder with one of transformers, or
-            a public one's name; integers, places and `<image>` are added where it lacks them.
-        text_config: of the language model: hidden_size, num_hidden_layers, …, which replace those of `tiny`; with model_type any
-            other causal language model of transformers, all of whose sizes are then to be said.
-        vision_name: a network of timm that has `features_only`.
-        vision_args: its further arguments; by default none, for resnet10t those of `tiny`.
-        stride: pixels per side of a cell of the network's map; it must have a map of that stride.
-        image_size: side of the square to which pictures are scaled, in pixels.
-        pools: one per camera, so many cells per side are one token; by default 1 for the first camera and 2 for the others.
-        prefix: whether what stands before the answer sees itself whole, or backwards only.
-        seed: of the weights.
+        tokenizer: "tiny" (the shipped model's), "new" (trained on the simulator's words), a folder with a transformers tokenizer,
+            or the name of a public one; integers, locations and `<image>` are added where it lacks them.
+        text_config: settings of the language model (hidden_size, num_hidden_layers, …) that replace those of `tiny`. A model_type
+            chooses another causal language model of transformers, all of whose sizes must then be given.
+        vision_name: a timm network that supports `features_only`.
+        vision_args: further arguments of the network; by default those of `tiny` for resnet10t, and none for others.
+        stride: image pixels per side of a feature map cell; the network must have a feature map of that stride.
+        image_size: side of the square to which images are resized, in pixels.
+        pools: one per camera, cells per side that are averaged into one token; by default 1 for the first camera and 2 for the
+            others.
+        prefix: whether attention within the prompt is bidirectional or causal.
+        seed: seed of the weights.
     """
 
     tokenizer: str = "tiny"
@@ -44,16 +47,18 @@ class VLMSpec:
     prefix: Literal["bidirectional", "causal"] = "bidirectional"
     seed: int = 0
 
-    def make(self, new_tokenizer: Callable[[], Any] | None = None, history: int = 1, cameras: int = 2) -> tuple[Any, Any]:
-        """The model and its processor.
+    def make(
+        self, new_tokenizer: Callable[[], PreTrainedTokenizerBase] | None = None, history: int = 1, cameras: int = 2
+    ) -> tuple[TinyVLM, TinyVLMProcessor]:
+        """Makes the model and its processor.
 
         Args:
-            new_tokenizer: makes the one that is called "new".
-            history: pictures per camera.
-            cameras: how many there are.
+            new_tokenizer: makes the tokenizer named "new".
+            history: images per camera.
+            cameras: number of cameras.
 
         Raises:
-            UserError: no such tokenizer or network, or sizes that do not fit together.
+            UserError: the tokenizer or network does not exist, or sizes do not fit together.
         """
         settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "tokenizer"}
         settings["pools"] = self.pools or [1] + [2] * (cameras - 1)
@@ -63,10 +68,10 @@ class VLMSpec:
         except (ValueError, RuntimeError, TypeError, AttributeError, ZeroDivisionError, StrictDataclassError) as error:
             why = textwrap.shorten(str(error), 300)
             raise UserError(
-                f"no model can be made: {why}", "model.vlm", "look at its vision_name, vision_args and text_config"
+                f"no model can be made: {why}", "model.vlm", "check its vision_name, vision_args and text_config"
             ) from error
 
-    def _tokenizer(self, new_tokenizer: Callable[[], Any] | None) -> Any:
+    def _tokenizer(self, new_tokenizer: Callable[[], PreTrainedTokenizerBase] | None) -> PreTrainedTokenizerBase:
         if self.tokenizer == "new":
             if new_tokenizer is None:
                 raise UserError("there is no corpus for a new tokenizer", "model.vlm", "name a tokenizer")
@@ -82,4 +87,4 @@ class VLMSpec:
 
 
 SHORT = {"scratch": VLMSpec("tiny"), "new": VLMSpec("new")}
-"""Names for the structure of `tiny` with random weights."""
+"""Short names of specifications with the architecture of `tiny` and random weights."""

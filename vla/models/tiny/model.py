@@ -1,12 +1,13 @@
-"""The small vision-language model: a timm network, a projector and a causal language model as one PreTrainedModel."""
+"""The small vision-language model: a timm network, a projector and a causal language model in one `PreTrainedModel`."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import torch
+from einops import rearrange
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from vla.errors import UserError
@@ -19,10 +20,11 @@ from vla.models.tiny.vision import Vision
 
 
 class TinyVLM(PreTrainedModel, GenerationMixin):
-    """Image tokens stand in the places of `<image>` and see one another; a prompt sees them and itself whole, an answer what
-    stands before it. Several prompts with their answers may branch off the same pictures.
+    """A vision-language model that reads image tokens in place of `<image>` placeholders.
 
-    Logits are products with the embedding (tied), computed only where they are asked for.
+    Image tokens attend to one another. A prompt attends to the images and to all of itself, an answer to everything before it.
+    Several prompts with their answers may branch off the same images. The output layer is tied to the embeddings; logits are
+    computed only at the requested positions.
     """
 
     config_class = TinyVLMConfig
@@ -34,23 +36,23 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: TinyVLMConfig):
         super().__init__(config)
         self.vision = Vision(config)
-        # timm's and torch's initialisation by fan-in is wanted there: 0.02 would drown the picture in its positions.
+        # Keep the fan-in initialisation of timm and torch: with 0.02 positions would outweigh image content.
         for module in self.vision.modules():
-            # The ages of pictures may be new where the rest is loaded.
+            # Age embeddings may be missing from a checkpoint, and are then initialised by transformers.
             if module is not self.vision.age:
                 module._is_hf_initialized = True  # type: ignore[assignment]
-        self.language = AutoModel.from_config(config.text_config, attn_implementation=NAME)
+        self.language: PreTrainedModel = AutoModel.from_config(config.text_config, attn_implementation=NAME)
         if config.int8:
             to_int8(self.language, empty=True)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language.get_input_embeddings()
+    def get_input_embeddings(self) -> nn.Embedding:
+        return cast(nn.Embedding, self.language.get_input_embeddings())
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language.set_input_embeddings(value)
 
-    def get_decoder(self) -> nn.Module:
+    def get_decoder(self) -> PreTrainedModel:
         return self.language
 
     def hidden(
@@ -60,32 +62,32 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         prefix_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Any = None,
+        past_key_values: Cache | None = None,
         use_cache: bool | None = False,
         branch_ids: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPast:
-        """The language model's last states [B, L, D]; arguments as in `forward`."""
+        """Returns the language model's output, with last hidden states [B, L, D]; arguments as in `forward`."""
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         if attention_mask is None:
             attention_mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1])
         attention = attention_mask.bool()
         if prefix_mask is not None:
             group = prefix_mask.to(torch.int8) * attention
-        else:  # a prompt alone is all prefix; what follows a cached one is not
+        else:  # a prompt alone is all prefix; tokens after a cached prompt are not
             group = attention.to(torch.int8) * (PREFIX if past == 0 else 0)
         if self.config.prefix == "causal":
             group = group.masked_fill(group == PREFIX, 0)
-        if position_ids is None:  # padding takes no place, so a prompt's positions are the same alone and in company
+        if position_ids is None:  # padding is not counted, so a prompt's positions do not depend on the rest of the batch
             position_ids = positions(attention, branch_ids)[:, past:]
         if branch_ids is None and past == 0:
-            # Up to the last picture all is trunk.
+            # The trunk ends with the last image token.
             branch_ids = 1 - (input_ids == self.config.image_token_id).long().flip(1).cummax(1).values.flip(1)
         embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
-            embeds = self._place(embeds, input_ids, self.vision(pixel_values))
+            embeds = self._insert(embeds, input_ids, self.vision(pixel_values))
         device = input_ids.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeds.dtype
-        embeds = embeds.to(dtype)  # else the residual stream stays float32 under autocast, and every block casts it to and fro
+        embeds = embeds.to(dtype)  # else the residual stream stays float32 under autocast, and every block casts it twice
         return self.language(
             inputs_embeds=embeds,
             attention_mask=additive(visible(attention, group, branch_ids, past), dtype),
@@ -94,23 +96,24 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
             use_cache=use_cache,
         )
 
-    def _place(self, embeds: torch.Tensor, ids: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        places = (ids == self.config.image_token_id).nonzero(as_tuple=True)
-        if len(places[0]) != image.shape[0] * image.shape[1]:
+    def _insert(self, embeds: torch.Tensor, ids: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Replaces the embeddings [B, L, D] of placeholders by image tokens [B, N, D]."""
+        placeholders = (ids == self.config.image_token_id).nonzero(as_tuple=True)
+        if len(placeholders[0]) != image.shape[0] * image.shape[1]:
             raise UserError(
-                f"{len(places[0])} <image> tokens for {image.shape[0]} samples with {image.shape[1]} image tokens each",
+                f"{len(placeholders[0])} <image> tokens for {image.shape[0]} samples with {image.shape[1]} image tokens each",
                 "model input",
-                "put as many placeholders into the prompt as the processor's image_tokens say",
+                "put as many placeholders into the prompt as the processor's image_tokens give",
             )
-        return embeds.index_put(places, image.flatten(0, 1).to(embeds.dtype))
+        return embeds.index_put(placeholders, rearrange(image, "b n d -> (b n) d").to(embeds.dtype))
 
     def head(self, words: torch.Tensor | None = None) -> torch.Tensor:
-        """What states are multiplied with: the embeddings [V, D], or those of some words [U]."""
-        weight: Any = self.get_input_embeddings().weight
+        """Returns the rows of the output layer [V, D], or only those of some words [U]."""
+        weight = self.get_input_embeddings().weight
         return weight if words is None else weight[words]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Scores of all words: [..., D] -> [..., V]."""
+        """Returns the logits of all words: [..., D] -> [..., V]."""
         return nn.functional.linear(hidden, self.head())
 
     def forward(
@@ -122,29 +125,29 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         logits_positions: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Any = None,
+        past_key_values: Cache | None = None,
         use_cache: bool | None = False,
         branch_ids: torch.Tensor | None = None,
         **_,
     ) -> CausalLMOutputWithPast:
-        """Scores the next words.
+        """Computes next-token logits, and the loss if labels are given.
 
         Args:
-            input_ids: [B, L]; `<image>` once per image token.
-            pixel_values: [B, T * C, 3, H, W] in [-1, 1], oldest first, cameras in the contract's order; None once they are in
-                the cache.
-            attention_mask: [B, past + L], 0 is padding; None is no padding.
-            prefix_mask: [B, past + L], 1 where a token belongs to the bidirectional prefix, 2 where to a block of blanks that see
-                one another. None: all of a first call without labels, what stands before the first label with them, nothing of
-                what follows a cached prompt.
-            labels: [B, L] aligned with `input_ids`, -100 is not scored.
-            logits_positions: [B, L] bool, where logits are wanted (of the token after). None: where labels need them, else all.
+            input_ids: [B, L], with one `<image>` per image token.
+            pixel_values: [B, T * C, 3, H, W] in [-1, 1], oldest first, cameras in the contract's order; None once the images
+                are in the cache.
+            attention_mask: [B, past + L], 0 is padding; None: there is no padding.
+            prefix_mask: [B, past + L], 1 where a token belongs to the bidirectional prefix, 2 where to a block of blanks that
+                attend to one another. None: the prefix is what comes before the first label, or all tokens if there are no
+                labels; tokens after a cached prompt are not part of it.
+            labels: [B, L] aligned with `input_ids`; -100 is ignored.
+            logits_positions: [B, L] bool, positions whose next-token logits are computed. None: those that labels need, or all.
             past_key_values, use_cache, position_ids: as in transformers.
-            branch_ids: [B, L], 0 for the pictures, then 1, 2, … for each prompt with its answer, which see the pictures and
-                themselves; not with a cache, and with a `prefix_mask`. None: all that is no picture is one.
+            branch_ids: [B, L], 0 for the images, then 1, 2, … for each prompt with its answer, which attend to the images and to
+                themselves; requires a `prefix_mask` and no cache. None: everything after the images is one branch.
 
         Returns:
-            `logits` [N, V] of the N wanted positions, row by row ([B, L, V] if all); `loss` is the mean over the labels.
+            `logits` [N, V] of the N requested positions, row by row ([B, L, V] if all); `loss` is the mean over the labels.
         """
         if labels is not None:
             logits_positions = scored(labels)
@@ -152,13 +155,13 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
         out = self.hidden(
             input_ids, pixel_values, attention_mask, prefix_mask, position_ids, past_key_values, use_cache, branch_ids
         )
-        hidden: Any = out.last_hidden_state
+        hidden = cast(torch.Tensor, out.last_hidden_state)
         logits = self.logits(hidden if logits_positions is None else hidden[logits_positions])
         loss = None if labels is None else -token_logprobs(logits, labels[:, 1:][scored(labels)[:, :-1]]).mean()
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values)
 
     def prepare_inputs_for_generation(self, input_ids, past_key_values=None, pixel_values=None, attention_mask=None, **kwargs):
-        """What `GenerationMixin.generate` feeds: the pictures and the prefix with the prompt only."""
+        """Returns the inputs of a step of `GenerationMixin.generate`; images and prefix go with the prompt only."""
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         return {
             "input_ids": input_ids[:, past:],

@@ -1,28 +1,30 @@
-"""Embeddings that know that 127 lies beside 128."""
+"""Initial embeddings of ordinal tokens, in which neighbouring values are similar."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
+from transformers import PreTrainedModel
 
 
 @torch.no_grad()
-def ordinal_init(model, ids: Sequence[int], noise: float = 0.2, seed: int = 0) -> None:
-    """Writes a smooth code of the rank into the embedding rows of `ids`, which stand for rising values.
+def ordinal_init(model: PreTrainedModel, ids: Sequence[int], noise: float = 0.2, seed: int = 0) -> None:
+    """Writes a smooth code of the rank into the embedding rows of `ids`, whose values rise.
 
-    A sum of sines and cosines of several wavelengths, from twice the range to about eight values, turned by a random rotation
-    (so that different lists do not share their dimensions), scaled to the other rows' standard deviation, plus noise: neighbours
-    start with similar logits, and a regression-like read-out is at hand.
+    The code is sines and cosines of several wavelengths, from twice the range down to about eight values, under a random
+    rotation (so that different lists do not share dimensions), plus noise, scaled to the standard deviation of the other rows.
+    Neighbouring values then start with similar logits, and a linear read-out of the value exists from the start.
 
     Args:
-        model: has `get_input_embeddings`.
+        model: the model whose input embeddings are changed.
         ids: rows, in the order of their values.
-        noise: standard deviation of the noise as a share of the code's.
-        seed: of rotation and noise.
+        noise: standard deviation of the noise, relative to the code's.
+        seed: seed of rotation and noise.
     """
-    weight = model.get_input_embeddings().weight
+    weight = cast(torch.nn.Embedding, model.get_input_embeddings()).weight
     count, width = len(ids), weight.shape[1]
     generator = torch.Generator().manual_seed(seed)
     others = torch.ones(len(weight), dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Pictures and words as the small model wants them."""
+"""The processor of the small model: images and text to tensors."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from einops import rearrange
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from vla.errors import UserError
 from vla.models.tiny.config import TinyVLMConfig
-from vla.transforms import Resize
+from vla.transforms import Resize, scaled
 
 
 class TinyVLMProcessor(ProcessorMixin):
-    """A tokenizer and the preprocessing of pictures.
+    """A tokenizer with the preprocessing of images.
 
     Args:
-        tokenizer: a fast tokenizer that has `<image>`.
-        image_size: side of the model's square pictures, in pixels.
-        image_tokens: how many tokens each camera's picture becomes.
-        history: pictures per camera, oldest first: all cameras' oldest, then the next …
+        tokenizer: a fast tokenizer with an `<image>` token.
+        image_size: side of the model's square images, in pixels.
+        image_tokens: number of tokens of each camera's image.
+        history: images per camera. Images are ordered by time, oldest first, and within a time by camera.
     """
 
     def __init__(
@@ -31,55 +32,56 @@ class TinyVLMProcessor(ProcessorMixin):
 
     @property
     def image_token_id(self) -> int:
+        """The id of the image placeholder."""
         return self.tokenizer.convert_tokens_to_ids("<image>")
 
     def image_ids(self) -> list[list[int]]:
-        """The placeholders of one sample's pictures: for each as many ids as it has tokens."""
+        """Returns the placeholders of one sample's images: for each image, one id per token."""
         return [[self.image_token_id] * count for count in self.image_tokens * self.history]
 
-    def pixels(self, samples: Sequence[Sequence[np.ndarray | None]], places: int = 0) -> torch.Tensor:
-        """Per sample one picture per camera and time, uint8 [H, W, 3] of any size -> float32 [B, C, 3, S, S] in [-1, 1]; no crop.
+    def pixels(self, samples: Sequence[Sequence[np.ndarray | None]], per_sample: int = 0) -> torch.Tensor:
+        """Resizes and normalises images, uint8 [H, W, 3] of any size -> float32 [B, C, 3, S, S] in [-1, 1], without cropping.
 
-        None is a picture that is not there: grey, and its tokens are to be masked.
+        A missing image (None) becomes grey; its tokens must be masked.
 
         Args:
-            samples: pictures.
-            places: so many there are, the first; 0: all.
+            samples: the images of each sample, one per camera and time.
+            per_sample: the number of images of each sample, the first of those that the model takes; 0: all of them.
 
         Raises:
-            UserError: another number of pictures than there are places, or not uint8 RGB.
+            UserError: a sample has another number of images, or an image is not uint8 RGB.
         """
-        places = places or len(self.image_tokens) * self.history
-        wrong = next((len(images) for images in samples if len(images) != places), None)
+        per_sample = per_sample or len(self.image_tokens) * self.history
+        wrong = next((len(images) for images in samples if len(images) != per_sample), None)
         if wrong is not None:
-            raise UserError(f"{wrong} pictures", "processor", f"give one per camera and time: {places}")
-        unseen = [image is None for images in samples for image in images]
+            raise UserError(f"{wrong} images", "processor", f"give one per camera and time: {per_sample}")
+        missing = [image is None for images in samples for image in images]
         blank = np.zeros((self.image_size, self.image_size, 3), np.uint8)
         frames = np.stack(
-            [blank if image is None else self._picture(np.asarray(image)) for images in samples for image in images]
+            [blank if image is None else self._resized(np.asarray(image)) for images in samples for image in images]
         )
-        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-        pixels[torch.tensor(unseen)] = 0
-        return pixels.unflatten(0, (len(samples), places))
+        pixels = rearrange(torch.from_numpy(scaled(frames)), "n h w rgb -> n rgb h w")
+        pixels[torch.tensor(missing)] = 0
+        return rearrange(pixels, "(b image) rgb h w -> b image rgb h w", b=len(samples))
 
-    def _picture(self, image: np.ndarray) -> np.ndarray:
+    def _resized(self, image: np.ndarray) -> np.ndarray:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UserError(f"a picture of shape {image.shape}, {image.dtype}", "processor", "give uint8 [H, W, 3] RGB")
+            raise UserError(f"an image of shape {image.shape}, {image.dtype}", "processor", "give uint8 [H, W, 3] RGB")
         return Resize(self.image_size, self.image_size)(image)
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:  # type: ignore[override]
-        """Prompts with their pictures: placeholders first, then the words, left-padded as `generate` of transformers wants it.
+        """Encodes prompts with their images: placeholders, then the text, padded on the left as `generate` of transformers needs.
 
         Args:
-            images: per sample a list of pictures, one per camera.
-            text: one prompt per sample; a string is one sample.
+            images: a list of images per sample, one per camera and time.
+            text: one prompt per sample; a string is a single prompt.
 
         Returns:
             input_ids [B, L], attention_mask [B, L] and pixel_values [B, C, 3, S, S].
         """
         texts = [text] if isinstance(text, str) else list(text or [])
-        places = sum(self.image_ids(), []) if images is not None else []
-        rows = [places + self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+        placeholders = sum(self.image_ids(), []) if images is not None else []
+        rows = [placeholders + self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
         data = dict(self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt"))
         if images is not None:
             data["pixel_values"] = self.pixels(images)

@@ -1,4 +1,4 @@
-"""Tokenizers of small models: trained on the words of the task, or another model's with what they need."""
+"""Tokenizers of small models: trained on the words of a task, or completed from an existing tokenizer."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ INTEGERS = tuple(str(i) for i in range(256))
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int = 512) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over `corpus` with location tokens and one token for each integer from 0 to 255.
+    """Trains a byte-level BPE on `corpus` and adds location tokens and one token for each integer from 0 to 255.
 
-    An integer is one token where it stands as a word ("128"); inside longer numbers digits stay apart ("300" is "3", "0",
-    "0"), so that every text comes back from its ids. Any text can be encoded: unknown words fall back to bytes.
+    An integer is one token where it is a word of its own ("128"). Other numbers are split into digits ("300" is "3", "0", "0"),
+    so decoding returns the text exactly. Any text can be encoded: unknown words fall back to bytes.
 
     Args:
-        corpus: sentences, as they will be encoded.
-        vocab_size: words of the BPE part, bytes and special tokens included; at least 260. Locations and integers come on top.
+        corpus: sentences in the form in which they will be encoded.
+        vocab_size: size of the BPE vocabulary, bytes and special tokens included; at least 260. Locations and integers are added.
     """
     tokenizer = Tokenizer(models.BPE())
     digits, bytes_ = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -48,13 +48,13 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int = 512) -> PreTrainedT
 
 
 def complete(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The same tokenizer with `<image>`, the location tokens and the integers that it lacks, and something to pad with."""
+    """Adds to a tokenizer `<image>`, the location and integer tokens that it lacks, and a padding token; returns it."""
     known = tokenizer.get_vocab()
-    places = [AddedToken(token, normalized=False) for token in LOCATIONS if token not in known]
+    locations = [AddedToken(token, normalized=False) for token in LOCATIONS if token not in known]
     integers = [AddedToken(token, normalized=False, single_word=True) for token in INTEGERS if token not in known]
     if "<image>" not in known:
         tokenizer.add_tokens(cast(Any, AddedToken("<image>", normalized=False, special=True)), special_tokens=True)
-    tokenizer.add_tokens(cast(Any, places + integers))
+    tokenizer.add_tokens(cast(Any, locations + integers))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

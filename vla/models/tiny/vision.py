@@ -1,13 +1,14 @@
-"""Pictures to tokens of the language model's width."""
+"""The vision encoder: images to tokens of the language model's width."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import cast
 
 import timm
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
+from timm.models import FeatureInfo
 from torch import nn
 
 from vla.errors import UserError
@@ -15,52 +16,51 @@ from vla.models.tiny.config import TinyVLMConfig
 
 
 class Vision(nn.Module):
-    """A convolutional map per camera, pooled, projected and told where it is.
+    """A convolutional network whose feature map is pooled, projected and given position and camera embeddings.
 
-    Two-dimensional sine-cosine positions and the camera's embedding are added after the projection: a token's place is then a
-    linear read-out for the language model, without which *where* questions stay long on a plateau.
+    Two-dimensional sine-cosine positions and the camera's embedding are added after the projection. The language model can then
+    read a token's position linearly; otherwise learning of *where* questions stays long on a plateau.
     """
 
     def __init__(self, config: TinyVLMConfig):
         super().__init__()
         self.config, width = config, config.text_config.hidden_size
         self.network, channels = _network(config)
-        # Normalised before the position is added: content that starts faint beside its place is learned late.
+        # Normalised before the position is added: content that starts small beside the position is learned late.
         self.project = nn.Sequential(nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
         self.camera = nn.Parameter(0.02 * torch.randn(len(config.pools), width))
         self.age = nn.Embedding(config.history - 1, width) if config.history > 1 else None
         self.norm = nn.LayerNorm(width)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels [B, T * C, 3, H, W] in [-1, 1], oldest first -> tokens [B, N, D], picture after picture, row by row.
+        """Pixels [B, T * C, 3, H, W] in [-1, 1], oldest first -> tokens [B, N, D], image after image, row by row.
 
-        Fewer pictures are those of the first places.
+        Fewer images than history * cameras are the first of them.
         """
-        batch, pictures, _, height, width = pixels.shape
+        batch, count, _, height, width = pixels.shape
         size, cameras = self.config.image_size, len(self.config.pools)
-        places = self.config.history * cameras
-        if not 0 < pictures <= places or (height, width) != (size, size):
-            raise UserError(
-                f"{pictures} pictures of {height} x {width}", "vision input", f"give at most {places} of {size} x {size}"
-            )
+        most = self.config.history * cameras
+        if not 0 < count <= most or (height, width) != (size, size):
+            raise UserError(f"{count} images of {height} x {width}", "vision input", f"give at most {most} of {size} x {size}")
         flat = rearrange(pixels, "b p rgb h w -> (b p) rgb h w").contiguous(memory_format=torch.channels_last)
         maps = rearrange(self.network(flat)[0], "(b p) d h w -> p b d h w", b=batch)
         tokens = []
         for number, map_ in enumerate(maps):
-            time, place = divmod(number, cameras)
-            pool, camera = self.config.pools[place], self.camera[place]
+            time, index = divmod(number, cameras)
+            pool, camera = self.config.pools[index], self.camera[index]
             pooled = rearrange(nn.functional.avg_pool2d(map_, pool) if pool > 1 else map_, "b d h w -> b (h w) d")
-            where = positions(size // self.config.stride // pool, len(camera)).to(camera) + camera
+            position = positions(size // self.config.stride // pool, len(camera)).to(camera) + camera
             if self.age is not None and time < self.config.history - 1:
-                where = where + self.age.weight[time]
-            tokens.append(self.project(pooled) + where)
+                position = position + self.age.weight[time]
+            tokens.append(self.project(pooled) + position)
         return self.norm(torch.cat(tokens, 1))
 
 
 def _network(config: TinyVLMConfig) -> tuple[nn.Module, int]:
-    """The timm network cut at the feature of the wanted stride, and that feature's channels."""
+    """Returns the timm network up to the feature map of the configured stride, and that map's channels."""
     args = config.vision_args or {}
-    info: Any = timm.create_model(config.vision_name, pretrained=False, features_only=True, **args).feature_info
+    network = timm.create_model(config.vision_name, pretrained=False, features_only=True, **args)
+    info = cast(FeatureInfo, network.feature_info)
     reductions = info.reduction()
     if config.stride not in reductions:
         raise UserError(
@@ -72,14 +72,14 @@ def _network(config: TinyVLMConfig) -> tuple[nn.Module, int]:
 
 
 def positions(side: int, width: int) -> torch.Tensor:
-    """Sine-cosine code [side * side, width] of the cells' centres, row by row; half the width says the row, half the column.
+    """Returns a sine-cosine code [side * side, width] of the cells' centres, row by row: half encodes the row, half the column.
 
-    Wavelengths run geometrically from four pictures down to two cells of an 8 x 8 grid, so that equal places have equal codes
-    in grids of different pooling.
+    Wavelengths run geometrically from four image widths down to two cells of an 8 x 8 grid. Equal points of an image have equal
+    codes in grids of different pooling.
     """
     centres = (torch.arange(side) + 0.5) / side
     quarter = -(-width // 4)
     angles = 2 * math.pi * centres[:, None] * torch.logspace(math.log10(0.25), math.log10(4.0), quarter)
     code = torch.cat([angles.sin(), angles.cos()], 1)
-    rows, columns = code[:, None].expand(-1, side, -1), code[None].expand(side, -1, -1)
-    return torch.cat([rows, columns], -1).reshape(side * side, -1)[:, :width]
+    rows, columns = repeat(code, "row d -> (row side) d", side=side), repeat(code, "column d -> (side column) d", side=side)
+    return torch.cat([rows, columns], -1)[:, :width]
