@@ -75,7 +75,7 @@ def test_a_family_of_ones_own_learns_and_acts(install, tmp_path):
         varied = rng.uniform(space.low, space.high, (1, space.size))
         actions = np.where([c is None for c in space.constant], varied, [c or 0.0 for c in space.constant])
         once = {"terminate": np.zeros(1, bool), "mask": np.ones(1, bool), "state": np.zeros(5, np.float32)}
-        where = {"target": "", "point": None, "reach": None, "episode": 0, "step": 0, "embodiment": EMBODIMENT_NAME}
+        where = {"target": "", "point": None, "offset": None, "episode": 0, "step": 0, "embodiment": EMBODIMENT_NAME}
         return RobotSample(images=images, actions=actions.astype(np.float32), instruction=words, **once, **where)
 
     samples = [sample("lift the red cube"), sample("go")]

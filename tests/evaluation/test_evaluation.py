@@ -209,7 +209,7 @@ def test_the_command(toys, tmp_path, capsys):
         assert film.is_file() and records.load(tmp_path / policy).episodes[0].instruction == "lift the green cube"
     for wrong, says in (
         (["--suite", "rt2/seen"], "add --out"),
-        (["--suite", "rt2/seen", "--out", out, "--seed", "3"], "a suite has its own"),
+        (["--suite", "rt2/seen", "--out", out, "--seed", "3"], "a suite defines its own"),
         (["--suite", "rt2/sene", "--out", out], "rt2/seen"),
         (["--episodes", "-1"], "at least 0"),
     ):

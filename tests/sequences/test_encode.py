@@ -68,7 +68,7 @@ def test_the_past_in_a_sample_is_what_a_policy_has_seen(looking_back, data):
             assert np.array_equal(written[-1].sequence.roles, prompt.roles)
             pairs = zip(written[-1].images, trained.images, strict=True)
             assert all((a is None and b is None) or np.array_equal(a, b) for a, b in pairs)
-    assert not policy._past.keys() - {"a"} and len(policy._past["a"]) == 2
+    assert not policy._history.keys() - {"a"} and len(policy._history["a"]) == 2
 
 
 def test_a_picture_from_elsewhere_needs_one_camera(examples):

@@ -9,6 +9,7 @@ import pytest
 
 from vla import cli
 from vla.errors import UserError
+from vla.plugins import plugins
 from vla.report import records
 from vla.sim.registry import embodiment_of, find_task, simulator_of, simulators, task_for, task_names
 from vla.sim.suites import read_suite
@@ -25,9 +26,11 @@ def installing(install, tmp_path, monkeypatch):
 
     def done(value="point_simulator:SIMULATOR"):
         install(tmp_path, value)
+        plugins.cache_clear()
         simulators.cache_clear()
 
     yield done
+    plugins.cache_clear()
     simulators.cache_clear()
 
 
@@ -62,7 +65,7 @@ def test_a_users_simulator_is_rolled_out_in_worker_processes(installing, tmp_pat
 
 def test_a_simulator_that_cannot_be_loaded_is_named(installing):
     installing("point_simulator:NOTHING")
-    with pytest.raises(UserError, match="point_simulator:NOTHING: this simulator cannot be loaded"):
+    with pytest.raises(UserError, match="point_simulator:NOTHING: it cannot be loaded"):
         find_task("lift")
 
 

@@ -73,9 +73,7 @@ def _with_current_names(path: str) -> str:
     if not old_names:
         return path
     for name in sorted(old_names):
-        print(
-            f"note: {path}: `{name}` is now called `{RENAMED[name]}`; the next version accepts only the new name", file=sys.stderr
-        )
+        _note(path, name)
     handle, copy = tempfile.mkstemp(prefix=f"{Path(path).stem}-", suffix=".yaml")
     with os.fdopen(handle, "w") as file:
         yaml.safe_dump(content, file, sort_keys=False)
@@ -83,12 +81,33 @@ def _with_current_names(path: str) -> str:
     return copy
 
 
+def _note(where: str, old: str) -> None:
+    from vla.datasets.sources import RENAMED
+
+    note = f"note: {where}: `{old}` is now called `{RENAMED[old]}`; the next version accepts only the new name"
+    print(note, file=sys.stderr)
+
+
+def _with_current_setting(argument: str) -> str:
+    """Returns an option of a source, e.g. `--data.sources.NAME.init_args.SETTING=1`, with the setting's present name."""
+    from vla.datasets.sources import RENAMED
+
+    option, equals, value = argument.partition("=")
+    head, _, setting = option.rpartition(".")
+    if setting not in RENAMED:
+        return argument
+    _note(option, setting)
+    return f"{head}.{RENAMED[setting]}{equals}{value}"
+
+
 def with_paths(argv: list[str]) -> list[str]:
-    """Returns the arguments with the names of configurations replaced by their paths."""
+    """Returns the arguments with the paths of configurations and the present names of settings."""
     resolved = list(argv)
     for i, argument in enumerate(argv):
         if argument in ("-c", "--config", "--base") and i + 1 < len(argv):
             resolved[i + 1] = _with_current_names(find_config(argv[i + 1]))
         elif argument.startswith("--config="):
             resolved[i] = "--config=" + _with_current_names(find_config(argument.removeprefix("--config=")))
+        elif argument.startswith("--data.sources."):
+            resolved[i] = _with_current_setting(argument)
     return resolved

@@ -220,7 +220,7 @@ def _ordinals(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decode
     """Returns integer and location tokens, for a statistic other than the mode. Raises UserError if there are none."""
     if decode == "mode":
         return ()
-    id_lists = [ids for ids in ordered_ids(tokenizer) if ids]
+    id_lists = [ids for ids in ordered_ids(tokenizer.get_vocab()) if ids]
     if not id_lists:
         raise UserError(f"decode {decode} with a tokenizer without integers and locations", "representation", "set decode: mode")
     return tuple(Ordinal(torch.tensor(ids, device=model.device), decode) for ids in id_lists)

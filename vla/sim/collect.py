@@ -155,8 +155,8 @@ def write_demonstrations(
 
 
 def generator(options: Collect) -> dict[str, object]:
-    """What a card says of how its data was made; `task` names the task, which training rolls out."""
-    # A card of old stays what it was when an option is added later.
+    """The card's entry on how the data was made. Training rolls out the task named in `task`."""
+    # An option that came later is left out at its default, so that cards of the same data stay the same.
     left_out = ("out", "workers", "overwrite", *([] if options.numbers else ["numbers"]))
     chosen = {key: value for key, value in dataclasses.asdict(options).items() if key not in left_out}
     return {"command": f"vla collect --task {options.task}", **chosen}

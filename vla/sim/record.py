@@ -1,4 +1,4 @@
-"""Rollouts as robot data: what the policy saw, did and came to, in the form of demonstrations."""
+"""Rollouts as robot data: observations, actions and outcomes, in the form of demonstrations."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from vla.sim.registry import embodiment_of
 
 
 class Recorder:
-    """Writes the episodes of a rollout as shards with a card, in the episodes' order, whoever is done first; a context manager.
+    """Writes the episodes of a rollout as shards with a card, always in the order of the episodes. A context manager.
 
     Every step has images, state, instruction and the action that was carried out; its `json` also has the plan that the policy
     wrote for it, how the episode ended (success, failure) and which one it is (task, variation, seed, kind).
 
     Args:
-        folder: to write; must hold no shards, unless `overwrite`.
-        policy: its name, for the card.
+        folder: the folder to write; it must hold no shards unless `overwrite` is set.
+        policy: name of the policy, for the card.
     """
 
     def __init__(self, folder: str | Path, policy: str, overwrite: bool = False):
@@ -51,7 +51,7 @@ class Recorder:
             self._card().save(self.folder)
 
     def expect(self, episodes: list[Episode]) -> None:
-        """Says which episodes come, in the order in which they are to be written; UserError if they are of several robots."""
+        """Announces the episodes, in the order in which they are written; UserError if they have several robots."""
         self._robots |= dict(embodiment_of(episode.task) for episode in episodes)
         if len(self._robots) > 1:
             raise UserError(
@@ -61,11 +61,11 @@ class Recorder:
         self._order += [episode.id for episode in episodes]
 
     def begin(self, stream: str) -> None:
-        """The episode begins, perhaps again."""
+        """An episode begins, or begins again."""
         self._steps[stream] = []
 
     def step(self, observation: Observation, chunk: ActionChunk) -> None:
-        """Takes an observation and what was done then, the first action of a chunk."""
+        """Takes an observation and the action carried out then, the first of the chunk."""
         self._steps[observation.id].append(
             {
                 **{f"{name}.jpg": encode_member(f"{name}.jpg", image) for name, image in observation.images.items()},
@@ -76,7 +76,7 @@ class Recorder:
         )
 
     def end(self, stream: str, result: Result) -> None:
-        """The episode is over; it is written as soon as those before it are."""
+        """An episode is over. It is written once all episodes before it are."""
         self._ended[stream] = result
         while self._order and self._order[0] in self._ended:
             first = self._order.pop(0)

@@ -5,18 +5,16 @@ A simulator of your own needs no change here: its package names its description 
     [project.entry-points."vla.simulators"]
     mine = "my_simulator:SIMULATOR"
 
-where `SIMULATOR` is a `vla.sim.simulator.Simulator`. Entry points are read in every process of every machine that has the package
-installed, hence also in spawned workers and in Ray's actors.
+where `SIMULATOR` is a `vla.sim.simulator.Simulator`.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
-from importlib.metadata import entry_points
 
 from vla.contract import Embodiment
 from vla.errors import UserError
+from vla.plugins import load_object, plugins
 from vla.sim.simulator import Simulator, TaskSpec
 
 SIMULATORS = ("vla.sim.tabletop.simulator:TABLETOP", "vla.sim.robosuite.simulator:ROBOSUITE")
@@ -33,12 +31,8 @@ def simulators() -> tuple[Simulator, ...]:
         UserError: an installed one cannot be imported, or has a name or a task that another one has.
     """
     loaded: list[Simulator] = []
-    for path in [*SIMULATORS, *(entry.value for entry in entry_points(group=GROUP))]:
-        module, _, attribute = path.partition(":")
-        try:
-            simulator: Simulator = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise UserError(f"this simulator cannot be loaded: {error}", path, "mend its package, or uninstall it") from error
+    for path in [*SIMULATORS, *plugins(GROUP).values()]:
+        simulator: Simulator = load_object(path)
         for other in loaded:
             if taken := {simulator.name, *simulator.tasks} & {other.name, *other.tasks}:
                 raise UserError(f"the names {', '.join(sorted(taken))} are taken by simulator {other.name}", path, "rename them")

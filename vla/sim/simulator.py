@@ -100,7 +100,7 @@ class Simulator(Protocol):
             raise UserError(
                 f"{self.name} cannot vary its {keys}",
                 f"{where}: variation {name!r}",
-                f"leave it out: {self.name}'s scenes are as they are",
+                f"leave it out: {self.name} has no variations",
             )
         return Variation(name)
 
@@ -110,7 +110,7 @@ class Simulator(Protocol):
             raise UserError(
                 f"{task} cannot vary its {', '.join(variation.changes)}",
                 where,
-                f"leave it out: {self.name}'s scenes are as they are",
+                f"leave it out: {self.name} has no variations",
             )
 
     def note(self, task: str, instruction: str) -> str:

@@ -1,4 +1,4 @@
-"""Suites: which episodes an evaluation has. YAML in `vla/configs/suites`, or a file of the user's."""
+"""Suites: the episodes of an evaluation, as YAML in `vla/configs/suites` or in a user's file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Suite:
 
     Attributes:
         name: e.g. "rt2/seen".
-        about: what it tests, for people.
+        about: description, for people.
         episodes: scenes per task, variation and kind of instruction; or one such number for each kind.
         horizon: steps until an episode is given up; 0 is each task's own.
         seed: of the first scene; a scene has the same seed in every task, variation and kind, so that they pair.
@@ -48,7 +48,7 @@ class Suite:
     def hash(self) -> str:
         """SHA-256 over all that decides what is run: neither the name nor the description.
 
-        What a variation leaves as training has it is left out: a field that is added later makes no other suite of an old one.
+        A variation's default values are left out, so a field that is added later does not change the hash of existing suites.
         """
         data = {key: getattr(self, key) for key in ("tasks", "episodes", "kinds", "seed")}
         data["horizon"] = self.horizons

@@ -1,4 +1,4 @@
-"""What an episode has otherwise than the training data: its name and, in a simulator's own subclass, whatever that can change."""
+"""How an episode differs from the training data. A simulator subclasses `Variation` with the fields that it can change."""
 
 from __future__ import annotations
 

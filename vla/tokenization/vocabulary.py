@@ -64,7 +64,7 @@ class Vocabulary:
         actions = action_token_ids(tokenizer, tokens, INTEGER_WORDS if spelling is None else spelling)
         if tokenizer.eos_token_id is None:
             raise UserError("it has no end token", "tokenizer", "set `eos_token`")
-        integers, locations = ordered_ids(tokenizer)
+        integers, locations = ordered_ids(tokenizer.get_vocab())
         stand_in = actions[:INTEGERS] if len(actions) >= INTEGERS else ()
         return cls(integers or stand_in, locations, int(tokenizer.eos_token_id), actions)
 
@@ -123,9 +123,8 @@ class Vocabulary:
             )
 
 
-def ordered_ids(tokenizer: HFTokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids of the integers and of the location tokens, each in order; () if the tokenizer lacks any of them."""
-    vocabulary = tokenizer.get_vocab()
+def ordered_ids(vocabulary: dict[str, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids of the integers and of the location tokens, each in order; () if the tokenizer's vocabulary lacks any of them."""
 
     def ids(words: tuple[str, ...]) -> tuple[int, ...]:
         return tuple(vocabulary[word] for word in words) if all(word in vocabulary for word in words) else ()

@@ -61,7 +61,7 @@ class RolloutCallback(L.Callback):
         if step == self._last or step % self.every:
             return
         self._last = step
-        # One rank rolls out for all. Of sharded weights every rank has a part, so all of them roll out alike.
+        # One rank rolls out for all. With sharded weights every rank must take part.
         rates: dict[str, float] = {}
         if trainer.is_global_zero or module.device_mesh is not None:
             with averaged(trainer, module), module.clock.paused():

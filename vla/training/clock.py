@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 class WaitClock:
-    """Told when a batch arrives and when it is done. Time before the first batch is neither."""
+    """Measures the time spent waiting for data and the time spent working, from the first batch on."""
 
     def __init__(self) -> None:
         self._waiting = self._working = self._since = 0.0

@@ -39,7 +39,7 @@ class Row:
 
 
 class Draws(Dataset):
-    """Sample t of the mixture, encoded. What a user did wrong comes back as it is: an exception would arrive wrapped up."""
+    """Sample t of the mixture, encoded. A `UserError` is returned and not raised, since the data loader would wrap it."""
 
     def __init__(self, mixture: Mixture, encoder: Encoder):
         self.mixture, self.encoder, self.names = mixture, encoder, list(mixture.sources)

@@ -17,7 +17,7 @@ from vla.sim.tabletop.variation import TabletopVariation
 EVALUATION = 7_000_000
 """Evaluation seeds start here: no demonstration and no question is drawn from them."""
 DRAWS = 1000
-"""Scenes that are drawn for a user's sentence before it is given up."""
+"""The largest number of scenes drawn to find one for a user's sentence."""
 
 
 def set_up(episode: Episode) -> tuple[Scene, Goal | None, str]:
@@ -60,7 +60,7 @@ def _understand(
         fitting = [layout.scene[i].movable for i in roles] == [not n.endswith(tuple(RECEPTACLES)) for n in named[: len(roles)]]
         if fitting and (not goal.side or (side, len(named)) == (goal.side, len(roles))):
             return _name(layout.scene, dict(zip(roles, named, strict=False))), goal
-        # Which sides are within reach, and whether of something, the scene decides; a distractor leaves more to ask for.
+        # The scene decides which sides can be reached; a distractor adds possible goals.
         layout = task.draw(rng, 3, variation)
     return first.scene, None
 

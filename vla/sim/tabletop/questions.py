@@ -1,8 +1,8 @@
-"""The simulator as questioner: images of fresh scenes, and questions that it answers from its own state.
+"""Questions about images: scenes are drawn, and the simulator's state gives the answers.
 
-Nouns are those of the instructions. Answers are balanced within each type and cannot be told from the wording. An object is asked
-after only where the front camera sees its middle. *list* (all of them) and *reach* (how far the gripper is away) are for
-learning, not for testing.
+The nouns are those of the instructions. Answers are balanced within each type, and the wording does not give them away. Questions
+are about objects whose centre the front camera sees. The types *list* (all objects) and *reach* (an object's offset from the
+gripper) are for training, not for testing.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 TYPES = ("where", "colour", "shape", "count", "relation", "holding", "list", "reach")
 TURN = 0.55
-"""Largest yaw (rad) of an object that is asked about: more than a task has, and less than an eighth of a turn, from where on
-either pair of a cube's faces is as near."""
+"""Largest yaw (rad) of an object in a question: more than tasks have, and less than an eighth of a turn, where the yaw of a cube
+becomes ambiguous."""
 REACH = 0.2
-"""Metres to which *reach* tells distances along each axis."""
+"""Largest distance (m) along each axis in an answer of type *reach*."""
 NUMERATE = ("number", "as many")
-"""Types that are asked only where they are wanted: an object's number from the left, and numbers by what they are symbols of."""
+"""Optional types: an object's number from the left, and numbers by their symbols."""
 COUNTS = ("zero", "one", "two", "three", "four")
 WORDINGS = {
     "where": ("where is the {name}", "point at the {name}", "locate the {name}", "where can you see the {name}"),
@@ -54,9 +54,9 @@ class Pose:
 
 
 def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24) -> list[Pose]:
-    """Robot poses: as they occur while the expert lifts an object, and from moving about over an empty table.
+    """Robot poses from the expert lifting an object, and from random motion over an empty table.
 
-    The latter show the gripper at any height and turn, open and shut: where a policy's mistakes lead, and an expert never is.
+    The random poses show the gripper at any height and angle, open and closed: poses that only a policy's mistakes lead to.
     """
     poses = []
     for _ in range(episodes):
@@ -66,7 +66,7 @@ def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24)
             action[:3] += rng.normal(0, 0.015, 3)
             action[5] += rng.normal(0, 0.08)
             table.step(action)
-            # Holding is a matter of the image: just touched is neither yes nor no, such poses are left out.
+            # The image must show whether the object is held: poses that merely touch it are left out.
             if not table.touched(0):
                 poses.append(Pose(table.joints()))
             elif table.grasped(0) and table.lift(0) > 0.02:
@@ -86,20 +86,20 @@ def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24)
 def draw_image(
     table: Tabletop, poses: list[Pose], rng: np.random.Generator, objects: int = 0, numbers: bool = False
 ) -> list[dict]:
-    """Sets up a fresh scene of so many objects (0: one to four) around one of the poses, without simulating; returns its
-    questions.
+    """Sets up a new scene around one of the poses, without simulating it, and returns questions about it.
 
-    Nothing touches the robot but what it holds; more often than not one of the objects is near the gripper.
+    The robot touches nothing but the object that it holds. In most scenes one object is near the gripper.
 
     Args:
-        numbers: whether the types of NUMERATE are asked too; the others are the same with and without.
+        objects: number of objects; 0 draws one to four.
+        numbers: whether to add the types of NUMERATE; the other questions are the same with and without.
 
     Returns:
-        [{"type", "question", "answer"}]: a word, or a list of words, integers and places [u, v] (each 0 to 1); render the table
-        for the image.
+        [{"type", "question", "answer"}]: the answer is a word, or a list of words, integers and points [u, v] (each 0 to 1).
+        Render the table for the image.
     """
     holding = bool(rng.random() < 0.35)
-    # Few episodes may have no pose of the wanted kind; then any will do.
+    # A few episodes may have no pose of this kind; then any pose is used.
     fitting = [p for p in poses if (p.held is not None) == holding] or poses
     pose = fitting[rng.integers(len(fitting))]
     hand = table.set_joints(pose.joints)[:2]
@@ -124,7 +124,7 @@ def draw_image(
 
 
 def ask(table: Tabletop, rng: np.random.Generator, held: bool) -> list[dict]:
-    """The questions that can be asked of what the table shows now; the order and the wording are drawn."""
+    """Draws questions about the present scene, their order and their wordings."""
     scene = table.scene
     shown = [i for i in range(len(scene)) if visible(table, i)]
     point = {i: table.project(i) for i in shown}
@@ -188,7 +188,7 @@ def ask_numbers(table: Tabletop, rng: np.random.Generator) -> list[dict]:
 
 
 def reach(table: Tabletop, index: int) -> list[int]:
-    """From the gripper to object `index`: right, ahead and up by REACH at most, and the turn to a cube's faces; of 256 even
+    """The offset from the gripper to object `index`: x, y and z within REACH, and the angle to its faces, each as one of 256 even
     steps."""
     state = table.state()
     offset = np.append((table.position(index) - state[:3]) / REACH, turn(table, index) / (np.pi / 4))
@@ -210,7 +210,7 @@ def visible(table: Tabletop, index: int) -> bool:
 
 
 def vocabulary_corpus(numbers: bool = False) -> list[str]:
-    """Every wording with every noun: what a tokenizer of this world's language has to know; last, if so asked, the numbers'."""
+    """Every wording with every noun, for training a tokenizer; with `numbers` also the questions about numbers."""
     names = [f"{c} {s}" for c in COLOURS for s in SHAPES]
     lines = [w.format(name=n) for w in Lift.wordings + WORDINGS["where"] + WORDINGS["reach"] for n in names]
     lines += [w.format(shape=s) for w in WORDINGS["colour"] for s in SHAPES]

@@ -1,4 +1,4 @@
-"""Puts a variation onto a compiled tabletop, and takes it off again: no recompilation, and nothing of it is left."""
+"""Applies a variation to a compiled tabletop, and restores the model completely, without compiling it again."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ LIGHTS = ("ambient", "diffuse", "specular")
 
 
 class SceneVariation:
-    """Remembers how a tabletop was built, and dresses it for an episode."""
+    """Keeps the original values of a compiled tabletop, and applies an episode's variation to it."""
 
     def __init__(self, table: Tabletop):
         self.table, self.model = table, table.model
         self._built = {name: getattr(self.model, name).copy() for name in FIELDS}
         self._headlight = {name: getattr(self.model.vis.headlight, name).copy() for name in LIGHTS}
 
-    def dress(self, variation: TabletopVariation) -> None:
-        """Undoes the last variation and puts on this one. The scene itself comes with the reset that must follow."""
+    def apply(self, variation: TabletopVariation) -> None:
+        """Restores the model and applies this variation. A reset must follow; it places the scene."""
         model = self.model
         for name, value in self._built.items():
             getattr(model, name)[:] = value

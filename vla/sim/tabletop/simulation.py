@@ -40,7 +40,7 @@ class TabletopSimulation:
         """Sets the episode up; the first observation, with images if the policy will look."""
         self.episode, self.began = episode, time.perf_counter()
         scene, goal, self.instruction = set_up(episode)
-        self.scene_variation.dress(TabletopVariation.of(episode.variation))
+        self.scene_variation.apply(TabletopVariation.of(episode.variation))
         self.table.reset(scene, start_noise(episode))
         self.state = self.scene_variation.state_hash()
         self.outcome = Outcome(find_task(episode.task), goal, episode.horizon)

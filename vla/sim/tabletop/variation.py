@@ -1,4 +1,4 @@
-"""How the tabletop's scenes differ from training's, as plain data, and drawing such a scene. No simulator here."""
+"""Variations of the tabletop's scenes as plain data, and drawing a scene of a variation. This module needs no simulator."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from vla.sim.variation import Json, Variation
 
 Rgb = tuple[float, float, float]
 MATERIALS = ("table_ceramic", "floorplane", "walls_mat")
-"""Textures that the compiled model has."""
+"""The textures of the compiled model."""
 HIGHEST = 0.05
-"""How much (m) a table can be raised or lowered: as far as the arm works as it does on the table it was built for."""
+"""The largest displacement (m) of the table: as far as the arm works as it does at the original height."""
 TOLD_BY = ("", "colour", "shape", "side", "number", "symbol")
 NUMBERS = ("one", "two", "three", "four")
 SYMBOLS = {
@@ -26,33 +26,33 @@ SYMBOLS = {
     "three": ("a tricycle has wheels", "a traffic light has lamps"),
     "four": ("a dog has legs", "a car has wheels"),
 }
-"""What stands for a number, after "as many as"."""
+"""Phrases that stand for a number, after "as many as"."""
 TELLING = 0.05
-"""How much farther to the left or right (m) than all others an object is that is told by its side, and than its neighbours one
-that is told by its number."""
+"""The least distance (m), left to right, from an object to all others if its side names it, or to its neighbours if its number
+does."""
 BLANKS = ("name", "reference", "side", "where")
-"""What a wording leaves open: the object to act on, the one that says where to, "left", and "to the left of"."""
+"""The blanks of a wording: the object to act on, the object that says where to, "left", and "to the left of"."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TabletopVariation(Variation):
-    """What differs from training; the default is nothing.
+    """The differences from the training scenes; none by default.
 
     Attributes:
-        objects: names ("red cube") from which a scene's objects are drawn, colours distinct; () is all that training has.
-        shared_colour: the first two objects have one colour and differ in shape.
-        sizes: objects are small or large and are named so; often the first two differ in nothing else.
-        distractors: further objects, beyond the two or three that training has.
-        wordings: sentences with {name} in them, and with {reference}, {side} or {where} as in the tasks' own; () is training's.
-        words: what a word of an object's name is replaced by in the instruction.
-        told_by: what the object to act on is told by instead of its name: its "colour", its "shape", or the "side" of another
-            object on which it is, alone; its "number" from the left; or that number by what it is a "symbol" of: as many as a dog
-            has legs.
+        objects: names ("red cube") from which a scene's objects are drawn, with distinct colours; () is training's objects.
+        shared_colour: the first two objects have the same colour and differ in shape.
+        sizes: objects are small or large, and their names say so; often the first two differ in size alone.
+        distractors: number of objects beyond the two or three of training.
+        wordings: sentences with the blank {name}, and {reference}, {side} or {where} like the tasks' own; () is training's.
+        words: replacements for words of an object's name in the instruction.
+        told_by: how the instruction names the object to act on: "" by its name; by its "colour" or its "shape"; by the "side" of
+            another object on which it stands alone; by its "number" from the left; or by a "symbol" of that number: as many as a
+            dog has legs.
         table: colour of the table top, or one of the model's textures; "" is training's.
-        floor, walls: their colour.
+        floor, walls: colours.
         light: factors of red, green and blue.
-        camera: by how much (m; x, y, z) the front camera is moved; it still looks at the same place.
-        raised: how much higher (m) the table is; below 0 lower. The robot and the cameras stay.
+        camera: displacement (m; x, y, z) of the front camera, which still looks at the same point.
+        raised: height (m) that the table is raised by; negative is lower. Robot and cameras stay.
     """
 
     objects: tuple[str, ...] = ()
@@ -70,12 +70,12 @@ class TabletopVariation(Variation):
     raised: float = 0.0
 
     def noun(self, name: str) -> str:
-        """An object's name as this variation says it."""
+        """An object's name in the words of this variation."""
         return " ".join(self.words.get(word, word) for word in name.split())
 
     def tell(self, scene: Scene, index: int, rng: np.random.Generator) -> str:
-        """What the instruction calls object `index`, after "the"; `rng` draws what stands for a number."""
-        item = scene[index]
+        """The instruction's phrase for object `index`, after "the". `rng` draws the symbol of a number."""
+        target = scene[index]
         if self.told_by in ("number", "symbol"):
             number = NUMBERS[from_left(scene).index(index)]
             words = f"number {number}" if self.told_by == "number" else f"as many as {rng.choice(SYMBOLS[number])}"
@@ -85,11 +85,11 @@ class TabletopVariation(Variation):
             assert neighbour is not None
             side, other = neighbour
             return f"object to the {side} of the {self.noun(scene[other].name)}"
-        return self.noun({"": item.name, "colour": f"{item.colour} object", "shape": item.shape}[self.told_by])
+        return self.noun({"": target.name, "colour": f"{target.colour} object", "shape": target.shape}[self.told_by])
 
     @classmethod
     def of(cls, variation: Variation, where: str = "") -> Self:
-        """A variation that is the tabletop's, or that changes nothing, as one of the tabletop's; UserError for another one."""
+        """The variation as one of the tabletop's: itself, or an empty one by its name; UserError for another simulator's."""
         if isinstance(variation, cls):
             return variation
         if variation.changes:
@@ -101,7 +101,7 @@ SEEN = TabletopVariation()
 
 
 def read_variation(name: str, settings: Json, where: str) -> TabletopVariation:
-    """A variation from what YAML holds; `colours` and `shapes` may stand for `objects`: all their pairs.
+    """Reads a variation from parsed YAML. `colours` and `shapes` together stand for `objects`: all their pairs.
 
     Raises:
         UserError: an unknown field, object or texture, or a value of the wrong kind; the field is named.
@@ -115,7 +115,7 @@ def read_variation(name: str, settings: Json, where: str) -> TabletopVariation:
             raise UserError(f"unknown field {key!r}", where, f"known are colours, shapes, {', '.join(fields)}")
     if any(pool):
         if "objects" in data:
-            raise UserError("both `objects` and `colours` or `shapes`", where, "give the one or the others")
+            raise UserError("`objects` together with `colours` or `shapes`", where, "give either objects, or colours and shapes")
         data["objects"] = [f"{c} {s}" for c in pool[0] or list(COLOURS) for s in pool[1] or list(SHAPES)]
     read: dict[str, Any] = {"name": name}
     for key, value in data.items():
@@ -125,9 +125,9 @@ def read_variation(name: str, settings: Json, where: str) -> TabletopVariation:
             read[key] = _three(value, key, where, key == "camera")
         else:
             read[key] = value
-    made = TabletopVariation(**read)
-    _check(made, where)
-    return made
+    variation = TabletopVariation(**read)
+    _check(variation, where)
+    return variation
 
 
 def _check(v: TabletopVariation, where: str) -> None:
@@ -149,7 +149,7 @@ def _check(v: TabletopVariation, where: str) -> None:
             raise UserError(
                 f"wording {wording!r}",
                 where,
-                "put {name} where the object is named; {reference}, {side} and {where} are the other blanks",
+                "use {name} once for the object; the other blanks are {reference}, {side} and {where}",
             )
     if type(v.raised) not in (int, float) or not abs(v.raised) <= HIGHEST:
         raise UserError(f"`raised` is {v.raised!r}", where, f"-{HIGHEST} to {HIGHEST} m")
@@ -158,19 +158,17 @@ def _check(v: TabletopVariation, where: str) -> None:
     if v.told_by not in TOLD_BY:
         raise UserError(f"`told_by` is {v.told_by!r}", where, f"one of {', '.join(TOLD_BY[1:])}")
     if v.told_by and (v.sizes or (v.shared_colour and v.told_by == "colour")):
-        raise UserError(
-            f"objects that differ in less than their {v.told_by}", where, "leave out `shared_colour`, `sizes` or `told_by`"
-        )
+        raise UserError(f"objects need not differ in their {v.told_by}", where, "leave out `shared_colour`, `sizes` or `told_by`")
     if v.told_by == "shape" and v.objects and len({name.split()[-1] for name in v.objects}) < 2:
-        raise UserError("`objects` of one shape are told by their shape", where, "add others, or leave out `told_by`")
+        raise UserError("`told_by: shape` with `objects` of one shape", where, "add other shapes, or leave out `told_by`")
     if not all(isinstance(k, str) and isinstance(w, str) for k, w in _mapping(cast(Json, v.words), where).items()):
-        raise UserError("`words` maps something else than words to words", where, "e.g. {cube: block}")
+        raise UserError("`words` must map words to words", where, "e.g. {cube: block}")
     if isinstance(v.table, str) and v.table not in ("", *MATERIALS):
         raise UserError(f"unknown texture {v.table!r}", where, f"a colour as [r, g, b], or one of {', '.join(MATERIALS)}")
 
 
 def open_in(wording: str) -> tuple[str, ...]:
-    """The blanks of a wording in its order; "?" for what is no wording."""
+    """The blanks of a wording, in order; "?" if it is not a format string."""
     try:
         return tuple(blank for _, blank, _, _ in string.Formatter().parse(wording) if blank is not None)
     except ValueError:
@@ -206,16 +204,17 @@ def draw_scene(
     receptacles: int = 0,
     shapes: Sequence[str] = tuple(SHAPES),
 ) -> Scene:
-    """A scene of this variation, names pairwise different, receptacles last; without one, exactly training's `sample_scene`.
+    """Draws a scene of the variation: names differ pairwise, receptacles come last. Without a variation the scene is exactly that
+    of training's `sample_scene`.
 
     Args:
-        count: movable objects, two or three; distractors come on top, as far as there is room and a colour left.
-        receptacles: trays and plates on top of them.
-        shapes: of the objects, where the variation does not name them.
+        count: number of movable objects, two or three; distractors are added as far as room and colours allow.
+        receptacles: number of trays and plates in addition.
+        shapes: shapes of the objects, unless the variation names the objects.
     """
     count = min(count + variation.distractors, SLOTS - receptacles)
     if variation.told_by == "shape":
-        # There are no more shapes.
+        # There are two shapes only.
         count = 2
     names = _draw_names(rng, count, variation, shapes)
     while variation.told_by == "shape" and names[0][1] == names[1][1]:
@@ -230,11 +229,11 @@ def draw_scene(
 
 
 def _tellable(scene: Scene, told_by: str) -> bool:
-    """Whether the objects are far enough apart from left to right to be told so."""
+    """Whether the objects are far enough apart, left to right, to be named by side or number."""
     if told_by == "side":
         return all(side_neighbour(scene, i) for i in (0, 1))
-    places = [scene[i].y for i in from_left(scene)]
-    return told_by not in ("number", "symbol") or bool(min(np.diff(places)) >= TELLING)
+    positions = [scene[i].y for i in from_left(scene)]
+    return told_by not in ("number", "symbol") or bool(min(np.diff(positions)) >= TELLING)
 
 
 def from_left(scene: Scene) -> list[int]:
@@ -243,10 +242,10 @@ def from_left(scene: Scene) -> list[int]:
 
 
 def side_neighbour(scene: Scene, index: int) -> tuple[str, int] | None:
-    """The side of another object on which object `index` is and no third one; None if there is none.
+    """The object on one side of which object `index` stands alone; None if there is none.
 
     Returns:
-        "left" or "right" as the front camera sees it, and the index of the other object.
+        the side, "left" or "right" as the front camera sees it, and the index of the other object.
     """
     order = from_left(scene)
     for side, (last, next_, *_) in (("left", order), ("right", order[::-1])):
@@ -258,7 +257,7 @@ def side_neighbour(scene: Scene, index: int) -> tuple[str, int] | None:
 def _draw_names(
     rng: np.random.Generator, count: int, variation: TabletopVariation, shapes: Sequence[str]
 ) -> list[tuple[str, ...]]:
-    """So many colours and shapes, and sizes where the variation has them; colours differ but where it says otherwise."""
+    """Draws `count` colours and shapes, and sizes if the variation has them. Colours differ unless the variation shares one."""
     if variation.objects:
         shape_of: dict[str, str] = {}
         for name in rng.permutation(list(variation.objects)).tolist():
@@ -275,6 +274,6 @@ def _draw_names(
         return list(names)
     sizes = rng.choice(["small", "large"], count).tolist()
     if rng.random() < 0.5:
-        # Then nothing but its size tells the one from the other.
+        # The two then differ in size alone.
         names[1], sizes[1] = names[0], "large" if sizes[0] == "small" else "small"
     return [(*name, size) for name, size in zip(names, sizes, strict=True)]

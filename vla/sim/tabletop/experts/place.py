@@ -44,7 +44,7 @@ def place_action(table: Tabletop, task: Place, goal: Goal) -> np.ndarray:
     # A funnel again; it ends a little below the surface, so that the object touches it.
     height = top(table, goal.reference) - 0.003 + np.clip((distance - OVER) * 3, 0, CARRY)
     rise = height - table.lift(goal.target)
-    # Sideways only as far up as the funnel says.
+    # Move sideways only at or above the funnel's height.
     action[:2] = np.clip(1.2 * offset, -0.03, 0.03) * np.clip((0.04 - rise) / 0.03, 0, 1)
     action[2], action[6] = np.clip(1.5 * rise, -0.02, 0.03), 1.0
     return limited(action)

@@ -67,7 +67,7 @@ def push_action(table: Tabletop, task: Push, goal: Goal) -> np.ndarray:
     play = FINGER - item.half_width
     in_place = abs(along) < BACK if astride else along < -item.half_width
     if z < low + 0.015 and in_place and astray < 1.5 * ALIGNED:
-        # Down beside the object: forwards, the slower the farther off the line, which it goes back to.
+        # Lower the gripper beside the object, then advance: more slowly, the farther it is from the line.
         action[:2] = -0.8 * across + direction * ADVANCE * np.clip(2 - astray / ALIGNED, 0, 1)
         # A finger's pad would take the object up with it by friction.
         action[2] = 1.5 * (low - z) if not (astride and table.touched(goal.target)) else min(1.5 * (low - z), 0.0)

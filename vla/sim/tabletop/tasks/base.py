@@ -47,7 +47,7 @@ class Goal:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A scene and what can be asked of it: first the correct goal, then the swapped one, each within the expert's reach."""
+    """A scene and its goals: the correct one, then the swapped one, both within the expert's range."""
 
     scene: Scene
     goals: tuple[Goal, Goal]
@@ -57,12 +57,12 @@ class Task(abc.ABC):
     """A family of goals. Implementations hold no state.
 
     Attributes:
-        name: as it is chosen by.
-        wordings: every sentence, with {name} and, where needed, {reference}, {side} and {where} left open.
+        name: the value of `--task`.
+        wordings: all sentences, with the blank {name} and, where needed, {reference}, {side} and {where}.
         horizon: steps until an episode is given up.
-        shapes: of the objects that it draws.
-        others: further shapes that a variation may ask for.
-        told_by: what its objects can be told by.
+        shapes: shapes of the objects that it draws.
+        others: further shapes that a variation may have.
+        told_by: the values of `TabletopVariation.told_by` that it supports.
     """
 
     name: ClassVar[str]

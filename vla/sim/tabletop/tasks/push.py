@@ -51,9 +51,9 @@ class Push(Task):
         return self.wordings[:5] if goal.reference is None else self.wordings[5:]
 
     def draw(self, rng: np.random.Generator, count: int, variation: TabletopVariation = SEEN) -> Layout:
-        """Two goals of one form with a clear way each; they share the target, or the side, or the reference.
+        """Draws two goals of one form with a clear path each; they share the target, or the side, or the reference.
 
-        Of two objects alone, no scene has two such ways to a side of the other one: that takes a distractor.
+        With two objects alone there are never two clear paths relative to each other, so a distractor is needed for that.
         """
         relation = bool(rng.random() < 0.75) and count + variation.distractors > 2
         wanted = str(rng.choice(list(SIDES)))
@@ -73,7 +73,8 @@ class Push(Task):
                     return Layout(scene, (first, swapped[rng.integers(len(swapped))]))
 
     def candidates(self, scene: Scene, goal: Goal | None) -> list[Goal]:
-        """Any object at any side of the table or, if so asked, of any other; last, another object wherever it is pushed to."""
+        """Every object at every side of the table, or of every other object if the goal has a reference; last, any other object
+        pushed anywhere."""
         order = range(len(scene))
         others = [Goal(self.name, i) for i in order if goal is None or i != goal.target]
         if goal is None:
