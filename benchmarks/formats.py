@@ -22,7 +22,7 @@ import psutil
 from PIL import Image
 
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import Options, plan
+from vla.datasets.formats.job import Options, make_job
 from vla.datasets.formats.lerobot_source import Decoder
 from vla.datasets.formats.readers.rlds import RLDSReader
 from vla.datasets.formats.readers.tfrecord import masked_crc
@@ -125,7 +125,7 @@ def parse(folder: Path) -> float:
 def convert(source: Path, out: Path, workers: int) -> None:
     """Converts, and prints the steps per second; runs in a separate process."""
     began = time.perf_counter()
-    report = run(plan(Options(str(source), str(out))), workers)
+    report = run(make_job(Options(str(source), str(out))), workers)
     print(json.dumps({"rate": report["steps"] / (time.perf_counter() - began)}))
 
 

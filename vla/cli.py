@@ -128,7 +128,7 @@ def _run(function: Command, name: str, argv: list[str]) -> int | str | None:
         # jsonargparse makes no positional arguments of *names.
         names = parameters[0].name
         parser = ArgumentParser(prog=f"vla {name}", description=description)
-        parser.add_argument(names, nargs="+", type=str, help="two or more")
+        parser.add_argument(names, nargs="+", type=str, help="folders of two or more evaluations, or of training runs")
         parser.add_function_arguments(function, as_group=False)
         options = parser.parse_args(args).as_dict()
         return function(*options.pop(names), **options)

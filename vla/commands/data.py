@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vla.datasets.formats.conventions.prepare import Changes
 from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import PARTS, Choice, Options, plan
+from vla.datasets.formats.job import PARTS, Choice, Options, make_job
 from vla.datasets.formats.notes import REPORT
 from vla.datasets.formats.readers.base import Reader
 from vla.datasets.formats.readers.recognise import open_reader
@@ -69,7 +69,7 @@ def convert(chosen: Convert) -> int:
     parts = {"train": f"{chosen.out}/train", "val": f"{chosen.out}/val"} if chosen.holdout else {"all": chosen.out}
     damaged = 0
     for part, folder in parts.items():
-        job = plan(dataclasses.replace(options, part=part, share=chosen.holdout, out=folder), reader)  # type: ignore[arg-type]
+        job = make_job(dataclasses.replace(options, part=part, share=chosen.holdout, out=folder), reader)  # type: ignore[arg-type]
         count = sum(map(len, job.parts))
         print(f"{folder}: about {_bytes(job.expected)} in {len(job.parts)} parts, from {count} records ({job.reader.format})")
         print("images: " + ", ".join(f"{name} {r.height} x {r.width}" for name, r in job.ready.items()))

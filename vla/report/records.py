@@ -26,6 +26,11 @@ Key = tuple[str, str, int, str]
 """Identifies an episode: task, variation, seed, kind of instruction."""
 
 
+def episode_key(task: str, variation: str, seed: int, kind: str) -> Key:
+    """Returns the key of an episode."""
+    return task, variation, seed, kind
+
+
 @dataclasses.dataclass(frozen=True)
 class EpisodeRecord:
     """How one episode went.
@@ -56,7 +61,7 @@ class EpisodeRecord:
     @property
     def key(self) -> Key:
         """Identifies the episode; see `Key`."""
-        return self.task, self.variation, self.seed, self.kind
+        return episode_key(self.task, self.variation, self.seed, self.kind)
 
     @property
     def target(self) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from vla.report.records import EpisodeRecord, Key
+from vla.report.records import EpisodeRecord, Key, episode_key
 from vla.sim.variation import SEEN, Variation
 
 Kind = Literal["correct", "swapped", "empty", "nonsense"]
@@ -48,7 +48,7 @@ class Episode:
     @property
     def key(self) -> Key:
         """Names the episode in a record."""
-        return self.task, self.variation.name, self.seed, self.kind
+        return episode_key(self.task, self.variation.name, self.seed, self.kind)
 
     @property
     def id(self) -> str:

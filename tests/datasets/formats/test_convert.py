@@ -21,7 +21,7 @@ from vla.datasets.formats import job as planning
 from vla.datasets.formats.conventions.prepare import Changes
 from vla.datasets.formats.conventions.source_card import Part
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import PARTS, Options, plan
+from vla.datasets.formats.job import PARTS, Options, make_job
 from vla.datasets.formats.writers.shards import space
 from vla.datasets.index import ShardIndex
 from vla.datasets.robot import RobotSource
@@ -65,7 +65,7 @@ def options(root, out="out", **changes):
 
 
 def converted(root, out="out", **changes):
-    report = run(plan(options(root, out, **changes)))
+    report = run(make_job(options(root, out, **changes)))
     return root / out, report
 
 
@@ -106,7 +106,7 @@ def test_they_train(source):
 
 def test_the_same_bytes_with_several_processes(source):
     one, _ = converted(source, "one")
-    job = plan(options(source, "two"))
+    job = make_job(options(source, "two"))
     assert len(job.parts) > 1
     run(job, workers=2)
     assert files(one) == files(source / "two")
@@ -114,7 +114,7 @@ def test_the_same_bytes_with_several_processes(source):
 
 def test_a_killed_conversion_resumes(source):
     whole, _ = converted(source, "whole")
-    job = plan(options(source, "killed"))
+    job = make_job(options(source, "killed"))
 
     def killed_after_two_parts():
         parts = iter(range(2))
@@ -142,7 +142,7 @@ def test_a_killed_conversion_resumes(source):
 
 def test_a_full_disk_is_reported_and_the_same_command_resumes(source):
     whole, _ = converted(source, "whole")
-    job = plan(options(source, "full"))
+    job = make_job(options(source, "full"))
     receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
 
     def fails():
@@ -215,7 +215,7 @@ def test_a_finished_conversion_is_left_unchanged(source):
 
 
 def test_another_conversion_is_refused(source):
-    job = plan(options(source))
+    job = make_job(options(source))
     with convert._claim(job, convert._identity(job)), pytest.raises(UserError, match="another process is converting"):
         converted(source)
     with pytest.raises(UserError, match="another conversion was begun here"):
@@ -286,7 +286,7 @@ def test_splits_divide_episodes(source):
     _, report = converted(source, "both", episodes="1:4", part="train", share=0.3)
     assert report["not_chosen"] == {"--episodes": 1, "--holdout": 1} and report["records"]["found"] == 2
     with pytest.raises(UserError, match="no split 'test'"):
-        plan(options(source, split="test"))
+        make_job(options(source, split="test"))
 
 
 def test_images_are_resized_and_turned(source):
@@ -304,7 +304,7 @@ def test_images_are_resized_and_turned(source):
 
 
 def test_the_expected_size_is_close(source):
-    job = plan(options(source))
+    job = make_job(options(source))
     run(job)
     size = sum(p.stat().st_size for p in (source / "out").glob("*.tar"))
     assert 0.4 < job.expected / size < 2.5

@@ -5,7 +5,7 @@ import pytest
 
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import Options, plan
+from vla.datasets.formats.job import Options, make_job
 from vla.datasets.formats.readers.hdf5 import HDF5Reader
 from vla.datasets.formats.readers.recognise import recognise
 from vla.datasets.index import ShardIndex
@@ -70,7 +70,7 @@ def robomimic(path, lengths=LENGTHS):
 
 
 def converted(source, out, **changes):
-    return run(plan(Options(source=str(source), out=str(out), **changes)))
+    return run(make_job(Options(source=str(source), out=str(out), **changes)))
 
 
 def test_demonstrations_are_in_the_order_of_their_numbers(tmp_path):
@@ -121,7 +121,7 @@ def test_files_of_states_alone_are_refused(tmp_path):
     with h5py.File(tmp_path / "demo.hdf5", "w") as file:
         file["data/demo_1/states"], file["data/demo_1/actions"] = np.zeros((3, 5)), np.zeros((3, 7))
     with pytest.raises(UserError, match="(?s)no images.*--cameras"):
-        plan(Options(str(tmp_path / "demo.hdf5"), str(tmp_path / "out")))
+        make_job(Options(str(tmp_path / "demo.hdf5"), str(tmp_path / "out")))
 
 
 def test_a_truncated_file_is_named_and_the_others_are_read(tmp_path):

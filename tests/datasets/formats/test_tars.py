@@ -9,7 +9,7 @@ from rlds_files import jpeg
 from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import Options, plan
+from vla.datasets.formats.job import Options, make_job
 from vla.datasets.formats.readers.recognise import open_reader, recognise
 from vla.datasets.formats.readers.tars import TarReader
 from vla.datasets.index import ShardIndex
@@ -56,7 +56,7 @@ def test_robot_steps(tmp_path, with_json):
     reader = TarReader(folder)
     refs = reader.refs()
     assert [ref.weight for ref in refs] == [3, 4, 2] and not any(ref.damage for ref in refs)
-    run(plan(Options(str(folder), str(tmp_path / "out"))))
+    run(make_job(Options(str(folder), str(tmp_path / "out"))))
     source = RobotSource(tmp_path / "out", chunk=2)
     sample = source.sample(4, np.random.default_rng(0))
     assert sample.actions.tolist() == [[1, 1], [2, 1]] and sample.state.tolist() == [1] and sample.instruction == "do 1"
@@ -76,16 +76,16 @@ def test_samples_after_a_cut_are_lost_and_reported(tmp_path):
 
 
 def test_our_shards_with_another_size(tmp_path):
-    run(plan(Options(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"))))
+    run(make_job(Options(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"))))
     assert recognise(tmp_path / "out") == "shards"
-    run(plan(Options(str(tmp_path / "out"), str(tmp_path / "small"), height=8, width=8)))
+    run(make_job(Options(str(tmp_path / "out"), str(tmp_path / "small"), height=8, width=8)))
     assert DatasetCard.load(tmp_path / "small").spec.cameras == (Camera("cam", 8, 8),)
     one, other = ShardIndex(tmp_path / "out"), ShardIndex(tmp_path / "small")
     assert one.keys == other.keys and one.read(3, ("json",)) == other.read(3, ("json",))
 
 
 def test_a_missing_shard_is_reported(tmp_path):
-    run(plan(Options(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"))))
+    run(make_job(Options(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"))))
     path = next((tmp_path / "out").glob("*.tar"))
     path.rename(tmp_path / "out/shard-000009.tar")
     *present, missing = open_reader(tmp_path / "out").refs()
@@ -101,7 +101,7 @@ def test_our_questions(tmp_path):
             writer.write(f"q{i}", {"front.jpg": jpeg(i), "json": info})
     no_space = Space((), (), (), ())
     DatasetCard("q", "questions", "arm", Embodiment((Camera("front", 16, 16),), no_space, no_space)).save(tmp_path / "q")
-    run(plan(Options(str(tmp_path / "q"), str(tmp_path / "out"), camera="front")))
+    run(make_job(Options(str(tmp_path / "q"), str(tmp_path / "out"), camera="front")))
     assert QuestionSource(tmp_path / "out").questions(2) == info["questions"]
 
 
@@ -128,7 +128,7 @@ def test_captions_and_questions(tmp_path):
     ]
     folder = image_text(tmp_path / "it", samples)
     assert recognise(folder) == "image-text"
-    report = run(plan(Options(str(folder), str(tmp_path / "out"), skip=True)))
+    report = run(make_job(Options(str(folder), str(tmp_path / "out"), skip=True)))
     assert report["records"] == {"found": 6, "written": 4} and report["questions"] == {
         "caption": 2,
         "conversation": 1,
@@ -145,8 +145,8 @@ def test_captions_and_questions(tmp_path):
 def test_different_sizes_need_an_option(tmp_path):
     folder = image_text(tmp_path / "it", [{"jpg": jpeg(1, size), "txt": b"x"} for size in (16, 24)])
     with pytest.raises(UserError, match="24 x 24, others 16 x 16"):
-        run(plan(Options(str(folder), str(tmp_path / "out"))))
-    run(plan(Options(str(folder), str(tmp_path / "sized"), height=20, width=20)))
+        run(make_job(Options(str(folder), str(tmp_path / "out"))))
+    run(make_job(Options(str(folder), str(tmp_path / "sized"), height=20, width=20)))
     assert QuestionSource(tmp_path / "sized").images(1)["image"].shape == (20, 20, 3)
 
 

@@ -4,7 +4,7 @@ import pytest
 from rlds_files import jpeg
 
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import Options, plan
+from vla.datasets.formats.job import Options, make_job
 from vla.datasets.formats.readers.recognise import recognise
 from vla.datasets.formats.readers.visual_questions import LLaVAReader, VQAv2Reader
 from vla.datasets.questions import QuestionSource
@@ -44,7 +44,7 @@ def llava(folder, entries=ENTRIES, name="llava.json"):
 def test_llava(tmp_path, name):
     path = llava(tmp_path / "in", name=name)
     assert recognise(path) == "llava"
-    report = run(plan(Options(str(path), str(tmp_path / "out"))))
+    report = run(make_job(Options(str(path), str(tmp_path / "out"))))
     assert report["records"] == {"found": 3, "written": 2} and report["left_out"]["no picture: text alone"]["count"] == 1
     source = QuestionSource(tmp_path / "out")
     questions = [(q["question"], q["answer"]) for q in source.questions(0)]
@@ -63,7 +63,7 @@ def test_llava(tmp_path, name):
 )
 def test_entries_that_cannot_be_used_are_named(tmp_path, entry, why):
     path = llava(tmp_path / "in", [ENTRIES[0], {**ENTRIES[2], **entry}])
-    report = run(plan(Options(str(path), str(tmp_path / "out"), skip=True)))
+    report = run(make_job(Options(str(path), str(tmp_path / "out"), skip=True)))
     assert (
         report["records"]["written"] == 1
         and why in report["damaged"]["records"][0]
@@ -103,7 +103,7 @@ def vqa(folder, change=lambda questions, annotations: None):
 def test_vqav2(tmp_path):
     path = vqa(tmp_path / "in")
     assert recognise(path) == "vqav2"
-    report = run(plan(Options(str(path), str(tmp_path / "out"), pictures=str(tmp_path / "in/pictures"))))
+    report = run(make_job(Options(str(path), str(tmp_path / "out"), pictures=str(tmp_path / "in/pictures"))))
     assert report["records"]["written"] == 2 and report["questions"] == {"number": 1, "other": 2}
     first = QuestionSource(tmp_path / "out").questions(0)
     assert [(q["question"], q["answer"]) for q in first] == [("How many?", "2"), ("Which?", "red")]

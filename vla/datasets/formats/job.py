@@ -124,7 +124,7 @@ class Job:
             yield images
 
 
-def plan(options: Options, reader: Reader | None = None) -> Job:
+def make_job(options: Options, reader: Reader | None = None) -> Job:
     """Opens the source, chooses its records, inspects the first readable one and divides them into parts; writes nothing.
 
     Args:

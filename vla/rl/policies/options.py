@@ -10,7 +10,15 @@ from vla.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class PoolerOptions:
-    """The network between a model's states and the head, see `vla.promptable.pooler`. `out` is also the image network's width."""
+    """The network between a model's states and the head, see `vla.promptable.pooler`.
+
+    Attributes:
+        kind: attention is the paper's transformer with one learned query; mean averages the states.
+        width: width of the transformer, a multiple of `heads`.
+        heads: number of attention heads.
+        hidden: width of the transformer's feed-forward layers.
+        out: number of values that the head gets; also the width of the network for pixels.
+    """
 
     kind: Literal["attention", "mean"] = "attention"
     width: int = 512
