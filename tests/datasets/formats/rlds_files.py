@@ -56,7 +56,8 @@ def example(values: dict) -> bytes:
             feature.float_list.value.extend(value.ravel().tolist())
         else:
             feature.int64_list.value.extend(value.ravel().astype(np.int64).tolist())
-    return message.SerializeToString()
+    # Else the order of a map's entries, and so every byte's position, differs from process to process.
+    return message.SerializeToString(deterministic=True)
 
 
 def crc32c(data: bytes) -> int:

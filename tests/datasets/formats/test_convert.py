@@ -226,10 +226,11 @@ def test_another_conversion_is_refused(source):
         converted(source, "full")
 
 
-def spoil(source, offset, value=b"\xff"):
+def spoil(source, offset):
+    """Inverts a byte."""
     path = next((source / "rlds").glob("*00000-of*"))
     data = bytearray(path.read_bytes())
-    data[offset : offset + len(value)] = value
+    data[offset] ^= 0xFF
     path.write_bytes(data)
 
 
