@@ -20,20 +20,22 @@ from websockets.sync.client import connect
 
 ROOT = Path(__file__).resolve().parents[1]
 BAR = 1.03
-ROUNDS = 7
+ROUNDS = 5
 REQUESTS = 60
 DATA = """
-import sys, time
+import time
 from vla.datasets.mixture import Mixture
 from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.models.load import load_vlm
-from vla.sequences.encode import Encoder
 from vla.training.contract import ContractOptions, resolve
 try:
     from vla.models.families.find import family_of
+    from vla.sequences.encode import Encoder
     from vla.training.rows import Draws, collate
 except ImportError:
+    # Commits before the model families.
+    from vla.examples import Examples as Encoder
     from vla.training.data import Draws, collate
     family_of = lambda model, processor: processor
 sources = {"robot": RobotSource("data/robot"), "questions": QuestionSource("data/questions")}
