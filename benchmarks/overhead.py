@@ -80,7 +80,7 @@ def answer_seconds(address: str, process: psutil.Process) -> tuple[float, float]
             }
             socket.send(msgpack.packb(message))
             answer = msgpack.unpackb(socket.recv(), strict_map_key=False)
-            policy += answer["server_timing"]["infer_ms"] / 1e3
+            policy += answer["policy_timing"]["infer_ms"] / 1e3
         total = sum(process.cpu_times()[:2]) - before
     return total, total - policy
 
