@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vla.datasets.formats.conventions import operations
-from vla.datasets.formats.conventions.rate import first_steps, merge
+from vla.datasets.formats.conventions.rate import first_steps, merge, rotations
 from vla.datasets.formats.conventions.source_card import Part, SourceCard
 from vla.datasets.formats.readers.base import Frames, Raw
 from vla.errors import UserError
@@ -219,10 +219,15 @@ def still(action: np.ndarray, card: SourceCard) -> np.ndarray:
     roles = np.array([part.role for part in card.action for _ in part.names])
     gripper = action[:, roles == "gripper"]
     same = np.append(True, (np.abs(np.diff(gripper, axis=0)) < STILL).all(1)) if len(action) else np.zeros(0, bool)
-    moves = action[:, roles != "gripper"]
+    moves = action
     if card.mode == "absolute":
-        moves = np.append(np.full((min(len(moves), 1), moves.shape[1]), np.inf), np.diff(moves, axis=0), 0)
-    return same & (np.linalg.norm(moves, axis=1) < STILL)
+        moves = np.append(np.full((min(len(action), 1), action.shape[1]), np.inf), np.diff(action, axis=0), 0)
+        for columns, form, unit in rotations(card):
+            if form is not None:
+                # The numbers of one rotation differ between pi and -pi.
+                moves[1:, columns] = 0
+                moves[1:, columns.start] = form.angles_between(action[:, columns], unit)
+    return same & (np.linalg.norm(moves[:, roles != "gripper"], axis=1) < STILL)
 
 
 def _groups(starts: np.ndarray, length: int) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ import yaml
 
 from vla.datasets.card import Yaml
 from vla.datasets.formats.conventions import operations
+from vla.datasets.formats.conventions.forms import FORMS, NAME, radians
 from vla.errors import UserError
 
 Orientation = Literal["upright", "raw_opengl", "rot180"]
@@ -157,7 +158,11 @@ def source_card(data: Yaml, where: str) -> SourceCard:
         parts = fields.get(space, [])
         if not isinstance(parts, list):
             raise UserError(f"{space} is not a list", where, f"{space}: [{{key: …, names: […]}}]")
-        fields[space] = tuple(_part(part, f"{where}, {space} {number}") for number, part in enumerate(parts))
+        read = [_part(part, f"{where}, {space} {number}") for number, part in enumerate(parts)]
+        form = fields.get("rotation", "") if space == "action" else ""
+        if sum(len(part.names) for part in read if _is_rotation(part)) == 1:
+            form = "angle"
+        fields[space] = tuple(_with_form(part, form, f"{where}, {space} {number}") for number, part in enumerate(read))
     for name in ("instruction", "steps"):
         fields[name] = _texts(fields.get(name, ()), f"{where}, {name}")
     texts = ("title", "verified", "embodiment", "text", "frame", "rotation", "gripper")
@@ -220,6 +225,31 @@ def _part(data: Yaml, where: str) -> Part:
     for name, arguments in part.operations():
         operations.check(name, arguments, where)
     return part
+
+
+def _is_rotation(part: Part) -> bool:
+    """Whether a part's dimensions are a rotation's, by its role or else their names."""
+    return part.role == "rotation" or (part.role == "other" and all(map(NAME.fullmatch, part.names)))
+
+
+def _with_form(part: Part, form: str, where: str) -> Part:
+    """The part; if it takes differences of rotations, these name the form and the unit that differ: by default the result's.
+
+    Raises:
+        UserError: the form is unknown, or does not have as many values as the part.
+    """
+    do = list(part.do)
+    for number, (name, arguments) in enumerate(part.operations() if _is_rotation(part) else ()):
+        if name == "difference":
+            result = {"rotation": form, "unit": radians(part.all_units[0])} if number == len(do) - 1 else {}
+            do[number] = {name: (arguments := {**result, **arguments})}
+            if arguments.get("rotation") not in FORMS:
+                what = "rotations do not differ number by number (an angle passes from pi to -pi), and their form is not said"
+                raise UserError(what, where, f"{{difference: {{rotation: FORM}}}}, with FORM one of {', '.join(FORMS)}")
+            if result and len(part.names) % FORMS[arguments["rotation"]].size:
+                what = f"{len(part.names)} values of the form {arguments['rotation']}"
+                raise UserError(what, where, f"give the {FORMS[arguments['rotation']].size} values of a rotation as one part")
+    return dataclasses.replace(part, do=tuple(do))
 
 
 def _known(cls: type, data: Yaml, where: str) -> dict[str, Yaml]:
