@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -100,6 +101,24 @@ FORMS: dict[str, Form] = {
     ),
 }
 """Name, as in a card's `rotation` -> form. An angle is one about an axis that stays; Euler angles name their axes."""
+
+
+def rotations(form: str, turning: Sequence[bool], units: Sequence[str]) -> Iterator[tuple[slice, Form | None, float]]:
+    """The dimensions of each rotation, its form (None if that is unknown), and the unit of its angles in radians.
+
+    Args:
+        form: the name of the form of those with three or more values. One or two values side by side are angles.
+        turning: which dimensions belong to rotations.
+        units: the units of all dimensions. Rotation speeds are no rotations.
+    """
+    turns = [turn and "/s" not in unit for turn, unit in zip(turning, units, strict=True)]
+    for turn, run in itertools.groupby(range(len(turns)), turns.__getitem__):
+        dimensions = list(run)
+        known = FORMS.get(form) if len(dimensions) > 2 else FORMS["angle"]
+        if turn and (known is None or len(dimensions) % known.size):
+            yield slice(dimensions[0], dimensions[-1] + 1), None, 1.0
+        elif turn and known:
+            yield from ((slice(d, d + known.size), known, radians(units[d])) for d in dimensions[:: known.size])
 
 
 def radians(unit: str) -> float:

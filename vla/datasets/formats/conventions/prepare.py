@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vla.datasets.formats.conventions import operations
-from vla.datasets.formats.conventions.rate import first_steps, merge, rotations
+from vla.datasets.formats.conventions.rate import first_steps, merge, rotations_of
 from vla.datasets.formats.conventions.source_card import Part, SourceCard
 from vla.datasets.formats.readers.base import Frames, Raw
 from vla.errors import UserError
@@ -222,7 +222,7 @@ def still(action: np.ndarray, card: SourceCard) -> np.ndarray:
     moves = action
     if card.mode == "absolute":
         moves = np.append(np.full((min(len(action), 1), action.shape[1]), np.inf), np.diff(action, axis=0), 0)
-        for columns, form, unit in rotations(card):
+        for columns, form, unit in rotations_of(card):
             if form is not None:
                 # The numbers of one rotation differ between pi and -pi.
                 moves[1:, columns] = 0

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterator
 
 import numpy as np
 
-from vla.datasets.formats.conventions.forms import FORMS, Form, radians
+from vla.datasets.formats.conventions.forms import FORMS, Form, rotations
 from vla.datasets.formats.conventions.source_card import Part, SourceCard
 from vla.errors import UserError
 
@@ -40,32 +39,22 @@ def merge(actions: np.ndarray, card: SourceCard) -> np.ndarray:
     for d, role in enumerate(roles):
         if role in MOVES:
             merged[d] = actions[:, d].mean() if _is_speed(units[d]) else actions[:, d].sum()
-    for columns, form, unit in rotations(card):
+    for columns, form, unit in rotations_of(card):
         if form is None:
             what = (
                 f"its rotations have {columns.stop - columns.start} values and the form {card.rotation!r}, so they do not compose"
             )
             raise UserError(what, f"the card of {card.title or 'the data'}", f"say `rotation`: one of {', '.join(FORMS)}")
-        merged[columns] = form.compose(actions[:, columns], unit)
+        # A turn about one axis adds up, beyond pi too.
+        if form.size > 1:
+            merged[columns] = form.compose(actions[:, columns], unit)
     return merged
 
 
-def rotations(card: SourceCard) -> Iterator[tuple[slice, Form | None, float]]:
-    """The dimensions of each rotation in the action, its form if it is known, and its unit in radians.
-
-    One or two angles are not a rotation: they add up. Neither are speeds.
-    """
+def rotations_of(card: SourceCard) -> Iterator[tuple[slice, Form | None, float]]:
+    """The rotations in the action, as `forms.rotations` gives them."""
     roles, units = _dimensions(card)
-    turns = [role == "rotation" and not _is_speed(unit) for role, unit in zip(roles, units, strict=True)]
-    for turning, run in itertools.groupby(range(len(turns)), turns.__getitem__):
-        dimensions, form = list(run), FORMS.get(card.rotation)
-        if not turning or len(dimensions) < 3:
-            continue
-        if form is None or len(dimensions) % form.size:
-            yield slice(dimensions[0], dimensions[-1] + 1), None, 1.0
-            continue
-        for d in dimensions[:: form.size]:
-            yield slice(d, d + form.size), form, radians(units[d])
+    return rotations(card.rotation, [role == "rotation" for role in roles], units)
 
 
 def _dimensions(card: SourceCard) -> tuple[list[str], list[str]]:
