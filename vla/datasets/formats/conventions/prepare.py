@@ -84,14 +84,7 @@ def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Episode
     action, state = action[action_rows], state[observation_rows]
     _check_finite(action, card.action, action_rows, where)
     _check_finite(state, card.state, observation_rows, where)
-    terminate = np.zeros(len(action_rows), bool)
-    if len(action_rows):
-        terminate[-1] = True
-    if isinstance(raw.get("terminate"), np.ndarray):
-        if raw["terminate"].size != length:
-            raise UserError(f"{length} actions, but {raw['terminate'].size} of terminate", where)
-        terminate = raw["terminate"].astype(bool).reshape(-1)[action_rows]
-    extra = raw.get("extra") or [{}] * length
+    terminate, extra = _terminate(raw, length, action_rows), _extra(raw, length)
     if changes.noops:
         moving = ~still(action, card)
         dropped["no-op"] += int((~moving).sum())
@@ -172,6 +165,22 @@ def _pair(card: SourceCard, length: int) -> tuple[np.ndarray, np.ndarray, collec
         dropped["no observation before it"] += 1
         return rows[1:], rows[:-1], dropped
     return rows, rows, dropped
+
+
+def _terminate(raw: Raw, length: int, rows: np.ndarray) -> np.ndarray:
+    """Whether the task is done in each of the rows: by the flags of that name, one per step, else in the last row."""
+    flags = raw.get("terminate")
+    if isinstance(flags, np.ndarray) and flags.size == length:
+        return flags.astype(bool).reshape(-1)[rows]
+    return np.arange(len(rows)) == len(rows) - 1
+
+
+def _extra(raw: Raw, length: int) -> list[dict[str, Any]]:
+    """Further values of each step, if the data are ours; others may have a column of that name."""
+    extra = raw.get("extra")
+    if isinstance(extra, list) and len(extra) == length and all(isinstance(values, dict) for values in extra):
+        return extra
+    return [{}] * length
 
 
 def _instruction(raw: Raw, card: SourceCard, text: str, length: int, where: str) -> list[str]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LIMIT = 2 * 2**30
 """Most bytes that a record may take in memory, so that a damaged or hostile header cannot exhaust it."""
+IMAGE_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+"""The first bytes of JPEGs and PNGs."""
 Kind = Literal["robot", "questions"]
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -67,6 +69,20 @@ Raw = dict[str, Any]
 joined with "/"."""
 
 
+class Columns(dict[str, Any]):
+    """A record whose values are read when they are first used. A function in the place of a value is called for it, and raises
+    UserError if the value cannot be read, so that a value that nobody uses is neither read nor checked."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if callable(value):
+            value = self[name] = value()
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401 - it is what computes the value
+
+
 class Reader(abc.ABC):
     """Base class of readers. Creating one reads only the data set's description. Readers can be pickled.
 
@@ -87,7 +103,7 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def read(self, ref: Ref) -> Raw:
-        """Reads a record.
+        """Reads a record, or prepares to (`Columns`).
 
         Raises:
             UserError: the record is damaged or incomplete; names file, record and member.

@@ -1,0 +1,142 @@
+"""What a card does not name is neither read nor checked; what it names is."""
+
+import numpy as np
+import pytest
+from rlds_files import episode, features, group, image, jpeg, tensor, text, write
+
+from vla.datasets.formats.conventions.prepare import Changes, Dropped, prepare
+from vla.datasets.formats.conventions.source_card import Part, SourceCard
+from vla.datasets.formats.convert import run
+from vla.datasets.formats.job import Options, make_job
+from vla.datasets.formats.readers.rlds import RLDSReader
+from vla.datasets.formats.readers.rlds_features import Spec, steps_of
+from vla.errors import UserError
+
+pytest.importorskip("google_crc32c")
+CARD = """
+cameras: {front: {key: observation/image}}
+action: [{key: action, pick: [0, 1], names: [x, y]}]
+state: [{key: observation/state, pick: [0], names: [s]}]
+instruction: language_instruction
+"""
+
+
+def sequence(feature, length=-1):
+    return {"sequence": {"feature": feature, "length": str(length)}}
+
+
+# Features that nobody uses: name -> description, and what a record holds under which names.
+UNUSED = {
+    "pairs": (
+        sequence(sequence(tensor("float32"))),
+        {
+            "ragged_flat_values": np.ones(3, np.float32),
+            "ragged_row_lengths_0": np.array([1, 1]),
+            "ragged_row_lengths_1": np.array([2, 1]),
+        },
+    ),
+    "structs": (
+        sequence(group(a=tensor("float32"), b=text())),
+        {"a/ragged_flat_values": np.ones(9, np.float32), "a/ragged_row_lengths_0": np.array([9])},
+    ),
+    "short": (tensor("float32", 3), {"": np.ones(4, np.float32)}),
+    "missing": (tensor("float32", 3), {}),
+    "empty": (tensor("string"), {"": []}),
+    "depth": (
+        {"image": {"shape": {"dimensions": ["16", "16", "1"]}, "dtype": "float32", "encodingFormat": "png"}},
+        {"": [b"x"] * 5},
+    ),
+    "packed": (tensor("float32", 2, encoding="zlib"), {"": [b"no zlib"] * 5}),
+    "views": (sequence(image(), 2), {"": [jpeg(0)] * 10}),
+    "reward": (tensor("float32", 3), {"": np.zeros(15, np.float32)}),
+    "extra": (tensor("float32", 3), {"": np.zeros(15, np.float32)}),
+    "terminate": (tensor("float32", 3), {"": np.zeros(15, np.float32)}),
+}
+
+
+def with_unused(unused=UNUSED, number=0, length=5):
+    given = episode(number, length)
+    for name, (_, values) in unused.items():
+        given |= {f"steps/{name}/{end}".rstrip("/"): value for end, value in values.items()}
+    return given
+
+
+def described(**steps):
+    return features(
+        observation=group(image=image(), state=tensor("float32", 2)),
+        action=tensor("float32", 7),
+        language_instruction=text(),
+        is_first=tensor("bool"),
+        is_last=tensor("bool"),
+        **steps,
+    )
+
+
+@pytest.mark.parametrize("card", [True, False])
+def test_features_that_nobody_uses_are_not_checked(tmp_path, card):
+    description = described(**{name: feature for name, (feature, _) in UNUSED.items()})
+    write(tmp_path / "in", [with_unused()], description, files=1)
+    (tmp_path / "card.yaml").write_text(CARD)
+    report = run(make_job(Options(str(tmp_path / "in"), str(tmp_path / "out"), card=str(tmp_path / "card.yaml") if card else "")))
+    assert report["records"] == {"found": 1, "written": 1} and report["steps"] == 5
+
+
+@pytest.mark.parametrize("name", [name for name in UNUSED if name not in ("reward", "extra", "terminate", "views")])
+def test_a_feature_that_is_used_is_checked(tmp_path, name):
+    description = described(**{name: feature for name, (feature, _) in UNUSED.items()})
+    reader = RLDSReader(write(tmp_path, [with_unused()], description, files=1))
+    raw, key = reader.read(reader.refs()[0]), "structs/a" if name == "structs" else name
+    with pytest.raises(UserError, match=key):
+        raw[key]
+    with pytest.raises(UserError, match=f"record 0, (steps/)?{key}"):
+        prepare(raw, SourceCard(action=(Part(key, ("a", "b", "c")),)), Changes(text="x"), reader.refs()[0].name)
+
+
+@pytest.mark.parametrize("with_features", [True, False])
+def test_features_of_the_whole_episode_have_any_length(tmp_path, with_features):
+    context = group(
+        file_path=text(),
+        tags=sequence(text()),
+        scores=sequence(tensor("float32")),
+        id=tensor("int64"),
+        task=tensor("string"),
+        none=sequence(text()),
+    )
+    description = features(**described()["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"])
+    description["featuresDict"]["features"]["episode_metadata"] = context
+    given = episode(0, 5) | {
+        "episode_metadata/tags": [b"kitchen", b"left"],
+        "episode_metadata/scores": np.arange(7, dtype=np.float32),
+        "episode_metadata/id": np.array([4]),
+        "episode_metadata/task": [b"wipe"],
+        "episode_metadata/none": [],
+    }
+    write(tmp_path / "in", [given], description if with_features else False, files=1)
+    (tmp_path / "card.yaml").write_text(CARD)
+    card = "" if with_features else str(tmp_path / "card.yaml")
+    assert run(make_job(Options(str(tmp_path / "in"), str(tmp_path / "out"), card=card)))["steps"] == 5
+    reader = RLDSReader(tmp_path / "in")
+    raw = reader.read(reader.refs()[0])
+    assert raw["episode_metadata/scores"].ravel().tolist() == list(range(7)) and raw["episode_metadata/id"].ravel().tolist() == [
+        4
+    ]
+    assert raw["episode_metadata/file_path"] == "/data/0.npy" and raw["episode_metadata/none"] == ""
+    # One text is the instruction of all steps; which of two would be is not known.
+    used = SourceCard(action=(Part("action", tuple("abcdefg")),), instruction=("episode_metadata/task",))
+    assert prepare(raw, used, Changes(), "e").instruction == ["wipe"] * 5
+    with pytest.raises(UserError, match="2 texts for the whole episode"):
+        prepare(raw, SourceCard(action=used.action, instruction=("episode_metadata/tags",)), Changes(), "e")
+    with pytest.raises(Dropped, match="no instruction"):
+        prepare(raw, SourceCard(action=used.action, instruction=("episode_metadata/none",)), Changes(), "e")
+
+
+def test_damage_of_one_feature_does_not_change_the_number_of_steps():
+    given = episode(0, 5)
+    for flag in ("steps/is_first", "steps/is_last"):
+        del given[flag]
+    given["steps/reward"] = np.zeros(15, np.float32)
+    assert steps_of(given, {}) == 5
+    specs = {"steps/action": Spec("tensor", (7,)), "steps/observation/state": Spec("tensor", (2,))}
+    for name in ("steps/action", "steps/observation/state", "steps/language_instruction", "steps/observation/image"):
+        assert steps_of({**episode(0, 5), name: episode(0, 4)[name]}, specs) == 5
+    assert steps_of(episode(0, 0), specs) == 0
