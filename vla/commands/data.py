@@ -152,7 +152,7 @@ def verify(source: str, format: str = "auto", card: str = "", pictures: str = ""
     )
     print(
         f" ({unnamed} of them not named)" * (unnamed > 0)
-        + f"; {result.left_out} without instruction or image" * (result.left_out > 0)
+        + f"; {result.left_out} without instruction, image or steps" * (result.left_out > 0)
     )
     return 1 if result.damaged else 0
 

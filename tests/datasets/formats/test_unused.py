@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 from rlds_files import episode, features, group, image, jpeg, tensor, text, write
+from test_hdf5 import LENGTHS, libero
 
 from vla.datasets.formats.conventions.prepare import Changes, Dropped, prepare
 from vla.datasets.formats.conventions.source_card import Part, SourceCard
 from vla.datasets.formats.convert import run
 from vla.datasets.formats.job import Options, make_job
+from vla.datasets.formats.readers.hdf5 import HDF5Reader
 from vla.datasets.formats.readers.rlds import RLDSReader
 from vla.datasets.formats.readers.rlds_features import Spec, steps_of
 from vla.errors import UserError
@@ -140,3 +142,58 @@ def test_damage_of_one_feature_does_not_change_the_number_of_steps():
     for name in ("steps/action", "steps/observation/state", "steps/language_instruction", "steps/observation/image"):
         assert steps_of({**episode(0, 5), name: episode(0, 4)[name]}, specs) == 5
     assert steps_of(episode(0, 0), specs) == 0
+
+
+h5py = pytest.importorskip("h5py")
+STRUCT = np.dtype([("a", "f4"), ("b", "i4")])
+UNREADABLE = {
+    "structs": lambda group, length: group.create_dataset("structs", data=np.zeros(length, STRUCT)),
+    "nulls": lambda group, length: group.create_dataset("nulls", data=h5py.Empty("f4")),
+    "ragged": lambda group, length: group.create_dataset("ragged", (length,), h5py.vlen_dtype(np.float32)),
+    "dangling": lambda group, length: group.__setitem__("dangling", h5py.SoftLink("/nowhere")),
+    "link": lambda group, length: group.__setitem__("link", h5py.ExternalLink("other.hdf5", "/data")),
+    "type": lambda group, length: group.__setitem__("type", STRUCT),
+    "huge": lambda group, length: group.create_dataset("huge", (10**9, 7), "f8", chunks=(1000, 7)),
+    "references": lambda group, length: group.create_dataset("references", (length,), h5py.ref_dtype),
+    "number": lambda group, length: group.create_dataset("number", data=3.0),
+    "extra": lambda group, length: group.create_dataset("extra", data=np.ones((length, 2))),
+    "terminate": lambda group, length: group.create_dataset("terminate", data=np.ones((length, 2))),
+}
+
+
+def with_unreadable(path):
+    libero(path)
+    with h5py.File(path, "a") as file:
+        for name, length in LENGTHS.items():
+            for where in (file[f"data/{name}"], file[f"data/{name}/obs"]):
+                for add in UNREADABLE.values():
+                    add(where, length)
+    return path
+
+
+def test_datasets_that_nobody_uses_are_not_checked(tmp_path):
+    path = with_unreadable(tmp_path / "a.hdf5")
+    expected = run(make_job(Options(str(libero(tmp_path / "b.hdf5")), str(tmp_path / "expected"), card="libero")))
+    report = run(make_job(Options(str(path), str(tmp_path / "out"), card="libero")))
+    assert report["records"]["written"] == 3 and report["sha256"] == expected["sha256"]
+    assert HDF5Reader(path).about()["features"]["obs/structs"]
+
+
+@pytest.mark.parametrize("name", [name for name in UNREADABLE if name not in ("extra", "terminate")])
+def test_a_dataset_that_is_used_is_checked(tmp_path, name):
+    reader = HDF5Reader(with_unreadable(tmp_path / "a.hdf5"))
+    ref = reader.refs()[0]
+    with pytest.raises(UserError, match=f"demo_0, obs/{name}: "):
+        prepare(reader.read(ref), SourceCard(action=(Part(f"obs/{name}", ("a",)),)), Changes(text="x"), ref.name)
+
+
+def test_unreadable_attributes_are_passed_over(tmp_path):
+    path = libero(tmp_path / "a.hdf5")
+    with h5py.File(path, "a") as file:
+        space = h5py.h5s.create(h5py.h5s.SCALAR)
+        for place in (file["data"], file["data/demo_0"]):
+            h5py.h5a.create(place.id, b"when", h5py.h5t.UNIX_D32LE, space)
+        file["data/demo_2"].attrs["num_samples"] = "three"
+    reader = HDF5Reader(path)
+    assert [reader.read(ref)["language_instruction"] for ref in reader.refs()] == ["open the drawer"] * 3
+    assert "env_args" in reader.about()["attributes"] and "when" not in reader.about()["attributes"]

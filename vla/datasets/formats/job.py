@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterator
@@ -10,16 +12,20 @@ from typing import Literal
 
 import numpy as np
 
-from vla.datasets.formats.conventions.prepare import Changes, Dropped, Episode, prepare
+from vla.datasets.formats.conventions.prepare import NO_INSTRUCTION, NO_MOVEMENT, Changes, Dropped, Episode, prepare
 from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.images import Ready, decode, image_size
 from vla.datasets.formats.readers.base import Raw, Reader, Ref
+from vla.datasets.formats.readers.frames import contents, named, no_cameras
 from vla.datasets.formats.readers.recognise import open_reader
 from vla.errors import UserError
 
 PARTS = ".parts"
 """Folder of finished parts while a conversion runs."""
 PART_BYTES, PART_STEPS = 96 * 2**20, 2000
+PROBED = 200
+"""Number of records among which the first usable one is looked for."""
+FIXES = {NO_INSTRUCTION: "give an instruction: --instruction TEXT", NO_MOVEMENT: "leave out --noops drop"}
 PROBE_FRAMES = 12
 """Number of frames that are encoded to estimate the size of videos."""
 Numbered = list[tuple[int, Ref]]
@@ -135,14 +141,14 @@ def make_job(options: Options, reader: Reader | None = None) -> Job:
     """
     reader = reader or open_reader(options.source, options.format, options.pictures)
     card = load_source_card(options.card) if options.card else reader.card()
+    refs = list(enumerate(reader.refs()))
+    if refs and all(ref.damage for _, ref in refs):
+        others = f"; nor can the other {len(refs) - 1} records be read" if len(refs) > 1 else ""
+        raise UserError(refs[0][1].damage + others, refs[0][1].name)
     if reader.kind == "questions":
         card = dataclasses.replace(card, cameras={options.camera: next(iter(card.cameras.values()))})
-    elif not card.action:
-        raise UserError("the data set does not say which values are the action", options.source, "write a card: --card FILE")
-    elif not card.cameras:
-        fix = "name its cameras in a card: --card FILE; to render the states of robosuite's demo.hdf5: --cameras agentview"
-        raise UserError("the data set has no images", options.source, fix)
-    refs = list(enumerate(reader.refs()))
+    else:
+        _check_named(card, reader, refs, options)
     chosen, not_chosen = _choose(refs, reader, options)
     broken = [ref for _, ref in chosen if ref.damage]
     if broken and not options.skip:
@@ -151,6 +157,21 @@ def make_job(options: Options, reader: Reader | None = None) -> Job:
     _probe(job, chosen)
     job.parts = _divide(chosen)
     return job
+
+
+def _check_named(card: SourceCard, reader: Reader, refs: Numbered, options: Options) -> None:
+    """Raises UserError if the card has no action or no cameras; says what the first intact record holds instead."""
+    if card.action and card.cameras:
+        return
+    raw: Raw = {}
+    with contextlib.suppress(UserError):
+        raw = reader.read(next(ref for _, ref in refs if not ref.damage))
+    by, where = ("the card", options.card) if options.card else ("the data set", options.source)
+    if not card.action:
+        what = f"{by} does not say which values are the action; there are {named(contents(raw)) or 'none that can be read'}"
+        raise UserError(what, where, "write a card with `action`: --card FILE")
+    what, fix = no_cameras(raw)
+    raise UserError(f"{by} names no cameras: {what}", where, fix)
 
 
 def _choose(refs: Numbered, reader: Reader, options: Options) -> tuple[Numbered, dict[str, int]]:
@@ -190,7 +211,8 @@ def _probe(job: Job, refs: Numbered) -> None:
     """Sets `job.ready` and `job.expected` from the first record that can be read."""
     options, problem = job.options, None
     as_video = options.to == "lerobot" and options.video != "none"
-    for _, ref in refs[:200]:
+    reasons = collections.Counter[str]()
+    for _, ref in refs[:PROBED]:
         try:
             raw = job.read(ref)
             if job.reader.kind == "robot":
@@ -213,7 +235,8 @@ def _probe(job: Job, refs: Numbered) -> None:
                     sizes += frame_bytes([decode(data, ref.name) for data in encoded], rate, options.video)
                 else:
                     sizes += -(-len(encoded[0]) // 512) * 512 + 512
-        except Dropped:
+        except Dropped as reason:
+            reasons[str(reason)] += 1
             continue
         except UserError as error:
             if not options.skip:
@@ -224,9 +247,12 @@ def _probe(job: Job, refs: Numbered) -> None:
         rest = 3 * 1024 if options.to == "shards" else 4 * 64
         job.expected = int(steps * (sizes + rest) / max(ref.weight, 1) * sum(max(r.weight, 1) for _, r in refs))
         return
-    raise problem or UserError(
-        "no record has an instruction and steps", options.source, "give an instruction: --instruction TEXT"
-    )
+    if problem is not None:
+        raise problem
+    counts = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
+    what = f"none of the {'first ' * (len(refs) > PROBED)}{len(refs[:PROBED])} records can be used: {counts}"
+    ((reason, _),) = reasons.most_common(1)
+    raise UserError(what, options.source, FIXES.get(reason, "look at the card's `steps` and `alignment`"))
 
 
 def _divide(refs: Numbered) -> list[Numbered]:

@@ -14,10 +14,13 @@ from vla.datasets.formats.conventions import operations
 from vla.datasets.formats.conventions.rate import first_steps, merge, rotations_of
 from vla.datasets.formats.conventions.source_card import Part, SourceCard
 from vla.datasets.formats.readers.base import Frames, Raw
+from vla.datasets.formats.readers.frames import found, frames_of
 from vla.errors import UserError
 
 STILL = 1e-4
 """A movement below this, in the data's units, counts as no movement (OpenVLA's filter of LIBERO)."""
+NO_INSTRUCTION, NO_MOVEMENT, NO_STEPS = "no instruction", "all steps are no-ops", "no step is left"
+"""Reasons to leave out a record."""
 Texts = str | list[str] | list[bytes] | np.ndarray | None
 
 
@@ -70,12 +73,12 @@ def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Episode
 
     Raises:
         UserError: a key is missing, lengths differ, or a value is not finite; the record is named.
-        Dropped: the episode has no instruction, or no step is left.
+        Dropped: the episode has no instruction, no movement, or no step is left.
     """
     action = gather(raw, card.action, where, "action")
     length = len(action)
     state = gather(raw, card.state, where, "state") if card.state else np.zeros((length, 0))
-    images = {name: _frames(raw, camera.key, where) for name, camera in card.cameras.items()}
+    images = {name: frames_of(_get(raw, camera.key, where), camera.key, where) for name, camera in card.cameras.items()}
     for name, count in {"state": len(state), **{f"camera {k}": len(v) for k, v in images.items()}}.items():
         if count != length:
             raise UserError(f"{length} actions, but {count} of {name}", where)
@@ -99,7 +102,7 @@ def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Episode
         action = np.array([merge(action[a:b], card) for a, b in groups]).reshape(len(groups), action.shape[1])
         state, observation_rows = state[starts], observation_rows[starts]
     if not len(action):
-        raise Dropped("no step is left")
+        raise Dropped(NO_MOVEMENT if dropped["no-op"] else NO_STEPS)
     return Episode(
         action=action.astype(np.float32),
         state=state.astype(np.float32),
@@ -129,7 +132,7 @@ def gather(raw: Raw, parts: Sequence[Part], where: str, space: str) -> np.ndarra
 def _values(raw: Raw, part: Part, where: str) -> np.ndarray:
     value = _get(raw, part.key, where)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub" or not value.ndim:
-        raise UserError("it holds no numbers for each step", where)
+        raise UserError(f"it holds {found(value)}, no numbers for each step", where, "name another key in the card")
     values = value.reshape(len(value), math.prod(value.shape[1:])).astype(np.float64)
     if part.pick:
         if not -values.shape[1] <= min(part.pick) <= max(part.pick) < values.shape[1]:
@@ -146,13 +149,6 @@ def _get(raw: Raw, key: str, where: str) -> Any:
     if key not in raw:
         raise UserError(f"there is no {key}, only {', '.join(sorted(raw))}", where, "name another key in the card")
     return raw[key]
-
-
-def _frames(raw: Raw, key: str, where: str) -> Frames:
-    frames = _get(raw, key, where)
-    if not isinstance(frames, Frames):
-        raise UserError(f"{key} holds no images", where, "name another key in the card")
-    return frames
 
 
 def _pair(card: SourceCard, length: int) -> tuple[np.ndarray, np.ndarray, collections.Counter[str]]:
@@ -189,7 +185,7 @@ def _instruction(raw: Raw, card: SourceCard, text: str, length: int, where: str)
         if any(text_of_step.strip() for text_of_step in instruction):
             return instruction
     if not (text or card.text):
-        raise Dropped("no instruction")
+        raise Dropped(NO_INSTRUCTION)
     return [text or card.text] * length
 
 

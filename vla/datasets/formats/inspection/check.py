@@ -30,7 +30,7 @@ class Findings:
 
     Attributes:
         records, steps, pictures: numbers of whole records, steps and images.
-        left_out: number of intact records that give no sample (without instruction or image).
+        left_out: number of intact records that give no sample (without instruction, image or steps).
         damaged: number of damaged records.
         problems: the first of them, as "where: what".
     """

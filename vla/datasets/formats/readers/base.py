@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import importlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -144,3 +145,9 @@ def library(name: str, what: str) -> ModuleType:
     except ImportError as error:
         package = name.partition(".")[0].replace("_", "-")
         raise UserError(f"{what} needs the package {package}", "formats", "pip install 'vla[formats]'") from error
+
+
+def natural_order(name: str) -> tuple[tuple[int, int, str], ...]:
+    """A sort key that orders names by the numbers within them."""
+    words = re.split(r"([0-9]{1,18})", name)
+    return tuple((0, int(word), "") if index % 2 else (1, 0, word) for index, word in enumerate(words))

@@ -16,7 +16,7 @@ import numpy as np
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.from_card import from_card
 from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, vector_names
-from vla.datasets.formats.readers.base import LIMIT, Json, Raw, Reader, Ref
+from vla.datasets.formats.readers.base import LIMIT, Json, Raw, Reader, Ref, natural_order
 from vla.datasets.formats.readers.visual_questions import IMAGE, conversation
 from vla.datasets.shards import decode_array, decode_json
 from vla.errors import UserError
@@ -137,7 +137,7 @@ class TarReader(Reader):
             except CutOff as error:
                 damaged.append(Ref(error.where, 0, (), f"{error.what}; the samples after it cannot be read"))
         refs = []
-        for name in sorted(episodes, key=_natural_order):
+        for name in sorted(episodes, key=natural_order):
             steps = sorted(episodes[name])
             location = tuple((number, row) for _, number, row in steps)
             damage = ""
@@ -353,9 +353,3 @@ def _column(values: list[Any]) -> np.ndarray | list[str] | None:
 
 def _is_number(value: Json) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
-
-
-def _natural_order(name: str) -> tuple[tuple[int, int, str], ...]:
-    """A sort key that orders names by the numbers within them."""
-    words = re.split(r"([0-9]{1,18})", name)
-    return tuple((0, int(word), "") if index % 2 else (1, 0, word) for index, word in enumerate(words))
