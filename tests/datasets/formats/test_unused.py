@@ -1,8 +1,12 @@
 """What a card does not name is neither read nor checked; what it names is."""
 
+import io
+import json
+
 import numpy as np
 import pytest
-from rlds_files import episode, features, group, image, jpeg, tensor, text, write
+import webdataset as wds
+from rlds_files import episode, features, group, image, jpeg, png, tensor, text, write
 from test_hdf5 import LENGTHS, libero
 
 from vla.datasets.formats.conventions.prepare import Changes, Dropped, prepare
@@ -10,6 +14,7 @@ from vla.datasets.formats.conventions.source_card import Part, SourceCard
 from vla.datasets.formats.convert import run
 from vla.datasets.formats.job import Options, make_job
 from vla.datasets.formats.readers.hdf5 import HDF5Reader
+from vla.datasets.formats.readers.recognise import open_reader
 from vla.datasets.formats.readers.rlds import RLDSReader
 from vla.datasets.formats.readers.rlds_features import Spec, steps_of
 from vla.errors import UserError
@@ -197,3 +202,103 @@ def test_unreadable_attributes_are_passed_over(tmp_path):
     reader = HDF5Reader(path)
     assert [reader.read(ref)["language_instruction"] for ref in reader.refs()] == ["open the drawer"] * 3
     assert "env_args" in reader.about()["attributes"] and "when" not in reader.about()["attributes"]
+
+
+def npy(values):
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+# Members that nobody uses: in each step, or only in some.
+MEMBERS = {
+    "objects.npy": lambda t: npy(np.array([{"a": 1}, None])),
+    "ragged.npy": lambda t: npy(np.zeros(t + 1, np.float32)),
+    "broken.npy": lambda t: b"not an array",
+    "some.npy": lambda t: npy(np.zeros(3, np.float32)) if t else None,
+    "some.txt": lambda t: b"x" if t == 1 else None,
+    "notes.json": lambda t: b"{}" if t else None,
+    "points.npz": lambda t: b"anything",
+    "extra.npy": lambda t: npy(np.zeros(3, np.float32)),
+    "terminate.npy": lambda t: npy(np.zeros(3, np.float32)),
+}
+
+
+def with_members(folder, members=MEMBERS, length=3, episodes=2):
+    folder.mkdir(parents=True)
+    with wds.TarWriter(str(folder / "a.tar"), encoder=False) as writer:
+        for episode in range(episodes):
+            for t in range(length):
+                info = {
+                    "episode": episode,
+                    "step": t,
+                    "instruction": "go",
+                    "nulls": None,
+                    "mixed": [None, "a", 3][t],
+                    "struct": {"a": t},
+                }
+                sample = {"cam.jpg": jpeg(t), "action.npy": npy(np.full(2, t, np.float32)), "json": json.dumps(info).encode()}
+                sample |= {name: data for name, make in members.items() if (data := make(t)) is not None}
+                writer.write({"__key__": f"e{episode}_{t}", **sample})
+    return folder
+
+
+@pytest.mark.parametrize("with_card", [True, False])
+def test_members_that_nobody_uses_are_not_checked(tmp_path, with_card):
+    folder = with_members(tmp_path / "in")
+    (tmp_path / "card.yaml").write_text(
+        "cameras: {cam: {key: cam}}\naction: [{key: action, names: [a0, a1]}]\ninstruction: instruction\n"
+    )
+    reports = []
+    for source in (folder, with_members(tmp_path / "plain", {})):
+        card = str(tmp_path / "card.yaml") if with_card else ""
+        reports.append(run(make_job(Options(str(source), f"{source}-out", card=card))))
+    assert reports[0]["records"]["written"] == 2 and reports[0]["sha256"] == reports[1]["sha256"]
+
+
+@pytest.mark.parametrize("name", [name for name in MEMBERS if name.endswith(".npy") and name[:5] not in ("extra", "termi")])
+def test_a_member_that_is_used_is_checked(tmp_path, name):
+    reader = open_reader(with_members(tmp_path / "in"))
+    ref, key = reader.refs()[0], name.removesuffix(".npy")
+    with pytest.raises(UserError, match=f"e0_.*{key}"):
+        prepare(reader.read(ref), SourceCard(action=(Part(key, ("a",)),)), Changes(text="x"), ref.name)
+
+
+def test_two_members_of_one_stem_are_two_columns(tmp_path):
+    far = {"cam.npy": lambda t: npy(np.zeros((4, 4), np.float32)), "cam.png": lambda t: png(200 + t), "jpg": lambda t: jpeg(90)}
+    reader = open_reader(with_members(tmp_path / "in", far))
+    card = reader.card()
+    assert {name: camera.key for name, camera in card.cameras.items()} == {"cam": "cam", "cam_png": "cam.png", "image": "image"}
+    raw = reader.read(reader.refs()[0])
+    assert list(raw["cam"].rows([1])) == [jpeg(1)] and list(raw["cam.png"].rows([1])) == [png(201)]
+    assert raw["cam.npy"].shape == (3, 4, 4)
+
+
+def rlds_with_damage(folder):
+    write(folder, [episode(0, 4), episode(1, 3)], False, files=1)
+    path = next(folder.glob("*.tfrecord*"))
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+
+
+def hdf5_with_damage(folder):
+    folder.mkdir()
+    with h5py.File(libero(folder / "a.hdf5"), "a") as file:
+        del file["data/demo_0"]
+        file["data/demo_0"] = h5py.ExternalLink("other.hdf5", "/data/demo_0")
+
+
+def tars_with_damage(folder):
+    members = {"state.npy": lambda t: npy(np.zeros(2, np.float32))}
+    data = (with_members(folder, members) / "a.tar").read_bytes()
+    (folder / "a.tar").write_bytes(data.replace(b"\x93NUMPY", b"\x93NUMPX", 2))
+
+
+@pytest.mark.parametrize(("make", "written"), [(rlds_with_damage, 1), (hdf5_with_damage, 2), (tars_with_damage, 1)])
+def test_a_damaged_first_record_does_not_hide_the_others(tmp_path, make, written):
+    make(tmp_path / "in")
+    reader = open_reader(tmp_path / "in")
+    reader.about()
+    report = run(make_job(Options(str(tmp_path / "in"), str(tmp_path / "out"), skip=True), reader))
+    assert report["records"]["written"] == written and report["damaged"]["count"] == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterator
@@ -148,7 +147,7 @@ def make_job(options: Options, reader: Reader | None = None) -> Job:
     if reader.kind == "questions":
         card = dataclasses.replace(card, cameras={options.camera: next(iter(card.cameras.values()))})
     else:
-        _check_named(card, reader, refs, options)
+        _check_named(card, reader, options)
     chosen, not_chosen = _choose(refs, reader, options)
     broken = [ref for _, ref in chosen if ref.damage]
     if broken and not options.skip:
@@ -159,13 +158,11 @@ def make_job(options: Options, reader: Reader | None = None) -> Job:
     return job
 
 
-def _check_named(card: SourceCard, reader: Reader, refs: Numbered, options: Options) -> None:
+def _check_named(card: SourceCard, reader: Reader, options: Options) -> None:
     """Raises UserError if the card has no action or no cameras; says what the first intact record holds instead."""
     if card.action and card.cameras:
         return
-    raw: Raw = {}
-    with contextlib.suppress(UserError):
-        raw = reader.read(next(ref for _, ref in refs if not ref.damage))
+    raw = reader.of_first(reader.read) or {}
     by, where = ("the card", options.card) if options.card else ("the data set", options.source)
     if not card.action:
         what = f"{by} does not say which values are the action; there are {named(contents(raw)) or 'none that can be read'}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import abc
 import dataclasses
 import importlib
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +23,9 @@ LIMIT = 2 * 2**30
 """Most bytes that a record may take in memory, so that a damaged or hostile header cannot exhaust it."""
 IMAGE_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 """The first bytes of JPEGs and PNGs."""
+TRIED = 20
+"""Number of records among which one that can be read is looked for."""
+T = TypeVar("T")
 Kind = Literal["robot", "questions"]
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -109,6 +113,18 @@ class Reader(abc.ABC):
         Raises:
             UserError: the record is damaged or incomplete; names file, record and member.
         """
+
+    def of_first(self, use: Callable[[Ref], T]) -> T | None:
+        """Returns what a function makes of the first record that can be read, None without records; UserError if none can."""
+        problem = None
+        for ref in itertools.islice((ref for ref in self.refs() if not ref.damage), TRIED):
+            try:
+                return use(ref)
+            except UserError as error:
+                problem = problem or error
+        if problem:
+            raise problem
+        return None
 
     @abc.abstractmethod
     def card(self) -> SourceCard:

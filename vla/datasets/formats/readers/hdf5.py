@@ -112,6 +112,11 @@ class HDF5Reader(Reader):
             raise UserError(f"{name} is a link out of the file", ref.name, "do not trust this data set")
         return cast("h5py.Group", self.data_group(path)[name]) if name else self.open(path)
 
+    def _top(self, ref: Ref) -> h5py.Group:
+        """Returns the group whose attributes describe all episodes of a file."""
+        path, name = ref.location
+        return self.data_group(path) if name else self.open(path)
+
     def refs(self) -> list[Ref]:
         refs = []
         for path in self.files:
@@ -161,7 +166,7 @@ class HDF5Reader(Reader):
             for name in names_below(episode):
                 raw[name] = functools.partial(self._value, ref, name)
             count = episode.attrs.get("num_samples")
-            text = instruction((self.data_group(ref.location[0]) if ref.location[1] else episode).attrs, Path(ref.location[0]))
+            text = instruction(self._top(ref).attrs, Path(ref.location[0]))
         if isinstance(count, int | np.integer) and (actions := self._steps(ref)) and actions != count:
             raise UserError(f"it has {actions} actions, its num_samples says {count}", ref.name, "copy the file again")
         if text:
@@ -212,32 +217,28 @@ class HDF5Reader(Reader):
 
     def card(self) -> SourceCard:
         """Lists every camera and every vector observation; the shipped cards libero and robomimic say what they mean."""
-        ref = next((r for r in self.refs() if not r.damage), None)
-        if ref is None:
-            return SourceCard()
-        with _as_user_errors(ref.name):
-            return self._card_of(ref)
+        return self.of_first(self._card_of) or SourceCard()
 
     def _card_of(self, ref: Ref) -> SourceCard:
-        path, name = ref.location
-        top = self.data_group(path) if name else self.open(path)
-        datasets = dict(self._readable(ref))
-        seen = {k: d for k, d in datasets.items() if k.startswith(OBSERVATIONS)}
-        images = [k for k, d in seen.items() if _has_images(d)]
-        vectors = [k for k, d in seen.items() if k not in images and d.ndim in (1, 2) and d.dtype.kind in "fiu"]
-        size = {k: math.prod(d.shape[1:]) for k, d in datasets.items() if d.ndim}
-        action = [k for k in ACTIONS if k in size][:1] or [
-            k for k, d in datasets.items() if k.startswith("action/") and d.ndim in (1, 2) and d.dtype.kind in "fiu"
-        ]
-        return SourceCard(
-            title=self.path.stem,
-            cameras={_camera_name(k): CameraKey(k, self._orientation(top)) for k in images},
-            action=tuple(Part(k, vector_names(k.rpartition("/")[2] if "/" in k else "a", size[k])) for k in action),
-            state=tuple(Part(k, vector_names(k.partition("/")[2], size[k])) for k in sorted(vectors)),
-            instruction=tuple(k for k in INSTRUCTIONS if k in datasets or k == INSTRUCTIONS[0]),
-            control_hz=self._rate(top),
-            conventions={"source": "read from the file alone: gripper, rotation and frame are not said there"},
-        )
+        with _as_user_errors(ref.name):
+            top = self._top(ref)
+            datasets = dict(self._readable(ref))
+            seen = {k: d for k, d in datasets.items() if k.startswith(OBSERVATIONS)}
+            images = [k for k, d in seen.items() if _has_images(d)]
+            vectors = [k for k, d in seen.items() if k not in images and d.ndim in (1, 2) and d.dtype.kind in "fiu"]
+            size = {k: math.prod(d.shape[1:]) for k, d in datasets.items() if d.ndim}
+            action = [k for k in ACTIONS if k in size][:1] or [
+                k for k, d in datasets.items() if k.startswith("action/") and d.ndim in (1, 2) and d.dtype.kind in "fiu"
+            ]
+            return SourceCard(
+                title=self.path.stem,
+                cameras={_camera_name(k): CameraKey(k, self._orientation(top)) for k in images},
+                action=tuple(Part(k, vector_names(k.rpartition("/")[2] if "/" in k else "a", size[k])) for k in action),
+                state=tuple(Part(k, vector_names(k.partition("/")[2], size[k])) for k in sorted(vectors)),
+                instruction=tuple(k for k in INSTRUCTIONS if k in datasets or k == INSTRUCTIONS[0]),
+                control_hz=self._rate(top),
+                conventions={"source": "read from the file alone: gripper, rotation and frame are not said there"},
+            )
 
     def _readable(self, ref: Ref) -> Iterator[tuple[str, h5py.Dataset]]:
         """Yields the names and the datasets of an episode that can be read at all."""
@@ -259,18 +260,17 @@ class HDF5Reader(Reader):
             return 20.0
 
     def about(self) -> dict[str, Any]:
-        ref = next((r for r in self.refs() if not r.damage), None)
-        if ref is None:
-            return {"files": len(self.files)}
+        return {"files": len(self.files), **(self.of_first(self._facts) or {})}
+
+    def _facts(self, ref: Ref) -> dict[str, Any]:
         with _as_user_errors(ref.name):
-            path, name = ref.location
-            top, attributes = self.data_group(path) if name else self.open(path), {}
+            top, attributes = self._top(ref), {}
             for key in top.attrs:
                 # Attributes may be of types that NumPy does not have.
                 with contextlib.suppress(OSError, TypeError, ValueError):
                     attributes[key] = str(top.attrs[key])[:200]
             features = {k: f"{d.dtype} {list(d.shape)}" for k, d in self._readable(ref)}
-        return {"files": len(self.files), "attributes": attributes, "features": features}
+        return {"attributes": attributes, "features": features}
 
 
 def _camera_name(key: str) -> str:

@@ -129,9 +129,8 @@ class RLDSReader(Reader):
         )
 
     def _inferred_features(self) -> dict[str, Spec]:
-        """Infers the features from the first record, for data sets without features.json."""
-        ref = next((r for r in self.refs() if not r.damage), None)
-        return infer(self._example(ref)) if ref else {}
+        """Infers the features from a record, for data sets without features.json."""
+        return self.of_first(lambda ref: infer(self._example(ref))) or {}
 
     def about(self) -> dict[str, Any]:
         specs = self.features or self._inferred_features()

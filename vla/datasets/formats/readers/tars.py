@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ import numpy as np
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.from_card import from_card
 from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, vector_names
-from vla.datasets.formats.readers.base import LIMIT, Json, Raw, Reader, Ref, natural_order
+from vla.datasets.formats.readers.base import Columns, Raw, Reader, Ref, natural_order
+from vla.datasets.formats.readers.tar_members import IMAGE_EXTENSIONS, TarFrames, column, contents_of, fetch, keys_of, member
 from vla.datasets.formats.readers.visual_questions import IMAGE, conversation
-from vla.datasets.shards import decode_array, decode_json
+from vla.datasets.shards import decode_json
 from vla.errors import UserError
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 EPISODE = ("episode", "episode_index", "episode_id", "trajectory", "traj")
 STEP = ("step", "step_index", "frame_index", "frame", "index", "t")
 WORDS = ("instruction", "language_instruction", "task", "text", "prompt", "language")
@@ -77,33 +76,6 @@ def tar_samples(path: Path, at_most: int = 0) -> Iterator[Sample]:
         raise CutOff(f"the file is damaged or not a tar file: {error}", f"{path}, {sample.key}", "copy the file again") from error
     if sample.members:
         yield sample
-
-
-def fetch(path: str, extent: tuple[int, int], where: str) -> bytes:
-    """Reads a member's bytes, given its offset and size; UserError if they are not all there."""
-    offset, size = extent
-    if size > LIMIT:
-        raise UserError(f"the member has {size} bytes", where, f"at most {LIMIT} are read")
-    with open(path, "rb", buffering=0) as file:
-        data = os.pread(file.fileno(), size, offset)
-    if len(data) != size:
-        raise UserError("the file ends within a member", where, "copy the file again")
-    return data
-
-
-@dataclasses.dataclass(frozen=True)
-class TarFrames:
-    """A camera's images of an episode's steps: the file, offset and size of each."""
-
-    paths: tuple[str, ...]
-    extents: tuple[tuple[int, int], ...]
-    where: str
-
-    def __len__(self) -> int:
-        return len(self.extents)
-
-    def rows(self, rows: Sequence[int]) -> Iterable[bytes]:
-        return (fetch(self.paths[row], self.extents[row], self.where) for row in rows)
 
 
 class TarReader(Reader):
@@ -187,35 +159,23 @@ class TarReader(Reader):
 
     def _columns(self, ref: Ref) -> tuple[Raw, list[dict[str, Any]]]:
         """Returns the samples' members by name, and their JSON objects if they have any."""
-        samples = [self._samples(number)[row] for number, row in ref.location]
-        paths = tuple(str(self.files[number]) for number, _ in ref.location)
-        names = samples[0].members.keys()
-        raw: Raw = {}
-        infos: list[dict[str, Any]] = []
-        for path, sample in zip(paths, samples, strict=True):
-            if sample.members.keys() != names:
-                differ = ", ".join(sorted(names ^ sample.members.keys()))
-                raise UserError(f"the episode's samples have different members: {differ}", f"{path}, {sample.key}")
-        for name in names:
-            ending = name.rpartition(".")[2]
-            extents = tuple(s.members[name] for s in samples)
-            if ending in IMAGE_EXTENSIONS:
-                raw[name.rpartition(".")[0] or "image"] = TarFrames(paths, extents, f"{ref.name}, {name}")
-                continue
-            data = [
-                (fetch(path, extent, ref.name), f"{path}, {sample.key}.{name}")
-                for path, extent, sample in zip(paths, extents, samples, strict=True)
-            ]
-            if ending == "npy":
-                raw[name.rpartition(".")[0] or "npy"] = _stacked(data)
-            elif ending == "json":
-                infos = [decode_json(*entry) for entry in data]
-                for key in infos[0]:
-                    if (column := _column([info.get(key) for info in infos])) is not None:
-                        raw.setdefault(key, column)
-            elif ending in ("txt", "text"):
-                raw[name.rpartition(".")[0] or "text"] = [text.decode("utf-8", "replace") for text, _ in data]
+        samples, paths = self._of(ref)
+        raw, infos = Columns(), []
+        for key, name in keys_of(samples).items():
+            raw[key] = functools.partial(member, name, samples, paths, ref.name)
+        for name in sorted({name for sample in samples for name in sample.members if name.rpartition(".")[2] == "json"}):
+            if name == "json" or all(name in sample.members for sample in samples):
+                objects = [decode_json(*entry) for entry in contents_of(name, samples, paths, ref.name)]
+                infos = objects if name == "json" or not infos else infos
+                for key in objects[0]:
+                    if (values := column([info.get(key) for info in objects])) is not None:
+                        raw.setdefault(key, values)
         return raw, infos
+
+    def _of(self, ref: Ref) -> tuple[list[Sample], tuple[str, ...]]:
+        """Returns a record's samples and the file of each."""
+        samples = [self._samples(number)[row] for number, row in ref.location]
+        return samples, tuple(str(self.files[number]) for number, _ in ref.location)
 
     def _image_refs(self) -> list[Ref]:
         """Lists every sample as a record of its own."""
@@ -229,19 +189,28 @@ class TarReader(Reader):
         return refs
 
     def card(self) -> SourceCard:
-        ref = next((r for r in self.refs() if not r.damage), None)
-        raw = self.read(ref) if ref else {}
-        cameras = {name: CameraKey(name) for name, value in raw.items() if isinstance(value, TarFrames)}
-        parts = {
-            k: (Part(k, vector_names(k[:1], v[0].size)),)
-            for k, v in raw.items()
-            if isinstance(v, np.ndarray) and v.dtype.kind == "f"
+        return self.of_first(self._card_of) or SourceCard(title=self.path.stem)
+
+    def _card_of(self, ref: Ref) -> SourceCard:
+        raw, keys = self.read(ref), keys_of(self._of(ref)[0])
+        # A key is a whole name if another member has its stem.
+        cameras = {
+            key.replace(".", "_") if key == name else key: CameraKey(key)
+            for key, name in keys.items()
+            if name.rpartition(".")[2] in IMAGE_EXTENSIONS
         }
+
+        def part(*names: str) -> tuple[Part, ...]:
+            for key in names:
+                if isinstance(v := raw.get(key), np.ndarray) and v.dtype.kind == "f":
+                    return (Part(key, vector_names(key[:1], v[0].size)),)
+            return ()
+
         return SourceCard(
             title=self.path.stem,
             cameras=cameras,
-            action=parts.get("action") or parts.get("actions") or (),
-            state=parts.get("state") or parts.get("observation.state") or parts.get("proprio") or (),
+            action=part("action", "actions"),
+            state=part("state", "observation.state", "proprio"),
             instruction=tuple(k for k in WORDS if isinstance(raw.get(k), list)),
             conventions={"source": "read from the files alone: gripper, rotation, frame and rate are not said there"},
         )
@@ -272,7 +241,8 @@ class ShardsReader(TarReader):
         if not infos:
             raise UserError("the samples have no JSON", ref.name, "copy the shard again")
         if self.kind == "questions":
-            return {**raw, "questions": infos[0].get("questions")}
+            raw["questions"] = infos[0].get("questions")
+            return raw
         further = ("target", "segment", "point", "reach")
         raw["extra"] = [{name: info[name] for name in further if name in info} for info in infos]
         return raw
@@ -330,26 +300,3 @@ def questions_of(info: dict[str, Any], where: str) -> list[dict[str, Any]]:
 
 def _caption(text: str) -> dict[str, Any]:
     return {"type": "caption", "question": "describe the picture", "answer": " ".join(text.split())}
-
-
-def _stacked(data: list[tuple[bytes, str]]) -> np.ndarray:
-    arrays = []
-    for content, where in data:
-        arrays.append(decode_array(content, where))
-        if arrays[-1].shape != arrays[0].shape:
-            raise UserError(f"the array has shape {arrays[-1].shape}, the first step's {arrays[0].shape}", where)
-    return np.stack(arrays)
-
-
-def _column(values: list[Any]) -> np.ndarray | list[str] | None:
-    """Joins one value per step: texts, numbers, or lists of numbers of one length; None for anything else."""
-    if all(isinstance(v, str) for v in values):
-        return values
-    lengths = {len(v) if isinstance(v, list) and all(map(_is_number, v)) else -1 for v in values}
-    if not all(map(_is_number, values)) and (len(lengths) > 1 or lengths == {-1}):
-        return None
-    return np.array(values) if all(isinstance(v, int | bool) for v in values) else np.array(values, np.float64)
-
-
-def _is_number(value: Json) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
