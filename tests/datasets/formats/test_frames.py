@@ -98,7 +98,7 @@ def test_a_card_makes_them_a_camera(tmp_path, pixels):
             r"cameras: {front: {key: obs/front}}",
         ),
         (PIXELS / 255, r"no images of 8 bits but obs/front \(float64 values of shape \[4, 12, 16, 3\]\).*again as uint8"),
-        (PIXELS[:, 0, 0], r"no images but actions \(float64 values of shape \[4, 7\]\), .*--cameras agentview"),
+        (PIXELS[:, 0, 0], r"no images but actions \(float64 values of shape \[4, 7\]\), .*a policy needs images"),
     ],
 )
 def test_without_a_card_what_was_found_is_said(tmp_path, pixels, says):

@@ -18,7 +18,7 @@ GOOD = {
     "instruction": "text",
     "control_hz": 5,
 }
-TURNING = {"key": "pose", "names": ["roll", "pitch", "yaw"], "role": "rotation", "do": ["difference"]}
+TURNING = {"key": "pose", "names": ["roll", "pitch", "yaw"], "units": ["rad"], "role": "rotation", "do": ["difference"]}
 
 
 @pytest.mark.parametrize("name", ["bridge", "bridge_oxe", "droid", "fractal", "kuka", "libero", "robomimic"])
@@ -68,6 +68,8 @@ def test_a_file_is_read_as_it_stands(tmp_path):
         ({"state": [TURNING]}, "{difference: {rotation: FORM}}, with FORM one of axis_angle, euler_xyz"),
         ({"action": [{**TURNING, "role": "other"}], "rotation": "not said"}, "do not differ number by number"),
         ({"action": [TURNING], "rotation": "quaternion_xyzw"}, "give the 4 values of a rotation as one part"),
+        ({"action": [{**TURNING, "units": []}], "rotation": "euler_xyz"}, "the unit of its angles is ''"),
+        ({"action": [{**TURNING, "names": ["yaw"], "units": ["turns"]}]}, "the unit of its angles is 'turns'"),
         ({"action": [{**TURNING, "names": [n]} for n in ("roll", "yaw")], "rotation": "euler_xyz"}, "as one part"),
         ({"action": [{**TURNING, "do": ["difference", "axis_angle_to_euler"]}], "rotation": "euler_xyz"}, "is not said"),
         ({"action": [{**TURNING, "do": [{"difference": {"rotation": "rpy"}}]}]}, "difference: rotation is 'rpy'"),
@@ -87,6 +89,8 @@ def test_mistakes_are_named(change, why):
         ({**TURNING, "role": "other"}, "axis_angle", {"rotation": "axis_angle", "unit": 1.0}),
         ({**TURNING, "units": ["degrees"]}, "euler_xyz", {"rotation": "euler_xyz", "unit": math.pi / 180}),
         ({**TURNING, "units": ["deg"], "do": [{"difference": {"unit": 1}}]}, "euler_xyz", {"rotation": "euler_xyz", "unit": 1}),
+        ({**TURNING, "units": [], "do": [{"difference": {"unit": 2}}]}, "axis_angle", {"rotation": "axis_angle", "unit": 2}),
+        ({**TURNING, "names": ["x", "y", "z", "w"], "units": []}, "quaternion_xyzw", {"rotation": "quaternion_xyzw"}),
         ({**TURNING, "names": ["yaw"]}, "not said", {"rotation": "angle", "unit": 1.0}),
         ({**TURNING, "role": "joint"}, "axis_angle", {}),
         ({**TURNING, "names": ["x", "y", "z"], "role": "other"}, "axis_angle", {}),

@@ -28,7 +28,7 @@ from vla.datasets.formats.conventions.rotations import (
 
 NAME = re.compile(r"[dv]?(r[xyz]|q[wxyz]|roll|pitch|yaw)")
 """Names of dimensions that belong to a rotation if nothing else is known of them."""
-DEGREES = ("deg", "degree", "degrees", "°")
+RADIANS, DEGREES = ("rad", "radian", "radians"), ("deg", "degree", "degrees", "°")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +101,10 @@ FORMS: dict[str, Form] = {
     ),
 }
 """Name, as in a card's `rotation` -> form. An angle is one about an axis that stays; Euler angles name their axes."""
+LISTED = (
+    ", ".join(name for name in FORMS if not name.startswith("euler") or name == "euler_xyz") + " (or euler_ in another order)"
+)
+"""The forms, for messages."""
 
 
 def rotations(form: str, turning: Sequence[bool], units: Sequence[str]) -> Iterator[tuple[slice, Form | None, float]]:
@@ -123,8 +127,17 @@ def rotations(form: str, turning: Sequence[bool], units: Sequence[str]) -> Itera
 
 def radians(unit: str) -> float:
     """The size of a unit in radians, e.g. of "0.5 rad" or "deg"; 1 for other units."""
+    return _radians(unit) or 1.0
+
+
+def is_angle(unit: str) -> bool:
+    """Whether a unit is known to be one of angles."""
+    return _radians(unit) is not None
+
+
+def _radians(unit: str) -> float | None:
     number, _, name = unit.rpartition(" ")
     try:
-        return float(number or 1) * (math.pi / 180 if name in DEGREES else 1)
-    except ValueError:
-        return 1.0
+        return float(number or 1) * {**dict.fromkeys(DEGREES, math.pi / 180), **dict.fromkeys(RADIANS, 1.0)}[name]
+    except (KeyError, ValueError):
+        return None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vla.datasets.formats.conventions.forms import FORMS, Form, rotations
+from vla.datasets.formats.conventions.forms import FORMS, LISTED, Form, rotations
 from vla.datasets.formats.conventions.source_card import Part, SourceCard
 from vla.errors import UserError
 
@@ -44,7 +44,7 @@ def merge(actions: np.ndarray, card: SourceCard) -> np.ndarray:
             what = (
                 f"its rotations have {columns.stop - columns.start} values and the form {card.rotation!r}, so they do not compose"
             )
-            raise UserError(what, f"the card of {card.title or 'the data'}", f"say `rotation`: one of {', '.join(FORMS)}")
+            raise UserError(what, f"the card of {card.title or 'the data'}", f"say `rotation`: one of {LISTED}")
         # A turn about one axis adds up, beyond pi too.
         if form.size > 1:
             merged[columns] = form.compose(actions[:, columns], unit)

@@ -16,7 +16,7 @@ import yaml
 
 from vla.datasets.card import Yaml
 from vla.datasets.formats.conventions import operations
-from vla.datasets.formats.conventions.forms import FORMS, NAME, radians
+from vla.datasets.formats.conventions.forms import FORMS, LISTED, NAME, is_angle, radians
 from vla.errors import UserError
 
 Orientation = Literal["upright", "raw_opengl", "rot180"]
@@ -240,15 +240,22 @@ def _with_form(part: Part, form: str, where: str) -> Part:
     """
     do = list(part.do)
     for number, (name, arguments) in enumerate(part.operations() if _is_rotation(part) else ()):
-        if name == "difference":
-            result = {"rotation": form, "unit": radians(part.all_units[0])} if number == len(do) - 1 else {}
-            do[number] = {name: (arguments := {**result, **arguments})}
-            if arguments.get("rotation") not in FORMS:
-                what = "rotations do not differ number by number (an angle passes from pi to -pi), and their form is not said"
-                raise UserError(what, where, f"{{difference: {{rotation: FORM}}}}, with FORM one of {', '.join(FORMS)}")
-            if result and len(part.names) % FORMS[arguments["rotation"]].size:
-                what = f"{len(part.names)} values of the form {arguments['rotation']}"
-                raise UserError(what, where, f"give the {FORMS[arguments['rotation']].size} values of a rotation as one part")
+        if name != "difference":
+            continue
+        last, unit = number == len(do) - 1, part.all_units[0]
+        arguments = {**({"rotation": form} if last else {}), **arguments}
+        known = FORMS.get(arguments.get("rotation", ""))
+        if known is None:
+            what = "rotations do not differ number by number (an angle passes from pi to -pi), and their form is not said"
+            raise UserError(what, where, f"{{difference: {{rotation: FORM}}}}, with FORM one of {LISTED}")
+        if last and len(part.names) % known.size:
+            what = f"{len(part.names)} values of the form {arguments['rotation']}"
+            raise UserError(what, where, f"give the {known.size} values of a rotation as one part")
+        if last and known.angles and "unit" not in arguments:
+            if not is_angle(unit):
+                raise UserError(f"the unit of its angles is {unit!r}", where, "units: [rad], or [deg]")
+            arguments["unit"] = radians(unit)
+        do[number] = {name: arguments}
     return dataclasses.replace(part, do=tuple(do))
 
 

@@ -26,7 +26,7 @@ def frames_of(value: Any, key: str, where: str) -> Frames:
     if frames is None:
         forms = "images are uint8 [T, height, width, channels] or [T, height, width], or JPEG or PNG"
         what = f"{key} holds no images of 8 bits but {found(value)}; {forms}"
-        raise UserError(what, where, fix(value))
+        raise UserError(what, where, _fix(value))
     return frames
 
 
@@ -55,12 +55,13 @@ def no_cameras(raw: Raw) -> tuple[str, str]:
             f"name its cameras in a card: --card FILE, with {card}",
         )
     if pixels := {name: value for name, value in values.items() if isinstance(value, np.ndarray) and value.ndim > 2}:
-        return f"it has no images of 8 bits but {named(pixels)}", fix(next(iter(pixels.values())))
-    states = "to render the states of robosuite's demo.hdf5: --cameras agentview"
-    return f"it has no images but {named(values) or 'nothing that can be read'}", states
+        return f"it has no images of 8 bits but {named(pixels)}", _fix(next(iter(pixels.values())))
+    render = "to render the states of robosuite's demo.hdf5: --cameras agentview"
+    fix = render if "states" in values else "a policy needs images: give data that have some"
+    return f"it has no images but {named(values) or 'nothing that can be read'}", fix
 
 
-def fix(value: Any) -> str:
+def _fix(value: Any) -> str:
     """What to do about values that are no images."""
     shape = value.shape if isinstance(value, np.ndarray) else ()
     if not 3 <= len(shape) <= 4:
