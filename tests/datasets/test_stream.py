@@ -20,7 +20,7 @@ def captions(tmp_path):
     folder = tmp_path / "there"
     with ShardWriter(folder, per_shard=5) as writer:
         for i in range(sum(COUNTS)):
-            writer.write(f"c{i:03d}", {"jpg": np.full((8, 8, 3), i, np.uint8), "txt": f"picture {i}".encode()})
+            writer.write(f"c{i:03d}", {"jpg": np.full((8, 8, 3), i, np.uint8), "txt": f"image {i}".encode()})
     return folder
 
 
@@ -36,7 +36,7 @@ def captions_of(mixture, ts):
 def test_an_epoch_has_every_sample_once(captions, tmp_path):
     mixture = Mixture({"web": stream(captions, tmp_path / "here", split="train")}, 3)
     first, second = captions_of(mixture, range(30)), captions_of(mixture, range(30, 60))
-    assert sorted(first) == sorted(second) == sorted(f"picture {i}" for i in range(30)) and first != second
+    assert sorted(first) == sorted(second) == sorted(f"image {i}" for i in range(30)) and first != second
     assert mixture.draw(29)[1] == 0 and mixture.draw(30)[1] == 1
     sample = mixture.sample(4)[1]
     assert sample.questions[0].text == "what is in the picture" and sample.images["front"].shape == (8, 8, 3)
@@ -46,7 +46,7 @@ def test_held_out_shards_are_counted_and_never_trained_on(captions, tmp_path):
     held = stream(captions, tmp_path / "here").restricted("val")
     assert len(held) == 7
     assert sorted(held.sample(i, np.random.default_rng(0)).questions[0].answer[0] for i in range(7)) == [
-        f"picture {i}" for i in range(30, 37)
+        f"image {i}" for i in range(30, 37)
     ]
 
 
@@ -101,7 +101,7 @@ def test_mistakes_are_named(captions, tmp_path, monkeypatch):
     monkeypatch.setattr("vla.datasets.remote.PAUSE", 0.001)
     with pytest.raises(UserError, match="leave them out"):
         stream(captions, tmp_path, cache=True)
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         QuestionStream("x.tar", {})
     with pytest.raises(UserError, match=r"/nowhere.*cannot be read"):
         Mixture({"web": stream("/nowhere", tmp_path / "here")}, 0).sample(0)

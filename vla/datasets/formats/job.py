@@ -37,7 +37,7 @@ class Choice:
         to: format of the result.
         card: conventions of the source: a YAML file, or a shipped card, e.g. bridge, fractal, kuka, droid, libero, robomimic; ""
             takes them from the data set's own description.
-        pictures: folder of the images that a JSON file refers to.
+        images: folder of the images that a JSON file refers to.
         split: one of the source's own splits; "" is all of them.
         episodes: range FIRST:END of the records, e.g. 0:100, END excluded; "" is all.
         camera: name for the camera of images with questions.
@@ -49,7 +49,7 @@ class Choice:
     format: str = "auto"
     to: Literal["shards", "lerobot"] = "shards"
     card: str = ""
-    pictures: str = ""
+    images: str = ""
     split: str = ""
     episodes: str = ""
     camera: str = "image"
@@ -133,7 +133,7 @@ def make_job(options: Options, reader: Reader | None = None) -> Job:
     Raises:
         UserError: the format, card, split or records do not exist, no record can be read, or (without `skip`) one is damaged.
     """
-    reader = reader or open_reader(options.source, options.format, options.pictures)
+    reader = reader or open_reader(options.source, options.format, options.images)
     card = load_source_card(options.card) if options.card else reader.card()
     if reader.kind == "questions":
         card = dataclasses.replace(card, cameras={options.camera: next(iter(card.cameras.values()))})

@@ -35,7 +35,7 @@ class ImageFile:
             data = self.path.read_bytes()
         except OSError as error:
             what = f"the image {self.path.name} cannot be read: {error.strerror}"
-            raise UserError(what, self.where, "name the folder of the images: --pictures") from error
+            raise UserError(what, self.where, "name the folder of the images: --images") from error
         return (data for _ in rows)
 
 
@@ -48,12 +48,12 @@ class _JsonReader(Reader):
         super().__init__(path)
         self.root = Path(images) if images else self.path.parent
         if not self.root.is_dir():
-            raise UserError("there is no such folder", str(self.root), "name the folder of the images: --pictures")
+            raise UserError("there is no such folder", str(self.root), "name the folder of the images: --images")
 
     def read(self, ref: Ref) -> Raw:
         name, questions = ref.location
         if not name:
-            raise Dropped("no picture: text alone")
+            raise Dropped("no image: text alone")
         if not questions:
             raise Dropped("no question with an answer")
         return {IMAGE: ImageFile(inside(self.root, name, ref.name), ref.name), "questions": list(questions)}
