@@ -158,7 +158,8 @@ def _get(raw: Raw, key: str, where: str) -> Any:
 def _frames(raw: Raw, key: str, where: str) -> Frames:
     frames = _get(raw, key, where)
     if not isinstance(frames, Frames):
-        raise UserError(f"{key} holds no images", where, "name another key in the card")
+        found = f" but {frames.dtype} values of shape {list(frames.shape)}" if isinstance(frames, np.ndarray) else ""
+        raise UserError(f"{key} holds no images of 8 bits{found}", where, "name another key in the card")
     return frames
 
 

@@ -273,7 +273,8 @@ def _shaped(values: Feature, spec: Spec, length: int, where: str) -> np.ndarray 
         if len(values) != length:
             raise UserError(f"the feature has {len(values)} values for {length} steps", where)
         if spec.kind == "image":
-            return InMemoryFrames(values)
+            # TFDS stores float32 images, which are depth, as PNGs of four channels.
+            return InMemoryFrames(values) if spec.dtype in ("", "uint8") else values
         if spec.kind == "text":
             return [value.decode("utf-8", "replace") for value in values]
         if spec.dtype in ("string", "object", ""):
