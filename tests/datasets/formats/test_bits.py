@@ -9,7 +9,7 @@ from deep_images import CLIPPED, DEPTH, LEVELS, READ
 from lerobot_files import IMAGE, write_v2
 from rlds_files import jpeg
 from test_hdf5 import LENGTHS, libero
-from test_tars import image_text, robot_tars
+from test_tars import image_text, robot_tars, tar
 from test_visual_questions import ENTRIES, llava
 
 from vla.contract import Camera, Embodiment, Space
@@ -24,7 +24,8 @@ from vla.datasets.formats.readers.recognise import open_reader
 from vla.datasets.images import ImageStore
 from vla.datasets.index import ShardIndex
 from vla.datasets.questions import QuestionSource
-from vla.datasets.shards import ShardWriter, decode_jpeg
+from vla.datasets.robot import RobotSource
+from vla.datasets.shards import ShardWriter, decode_jpeg, encode_member
 from vla.datasets.stream import QuestionStream
 from vla.errors import Unreadable, UserError
 
@@ -146,7 +147,23 @@ def test_hdf5(tmp_path, dtype):
     assert set(reader.card().cameras) == {"agentview", "eye_in_hand"} and not verify(reader, reader.card()).damaged
     card = tmp_path / "card.yaml"
     card.write_text("cameras: {far: {key: obs/far}}\naction: [{key: actions, names: [a, b, c, d, e, f, g]}]\ntext: go\n")
-    refused(path, "demo_", "obs/far", np.dtype(dtype).name, card=str(card))
+    refused(path, "demo_", "obs/far", np.dtype(dtype).name, card=str(card), says="images are uint8")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_arrays_in_tars(tmp_path, dtype):
+    """Arrays of 8 bits are images if a card names them."""
+    pixels = (READ["lossless WebP"][1] / 255).astype(dtype) if dtype == np.float32 else READ["lossless WebP"][1].astype(dtype)
+    members = [("far.npy", encode_member("npy", pixels)), ("action.npy", encode_member("npy", np.ones(2, np.float32)))]
+    path = tar(tmp_path / "a.tar", *((f"run0_{t}.{name}", data) for t in range(3) for name, data in members))
+    card = tmp_path / "card.yaml"
+    card.write_text("cameras: {far: {key: far}}\naction: [{key: action, names: [a, b]}]\ntext: go\n")
+    if dtype == np.uint8:
+        run(make_job(Options(str(path), str(tmp_path / "out"), card=str(card))))
+        image = RobotSource(tmp_path / "out", chunk=1).sample(1, np.random.default_rng(0)).images["far"]
+        assert np.abs(image.astype(int) - pixels).mean() < 3
+    else:
+        refused(path, "episode run0", "far", np.dtype(dtype).name, card=str(card), says="images are uint8")
 
 
 def lerobot_of_depth(folder, monkeypatch):
