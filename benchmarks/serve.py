@@ -205,9 +205,9 @@ async def load(address: str, process: psutil.Process, seconds: float) -> dict[st
         async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
             for _ in range(50):
                 images, state = seen(rng)
-                pictures = {"image": encode_array(images["front"]), "wrist_image": encode_array(images["wrist"])}
+                encoded = {"image": encode_array(images["front"]), "wrist_image": encode_array(images["wrist"])}
                 answer = await client.post(
-                    f"http://{address}/act", json={**pictures, "state": state.tolist(), "instruction": "go"}
+                    f"http://{address}/act", json={**encoded, "state": state.tolist(), "instruction": "go"}
                 )
                 actions = np.frombuffer(base64.b64decode(answer.json()["__numpy__"])).copy()
                 # The gripper, here the last number of the state, is converted back from 1 open, 0 closed.

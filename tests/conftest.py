@@ -43,11 +43,11 @@ def vlm(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """Robot and question data of the tabletop's form, with noise for pictures."""
+    """Robot and question data of the tabletop's form, with noise for images."""
     rng = np.random.default_rng(0)
     root = tmp_path_factory.mktemp("data")
 
-    def pictures():
+    def images():
         return {f"{c.name}.jpg": rng.integers(0, 255, (64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
 
     with ShardWriter(root / "robot") as writer:
@@ -67,7 +67,7 @@ def data(tmp_path_factory):
                     "reach": [10, 20, 30, 40],
                 }
                 state = np.array([0, 0, 0.1, 0, 0.04], np.float32)
-                members = {**pictures(), "action.npy": action, "state.npy": state, "json": description}
+                members = {**images(), "action.npy": action, "state.npy": state, "json": description}
                 writer.write(f"e{episode:06d}_s{step:04d}", members)
     with ShardWriter(root / "questions") as writer:
         for i in range(12):
@@ -77,7 +77,7 @@ def data(tmp_path_factory):
                 {"type": "list", "question": "list the objects", "answer": ["red cube", [0.5, 0.25]]},
                 {"type": "reach", "question": "where is the red cube from the gripper", "answer": [10, 20, 30, 40]},
             ]
-            writer.write(f"q{i:06d}", {**pictures(), "json": {"questions": asked}})
+            writer.write(f"q{i:06d}", {**images(), "json": {"questions": asked}})
     for kind in ("robot", "questions"):
         DatasetCard(kind, kind, EMBODIMENT_NAME, EMBODIMENT).save(root / kind)
     return root

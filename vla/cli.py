@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, cast
 
-from vla.commands.configs import with_paths
+from vla.commands.configs import with_current_name, with_paths
 from vla.errors import UserError
 
 Table = dict[str, tuple[str, str]]
@@ -98,9 +98,12 @@ def _group(group: str, argv: list[str]) -> int:
 
 
 def _normalise(defaults: Mapping[str, Any], argv: list[str]) -> list[str]:
-    """Returns the arguments with bare switches and hyphens spelt out: `--from-scratch` as `--from_scratch=true`."""
+    """Returns the arguments with the present names of options, and with switches and hyphens spelt out: `--from-scratch` as
+    `--from_scratch=true`."""
     normalised = []
     for i, argument in enumerate(argv):
+        if argument.startswith("--") and argument.partition("=")[0][2:] not in defaults:
+            argument = with_current_name(argument)
         option, equals, value = argument.partition("=")
         name = "--" + option[2:].replace("-", "_")
         if option.startswith("--") and name[2:] in defaults:

@@ -12,6 +12,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from vla.errors import UserError
+from vla.renamed import RENAMED
 
 Node = str | int | float | bool | None | list["Node"] | dict[str, "Node"]
 """A node of a YAML document."""
@@ -50,9 +51,13 @@ def _with_current_names(path: str) -> str:
     """
     import yaml
 
-    from vla.datasets.sources import RENAMED
-
     old_names: set[str] = set()
+
+    def current(settings: Node) -> Node:
+        if not isinstance(settings, dict):
+            return settings
+        old_names.update(settings.keys() & RENAMED.keys())
+        return {RENAMED.get(key, key): value for key, value in settings.items()}
 
     def renamed(node: Node) -> Node:
         if isinstance(node, list):
@@ -60,10 +65,10 @@ def _with_current_names(path: str) -> str:
         if not isinstance(node, dict):
             return node
         node = {key: renamed(value) for key, value in node.items()}
-        settings = node.get("init_args")
-        if isinstance(settings, dict) and str(node.get("class_path", "")).startswith("vla.datasets."):
-            old_names.update(settings.keys() & RENAMED.keys())
-            node["init_args"] = {RENAMED.get(key, key): value for key, value in settings.items()}
+        if "init_args" in node and str(node.get("class_path", "")).startswith("vla.datasets."):
+            node["init_args"] = current(node["init_args"])
+        if isinstance(collect := node.get("collect"), dict):
+            node["collect"] = {name: current(options) for name, options in collect.items()}
         return node
 
     try:
@@ -82,22 +87,18 @@ def _with_current_names(path: str) -> str:
 
 
 def _note(where: str, old: str) -> None:
-    from vla.datasets.sources import RENAMED
-
     note = f"note: {where}: `{old}` is now called `{RENAMED[old]}`; the next version accepts only the new name"
     print(note, file=sys.stderr)
 
 
-def _with_current_setting(argument: str) -> str:
-    """Returns an option of a source, e.g. `--data.sources.NAME.init_args.SETTING=1`, with the setting's present name."""
-    from vla.datasets.sources import RENAMED
-
+def with_current_name(argument: str) -> str:
+    """Returns an option, e.g. `--data.sources.NAME.init_args.SETTING=1` or `--SETTING`, with the setting's present name."""
     option, equals, value = argument.partition("=")
-    head, _, setting = option.rpartition(".")
+    head, dot, setting = option.removeprefix("--").rpartition(".")
     if setting not in RENAMED:
         return argument
     _note(option, setting)
-    return f"{head}.{RENAMED[setting]}{equals}{value}"
+    return f"--{head}{dot}{RENAMED[setting]}{equals}{value}"
 
 
 def with_paths(argv: list[str]) -> list[str]:
@@ -108,6 +109,6 @@ def with_paths(argv: list[str]) -> list[str]:
             resolved[i + 1] = _with_current_names(find_config(argv[i + 1]))
         elif argument.startswith("--config="):
             resolved[i] = "--config=" + _with_current_names(find_config(argument.removeprefix("--config=")))
-        elif argument.startswith("--data.sources."):
-            resolved[i] = _with_current_setting(argument)
+        elif argument.startswith("--"):
+            resolved[i] = with_current_name(argument)
     return resolved

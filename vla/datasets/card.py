@@ -34,7 +34,7 @@ class DatasetCard:
         kind: "robot" if a sample is a step of an episode, "questions" if it is images with questions.
         embodiment: name of the robot in samples and contract.
         spec: the robot: cameras, state and action spaces (names, units, limits, constants and statistics), control rate.
-        counts: sizes, e.g. of episodes, steps, discarded; or of pictures.
+        counts: sizes, e.g. of episodes, steps, discarded; or of images.
         shards: shard name -> number of samples; required for a data set that is read from an address.
         questions: question type -> number of questions.
         conventions: what units and names do not express, e.g. {"pictures": "upright RGB"}.

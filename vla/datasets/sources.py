@@ -23,8 +23,6 @@ OPENED = ("index", "_rows", "_images", "_table", "_ends", "_answerable")
 """Cached properties of an opened source."""
 STAND_INS = 10
 """How many following samples are tried in place of an unreadable one. Every source may have this many unreadable records."""
-RENAMED = {"lead": "warmup_samples", "asked": "questions_per_image"}
-"""Old name -> new name of settings of a source. Configurations and checkpoints may still have the old ones."""
 T = TypeVar("T")
 SampleT = TypeVar("SampleT", covariant=True)
 

@@ -49,13 +49,13 @@ def collect(options: Collect, report: Report | None = None) -> dict[str, int]:
     """Collects what the options say and writes it.
 
     Returns:
-        counts: episodes, steps and discarded attempts, or pictures.
+        counts: episodes, steps and discarded attempts, or images.
 
     Raises:
         UserError: an amount below one, nothing that a simulator can collect, or data in the folder that is not to be replaced.
     """
-    if min(options.episodes, options.pictures, options.poses) < 1:
-        raise UserError("nothing to collect", "collect", "ask for at least one episode, picture and pose")
+    if min(options.episodes, options.images, options.poses) < 1:
+        raise UserError("nothing to collect", "collect", "ask for at least one episode, one image and one pose")
     if options.workers < 0:
         raise UserError(f"workers {options.workers}", "collect", "at least 0 workers")
     simulator = simulator_of(options.task)
@@ -67,7 +67,7 @@ def collect(options: Collect, report: Report | None = None) -> dict[str, int]:
 def collect_with_progress(options: Collect) -> dict[str, int]:
     """Collects, with a progress bar."""
     asking = options.task in simulator_of(options.task).questions
-    total, unit = (options.pictures, "picture") if asking else (options.episodes, "episode")
+    total, unit = (options.images, "image") if asking else (options.episodes, "episode")
     with tqdm(total=total, desc=f"collect {options.task}", unit=unit) as bar:
 
         def report(done: int, _: int, word: str) -> None:

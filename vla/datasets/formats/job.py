@@ -42,7 +42,7 @@ class Choice:
         to: format of the result.
         card: conventions of the source: a YAML file, or a shipped card, e.g. bridge, fractal, kuka, droid, libero, robomimic; ""
             takes them from the data set's own description.
-        pictures: folder of the images that a JSON file refers to.
+        images: folder of the images that a JSON file refers to.
         split: one of the source's own splits; "" is all of them.
         episodes: range FIRST:END of the records, e.g. 0:100, END excluded; "" is all.
         camera: name for the camera of images with questions.
@@ -54,7 +54,7 @@ class Choice:
     format: str = "auto"
     to: Literal["shards", "lerobot"] = "shards"
     card: str = ""
-    pictures: str = ""
+    images: str = ""
     split: str = ""
     episodes: str = ""
     camera: str = "image"
@@ -138,7 +138,7 @@ def make_job(options: Options, reader: Reader | None = None) -> Job:
     Raises:
         UserError: the format, card, split or records do not exist, no record can be read, or (without `skip`) one is damaged.
     """
-    reader = reader or open_reader(options.source, options.format, options.pictures)
+    reader = reader or open_reader(options.source, options.format, options.images)
     card = load_source_card(options.card) if options.card else reader.card()
     refs = list(enumerate(reader.refs()))
     if refs and all(ref.damage for _, ref in refs):
@@ -220,11 +220,12 @@ def _probe(job: Job, refs: Numbered) -> None:
             sizes = 0
             for name, (frames, rows) in images.items():
                 first = list(frames.rows(rows[: PROBE_FRAMES if as_video else 1].tolist()))
-                height, width = image_size(first[0], ref.name)
+                where = f"{ref.name}, {job.card.cameras[name].key}"
+                height, width = image_size(first[0], where)
                 size = options.height or height, options.width or width
                 orientation = job.card.cameras[name].orientation
                 job.ready[name] = Ready(*size, orientation, bool(options.height), options.quality)
-                encoded = [job.ready[name](frame, ref.name) for frame in first]
+                encoded = [job.ready[name](frame, where) for frame in first]
                 if as_video:
                     from vla.datasets.formats.video import frame_bytes
 

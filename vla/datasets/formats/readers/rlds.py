@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, vector_names
 from vla.datasets.formats.readers import tfrecord
-from vla.datasets.formats.readers.base import Raw, Reader, Ref
+from vla.datasets.formats.readers.base import Raw, Reader, Ref, matching
 from vla.datasets.formats.readers.example import Feature, parse_example
 from vla.datasets.formats.readers.rlds_features import Spec, flatten, infer, shape_episode
 from vla.errors import UserError
@@ -48,7 +48,7 @@ class RLDSReader(Reader):
     def _files(self) -> dict[str, list[tuple[int, int, Path]]]:
         """Split -> its files: number, count and path."""
         files = collections.defaultdict(list)
-        for path in sorted(self.root.glob("*.tfrecord-*")):
+        for path in matching(self.root, "*.tfrecord-*"):
             match = SHARD.match(path.name)
             if match:
                 files[match["split"]].append((int(match["number"]), int(match["count"]), path))

@@ -156,7 +156,7 @@ def _shaped(values: Feature, spec: Spec, length: int, where: str) -> np.ndarray 
         if spec.kind == "image":
             if spec.dtype not in ("", "uint8"):
                 # TFDS stores float32 images, which are depth, as PNGs of four channels.
-                raise UserError(f"its images are of type {spec.dtype}", where, "only images of 8 bits are read")
+                raise UserError(f"its images are {spec.dtype}, not of 8 bits", where, "name another key in the card")
             return InMemoryFrames(values)
         if spec.kind == "text":
             return [value.decode("utf-8", "replace") for value in values]

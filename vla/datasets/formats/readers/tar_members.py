@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vla.datasets.formats.readers.base import LIMIT, Json
 from vla.datasets.shards import decode_array
+from vla.datasets.tar import Sample
 from vla.errors import UserError
-
-if TYPE_CHECKING:
-    from vla.datasets.formats.readers.tars import Sample
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 ARRAYS_AND_TEXTS = {"npy": "npy", "txt": "text", "text": "text"}

@@ -43,7 +43,7 @@ def rlds(tmp_path):
 
 @pytest.fixture
 def web(tmp_path):
-    """Pictures with questions, in LLaVA's form."""
+    """Images with questions, in LLaVA's form."""
     entries = []
     for i, (colour, value) in enumerate({"red": (200, 0, 0), "green": (0, 200, 0)}.items()):
         Image.new("RGB", (60, 40), value).save(tmp_path / f"{i}.jpg")
@@ -55,7 +55,7 @@ def web(tmp_path):
 
 @pytest.fixture
 def words(tmp_path):
-    """A tokenizer of one's own, that knows no integers, places or pictures."""
+    """A tokenizer without integers, places or images."""
     plain = Tokenizer(models.WordLevel({"<eos>": 0, "<unk>": 1, "lift": 2, "object": 3}, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<eos>", unk_token="<unk>").save_pretrained(tmp_path / "words")
