@@ -177,7 +177,7 @@ class _Images:
                 pixels = self._decoder(location.path).frame(time, location.fps, location.where)
             else:
                 ref, key = location
-                column = self.source.reader.rows(ref.location[1], ref.location[0], ref.name, ["episode_index", key])[key]
+                column = self.source.reader.tables.rows(ref.location[1], ref.location[0], ref.name, ["episode_index", key])[key]
                 pixels = decode(self.source.reader.image(column[row].as_py(), ref.name), ref.name)
             upright = Orient(self.source.source_card.cameras[name].orientation)(rgb(pixels, name))
             images[name] = Resize(*self.source._size(name))(upright)

@@ -1,0 +1,143 @@
+"""What a LeRobot data set says of itself in meta/: versions, features, tasks, episodes and where their files are."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from vla.datasets.formats.readers.base import Json, inside
+from vla.datasets.formats.readers.parquet import Parquet
+from vla.errors import UserError
+
+MOST = 10**9
+"""Bound on the number of episodes, and on the number of steps of an episode."""
+Feature = dict[str, Any]
+
+
+class LeRobotMeta:
+    """The content of a data set's folder meta/.
+
+    Attributes:
+        info: meta/info.json.
+        version, fps: format version, and steps per second.
+        features: name -> what info.json says of it; its shape is None if it is malformed.
+        total: number of episodes.
+
+    Raises:
+        UserError: info.json is missing, damaged or of an unknown version.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        file = root / "meta/info.json"
+        try:
+            self.info = json.loads(file.read_bytes())
+            self.version = str(self.info["codebase_version"])
+            self.fps = float(self.info["fps"])
+            self.features = {str(name): _feature(name, feature) for name, feature in dict(self.info["features"]).items()}
+            self.data_path = str(self.info["data_path"])
+            self.total = int(self.info.get("total_episodes", 0))
+            self.chunk = int(self.info.get("chunks_size", 1000))
+        except OSError as error:
+            raise UserError(f"the file cannot be read: {error.strerror}", str(file)) from error
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise UserError(f"the file is damaged or not LeRobot's: {error!r}", str(file), "copy the file again") from error
+        if not self.version.startswith(("v2.", "v3.")) or not 0 < self.fps < 1e6 or self.chunk < 1:
+            what = f"version {self.version} at {self.fps} frames per second is not supported"
+            raise UserError(what, str(file), "v2.0, v2.1 and v3.0 are read")
+
+    @property
+    def file_per_episode(self) -> bool:
+        """Whether each episode has files of its own (v2)."""
+        return self.version.startswith("v2.")
+
+    @property
+    def videos(self) -> list[str]:
+        """Names of the features that are videos."""
+        return [name for name, f in self.features.items() if f.get("dtype") == "video"]
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        """Reads a file of meta/ with one JSON object per line."""
+        path, entries = self.root / "meta" / name, []
+        try:
+            with path.open("rb") as lines:
+                entries = [json.loads(line) for line in lines if line.strip()]
+        except OSError as error:
+            raise UserError(f"the file cannot be read: {error.strerror}", str(path)) from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"a line is not JSON: {error}", str(path), "copy the file again") from error
+        return entries
+
+    def tasks(self, tables: Parquet) -> dict[int, str]:
+        """Returns task_index -> text of the task."""
+        try:
+            if self.file_per_episode:
+                return {int(entry["task_index"]): str(entry["task"]) for entry in self._lines("tasks.jsonl")}
+            table = tables.whole("meta/tasks.parquet").to_pydict()
+            texts = table.get("task") or table["__index_level_0__"]
+            return {int(i): str(text) for i, text in zip(table["task_index"], texts, strict=True)}
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"the list of tasks is damaged: {error!r}", f"{self.root}/meta", "copy it again") from error
+
+    def episodes(self, tables: Parquet) -> list[dict[str, Any]]:
+        """Returns the entries of all episodes."""
+        if self.file_per_episode:
+            return self._lines("episodes.jsonl")
+        entries = []
+        for path in sorted((self.root / "meta/episodes").glob("*/*.parquet")):
+            table = tables.whole(path.relative_to(self.root).as_posix())
+            # The statistics, most of the table, are not needed.
+            entries += table.select([n for n in table.column_names if not n.startswith("stats/")]).to_pylist()
+        if not entries:
+            raise UserError("the data set lists no episodes", str(self.root / "meta/episodes"))
+        return entries
+
+    def files(self, entry: dict[str, Any], videos: Iterable[str]) -> tuple[str, dict[str, tuple[str, float]]]:
+        """Returns an episode's data file, and for each video its file and the time in seconds at which the episode begins."""
+        number = int(entry["episode_index"])
+        names = {"episode_index": number, "episode_chunk": number // self.chunk}
+        found, start = {}, 0.0
+        try:
+            if not self.file_per_episode:
+                names |= {"chunk_index": entry["data/chunk_index"], "file_index": entry["data/file_index"]}
+            data = _filled(self.data_path, names)
+            for key in videos:
+                video_names = {**names, "video_key": key}
+                if not self.file_per_episode:
+                    video_names |= {f"{part}_index": entry[f"videos/{key}/{part}_index"] for part in ("chunk", "file")}
+                    start = float(entry[f"videos/{key}/from_timestamp"])
+                    if not 0 <= start < MOST:
+                        raise ValueError(f"a video begins at {start} s")
+                found[key] = (_filled(str(self.info["video_path"]), video_names), start)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            what = f"its entry in meta/ is damaged or incomplete: {error}"
+            raise UserError(what, f"{self.root}, episode {number}", "copy meta/ again") from error
+        for path in (data, *(path for path, _ in found.values())):
+            inside(self.root, path, f"{self.root}/meta/info.json")
+        return data, found
+
+
+def _feature(name: str, described: Json) -> Feature:
+    """Completes a feature of info.json with a shape and an info; ValueError if it is malformed."""
+    if not isinstance(described, dict):
+        raise ValueError(f"the feature {name!r} is malformed")
+    shape = described.get("shape") or [1]
+    if not isinstance(shape, list) or not all(isinstance(side, int) and 0 <= side < MOST for side in shape):
+        raise ValueError(f"the feature {name!r} is malformed")
+    # v2.0 called it video_info.
+    info = described.get("info") or described.get("video_info")
+    return {**described, "shape": shape, "info": info if isinstance(info, dict) else {}}
+
+
+def _filled(template: str, names: dict[str, Any]) -> str:
+    """Fills in a path template of info.json; ValueError if a field is unknown or has an unusual format."""
+    known = {**{k: int(v) for k, v in names.items() if k != "video_key"}, "video_key": names.get("video_key", "")}
+    for _, field, form, _ in string.Formatter().parse(template):
+        # Other formats could pad a number to any length.
+        if field is not None and (field not in known or not re.fullmatch("(0?[0-9]d)?", form or "")):
+            raise ValueError(f"the path {template!r} has a malformed field {field!r}")
+    return template.format(**known)

@@ -1,0 +1,94 @@
+"""Reads Parquet files of a data set: whole small ones, and the rows of one episode of larger ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from vla.datasets.formats.readers.base import LIMIT, library
+from vla.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+
+def arrow() -> tuple[ModuleType, ModuleType]:
+    """Returns pyarrow and pyarrow.parquet; UserError if they are not installed."""
+    return library("pyarrow", "reading LeRobot data"), library("pyarrow.parquet", "reading LeRobot data")
+
+
+class Parquet:
+    """The Parquet files of a folder. The one that was read last stays open."""
+
+    def __init__(self, root: Path):
+        arrow()
+        self.root = root
+        self._file: tuple[str, pq.ParquetFile | None] = ("", None)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_file": ("", None)}
+
+    def whole(self, name: str) -> pa.Table:
+        """Reads a small file; UserError if it is damaged."""
+        pa, pq = arrow()
+        path = self.root / name
+        try:
+            file = pq.ParquetFile(path)
+            _check_size(file, range(file.num_row_groups), str(path))
+            return file.read()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UserError(f"the file cannot be read: {error}", str(path), "copy the file again") from error
+
+    def rows(self, name: str, number: int, where: str, columns: list[str] | None = None) -> pa.Table:
+        """Reads an episode's rows of a file; UserError if the file is damaged."""
+        pa, pq = arrow()
+        path = str(self.root / name)
+        try:
+            if self._file[0] != path:
+                self._file = (path, pq.ParquetFile(path))
+            file = cast("pq.ParquetFile", self._file[1])
+            groups = [g for g in range(file.num_row_groups) if _may_contain(file, g, number)]
+            _check_size(file, groups, f"{where}, {name}")
+            table = file.read_row_groups(groups, columns=columns)
+            if "episode_index" in table.column_names:
+                pc = library("pyarrow.compute", "reading LeRobot data")
+                table = table.filter(pc.equal(table["episode_index"], number))
+            return table
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise UserError(f"the file cannot be read: {error}", f"{where}, {name}", "copy the file again") from error
+
+
+def as_array(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Converts a column of numbers or lists of numbers to [T] or [T, …]."""
+    pa, _ = arrow()
+    array = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    if pa.types.is_fixed_size_list(array.type) and not pa.types.is_nested(array.type.value_type):
+        return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
+    if pa.types.is_nested(array.type):
+        return np.array(array.to_pylist())
+    return array.to_numpy(zero_copy_only=False)
+
+
+def _may_contain(file: pq.ParquetFile, group: int, number: int) -> bool:
+    """Whether a row group may contain rows of an episode, judged by its statistics."""
+    meta = file.metadata.row_group(group)
+    for index in range(meta.num_columns):
+        column = meta.column(index)
+        if column.path_in_schema == "episode_index" and column.statistics is not None and column.statistics.has_min_max:
+            low, high = column.statistics.min, column.statistics.max
+            return not isinstance(low, int) or low <= number <= high
+    return True
+
+
+def _check_size(file: pq.ParquetFile, groups: Iterable[int], where: str) -> None:
+    """Raises UserError if row groups are larger than a record may be."""
+    size = sum(file.metadata.row_group(group).total_byte_size for group in groups)
+    if not 0 <= size <= LIMIT:
+        raise UserError(f"the file claims {size} bytes", where, f"at most {LIMIT} are read")
