@@ -142,7 +142,7 @@ def make_job(options: Options, reader: Reader | None = None) -> Job:
     elif not card.cameras:
         fix = "name its cameras in a card: --card FILE; to render the states of robosuite's demo.hdf5: --cameras agentview"
         raise UserError("the data set has no images", options.source, fix)
-    refs = list(enumerate(reader.refs()))
+    refs = list(enumerate(reader.refs_for(card)))
     chosen, not_chosen = _choose(refs, reader, options)
     broken = [ref for _, ref in chosen if ref.damage]
     if broken and not options.skip:

@@ -69,7 +69,7 @@ class LeRobotSource(RobotSource):
     def _episodes(self) -> list[tuple[Episode, dict[str, tuple[FrameLocation, np.ndarray]]]]:
         """Each prepared episode without its images, and by camera the frames and the row of each step."""
         episodes = []
-        for ref in self.reader.refs():
+        for ref in self.reader.refs_for(self.source_card):
             if ref.damage:
                 raise UserError(ref.damage, ref.name, "copy it again, or convert with --on-error skip")
             episode = prepare(self.reader.read(ref), self.source_card, Changes(), ref.name)

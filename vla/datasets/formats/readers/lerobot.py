@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -52,6 +53,13 @@ class LeRobotReader(Reader):
         return self._task_texts
 
     def refs(self) -> list[Ref]:
+        return self._refs(self.meta.videos)
+
+    def refs_for(self, card: SourceCard) -> list[Ref]:
+        return self._refs([key for key in self.meta.videos if key in card.keys])
+
+    def _refs(self, used: list[str]) -> list[Ref]:
+        """Lists all episodes; of the videos only the used ones must be there."""
         refs, exists, numbers = [], {}, set()
         for row, entry in enumerate(self.meta.episodes(self.tables)):
             try:
@@ -62,7 +70,7 @@ class LeRobotReader(Reader):
                 refs.append(Ref(f"{self.path}, entry {row}", 0, (MOST,), f"its entry in meta/ is damaged: {error!r}"))
                 continue
             numbers.add(number)
-            data, videos = self.meta.files(entry, self.meta.videos)
+            data, videos = self.meta.files(entry, used)
             files = [data, *(path for path, _ in videos.values())]
             damage = next((f"{f} is missing" for f in files if not exists.setdefault(f, (self.path / f).is_file())), "")
             refs.append(Ref(f"{self.path}, episode {number}", length, (number, data, videos), damage))
@@ -74,38 +82,66 @@ class LeRobotReader(Reader):
 
     def read(self, ref: Ref) -> Raw:
         number, data, videos = ref.location
-        raw: Raw = {}
-        table = self.tables.rows(data, number, ref.name)
-        for name in table.column_names:
-            raw[name] = self._column(name, table[name], ref.name)
-        index = raw.get("frame_index")
-        if table.num_rows != ref.weight or (isinstance(index, np.ndarray) and (index.ravel() != np.arange(len(index))).any()):
+        names = self.tables.names(data, ref.name)
+        known = [name for name in ("episode_index", "frame_index") if name in names]
+        table = self.tables.rows(data, number, ref.name, known)
+        index = self._column(table, "frame_index", ref.name) if "frame_index" in names else None
+        ordered = not isinstance(index, np.ndarray) or np.array_equal(index.ravel(), np.arange(ref.weight))
+        if table.num_rows != ref.weight or not ordered:
             what = f"the episode has {table.num_rows} rows, not the frames 0 to {ref.weight - 1}"
             raise UserError(what, f"{ref.name}, {data}", "copy the file again")
+        raw = Columns()
+        for name in names:
+            raw[name] = functools.partial(self._read_column, data, number, name, ref.name)
         for key, (path, start) in videos.items():
             raw[key] = VideoFrames(self.path / path, start, ref.weight, self.meta.fps, f"{ref.name}, {path}")
-        raw["task"] = self._instructions(raw, ref)
-        if "next.done" in raw:
-            raw["terminate"] = raw["next.done"]
-        if EXTRA in raw:
-            raw["extra"] = [decode_json(str(text or "{}").encode(), f"{ref.name}, {EXTRA}") for text in raw.pop(EXTRA)]
+        raw["task"] = functools.partial(self._instructions, raw, ref)
+        if "next.done" in names:
+            raw["terminate"] = functools.partial(self._stated, data, number, "next.done", ref.name)
+        if EXTRA in names:
+            raw["extra"] = functools.partial(self._extra, raw, ref)
         return raw
 
     def _instructions(self, raw: Raw, ref: Ref) -> list[str]:
         """Returns the text of each step's task."""
         tasks = self.tasks()
-        indices = np.asarray(raw.get("task_index", np.zeros(ref.weight, int))).ravel().tolist()
-        unknown = sorted(set(indices) - tasks.keys())
+        indices = np.asarray(raw.get("task_index", np.zeros(ref.weight, int))).ravel()
+        if indices.dtype.kind not in "fiu" or len(indices) != ref.weight:
+            raise UserError("it holds no number for each step", f"{ref.name}, task_index", "copy the file again")
+        unknown = sorted(set(indices.tolist()) - tasks.keys())
         if unknown:
             raise UserError(f"task_index is {unknown[0]}, but there are {len(tasks)} tasks", ref.name, "copy meta/ again")
-        return [tasks[i] for i in indices]
+        return [tasks[i] for i in indices.tolist()]
 
-    def _column(self, name: str, column: pa.ChunkedArray, where: str) -> np.ndarray | list[str] | InMemoryFrames:
+    def _stated(self, data: str, number: int, name: str, where: str) -> np.ndarray | None:
+        """Returns a column of LeRobot's own; None if it holds no numbers in this data set."""
+        table = self.tables.rows(data, number, where, ["episode_index", name])
+        if table[name].null_count == table.num_rows:
+            return None
+        values = self._column(table, name, where)
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
+            return None
+        if not np.isfinite(values).all():
+            raise UserError("a value is not finite", f"{where}, {name}")
+        return values
+
+    @staticmethod
+    def _extra(raw: Raw, ref: Ref) -> list[dict[str, Any]]:
+        return [decode_json(str(text or "{}").encode(), f"{ref.name}, {EXTRA}") for text in raw[EXTRA]]
+
+    def _read_column(self, data: str, number: int, name: str, where: str) -> np.ndarray | list[str] | InMemoryFrames:
+        return self._column(self.tables.rows(data, number, where, ["episode_index", name]), name, where)
+
+    def _column(self, table: pa.Table, name: str, where: str) -> np.ndarray | list[str] | InMemoryFrames:
         pa, _ = arrow()
-        kind, where = column.type, f"{where}, {name}"
+        column, where = table[name], f"{where}, {name}"
+        kind = column.type
         if column.null_count:
             raise UserError(f"{column.null_count} values are missing", where)
         if pa.types.is_struct(kind):
+            fields = [field.name for field in kind]
+            if "bytes" not in fields and "path" not in fields:
+                raise UserError(f"it holds {', '.join(fields)} for each step, which is no image", where)
             return InMemoryFrames([self.image(entry, where) for entry in column.to_pylist()])
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             return column.to_pylist()
@@ -113,6 +149,8 @@ class LeRobotReader(Reader):
             return as_array(column)
         except ValueError as error:
             raise UserError(f"the rows have different lengths: {error}", where) from error
+        except (pa.ArrowException, TypeError) as error:
+            raise UserError(f"values of type {kind} cannot be used: {error}", where) from error
 
     def image(self, entry: dict[str, Any] | None, where: str) -> bytes:
         """Returns the encoded image of a table's cell, which holds its bytes or its path; UserError if it is missing."""
@@ -128,7 +166,7 @@ class LeRobotReader(Reader):
 
     def splits(self) -> Mapping[str, set[str] | None]:
         splits, ranges = {}, self.meta.info.get("splits")
-        refs = self.refs() if isinstance(ranges, dict) else []
+        refs = self._refs([]) if isinstance(ranges, dict) else []
         for split, text in ranges.items() if isinstance(ranges, dict) else ():
             match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", str(text))
             if match:
@@ -160,6 +198,9 @@ class LeRobotReader(Reader):
         feature = self.features.get(name)
         if feature is None:
             return ()
+        if feature["shape"] is None:
+            what = f"info.json gives {name} the shape {self.meta.info['features'][name].get('shape')}"
+            raise UserError(what, str(self.path), "write a card: --card FILE")
         size = math.prod(feature["shape"])
         names = feature.get("names")
         if isinstance(names, dict):
@@ -173,6 +214,20 @@ class LeRobotReader(Reader):
         keys = ("codebase_version", "robot_type", "fps", "total_episodes", "total_frames", "splits")
         facts = {key: self.meta.info.get(key) for key in keys}
         return {**facts, "features": {k: f"{f.get('dtype')} {f.get('shape')}" for k, f in self.features.items()}}
+
+
+class Columns(dict[str, Any]):
+    """An episode's values by name. A function in their place is called when its value is first used, so that columns that nobody
+    uses are neither read nor checked."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if callable(value):
+            value = self[name] = value()
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401 - it is what computes the value
 
 
 def camera_name(key: str) -> str:

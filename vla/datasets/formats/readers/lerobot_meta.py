@@ -38,7 +38,7 @@ class LeRobotMeta:
             self.info = json.loads(file.read_bytes())
             self.version = str(self.info["codebase_version"])
             self.fps = float(self.info["fps"])
-            self.features = {str(name): _feature(name, feature) for name, feature in dict(self.info["features"]).items()}
+            self.features = {str(name): _feature(feature) for name, feature in dict(self.info["features"]).items()}
             self.data_path = str(self.info["data_path"])
             self.total = int(self.info.get("total_episodes", 0))
             self.chunk = int(self.info.get("chunks_size", 1000))
@@ -96,6 +96,12 @@ class LeRobotMeta:
             raise UserError("the data set lists no episodes", str(self.root / "meta/episodes"))
         return entries
 
+    def _video_path(self) -> str:
+        template = self.info.get("video_path")
+        if not isinstance(template, str):
+            raise UserError("it names no video_path", f"{self.root}/meta/info.json", "copy the file again")
+        return template
+
     def files(self, entry: dict[str, Any], videos: Iterable[str]) -> tuple[str, dict[str, tuple[str, float]]]:
         """Returns an episode's data file, and for each video its file and the time in seconds at which the episode begins."""
         number = int(entry["episode_index"])
@@ -112,7 +118,7 @@ class LeRobotMeta:
                     start = float(entry[f"videos/{key}/from_timestamp"])
                     if not 0 <= start < MOST:
                         raise ValueError(f"a video begins at {start} s")
-                found[key] = (_filled(str(self.info["video_path"]), video_names), start)
+                found[key] = (_filled(self._video_path(), video_names), start)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             what = f"its entry in meta/ is damaged or incomplete: {error}"
             raise UserError(what, f"{self.root}, episode {number}", "copy meta/ again") from error
@@ -121,16 +127,15 @@ class LeRobotMeta:
         return data, found
 
 
-def _feature(name: str, described: Json) -> Feature:
-    """Completes a feature of info.json with a shape and an info; ValueError if it is malformed."""
-    if not isinstance(described, dict):
-        raise ValueError(f"the feature {name!r} is malformed")
-    shape = described.get("shape") or [1]
+def _feature(described: Json) -> Feature:
+    """Completes a feature of info.json with a shape, which is None if it is malformed, and an info."""
+    feature = described if isinstance(described, dict) else {}
+    shape = feature.get("shape") or [1]
     if not isinstance(shape, list) or not all(isinstance(side, int) and 0 <= side < MOST for side in shape):
-        raise ValueError(f"the feature {name!r} is malformed")
+        shape = None
     # v2.0 called it video_info.
-    info = described.get("info") or described.get("video_info")
-    return {**described, "shape": shape, "info": info if isinstance(info, dict) else {}}
+    info = feature.get("info") or feature.get("video_info")
+    return {**feature, "shape": shape, "info": info if isinstance(info, dict) else {}}
 
 
 def _filled(template: str, names: dict[str, Any]) -> str:

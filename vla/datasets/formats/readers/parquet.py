@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
@@ -35,23 +36,21 @@ class Parquet:
 
     def whole(self, name: str) -> pa.Table:
         """Reads a small file; UserError if it is damaged."""
-        pa, pq = arrow()
-        path = self.root / name
-        try:
-            file = pq.ParquetFile(path)
-            _check_size(file, range(file.num_row_groups), str(path))
+        _, pq = arrow()
+        with _readable(str(self.root / name)):
+            file = pq.ParquetFile(self.root / name)
+            _check_size(file, range(file.num_row_groups), str(self.root / name))
             return file.read()
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(f"the file cannot be read: {error}", str(path), "copy the file again") from error
 
-    def rows(self, name: str, number: int, where: str, columns: list[str] | None = None) -> pa.Table:
-        """Reads an episode's rows of a file; UserError if the file is damaged."""
-        pa, pq = arrow()
-        path = str(self.root / name)
-        try:
-            if self._file[0] != path:
-                self._file = (path, pq.ParquetFile(path))
-            file = cast("pq.ParquetFile", self._file[1])
+    def names(self, name: str, where: str) -> list[str]:
+        """Returns the names of a file's columns; UserError if the file is damaged."""
+        with _readable(f"{where}, {name}"):
+            return self._opened(name).schema_arrow.names
+
+    def rows(self, name: str, number: int, where: str, columns: list[str]) -> pa.Table:
+        """Reads the columns of an episode's rows of a file; UserError if the file is damaged."""
+        with _readable(f"{where}, {name}"):
+            file = self._opened(name)
             groups = [g for g in range(file.num_row_groups) if _may_contain(file, g, number)]
             _check_size(file, groups, f"{where}, {name}")
             table = file.read_row_groups(groups, columns=columns)
@@ -59,8 +58,23 @@ class Parquet:
                 pc = library("pyarrow.compute", "reading LeRobot data")
                 table = table.filter(pc.equal(table["episode_index"], number))
             return table
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise UserError(f"the file cannot be read: {error}", f"{where}, {name}", "copy the file again") from error
+
+    def _opened(self, name: str) -> pq.ParquetFile:
+        _, pq = arrow()
+        path = str(self.root / name)
+        if self._file[0] != path:
+            self._file = (path, pq.ParquetFile(path))
+        return cast("pq.ParquetFile", self._file[1])
+
+
+@contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """Turns errors of a damaged file into UserErrors."""
+    pa, _ = arrow()
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise UserError(f"the file cannot be read: {error}", where, "copy the file again") from error
 
 
 def as_array(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
