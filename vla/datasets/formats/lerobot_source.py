@@ -16,6 +16,7 @@ from vla.datasets.formats.conventions.source_card import SourceCard, load_source
 from vla.datasets.formats.images import decode, rgb
 from vla.datasets.formats.readers.base import Ref
 from vla.datasets.formats.readers.lerobot import LeRobotReader
+from vla.datasets.formats.readers.lerobot_meta import image_size
 from vla.datasets.formats.statistics.moments import summary
 from vla.datasets.formats.video import VideoFrames, open_video, seek
 from vla.datasets.formats.writers.shards import space
@@ -87,7 +88,7 @@ class LeRobotSource(RobotSource):
         """The data set's card, made from info.json, the conventions and statistics of all steps."""
         episodes = self._episodes
         source_card = self.source_card
-        cameras = [Camera(name, *self._size(name)) for name in source_card.cameras]
+        cameras = [Camera(name, *size) for name, size in self._sizes.items()]
         statistics = {k: summary(lambda k=k: (getattr(e, k) for e, _ in episodes)) for k in ("action", "state")}
         spec = Embodiment(
             cameras=tuple(cameras),
@@ -102,12 +103,14 @@ class LeRobotSource(RobotSource):
         counts = {"episodes": len(episodes), "steps": sum(len(e) for e, _ in episodes)}
         return DatasetCard(source_card.title, "robot", source_card.embodiment, spec, counts, conventions=source_card.conventions)
 
-    def _size(self, camera: str) -> tuple[int, int]:
-        feature = self.reader.features[self.source_card.cameras[camera].key]
-        names = [str(n) for n in feature.get("names") or ("height", "width", "channels")]
-        # Names may be "h" or "height", "w" or "width", in any order.
-        sides = dict(zip((n[0] for n in names), feature["shape"], strict=True))
-        return self.height or int(sides["h"]), self.width or int(sides["w"])
+    @functools.cached_property
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        """Height and width of each camera's images in samples."""
+        sizes = {}
+        for name, camera in self.source_card.cameras.items():
+            height, width = image_size(self.reader.features.get(camera.key, {})) or self._images.pixels(0, name).shape[:2]
+            sizes[name] = self.height or height, self.width or width
+        return sizes
 
     @functools.cached_property
     def _table(self) -> Steps:
@@ -166,22 +169,24 @@ class _Images:
         self.decoders: dict[str, Decoder] = {}
 
     def __call__(self, record: int) -> dict[str, np.ndarray]:
-        table = self.source._table
-        episode = int(table.episode[record])
-        _, locations = self.source._episodes[episode]
         images = {}
-        for name, (location, rows) in locations.items():
-            row = int(rows[table.step[record]])
-            if isinstance(location, VideoFrames):
-                time = location.start + row / location.fps
-                pixels = self._decoder(location.path).frame(time, location.fps, location.where)
-            else:
-                ref, key = location
-                column = self.source.reader.tables.rows(ref.location[1], ref.location[0], ref.name, ["episode_index", key])[key]
-                pixels = decode(self.source.reader.image(column[row].as_py(), ref.name), ref.name)
-            upright = Orient(self.source.source_card.cameras[name].orientation)(rgb(pixels, name))
-            images[name] = Resize(*self.source._size(name))(upright)
+        for name, size in self.source._sizes.items():
+            upright = Orient(self.source.source_card.cameras[name].orientation)(self.pixels(record, name))
+            images[name] = Resize(*size)(upright)
         return images
+
+    def pixels(self, record: int, camera: str) -> np.ndarray:
+        """Decodes an image as it is stored, uint8 [H, W, 3]; UserError if it is damaged."""
+        table = self.source._table
+        _, locations = self.source._episodes[int(table.episode[record])]
+        location, rows = locations[camera]
+        row = int(rows[table.step[record]])
+        if isinstance(location, VideoFrames):
+            time = location.start + row / location.fps
+            return rgb(self._decoder(location.path).frame(time, location.fps, location.where), camera)
+        ref, key = location
+        column = self.source.reader.tables.rows(ref.location[1], ref.location[0], ref.name, ["episode_index", key])[key]
+        return rgb(decode(self.source.reader.image(column[row].as_py(), ref.name), ref.name), camera)
 
     def _decoder(self, path: str) -> Decoder:
         if path not in self.decoders:

@@ -15,7 +15,7 @@ from vla.datasets.card import FILE, DatasetCard
 from vla.datasets.formats.conventions.from_card import from_card
 from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, vector_names
 from vla.datasets.formats.readers.base import InMemoryFrames, Raw, Reader, Ref, inside
-from vla.datasets.formats.readers.lerobot_meta import MOST, LeRobotMeta
+from vla.datasets.formats.readers.lerobot_meta import MOST, LeRobotMeta, is_depth
 from vla.datasets.formats.readers.parquet import Parquet, arrow, as_array
 from vla.datasets.formats.video import VideoFrames
 from vla.datasets.shards import decode_json
@@ -177,7 +177,7 @@ class LeRobotReader(Reader):
         cameras = {
             camera_name(key): CameraKey(key)
             for key, f in self.features.items()
-            if f.get("dtype") in ("video", "image") and not f["info"].get("video.is_depth_map")
+            if f.get("dtype") in ("video", "image") and not is_depth(f)
         }
         # We wrote this data set: its card has limits, units and conventions.
         if (self.path / "meta" / FILE).is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import string
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from vla.errors import UserError
 
 MOST = 10**9
 """Bound on the number of episodes, and on the number of steps of an episode."""
+CHANNELS = (1, 3, 4)
+"""Numbers of channels that images have."""
 Feature = dict[str, Any]
 
 
@@ -128,14 +131,33 @@ class LeRobotMeta:
 
 
 def _feature(described: Json) -> Feature:
-    """Completes a feature of info.json with a shape, which is None if it is malformed, and an info."""
+    """Completes a feature of info.json with a shape, which is None if it is malformed."""
     feature = described if isinstance(described, dict) else {}
     shape = feature.get("shape") or [1]
-    if not isinstance(shape, list) or not all(isinstance(side, int) and 0 <= side < MOST for side in shape):
-        shape = None
-    # v2.0 called it video_info.
-    info = feature.get("info") or feature.get("video_info")
-    return {**feature, "shape": shape, "info": info if isinstance(info, dict) else {}}
+    usable = isinstance(shape, list) and all(isinstance(side, int) and 0 <= side < MOST for side in shape)
+    return {**feature, "shape": shape if usable else None}
+
+
+def is_depth(feature: Feature) -> bool:
+    """Whether a camera's images are depth, by LeRobot's present mark and its older ones."""
+    places = [feature.get("info"), feature.get("video_info")]
+    return any(place.get("is_depth_map") or place.get("video.is_depth_map") for place in places if isinstance(place, dict))
+
+
+def image_size(feature: Feature) -> tuple[int, int] | None:
+    """Returns the (height, width) that a camera's names or, if they do not fit, its three channels tell; None if neither does."""
+    shape, names = feature.get("shape"), feature.get("names")
+    if shape is None or len(shape) != 3:
+        return None
+    if isinstance(names, list | dict) and len(names) == 3:
+        # They may be "h" or "height", "w" or "width", in any order.
+        sides = dict(zip((str(name)[:1].lower() for name in names), shape, strict=True))
+        if sides.keys() > {"h", "w"} and math.prod(shape) in (channels * sides["h"] * sides["w"] for channels in CHANNELS):
+            return sides["h"], sides["w"]
+    if (shape[0] == 3) != (shape[2] == 3):
+        height, width = shape[:2] if shape[2] == 3 else shape[1:]
+        return height, width
+    return None
 
 
 def _filled(template: str, names: dict[str, Any]) -> str:
