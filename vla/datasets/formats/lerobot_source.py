@@ -18,7 +18,7 @@ from vla.datasets.formats.readers.base import Ref
 from vla.datasets.formats.readers.lerobot import LeRobotReader
 from vla.datasets.formats.readers.lerobot_meta import image_size
 from vla.datasets.formats.statistics.moments import summary
-from vla.datasets.formats.video import VideoFrames, open_video, seek
+from vla.datasets.formats.video import Decoder, Timing, VideoFrames
 from vla.datasets.formats.writers.shards import space
 from vla.datasets.robot import RobotSource
 from vla.datasets.steps import Steps
@@ -69,7 +69,7 @@ class LeRobotSource(RobotSource):
     @functools.cached_property
     def _episodes(self) -> list[tuple[Episode, dict[str, tuple[FrameLocation, np.ndarray]]]]:
         """Each prepared episode without its images, and by camera the frames and the row of each step."""
-        episodes = []
+        episodes, timings = [], {}
         for ref in self.reader.refs_for(self.source_card):
             if ref.damage:
                 raise UserError(ref.damage, ref.name, "copy it again, or convert with --on-error skip")
@@ -77,8 +77,11 @@ class LeRobotSource(RobotSource):
             # Images stored within the tables are read again on demand: kept here, they would stay in memory.
             locations: dict[str, tuple[FrameLocation, np.ndarray]] = {}
             for name, (frames, rows) in episode.images.items():
-                location = frames if isinstance(frames, VideoFrames) else (ref, self.source_card.cameras[name].key)
-                locations[name] = (location, rows)
+                if isinstance(frames, VideoFrames):
+                    _check_rate(frames, timings)
+                    locations[name] = frames, rows
+                else:
+                    locations[name] = (ref, self.source_card.cameras[name].key), rows
             episode.images = {}
             episodes.append((episode, locations))
         return episodes
@@ -182,8 +185,7 @@ class _Images:
         location, rows = locations[camera]
         row = int(rows[table.step[record]])
         if isinstance(location, VideoFrames):
-            time = location.start + row / location.fps
-            return rgb(self._decoder(location.path).frame(time, location.fps, location.where), camera)
+            return rgb(next(self._decoder(location.path).frames(location, [row])), camera)
         ref, key = location
         column = self.source.reader.tables.rows(ref.location[1], ref.location[0], ref.name, ["episode_index", key])[key]
         return rgb(decode(self.source.reader.image(column[row].as_py(), ref.name), ref.name), camera)
@@ -192,26 +194,13 @@ class _Images:
         if path not in self.decoders:
             if len(self.decoders) >= OPEN_VIDEOS:
                 self.decoders.pop(next(iter(self.decoders))).close()
-            self.decoders[path] = Decoder(path)
+            self.decoders[path] = Decoder(path, path)
         return self.decoders[path]
 
 
-class Decoder:
-    """Decodes single frames of a video by time."""
-
-    def __init__(self, path: str):
-        self._context = open_video(path, path)
-        self.container, self.stream = self._context.__enter__()
-
-    def frame(self, time: float, fps: float, where: str) -> np.ndarray:
-        """Returns the frame at a time in seconds, uint8 [H, W, 3]; UserError if there is none within half a frame."""
-        seek(self.container, self.stream, time) if time > 0 else self.container.seek(0)
-        for frame in self.container.decode(self.stream):
-            if frame.time is not None and frame.time > time - 0.5 / fps:
-                if frame.time > time + 0.5 / fps:
-                    break
-                return frame.to_ndarray(format="rgb24")
-        raise UserError(f"there is no frame at {time:.3f} s", where, "copy the file again")
-
-    def close(self) -> None:
-        self._context.__exit__(None, None, None)
+def _check_rate(frames: VideoFrames, timings: dict[str, Timing]) -> None:
+    """Checks that a video opens and has the rate of the steps, else UserError; `timings` keeps what is known of each file."""
+    if frames.path not in timings:
+        with Decoder(frames.path, frames.where) as decoder:
+            timings[frames.path] = decoder.timing
+    frames.aims(timings[frames.path])

@@ -17,13 +17,14 @@ from vla.datasets.formats.conventions.source_card import CameraKey, Part, Source
 from vla.datasets.formats.readers.base import InMemoryFrames, Raw, Reader, Ref, inside
 from vla.datasets.formats.readers.lerobot_meta import MOST, LeRobotMeta, is_depth
 from vla.datasets.formats.readers.parquet import Parquet, arrow, as_array
-from vla.datasets.formats.video import VideoFrames
+from vla.datasets.formats.video import TOLERANCE, VideoFrames
 from vla.datasets.shards import decode_json
 from vla.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+TIME = "timestamp"
 LISTED = 1000
 """Number of missing episodes that are listed one by one."""
 EXTRA = "annotation.vla"
@@ -71,7 +72,7 @@ class LeRobotReader(Reader):
                 continue
             numbers.add(number)
             data, videos = self.meta.files(entry, used)
-            files = [data, *(path for path, _ in videos.values())]
+            files = [data, *(path for path, *_ in videos.values())]
             damage = next((f"{f} is missing" for f in files if not exists.setdefault(f, (self.path / f).is_file())), "")
             refs.append(Ref(f"{self.path}, episode {number}", length, (number, data, videos), damage))
         missing = [n for n in range(min(self.meta.total, len(numbers) + LISTED)) if n not in numbers]
@@ -93,8 +94,11 @@ class LeRobotReader(Reader):
         raw = Columns()
         for name in names:
             raw[name] = functools.partial(self._read_column, data, number, name, ref.name)
-        for key, (path, start) in videos.items():
-            raw[key] = VideoFrames(self.path / path, start, ref.weight, self.meta.fps, f"{ref.name}, {path}")
+        times = functools.cache(lambda: self._times(data, number, ref, TIME in names))
+        for key, (path, start, end) in videos.items():
+            raw[key] = lambda path=path, start=start, end=end: VideoFrames(
+                self.path / path, start, times(), f"{ref.name}, {path}", end
+            )
         raw["task"] = functools.partial(self._instructions, raw, ref)
         if "next.done" in names:
             raw["terminate"] = functools.partial(self._stated, data, number, "next.done", ref.name)
@@ -112,6 +116,19 @@ class LeRobotReader(Reader):
         if unknown:
             raise UserError(f"task_index is {unknown[0]}, but there are {len(tasks)} tasks", ref.name, "copy meta/ again")
         return [tasks[i] for i in indices.tolist()]
+
+    def _times(self, data: str, number: int, ref: Ref, stated: bool) -> np.ndarray:
+        """Returns the time of each step in seconds: its timestamp, or by the data set's rate if it has none."""
+        regular = np.arange(ref.weight) / self.meta.fps
+        stamps = self._stated(data, number, TIME, ref.name) if stated else None
+        if stamps is None:
+            return regular
+        times = stamps.reshape(ref.weight, -1)[:, 0].astype(np.float64)
+        if (np.diff(times) < 0).any():
+            step = int(np.argmax(np.diff(times) < 0)) + 1
+            raise UserError(f"the timestamp of step {step} is before that of the step before it", ref.name, "copy the file again")
+        # Stored as float32 they are less exact.
+        return regular if np.allclose(times, regular, rtol=2**-23, atol=TOLERANCE) else times
 
     def _stated(self, data: str, number: int, name: str, where: str) -> np.ndarray | None:
         """Returns a column of LeRobot's own; None if it holds no numbers in this data set."""

@@ -105,11 +105,11 @@ class LeRobotMeta:
             raise UserError("it names no video_path", f"{self.root}/meta/info.json", "copy the file again")
         return template
 
-    def files(self, entry: dict[str, Any], videos: Iterable[str]) -> tuple[str, dict[str, tuple[str, float]]]:
-        """Returns an episode's data file, and for each video its file and the time in seconds at which the episode begins."""
+    def files(self, entry: dict[str, Any], videos: Iterable[str]) -> tuple[str, dict[str, tuple[str, float, float]]]:
+        """Returns an episode's data file, and for each video its file and when the episode begins and ends in it, in seconds."""
         number = int(entry["episode_index"])
         names = {"episode_index": number, "episode_chunk": number // self.chunk}
-        found, start = {}, 0.0
+        found, start, end = {}, 0.0, math.inf
         try:
             if not self.file_per_episode:
                 names |= {"chunk_index": entry["data/chunk_index"], "file_index": entry["data/file_index"]}
@@ -121,11 +121,12 @@ class LeRobotMeta:
                     start = float(entry[f"videos/{key}/from_timestamp"])
                     if not 0 <= start < MOST:
                         raise ValueError(f"a video begins at {start} s")
-                found[key] = (_filled(self._video_path(), video_names), start)
+                    end = float(entry.get(f"videos/{key}/to_timestamp") or start + entry["length"] / self.fps)
+                found[key] = (_filled(self._video_path(), video_names), start, end)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             what = f"its entry in meta/ is damaged or incomplete: {error}"
             raise UserError(what, f"{self.root}, episode {number}", "copy meta/ again") from error
-        for path in (data, *(path for path, _ in found.values())):
+        for path in (data, *(path for path, *_ in found.values())):
             inside(self.root, path, f"{self.root}/meta/info.json")
         return data, found
 
