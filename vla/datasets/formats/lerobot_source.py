@@ -11,7 +11,7 @@ import numpy as np
 
 from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
-from vla.datasets.formats.conventions.prepare import Changes, Episode, prepare
+from vla.datasets.formats.conventions.prepare import Changes, Dropped, Episode, prepare
 from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.images import decode, rgb
 from vla.datasets.formats.readers.base import Ref
@@ -22,12 +22,14 @@ from vla.datasets.formats.video import Decoder, Timing, VideoFrames
 from vla.datasets.formats.writers.shards import space
 from vla.datasets.robot import RobotSource
 from vla.datasets.steps import Steps
-from vla.errors import UserError
+from vla.errors import Unreadable, UserError
 from vla.transforms import Orient, Resize
 
 OPEN_VIDEOS = 8
 FrameLocation = VideoFrames | tuple[Ref, str]
 """A video, or a record and its column of images."""
+Located = tuple[Episode, dict[str, tuple[FrameLocation, np.ndarray]]]
+"""A prepared episode without its images, and by camera the frames and the row of each step."""
 
 
 class LeRobotSource(RobotSource):
@@ -49,7 +51,7 @@ class LeRobotSource(RobotSource):
         self.conventions, self.height, self.width = conventions, height, width
 
     def __getstate__(self) -> dict:
-        return {k: v for k, v in super().__getstate__().items() if k not in ("reader", "source_card", "_episodes")}
+        return {k: v for k, v in super().__getstate__().items() if k not in ("reader", "source_card", "_read")}
 
     def settings(self) -> dict[str, Any]:
         return {k: v for k, v in super().settings().items() if k not in ("reader", "source_card")}
@@ -67,24 +69,52 @@ class LeRobotSource(RobotSource):
         raise UserError("a LeRobot data set has no shards", str(self.folder), "convert it: vla data convert")
 
     @functools.cached_property
-    def _episodes(self) -> list[tuple[Episode, dict[str, tuple[FrameLocation, np.ndarray]]]]:
-        """Each prepared episode without its images, and by camera the frames and the row of each step."""
-        episodes, timings = [], {}
-        for ref in self.reader.refs_for(self.source_card):
-            if ref.damage:
-                raise UserError(ref.damage, ref.name, "copy it again, or convert with --on-error skip")
-            episode = prepare(self.reader.read(ref), self.source_card, Changes(), ref.name)
-            # Images stored within the tables are read again on demand: kept here, they would stay in memory.
-            locations: dict[str, tuple[FrameLocation, np.ndarray]] = {}
-            for name, (frames, rows) in episode.images.items():
-                if isinstance(frames, VideoFrames):
-                    _check_rate(frames, timings)
-                    locations[name] = frames, rows
-                else:
-                    locations[name] = (ref, self.source_card.cameras[name].key), rows
-            episode.images = {}
-            episodes.append((episode, locations))
-        return episodes
+    def _read(self) -> tuple[list[Located], dict[str, str]]:
+        """The episodes that can be read, and of the others: name -> why.
+
+        Raises:
+            UserError: no episode can be read, or more are damaged than `tolerate` permits.
+        """
+        episodes, damaged, timings, first = [], {}, {}, None
+        refs = self.reader.refs_for(self.source_card)
+        for ref in refs:
+            try:
+                episodes.append(self._located(ref, timings))
+            except (UserError, Dropped) as error:
+                problem = error if isinstance(error, UserError) else UserError(str(error), ref.name, "give a card with a text")
+                damaged[ref.name] = problem.what if problem.where == ref.name else f"{problem.where}: {problem.what}"
+                first = first or problem
+        if first and not episodes:
+            raise first
+        self.check(damaged, len(refs))
+        return episodes, damaged
+
+    def _located(self, ref: Ref, timings: dict[str, Timing]) -> Located:
+        if ref.damage:
+            raise UserError(ref.damage, ref.name, "copy it again")
+        episode = prepare(self.reader.read(ref), self.source_card, Changes(), ref.name)
+        # Images stored within the tables are read again on demand: kept here, they would stay in memory.
+        locations: dict[str, tuple[FrameLocation, np.ndarray]] = {}
+        for name, (frames, rows) in episode.images.items():
+            if isinstance(frames, VideoFrames):
+                _check_rate(frames, timings)
+                locations[name] = frames, rows
+            else:
+                locations[name] = (ref, self.source_card.cameras[name].key), rows
+        episode.images = {}
+        return episode, locations
+
+    @property
+    def _episodes(self) -> list[Located]:
+        return self._read[0]
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        return self._read[1]
+
+    @property
+    def _count(self) -> int:
+        return sum(map(len, self._read))
 
     @functools.cached_property
     def card(self) -> DatasetCard:
@@ -111,9 +141,19 @@ class LeRobotSource(RobotSource):
         """Height and width of each camera's images in samples."""
         sizes = {}
         for name, camera in self.source_card.cameras.items():
-            height, width = image_size(self.reader.features.get(camera.key, {})) or self._images.pixels(0, name).shape[:2]
+            height, width = image_size(self.reader.features.get(camera.key, {})) or self._decoded_size(name)
             sizes[name] = self.height or height, self.width or width
         return sizes
+
+    def _decoded_size(self, camera: str) -> tuple[int, int]:
+        """The size of the first image that can be read."""
+        problem = None
+        for record in np.flatnonzero(self._table.step == 0).tolist():
+            try:
+                return self._images.pixels(record, camera).shape[:2]
+            except UserError as error:
+                problem = problem or error
+        raise problem or UserError("there is no image", str(self.folder))
 
     @functools.cached_property
     def _table(self) -> Steps:
@@ -144,7 +184,7 @@ class LeRobotSource(RobotSource):
             terminate=np.concatenate([e.terminate for e, _ in self._episodes]),
             embodiment=np.full(start, robot, np.int32),
             words=np.array(list(ids), np.str_),
-            # Every episode has been read by now; one that cannot be read raises an error.
+            # Episodes, not steps, are unreadable.
             unreadable=np.zeros(0, np.int64),
             why=np.zeros(0, np.str_),
             **{
@@ -174,7 +214,12 @@ class _Images:
     def __call__(self, record: int) -> dict[str, np.ndarray]:
         images = {}
         for name, size in self.source._sizes.items():
-            upright = Orient(self.source.source_card.cameras[name].orientation)(self.pixels(record, name))
+            try:
+                pixels = self.pixels(record, name)
+            except UserError as error:
+                step = int(self.source._table.step[record])
+                raise Unreadable(error.what, f"{error.where}, {name}, step {step}", error.fix) from error
+            upright = Orient(self.source.source_card.cameras[name].orientation)(pixels)
             images[name] = Resize(*size)(upright)
         return images
 
@@ -187,7 +232,7 @@ class _Images:
         if isinstance(location, VideoFrames):
             return rgb(next(self._decoder(location.path).frames(location, [row])), camera)
         ref, key = location
-        column = self.source.reader.tables.rows(ref.location[1], ref.location[0], ref.name, ["episode_index", key])[key]
+        column = self.source.reader.rows(ref.location[1], ref.location[0], ref.name, ["episode_index", key])[key]
         return rgb(decode(self.source.reader.image(column[row].as_py(), ref.name), ref.name), camera)
 
     def _decoder(self, path: str) -> Decoder:

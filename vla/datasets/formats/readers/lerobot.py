@@ -15,7 +15,7 @@ from vla.datasets.card import FILE, DatasetCard
 from vla.datasets.formats.conventions.from_card import from_card
 from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, vector_names
 from vla.datasets.formats.readers.base import InMemoryFrames, Raw, Reader, Ref, inside
-from vla.datasets.formats.readers.lerobot_meta import MOST, LeRobotMeta, is_depth
+from vla.datasets.formats.readers.lerobot_meta import LeRobotMeta, is_depth, stated
 from vla.datasets.formats.readers.parquet import Parquet, arrow, as_array
 from vla.datasets.formats.video import TOLERANCE, VideoFrames
 from vla.datasets.shards import decode_json
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 TIME = "timestamp"
 LISTED = 1000
 """Number of missing episodes that are listed one by one."""
+END = "end"
+"""Stands for the missing episodes that are not listed."""
 EXTRA = "annotation.vla"
 """Our own column: values that our shards have per step and LeRobot has no column for, as JSON."""
 
@@ -46,6 +48,7 @@ class LeRobotReader(Reader):
         self.meta = LeRobotMeta(self.path)
         self.version, self.features = self.meta.version, self.meta.features
         self._task_texts: dict[int, str] | None = None
+        self._moved: dict[int, str] = {}
 
     def tasks(self) -> dict[int, str]:
         """Returns task_index -> text of the task."""
@@ -61,31 +64,40 @@ class LeRobotReader(Reader):
 
     def _refs(self, used: list[str]) -> list[Ref]:
         """Lists all episodes; of the videos only the used ones must be there."""
-        refs, exists, numbers = [], {}, set()
-        for row, entry in enumerate(self.meta.episodes(self.tables)):
+        entries = self.meta.episodes(self.tables)
+        # Sorted by number; an entry without one stays behind the entry before it.
+        found: list[tuple[float, Ref]] = []
+        numbers, exists, last = set(), {}, -1.0
+        for row, entry in enumerate(entries):
+            name = f"{self.path}, entry {row}"
             try:
-                number, length = int(entry["episode_index"]), int(entry["length"])
-                if not (0 <= number < MOST and 0 <= length < MOST) or number in numbers:
-                    raise ValueError(f"episode {number} has {length} steps or is listed twice")
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                refs.append(Ref(f"{self.path}, entry {row}", 0, (MOST,), f"its entry in meta/ is damaged: {error!r}"))
+                number = int(stated(entry, "episode_index"))
+                if number in numbers:
+                    raise ValueError(f"episode {number} is listed twice")
+                numbers.add(number)
+                name, last = f"{self.path}, episode {number}", number
+                length = int(stated(entry, "length"))
+                data, videos = self.meta.files(entry, used)
+            except ValueError as error:
+                found.append((last, Ref(name, 0, (), f"its entry in meta/ is damaged: {error}")))
                 continue
-            numbers.add(number)
-            data, videos = self.meta.files(entry, used)
             files = [data, *(path for path, *_ in videos.values())]
             damage = next((f"{f} is missing" for f in files if not exists.setdefault(f, (self.path / f).is_file())), "")
-            refs.append(Ref(f"{self.path}, episode {number}", length, (number, data, videos), damage))
-        missing = [n for n in range(min(self.meta.total, len(numbers) + LISTED)) if n not in numbers]
-        refs += [Ref(f"{self.path}, episode {n}", 0, (n,), "the list of episodes lacks it") for n in missing]
-        if (more := self.meta.total - len(numbers) - len(missing)) > 0:
-            refs.append(Ref(f"{self.path}, end", 0, (MOST,), f"the list of episodes lacks {more} more"))
-        return sorted(refs, key=lambda ref: ref.location[0])
+            found.append((number, Ref(name, length, (number, data, videos), damage)))
+        lacking, missing = max(self.meta.total - len(entries), 0), []
+        # Where episodes were deleted the numbers do not tell which others are missing.
+        if lacking and len(numbers) == len(entries) and max(numbers, default=0) < self.meta.total:
+            missing = [n for n in range(min(self.meta.total, len(numbers) + LISTED)) if n not in numbers]
+        found += [(n, Ref(f"{self.path}, episode {n}", 0, (), "the list of episodes lacks it")) for n in missing]
+        if (more := lacking - len(missing)) > 0:
+            found.append((math.inf, Ref(f"{self.path}, {END}", 0, (), f"the list of episodes lacks {more} more")))
+        return [ref for _, ref in sorted(found, key=lambda entry: entry[0])]
 
     def read(self, ref: Ref) -> Raw:
         number, data, videos = ref.location
         names = self.tables.names(data, ref.name)
         known = [name for name in ("episode_index", "frame_index") if name in names]
-        table = self.tables.rows(data, number, ref.name, known)
+        table = self.rows(data, number, ref.name, known)
         index = self._column(table, "frame_index", ref.name) if "frame_index" in names else None
         ordered = not isinstance(index, np.ndarray) or np.array_equal(index.ravel(), np.arange(ref.weight))
         if table.num_rows != ref.weight or not ordered:
@@ -117,6 +129,20 @@ class LeRobotReader(Reader):
             raise UserError(f"task_index is {unknown[0]}, but there are {len(tasks)} tasks", ref.name, "copy meta/ again")
         return [tasks[i] for i in indices.tolist()]
 
+    def rows(self, data: str, number: int, where: str, columns: list[str]) -> pa.Table:
+        """Reads columns of an episode from the data file that its entry names, or from the one that has it."""
+        table = self.tables.rows(self._moved.get(number, data), number, where, columns)
+        if table.num_rows or self.meta.file_per_episode:
+            return table
+        # Some releases of LeRobot wrote the file before instead, which LeRobot never noticed: it reads all files.
+        for path in sorted((self.path / "data").rglob("*.parquet")):
+            other = path.relative_to(self.path).as_posix()
+            inside(self.path, other, where)
+            if (found := self.tables.rows(other, number, where, columns)).num_rows:
+                self._moved[number] = other
+                return found
+        return table
+
     def _times(self, data: str, number: int, ref: Ref, stated: bool) -> np.ndarray:
         """Returns the time of each step in seconds: its timestamp, or by the data set's rate if it has none."""
         regular = np.arange(ref.weight) / self.meta.fps
@@ -132,7 +158,7 @@ class LeRobotReader(Reader):
 
     def _stated(self, data: str, number: int, name: str, where: str) -> np.ndarray | None:
         """Returns a column of LeRobot's own; None if it holds no numbers in this data set."""
-        table = self.tables.rows(data, number, where, ["episode_index", name])
+        table = self.rows(data, number, where, ["episode_index", name])
         if table[name].null_count == table.num_rows:
             return None
         values = self._column(table, name, where)
@@ -147,7 +173,7 @@ class LeRobotReader(Reader):
         return [decode_json(str(text or "{}").encode(), f"{ref.name}, {EXTRA}") for text in raw[EXTRA]]
 
     def _read_column(self, data: str, number: int, name: str, where: str) -> np.ndarray | list[str] | InMemoryFrames:
-        return self._column(self.tables.rows(data, number, where, ["episode_index", name]), name, where)
+        return self._column(self.rows(data, number, where, ["episode_index", name]), name, where)
 
     def _column(self, table: pa.Table, name: str, where: str) -> np.ndarray | list[str] | InMemoryFrames:
         pa, _ = arrow()
@@ -183,11 +209,12 @@ class LeRobotReader(Reader):
 
     def splits(self) -> Mapping[str, set[str] | None]:
         splits, ranges = {}, self.meta.info.get("splits")
-        refs = self._refs([]) if isinstance(ranges, dict) else []
+        # By place, as numbers have gaps where episodes were deleted.
+        names = [ref.name for ref in self._refs([]) if ref.name != f"{self.path}, {END}"] if isinstance(ranges, dict) else []
         for split, text in ranges.items() if isinstance(ranges, dict) else ():
             match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", str(text))
             if match:
-                splits[split] = {ref.name for ref in refs if int(match[1]) <= ref.location[0] < int(match[2])}
+                splits[split] = set(names[int(match[1]) : int(match[2])])
         return splits
 
     def card(self) -> SourceCard:

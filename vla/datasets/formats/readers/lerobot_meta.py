@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -42,7 +43,6 @@ class LeRobotMeta:
             self.version = str(self.info["codebase_version"])
             self.fps = float(self.info["fps"])
             self.features = {str(name): _feature(feature) for name, feature in dict(self.info["features"]).items()}
-            self.data_path = str(self.info["data_path"])
             self.total = int(self.info.get("total_episodes", 0))
             self.chunk = int(self.info.get("chunks_size", 1000))
         except OSError as error:
@@ -63,31 +63,40 @@ class LeRobotMeta:
         """Names of the features that are videos."""
         return [name for name, f in self.features.items() if f.get("dtype") == "video"]
 
-    def _lines(self, name: str) -> list[dict[str, Any]]:
-        """Reads a file of meta/ with one JSON object per line."""
+    def _lines(self, name: str) -> list[Any]:
+        """Reads a file of meta/ with one JSON object per line; a damaged line is None."""
         path, entries = self.root / "meta" / name, []
         try:
             with path.open("rb") as lines:
-                entries = [json.loads(line) for line in lines if line.strip()]
+                for line in lines:
+                    if line.strip():
+                        entries.append(None)
+                        with contextlib.suppress(ValueError, RecursionError):
+                            entries[-1] = json.loads(line)
         except OSError as error:
             raise UserError(f"the file cannot be read: {error.strerror}", str(path)) from error
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"a line is not JSON: {error}", str(path), "copy the file again") from error
         return entries
 
     def tasks(self, tables: Parquet) -> dict[int, str]:
-        """Returns task_index -> text of the task."""
-        try:
-            if self.file_per_episode:
-                return {int(entry["task_index"]): str(entry["task"]) for entry in self._lines("tasks.jsonl")}
+        """Returns task_index -> text of the task, without damaged entries."""
+        pairs: Iterable[Any]
+        if self.file_per_episode:
+            pairs = [(e.get("task_index"), e.get("task")) for e in self._lines("tasks.jsonl") if isinstance(e, dict)]
+        else:
             table = tables.whole("meta/tasks.parquet").to_pydict()
-            texts = table.get("task") or table["__index_level_0__"]
-            return {int(i): str(text) for i, text in zip(table["task_index"], texts, strict=True)}
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise UserError(f"the list of tasks is damaged: {error!r}", f"{self.root}/meta", "copy it again") from error
+            texts = table.get("task") or table.get("__index_level_0__") or []
+            pairs = zip(table.get("task_index") or [], texts, strict=False)
+        tasks = {}
+        for index, text in pairs:
+            with contextlib.suppress(TypeError, ValueError, OverflowError):
+                if text is not None:
+                    tasks[int(index)] = str(text)
+        if not tasks:
+            raise UserError("the list of tasks is damaged", f"{self.root}/meta", "copy it again")
+        return tasks
 
-    def episodes(self, tables: Parquet) -> list[dict[str, Any]]:
-        """Returns the entries of all episodes."""
+    def episodes(self, tables: Parquet) -> list[Any]:
+        """Returns the entries of all episodes, which may be damaged."""
         if self.file_per_episode:
             return self._lines("episodes.jsonl")
         entries = []
@@ -99,36 +108,55 @@ class LeRobotMeta:
             raise UserError("the data set lists no episodes", str(self.root / "meta/episodes"))
         return entries
 
-    def _video_path(self) -> str:
-        template = self.info.get("video_path")
-        if not isinstance(template, str):
-            raise UserError("it names no video_path", f"{self.root}/meta/info.json", "copy the file again")
-        return template
-
     def files(self, entry: dict[str, Any], videos: Iterable[str]) -> tuple[str, dict[str, tuple[str, float, float]]]:
-        """Returns an episode's data file, and for each video its file and when the episode begins and ends in it, in seconds."""
-        number = int(entry["episode_index"])
+        """Returns an episode's data file, and for each video its file and when the episode begins and ends in it, in seconds.
+
+        Raises:
+            ValueError: the entry is damaged.
+            UserError: the paths of info.json are malformed, or a file lies outside the data set.
+        """
+        number = int(stated(entry, "episode_index"))
         names = {"episode_index": number, "episode_chunk": number // self.chunk}
         found, start, end = {}, 0.0, math.inf
-        try:
+        if not self.file_per_episode:
+            names |= {f"{part}_index": int(stated(entry, f"data/{part}_index")) for part in ("chunk", "file")}
+        data = self._filled("data_path", names)
+        for key in videos:
             if not self.file_per_episode:
-                names |= {"chunk_index": entry["data/chunk_index"], "file_index": entry["data/file_index"]}
-            data = _filled(self.data_path, names)
-            for key in videos:
-                video_names = {**names, "video_key": key}
-                if not self.file_per_episode:
-                    video_names |= {f"{part}_index": entry[f"videos/{key}/{part}_index"] for part in ("chunk", "file")}
-                    start = float(entry[f"videos/{key}/from_timestamp"])
-                    if not 0 <= start < MOST:
-                        raise ValueError(f"a video begins at {start} s")
-                    end = float(entry.get(f"videos/{key}/to_timestamp") or start + entry["length"] / self.fps)
-                found[key] = (_filled(self._video_path(), video_names), start, end)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            what = f"its entry in meta/ is damaged or incomplete: {error}"
-            raise UserError(what, f"{self.root}, episode {number}", "copy meta/ again") from error
+                names |= {f"{part}_index": int(stated(entry, f"videos/{key}/{part}_index")) for part in ("chunk", "file")}
+                start = stated(entry, f"videos/{key}/from_timestamp")
+                end = start + stated(entry, "length") / self.fps
+                if entry.get(f"videos/{key}/to_timestamp") is not None:
+                    end = stated(entry, f"videos/{key}/to_timestamp")
+            found[key] = (self._filled("video_path", {**names, "video_key": key}), start, end)
         for path in (data, *(path for path, *_ in found.values())):
             inside(self.root, path, f"{self.root}/meta/info.json")
         return data, found
+
+    def _filled(self, name: str, fields: dict[str, Any]) -> str:
+        """Fills in a path template of info.json; UserError if a field is unknown or has an unusual format."""
+        template, where = self.info.get(name), f"{self.root}/meta/info.json"
+        try:
+            used = [(field, form) for _, field, form, _ in string.Formatter().parse(template) if field is not None]
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{name} is {template!r}", where, "copy the file again") from error
+        for field, form in used:
+            # Other formats could pad a number to any length.
+            if field not in fields or not re.fullmatch("(0?[0-9]d)?", form or ""):
+                raise UserError(f"the path {template!r} has a malformed field {field!r}", where, "copy the file again")
+        return str(template).format(**fields)
+
+
+def stated(entry: Any, key: str) -> float:
+    """Returns a number of an episode's entry; ValueError if it is none, or out of bounds."""
+    value: Any = entry.get(key) if isinstance(entry, dict) else None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = -1.0
+    if not 0 <= number < MOST:
+        raise ValueError(f"{key} is {value!r:.40}" if isinstance(entry, dict) else "it is no JSON object")
+    return number
 
 
 def _feature(described: Json) -> Feature:
@@ -159,13 +187,3 @@ def image_size(feature: Feature) -> tuple[int, int] | None:
         height, width = shape[:2] if shape[2] == 3 else shape[1:]
         return height, width
     return None
-
-
-def _filled(template: str, names: dict[str, Any]) -> str:
-    """Fills in a path template of info.json; ValueError if a field is unknown or has an unusual format."""
-    known = {**{k: int(v) for k, v in names.items() if k != "video_key"}, "video_key": names.get("video_key", "")}
-    for _, field, form, _ in string.Formatter().parse(template):
-        # Other formats could pad a number to any length.
-        if field is not None and (field not in known or not re.fullmatch("(0?[0-9]d)?", form or "")):
-            raise ValueError(f"the path {template!r} has a malformed field {field!r}")
-    return template.format(**known)

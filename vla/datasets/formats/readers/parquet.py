@@ -30,6 +30,7 @@ class Parquet:
         arrow()
         self.root = root
         self._file: tuple[str, pq.ParquetFile | None] = ("", None)
+        self._typed = True
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_file": ("", None)}
@@ -53,17 +54,36 @@ class Parquet:
             file = self._opened(name)
             groups = [g for g in range(file.num_row_groups) if _may_contain(file, g, number)]
             _check_size(file, groups, f"{where}, {name}")
-            table = file.read_row_groups(groups, columns=columns)
+            try:
+                table = file.read_row_groups(groups, columns=columns)
+            except arrow()[0].ArrowInvalid:
+                if not self._typed:
+                    raise
+                table = self._untyped(name).read_row_groups(groups, columns=columns)
             if "episode_index" in table.column_names:
                 pc = library("pyarrow.compute", "reading LeRobot data")
                 table = table.filter(pc.equal(table["episode_index"], number))
             return table
 
+    def _untyped(self, name: str) -> pq.ParquetFile:
+        """Opens a file without the types that pyarrow stored in it. Where a vector of fixed length is missing, pyarrow can read
+        nothing of the row group, unless it takes the vectors for lists of any length."""
+        pa, pq = arrow()
+        path = self.root / name
+        if path.stat().st_size > LIMIT:
+            raise OSError(f"a damaged file of more than {LIMIT} bytes")
+        data = path.read_bytes()
+        # The description at the end is followed by its length, in four bytes, and four bytes more.
+        end = len(data) - int.from_bytes(data[-8:-4], "little") - 8
+        data = data[:end] + data[end:].replace(b"ARROW:schema", b"ARROW-schema")
+        self._file, self._typed = (str(path), pq.ParquetFile(pa.BufferReader(data))), False
+        return cast("pq.ParquetFile", self._file[1])
+
     def _opened(self, name: str) -> pq.ParquetFile:
         _, pq = arrow()
         path = str(self.root / name)
         if self._file[0] != path:
-            self._file = (path, pq.ParquetFile(path))
+            self._file, self._typed = (path, pq.ParquetFile(path)), True
         return cast("pq.ParquetFile", self._file[1])
 
 
