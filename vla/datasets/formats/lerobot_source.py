@@ -232,7 +232,7 @@ class _Images:
         if isinstance(location, VideoFrames):
             return rgb(next(self._decoder(location.path).frames(location, [row])), camera)
         ref, key = location
-        column = self.source.reader.rows(ref.location[1], ref.location[0], ref.name, ["episode_index", key])[key]
+        column = self.source.reader.rows(ref.location[1], ref.location[0], ref.name, [key])[key]
         return rgb(decode(self.source.reader.image(column[row].as_py(), ref.name), ref.name), camera)
 
     def _decoder(self, path: str) -> Decoder:

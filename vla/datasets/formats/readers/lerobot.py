@@ -158,7 +158,7 @@ class LeRobotReader(Reader):
 
     def _stated(self, data: str, number: int, name: str, where: str) -> np.ndarray | None:
         """Returns a column of LeRobot's own; None if it holds no numbers in this data set."""
-        table = self.rows(data, number, where, ["episode_index", name])
+        table = self.rows(data, number, where, [name])
         if table[name].null_count == table.num_rows:
             return None
         values = self._column(table, name, where)
@@ -173,7 +173,7 @@ class LeRobotReader(Reader):
         return [decode_json(str(text or "{}").encode(), f"{ref.name}, {EXTRA}") for text in raw[EXTRA]]
 
     def _read_column(self, data: str, number: int, name: str, where: str) -> np.ndarray | list[str] | InMemoryFrames:
-        return self._column(self.rows(data, number, where, ["episode_index", name]), name, where)
+        return self._column(self.rows(data, number, where, [name]), name, where)
 
     def _column(self, table: pa.Table, name: str, where: str) -> np.ndarray | list[str] | InMemoryFrames:
         pa, _ = arrow()

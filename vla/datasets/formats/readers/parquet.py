@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,11 +30,10 @@ class Parquet:
     def __init__(self, root: Path):
         arrow()
         self.root = root
-        self._file: tuple[str, pq.ParquetFile | None] = ("", None)
-        self._typed = True
+        self._open: _OpenFile | None = None
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_file": ("", None)}
+        return {**self.__dict__, "_open": None}
 
     def whole(self, name: str) -> pa.Table:
         """Reads a small file; UserError if it is damaged."""
@@ -46,45 +46,67 @@ class Parquet:
     def names(self, name: str, where: str) -> list[str]:
         """Returns the names of a file's columns; UserError if the file is damaged."""
         with _readable(f"{where}, {name}"):
-            return self._opened(name).schema_arrow.names
+            return self._opened(name).file.schema_arrow.names
 
     def rows(self, name: str, number: int, where: str, columns: list[str]) -> pa.Table:
         """Reads the columns of an episode's rows of a file; UserError if the file is damaged."""
         with _readable(f"{where}, {name}"):
-            file = self._opened(name)
-            groups = [g for g in range(file.num_row_groups) if _may_contain(file, g, number)]
-            _check_size(file, groups, f"{where}, {name}")
+            opened = self._opened(name)
+            groups, chosen = opened.place(number, f"{where}, {name}")
             try:
-                table = file.read_row_groups(groups, columns=columns)
+                table = opened.file.read_row_groups(groups, columns=columns)
             except arrow()[0].ArrowInvalid:
-                if not self._typed:
+                if not opened.typed:
                     raise
-                table = self._untyped(name).read_row_groups(groups, columns=columns)
-            if "episode_index" in table.column_names:
-                pc = library("pyarrow.compute", "reading LeRobot data")
-                table = table.filter(pc.equal(table["episode_index"], number))
-            return table
+                opened = self._open = _OpenFile(self.root / name, typed=False)
+                table = opened.file.read_row_groups(groups, columns=columns)
+            return table if chosen is None else table.take(chosen)
 
-    def _untyped(self, name: str) -> pq.ParquetFile:
-        """Opens a file without the types that pyarrow stored in it. Where a vector of fixed length is missing, pyarrow can read
-        nothing of the row group, unless it takes the vectors for lists of any length."""
-        pa, pq = arrow()
+    def _opened(self, name: str) -> _OpenFile:
         path = self.root / name
-        if path.stat().st_size > LIMIT:
-            raise OSError(f"a damaged file of more than {LIMIT} bytes")
-        data = path.read_bytes()
-        # The description at the end is followed by its length, in four bytes, and four bytes more.
-        end = len(data) - int.from_bytes(data[-8:-4], "little") - 8
-        data = data[:end] + data[end:].replace(b"ARROW:schema", b"ARROW-schema")
-        self._file, self._typed = (str(path), pq.ParquetFile(pa.BufferReader(data))), False
-        return cast("pq.ParquetFile", self._file[1])
+        if self._open is None or self._open.path != path:
+            self._open = _OpenFile(path)
+        return self._open
 
-    def _opened(self, name: str) -> pq.ParquetFile:
-        _, pq = arrow()
-        path = str(self.root / name)
-        if self._file[0] != path:
-            self._file, self._typed = (path, pq.ParquetFile(path)), True
-        return cast("pq.ParquetFile", self._file[1])
+
+class _OpenFile:
+    """An open file, and the place of the episode that was read from it last.
+
+    Args:
+        path: of the file.
+        typed: whether the types that pyarrow stored in it are used. Where a vector of fixed length is missing, pyarrow can read
+            nothing of the row group, unless it takes the vectors for lists of any length.
+    """
+
+    def __init__(self, path: Path, typed: bool = True):
+        pa, pq = arrow()
+        self.path, self.typed = path, typed
+        self.file: pq.ParquetFile = pq.ParquetFile(path if typed else pa.BufferReader(_untyped(path)))
+        self._ranges = [_episodes(self.file, group) for group in range(self.file.num_row_groups)]
+        self._place: tuple[int, list[int], np.ndarray | None] | None = None
+
+    def place(self, number: int, where: str) -> tuple[list[int], np.ndarray | None]:
+        """Returns the row groups that may contain an episode, and which of their rows are its; None: all of them."""
+        if self._place is None or self._place[0] != number:
+            groups = [group for group, (low, high) in enumerate(self._ranges) if low <= number <= high]
+            _check_size(self.file, groups, where)
+            rows = None
+            if "episode_index" in self.file.schema_arrow.names:
+                pc = library("pyarrow.compute", "reading LeRobot data")
+                column = self.file.read_row_groups(groups, columns=["episode_index"])["episode_index"]
+                rows = np.flatnonzero(pc.fill_null(pc.equal(column, number), False).to_numpy())
+            self._place = number, groups, rows
+        return self._place[1:]
+
+
+def _untyped(path: Path) -> bytes:
+    """Reads a file, with the types that pyarrow stored in it hidden from pyarrow."""
+    if path.stat().st_size > LIMIT:
+        raise OSError(f"a damaged file of more than {LIMIT} bytes")
+    data = path.read_bytes()
+    # The description at the end is followed by its length, in four bytes, and four bytes more.
+    end = len(data) - int.from_bytes(data[-8:-4], "little") - 8
+    return data[:end] + data[end:].replace(b"ARROW:schema", b"ARROW-schema")
 
 
 @contextlib.contextmanager
@@ -110,15 +132,15 @@ def as_array(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return array.to_numpy(zero_copy_only=False)
 
 
-def _may_contain(file: pq.ParquetFile, group: int, number: int) -> bool:
-    """Whether a row group may contain rows of an episode, judged by its statistics."""
+def _episodes(file: pq.ParquetFile, group: int) -> tuple[float, float]:
+    """Returns the lowest and highest episode that a row group may contain, by its statistics."""
     meta = file.metadata.row_group(group)
     for index in range(meta.num_columns):
         column = meta.column(index)
         if column.path_in_schema == "episode_index" and column.statistics is not None and column.statistics.has_min_max:
             low, high = column.statistics.min, column.statistics.max
-            return not isinstance(low, int) or low <= number <= high
-    return True
+            return (low, high) if isinstance(low, int) else (-math.inf, math.inf)
+    return -math.inf, math.inf
 
 
 def _check_size(file: pq.ParquetFile, groups: Iterable[int], where: str) -> None:
