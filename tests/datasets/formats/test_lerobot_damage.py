@@ -162,6 +162,20 @@ def test_lines_of_episodes(tmp_path, line):
     spoilt(folder, tmp_path, "its entry in meta/ is damaged" if line else "episode 1: the list of episodes lacks it")
 
 
+def test_one_of_several_lists_of_episodes(tmp_path):
+    folder = write_v3(tmp_path / "set")
+    path = folder / "meta/episodes/chunk-000/file-000.parquet"
+    listed = pq.read_table(path)
+    for number in range(3):
+        pq.write_table(listed.slice(number, 1), path.with_name(f"file-{number:03d}.parquet"))
+    path.with_name("file-001.parquet").write_bytes(b"")
+    spoilt(folder, tmp_path, "its entry in meta/ is damaged: file-001.parquet: the file cannot be read")
+    for number in (0, 2):
+        path.with_name(f"file-{number:03d}.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match="file-002.parquet: the file cannot be read"):
+        LeRobotReader(folder).refs()
+
+
 def test_a_task_that_is_damaged(tmp_path):
     folder = write_v2(tmp_path / "set")
     lines(folder / "meta/tasks.jsonl", [{"task_index": 0, "task": "pick it"}, {"task_index": None, "task": "place it"}])

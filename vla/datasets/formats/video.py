@@ -84,7 +84,7 @@ class Timing:
     end: float
 
 
-def timing(container: InputContainer, stream: VideoStream) -> Timing:
+def _timing(container: InputContainer, stream: VideoStream) -> Timing:
     """Returns what a video's header says of its frames' times."""
     mean, base = stream.average_rate or 0, stream.base_rate or 0
     end = container.duration / 1e6 if container.duration else math.inf
@@ -112,8 +112,6 @@ class VideoFrames:
 
     def rows(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
         """Yields uint8 [H, W, 3] for each row, in ascending order; UserError if a frame is missing."""
-        if not len(rows):
-            return
         with Decoder(self.path, self.where) as decoder:
             yield from decoder.frames(self, rows)
 
@@ -178,7 +176,7 @@ class Decoder:
     def __init__(self, path: str | Path, where: str):
         self._stack = contextlib.ExitStack()
         self.container, self.stream = self._stack.enter_context(open_video(path, where))
-        self.timing = timing(self.container, self.stream)
+        self.timing = _timing(self.container, self.stream)
         self._moved = False
 
     def __enter__(self) -> Decoder:
@@ -198,7 +196,9 @@ class Decoder:
         """
         aims, tolerance = video.aims(self.timing)
         remaining = iter(rows)
-        row = next(remaining)
+        row = next(remaining, None)
+        if row is None:
+            return
         with _readable(video.where):
             for frame in self._decoded(aims[row] + tolerance):
                 if frame.time < aims[row] - tolerance:

@@ -64,13 +64,13 @@ class LeRobotMeta:
         return [name for name, f in self.features.items() if f.get("dtype") == "video"]
 
     def _lines(self, name: str) -> list[Any]:
-        """Reads a file of meta/ with one JSON object per line; a damaged line is None."""
+        """Reads a file of meta/ with one JSON object per line; of a damaged line it gives the reason."""
         path, entries = self.root / "meta" / name, []
         try:
             with path.open("rb") as lines:
                 for line in lines:
                     if line.strip():
-                        entries.append(None)
+                        entries.append("it is not JSON")
                         with contextlib.suppress(ValueError, RecursionError):
                             entries[-1] = json.loads(line)
         except OSError as error:
@@ -96,16 +96,21 @@ class LeRobotMeta:
         return tasks
 
     def episodes(self, tables: Parquet) -> list[Any]:
-        """Returns the entries of all episodes, which may be damaged."""
+        """Returns the entries of all episodes, and of what is damaged the reason."""
         if self.file_per_episode:
             return self._lines("episodes.jsonl")
-        entries = []
+        entries, problem = [], None
         for path in sorted((self.root / "meta/episodes").glob("*/*.parquet")):
-            table = tables.whole(path.relative_to(self.root).as_posix())
+            try:
+                table = tables.whole(path.relative_to(self.root).as_posix())
+            except UserError as error:
+                problem = error
+                entries.append(f"{path.name}: {error.what}")
+                continue
             # The statistics, most of the table, are not needed.
             entries += table.select([n for n in table.column_names if not n.startswith("stats/")]).to_pylist()
-        if not entries:
-            raise UserError("the data set lists no episodes", str(self.root / "meta/episodes"))
+        if not any(isinstance(entry, dict) for entry in entries):
+            raise problem or UserError("the data set lists no episodes", str(self.root / "meta/episodes"))
         return entries
 
     def files(self, entry: dict[str, Any], videos: Iterable[str]) -> tuple[str, dict[str, tuple[str, float, float]]]:
@@ -149,13 +154,15 @@ class LeRobotMeta:
 
 def stated(entry: Any, key: str) -> float:
     """Returns a number of an episode's entry; ValueError if it is none, or out of bounds."""
-    value: Any = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(entry, dict):
+        raise ValueError(entry if isinstance(entry, str) else "it is no JSON object")
+    value: Any = entry.get(key)
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = -1.0
     if not 0 <= number < MOST:
-        raise ValueError(f"{key} is {value!r:.40}" if isinstance(entry, dict) else "it is no JSON object")
+        raise ValueError(f"{key} is {value!r:.40}")
     return number
 
 
