@@ -218,7 +218,7 @@ class _Images:
                 pixels = self.pixels(record, name)
             except UserError as error:
                 step = int(self.source._table.step[record])
-                raise Unreadable(error.what, f"{error.where}, {name}, step {step}", error.fix) from error
+                raise Unreadable(error.what, f"{error.where}, step {step}", error.fix) from error
             upright = Orient(self.source.source_card.cameras[name].orientation)(pixels)
             images[name] = Resize(*size)(upright)
         return images
@@ -230,10 +230,11 @@ class _Images:
         location, rows = locations[camera]
         row = int(rows[table.step[record]])
         if isinstance(location, VideoFrames):
-            return rgb(next(self._decoder(location.path).frames(location, [row])), camera)
+            return rgb(next(self._decoder(location.path).frames(location, [row])), location.where)
         ref, key = location
+        where = f"{ref.name}, {key}"
         column = self.source.reader.rows(ref.location[1], ref.location[0], ref.name, [key])[key]
-        return rgb(decode(self.source.reader.image(column[row].as_py(), ref.name), ref.name), camera)
+        return rgb(decode(self.source.reader.image(column[row].as_py(), where), where), where)
 
     def _decoder(self, path: str) -> Decoder:
         if path not in self.decoders:

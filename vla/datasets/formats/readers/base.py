@@ -67,6 +67,20 @@ Raw = dict[str, Any]
 joined with "/"."""
 
 
+class Columns(dict[str, Any]):
+    """A record whose values are read when they are first used. A function in the place of a value is called for it, and raises
+    UserError if the value cannot be read, so that a value that nobody uses is neither read nor checked."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if callable(value):
+            value = self[name] = value()
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401 - it is what computes the value
+
+
 class Reader(abc.ABC):
     """Base class of readers. Creating one reads only the data set's description. Readers can be pickled.
 
@@ -91,7 +105,7 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def read(self, ref: Ref) -> Raw:
-        """Reads a record.
+        """Reads a record, or prepares to (`Columns`).
 
         Raises:
             UserError: the record is damaged or incomplete; names file, record and member.
@@ -123,6 +137,11 @@ def inside(root: Path, name: str, where: str) -> Path:
     if not any(path.is_relative_to(each) for each in homes):
         raise UserError(f"the path {name!r} leaves the data set's folder", where, "do not trust this data set")
     return path
+
+
+def matching(folder: Path, *patterns: str) -> list[Path]:
+    """The files of a folder that match a pattern, sorted, without `._NAME`, where macOS keeps the attributes of NAME."""
+    return sorted(path for pattern in patterns for path in folder.glob(pattern) if not path.name.startswith("._"))
 
 
 def library(name: str, what: str) -> ModuleType:

@@ -14,7 +14,7 @@ import numpy as np
 from vla.datasets.card import FILE, DatasetCard
 from vla.datasets.formats.conventions.from_card import from_card
 from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, vector_names
-from vla.datasets.formats.readers.base import InMemoryFrames, Raw, Reader, Ref, inside
+from vla.datasets.formats.readers.base import Columns, InMemoryFrames, Raw, Reader, Ref, inside, matching
 from vla.datasets.formats.readers.lerobot_meta import LeRobotMeta, is_depth, stated
 from vla.datasets.formats.readers.parquet import Parquet, arrow, as_array
 from vla.datasets.formats.video import TOLERANCE, VideoFrames
@@ -135,7 +135,7 @@ class LeRobotReader(Reader):
         if table.num_rows or self.meta.file_per_episode:
             return table
         # Some releases of LeRobot wrote the file before instead, which LeRobot never noticed: it reads all files.
-        for path in sorted((self.path / "data").rglob("*.parquet")):
+        for path in matching(self.path / "data", "**/*.parquet"):
             other = path.relative_to(self.path).as_posix()
             inside(self.path, other, where)
             if (found := self.tables.rows(other, number, where, columns)).num_rows:
@@ -258,20 +258,6 @@ class LeRobotReader(Reader):
         keys = ("codebase_version", "robot_type", "fps", "total_episodes", "total_frames", "splits")
         facts = {key: self.meta.info.get(key) for key in keys}
         return {**facts, "features": {k: f"{f.get('dtype')} {f.get('shape')}" for k, f in self.features.items()}}
-
-
-class Columns(dict[str, Any]):
-    """An episode's values by name. A function in their place is called when its value is first used, so that columns that nobody
-    uses are neither read nor checked."""
-
-    def __getitem__(self, name: str) -> Any:
-        value = super().__getitem__(name)
-        if callable(value):
-            value = self[name] = value()
-        return value
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default  # noqa: SIM401 - it is what computes the value
 
 
 def camera_name(key: str) -> str:

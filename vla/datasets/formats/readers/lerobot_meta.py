@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vla.datasets.formats.readers.base import Json, inside
+from vla.datasets.formats.readers.base import Json, inside, matching
 from vla.datasets.formats.readers.parquet import Parquet
 from vla.errors import UserError
 
@@ -100,7 +100,7 @@ class LeRobotMeta:
         if self.file_per_episode:
             return self._lines("episodes.jsonl")
         entries, problem = [], None
-        for path in sorted((self.root / "meta/episodes").glob("*/*.parquet")):
+        for path in matching(self.root / "meta/episodes", "*/*.parquet"):
             try:
                 table = tables.whole(path.relative_to(self.root).as_posix())
             except UserError as error:
