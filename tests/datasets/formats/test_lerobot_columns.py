@@ -126,10 +126,26 @@ def test_a_column_that_the_card_names_wrongly_is_named_rightly(tmp_path):
     reader = LeRobotReader(folder)
     for changes, why in (
         ({"cameras": {"c": {"key": "pose"}}}, "pose: it holds x, y for each step, which is no image"),
-        ({"action": [{"key": "chat", "names": ["a"]}]}, "chat: it holds no numbers for each step"),
+        ({"action": [{"key": "chat", "names": ["a"]}]}, "numbers for each step"),
         ({"cameras": {"c": {"key": "action"}}}, "action holds no images"),
         ({"cameras": {"c": {"key": VIDEO + "2"}}}, f"there is no {VIDEO}2, only"),
     ):
         with pytest.raises(UserError) as caught:
             make_job(Options(str(folder), str(tmp_path / "b"), card=card_file(tmp_path, **changes)), reader)
         assert why in str(caught.value)
+
+
+def test_kinds_of_columns(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 3, 3)).astype(np.uint8).tolist()
+    folder = add(write_v2(tmp_path / "a"), "pixels", lambda n: pa.array([pixels] * n, pa.list_(pa.list_(pa.list_(pa.uint8())))))
+    add(folder, "encoded", lambda n: pa.array([b"x"] * n))
+    add(folder, "vector", lambda n: pa.array([[1, 2]] * n, pa.list_(pa.int16())))
+    reader = LeRobotReader(folder)
+    ref = reader.refs()[1]
+    raw = reader.read(ref)
+    assert raw["pixels"].dtype == np.uint8 and raw["pixels"].shape == (LENGTHS[1], 2, 3, 3)
+    assert raw["encoded"] == [b"x"] * LENGTHS[1] and raw["vector"].dtype == np.int16
+    assert np.array_equal(reader.cell(ref, "action", 2)[0], raw["action"][2])
+    with pytest.raises(KeyError):
+        raw["nothing"]
+    assert raw.get("nothing", 3) == 3

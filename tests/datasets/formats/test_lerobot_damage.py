@@ -112,7 +112,7 @@ def test_all_vectors_of_an_episode_have_another_length(tmp_path, version):
 @pytest.mark.parametrize(
     ("name", "values", "why"),
     [
-        ("action", ["a"] * 4, "episode 1, action: it holds no numbers for each step"),
+        ("action", ["a"] * 4, "numbers for each step"),
         ("action", [{"x": 1.0}] * 4, "episode 1, action: it holds x for each step, which is no image"),
         ("action", [[[1.0, None], [2.0]]] * 4, "episode 1, action: "),
         ("task_index", ["a"] * 4, "episode 1, task_index: it holds no number for each step"),

@@ -14,7 +14,7 @@ from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.prepare import Changes, Dropped, Episode, prepare
 from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.images import decode, rgb
-from vla.datasets.formats.readers.base import Ref
+from vla.datasets.formats.readers.base import Frames, Ref
 from vla.datasets.formats.readers.lerobot import LeRobotReader
 from vla.datasets.formats.readers.lerobot_meta import image_size
 from vla.datasets.formats.statistics.moments import summary
@@ -232,9 +232,9 @@ class _Images:
         if isinstance(location, VideoFrames):
             return rgb(next(self._decoder(location.path).frames(location, [row])), location.where)
         ref, key = location
-        where = f"{ref.name}, {key}"
-        column = self.source.reader.rows(ref.location[1], ref.location[0], ref.name, [key])[key]
-        return rgb(decode(self.source.reader.image(column[row].as_py(), where), where), where)
+        value, where = self.source.reader.cell(ref, key, row), f"{ref.name}, {key}"
+        frame = next(iter(value.rows([0]) if isinstance(value, Frames) else value))
+        return rgb(frame if isinstance(frame, np.ndarray) else decode(frame, where), where)
 
     def _decoder(self, path: str) -> Decoder:
         if path not in self.decoders:

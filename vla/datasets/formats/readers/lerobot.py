@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TIME = "timestamp"
+Values = np.ndarray | list[Any] | InMemoryFrames
+"""A column: numbers, texts or byte strings, or images."""
 LISTED = 1000
 """Number of missing episodes that are listed one by one."""
 END = "end"
@@ -172,10 +174,15 @@ class LeRobotReader(Reader):
     def _extra(raw: Raw, ref: Ref) -> list[dict[str, Any]]:
         return [decode_json(str(text or "{}").encode(), f"{ref.name}, {EXTRA}") for text in raw[EXTRA]]
 
-    def _read_column(self, data: str, number: int, name: str, where: str) -> np.ndarray | list[str] | InMemoryFrames:
+    def cell(self, ref: Ref, name: str, row: int) -> Values:
+        """Returns a column of an episode as `read` does, of one row alone."""
+        number, data, _ = ref.location
+        return self._column(self.rows(data, number, ref.name, [name]).slice(row, 1), name, ref.name)
+
+    def _read_column(self, data: str, number: int, name: str, where: str) -> Values:
         return self._column(self.rows(data, number, where, [name]), name, where)
 
-    def _column(self, table: pa.Table, name: str, where: str) -> np.ndarray | list[str] | InMemoryFrames:
+    def _column(self, table: pa.Table, name: str, where: str) -> Values:
         pa, _ = arrow()
         column, where = table[name], f"{where}, {name}"
         kind = column.type
@@ -185,8 +192,9 @@ class LeRobotReader(Reader):
             fields = [field.name for field in kind]
             if "bytes" not in fields and "path" not in fields:
                 raise UserError(f"it holds {', '.join(fields)} for each step, which is no image", where)
-            return InMemoryFrames([self.image(entry, where) for entry in column.to_pylist()])
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return InMemoryFrames([self._image(entry, where) for entry in column.to_pylist()])
+        texts_or_bytes = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+        if any(is_kind(kind) for is_kind in texts_or_bytes):
             return column.to_pylist()
         try:
             return as_array(column)
@@ -195,7 +203,7 @@ class LeRobotReader(Reader):
         except (pa.ArrowException, TypeError) as error:
             raise UserError(f"values of type {kind} cannot be used: {error}", where) from error
 
-    def image(self, entry: dict[str, Any] | None, where: str) -> bytes:
+    def _image(self, entry: dict[str, Any] | None, where: str) -> bytes:
         """Returns the encoded image of a table's cell, which holds its bytes or its path; UserError if it is missing."""
         if entry and entry.get("bytes"):
             return entry["bytes"]

@@ -128,7 +128,11 @@ def as_array(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     if pa.types.is_fixed_size_list(array.type) and not pa.types.is_nested(array.type.value_type):
         return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
     if pa.types.is_nested(array.type):
-        return np.array(array.to_pylist())
+        values, kind = np.array(array.to_pylist()), array.type
+        while hasattr(kind, "value_type"):
+            kind = kind.value_type
+        # Images in lists of lists of uint8 are no longer images as int64.
+        return values.astype(str(kind)) if values.dtype.kind == "i" and pa.types.is_integer(kind) else values
     return array.to_numpy(zero_copy_only=False)
 
 
