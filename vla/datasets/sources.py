@@ -223,8 +223,13 @@ class Source(Generic[SampleT]):
         """The rows of the data set in the split, each as many times as it occurs in an epoch."""
         rows = self._all_rows()
         if self.unreadable:
-            self.check(self.unreadable, len(self.index))
+            self.check(self.unreadable, self._count)
         return rows[: self.max_samples] if self.max_samples else rows
+
+    @property
+    def _count(self) -> int:
+        """The number of records, readable or not."""
+        return len(self.index)
 
     def _all_rows(self) -> np.ndarray:
         raise NotImplementedError

@@ -278,6 +278,8 @@ def refused(folder, why):
             if ref.damage:
                 raise UserError(ref.damage, ref.name)
             raw = reader.read(ref)
+            for key in ("action", "task"):
+                assert len(raw[key]) == ref.weight
             for key in (VIDEO, IMAGE):
                 list(raw[key].rows(range(ref.weight)))
     return str(caught.value)

@@ -140,7 +140,7 @@ def make_job(options: Options, reader: Reader | None = None) -> Job:
     """
     reader = reader or open_reader(options.source, options.format, options.images)
     card = load_source_card(options.card) if options.card else reader.card()
-    refs = list(enumerate(reader.refs()))
+    refs = list(enumerate(reader.refs_for(card)))
     if refs and all(ref.damage for _, ref in refs):
         others = f"; nor can the other {len(refs) - 1} records be read" if len(refs) > 1 else ""
         raise UserError(refs[0][1].damage + others, refs[0][1].name)

@@ -113,6 +113,12 @@ class SourceCard:
     limits: Limits = "quantiles"
     conventions: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def keys(self) -> set[str]:
+        """The keys of everything that is used of the data."""
+        parts = {part.key for part in (*self.state, *self.action)}
+        return {camera.key for camera in self.cameras.values()} | parts | set(self.instruction)
+
 
 def vector_names(prefix: str, size: int) -> tuple[str, ...]:
     """Names for dimensions without names; UserError for more than WIDEST dimensions."""

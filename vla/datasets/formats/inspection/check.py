@@ -60,7 +60,7 @@ def verify(
     findings = Findings()
     for problem in checksums(reader.path):
         findings.problem(problem)
-    refs = reader.refs()
+    refs = reader.refs_for(card)
     groups = [refs[k : k + TOGETHER] for k in range(0, len(refs), TOGETHER)]
     progress(0, len(refs))
     if workers < 2 or len(groups) < 2:

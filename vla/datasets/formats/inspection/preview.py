@@ -39,7 +39,7 @@ def preview(reader: Reader, card: SourceCard, out: Path, episodes: int = 3) -> l
     """
     out.mkdir(parents=True, exist_ok=True)
     parts, written = [], []
-    chosen = [ref for ref in reader.refs() if not ref.damage]
+    chosen = [ref for ref in reader.refs_for(card) if not ref.damage]
     for ref in _spread(chosen, max(episodes * 4, 8)):
         if len(parts) == episodes:
             break

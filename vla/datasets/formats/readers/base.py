@@ -106,6 +106,10 @@ class Reader(abc.ABC):
     def refs(self) -> list[Ref]:
         """Lists all records in order; those known to be damaged or missing are included, with their damage."""
 
+    def refs_for(self, card: SourceCard) -> list[Ref]:
+        """As `refs`, but a record is not damaged by the lack of values that the card does not name."""
+        return self.refs()
+
     @abc.abstractmethod
     def read(self, ref: Ref) -> Raw:
         """Reads a record, or prepares to (`Columns`).
