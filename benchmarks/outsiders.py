@@ -26,8 +26,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from outside import command  # noqa: E402
 from outside.trial import CASES, Case, Differs, Trial  # noqa: E402
 
-AREAS = ("images", "tars", "questions", "lerobot_lists", "lerobot_tables", "lerobot_films", "lerobot_training", "rlds", "hdf5")
-AREAS += ("cards", "settings", "resume", "models", "serving_openpi", "serving_http", "simulation")
+AREAS = ("images", "tars", "streams", "questions", "lerobot_lists", "lerobot_tables", "lerobot_films", "lerobot_training", "rlds")
+AREAS += ("hdf5", "cards", "settings", "resume", "models", "serving_openpi", "serving_http", "simulation")
 MINUTES = 8
 WIDTHS = (44, 24, 46, 60)
 """Of the columns case, seen, expected and got."""

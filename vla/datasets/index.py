@@ -20,6 +20,7 @@ import numpy as np
 from vla.datasets.remote import RemoteFolder
 from vla.datasets.shards import PATTERN
 from vla.errors import Unreadable, UserError
+from vla.files import why_not_data
 
 VERSION = 3
 OPEN_FILES = 256
@@ -257,6 +258,8 @@ def _scan(path: Path) -> Columns:
             "copy or write it again",
         )
 
+    if why := why_not_data(path):
+        raise UserError(why, str(path))
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             size = path.stat().st_size

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vla.errors import Unreadable, UserError
+from vla.files import why_not_data
 
 PATTERN = "shard-*.tar"
 Member = bytes | np.ndarray | dict
@@ -51,7 +52,9 @@ def decode_jpeg(data: bytes, where: str) -> np.ndarray:
             # `convert` would copy an RGB image.
             return np.asarray(image)
     except UnidentifiedImageError as error:  # its own message names an object in memory
-        raise Unreadable("the image cannot be decoded: unknown format", where, "write the shard again") from error
+        raise Unreadable(
+            f"the image cannot be decoded: {why_not_data(data) or 'unknown format'}", where, "write the shard again"
+        ) from error
     except (OSError, SyntaxError) as error:
         raise Unreadable(f"the image cannot be decoded: {error}", where, "write the shard again") from error
 

@@ -22,6 +22,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from vla.errors import UserError
+from vla.files import why_not_data
 from vla.training.batch import TrainingBatch
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -184,7 +185,7 @@ def damage(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError) as error:
-        return str(error)
+        return why_not_data(path) or str(error)
     return f"the check sum of {bad} is wrong" if bad else ""
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from vla.datasets.formats.conventions.source_card import Orientation
 from vla.datasets.shards import encode_jpeg
 from vla.errors import UserError
+from vla.files import why_not_data
 from vla.transforms import Orient, Resize
 
 PIXELS = 64 * 2**20
@@ -51,7 +52,7 @@ def decode(data: bytes, where: str) -> np.ndarray:
         raise
     # Pillow raises nearly any exception for a damaged file.
     except Exception as error:
-        raise UserError(f"the image cannot be decoded: {error}", where) from error
+        raise UserError(f"the image cannot be decoded: {why_not_data(data) or error}", where) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -137,6 +137,8 @@ def make_job(options: Options, reader: Reader | None = None) -> Job:
     card = load_source_card(options.card) if options.card else reader.card()
     if reader.kind == "questions":
         card = dataclasses.replace(card, cameras={options.camera: next(iter(card.cameras.values()))})
+    elif not (card.action and card.cameras) and (nothing := _nothing_readable(reader)):
+        raise nothing
     elif not card.action:
         raise UserError("the data set does not say which values are the action", options.source, "write a card: --card FILE")
     elif not card.cameras:
@@ -146,11 +148,20 @@ def make_job(options: Options, reader: Reader | None = None) -> Job:
     chosen, not_chosen = _choose(refs, reader, options)
     broken = [ref for _, ref in chosen if ref.damage]
     if broken and not options.skip:
-        raise UserError(broken[0].damage, broken[0].name, f"to leave out damaged records ({len(broken)} in all): --on-error skip")
+        fix = f"to leave out damaged records ({len(broken)} in all): --on-error skip" if len(broken) < len(chosen) else ""
+        raise UserError(broken[0].damage, broken[0].name, fix)
     job = Job(options, reader, card, {}, [], 0, not_chosen)
     _probe(job, chosen)
     job.parts = _divide(chosen)
     return job
+
+
+def _nothing_readable(reader: Reader) -> UserError | None:
+    """The error for a data set without a readable record: what its first one lacks is not for a card to say."""
+    refs = reader.refs()
+    if not refs:
+        return UserError("the data set has no records", str(reader.path))
+    return UserError(refs[0].damage, refs[0].name) if all(ref.damage for ref in refs) else None
 
 
 def _choose(refs: Numbered, reader: Reader, options: Options) -> tuple[Numbered, dict[str, int]]:

@@ -19,6 +19,7 @@ from vla.datasets.formats.readers.base import LIMIT, InMemoryFrames, Json, Raw, 
 from vla.datasets.formats.video import VideoFrames
 from vla.datasets.shards import decode_json
 from vla.errors import UserError
+from vla.files import why_not_data
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -109,6 +110,8 @@ class LeRobotReader(Reader):
     def _parquet(self, path: Path) -> pa.Table:
         """Reads a whole (small) file as a table."""
         pa, pq = self._arrow()
+        if why := why_not_data(path):
+            raise UserError(why, str(path))
         try:
             file = pq.ParquetFile(path)
             _check_size(file, range(file.num_row_groups), str(path))
@@ -206,6 +209,8 @@ class LeRobotReader(Reader):
         path = str(self.path / data)
         try:
             if self._file[0] != path:
+                if why := why_not_data(path):
+                    raise UserError(why, f"{where}, {data}")
                 self._file = (path, pq.ParquetFile(path))
             file = cast("pq.ParquetFile", self._file[1])
             groups = [g for g in range(file.num_row_groups) if _may_contain(file, g, number)]

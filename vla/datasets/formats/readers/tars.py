@@ -20,6 +20,7 @@ from vla.datasets.formats.readers.base import LIMIT, Json, Raw, Reader, Ref
 from vla.datasets.formats.readers.visual_questions import IMAGE, conversation
 from vla.datasets.shards import decode_array, decode_json
 from vla.errors import UserError
+from vla.files import why_not_data
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 EPISODE = ("episode", "episode_index", "episode_id", "trajectory", "traj")
@@ -49,6 +50,8 @@ def tar_samples(path: Path, at_most: int = 0) -> Iterator[Sample]:
     Raises:
         CutOff: the file is damaged or ends too early; the samples before are complete.
     """
+    if why := why_not_data(path):
+        raise CutOff(why, str(path))
     size, count = path.stat().st_size, 0
     sample = Sample("", {})
     try:
@@ -214,7 +217,7 @@ class TarReader(Reader):
                     if (column := _column([info.get(key) for info in infos])) is not None:
                         raw.setdefault(key, column)
             elif ending in ("txt", "text"):
-                raw[name.rpartition(".")[0] or "text"] = [text.decode("utf-8", "replace") for text, _ in data]
+                raw[name.rpartition(".")[0] or "text"] = [text.decode("utf-8-sig", "replace") for text, _ in data]
         return raw, infos
 
     def _image_refs(self) -> list[Ref]:
@@ -306,7 +309,7 @@ class ImageTextReader(TarReader):
             info = decode_json(fetch(path, sample.members["json"], ref.name), f"{ref.name}.json")
             questions = questions_of(info, ref.name)
         if not questions and "txt" in sample.members:
-            text = fetch(path, sample.members["txt"], ref.name).decode("utf-8", "replace").strip()
+            text = fetch(path, sample.members["txt"], ref.name).decode("utf-8-sig", "replace").strip()
             questions = [_caption(text)] if text else []
         if not questions:
             raise UserError("the sample has neither a caption nor questions", ref.name)
