@@ -1,5 +1,6 @@
 """The command line: help, errors without tracebacks, configurations."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,19 @@ def test_a_closed_pipe_is_not_an_error():
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait(60) == 141
     process.stderr.close()
+
+
+def test_a_full_disk_is_told_in_one_line(monkeypatch, capsys):
+    def fill(_):
+        raise OSError(errno.ENOSPC, "No space left on device", "out/shard-000000.tar")
+
+    monkeypatch.setattr(cli, "_load", fill)
+    assert cli.main(["doctor"]) == 2
+    assert capsys.readouterr().err == "error: out/shard-000000.tar: No space left on device\nFix: free some space\n"
+
+    def fail(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(cli, "_load", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        cli.main(["doctor"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from outside import written
 from outside.project import project, trained
+from outside.tar_files import captions, tar
 from outside.trial import Trial, case
 
 
@@ -217,3 +219,22 @@ def two_runs_at_once(trial: Trial) -> None:
     trial.true(f"exit codes {codes}: {texts[0][-200:]} {texts[1][-200:]}", codes in ([0, 0], [0, 2]))
     trial.true("one ends in a traceback", not any("Traceback" in text for text in texts))
     trial.vla("validate", "-c", "fit.yaml", "--ckpt_path=last")
+
+
+@case("ultralytics/ultralytics#5793")
+def a_full_disk_for_an_export(trial: Trial) -> None:
+    """An export for which there is no space ends in one line and leaves nothing half written."""
+    trained(trial)
+    checkpoint = "--ckpt=run/checkpoints/step=0000002.ckpt"
+    trial.vla("export", checkpoint, "--out=half", code=(1, 2), says="too large|os error", file_limit=20_000)
+    left = [path.name for path in trial.folder.iterdir() if "half" in path.name]
+    trial.equal("what is left of it", left, [])
+
+
+@case("sml2h3/dddd_trainer#36")
+def a_full_disk_for_a_conversion(trial: Trial) -> None:
+    """A conversion for which there is no space ends in one line; the same command then goes on."""
+    tar(trial.folder / "in.tar", captions(30))
+    trial.vla("data", "convert", "in.tar", "out", "--workers=1", code=(1, 2), says="too large", file_limit=20_000)
+    trial.vla("data", "convert", "in.tar", "out", "--workers=1")
+    trial.equal("images", len(written.samples(trial.folder / "out")), 30)

@@ -43,10 +43,19 @@ class WholeFiles(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name.removesuffix(".ckpt") + UNFINISHED)
-        with unfinished.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with unfinished.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:
+            # torch.save says something else than the disk did.
+            disk = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(disk, OSError):
+                raise
+            unfinished.unlink(missing_ok=True)
+            fix = "free some space; --ckpt_path last then resumes from the one before"
+            raise UserError(f"the checkpoint cannot be written: {disk.strerror}", str(path), fix) from error
         os.replace(unfinished, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
