@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vla.errors import Unreadable, UserError
 from vla.files import why_not_data
@@ -40,8 +40,8 @@ def decode_jpeg(data: bytes, where: str) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.mode != "RGB":
-                return np.asarray(image.convert("RGB"))
+            if image.mode != "RGB" or is_turned(image):
+                return np.asarray(upright(image).convert("RGB"))
             torchvision = sys.modules.get("torchvision.io")
             if image.format == "JPEG" and torchvision is not None:
                 # Pillow decodes the rest, or says what is wrong.
@@ -57,6 +57,21 @@ def decode_jpeg(data: bytes, where: str) -> np.ndarray:
         ) from error
     except (OSError, SyntaxError) as error:
         raise Unreadable(f"the image cannot be decoded: {error}", where, "write the shard again") from error
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether an image's EXIF tag says that its rows are not those that a person sees, as in photos of a phone."""
+    if "exif" not in image.info:
+        return False
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    except Exception:  # noqa: BLE001 (what a damaged tag says does not matter; Pillow may raise anything for it)
+        return False
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as a person sees it; the server reads images in the same way."""
+    return ImageOps.exif_transpose(image) if is_turned(image) else image
 
 
 def decode_array(data: bytes, where: str) -> np.ndarray:
