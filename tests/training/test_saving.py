@@ -10,7 +10,7 @@ import yaml
 
 from vla import cli
 from vla.errors import UserError
-from vla.training.saving import WholeFiles, newest, steps_in
+from vla.training.saving import WholeFiles, claimed, newest, steps_in
 
 
 def write(path, step, age):
@@ -77,6 +77,18 @@ def test_checkpoints_beyond_where_a_run_begins_are_put_aside(trained, tmp_path, 
     # Those that a resumed run comes from stay.
     assert cli.main(["fit", "-c", str(trained), "--ckpt_path", "last"]) == 0
     assert sorted(p.name for p in folder.glob("step*")) == ["step=0000002.ckpt", "step=0000004.ckpt"]
+
+
+def test_two_runs_never_write_into_one_folder(trained, tmp_path, capsys):
+    run = tmp_path / "run"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with claimed(run / "checkpoints"):
+        assert cli.main(["fit", "-c", str(trained)]) == 2
+    assert "another run is training into this folder" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    # A callback for the newest and one for the best may share it.
+    best = ["--trainer.callbacks+=vla.training.saving.Checkpoints", "--trainer.callbacks.monitor=train/loss"]
+    assert cli.main(["fit", "-c", str(trained), *best, f"--trainer.callbacks.dirpath={run}/checkpoints"]) == 0
 
 
 @pytest.mark.parametrize("wrong", ["Missing", "Unexpected"])

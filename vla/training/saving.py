@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import os
 import re
@@ -10,7 +12,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -186,6 +188,21 @@ def _put_aside(folder: Path, step: int) -> None:
         for path in later:
             path.rename(folder / f"before-{number}" / path.name)
         print(f"{len(later)} checkpoints of another run are now in {folder / f'before-{number}'}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder of checkpoints while this one lasts, however it ends; UserError if one has it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fix = "wait until it ends, stop it, or choose another folder"
+            raise UserError("another run is training into this folder", str(folder), fix) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 def damage(path: Path) -> str:
