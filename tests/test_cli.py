@@ -1,5 +1,6 @@
 """The command line: help, errors without tracebacks, configurations."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -123,3 +124,19 @@ def test_renamed_settings_are_accepted_by_their_old_names(tmp_path, capsys):
         cli.main(["fit", "-c", "demo.yaml", "-c", str(recipe), "--print_config"])
     printed = capsys.readouterr()
     assert "images: 5" in printed.out and f"{recipe}: `pictures` is now called" in printed.err
+
+
+def test_a_full_disk_is_told_in_one_line(monkeypatch, capsys):
+    def fill(_):
+        raise OSError(errno.ENOSPC, "No space left on device", "out/shard-000000.tar")
+
+    monkeypatch.setattr(cli, "_load", fill)
+    assert cli.main(["doctor"]) == 2
+    assert capsys.readouterr().err == "error: out/shard-000000.tar: No space left on device\nFix: free some space\n"
+
+    def fail(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(cli, "_load", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        cli.main(["doctor"])

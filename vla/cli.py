@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib
 import inspect
 import os
@@ -47,6 +48,8 @@ RL: Table = {
     "table": ("vla.commands.rl:run_table", "compares policies on the same episodes, with their costs"),
     "questions": ("vla.commands.rl:run_questions", "writes images of BabyAI's rooms with questions, to train a model on"),
 }
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk or a quota that is full, or of a file that may not grow."""
 Command = Callable[..., int | str | None]
 """Returns an exit code, or text to print."""
 GROUPS: dict[str, tuple[Table, str]] = {
@@ -174,6 +177,11 @@ def main(argv: list[str] | None = None) -> int:
     except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         # A path that the user gave is of the wrong kind or not accessible.
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"error: {error.filename or 'a file cannot be written'}: {error.strerror}\nFix: free some space", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

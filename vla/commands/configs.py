@@ -11,6 +11,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from vla import yaml12
 from vla.errors import UserError
 from vla.renamed import RENAMED
 
@@ -72,7 +73,7 @@ def _with_current_names(path: str) -> str:
         return node
 
     try:
-        content = renamed(yaml.safe_load(Path(path).read_text()))
+        content = renamed(yaml12.load(Path(path).read_text()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"not YAML: {' '.join(str(error).split())}", path) from None
     if not old_names:
@@ -81,7 +82,7 @@ def _with_current_names(path: str) -> str:
         _note(path, name)
     handle, copy = tempfile.mkstemp(prefix=f"{Path(path).stem}-", suffix=".yaml")
     with os.fdopen(handle, "w") as file:
-        yaml.safe_dump(content, file, sort_keys=False)
+        file.write(yaml12.dump(content, sort_keys=False))
     atexit.register(Path(copy).unlink, missing_ok=True)
     return copy
 

@@ -20,6 +20,7 @@ from vla.datasets.remote import RemoteFolder
 from vla.datasets.shards import PATTERN
 from vla.datasets.tar import CutOff, Sample, tar_samples
 from vla.errors import Unreadable, UserError
+from vla.files import why_not_data
 
 VERSION = 4
 OPEN_FILES = 256
@@ -252,6 +253,8 @@ def _scan(path: Path) -> Columns:
     Raises:
         UserError: the file is cut off or damaged, or a sample has the same member twice.
     """
+    if why := why_not_data(path):
+        raise UserError(why, str(path))
     samples: list[Sample] = []
     try:
         for sample in tar_samples(path):

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vla.errors import Unreadable, UserError
+from vla.files import why_not_data
 
 PATTERN = "shard-*.tar"
 Member = bytes | np.ndarray | dict
@@ -40,8 +41,8 @@ def decode_jpeg(data: bytes, where: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             check_bits(image, where)
-            if image.mode != "RGB":
-                return np.asarray(image.convert("RGB"))
+            if image.mode != "RGB" or is_turned(image):
+                return np.asarray(upright(image).convert("RGB"))
             torchvision = sys.modules.get("torchvision.io")
             if image.format == "JPEG" and torchvision is not None:
                 # Pillow decodes the rest, or says what is wrong.
@@ -73,8 +74,23 @@ def check_bits(image: Image.Image, where: str) -> None:
 
 def undecodable(data: bytes, error: Exception) -> str:
     """Says why an image cannot be decoded. Pillow's own message for an unknown format names an object in memory."""
-    unknown = "it is damaged or of an unknown format" if data else "it is empty"
+    unknown = (why_not_data(data) or "it is damaged or of an unknown format") if data else "it is empty"
     return f"the image cannot be decoded: {unknown if isinstance(error, UnidentifiedImageError) else error}"
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether an image's EXIF tag says that its rows are not those that a person sees, as in photos of a phone."""
+    if "exif" not in image.info:
+        return False
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    except Exception:  # noqa: BLE001 (what a damaged tag says does not matter; Pillow may raise anything for it)
+        return False
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as a person sees it; the server reads images in the same way."""
+    return ImageOps.exif_transpose(image) if is_turned(image) else image
 
 
 def decode_array(data: bytes, where: str) -> np.ndarray:

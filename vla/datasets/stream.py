@@ -130,7 +130,7 @@ class QuestionStream(QuestionSource):
         if self.text == "json":
             return parse_questions(data, where)
         try:
-            return [{"type": "caption", "question": self.question, "answer": data.decode().strip()}]
+            return [{"type": "caption", "question": self.question, "answer": data.decode("utf-8-sig").strip()}]
         except UnicodeDecodeError as error:
             raise Unreadable(f"not UTF-8 text: {error}", where) from error
 

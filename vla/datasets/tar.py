@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from vla.errors import UserError
+from vla.files import why_not_data
 
 BLOCK, RECORD = 512, 10240
 _BEFORE = b"0000444\0" + b"0000000\0" * 2
@@ -59,6 +60,8 @@ def tar_samples(path: Path) -> Iterator[Sample]:
     Raises:
         CutOff: the file is damaged or ends too early; the samples before are complete.
     """
+    if why := why_not_data(path):
+        raise CutOff(why, str(path), "")
     sample, extensions = Sample(), set[str]()
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from vla.training.contract import ContractOptions, add_action_tokens, resolve
 from vla.training.data import VLAData
 from vla.training.module import VLAModule
 from vla.training.rollouts import Evaluate
-from vla.training.saving import Checkpoints, WholeFiles, damage, newest
+from vla.training.saving import Checkpoints, WholeFiles, claimed, damage, newest
 
 NOISE = (
     "LightningCLI's args parameter",  # ours are the command line's
@@ -67,8 +68,8 @@ class VLACLI(LightningCLI):
     """Lightning's command line. It resolves the contract against the data's cards before model and data are used, and hands the
     same contract to both."""
 
-    def __init__(self, argv: list[str], hooks: Hooks):
-        self._hooks = hooks
+    def __init__(self, argv: list[str], hooks: Hooks, held: contextlib.ExitStack):
+        self._hooks, self._held = hooks, held
         super().__init__(
             VLAModule,
             VLAData,
@@ -184,6 +185,13 @@ class VLACLI(LightningCLI):
         # The weights are not read yet.
         return read_checkpoint(str(config.ckpt_path), mmap=True)["contract"]
 
+    def before_fit(self) -> None:
+        """Claims the folders that this run writes checkpoints into, until it ends."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        folders = {str(c.dirpath) for c in callbacks if isinstance(c, Checkpoints) and "://" not in str(c.dirpath)}
+        for folder in sorted(folders) if self.trainer.is_global_zero else ():
+            self._held.enter_context(claimed(Path(folder)))
+
     def after_fit(self) -> None:
         config = self.config[str(self.subcommand)]
         if not config.export:
@@ -209,7 +217,8 @@ def main(argv: list[str], hooks: Hooks) -> None:
         warnings.filterwarnings("ignore", message=noise)
 
     try:
-        VLACLI(argv, hooks)
+        with contextlib.ExitStack() as held:
+            VLACLI(argv, hooks, held)
     except ArgumentError as error:
         raise UserError(str(error).strip(), f"vla {argv[0]}", f"`vla {argv[0]} --help` names all options") from error
     except MisconfigurationException as error:

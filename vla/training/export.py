@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vla.contract import PolicyContract, Statistic, StatisticOption
@@ -100,6 +101,12 @@ def _whole(folder: Path) -> Iterator[Path]:
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(unfinished, folder)
+    except SafetensorError as error:
+        raise UserError(f"the weights cannot be written: {error}", str(folder), "free some space") from error
+    except OSError as error:
+        # Of a full disk, the system does not say what was being written.
+        error.filename = error.filename or str(folder)
+        raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -1,3 +1,4 @@
+import fcntl
 import json
 
 import numpy as np
@@ -205,3 +206,20 @@ def test_links_out_of_the_file_are_refused(tmp_path):
 def test_the_shards_are_complete(tmp_path):
     converted(libero(tmp_path / "a.hdf5"), tmp_path / "out", card="libero")
     assert len(ShardIndex(tmp_path / "out")) == 9
+
+
+def test_a_file_that_another_program_writes_is_no_damage(tmp_path):
+    path = libero(tmp_path / "a.hdf5")
+    # As HDF5 locks a file that it writes.
+    with path.open("rb") as file, pytest.raises(UserError, match="locked") as error:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        HDF5Reader(path).open(str(path))
+    assert "copy" not in str(error.value)
+
+
+def test_what_an_unreadable_file_lacks_is_not_for_a_card_to_say(tmp_path):
+    path = libero(tmp_path / "a.hdf5")
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(UserError, match="truncated") as error:
+        make_job(Options(str(path), str(tmp_path / "out")))
+    assert "card" not in str(error.value)

@@ -256,3 +256,23 @@ def test_a_member_that_claims_too_much_is_not_read(tmp_path):
     samples[ref.location[0][1]].members["action.npy"] = (0, 2**40)
     with pytest.raises(UserError, match="bytes"):
         reader.read(ref)["action"]
+
+
+def test_texts_may_begin_with_a_byte_order_mark(tmp_path):
+    with wds.TarWriter(str(tmp_path / "a.tar"), encoder=False) as writer:
+        writer.write({"__key__": "a", "jpg": jpeg(1), "txt": b"\xef\xbb\xbfa red cube\r\n"})
+    reader = open_reader(tmp_path / "a.tar")
+    (ref,) = reader.refs()
+    assert reader.read(ref)["questions"][0]["answer"] == "a red cube"
+    with wds.TarWriter(str(tmp_path / "b.tar"), encoder=False) as writer:
+        writer.write({"__key__": "e0_0", "jpg": jpeg(1), "action.npy": npy([1]), "txt": b"\xef\xbb\xbflift it"})
+    reader = open_reader(tmp_path / "b.tar")
+    assert reader.read(reader.refs()[0])["text"] == ["lift it"]
+
+
+def test_a_data_set_without_samples_is_named(tmp_path):
+    with wds.TarWriter(str(tmp_path / "a.tar"), encoder=False):
+        pass
+    with pytest.raises(UserError, match="no records") as error:
+        make_job(Options(str(tmp_path / "a.tar"), str(tmp_path / "out")))
+    assert "card" not in str(error.value)

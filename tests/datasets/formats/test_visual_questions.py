@@ -139,3 +139,57 @@ def test_files_that_are_not_json(tmp_path):
     (tmp_path / "y.json").write_text("[[" * 100_000)
     with pytest.raises(UserError, match="not JSON"):
         LLaVAReader(tmp_path / "y.json").refs()
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.json", lambda entries: BOM + json.dumps(entries, indent=1).replace("\n", "\r\n").encode()),
+        ("lines.jsonl", lambda entries: BOM + b"\r\n".join(json.dumps(e).encode() for e in entries) + b"\r\n\r\n"),
+        ("lines.json", lambda entries: b"\n".join(json.dumps(e).encode() for e in entries)),
+        ("list.jsonl", lambda entries: json.dumps(entries).encode()),
+        ("LIST.JSON", lambda entries: json.dumps(entries).encode()),
+    ],
+)
+def test_lists_and_lines_of_any_name_and_origin(tmp_path, name, content):
+    path = llava(tmp_path, name="llava.json").with_name(name)
+    path.write_bytes(content(ENTRIES))
+    assert recognise(path) == "llava"
+    refs = LLaVAReader(path).refs()
+    assert [ref.name for ref in refs] == [f"{path}, entry {n}" for n in range(3)] and not any(ref.damage for ref in refs)
+
+
+def test_a_blank_line_keeps_the_numbers_of_the_others(tmp_path):
+    path = llava(tmp_path, name="llava.jsonl")
+    first, second, _ = path.read_text().splitlines()
+    path.write_text(f"{first}\n\n{second[:20]}\n{second}\n")
+    refs = LLaVAReader(path).refs()
+    assert [ref.name.rpartition(" ")[2] for ref in refs] == ["0", "2", "3"] and [bool(ref.damage) for ref in refs] == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_vqav2_with_a_byte_order_mark(tmp_path):
+    path = vqa(tmp_path / "in")
+    for file in path.parent.glob("*.json"):
+        file.write_bytes(BOM + file.read_bytes())
+    assert recognise(path) == "vqav2" and not any(ref.damage for ref in VQAv2Reader(path).refs())
+
+
+def test_windows_and_absolute_paths(tmp_path):
+    def image(path, images=""):
+        reader = LLaVAReader(llava(tmp_path / "in", [{**ENTRIES[0], "image": path}]), images)
+        return list(reader.read(reader.refs()[0])["picture"].rows([0]))
+
+    inside = (tmp_path / "in/a/one.jpg").resolve()
+    assert image("a\\one.jpg") == image(str(inside)) == [inside.read_bytes()]
+    other = llava(tmp_path / "other").parent / "a/one.jpg"
+    with pytest.raises(UserError, match="lies outside of") as error:
+        image(str(other))
+    assert "--pictures" in str(error.value)
+    assert image(str(other), str(tmp_path / "other"))

@@ -141,7 +141,9 @@ def make_job(options: Options, reader: Reader | None = None) -> Job:
     reader = reader or open_reader(options.source, options.format, options.images)
     card = load_source_card(options.card) if options.card else reader.card()
     refs = list(enumerate(reader.refs_for(card)))
-    if refs and all(ref.damage for _, ref in refs):
+    if not refs:
+        raise UserError("the data set has no records", options.source)
+    if all(ref.damage for _, ref in refs):
         others = f"; nor can the other {len(refs) - 1} records be read" if len(refs) > 1 else ""
         raise UserError(refs[0][1].damage + others, refs[0][1].name)
     if reader.kind == "questions":
@@ -151,7 +153,8 @@ def make_job(options: Options, reader: Reader | None = None) -> Job:
     chosen, not_chosen = _choose(refs, reader, options)
     broken = [ref for _, ref in chosen if ref.damage]
     if broken and not options.skip:
-        raise UserError(broken[0].damage, broken[0].name, f"to leave out damaged records ({len(broken)} in all): --on-error skip")
+        fix = f"to leave out damaged records ({len(broken)} in all): --on-error skip" if len(broken) < len(chosen) else ""
+        raise UserError(broken[0].damage, broken[0].name, fix)
     job = Job(options, reader, card, {}, [], 0, not_chosen)
     _probe(job, chosen)
     job.parts = _divide(chosen)

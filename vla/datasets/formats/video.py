@@ -18,6 +18,7 @@ import numpy as np
 from vla.datasets.formats.images import PIXELS
 from vla.datasets.formats.readers.base import library
 from vla.errors import UserError
+from vla.files import why_not_data
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -44,6 +45,8 @@ def _av() -> ModuleType:
 @contextlib.contextmanager
 def open_video(path: str | Path, where: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Opens a video's container and its first video stream; UserError at `where` if it cannot be read."""
+    if why := why_not_data(path):
+        raise UserError(why, where)
     with _readable(where), _av().open(str(path), metadata_errors="replace") as container:
         if not container.streams.video:
             raise UserError("the file contains no video", where)

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from vla import yaml12
 from vla.datasets.card import Yaml
 from vla.datasets.formats.conventions import operations
 from vla.datasets.formats.conventions.forms import FORMS, LISTED, NAME, is_angle, radians
@@ -147,7 +148,7 @@ def load_source_card(name: str) -> SourceCard:
     else:
         text = path.read_text(errors="replace")
     try:
-        data = yaml.safe_load(text)
+        data = yaml12.load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"not YAML: {' '.join(str(error).split())}", name) from error
     return source_card(data, name)

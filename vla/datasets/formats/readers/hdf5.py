@@ -19,6 +19,7 @@ from vla.datasets.formats.conventions.source_card import CameraKey, Orientation,
 from vla.datasets.formats.readers.base import IMAGE_HEADS, LIMIT, Columns, Raw, Reader, Ref, library, matching, natural_order
 from vla.datasets.formats.readers.frames import channels_first
 from vla.errors import UserError
+from vla.files import why_not_data
 
 if TYPE_CHECKING:
     import h5py
@@ -95,8 +96,13 @@ class HDF5Reader(Reader):
             for file in self._open.values():
                 file.close()
             self._open.clear()
+            if why := why_not_data(path):
+                raise UserError(why, path)
             try:
                 self._open[path] = _h5py().File(path, "r")
+            except BlockingIOError as error:
+                fix = "close that program, or set HDF5_USE_FILE_LOCKING=FALSE if it only reads"
+                raise UserError(f"another program has locked the file: {error}", path, fix) from error
             except OSError as error:
                 raise UserError(f"the file cannot be opened: {error}", path, "copy the file again") from error
         return self._open[path]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,18 +238,20 @@ class LeRobotReader(Reader):
             title=self.path.name,
             embodiment=str(self.meta.info.get("robot_type") or "robot"),
             cameras=cameras,
-            action=self._part("action", "a"),
-            state=self._part("observation.state", "s"),
+            action=self._part(("action", "actions"), "a"),
+            state=self._part(("observation.state", "state"), "s"),
             instruction=("task",),
             control_hz=self.meta.fps,
             conventions={"source": "read from info.json alone: gripper, rotation and frame are not said there"},
         )
 
-    def _part(self, name: str, prefix: str) -> tuple[Part, ...]:
-        """Makes a card's part of a feature, with its own names if they are complete; () if there is no such feature."""
-        feature = self.features.get(name)
-        if feature is None:
+    def _part(self, keys: Sequence[str], prefix: str) -> tuple[Part, ...]:
+        """Makes a card's part of a feature, LeRobot's or openpi's; () if there is none. Its own names are used if they are
+        complete."""
+        name = next((key for key in keys if key in self.features), None)
+        if name is None:
             return ()
+        feature = self.features[name]
         if feature["shape"] is None:
             what = f"info.json gives {name} the shape {self.meta.info['features'][name].get('shape')}"
             raise UserError(what, str(self.path), "write a card: --card FILE")

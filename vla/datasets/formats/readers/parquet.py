@@ -13,6 +13,7 @@ import numpy as np
 
 from vla.datasets.formats.readers.base import LIMIT, library
 from vla.errors import UserError
+from vla.files import why_not_data
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,19 +39,19 @@ class Parquet:
     def whole(self, name: str) -> pa.Table:
         """Reads a small file; UserError if it is damaged."""
         _, pq = arrow()
-        with _readable(str(self.root / name)):
+        with _readable(str(self.root / name), self.root / name):
             file = pq.ParquetFile(self.root / name)
             _check_size(file, range(file.num_row_groups), str(self.root / name))
             return file.read()
 
     def names(self, name: str, where: str) -> list[str]:
         """Returns the names of a file's columns; UserError if the file is damaged."""
-        with _readable(f"{where}, {name}"):
+        with _readable(f"{where}, {name}", self.root / name):
             return self._opened(name).file.schema_arrow.names
 
     def rows(self, name: str, number: int, where: str, columns: list[str]) -> pa.Table:
         """Reads the columns of an episode's rows of a file; UserError if the file is damaged."""
-        with _readable(f"{where}, {name}"):
+        with _readable(f"{where}, {name}", self.root / name):
             opened = self._opened(name)
             groups, chosen = opened.place(number, f"{where}, {name}")
             try:
@@ -110,13 +111,15 @@ def _untyped(path: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def _readable(where: str) -> Iterator[None]:
-    """Turns errors of a damaged file into UserErrors."""
+def _readable(where: str, path: Path) -> Iterator[None]:
+    """Turns errors of a damaged file, or of one that is no data, into UserErrors."""
     pa, _ = arrow()
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise UserError(f"the file cannot be read: {error}", where, "copy the file again") from error
+        why = why_not_data(path)
+        fix = "" if why else "copy the file again"
+        raise UserError(why or f"the file cannot be read: {error}", where, fix) from error
 
 
 def as_array(column: pa.ChunkedArray | pa.Array) -> np.ndarray:

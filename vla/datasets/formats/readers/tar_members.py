@@ -65,7 +65,7 @@ def member(name: str, samples: list[Sample], paths: tuple[str, ...], where: str)
     if ending in IMAGE_EXTENSIONS:
         return TarFrames(paths, tuple(_extents(name, samples, paths)), f"{where}, {name}")
     contents = contents_of(name, samples, paths, where)
-    return _stacked(contents) if ending == "npy" else [text.decode("utf-8", "replace") for text, _ in contents]
+    return _stacked(contents) if ending == "npy" else [text.decode("utf-8-sig", "replace") for text, _ in contents]
 
 
 def _extents(name: str, samples: list[Sample], paths: tuple[str, ...]) -> Iterator[tuple[int, int]]:

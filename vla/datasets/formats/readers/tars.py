@@ -253,7 +253,7 @@ class ImageTextReader(TarReader):
             info = decode_json(fetch(path, sample.members["json"], ref.name), f"{ref.name}.json")
             questions = questions_of(info, ref.name)
         if not questions and "txt" in sample.members:
-            text = fetch(path, sample.members["txt"], ref.name).decode("utf-8", "replace").strip()
+            text = fetch(path, sample.members["txt"], ref.name).decode("utf-8-sig", "replace").strip()
             questions = [_caption(text)] if text else []
         if not questions:
             raise self._incomplete("the sample has neither a caption nor questions (txt, json)", number, sample, ref.name)
