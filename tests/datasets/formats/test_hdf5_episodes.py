@@ -95,7 +95,7 @@ def test_actions_in_a_group_and_instructions_in_the_file(tmp_path):
         file.create_dataset("observation/wrist", (4,), h5py.vlen_dtype(np.uint8))
         for t in range(4):
             file["observation/wrist"][t] = np.frombuffer(jpeg(t), np.uint8)
-        file["language_raw"] = "close the drawer"
+        file["task"], file["language_raw"] = np.arange(4), "close the drawer"
     report = run(make_job(Options(str(tmp_path / "a.h5"), str(tmp_path / "out"))))
     assert report["steps"] == 4
     sample = RobotSource(tmp_path / "out", chunk=1).sample(0, np.random.default_rng(0))

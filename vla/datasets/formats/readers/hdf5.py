@@ -241,7 +241,10 @@ class HDF5Reader(Reader):
                 cameras={_camera_name(k): CameraKey(k, self._orientation(top)) for k in images},
                 action=tuple(Part(k, vector_names(k.rpartition("/")[2] if "/" in k else "a", size[k])) for k in action),
                 state=tuple(Part(k, vector_names(k.partition("/")[2], size[k])) for k in sorted(vectors)),
-                instruction=tuple(k for k in INSTRUCTIONS if k in datasets or k == INSTRUCTIONS[0]),
+                # A task may also be a number.
+                instruction=tuple(
+                    k for k in INSTRUCTIONS if k == INSTRUCTIONS[0] or (k in datasets and datasets[k].dtype.kind in "OS")
+                ),
                 control_hz=self._rate(top),
                 conventions={"source": "read from the file alone: gripper, rotation and frame are not said there"},
             )

@@ -5,7 +5,6 @@ Nested names are joined with "/"; features below `steps` are stacked over time (
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import math
@@ -92,12 +91,14 @@ def infer(example: dict[str, Feature]) -> dict[str, Spec]:
 
 
 def steps_of(example: dict[str, Feature], features: Mapping[str, Spec]) -> int:
-    """Returns the number of steps that most of an episode's features have, in doubt the flags; 0 if none has any."""
-    lengths = collections.Counter[int]()
-    for name in sorted(example, key=lambda name: (name not in FLAGS, not isinstance(example[name], list))):
-        if name.startswith("steps/") and (length := _length(name, example[name], features.get(name))):
-            lengths[length] += 1
-    return lengths.most_common(1)[0][0] if lengths else 0
+    """Returns the number of steps that most of an episode's features have; 0 if none has any."""
+    votes: dict[int, float] = {}
+    for name, values in example.items():
+        if name.startswith("steps/") and (length := _length(name, values, features.get(name))):
+            # In doubt the flags decide, then texts and images.
+            weight = 1.01 if name in FLAGS else 1.0 if isinstance(values, list) else 0.99
+            votes[length] = votes.get(length, 0.0) + weight
+    return max(votes, key=votes.__getitem__, default=0)
 
 
 def _length(name: str, values: Feature, spec: Spec | None) -> int:
