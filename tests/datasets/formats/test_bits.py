@@ -180,7 +180,7 @@ def test_lerobot_without_conversion(tmp_path, monkeypatch):
     source = LeRobotSource(lerobot_of_depth(tmp_path / "set", monkeypatch), chunk=1)
     with pytest.raises(Unreadable, match=DEEP) as error:
         source.sample(2, np.random.default_rng(0))
-    assert f"episode 0, {IMAGE}, row 2" in error.value.where
+    assert f"episode 0, {IMAGE}, step 2" in error.value.where
 
 
 def question_shards(folder, image):

@@ -43,7 +43,7 @@ def test_depth_is_no_camera(tmp_path, version, marks, depth):
     folder = described(WRITERS[version](tmp_path / "a"), VIDEO, **marks)
     cameras = {"wrist"} if depth else {"top", "wrist"}
     reader = LeRobotReader(folder)
-    assert set(reader.card().cameras) == cameras and verify(reader, reader.card()).pictures == 15 * len(cameras)
+    assert set(reader.card().cameras) == cameras and verify(reader, reader.card()).images == 15 * len(cameras)
     run(make_job(Options(str(folder), str(tmp_path / "out"))))
     for source in (RobotSource(tmp_path / "out", chunk=1), LeRobotSource(folder, chunk=1)):
         assert {camera.name for camera in source.card.spec.cameras} == cameras
