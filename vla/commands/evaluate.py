@@ -13,6 +13,7 @@ from vla.evaluation.offline.replay import BATCH
 from vla.evaluation.offline.report import write
 from vla.evaluation.offline.run import evaluate_offline
 from vla.policies.load import load_policy
+from vla.policies.trained_on import settings_for
 from vla.report.offline import text
 
 
@@ -56,8 +57,7 @@ class Evaluate:
 
 def evaluate(chosen: Evaluate) -> str:
     """Compares a policy's decoded actions with held-out demonstrations, beside three baselines. It needs no simulator."""
-    holdout = chosen.holdout or 0.1
-    source = open_robot_data(chosen.data, holdout, chosen.card, chosen.size)
+    source = _open(chosen)
     robots = {source.card.embodiment: source.card.spec}
     policy = load_policy(chosen.policy, chosen.batch, robots, probabilities=True)
     steps = sum(map(len, source.restricted("val").demonstrations())) if not chosen.episodes else 0
@@ -71,17 +71,21 @@ def evaluate(chosen: Evaluate) -> str:
     return "\n".join(lines)
 
 
-def open_robot_data(folder: str, holdout: float, card: str = "", size: int = 0) -> RobotSource:
-    """Opens robot data: our shards or a LeRobot data set.
-
-    Raises:
-        UserError: the folder is neither.
-    """
-    path = Path(folder)
-    if (path / "meta/info.json").is_file():
+def _open(chosen: Evaluate) -> RobotSource:
+    """Opens the data as the policy's training did: our shards or a LeRobot data set."""
+    trained = settings_for(chosen.policy, chosen.data)
+    if trained is None and not chosen.holdout:
+        print(f"note: {chosen.policy} does not say that it was trained on {chosen.data}; the last 10 % of the episodes are taken")
+    trained = trained or {}
+    holdout = chosen.holdout or trained.get("holdout", 0.1)
+    if (Path(chosen.data) / "meta/info.json").is_file():
         from vla.datasets.formats.lerobot_source import LeRobotSource
 
-        return LeRobotSource(folder, card, size, size, holdout=holdout)
-    if card or size:
-        raise UserError("--card and --size are for LeRobot data sets", folder, "leave them out: our shards have a card and a size")
-    return RobotSource(folder, holdout=holdout)
+        card, sides = chosen.card or trained.get("conventions", ""), (chosen.size, chosen.size)
+        if not chosen.size:
+            sides = trained.get("height", 0), trained.get("width", 0)
+        return LeRobotSource(chosen.data, card, *sides, holdout=holdout)
+    if chosen.card or chosen.size:
+        fix = "leave them out: our shards have a card and a size"
+        raise UserError("--card and --size are for LeRobot data sets", chosen.data, fix)
+    return RobotSource(chosen.data, holdout=holdout)

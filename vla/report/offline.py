@@ -85,7 +85,9 @@ def verdict(summary: Mapping[str, Any]) -> str:
     """Returns one sentence: whether the policy is closer to the demonstrations than every baseline."""
     n, error = summary["episodes"], summary["error"]
     if n < 2:
-        return f"One episode does not show whether the policy beats the baselines (error {error['policy']['rate']:.3f} half ranges)"
+        return (
+            f"One episode does not show whether the policy beats the baselines (error {error['policy']['rate']:.3f} half ranges)"
+        )
     better = [name for name in BASELINES if summary["against"][name]["high"] < 0]
     numbers = f"{error['policy']['rate']:.3f} half ranges, {_others(error)}, over {n} episodes"
     if len(better) == len(BASELINES):
@@ -101,9 +103,8 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     for row in summary["dimensions"]:
         if summary["episodes"] > 1 and row["difference"]["mean"]["low"] > 0:
-            lines.append(
-                f"{row['name']} is worse than its mean: {row['half_ranges']:.2f} half ranges against {row['baselines']['mean']:.2f}"
-            )
+            errors = f"{row['half_ranges']:.2f} half ranges against {row['baselines']['mean']:.2f}"
+            lines.append(f"{row['name']} is worse than its mean: {errors}")
     for row in summary["grippers"]:
         agreement = f"{row['name']} agrees with the demonstration in {percent(row['agreement'])} % of the steps"
         lines.append(f"{agreement}: it is mostly the opposite" if row["agreement"] < 0.5 else agreement)
@@ -112,6 +113,13 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
     if (ratio := summary["jerk"]["ratio"]) is not None and ratio > 1.5:
         lines.append(f"actions are {ratio:.1f} times as jerky as the demonstrated ones")
     return lines
+
+
+def held_out(summary: Mapping[str, Any]) -> str:
+    """Returns the errors in one line, for a model card."""
+    policy = summary["error"]["policy"]
+    interval = f"{policy['rate']:.3f} ({policy['low']:.3f} to {policy['high']:.3f}) half ranges"
+    return f"decoded error {interval} over {summary['episodes']} episodes; baselines: {_others(summary['error'])}"
 
 
 def text(summary: Mapping[str, Any]) -> str:

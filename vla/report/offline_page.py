@@ -49,7 +49,7 @@ def write_offline(
             "Decoding": f"{record.decode}, {record.execute} actions executed of each chunk",
             "Data": f"{record.data['folder']}: {summary['episodes']} held-out episodes, {summary['steps']} steps",
             "Answers": f"{summary['calls']}, {summary['malformed']} of them malformed",
-            "Jerk": f"{summary['jerk']['policy']:.3g}, demonstrations {summary['jerk']['demonstration']:.3g} half ranges per step²",
+            "Jerk": "{policy:.3g}, demonstrations {demonstration:.3g} half ranges per step²".format(**summary["jerk"]),
             **facts(record.more),
         },
     )

@@ -154,5 +154,8 @@ def calibration(contract: PolicyContract, embodiment: str, replays: Sequence[Rep
         "error": float((np.abs(said - true) * counts[filled]).sum() / len(p)),
         "probability": float(p.mean()),
         "right": float(hit.mean()),
-        "bins": [{"probability": a, "right": b, "n": n} for a, b, n in zip(said.tolist(), true.tolist(), counts[filled].tolist())],
+        "bins": [
+            {"probability": a, "right": b, "n": n}
+            for a, b, n in zip(said.tolist(), true.tolist(), counts[filled].tolist(), strict=True)
+        ],
     }

@@ -68,7 +68,7 @@ def evaluate_offline(
         raise UserError(f"no held-out episode can be read, the first of them: {why}", f"{source.folder}, {where}")
     embodiment = source.card.embodiment
     record = OfflineRecord(
-        data={"title": source.card.title or Path(source.folder).name, "folder": str(source.folder), "embodiment": embodiment},
+        data={"title": source.card.name or Path(source.folder).name, "folder": str(source.folder), "embodiment": embodiment},
         policy=name,
         contract=contract.hash,
         execute=execute or contract.execute,
@@ -99,7 +99,8 @@ def _summary(policy: Policy, embodiment: str, replays: list[Replay], training: l
     fitted = baselines(training)
     actions = {"policy": [one.action for one in replays], **{name: apply(fitted[name], replays) for name in fitted}}
     errors = {
-        name: [measures.scaled_error(space, *pair) for pair in zip(each, demonstrated, strict=True)] for name, each in actions.items()
+        name: [measures.scaled_error(space, *pair) for pair in zip(each, demonstrated, strict=True)]
+        for name, each in actions.items()
     }
     others = {name: each for name, each in errors.items() if name != "policy"}
     columns = measures.grippers(space, demonstrated)
@@ -119,9 +120,7 @@ def _summary(policy: Policy, embodiment: str, replays: list[Replay], training: l
         "positions": measures.position_errors(space, replays),
         "first_steps": {name: float(np.mean([one[: measures.FIRST].mean() for one in each])) for name, each in errors.items()},
         "gripper_changes": _where(errors, changes),
-        "grippers": [
-            {"name": space.names[i], **measures.gripper_confusion(replays, i, values)} for i, values in columns.items()
-        ],
+        "grippers": [{"name": space.names[i], **measures.gripper_confusion(replays, i, values)} for i, values in columns.items()],
         "jerk": {**jerks, "ratio": jerks["policy"] / jerks["demonstration"] if jerks["demonstration"] else float("nan")},
         "calibration": measures.calibration(policy.contract, embodiment, replays),
     }
