@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from vla.datasets.mixture import Mixture
 from vla.datasets.shards import ShardWriter
 from vla.datasets.stream import QuestionStream
-from vla.errors import UserError
+from vla.errors import Unreadable, UserError
 
 COUNTS = [5, 5, 5, 5, 5, 5, 5, 2]
 
@@ -95,6 +96,15 @@ def test_the_next_image_replaces_one_without_questions(questions_folder, tmp_pat
     source = QuestionStream(url, {"front": "front.jpg"}, fetched=str(tmp_path), split="all")
     sample = source.sample(0, np.random.default_rng(0))
     assert sample.questions[0].text in ("where is 1", "what colour is 1") and round(sample.images["front"].mean()) == 1
+
+
+def test_members_that_are_apart_are_named(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("0.jpg", "1.jpg", "0.txt", "1.txt"):
+            tar.addfile(tarfile.TarInfo(name))
+    source = QuestionStream(f"{tmp_path}/0.tar", {"front": "jpg"}, text="txt", fetched=str(tmp_path / "here"), split="all")
+    with pytest.raises(Unreadable, match="it has no txt, only jpg; its other members are elsewhere in the shard"):
+        source.questions(0)
 
 
 def test_mistakes_are_named(captions, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vla.contract import Camera, Embodiment, PolicyContract
 from vla.errors import ContractMismatch, UserError
@@ -125,10 +125,10 @@ def _compressed(content: bytes, where: str, side: int) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001
-        # A damaged file can make the decoder raise anything: struct.error, KeyError …
-        raise UserError(
-            f"the image cannot be read: {str(error)[:120]}", where, "send a whole JPEG or PNG file in base64"
-        ) from None
+        # A damaged file can make the decoder raise anything: struct.error, KeyError … Its message for an unknown format names
+        # an object in memory.
+        why = "it is damaged, or neither JPEG nor PNG" if isinstance(error, UnidentifiedImageError) else str(error)[:120]
+        raise UserError(f"the image cannot be read: {why}", where, "send a whole JPEG or PNG file in base64") from None
 
 
 def fit_camera(image: np.ndarray, camera: Camera) -> np.ndarray:

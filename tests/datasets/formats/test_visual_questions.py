@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from rlds_files import jpeg
 
@@ -51,6 +52,16 @@ def test_llava(tmp_path, name):
     assert questions == [("What is it?", "A cup."), ("Colour?", "Red.")] and source.questions(1)[0]["question"] == "Is it big?"
 
 
+def test_an_image_may_be_a_list_of_one(tmp_path):
+    """As in LLaVA-OneVision's and LLaVA-NeXT's lists; an empty list is text alone."""
+    entries = [{**ENTRIES[0], "image": ["a/two.jpg"]}, {**ENTRIES[1], "image": []}, {**ENTRIES[1], "image": None}, ENTRIES[2]]
+    path = llava(tmp_path / "in", entries)
+    report = run(make_job(Options(str(path), str(tmp_path / "out"))))
+    assert report["records"]["written"] == 2 and report["left_out"]["no picture: text alone"]["count"] == 2
+    source = QuestionSource(tmp_path / "out")
+    assert np.array_equal(source.images(0)["image"], source.images(1)["image"]) and len(source.questions(0)) == 2
+
+
 @pytest.mark.parametrize(
     ("entry", "why"),
     [
@@ -59,6 +70,8 @@ def test_llava(tmp_path, name):
         ({"conversations": [turn("gpt", "Yes.")]}, "take turns"),
         ({"conversations": "what?"}, "no conversations"),
         ({"image": ["a/one.jpg", "a/two.jpg"]}, "2 images, not one"),
+        ({"image": {"path": "a/one.jpg"}}, "not a file's name"),
+        ({"image": [["a/one.jpg"]]}, "not a file's name"),
     ],
 )
 def test_entries_that_cannot_be_used_are_named(tmp_path, entry, why):

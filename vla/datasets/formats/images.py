@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from vla.datasets.formats.conventions.source_card import Orientation
-from vla.datasets.shards import encode_jpeg
+from vla.datasets.shards import check_bits, encode_jpeg, undecodable
 from vla.errors import UserError
 from vla.transforms import Orient, Resize
 
@@ -20,7 +20,7 @@ _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Reads (height, width) from a JPEG's frame header; None if it is not a JPEG or is cut off (no end marker)."""
+    """Reads (height, width) from a JPEG's frame header; None if it is not a JPEG of 8 bits or is cut off (no end marker)."""
     if data[:3] != b"\xff\xd8\xff" or b"\xff\xd9" not in data[-1024:]:
         return None
     offset, end = 2, len(data)
@@ -33,7 +33,8 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
             offset += 2
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(data[offset + 5 : offset + 7], "big"), int.from_bytes(data[offset + 7 : offset + 9], "big")
+            size = int.from_bytes(data[offset + 5 : offset + 7], "big"), int.from_bytes(data[offset + 7 : offset + 9], "big")
+            return size if data[offset + 4] == 8 else None
         if marker == 0xDA:
             return None
         offset += 2 + max(int.from_bytes(data[offset + 2 : offset + 4], "big"), 2)
@@ -41,17 +42,22 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def decode(data: bytes, where: str) -> np.ndarray:
-    """Decodes any image that Pillow reads to uint8 RGB [H, W, 3]; UserError at `where` if it is damaged or too large."""
+    """Decodes any image that Pillow reads to uint8 RGB [H, W, 3].
+
+    Raises:
+        UserError: it is damaged or too large, or `check_bits` fails; names `where`.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > PIXELS:
                 raise UserError(f"the image has {image.width} x {image.height} pixels", where, f"at most {PIXELS} are read")
+            check_bits(image, where)
             return np.asarray(image.convert("RGB"))
     except UserError:
         raise
     # Pillow raises nearly any exception for a damaged file.
     except Exception as error:
-        raise UserError(f"the image cannot be decoded: {error}", where) from error
+        raise UserError(undecodable(data, error), where) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +86,7 @@ class Ready:
             if size == (self.height, self.width) and self.orientation == "upright":
                 return frame
             if frame[:2] == b"\xff\xd8" and size is None:
-                raise UserError("the JPEG is cut off or damaged", where)
+                raise UserError("the JPEG is cut off or damaged, or not of 8 bits", where)
             frame = decode(frame, where)
         pixels = rgb(frame, where)
         if pixels.shape[:2] != (self.height, self.width) and not self.resize:

@@ -201,11 +201,12 @@ def _probe(job: Job, refs: Numbered) -> None:
             sizes = 0
             for name, (frames, rows) in images.items():
                 first = list(frames.rows(rows[: PROBE_FRAMES if as_video else 1].tolist()))
-                height, width = image_size(first[0], ref.name)
+                where = f"{ref.name}, {job.card.cameras[name].key}"
+                height, width = image_size(first[0], where)
                 size = options.height or height, options.width or width
                 orientation = job.card.cameras[name].orientation
                 job.ready[name] = Ready(*size, orientation, bool(options.height), options.quality)
-                encoded = [job.ready[name](frame, ref.name) for frame in first]
+                encoded = [job.ready[name](frame, where) for frame in first]
                 if as_video:
                     from vla.datasets.formats.video import frame_bytes
 

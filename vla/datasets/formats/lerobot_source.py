@@ -178,7 +178,7 @@ class _Images:
             else:
                 ref, key = location
                 column = self.source.reader.rows(ref.location[1], ref.location[0], ref.name, ["episode_index", key])[key]
-                pixels = decode(self.source.reader.image(column[row].as_py(), ref.name), ref.name)
+                pixels = decode(self.source.reader.image(column[row].as_py(), ref.name), f"{ref.name}, {key}, row {row}")
             upright = Orient(self.source.source_card.cameras[name].orientation)(rgb(pixels, name))
             images[name] = Resize(*self.source._size(name))(upright)
         return images

@@ -13,7 +13,7 @@ import numpy as np
 from vla.datasets.formats.conventions import operations
 from vla.datasets.formats.conventions.rate import first_steps, merge
 from vla.datasets.formats.conventions.source_card import Part, SourceCard
-from vla.datasets.formats.readers.base import Frames, Raw
+from vla.datasets.formats.readers.base import Frames, InMemoryFrames, Raw
 from vla.errors import UserError
 
 STILL = 1e-4
@@ -157,9 +157,14 @@ def _get(raw: Raw, key: str, where: str) -> Any:
 
 def _frames(raw: Raw, key: str, where: str) -> Frames:
     frames = _get(raw, key, where)
-    if not isinstance(frames, Frames):
-        raise UserError(f"{key} holds no images", where, "name another key in the card")
-    return frames
+    if isinstance(frames, Frames):
+        return frames
+    if not isinstance(frames, np.ndarray):
+        raise UserError(f"{key} holds no images of 8 bits", where, "name another key in the card")
+    if frames.dtype != np.uint8 or frames.ndim != 4:
+        found = f"{key} holds {frames.dtype} values of shape {list(frames.shape)}, images are uint8 [T, height, width, channels]"
+        raise UserError(found, where, "name another key in the card")
+    return InMemoryFrames(frames)
 
 
 def _pair(card: SourceCard, length: int) -> tuple[np.ndarray, np.ndarray, collections.Counter[str]]:

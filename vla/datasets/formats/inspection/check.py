@@ -120,7 +120,7 @@ def _check_questions(reader: Reader, card: SourceCard, ref: Ref) -> Findings:
     parse_questions(encode_member("json", {"questions": raw["questions"]}), ref.name)
     for camera in card.cameras.values():
         for frame in raw[camera.key].rows([0]):
-            _check_image(frame, ref.name, None)
+            _check_image(frame, f"{ref.name}, {camera.key}", None)
     return Findings(1, 0, len(card.cameras))
 
 

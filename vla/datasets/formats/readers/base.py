@@ -121,6 +121,11 @@ def inside(root: Path, name: str, where: str) -> Path:
     return path
 
 
+def matching(folder: Path, *patterns: str) -> list[Path]:
+    """The files of a folder that match a pattern, sorted, without `._NAME`, where macOS keeps the attributes of NAME."""
+    return sorted(path for pattern in patterns for path in folder.glob(pattern) if not path.name.startswith("._"))
+
+
 def library(name: str, what: str) -> ModuleType:
     """Imports a module of the `formats` extra; UserError if it is not installed."""
     try:

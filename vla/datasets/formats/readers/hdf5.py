@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from vla.datasets.formats.conventions.source_card import CameraKey, Orientation, Part, SourceCard, vector_names
-from vla.datasets.formats.readers.base import LIMIT, Raw, Reader, Ref, library
+from vla.datasets.formats.readers.base import LIMIT, Raw, Reader, Ref, library, matching
 from vla.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class HDF5Reader(Reader):
 
     def __init__(self, path: str | Path):
         super().__init__(path)
-        self.files = sorted([*self.path.glob("*.hdf5"), *self.path.glob("*.h5")]) if self.path.is_dir() else [self.path]
+        self.files = matching(self.path, "*.hdf5", "*.h5") if self.path.is_dir() else [self.path]
         if not self.files:
             raise UserError("no *.hdf5 or *.h5 files", str(path))
         _h5py()

@@ -15,7 +15,7 @@ import numpy as np
 from vla.datasets.card import FILE, DatasetCard
 from vla.datasets.formats.conventions.from_card import from_card
 from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, vector_names
-from vla.datasets.formats.readers.base import LIMIT, InMemoryFrames, Json, Raw, Reader, Ref, inside, library
+from vla.datasets.formats.readers.base import LIMIT, InMemoryFrames, Json, Raw, Reader, Ref, inside, library, matching
 from vla.datasets.formats.video import VideoFrames
 from vla.datasets.shards import decode_json
 from vla.errors import UserError
@@ -140,7 +140,7 @@ class LeRobotReader(Reader):
 
     def _episodes(self) -> list[dict[str, Any]]:
         entries = []
-        for path in sorted((self.path / "meta/episodes").glob("*/*.parquet")):
+        for path in matching(self.path / "meta/episodes", "*/*.parquet"):
             table = self._parquet(path)
             # The statistics, most of the table, are not needed.
             entries += table.select([n for n in table.column_names if not n.startswith("stats/")]).to_pylist()

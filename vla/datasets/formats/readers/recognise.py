@@ -126,11 +126,12 @@ def _starts_with_object(path: Path) -> bool:
 
 def _kind_of_tar(paths: list[Path]) -> str:
     """Returns the format of tar files, judged by the first readable sample."""
-    from vla.datasets.formats.readers.tars import CutOff, tar_samples
+    from vla.datasets.formats.readers.tars import lower_case
+    from vla.datasets.tar import CutOff
 
     for path in paths:
         with contextlib.suppress(CutOff):
-            for sample in tar_samples(path, at_most=1):
+            for sample in lower_case(path):
                 arrays = any(name.endswith((".npy", ".npz")) or name == "npy" for name in sample.members)
                 return "webdataset" if arrays else "image-text"
     return "webdataset"

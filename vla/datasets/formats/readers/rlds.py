@@ -21,7 +21,7 @@ import numpy as np
 
 from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, vector_names
 from vla.datasets.formats.readers import tfrecord
-from vla.datasets.formats.readers.base import LIMIT, InMemoryFrames, Json, Raw, Reader, Ref
+from vla.datasets.formats.readers.base import LIMIT, InMemoryFrames, Json, Raw, Reader, Ref, matching
 from vla.datasets.formats.readers.example import Feature, parse_example
 from vla.errors import UserError
 
@@ -65,7 +65,7 @@ class RLDSReader(Reader):
     def _files(self) -> dict[str, list[tuple[int, int, Path]]]:
         """Split -> its files: number, count and path."""
         files = collections.defaultdict(list)
-        for path in sorted(self.root.glob("*.tfrecord-*")):
+        for path in matching(self.root, "*.tfrecord-*"):
             match = SHARD.match(path.name)
             if match:
                 files[match["split"]].append((int(match["number"]), int(match["count"]), path))
@@ -273,7 +273,8 @@ def _shaped(values: Feature, spec: Spec, length: int, where: str) -> np.ndarray 
         if len(values) != length:
             raise UserError(f"the feature has {len(values)} values for {length} steps", where)
         if spec.kind == "image":
-            return InMemoryFrames(values)
+            # TFDS stores float32 images, which are depth, as PNGs of four channels.
+            return InMemoryFrames(values) if spec.dtype in ("", "uint8") else values
         if spec.kind == "text":
             return [value.decode("utf-8", "replace") for value in values]
         if spec.dtype in ("string", "object", ""):

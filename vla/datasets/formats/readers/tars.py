@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import os
 import re
-import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,67 +16,24 @@ import numpy as np
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.from_card import from_card
 from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, vector_names
-from vla.datasets.formats.readers.base import LIMIT, Json, Raw, Reader, Ref
+from vla.datasets.formats.readers.base import LIMIT, Json, Raw, Reader, Ref, matching
 from vla.datasets.formats.readers.visual_questions import IMAGE, conversation
 from vla.datasets.shards import decode_array, decode_json
+from vla.datasets.tar import CutOff, Sample, tar_samples
 from vla.errors import UserError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 EPISODE = ("episode", "episode_index", "episode_id", "trajectory", "traj")
 STEP = ("step", "step_index", "frame_index", "frame", "index", "t")
 WORDS = ("instruction", "language_instruction", "task", "text", "prompt", "language")
+KEY = "a key ends at the first dot of a name"
 DIGITS = re.compile(r"[0-9]{1,18}\Z")
 
 
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """A sample of a tar file: its key, and the offset and size in bytes of each member, by extension."""
-
-    key: str
-    members: dict[str, tuple[int, int]]
-
-
-class CutOff(UserError):
-    """The rest of a tar file cannot be read."""
-
-
-def tar_samples(path: Path, at_most: int = 0) -> Iterator[Sample]:
-    """Yields the samples of a tar file: consecutive members whose names are equal up to the first dot.
-
-    Args:
-        at_most: number of samples to yield; 0 is all.
-
-    Raises:
-        CutOff: the file is damaged or ends too early; the samples before are complete.
-    """
-    size, count = path.stat().st_size, 0
-    sample = Sample("", {})
-    try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for entry in tar:
-                tar.members.clear()  # type: ignore[attr-defined]
-                folder, _, name = entry.name.rpartition("/")
-                key, dot, extension = name.partition(".")
-                if not entry.isfile() or not dot:
-                    continue
-                key = f"{folder}/{key}" if folder else key
-                if entry.offset_data + entry.size > size:
-                    raise CutOff("the file ends within a member", f"{path}, {key}", "copy the file again")
-                if key != sample.key:
-                    if sample.members:
-                        yield sample
-                        count += 1
-                        if count == at_most:
-                            return
-                    sample = Sample(key, {})
-                sample.members[extension.lower()] = (entry.offset_data, entry.size)
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise CutOff("the file is cut off: its end marker is missing", f"{path}, {sample.key}", "copy the file again")
-    except (tarfile.TarError, OverflowError, ValueError) as error:
-        raise CutOff(f"the file is damaged or not a tar file: {error}", f"{path}, {sample.key}", "copy the file again") from error
-    if sample.members:
-        yield sample
+def lower_case(path: Path) -> Iterator[Sample]:
+    """Yields the samples of a tar file with their extensions in lower case, as webdataset does; CutOff as `tar_samples`."""
+    for sample in tar_samples(path):
+        yield dataclasses.replace(sample, members={name.lower(): extent for name, extent in sample.members.items()})
 
 
 def fetch(path: str, extent: tuple[int, int], where: str) -> bytes:
@@ -116,24 +73,28 @@ class TarReader(Reader):
 
     def __init__(self, path: str | Path):
         super().__init__(path)
-        self.files = sorted(self.path.glob("*.tar")) if self.path.is_dir() else [self.path]
+        self.files = matching(self.path, "*.tar") if self.path.is_dir() else [self.path]
         if not self.files:
             raise UserError("no *.tar files", str(path))
 
     def refs(self) -> list[Ref]:
         episodes: dict[str, list[tuple[int, int, int]]] = {}
-        damaged, lengths = [], {}
+        damaged, lengths, faults, apart = [], {}, {}, {}
         for number, path in enumerate(self.files):
-            row = 0
+            keys = set()
             try:
-                for row, sample in enumerate(tar_samples(path)):
+                for row, sample in enumerate(lower_case(path)):
                     try:
                         episode, step, length = self._numbers(str(path), sample)
                     except UserError as error:
-                        damaged.append(Ref(f"{path}, {sample.key}", 0, (), error.what))
+                        damaged.append(Ref(f"{path}, {sample.key}", 0, (), sample.fault or error.what))
                         continue
                     episodes.setdefault(episode, []).append((step, number, row))
                     lengths[episode] = length
+                    faults[episode] = faults.get(episode) or sample.fault
+                    if sample.key in keys:
+                        apart[episode] = f"the members of {sample.key} are not all in one place of the file"
+                    keys.add(sample.key)
             except CutOff as error:
                 damaged.append(Ref(error.where, 0, (), f"{error.what}; the samples after it cannot be read"))
         refs = []
@@ -141,8 +102,10 @@ class TarReader(Reader):
             steps = sorted(episodes[name])
             location = tuple((number, row) for _, number, row in steps)
             damage = ""
-            if [s for s, _, _ in steps] != list(range(steps[0][0], steps[0][0] + len(steps))):
-                damage = "steps are missing or occur twice"
+            if faults[name]:
+                damage = faults[name]
+            elif [s for s, _, _ in steps] != list(range(steps[0][0], steps[0][0] + len(steps))):
+                damage = apart.get(name, "steps are missing or occur twice")
             elif lengths[name] and (lengths[name] != len(steps) or steps[0][0]):
                 damage = f"it has {len(steps)} of its {lengths[name]} steps"
             refs.append(Ref(f"{self.files[steps[0][1]]}, episode {name}", len(steps), location, damage))
@@ -159,7 +122,7 @@ class TarReader(Reader):
                 return str(episode), step, length if isinstance(length, int) else 0
         match = DIGITS.search(sample.key)
         if match is None:
-            raise UserError(f"neither JSON nor key give the episode and step ({sample.key})", path)
+            raise UserError(f"neither JSON nor key give the episode and step ({sample.key}); {KEY}", path)
         # The episode's name ends with the last number before the step.
         head = sample.key[: match.start()]
         return head[: max(map(head.rfind, "0123456789")) + 1], int(match[0]), 0
@@ -172,15 +135,28 @@ class TarReader(Reader):
     def _read_samples(self, number: int) -> list[Sample]:
         samples = []
         try:
-            for sample in tar_samples(self.files[number]):
+            for sample in lower_case(self.files[number]):
                 samples.append(sample)
         except CutOff:
             # `refs` reports it; the samples before it are complete.
             pass
         return samples
 
+    @functools.cached_property
+    def _members(self) -> Callable[[int], Mapping[str, set[str]]]:
+        """Returns all members of each key of a file, wherever they are in it."""
+
+        @functools.lru_cache(4)
+        def members(number: int) -> Mapping[str, set[str]]:
+            by_key = collections.defaultdict(set)
+            for sample in self._samples(number):
+                by_key[sample.key] |= sample.members.keys()
+            return by_key
+
+        return members
+
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_samples"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_samples", "_members")}
 
     def read(self, ref: Ref) -> Raw:
         return self._columns(ref)[0]
@@ -222,8 +198,8 @@ class TarReader(Reader):
         refs = []
         for number, path in enumerate(self.files):
             try:
-                for row, sample in enumerate(tar_samples(path)):
-                    refs.append(Ref(f"{path}, {sample.key}", 1, ((number, row),)))
+                for row, sample in enumerate(lower_case(path)):
+                    refs.append(Ref(f"{path}, {sample.key}", 1, ((number, row),), sample.fault))
             except CutOff as error:
                 refs.append(Ref(error.where, 0, (), f"{error.what}; the samples after it cannot be read"))
         return refs
@@ -247,7 +223,7 @@ class TarReader(Reader):
         )
 
     def about(self) -> dict[str, Any]:
-        first = next(iter(tar_samples(self.files[0], at_most=1)), Sample("", {}))
+        first = next(lower_case(self.files[0]), Sample())
         return {"files": len(self.files), "members of a sample": sorted(first.members)}
 
 
@@ -278,7 +254,8 @@ class ShardsReader(TarReader):
         return raw
 
     def card(self) -> SourceCard:
-        cameras = {camera.name: CameraKey(camera.name) for camera in self.dataset_card.spec.cameras}
+        # Members have lower case here, see `lower_case`.
+        cameras = {camera.name: CameraKey(camera.name.lower()) for camera in self.dataset_card.spec.cameras}
         return from_card(self.dataset_card, cameras, "action", "state", ("instruction",))
 
     def about(self) -> dict[str, Any]:
@@ -299,7 +276,7 @@ class ImageTextReader(TarReader):
         sample, path = self._samples(number)[row], str(self.files[number])
         image = next((name for name in sample.members if name.rpartition(".")[2] in IMAGE_EXTENSIONS), None)
         if image is None:
-            raise UserError(f"the sample has no image, only {', '.join(sample.members)}", ref.name)
+            raise self._incomplete("the sample has no image", number, sample, ref.name)
         frames = TarFrames((path,), (sample.members[image],), f"{ref.name}.{image}")
         questions = []
         if "json" in sample.members:
@@ -309,8 +286,17 @@ class ImageTextReader(TarReader):
             text = fetch(path, sample.members["txt"], ref.name).decode("utf-8", "replace").strip()
             questions = [_caption(text)] if text else []
         if not questions:
-            raise UserError("the sample has neither a caption nor questions", ref.name)
+            raise self._incomplete("the sample has neither a caption nor questions (txt, json)", number, sample, ref.name)
         return {IMAGE: frames, "questions": questions}
+
+    def _incomplete(self, what: str, number: int, sample: Sample, where: str) -> UserError:
+        """The error for a sample that lacks a member, with what it has and where the rest may be."""
+        found = f"{what}, only {', '.join(sample.members)}"
+        if elsewhere := self._members(number)[sample.key] - sample.members.keys():
+            apart = f"{found}; {', '.join(sorted(elsewhere))} of the same key are elsewhere in the file"
+            return UserError(apart, where, "write the members of a sample one after the other, e.g. with tar --sort=name")
+        dots = f"; {KEY}" * any("." in name for name in sample.members)
+        return UserError(found + dots, where, "a sample is KEY.jpg with KEY.txt or KEY.json, without dots in KEY")
 
     def card(self) -> SourceCard:
         return SourceCard(title=self.path.stem, embodiment="pictures", cameras={IMAGE: CameraKey(IMAGE)})

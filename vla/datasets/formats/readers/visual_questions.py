@@ -63,7 +63,10 @@ class _JsonReader(Reader):
 
 
 class LLaVAReader(_JsonReader):
-    """Reader of a list of {id, image, conversations: [{from: human or gpt, value}]}, as JSON or one object per line."""
+    """Reader of a list of {id, image, conversations: [{from: human or gpt, value}]}, as JSON or one object per line.
+
+    `image` is a file's name or a list of one. Entries without an image are text alone.
+    """
 
     format = "llava"
 
@@ -74,15 +77,24 @@ class LLaVAReader(_JsonReader):
             try:
                 if not isinstance(entry, dict):
                     raise UserError("the entry is not an object", name)
-                image = entry.get("image", "")
-                if isinstance(image, list):
-                    raise UserError(f"the entry has {len(image)} images, not one", name)
+                image = _image_name(entry.get("image"), name)
                 questions = conversation(entry.get("conversations"), name)
             except UserError as error:
                 refs.append(Ref(name, 1, (), error.what))
             else:
-                refs.append(Ref(name, 1, (str(image or ""), questions)))
+                refs.append(Ref(name, 1, (image, questions)))
         return refs
+
+
+def _image_name(image: Json, where: str) -> str:
+    """Returns an entry's image, "" if it has none; UserError if it has several, or something else than a name."""
+    if isinstance(image, list):
+        if len(image) > 1:
+            raise UserError(f"the entry has {len(image)} images, not one", where)
+        image = image[0] if image else ""
+    if isinstance(image, dict | list):
+        raise UserError("the entry's image is not a file's name", where)
+    return str(image or "")
 
 
 def conversation(turns: Json, where: str) -> list[dict[str, Any]]:
