@@ -45,6 +45,9 @@ def test_verdict_names_the_baselines_that_are_not_beaten():
     said = verdict(summary(against=against))
     assert "does not beat" in said and "worse than the last action repeated" in said
     assert "cannot be told from the actions after the nearest recorded state" in said
+    assert "it cannot be told from the last action repeated. Its" in verdict(
+        summary(against={**against, "last": rate(0.0), "nearest": rate(-1)})
+    )
     assert verdict(summary(episodes=1)).startswith("One episode does not show")
 
 
@@ -83,5 +86,5 @@ def test_other_demonstrations_are_no_pairs(tmp_path):
     one, other = record("a"), record("b")
     other.episodes[:] = [{**line, "fingerprint": "other"} for line in other.episodes]
     one.save(tmp_path / "a"), other.save(tmp_path / "b")
-    with pytest.raises(UserError, match="0 demonstrations in common"):
+    with pytest.raises(UserError, match="0 episodes in common"):
         compare_offline([load_offline(tmp_path / name) for name in "ab"])

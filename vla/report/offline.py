@@ -94,7 +94,8 @@ def verdict(summary: Mapping[str, Any]) -> str:
         return f"The policy beats all three baselines: its error is {numbers}"
     worse = [BASELINES[name] for name in BASELINES if summary["against"][name]["low"] > 0]
     even = [BASELINES[name] for name in BASELINES if name not in better and BASELINES[name] not in worse]
-    parts = [f"it is worse than {_and(worse)}"] * bool(worse) + [f"it cannot be told from {_and(even)}"] * bool(even)
+    said = {"it is worse than": worse, "it cannot be told from": even}
+    parts = [f"{words} {_and(names)}" for words, names in said.items() if names]
     return f"The policy does not beat the baselines: {' and '.join(parts)}. Its error is {numbers}"
 
 

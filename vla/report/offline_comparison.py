@@ -41,7 +41,7 @@ class OfflineComparison:
         data: title of the data set.
         alpha: significance level; the pairs share it equally.
         names: the policies in the given order.
-        episodes, steps: number of demonstrations that all policies were given, and of their steps.
+        episodes, steps: number of episodes that all policies were given, and of their steps.
         errors: error of each policy in half ranges, with its interval.
         pairs: every pair of them.
         dimensions: name of each varying dimension -> the policies' errors.
@@ -77,11 +77,11 @@ def compare_offline(records: Sequence[OfflineRecord], alpha: float = 0.05) -> Of
         names = short_names([record.source for record in records])
     tables = [{(line["episode"], line["first"], line["fingerprint"]): line for line in record.episodes} for record in records]
     common = [key for key in tables[0] if all(key in table for table in tables[1:])]
-    if len(common) < 2:
+    if len({episode for episode, *_ in common}) < 2:
         where = ", ".join(record.source for record in records)
-        what = f"{len(common)} demonstrations in common"
+        what = f"{len({episode for episode, *_ in common})} episodes in common"
         raise UserError(what, where, "evaluate the policies on the same data with the same --holdout and --episodes")
-    errors = [[np.array(table[key]["error"]) for key in common] for table in tables]
+    errors = [_by_episode(table, common) for table in tables]
     means = np.array([[one.mean() for one in row] for row in errors])
     indices = list(itertools.combinations(range(len(records)), 2))
     level = 1 - alpha / len(indices)
@@ -91,7 +91,7 @@ def compare_offline(records: Sequence[OfflineRecord], alpha: float = 0.05) -> Of
         data=records[0].data["title"],
         alpha=alpha,
         names=names,
-        episodes=len(common),
+        episodes=len(errors[0]),
         steps=sum(len(one) for one in errors[0]),
         errors=[_mean(row, 1 - alpha) for row in means],
         pairs=[OfflinePair(names[i], names[j], _mean(means[i] - means[j], level)) for i, j in indices],
@@ -100,6 +100,14 @@ def compare_offline(records: Sequence[OfflineRecord], alpha: float = 0.05) -> Of
         },
         differ={name: values for name, values in settings.items() if len(set(values)) > 1},
     )
+
+
+def _by_episode(lines: dict[tuple[int, int, str], dict[str, Any]], keys: Sequence[tuple[int, int, str]]) -> list[np.ndarray]:
+    """The errors [T, V] of each episode; parts of one are joined."""
+    parts: dict[int, list[np.ndarray]] = {}
+    for key in keys:
+        parts.setdefault(key[0], []).append(np.array(lines[key]["error"]))
+    return [np.concatenate(each) for each in parts.values()]
 
 
 def _mean(values: np.ndarray, level: float) -> Rate:

@@ -1,7 +1,7 @@
 """Numbers of an offline evaluation: errors, gripper, smoothness and calibration, all against the demonstrations.
 
 An error in half ranges is divided by half the distance between the contract's limits: 1 is the distance from the middle to a
-limit. Means are taken within each demonstration first, and intervals draw demonstrations: steps of one are not independent.
+limit. Means are taken within each episode first, and intervals draw episodes: steps of one are not independent.
 """
 
 from __future__ import annotations
@@ -41,13 +41,21 @@ def scaled_error(space: Space, action: np.ndarray, demonstrated: np.ndarray) -> 
     return np.abs(action - demonstrated)[:, columns] / half_range(space)[columns]
 
 
+def by_episode(episodes: Sequence[int], errors: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Joins the errors [T, V] of demonstrations that are parts of one episode."""
+    return [
+        np.concatenate([one for number, one in zip(episodes, errors, strict=True) if number == episode])
+        for episode in dict.fromkeys(episodes)
+    ]
+
+
 def mean_error(errors: Sequence[np.ndarray]) -> Rate:
-    """The mean over demonstrations of their mean errors [T, V], with its interval."""
+    """The mean over episodes of their mean errors [T, V], with its interval."""
     return mean_of([float(one.mean()) for one in errors])
 
 
 def mean_of(values: Sequence[float]) -> Rate:
-    """The mean of one value per demonstration with a bootstrap interval of 95 %."""
+    """The mean of one value per episode with a bootstrap interval of 95 %."""
     return interval(lambda drawn: float(drawn.mean()), np.array(values, float)[:, None])
 
 
@@ -55,7 +63,7 @@ def dimension_errors(space: Space, errors: Sequence[np.ndarray], others: dict[st
     """The error of each varying dimension, and how it compares with each baseline's.
 
     Args:
-        errors: the policy's errors [T, V] in half ranges, by demonstration.
+        errors: the policy's errors [T, V] in half ranges, by episode.
         others: the same of the baselines, by name.
     """
     rows = []

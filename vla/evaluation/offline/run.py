@@ -98,25 +98,28 @@ def _summary(policy: Policy, embodiment: str, replays: list[Replay], training: l
     demonstrated = [one.demonstration.action for one in replays]
     fitted = baselines(training)
     actions = {"policy": [one.action for one in replays], **{name: apply(fitted[name], replays) for name in fitted}}
+    numbers = [one.demonstration.episode for one in replays]
     errors = {
         name: [measures.scaled_error(space, *pair) for pair in zip(each, demonstrated, strict=True)]
         for name, each in actions.items()
     }
-    others = {name: each for name, each in errors.items() if name != "policy"}
+    # An episode that lacks steps is several demonstrations, and still one draw of the bootstrap.
+    whole = {name: measures.by_episode(numbers, each) for name, each in errors.items()}
+    others = {name: each for name, each in whole.items() if name != "policy"}
     columns = measures.grippers(space, demonstrated)
     changes = [measures.near_changes(one, list(columns)) for one in demonstrated]
     jerks = {name: measures.jerk(each, space) for name, each in (("policy", actions["policy"]), ("demonstration", demonstrated))}
     return {
-        "episodes": len(replays),
+        "episodes": len(whole["policy"]),
         "steps": sum(len(one.action) for one in replays),
         "calls": sum(len(one.chunks) for one in replays),
         "malformed": sum(one.malformed for one in replays),
-        "error": {name: measures.mean_error(each).to_dict() for name, each in errors.items()},
+        "error": {name: measures.mean_error(each).to_dict() for name, each in whole.items()},
         "against": {
-            name: measures.mean_of([float(a.mean() - b.mean()) for a, b in zip(errors["policy"], each, strict=True)]).to_dict()
+            name: measures.mean_of([float(a.mean() - b.mean()) for a, b in zip(whole["policy"], each, strict=True)]).to_dict()
             for name, each in others.items()
         },
-        "dimensions": measures.dimension_errors(space, errors["policy"], others),
+        "dimensions": measures.dimension_errors(space, whole["policy"], others),
         "positions": measures.position_errors(space, replays),
         "first_steps": {name: float(np.mean([one[: measures.FIRST].mean() for one in each])) for name, each in errors.items()},
         "gripper_changes": _where(errors, changes),
