@@ -13,15 +13,15 @@ from vla.report.video import caption, enlarge, write_video
 SIDE = 256
 
 
-def film(one: Replay, path: str | Path, names: list[str], units: list[str], hz: float) -> Path:
+def film(one: Replay, path: str | Path, columns: np.ndarray, names: list[str], units: list[str], hz: float) -> Path:
     """Writes a demonstration as a film: all cameras side by side, below them its actions and the policy's, with a time line.
 
     Args:
-        names, units: of the action's dimensions.
+        columns: the dimensions of the action to draw; `names` and `units` are theirs.
         hz: steps per second.
     """
     demonstration = one.demonstration
-    plots = action_frames(demonstration.action, one.action, names, units)
+    plots = action_frames(demonstration.action[:, columns], one.action[:, columns], names, units)
     frames = []
     for step in range(len(demonstration)):
         cameras = [enlarge(image, SIDE) for image in demonstration.images(step).values()]
