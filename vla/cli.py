@@ -31,6 +31,7 @@ COMMANDS: Table = {
     "doctor": ("vla.doctor:doctor", "checks that this machine can run everything"),
     "collect": ("vla.commands.collect:collect", "records demonstrations, or images with questions"),
     "rollout": ("vla.commands.rollout:rollout", "rolls a policy out in simulation"),
+    "evaluate": ("vla.commands.evaluate:evaluate", "compares a policy with held-out demonstrations, without a simulator"),
     "compare": ("vla.report.compare:compare", "says which policies differ significantly on the same episodes"),
     "export": ("vla.training.export:export", "exports a checkpoint as a self-contained folder"),
     "serve": ("vla.commands.serve:serve", "serves policies over HTTP and websocket"),
@@ -124,7 +125,7 @@ def _run(function: Command, name: str, argv: list[str]) -> int | str | None:
     parameters = list(inspect.signature(function).parameters.values())
     description = (inspect.getdoc(function) or "").partition("\n")[0]
     # The main argument of these commands is positional.
-    parser_options = {"prog": f"vla {name}", "as_positional": name == "serve" or name.startswith("data ")}
+    parser_options = {"prog": f"vla {name}", "as_positional": name in ("serve", "evaluate") or name.startswith("data ")}
     options_class = typing.get_type_hints(function).get(parameters[0].name) if parameters else None
     if isinstance(options_class, type) and dataclasses.is_dataclass(options_class):
         defaults = {field.name: field.default for field in dataclasses.fields(options_class)}

@@ -62,7 +62,7 @@ def words(tmp_path):
     return tmp_path / "words"
 
 
-def test_own_data_and_own_model_from_the_packaged_recipe(rlds, web, words, tmp_path, monkeypatch):
+def test_own_data_and_own_model_from_the_packaged_recipe(rlds, web, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["data", "convert", str(rlds), "data/own", "--card", "card.yaml", "--size", "48", "--workers", "1"]) == 0
     assert cli.main(["data", "convert", str(web), "data/web", "--camera", "front", "--size", "48", "--workers", "1"]) == 0
@@ -73,6 +73,13 @@ def test_own_data_and_own_model_from_the_packaged_recipe(rlds, web, words, tmp_p
     questions = {"class_path": "vla.datasets.questions.QuestionSource", "init_args": {"folder": "data/web", "holdout": 0.5}}
     more = [f"--data.sources.web={json.dumps(questions)}", network, "--model.vlm.image_size=64", "--model.vlm.prefix=causal"]
     assert cli.main(["fit", "-c", "configs/own.yaml", "-c", "mine.yaml", *more, *SMALL]) == 0
+    printed = capsys.readouterr().out
+    assert "half ranges" in printed and "export: runs/own/export" in printed
+    assert "next: vla evaluate runs/own/export data/own --out runs/own/evaluation" in printed
+    card = Path("runs/own/export/README.md").read_text()
+    assert "| Held-out demonstrations | robot: decoded error" in card and "- web: folder web" in card and "- command: vla" in card
+    assert cli.main(["evaluate", "runs/own/export", "data/own", "--out", "runs/own/evaluation"]) == 0
+    assert "does not say that it was trained on" not in capsys.readouterr().out
 
     said = AutoConfig.from_pretrained("runs/own/export")
     assert (said.text_config.model_type, said.text_config.hidden_size, said.vision_name) == ("llama", 32, "convnext_atto")

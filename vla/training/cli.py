@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError, Namespace, namespace_to_dict
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from transformers import PreTrainedTokenizerBase
 
-from vla.checkpoint import assemble, read_checkpoint
+from vla.checkpoint import read_checkpoint
 from vla.datasets.card import DatasetCard
 from vla.errors import UserError
 from vla.sequences.encode import Encoder
@@ -94,6 +94,8 @@ class VLACLI(LightningCLI):
             help="Data to collect if its folder is not there yet.",
         )
         parser.add_argument("--export", type=str, default="", help="Folder that gets the export after fitting.")
+        help_text = "Held-out episodes on which the export is evaluated after fitting; 0 leaves it out."
+        parser.add_argument("--evaluate", type=int, default=8, help=help_text)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would read hyperparameters from the checkpoint. Ours are in its contract, which is checked on loading."""
@@ -199,10 +201,11 @@ class VLACLI(LightningCLI):
         # On all ranks: each may have a part of the weights.
         checkpoint = {"state_dict": self.trainer.strategy.lightning_module_state_dict()}
         if self.trainer.is_global_zero:
-            from vla.training.export import write_export
+            from vla.training.finish import finish
 
             self.model.on_save_checkpoint(checkpoint)
-            write_export(config.export, *assemble(checkpoint, "the run"))
+            data = namespace_to_dict(config.data)
+            finish(config.export, checkpoint, data, self.datamodule.sources, config.evaluate)
 
 
 def main(argv: list[str], hooks: Hooks) -> None:
