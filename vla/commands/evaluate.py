@@ -62,7 +62,11 @@ def evaluate(chosen: Evaluate) -> str:
     policy = load_policy(chosen.policy, chosen.batch, robots, probabilities=True)
     steps = sum(map(len, source.restricted("val").demonstrations())) if not chosen.episodes else 0
     with tqdm(total=steps or None, desc="evaluate", unit="step") as bar:
-        result = evaluate_offline(policy, chosen.policy, source, chosen.episodes, chosen.execute, bar.update)
+
+        def advance(steps: int) -> None:
+            bar.update(steps)
+
+        result = evaluate_offline(policy, chosen.policy, source, chosen.episodes, chosen.execute, advance)
     lines = [text(result.record.summary)]
     lines += [f"left out, unreadable: {name}: {why}" for name, why in result.unreadable.items()]
     if chosen.out:

@@ -6,7 +6,7 @@ limit. Means are taken within each episode first, and intervals draw episodes: s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,12 +54,14 @@ def mean_error(errors: Sequence[np.ndarray]) -> Rate:
     return mean_of([float(one.mean()) for one in errors])
 
 
-def mean_of(values: Sequence[float]) -> Rate:
+def mean_of(values: Sequence[float] | np.ndarray) -> Rate:
     """The mean of one value per episode with a bootstrap interval of 95 %."""
     return interval(lambda drawn: float(drawn.mean()), np.array(values, float)[:, None])
 
 
-def dimension_errors(space: Space, errors: Sequence[np.ndarray], others: dict[str, Sequence[np.ndarray]]) -> list[dict[str, Any]]:
+def dimension_errors(
+    space: Space, errors: Sequence[np.ndarray], others: Mapping[str, Sequence[np.ndarray]]
+) -> list[dict[str, Any]]:
     """The error of each varying dimension, and how it compares with each baseline's.
 
     Args:
@@ -108,7 +110,7 @@ def near_changes(demonstrated: np.ndarray, columns: Sequence[int]) -> np.ndarray
     """Which steps are within AROUND steps of a change in one of the columns, bool [T]."""
     changed = np.flatnonzero((np.diff(demonstrated[:, list(columns)], axis=0) != 0).any(1)) + 1
     steps = np.arange(len(demonstrated))
-    return (np.abs(steps[:, None] - changed) <= AROUND).any(1)
+    return np.asarray((np.abs(steps[:, None] - changed) <= AROUND).any(1))
 
 
 def gripper_confusion(replays: Sequence[Replay], column: int, values: tuple[float, float]) -> dict[str, Any]:
