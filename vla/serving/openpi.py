@@ -91,6 +91,7 @@ class Connection:
         return self._reply(answer)
 
     def _reply(self, answer: Answer) -> dict[str, Any]:
+        """Returns the reply. Every array in it has one row per action, since openpi's broker slices all of them together."""
         timing = {"infer_ms": answer.policy_ms + answer.queued_ms}
         if self.previous_ms is not None:
             timing["prev_total_ms"] = self.previous_ms
@@ -98,7 +99,6 @@ class Connection:
             "actions": answer.actions(),
             "terminate": answer.chunk.terminate,
             "info": answer.info,
-            "state": answer.observation.state,
             "policy_timing": {"infer_ms": answer.policy_ms},
             "server_timing": timing,
         }
