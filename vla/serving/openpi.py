@@ -31,10 +31,10 @@ def routes(service: Service) -> list[BaseRoute]:
     metadata = pack({"contract_hash": service.digest, "contract": plain(service.contract.to_dict())})
 
     async def serve_connection(socket: WebSocket) -> None:
-        await socket.accept()
         # The protocol has no stream ids, so each connection is a stream.
         stream = f"ws-{next(CONNECTION_NUMBERS)}"
         try:
+            await socket.accept()
             await socket.send_bytes(metadata)
             await Connection(socket, service, stream).run()
         except (WebSocketDisconnect, ConnectionError):
