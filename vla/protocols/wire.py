@@ -11,8 +11,8 @@ import binascii
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def decode_array(data: dict[str, Json], where: str) -> np.ndarray:
         raise UserError(
             f"array without {error}", where, 'send {"__numpy__": base64, "dtype": "|u1", "shape": [64, 64, 3]}'
         ) from None
-    return _array(decode_base64(content, where), dtype, shape, where)
+    return _array(decode_base64(content, where), dtype, shape, where).copy()
 
 
 def decode_base64(text: Json, where: str) -> bytes:
@@ -60,7 +60,7 @@ def decode_base64(text: Json, where: str) -> bytes:
 
 
 def _array(content: bytes, dtype: Json, shape: Json, where: str) -> np.ndarray:
-    """The array. It is checked before anything is allocated, so a huge shape with little data costs nothing."""
+    """The array, a view of the bytes. A huge shape with little data is refused before anything is allocated."""
     try:
         kind = np.dtype(dtype)  # type: ignore[call-overload]
     except (TypeError, ValueError, SyntaxError):
@@ -69,10 +69,10 @@ def _array(content: bytes, dtype: Json, shape: Json, where: str) -> np.ndarray:
         raise UserError(f"dtype {str(dtype)[:40]!r} is refused", where, "send plain numbers or booleans")
     if not isinstance(shape, list | tuple) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
         raise UserError(f"not a shape: {str(shape)[:60]}", where, "send a list of at most eight whole numbers")
-    sizes = [n for n in shape if isinstance(n, int)]
+    sizes = cast(list[int], shape)
     if math.prod(sizes) * kind.itemsize != len(content):
-        raise UserError(f"{len(content)} bytes do not fill shape {sizes} of {kind.name}", where)
-    return np.frombuffer(content, kind).reshape(sizes).copy()
+        raise UserError(f"{len(content)} bytes do not fill shape {list(sizes)} of {kind.name}", where)
+    return np.frombuffer(content, kind).reshape(sizes)
 
 
 def plain(value: Any) -> Any:
@@ -108,13 +108,18 @@ def pack(message: Message) -> bytes:
     Raises:
         ValueError: an array holds objects, void or complex numbers.
     """
+    return packer()(message)
+
+
+def packer() -> Callable[[Message], bytes]:
+    """Returns a `pack` that keeps its buffer, for one thread that sends many messages."""
     import msgpack
 
-    return msgpack.packb(message, default=_pack_numpy)  # pyright: ignore[reportReturnType]
+    return msgpack.Packer(default=_pack_numpy).pack  # pyright: ignore[reportReturnType]
 
 
 def unpack(content: bytes) -> Any:
-    """Decodes a message of `pack` or of openpi's client.
+    """Decodes a message of `pack` or of openpi's client. Its arrays are read-only views of the message, as openpi's are.
 
     Raises:
         UserError: the bytes are not msgpack, or an array is incomplete.
