@@ -52,7 +52,8 @@ class Batcher:
         self._closing = self._acting = self._gathering_soon = False
         # Calls of the thread that are no batches.
         self._calls = 0
-        self._batch_seconds = 0.1
+        # How long a call of the policy takes, about.
+        self.seconds = 0.1
         # Requests of a batch that failed; each is tried again alone.
         self._alone: collections.deque[Job] = collections.deque()
         # When the batch that gathers must start, and the timer for it.
@@ -80,7 +81,7 @@ class Batcher:
             raise busy("the server is shutting down", 1.0)
         if len(self._queue) >= self.options.queue:
             rounds = 1 + len(self._queue) // self.options.batch
-            raise busy(f"{len(self._queue)} requests are waiting", round(max(rounds * self._batch_seconds, 0.05), 2))
+            raise busy(f"{len(self._queue)} requests are waiting", round(max(rounds * self.seconds, 0.05), 2))
         stream, loop = observation.id, asyncio.get_running_loop()
         job = Job(observation, owner, loop.create_future(), time.perf_counter())
         self._queue.push(owner, stream, job)
@@ -118,7 +119,7 @@ class Batcher:
             return
         now = time.perf_counter()
         if self._until is None:
-            self._until = now + min(self.options.wait_ms / 1e3, self._batch_seconds)
+            self._until = now + min(self.options.wait_ms / 1e3, self.seconds)
         if len(self._queue) < self.options.batch and now < self._until and self.pace.expected(now, self._until):
             self._timer = asyncio.get_running_loop().call_later(self._until - now, self._gather)
             return
@@ -141,7 +142,7 @@ class Batcher:
         if chunks is not None:
             now = time.perf_counter()
             seconds = now - start
-            self._batch_seconds = 0.8 * self._batch_seconds + 0.2 * seconds
+            self.seconds = 0.8 * self.seconds + 0.2 * seconds
             for job, chunk in zip(jobs, chunks, strict=True):
                 job.queued_ms, job.policy_ms = 1e3 * (start - job.since), 1e3 * seconds
                 if not job.future.done():

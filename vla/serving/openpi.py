@@ -71,7 +71,9 @@ class Connection:
         try:
             while (frame := await self._receive())["type"] != "websocket.disconnect":
                 start = time.perf_counter()
-                listening = loop.call_later(LISTEN_S, self._listen, task)
+                # Within a long call the timer would interrupt the policy.
+                quick = self.service.batcher.seconds < LISTEN_S
+                listening = loop.call_later(LISTEN_S if quick else 0.0, self._listen, task)
                 try:
                     await self._answer(frame)
                 finally:
