@@ -21,6 +21,7 @@ from vla.errors import UserError
 Value = str | bytes | int | float | bool | None | np.ndarray | list["Value"] | dict[Any, Any]
 """A decoded message, or a part of it: what JSON and msgpack hold, and arrays."""
 
+PLAIN = (str, int, bool, type(None))
 PARTS = 1000
 """Limit of the lists and maps in a message, and of the entries of each. An entry of one byte takes about 100 in memory."""
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -77,17 +78,21 @@ def _array(content: bytes, dtype: Json, shape: Json, where: str) -> np.ndarray:
 
 def plain(value: Any) -> Any:
     """The value in strict JSON types: arrays and numpy scalars become lists and numbers, NaN and infinity become None."""
+    # By exact type first: most values are such numbers.
+    kind = type(value)
+    if kind is float:
+        return value if math.isfinite(value) else None
+    if kind in PLAIN:
+        return value
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    return value if isinstance(value, (*PLAIN, float)) else str(value)
 
 
 def read_json(content: bytes | str, where: str) -> Any:
