@@ -4,6 +4,10 @@ import functools
 import os
 from pathlib import Path
 
+# It says how torch's threads wait, which they read when torch is loaded.
+import vla  # noqa: F401
+
+# isort: split
 import numpy as np
 import pytest
 import torch
@@ -19,7 +23,6 @@ from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 torch.set_num_threads(1)
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 SMALL = {"text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}}
 
 

@@ -153,17 +153,19 @@ def fit_camera(image: np.ndarray, camera: Camera) -> np.ndarray:
 
 def _state(value: Value, embodiment: Embodiment) -> np.ndarray:
     space = embodiment.state
-    units = [f"{name} ({unit})" for name, unit in zip(space.names, space.units, strict=True)]
-    expected = f"send {space.size} numbers: {', '.join(units)}"
     if isinstance(value, dict):
         value = decode_array(value, "state")
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if not isinstance(value, list) or not all(type(number) in (int, float) for number in value):
-        raise ContractMismatch(f"got {str(value)[:80]}", "state", expected)
     try:
+        if not isinstance(value, np.ndarray):
+            if not isinstance(value, list) or not all(type(number) in (int, float) for number in value):
+                raise ContractMismatch(f"got {str(value)[:80]}")
+        elif value.ndim != 1 or value.dtype.kind not in "iuf":
+            raise ContractMismatch(f"got {str(value.tolist())[:80]}")
+        # A copy: an array of the message is read-only.
         return space.check(np.array(value, np.float64), "state")
     except OverflowError:
-        raise ContractMismatch("a number that is too large for a float", "state", expected) from None
+        what = "a number that is too large for a float"
     except ContractMismatch as error:
-        raise ContractMismatch(error.what, "state", expected) from None
+        what = error.what
+    units = [f"{name} ({unit})" for name, unit in zip(space.names, space.units, strict=True)]
+    raise ContractMismatch(what, "state", f"send {space.size} numbers: {', '.join(units)}")
