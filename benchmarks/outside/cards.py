@@ -42,7 +42,7 @@ def euler_angles_beyond_pi(trial: Trial) -> None:
     """The difference of angles that pass pi is the turn, 0.05 rad, not -6.23; limits follow."""
     yaw = (np.pi - 0.11 + 0.05 * np.arange(6) + np.pi) % (2 * np.pi) - np.pi
     values = np.stack([np.zeros(6), np.zeros(6), yaw], 1)
-    part = "key: observation/state, names: [roll, pitch, yaw], role: rotation, do: [difference]"
+    part = "key: observation/state, names: [roll, pitch, yaw], units: [rad], role: rotation, do: [difference]"
     output, actions, high = turned(trial, values, part, "euler_xyz")
     trial.true(f"it was refused: {output}", len(actions))
     trial.near("turns", actions, [[0, 0, 0.05]] * 5, 1e-3)
@@ -54,7 +54,7 @@ def axis_angles_beyond_pi(trial: Trial) -> None:
     """The same for axis-angle vectors, which differ on their group, or are refused."""
     angle = (np.pi - 0.11 + 0.05 * np.arange(6) + np.pi) % (2 * np.pi) - np.pi
     values = np.stack([np.zeros(6), np.zeros(6), angle], 1)
-    part = "key: observation/state, names: [rx, ry, rz], role: rotation, do: [difference]"
+    part = "key: observation/state, names: [rx, ry, rz], units: [rad], role: rotation, do: [difference]"
     output, actions, _ = turned(trial, values, part, "axis_angle")
     if len(actions):
         trial.near("turns", actions, [[0, 0, 0.05]] * 5, 1e-3)

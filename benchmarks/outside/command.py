@@ -26,6 +26,8 @@ def prepare() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Nothing is downloaded.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # The server imports what this process would, wherever it was started.
+    os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     CONTEXT.set_forkserver_preload(["outside.command", *PRELOADED])
 
 
@@ -69,6 +71,8 @@ def _vla(argv: list[str], folder: str, output: str, file_limit: int, environment
     """The forked process: becomes the console script `vla`."""
     os.setsid()
     os.chdir(folder)
+    for variable in ("PYTHONSAFEPATH", "PYTHONPATH"):
+        os.environ.pop(variable, None)
     os.environ |= {"TMPDIR": folder, "HOME": folder, **environment}
     opened = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2):

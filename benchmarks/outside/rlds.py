@@ -8,7 +8,7 @@ import numpy as np
 
 from outside import written
 from outside.pixels import level
-from outside.rlds_folder import described, episode, example, group, image, records, sequence, tensor, text, write
+from outside.rlds_folder import described, episode, example, group, records, sequence, tensor, text, write
 from outside.trial import Trial, case
 
 
@@ -148,7 +148,6 @@ def features_that_nobody_uses(trial: Trial) -> None:
         language_embedding=tensor("float32", 512),
         boxes=sequence(sequence(tensor("float32"))),
         depth=tensor("float32", 9),
-        extra=image(),
     )
     write(trial.folder / "in", [episode(0, 3, **more)], features)
     found = converted(trial, [3])
