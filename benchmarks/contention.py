@@ -30,7 +30,7 @@ PAIRS = (("training", "training"), ("training", "rollouts"), ("head", "head"), (
 
 def collect(folder: Path) -> None:
     """Collects a few samples of the demo's data."""
-    for words in (("--episodes", "4"), ("--task", "questions", "--pictures", "60", "--poses", "2")):
+    for words in (("--episodes", "4"), ("--task", "questions", "--images", "60", "--poses", "2")):
         out = folder / ("questions" if "questions" in words else "robot")
         command = [sys.executable, "-m", "vla", "collect", "--out", str(out), *words]
         subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

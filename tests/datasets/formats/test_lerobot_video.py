@@ -186,6 +186,7 @@ RIGHT = {
     ),
     "coarse times": Made(container={"video_track_timescale": "30"}),
     "float32": Made(stamps=lambda e, t: (t / 30).astype(np.float32)),
+    "timestamps rounded to milliseconds": Made(stamps=lambda e, t: (t / 30).round(3).astype(np.float32)),
     "no timestamps": Made(stamps=None),
     "empty timestamps": Made(stamps=lambda e, t: pa.nulls(len(t))),
     "timestamps in words": Made(stamps=lambda e, t: [str(x) for x in t]),

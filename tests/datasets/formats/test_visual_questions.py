@@ -191,5 +191,5 @@ def test_windows_and_absolute_paths(tmp_path):
     other = llava(tmp_path / "other").parent / "a/one.jpg"
     with pytest.raises(UserError, match="lies outside of") as error:
         image(str(other))
-    assert "--pictures" in str(error.value)
+    assert "--images" in str(error.value)
     assert image(str(other), str(tmp_path / "other"))

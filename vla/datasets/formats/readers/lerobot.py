@@ -155,8 +155,9 @@ class LeRobotReader(Reader):
         if (np.diff(times) < 0).any():
             step = int(np.argmax(np.diff(times) < 0)) + 1
             raise UserError(f"the timestamp of step {step} is before that of the step before it", ref.name, "copy the file again")
-        # Stored as float32 they are less exact.
-        return regular if np.allclose(times, regular, rtol=2**-23, atol=TOLERANCE) else times
+        # Stored as float32 they are less exact, and some recorders round them to milliseconds.
+        near = functools.partial(np.allclose, times, rtol=2**-23)
+        return regular if near(regular, atol=TOLERANCE) or near(regular.round(3), atol=1e-6) else times
 
     def _stated(self, data: str, number: int, name: str, where: str) -> np.ndarray | None:
         """Returns a column of LeRobot's own; None if it holds no numbers in this data set."""

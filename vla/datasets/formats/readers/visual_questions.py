@@ -63,7 +63,7 @@ class _JsonReader(Reader):
     def _image(self, name: str, where: str) -> Path:
         """The file of an image. Windows separates folders by backslashes."""
         if Path(name).is_absolute() and not Path(name).resolve().is_relative_to(self.root.resolve()):
-            raise UserError(f"the image {name} lies outside of {self.root}", where, "name the folder of the images: --pictures")
+            raise UserError(f"the image {name} lies outside of {self.root}", where, "name the folder of the images: --images")
         path = inside(self.root, name, where)
         return inside(self.root, name.replace("\\", "/"), where) if "\\" in name and not path.exists() else path
 
