@@ -19,10 +19,11 @@ from contextlib import contextmanager, suppress
 from itertools import cycle
 from pathlib import Path
 
+from vla import openmp
+
 ROOT = Path(__file__).resolve().parents[1]
 SLOWDOWN, COST, STARVED = 2.3, 1.05, 4.0
 """Bars: of two at once, of one alone, and the slowdown that counts as starved."""
-VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 WAITING = {"package": {}, "torch": {"GOMP_SPINCOUNT": "300000"}}
 """How threads wait: as the package sets it, and as GNU's runtime does where nothing is set."""
 PAIRS = (("training", "training"), ("training", "rollouts"), ("head", "head"), ("head", "rollouts"))
@@ -106,8 +107,6 @@ KINDS = {"training": training, "rollouts": rollouts, "head": head}
 
 def work(kind: str, folder: Path) -> None:
     """Works until the time that each line of standard input names, and prints the mean seconds of a unit."""
-    import vla  # noqa: F401
-
     unit = KINDS[kind](folder)
     for _ in range(3):
         unit()
@@ -128,10 +127,15 @@ class Worker:
     """
 
     def __init__(self, kind: str, waiting: str, folder: Path):
-        environment = {name: value for name, value in os.environ.items() if name not in VARIABLES} | WAITING[waiting]
+        mine = {name: value for name, value in os.environ.items() if name not in (*openmp.WAITING, *openmp.OTHERS)}
         command = [sys.executable, __file__, "--work", kind, "--folder", str(folder)]
         self._process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            env=mine | WAITING[waiting],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         assert self._read() == "ready", f"{kind} ended before it began"
 
