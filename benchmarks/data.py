@@ -93,12 +93,12 @@ def speeds(folder: Path, samples: int, rounds: int) -> dict[str, float]:
                 decode_json(members["json"], ""),
             )
 
-    def picture_of(key: str, data: bytes):
+    def decode_image(key: str, data: bytes):
         return decode_jpeg(data, key) if key.endswith("jpg") else None
 
     def sequential():
         # webdataset's own decoders except for the image, which all sides decode alike.
-        yield from wds.WebDataset(urls, shardshuffle=False).decode(picture_of)
+        yield from wds.WebDataset(urls, shardshuffle=False).decode(decode_image)
 
     sides = {"bare": bare, "ours": ours, "webdataset": sequential}
     results: dict[str, list[float]] = {name: [] for name in sides}

@@ -79,8 +79,8 @@ def acting(toy: bool) -> tuple[LocalPolicy, list[Observation]]:
 
         contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, plan=("where", "reach"), chunk=2)
         rng = np.random.default_rng(0)
-        pictures = [{c.name: rng.integers(0, 255, (64, 64, 3), np.uint8) for c in EMBODIMENT.cameras} for _ in range(8)]
-        return LocalPolicy(*load_vlm("tiny"), contract), [Observation("", p, np.zeros(5), "lift the red cube") for p in pictures]
+        images = [{c.name: rng.integers(0, 255, (64, 64, 3), np.uint8) for c in EMBODIMENT.cameras} for _ in range(8)]
+        return LocalPolicy(*load_vlm("tiny"), contract), [Observation("", p, np.zeros(5), "lift the red cube") for p in images]
     from vla.datasets.robot import RobotSource
 
     policy = LocalPolicy.from_export(RUN / "export", device="cpu")
@@ -144,7 +144,7 @@ def demo(policy: LocalPolicy, seen: list[Observation], rounds: int) -> dict:
 
 
 def at_once(policy: LocalPolicy, seen: list[Observation], rounds: int) -> dict:
-    """Milliseconds of an answer with a chunk of 8: token by token and in a block, pictures and prompt included; with the policy's
+    """Milliseconds of an answer with a chunk of 8: token by token and in a block, images and prompt included; with the policy's
     plan, and of the actions alone. The weights have not learned blocks, which changes what is written, not how fast."""
     results = {}
     for name, plan in {"with plan": policy.contract.plan, "actions alone": ()}.items():
@@ -206,9 +206,9 @@ def prompt(model: Any, device: str) -> dict[str, torch.Tensor]:
     """Returns inputs of 256 image tokens and 24 words."""
     words = model.config.text_config.vocab_size
     ids = torch.cat([torch.full((1, 256), words - 1), torch.randint(10, words - 600, (1, 24))], 1).to(device)
-    pictures = torch.rand(1, 3, 224, 224, dtype=model.dtype, device=device)
+    images = torch.rand(1, 3, 224, 224, dtype=model.dtype, device=device)
     zeros = torch.zeros_like(ids)
-    return {"input_ids": ids, "attention_mask": zeros + 1, "token_type_ids": zeros, "pixel_values": pictures}
+    return {"input_ids": ids, "attention_mask": zeros + 1, "token_type_ids": zeros, "pixel_values": images}
 
 
 def machine(dtype: torch.dtype, device: str, toy: bool) -> tuple[float, float]:

@@ -1,4 +1,5 @@
-"""Measures serving: added latency, batching across clients, and a mixed load in which every answer is checked.
+"""Measures serving: what it adds to a call, beside openpi's server; batching across clients; and a mixed load in which every
+answer is checked.
 
 Servers run in processes of their own, with one torch thread; so does the in-process side, which runs here, like all the clients.
 """
@@ -7,6 +8,7 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -33,7 +35,7 @@ from vla.report.provenance import provenance
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 EXPORT = Path("runs/demo/export")
-CLIENTS, SIDE = 16, 224
+CLIENTS = 16
 CAMERAS = [camera.name for camera in EMBODIMENT.cameras]
 
 
@@ -103,25 +105,6 @@ def message(images: dict[str, np.ndarray], state: np.ndarray) -> bytes:
 
 def quantiles(seconds: list[float]) -> dict[str, float]:
     return {f"p{share}": 1e3 * float(np.percentile(seconds, share)) for share in (50, 99)}
-
-
-async def latency(address: str, policy, count: int) -> dict[str, dict[str, float]]:
-    """Times one client with two 224-px images, alternating with an in-process call that resizes them as the server does."""
-    rng = np.random.default_rng(0)
-    took: dict[str, list[float]] = {"in process": [], "served": [], "served less the policy's call": []}
-    async with connect(f"ws://{address}", compression=None, max_size=None) as client:
-        await client.recv()
-        for _ in range(10 + count):
-            images, state = observation(rng, SIDE)
-            began = time.perf_counter()
-            policy.act([Observation("0", images, state, "lift the red cube")])
-            took["in process"].append(time.perf_counter() - began)
-            began = time.perf_counter()
-            await client.send(message(images, state))
-            answer = unpack(bytes(await client.recv()))
-            took["served"].append(time.perf_counter() - began)
-            took["served less the policy's call"].append(took["served"][-1] - answer["policy_timing"]["infer_ms"] / 1e3)
-    return {name: quantiles(seconds[10:]) for name, seconds in took.items()}
 
 
 async def throughput(address: str, count: int, clients: int = CLIENTS) -> dict[str, float]:
@@ -205,9 +188,9 @@ async def load(address: str, process: psutil.Process, seconds: float) -> dict[st
         async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
             for _ in range(50):
                 images, state = seen(rng)
-                pictures = {"image": encode_array(images["front"]), "wrist_image": encode_array(images["wrist"])}
+                encoded = {"image": encode_array(images["front"]), "wrist_image": encode_array(images["wrist"])}
                 answer = await client.post(
-                    f"http://{address}/act", json={**pictures, "state": state.tolist(), "instruction": "go"}
+                    f"http://{address}/act", json={**encoded, "state": state.tolist(), "instruction": "go"}
                 )
                 actions = np.frombuffer(base64.b64decode(answer.json()["__numpy__"])).copy()
                 # The gripper, here the last number of the state, is converted back from 1 open, 0 closed.
@@ -246,12 +229,24 @@ Part = tuple[dict[str, Any], dict[str, tuple[float, str, float]]]
 """The measurements, and for each bar its value, sign and limit."""
 
 
-def one_client(policy, options) -> Part:
-    with demo_server(options.export, CLIENTS) as (address, _):
-        results = asyncio.run(latency(address, policy, options.requests))
-    served, local = results["served"], results["in process"]
-    bars = {f"added latency, p{q} (ms)": (served[f"p{q}"] - local[f"p{q}"], "<=", bar) for q, bar in ((50, 3.0), (99, 10.0))}
-    return {"latency (ms)": results}, bars
+def beside_openpi(_, options) -> Part:
+    """What serving adds to a call of the policy, against what openpi's own server adds."""
+    from beside import openpi
+
+    results, bars = {}, {}
+    requests = options.requests
+    work = {"equal work": (str(options.export), 1.1, requests // 2), "a policy that returns at once": ("", 1.25, requests)}
+    for case, (export, bar, count) in work.items():
+        times = openpi.compare(server, export, str(options.openpi or "equal"), count)
+        low, high = openpi.interval(times)
+        ratio = {"ratio": openpi.ratio(times), "interval": [low, high], "triples": len(times[openpi.OURS])}
+        sides = {f"{name} (ms)": quantiles(list(seconds)) for name, seconds in times.items()}
+        results[f"beside openpi, {case}"] = {**sides, "of what is added": ratio}
+        bars[f"added, against openpi's server, {case}, upper end"] = (high, "<=", bar)
+        if export:
+            added = np.percentile(times[openpi.OURS], 99) - np.percentile(times[openpi.LOCAL], 99)
+            bars["added latency, p99 (ms)"] = (1e3 * float(added), "<=", 10.0)
+    return results, bars
 
 
 def many_clients(policy, options) -> Part:
@@ -293,7 +288,7 @@ def mixed_load(_, options) -> Part:
     }
 
 
-PARTS = {"latency": one_client, "clients": many_clients, "stand-in": stand_ins, "mixed": mixed_load}
+PARTS = {"openpi": beside_openpi, "clients": many_clients, "stand-in": stand_ins, "mixed": mixed_load}
 
 
 def main() -> int:
@@ -303,6 +298,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="of mixed load; the whole form is 600")
     parser.add_argument("--short", action="store_true", help="160 requests and ten seconds: does it run?")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--beside", choices=["openpi"], help="only the comparison with openpi's server")
+    parser.add_argument("--openpi", type=Path, help="a checkout of openpi, whose own server is used instead of an equal of it")
     parser.add_argument("--stand-in", nargs=3, metavar=("FIXED", "EACH", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.short:
@@ -312,7 +309,12 @@ def main() -> int:
         serve_stand_in(float(fixed), float(each), int(batch))
         return 0
     policy = None
-    if {"latency", "clients"} & set(options.parts):
+    if options.beside:
+        options.parts = [options.beside]
+    if "openpi" in options.parts and not importlib.util.find_spec("openpi_client"):
+        print("there is no openpi_client: run make setup, or pip install --no-deps openpi-client", file=sys.stderr)
+        return 2
+    if {"openpi", "clients"} & set(options.parts):
         if not (options.export / "contract.json").is_file():
             print(f"there is no {options.export}: run make demo", file=sys.stderr)
             return 2

@@ -16,6 +16,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+# It says how torch's threads wait, which they read when torch is loaded.
+import vla  # noqa: F401
+
+# isort: split
 import lightning as L
 import numpy as np
 import torch

@@ -181,9 +181,11 @@ def numpy_json(values: np.ndarray) -> dict[str, Any]:
 
 
 def untimed(answer: Any) -> Any:
-    """Returns an answer without times and request counters."""
+    """Returns an answer without times and request counters, and without the state that earlier commits sent back."""
     if isinstance(answer, dict):
         kept = {str(k): v for k, v in answer.items() if k not in ("server_timing", "request_id", "calls", "id")}
+        if "actions" in kept:
+            kept.pop("state", None)
         return {k: untimed(v) for k, v in kept.items() if not k.endswith("_ms")}
     return [untimed(v) for v in answer] if isinstance(answer, list) else answer.hex() if isinstance(answer, bytes) else answer
 

@@ -4,6 +4,10 @@ import functools
 import os
 from pathlib import Path
 
+# It says how torch's threads wait, which they read when torch is loaded.
+import vla  # noqa: F401
+
+# isort: split
 import numpy as np
 import pytest
 import torch
@@ -19,7 +23,6 @@ from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 torch.set_num_threads(1)
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 SMALL = {"text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}}
 
 
@@ -43,11 +46,11 @@ def vlm(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """Robot and question data of the tabletop's form, with noise for pictures."""
+    """Robot and question data of the tabletop's form, with noise for images."""
     rng = np.random.default_rng(0)
     root = tmp_path_factory.mktemp("data")
 
-    def pictures():
+    def images():
         return {f"{c.name}.jpg": rng.integers(0, 255, (64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
 
     with ShardWriter(root / "robot") as writer:
@@ -67,7 +70,7 @@ def data(tmp_path_factory):
                     "reach": [10, 20, 30, 40],
                 }
                 state = np.array([0, 0, 0.1, 0, 0.04], np.float32)
-                members = {**pictures(), "action.npy": action, "state.npy": state, "json": description}
+                members = {**images(), "action.npy": action, "state.npy": state, "json": description}
                 writer.write(f"e{episode:06d}_s{step:04d}", members)
     with ShardWriter(root / "questions") as writer:
         for i in range(12):
@@ -77,7 +80,7 @@ def data(tmp_path_factory):
                 {"type": "list", "question": "list the objects", "answer": ["red cube", [0.5, 0.25]]},
                 {"type": "reach", "question": "where is the red cube from the gripper", "answer": [10, 20, 30, 40]},
             ]
-            writer.write(f"q{i:06d}", {**pictures(), "json": {"questions": asked}})
+            writer.write(f"q{i:06d}", {**images(), "json": {"questions": asked}})
     for kind in ("robot", "questions"):
         DatasetCard(kind, kind, EMBODIMENT_NAME, EMBODIMENT).save(root / kind)
     return root

@@ -1,10 +1,14 @@
 """The command line: help, errors without tracebacks, configurations."""
 
+import errno
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from PIL import Image
 
 from vla import cli
 from vla.commands.configs import find_config
@@ -142,3 +146,34 @@ def test_a_closed_pipe_is_not_an_error():
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait(60) == 141
     process.stderr.close()
+
+
+def test_renamed_settings_are_accepted_by_their_old_names(tmp_path, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "elsewhere/a.png")
+    turns = [{"from": "human", "value": "<image>\nwhat is it"}, {"from": "gpt", "value": "a square"}]
+    (tmp_path / "llava.json").write_text(json.dumps([{"image": "a.png", "conversations": turns}]))
+    assert cli.main(["data", "verify", str(tmp_path / "llava.json"), "--pictures", str(tmp_path / "elsewhere")]) == 0
+    assert "--pictures: `pictures` is now called `images`" in capsys.readouterr().err
+    recipe = tmp_path / "old.yaml"
+    recipe.write_text(yaml.safe_dump({"collect": {"questions": {"out": "x", "task": "questions", "pictures": 5}}}))
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["fit", "-c", "demo.yaml", "-c", str(recipe), "--print_config"])
+    printed = capsys.readouterr()
+    assert "images: 5" in printed.out and f"{recipe}: `pictures` is now called" in printed.err
+
+
+def test_a_full_disk_is_told_in_one_line(monkeypatch, capsys):
+    def fill(_):
+        raise OSError(errno.ENOSPC, "No space left on device", "out/shard-000000.tar")
+
+    monkeypatch.setattr(cli, "_load", fill)
+    assert cli.main(["doctor"]) == 2
+    assert capsys.readouterr().err == "error: out/shard-000000.tar: No space left on device\nFix: free some space\n"
+
+    def fail(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(cli, "_load", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        cli.main(["doctor"])

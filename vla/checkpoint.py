@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 import vla.models.load  # noqa: F401  (registers our own classes with transformers)
 from vla.contract import PolicyContract
 from vla.errors import UserError
+from vla.files import why_not_data
 from vla.models.adapters import Lora, add_lora, merged
 
 
@@ -42,7 +43,7 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch.load raises many types of errors for a damaged file
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = why_not_data(path) or (str(error).splitlines()[0] if str(error) else type(error).__name__)
         raise UserError(f"not a readable checkpoint: {first}", str(path), "use an earlier checkpoint") from error
     if not isinstance(checkpoint, dict) or "contract" not in checkpoint or "vlm" not in checkpoint:
         raise UserError("the checkpoint has no contract", str(path), "give a checkpoint written by `vla fit`")

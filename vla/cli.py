@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import importlib
 import inspect
 import os
@@ -13,7 +14,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, cast
 
-from vla.commands.configs import with_paths
+from vla.commands.configs import with_current_name, with_paths
 from vla.errors import UserError
 
 Table = dict[str, tuple[str, str]]
@@ -31,6 +32,7 @@ COMMANDS: Table = {
     "doctor": ("vla.doctor:doctor", "checks that this machine can run everything"),
     "collect": ("vla.commands.collect:collect", "records demonstrations, or images with questions"),
     "rollout": ("vla.commands.rollout:rollout", "rolls a policy out in simulation"),
+    "evaluate": ("vla.commands.evaluate:evaluate", "compares a policy with held-out demonstrations, without a simulator"),
     "compare": ("vla.report.compare:compare", "says which policies differ significantly on the same episodes"),
     "export": ("vla.training.export:export", "exports a checkpoint as a self-contained folder"),
     "serve": ("vla.commands.serve:serve", "serves policies over HTTP and websocket"),
@@ -48,6 +50,8 @@ RL: Table = {
     "table": ("vla.commands.rl:run_table", "compares policies on the same episodes, with their costs"),
     "questions": ("vla.commands.rl:run_questions", "writes images of BabyAI's rooms with questions, to train a model on"),
 }
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk or a quota that is full, or of a file that may not grow."""
 Command = Callable[..., int | str | None]
 """Returns an exit code, or text to print."""
 GROUPS: dict[str, tuple[Table, str]] = {
@@ -99,9 +103,12 @@ def _group(group: str, argv: list[str]) -> int:
 
 
 def _normalise(defaults: Mapping[str, Any], argv: list[str]) -> list[str]:
-    """Returns the arguments with bare switches and hyphens spelt out: `--from-scratch` as `--from_scratch=true`."""
+    """Returns the arguments with the present names of options, and with switches and hyphens spelt out: `--from-scratch` as
+    `--from_scratch=true`."""
     normalised = []
     for i, argument in enumerate(argv):
+        if argument.startswith("--") and argument.partition("=")[0][2:] not in defaults:
+            argument = with_current_name(argument)
         option, equals, value = argument.partition("=")
         name = "--" + option[2:].replace("-", "_")
         if option.startswith("--") and name[2:] in defaults:
@@ -119,7 +126,8 @@ def _run(function: Command, name: str, argv: list[str]) -> int | str | None:
     parameters = list(inspect.signature(function).parameters.values())
     description = (inspect.getdoc(function) or "").partition("\n")[0]
     # The main argument of these commands is positional.
-    parser_options = {"prog": f"vla {name}", "as_positional": name == "serve" or name.startswith("data "), "exit_on_error": False}
+    positional = name in ("serve", "evaluate") or name.startswith("data ")
+    parser_options = {"prog": f"vla {name}", "as_positional": positional, "exit_on_error": False}
     options_class = typing.get_type_hints(function).get(parameters[0].name) if parameters else None
     if isinstance(options_class, type) and dataclasses.is_dataclass(options_class):
         defaults = {field.name: field.default for field in dataclasses.fields(options_class)}
@@ -178,6 +186,11 @@ def main(argv: list[str] | None = None) -> int:
     except (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         # A path that the user gave is of the wrong kind or not accessible.
         print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"error: {error.filename or 'a file cannot be written'}: {error.strerror}\nFix: free some space", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

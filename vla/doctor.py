@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypedDict
 
+from vla import openmp
 from vla.errors import UserError
 from vla.sim import gl
 
@@ -127,12 +128,23 @@ def torch() -> Iterator[Check]:
         yield Check("torch", False, f"does not load: {error}", fix, fatal=True)
         return
     device = f"CUDA: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no CUDA device"
-    yield Check("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads, {device}")
+    yield Check("torch", True, f"{torch.__version__}, {device}")
+    yield threads(torch.get_num_threads())
     flags = _cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
     timings = {dtype: _product_seconds(torch, dtype) for dtype in (torch.float32, torch.bfloat16)}
     gain = timings[torch.float32] / timings[torch.bfloat16]
     features = ", ".join(sorted(flags)) or platform.machine()
     yield Check("cpu", True, f"{os.cpu_count()} cores, {features}; bf16 products at {gain:.1f} times the speed of fp32")
+
+
+def threads(count: int) -> Check:
+    """Says how torch's threads wait for one another, which decides how two commands at once get on."""
+    found = openmp.settings()
+    spins = found.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE"
+    waiting = "spin while they wait" if spins else "sleep while they wait"
+    told = " ".join(f"{name}={value}" for name, value in found.items())
+    fix = "unset OMP_WAIT_POLICY, unless one command at a time has the machine"
+    return Check("threads", not spins, f"{count} of torch; they {waiting} ({told})", fix)
 
 
 def rendering(renderers: int = 2) -> Iterator[Check]:

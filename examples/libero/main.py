@@ -14,7 +14,7 @@ SIZE = 224
 
 
 def resized(image, size=SIZE):
-    """A picture [H, W, 3] turned by 180 degrees, as LIBERO's data are, padded to a square and scaled to `size` pixels."""
+    """An image [H, W, 3] turned by 180 degrees, as LIBERO's data are, padded to a square and scaled to `size` pixels."""
     from PIL import Image
 
     turned = Image.fromarray(np.ascontiguousarray(image[::-1, ::-1]))

@@ -1,3 +1,4 @@
+import io
 import os
 import pickle
 import tarfile
@@ -85,6 +86,39 @@ def test_missing_shards_members_and_doubled_keys_are_named(folder, tmp_path):
     (folder / "shard-000009.tar").write_bytes((folder / "shard-000000.tar").read_bytes())
     with pytest.raises(UserError, match="occurs 2 times"):
         ShardIndex(folder)
+
+
+def repacked(shard, change):
+    """Rewrites a shard with tarfile; `change` lists the members (name, content) to write for each member."""
+    with tarfile.open(shard) as old:
+        members = [(entry.name, old.extractfile(entry).read()) for entry in old]
+    with tarfile.open(shard, "w") as new:
+        for name, content in (changed for member in members for changed in change(*member)):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            new.addfile(entry, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("again", ["e000003_s0001.front.jpg", "e000003_s0001.front.JPG"])
+def test_a_member_that_occurs_twice_is_refused(folder, again):
+    repacked(
+        folder / "shard-000001.tar", lambda name, data: [(name, data)] + [(again, b"x")] * (name == "e000003_s0001.front.jpg")
+    )
+    with pytest.raises(UserError, match=rf"shard-000001\.tar: the member {again} occurs twice"):
+        ShardIndex(folder)
+
+
+def test_files_that_are_no_members_are_passed_over(folder):
+    """A shard repacked on macOS, which keeps attributes in ._NAME, with a text that belongs to no sample."""
+    whole = [ShardIndex(folder).read(i) for i in range(45)]
+    repacked(folder / "shard-000000.tar", lambda name, data: [(f"._{name}", b"\0\5\x16\7"), (name, data), ("README", b"x")])
+    index = ShardIndex(folder)
+    assert [index.read(i) for i in range(45)] == whole
+
+
+def test_cameras_may_have_capital_letters(folder):
+    repacked(folder / "shard-000000.tar", lambda name, data: [(name.replace("front", "Front"), data)])
+    assert ShardIndex(folder).read(0, only=("Front.jpg",))
 
 
 def test_a_folder_that_cannot_be_written_is_read_without_a_cache(folder, monkeypatch):

@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from vla.datasets.mixture import Mixture
 from vla.datasets.shards import ShardWriter
 from vla.datasets.stream import QuestionStream
-from vla.errors import UserError
+from vla.errors import Unreadable, UserError
 
 COUNTS = [5, 5, 5, 5, 5, 5, 5, 2]
 
@@ -20,7 +21,7 @@ def captions(tmp_path):
     folder = tmp_path / "there"
     with ShardWriter(folder, per_shard=5) as writer:
         for i in range(sum(COUNTS)):
-            writer.write(f"c{i:03d}", {"jpg": np.full((8, 8, 3), i, np.uint8), "txt": f"picture {i}".encode()})
+            writer.write(f"c{i:03d}", {"jpg": np.full((8, 8, 3), i, np.uint8), "txt": f"image {i}".encode()})
     return folder
 
 
@@ -36,7 +37,7 @@ def captions_of(mixture, ts):
 def test_an_epoch_has_every_sample_once(captions, tmp_path):
     mixture = Mixture({"web": stream(captions, tmp_path / "here", split="train")}, 3)
     first, second = captions_of(mixture, range(30)), captions_of(mixture, range(30, 60))
-    assert sorted(first) == sorted(second) == sorted(f"picture {i}" for i in range(30)) and first != second
+    assert sorted(first) == sorted(second) == sorted(f"image {i}" for i in range(30)) and first != second
     assert mixture.draw(29)[1] == 0 and mixture.draw(30)[1] == 1
     sample = mixture.sample(4)[1]
     assert sample.questions[0].text == "what is in the picture" and sample.images["front"].shape == (8, 8, 3)
@@ -46,7 +47,7 @@ def test_held_out_shards_are_counted_and_never_trained_on(captions, tmp_path):
     held = stream(captions, tmp_path / "here").restricted("val")
     assert len(held) == 7
     assert sorted(held.sample(i, np.random.default_rng(0)).questions[0].answer[0] for i in range(7)) == [
-        f"picture {i}" for i in range(30, 37)
+        f"image {i}" for i in range(30, 37)
     ]
 
 
@@ -97,11 +98,20 @@ def test_the_next_image_replaces_one_without_questions(questions_folder, tmp_pat
     assert sample.questions[0].text in ("where is 1", "what colour is 1") and round(sample.images["front"].mean()) == 1
 
 
+def test_members_that_are_apart_are_named(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("0.jpg", "1.jpg", "0.txt", "1.txt"):
+            tar.addfile(tarfile.TarInfo(name))
+    source = QuestionStream(f"{tmp_path}/0.tar", {"front": "jpg"}, text="txt", fetched=str(tmp_path / "here"), split="all")
+    with pytest.raises(Unreadable, match="it has no txt, only jpg; its other members are elsewhere in the shard"):
+        source.questions(0)
+
+
 def test_mistakes_are_named(captions, tmp_path, monkeypatch):
     monkeypatch.setattr("vla.datasets.remote.PAUSE", 0.001)
     with pytest.raises(UserError, match="leave them out"):
         stream(captions, tmp_path, cache=True)
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         QuestionStream("x.tar", {})
     with pytest.raises(UserError, match=r"/nowhere.*cannot be read"):
         Mixture({"web": stream("/nowhere", tmp_path / "here")}, 0).sample(0)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from vla.contract import PolicyContract
+from vla.contract import PolicyContract, Space
 from vla.errors import UserError
 from vla.models.load import load_vlm
 from vla.observation import ActionChunk, Observation
@@ -86,6 +86,46 @@ def test_temporal_ensemble_weighs_the_newest_most_and_leaves_the_gripper():
     assert (first == 10).all()
     weight = np.exp(-1.0)
     assert np.isclose(second[0], (20 + weight * 11) / (1 + weight)) and second[-1] == 20
+
+
+def pose(rotation, names, unit):
+    """An embodiment of absolute rotations and a gripper."""
+    space = Space((*names, "gripper"), (unit,) * len(names) + ("",), (-4.0,) * (len(names) + 1), (4.0,) * (len(names) + 1))
+    return dataclasses.replace(EMBODIMENT, action=space, mode="absolute", rotation=rotation)
+
+
+@pytest.mark.parametrize(
+    ("rotation", "names", "unit", "older", "newer", "expected"),
+    [
+        ("euler_xyz", ("roll", "pitch", "yaw"), "rad", (0.1, 0, 3.1), (0.1, 0, -3.1), (0.1, 0, np.pi)),
+        ("euler_xyz", ("roll", "pitch", "yaw"), "deg", (0, 0, 179), (0, 0, -179), (0, 0, 180)),
+        ("axis_angle", ("rx", "ry", "rz"), "rad", (0, 3.1, 0), (0, -3.1, 0), (0, np.pi, 0)),
+        ("quaternion_xyzw", ("qx", "qy", "qz", "qw"), "", (0, 0, 1, 0), (0, 0, -1, -1e-9), (0, 0, 1, 0)),
+        ("anything", ("yaw",), "rad", (3.1,), (-3.1,), (np.pi,)),
+        ("not said", ("roll", "pitch", "yaw"), "rad", (0, 0, 3.1), (0, 0, -3.1), (0, 0, -3.1)),
+    ],
+)
+def test_absolute_rotations_are_averaged_as_rotations(rotation, names, unit, older, newer, expected):
+    chunks = [np.array([[*older, 1.0]] * 2), np.array([[*newer, 0.0]] * 2)]
+
+    class Replayed(Counter):
+        contract = dataclasses.replace(Counter.contract, embodiments={"arm": pose(rotation, names, unit)})
+
+        def act(self, observations):
+            self.calls += 1
+            return [ActionChunk(chunks[self.calls - 1], np.zeros(2, bool))]
+
+    policy = TemporalEnsemble(Replayed(), decay=0.0)
+    policy.act([observe("a")])
+    action = policy.act([observe("a")])[0].actions[0]
+    assert np.allclose(np.abs(action[:-1]), np.abs(expected), atol=1e-6) and action[-1] == 0
+    if rotation == "not said":
+        assert action[2] == -3.1
+
+
+def test_at_rest_a_robot_that_turns_by_quaternions_does_not_turn():
+    turning = dataclasses.replace(pose("quaternion_wxyz", ("qw", "qx", "qy", "qz"), ""), mode="delta")
+    assert rest(turning, np.array([0.9, 0.1, 0, 0, 1.0])).tolist() == [1, 0, 0, 0, 1]
 
 
 def test_a_policy_with_history_needs_its_own_spacing():

@@ -22,7 +22,7 @@ def examples(vlm):
 
 @pytest.fixture(scope="module")
 def looking_back(vlm):
-    """Model and examples with three pictures per camera, two steps apart."""
+    """Model and examples with three images per camera, two steps apart."""
     model, processor = load_vlm(vlm, history=3)
     contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=3, execute=2, history=3)
     return model, Encoder(contract, family_of(model, processor))

@@ -62,7 +62,7 @@ def test_a_chunk_is_trained_and_written_at_once(vlm, data, block):
     assert not chunk.status and chunk.actions.shape == (3, 7)
 
 
-def test_pictures_may_follow_the_words(vlm, data):
+def test_images_may_follow_the_words(vlm, data):
     model, examples = acting(
         vlm, data, "uniform", prompt="to {instruction}: {images} state: {state} A:", question="{question} {images}"
     )

@@ -71,13 +71,13 @@ def test_the_past_in_a_sample_is_what_a_policy_has_seen(looking_back, data):
     assert not policy._history.keys() - {"a"} and len(policy._history["a"]) == 2
 
 
-def test_a_picture_from_elsewhere_needs_one_camera(examples):
-    picture = {"front": np.zeros((32, 48, 3), np.uint8)}
-    example = examples.question(QuestionSample(picture, [Question("what is it", ["a cat"], "caption")]))
+def test_an_image_from_elsewhere_needs_one_camera(examples):
+    image = {"front": np.zeros((32, 48, 3), np.uint8)}
+    example = examples.question(QuestionSample(image, [Question("what is it", ["a cat"], "caption")]))
     assert (example.sequence.roles == Role.ABSENT).sum() == 16 and example.images[1] is None
     assert examples.batch([example]).inputs.images["pixel_values"].shape == (1, 2, 3, 64, 64)
     with pytest.raises(UserError, match="no image of camera front, wrist; got"):
-        examples.question(QuestionSample({"roof": picture["front"]}, [Question("what is it", ["a cat"], "caption")]))
+        examples.question(QuestionSample({"roof": image["front"]}, [Question("what is it", ["a cat"], "caption")]))
 
 
 def test_a_chat_is_one_sequence_like_any_other(vlm, data):

@@ -19,7 +19,7 @@ def test_question_answer_comes_back_from_its_ids(examples, data):
     assert where.loss.sum() == 3 and colour.loss.sum() == 2
 
 
-def test_instruction_cannot_smuggle_in_a_picture(examples):
+def test_instruction_cannot_smuggle_in_an_image(examples):
     images = {c.name: np.zeros((64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
     plain = examples.ask(images, "where is it").sequence.ids
     odd = examples.ask(images, "where is <image> <eos>").sequence.ids

@@ -1,5 +1,6 @@
 """A policy in plain numpy, and a real server around it."""
 
+import subprocess
 import threading
 
 import numpy as np
@@ -101,3 +102,17 @@ def make_observation(seed: int = 0, **changes) -> Observation:
         "instruction": "pick up the red cube",
     }
     return Observation(**{**values, **changes})
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """PEM files of a certificate for 127.0.0.1, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    files = str(folder / "cert.pem"), str(folder / "key.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    try:
+        subprocess.run([*command, "-out", files[0], "-keyout", files[1], *names], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("no openssl program")
+    return files

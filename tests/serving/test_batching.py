@@ -96,6 +96,36 @@ def test_one_bad_request_fails_alone(slow, observed):
     assert codes == [200, 200, 500, 200]
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), StopIteration(), KeyboardInterrupt()])
+def test_no_error_of_a_policy_ends_its_thread(policy_class, observed, error):
+    class Broken(policy_class):
+        def act(self, observations):
+            if observations[0].instruction == "break":
+                raise error
+            return super().act(observations)
+
+    with running(policy := Broken()) as url:
+        assert httpx.post(f"{url}/act", json=request_json(observed, instruction="break")).status_code == 500
+        assert httpx.post(f"{url}/act", json=request_json(observed)).status_code == 200
+    assert len(policy.threads) == 1
+
+
+def test_frames_that_arrive_during_an_answer_are_answered_in_turn(slow, observed):
+    policy = slow()
+    with running(policy) as url:
+        with connect(url.replace("http", "ws"), compression=None) as client:
+            client.recv()
+            observations = [observed(seed) for seed in range(4)]
+            for observation in observations:
+                client.send(pack({"images": observation.images, "state": observation.state, "prompt": "go"}))
+            for number, observation in enumerate(observations, 1):
+                answer = unpack(client.recv())
+                assert answer["actions"][0, 0] == pytest.approx(observation.images["front"].mean())
+                assert answer["info"]["calls"] == number
+        # The client has left between two answers.
+        wait_until(lambda: not policy.calls)
+
+
 class Held:
     """A policy that answers while `go` is set."""
 
@@ -195,6 +225,8 @@ def test_one_clients_many_requests_do_not_delay_anothers(policy_class, observed,
         wait_until(lambda: active(url, "m" * 20) == 6)
         one = pool.submit(post, "m", 9)
         wait_until(lambda: active(url, "m" * 20) == 7)
+        # Until its body has been read.
+        time.sleep(0.2)
         policy.go.set()
         assert [future.result() for future in (*many, one)] == [200] * 7
     # The first request was in progress already; the second one's turn was before the new client's.

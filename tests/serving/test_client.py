@@ -117,6 +117,24 @@ def test_ensembling_equals_that_of_vla_policies(contract, observed):
         assert np.allclose(client.step({"k": k}), package.act([observation])[0].actions[0])
 
 
+def test_angles_are_averaged_and_change_the_short_way():
+    chunks = [np.array([[3.1, 3.1, 0]] * 2), np.array([[-3.1, -3.1, 1]] * 2)]
+    client = TemporalEnsemble(lambda o: {"actions": chunks[o["k"]]}, decay=0.0, angles=[0])
+    client.step({"k": 0})
+    action = client.step({"k": 1})
+    assert abs(action[0]) == pytest.approx(np.pi) and action[1:].tolist() == [0, 1]
+    guard = Guard(Limits([-np.pi] * 2, [np.pi] * 2, rate=0.1, angles=[0]))
+    assert guard([3.1, 3.1]).tolist() == [3.1, 3.1]
+    assert guard([-3.1, -3.1]) == pytest.approx([-3.1, 3.0]) and guard.clamped == 1
+    # A change of 0.3 takes three steps, of which one passes pi.
+    guard.reset()
+    assert guard([3.0, 0])[0] == 3 and [guard([-2.99, 0])[0] for _ in range(3)] == pytest.approx([3.1, 3.2 - 2 * np.pi, -2.99])
+    guard = Guard(Limits([-3, -3], [3, 3], rate=0.1, angles=[0]))
+    assert guard([2.95, 0])[0] == 2.95 and [guard([-2.0, 0])[0] for _ in range(2)] == [3, 3]
+    guard = Guard(Limits([-4, -4], [4, 4], rate=[0.1, np.inf]))
+    assert guard([3.1, 0]).tolist() == [3.1, 0] and guard([-3.1, 2]).tolist() == [3.0, 2]
+
+
 def test_the_guard_clamps_limits_the_rate_and_refuses_nan():
     guard = Guard(Limits([-1, -1], [1, 1], rate=[0.5, np.inf]))
     assert guard([0.2, -7]).tolist() == [0.2, -1] and guard.clamped == 1

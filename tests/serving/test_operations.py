@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import ssl
-import subprocess
 import time
 
 import httpx
@@ -128,16 +127,9 @@ def test_limits_of_messages_and_images(policy_class, observed):
         assert answer.status_code == 400 and "at most 100 per side" in answer.text
 
 
-def test_tls(policy_class, tmp_path, observed):
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    try:
-        subprocess.run([*command, *files, *names], check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("no openssl program")
-    context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
-    with running(policy_class(), tls=(str(tmp_path / "cert.pem"), str(tmp_path / "key.pem"))) as url:
+def test_tls(policy_class, certificate, observed):
+    context = ssl.create_default_context(cafile=certificate[0])
+    with running(policy_class(), tls=certificate) as url:
         assert url.startswith("https")
         assert httpx.post(f"{url}/act", json=request_json(observed), verify=context).status_code == 200
         with connect(url.replace("http", "ws"), ssl=context) as client:

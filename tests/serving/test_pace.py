@@ -55,7 +55,6 @@ def test_clients_in_step_fill_every_batch(policy_class, observed, think):
     async def scenario():
         policy = policy_class()
         batcher = Batcher(Slow(policy), Options(batch=8), Metrics())
-        batcher.start()
 
         async def client(number):
             for _ in range(12):

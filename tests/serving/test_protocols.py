@@ -14,7 +14,7 @@ from vla.contract import Camera, Embodiment, PolicyContract, Space
 from vla.errors import ContractMismatch
 from vla.policies.load import load_policy
 from vla.policies.openpi import OpenpiPolicy
-from vla.protocols.keymaps import to_message, to_request
+from vla.protocols.keymaps import KeyMaps, to_message
 from vla.serving.openvla import to_request as openvla_request
 from vla.serving.server import running
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
@@ -179,17 +179,16 @@ def test_droid_keys_make_one_state(observed):
 
 def test_a_key_map_reads_back_what_it_wrote(observed):
     contract = droid()
+    maps, keys = KeyMaps(contract), contract.embodiment().keys["openpi-droid"]
     observation = dataclasses.replace(observed(), images={"exterior": 1, "wrist": 2}, state=np.arange(8.0))
-    request = to_request(to_message(observation, contract.embodiment().keys["openpi-droid"]), contract)
+    request = maps.to_request(to_message(observation, keys))
     assert (
         request["state"] == observation.state.tolist()
         and request["images"] == observation.images
         and request["embodiment"] == "droid"
     )
     with pytest.raises(ContractMismatch, match="send 7"):
-        to_request(
-            {**to_message(observation, contract.embodiment().keys["openpi-droid"]), "observation/joint_position": [1.0]}, contract
-        )
+        maps.to_request({**to_message(observation, keys), "observation/joint_position": [1.0]})
 
 
 def test_starvlas_envelope_keeps_errors_and_the_connection(url, observed):

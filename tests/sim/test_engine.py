@@ -109,7 +109,7 @@ def test_the_same_episode_twice_is_refused(toy, seeing):
         rollout(seeing(), EPISODES[:1] * 2, workers)
 
 
-def test_pictures_are_made_only_where_the_policy_will_look(toy, seeing):
+def test_images_are_rendered_only_where_the_policy_will_look(toy, seeing):
     with Workers(1, toy()) as workers:
         # Two actions of each chunk are carried out: a look at the start and after steps 2 and 4.
         assert rollout(seeing(), [Episode(0, horizon=6)], workers)[0].more["seconds"] == 3

@@ -73,7 +73,7 @@ def test_what_is_there_is_kept_and_an_expert_is_not_recorded(recorded, toy, tmp_
 
 
 def test_the_command_records_a_policy_that_does_not_look(tmp_path):
-    """On the real tabletop: pictures are made for the record alone."""
+    """On the real tabletop: images are rendered for the record alone."""
     assert cli.main(["rollout", "--policy", "random", "--horizon", "3", "--record", str(tmp_path / "data")]) == 0
     sample = RobotSource(tmp_path / "data", chunk=1).sample(0, np.random.default_rng(0))
-    assert all(picture.std() > 10 for picture in sample.images.values())
+    assert all(image.std() > 10 for image in sample.images.values())

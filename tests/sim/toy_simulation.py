@@ -12,13 +12,13 @@ from vla.sim.tabletop.episodes import set_up
 
 
 class ToySimulation:
-    """Pictures are noise by (seed, step); the record's state is a hash of all actions, so that equal records had equal actions.
+    """Images are noise by (seed, step); the record's state is a hash of all actions, so that equal records had equal actions.
 
     Args:
         trouble: what happens at step 2 of seed 1: "kill", "stop", "raise"; "" nothing.
         marker: a file; once it is there the trouble is over. "" is never.
 
-    The record's seconds are how often pictures were made.
+    The record's seconds are how often images were rendered.
     """
 
     def __init__(self, trouble="", marker=""):

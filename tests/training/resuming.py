@@ -151,7 +151,7 @@ def stream_questions(body, data, folder):
         "class_path": "vla.datasets.stream.QuestionStream",
         "init_args": {
             "urls": f"pipe:cat {folder}/web/shard-{{000000..000003}}.tar",
-            "pictures": {"front": "front.jpg"},
+            "images": {"front": "front.jpg"},
             "fetched": str(folder / "fetched"),
             "together": 2,
             "weight": 0.5,

@@ -17,7 +17,7 @@ from vla.training.answers import ActionTokens, Answers
 from vla.training.batch import TrainingBatch
 from vla.training.measure import Measure, means, merge
 
-PICTURES = {c.name: np.zeros((64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
+IMAGES = {c.name: np.zeros((64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
 QUESTIONS = [Question("where is the red cube", [(0.25, 0.5)], "where"), Question("is it red", ["yes"], "colour")]
 CONSTANT = [i for i, c in enumerate(EMBODIMENT.action.constant) if c is not None]
 
@@ -38,10 +38,10 @@ def batch(examples):
     actions = np.where([c is None for c in space.constant], varied, [c or 0.0 for c in space.constant]).astype(np.float32)
     mask = np.array([True, True, False])
     robot = RobotSample(
-        PICTURES, np.zeros(5, np.float32), actions, mask, np.array([False, True, True]),
+        IMAGES, np.zeros(5, np.float32), actions, mask, np.array([False, True, True]),
         "lift the red cube", "red cube", (0.25, 0.5), (10, 20, 30, 40), 0, 0, EMBODIMENT_NAME,
     )  # fmt: skip
-    samples = [QuestionSample(PICTURES, QUESTIONS), robot]
+    samples = [QuestionSample(IMAGES, QUESTIONS), robot]
     built = [examples.build(sample) for sample in samples]
     return TrainingBatch(examples.batch(built), torch.tensor([0, 1]), torch.ones(2), samples)
 

@@ -104,7 +104,7 @@ def test_adapters_are_merged_and_compared_and_the_base_is_named(tmp_path, vlm):
     inputs = prompts(Encoder(CONTRACT, family))
     with pytest.raises(UserError, match="changes logits"):
         compare_merged(content, merged(model), family, inputs)
-    # Adapters of the pictures' encoder alone are seen too.
+    # Adapters of the image encoder alone are seen too.
     eyes = checkpoint(tmp_path / "eyes/checkpoints/last.ckpt", vlm, Lora(rank=2, targets=r".*\.project\.[02]"), change=0.3)
     with pytest.raises(UserError, match="changes logits"):
         compare_merged(eyes, load_vlm(vlm)[0].eval(), family, inputs)

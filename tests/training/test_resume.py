@@ -23,7 +23,7 @@ PRODUCT = list(itertools.product((0, 2), (1, 3), KINDS))
 
 @pytest.fixture(scope="module")
 def several(recipe, data, tmp_path_factory):
-    """Writes a recipe over three sources, one of them with a picture that cannot be read; the weights are averaged."""
+    """Writes a recipe over three sources, one of them with an image that cannot be read; the weights are averaged."""
     spoilt = tmp_path_factory.mktemp("spoilt")
     index = ShardIndex(data / "robot")
     with ShardWriter(spoilt) as writer:

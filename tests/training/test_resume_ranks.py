@@ -19,7 +19,7 @@ FSDP2 = [
 TWO = {"ddp": ["--trainer.strategy=ddp", "--trainer.devices=2"], "fsdp2": [*FSDP2, "--trainer.devices=2"]}
 ADAPTED = ["--model.lora.rank=4", "--model.lora.dropout=0.1", "--model.learning_rate=0.01"]
 SEEN = ["--contract.history=2", "--contract.modes=[think, act]", "--data.sources.robot.init_args.modes={think: 0.5, act: 0.5}"]
-"""Pictures of the past, and modes."""
+"""Images of the past, and modes."""
 
 
 def agree(one, other):

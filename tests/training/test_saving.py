@@ -1,13 +1,16 @@
 """Which checkpoint of a folder is the newest, and what a run that begins does with those of another."""
 
+import contextlib
 import os
+import resource
 
 import pytest
 import torch
 import yaml
 
 from vla import cli
-from vla.training.saving import newest, steps_in
+from vla.errors import UserError
+from vla.training.saving import WholeFiles, claimed, newest, steps_in
 
 
 def write(path, step, age):
@@ -37,6 +40,30 @@ def test_the_furthest_is_the_newest_whatever_the_files_times(tmp_path, capsys):
     assert newest(tmp_path) == early
 
 
+@contextlib.contextmanager
+def little_space(size):
+    """No file may grow beyond `size` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [1000, 200_000])
+def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path, size):
+    with little_space(size), pytest.raises(UserError, match="cannot be written: File too large") as error:
+        WholeFiles().save_checkpoint({"weight": torch.zeros(100_000)}, tmp_path / "step=0000002.ckpt")
+    assert "step=0000002.ckpt" in error.value.where and not list(tmp_path.iterdir())
+
+
+def test_other_errors_of_saving_stay_what_they_are(tmp_path):
+    with pytest.raises(Exception, match="pickle") as error:
+        WholeFiles().save_checkpoint({"weight": lambda: 0}, tmp_path / "a.ckpt")
+    assert not isinstance(error.value, UserError)
+
+
 def test_checkpoints_beyond_where_a_run_begins_are_put_aside(trained, tmp_path, capsys):
     folder = tmp_path / "run/checkpoints"
     (folder / "step=0000009.ckpt.tmp").write_bytes(b"half")
@@ -50,6 +77,18 @@ def test_checkpoints_beyond_where_a_run_begins_are_put_aside(trained, tmp_path, 
     # Those that a resumed run comes from stay.
     assert cli.main(["fit", "-c", str(trained), "--ckpt_path", "last"]) == 0
     assert sorted(p.name for p in folder.glob("step*")) == ["step=0000002.ckpt", "step=0000004.ckpt"]
+
+
+def test_two_runs_never_write_into_one_folder(trained, tmp_path, capsys):
+    run = tmp_path / "run"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with claimed(run / "checkpoints"):
+        assert cli.main(["fit", "-c", str(trained)]) == 2
+    assert "another run is training into this folder" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    # A callback for the newest and one for the best may share it.
+    best = ["--trainer.callbacks+=vla.training.saving.Checkpoints", "--trainer.callbacks.monitor=train/loss"]
+    assert cli.main(["fit", "-c", str(trained), *best, f"--trainer.callbacks.dirpath={run}/checkpoints"]) == 0
 
 
 @pytest.mark.parametrize("wrong", ["Missing", "Unexpected"])

@@ -11,7 +11,9 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from vla import yaml12
 from vla.errors import UserError
+from vla.renamed import RENAMED
 
 Node = str | int | float | bool | None | list["Node"] | dict[str, "Node"]
 """A node of a YAML document."""
@@ -50,9 +52,13 @@ def _with_current_names(path: str) -> str:
     """
     import yaml
 
-    from vla.datasets.sources import RENAMED
-
     old_names: set[str] = set()
+
+    def current(settings: Node) -> Node:
+        if not isinstance(settings, dict):
+            return settings
+        old_names.update(settings.keys() & RENAMED.keys())
+        return {RENAMED.get(key, key): value for key, value in settings.items()}
 
     def renamed(node: Node) -> Node:
         if isinstance(node, list):
@@ -60,14 +66,14 @@ def _with_current_names(path: str) -> str:
         if not isinstance(node, dict):
             return node
         node = {key: renamed(value) for key, value in node.items()}
-        settings = node.get("init_args")
-        if isinstance(settings, dict) and str(node.get("class_path", "")).startswith("vla.datasets."):
-            old_names.update(settings.keys() & RENAMED.keys())
-            node["init_args"] = {RENAMED.get(key, key): value for key, value in settings.items()}
+        if "init_args" in node and str(node.get("class_path", "")).startswith("vla.datasets."):
+            node["init_args"] = current(node["init_args"])
+        if isinstance(collect := node.get("collect"), dict):
+            node["collect"] = {name: current(options) for name, options in collect.items()}
         return node
 
     try:
-        content = renamed(yaml.safe_load(Path(path).read_text()))
+        content = renamed(yaml12.load(Path(path).read_text()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"not YAML: {' '.join(str(error).split())}", path) from None
     if not old_names:
@@ -76,28 +82,24 @@ def _with_current_names(path: str) -> str:
         _note(path, name)
     handle, copy = tempfile.mkstemp(prefix=f"{Path(path).stem}-", suffix=".yaml")
     with os.fdopen(handle, "w") as file:
-        yaml.safe_dump(content, file, sort_keys=False)
+        file.write(yaml12.dump(content, sort_keys=False))
     atexit.register(Path(copy).unlink, missing_ok=True)
     return copy
 
 
 def _note(where: str, old: str) -> None:
-    from vla.datasets.sources import RENAMED
-
     note = f"note: {where}: `{old}` is now called `{RENAMED[old]}`; the next version accepts only the new name"
     print(note, file=sys.stderr)
 
 
-def _with_current_setting(argument: str) -> str:
-    """Returns an option of a source, e.g. `--data.sources.NAME.init_args.SETTING=1`, with the setting's present name."""
-    from vla.datasets.sources import RENAMED
-
+def with_current_name(argument: str) -> str:
+    """Returns an option, e.g. `--data.sources.NAME.init_args.SETTING=1` or `--SETTING`, with the setting's present name."""
     option, equals, value = argument.partition("=")
-    head, _, setting = option.rpartition(".")
+    head, dot, setting = option.removeprefix("--").rpartition(".")
     if setting not in RENAMED:
         return argument
     _note(option, setting)
-    return f"{head}.{RENAMED[setting]}{equals}{value}"
+    return f"--{head}{dot}{RENAMED[setting]}{equals}{value}"
 
 
 def with_paths(argv: list[str]) -> list[str]:
@@ -108,6 +110,6 @@ def with_paths(argv: list[str]) -> list[str]:
             resolved[i + 1] = _with_current_names(find_config(argv[i + 1]))
         elif argument.startswith("--config="):
             resolved[i] = "--config=" + _with_current_names(find_config(argument.removeprefix("--config=")))
-        elif argument.startswith("--data.sources."):
-            resolved[i] = _with_current_setting(argument)
+        elif argument.startswith("--"):
+            resolved[i] = with_current_name(argument)
     return resolved

@@ -67,7 +67,7 @@ def convert(chosen: Convert) -> int:
         changes=Changes(chosen.noops == "drop", chosen.rate, chosen.instruction),
         skip=chosen.on_error == "skip",
     )
-    reader = _rendered(open_reader(chosen.source, chosen.format, chosen.pictures), chosen.cameras, height, width)
+    reader = _rendered(open_reader(chosen.source, chosen.format, chosen.images), chosen.cameras, height, width)
     if not chosen.dry_run:
         check_writable(chosen.out, "OUT")
     parts = {"train": f"{chosen.out}/train", "val": f"{chosen.out}/val"} if chosen.holdout else {"all": chosen.out}
@@ -115,49 +115,49 @@ def summary(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def inspect(source: str, format: str = "auto", card: str = "", pictures: str = "") -> str:
+def inspect(source: str, format: str = "auto", card: str = "", images: str = "") -> str:
     """Prints what a data set contains, according to its metadata.
 
     Args:
         source: folder or file in any supported format.
         format: the format's name; auto detects it.
         card: conventions, as in `vla data convert`.
-        pictures: folder of the images that a JSON file names.
+        images: folder of the images that a JSON file names.
     """
     from vla.datasets.formats.inspection.describe import inspect as describe
 
-    reader = _rendered(open_reader(source, format, pictures))
+    reader = _rendered(open_reader(source, format, images))
     files = [reader.path] if reader.path.is_file() else reader.path.rglob("*")
     size = _bytes(sum(path.stat().st_size for path in files if path.is_file()))
     return _lines({"size": size, **describe(reader, _card(card, reader))})
 
 
-def verify(source: str, format: str = "auto", card: str = "", pictures: str = "", workers: int = 0) -> int:
+def verify(source: str, format: str = "auto", card: str = "", images: str = "", workers: int = 0) -> int:
     """Reads a whole data set: every record, every image, checksums. Exits with 1 if anything is damaged.
 
     Args:
         source: folder or file in any supported format.
         format: the format's name; auto detects it.
         card: conventions, as in `vla data convert`.
-        pictures: folder of the images that a JSON file names.
+        images: folder of the images that a JSON file names.
         workers: number of processes; 0 is one per core.
     """
     from vla.datasets.formats.inspection.check import verify as check
 
     _check_numbers(workers=workers)
-    reader, chosen = _opened(source, format, card, pictures)
+    reader, chosen = _opened(source, format, card, images)
     with _bar(0, "verify") as progress:
         result = check(reader, chosen, workers or os.cpu_count() or 1, progress)
     for problem in result.problems:
         print(problem)
     unnamed = result.damaged - len(result.problems)
     print(
-        f"{result.records} records, {result.steps} steps and {result.pictures} images are intact; {result.damaged} damaged",
+        f"{result.records} records, {result.steps} steps and {result.images} images are intact; {result.damaged} damaged",
         end="",
     )
     print(
         f" ({unnamed} of them not named)" * (unnamed > 0)
-        + f"; {result.left_out} without instruction or image" * (result.left_out > 0)
+        + f"; {result.left_out} without instruction, image or steps" * (result.left_out > 0)
     )
     return 1 if result.damaged else 0
 
@@ -201,7 +201,7 @@ def stats(
 
 
 def preview(
-    source: str, out: str, format: str = "auto", card: str = "", pictures: str = "", cameras: str = "", episodes: int = 3
+    source: str, out: str, format: str = "auto", card: str = "", images: str = "", cameras: str = "", episodes: int = 3
 ) -> str:
     """Writes a page with images and plots of some episodes, which shows flipped cameras and inverted grippers at once.
 
@@ -210,7 +210,7 @@ def preview(
         out: folder for index.html and its PNG files.
         format: the format's name; auto detects it.
         card: conventions, as in `vla data convert`.
-        pictures: folder of the images that a JSON file names.
+        images: folder of the images that a JSON file names.
         cameras: cameras to render for robosuite's demo.hdf5, as in `vla data convert`.
         episodes: number of episodes to show, spread over the data.
     """
@@ -219,13 +219,13 @@ def preview(
     check_writable(out, "OUT")
     if episodes < 1:
         raise UserError(f"episodes {episodes}", "--episodes", "give at least 1")
-    reader = _rendered(open_reader(source, format, pictures), cameras, 128, 128)
+    reader = _rendered(open_reader(source, format, images), cameras, 128, 128)
     files = show(reader, _card(card, reader), Path(out), episodes)
     return f"{out}/index.html, {len(files) - 1} images"
 
 
-def _opened(source: str, format: str, card: str, pictures: str) -> tuple[Reader, SourceCard]:
-    reader = open_reader(source, format, pictures)
+def _opened(source: str, format: str, card: str, images: str) -> tuple[Reader, SourceCard]:
+    reader = open_reader(source, format, images)
     return reader, _card(card, reader)
 
 

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
+from vla import yaml12
 from vla.commands.configs import Node
 
 PARTS = {
@@ -38,7 +37,7 @@ def _settings(argv: Sequence[str]) -> Iterator[tuple[str, str, bool, list[str]]]
         option, equals, value = argument.partition("=")
         value = value if equals else following
         if option in ("-c", "--config"):
-            content = yaml.safe_load(Path(value).read_text())
+            content = yaml12.load(Path(value).read_text())
             for path in PARTS:
                 for key in (path, f"{path}+"):
                     found, node = _find(content, key)
@@ -63,5 +62,5 @@ def _names(node: Node) -> list[str]:
     if isinstance(node, dict):
         return [str(node["class_path"]).rpartition(".")[2]] if "class_path" in node else list(node)
     if isinstance(node, str) and node[:1] in ("[", "{"):
-        return _names(yaml.safe_load(node))
+        return _names(yaml12.load(node))
     return [name for part in node for name in _names(part)] if isinstance(node, list) else [str(node).rpartition(".")[2]]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
+from vla import yaml12
 from vla.contract import SCHEMA, Embodiment, PolicyContract
 from vla.errors import UserError
 
@@ -34,7 +35,7 @@ class DatasetCard:
         kind: "robot" if a sample is a step of an episode, "questions" if it is images with questions.
         embodiment: name of the robot in samples and contract.
         spec: the robot: cameras, state and action spaces (names, units, limits, constants and statistics), control rate.
-        counts: sizes, e.g. of episodes, steps, discarded; or of pictures.
+        counts: sizes, e.g. of episodes, steps, discarded; or of images.
         shards: shard name -> number of samples; required for a data set that is read from an address.
         questions: question type -> number of questions.
         conventions: what units and names do not express, e.g. {"pictures": "upright RGB"}.
@@ -66,7 +67,7 @@ class DatasetCard:
     def save(self, folder: str | Path) -> None:
         """Writes card.yaml into the folder."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False, allow_unicode=True, width=120)
+        text = yaml12.dump(_plain(dataclasses.asdict(self)), sort_keys=False, allow_unicode=True, width=120)
         (Path(folder) / FILE).write_text(text)
 
     @classmethod
@@ -80,7 +81,7 @@ class DatasetCard:
         if not path.is_file():
             raise UserError("no dataset card found", str(path), "give the folder that `vla collect` or a converter wrote")
         try:
-            data = yaml.safe_load(path.read_text())
+            data = yaml12.load(path.read_text())
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(f"not YAML: {error}", str(path)) from error
         return cls._from_dict(data, str(path))

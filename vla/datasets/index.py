@@ -7,7 +7,6 @@ import functools
 import hashlib
 import itertools
 import os
-import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,9 +18,11 @@ import numpy as np
 
 from vla.datasets.remote import RemoteFolder
 from vla.datasets.shards import PATTERN
+from vla.datasets.tar import CutOff, Sample, tar_samples
 from vla.errors import Unreadable, UserError
+from vla.files import why_not_data
 
-VERSION = 3
+VERSION = 4
 OPEN_FILES = 256
 """Local shards that an index keeps open. With more shards than this, random access opens a file for nearly every sample."""
 FETCHED_OPEN = 16
@@ -67,7 +68,9 @@ class ShardIndex:
         if len(set(keys)) < len(keys):
             key, times = Counter(keys).most_common(1)[0]
             raise UserError(
-                f"the key {key.decode()!r} occurs {times} times", str(self.folder), "give every sample of a data set its own key"
+                f"the key {key.decode()!r} occurs {times} times",
+                str(self.folder),
+                "give every sample of a data set its own key, and write its members one after the other",
             )
 
     def __len__(self) -> int:
@@ -138,7 +141,8 @@ class ShardIndex:
         spans = {names[e]: (o, o + size) for e, o, size in zip(table["extension"][part].tolist(), offsets, sizes, strict=True)}
         missing = [m for m in only if m not in spans]
         if missing:
-            raise Unreadable(f"it has no {', '.join(missing)}, only {', '.join(spans)}", self.where_at(shard, row))
+            elsewhere = "; its other members are elsewhere in the shard" * bool((table["keys"] == table["keys"][row]).sum() > 1)
+            raise Unreadable(f"it has no {', '.join(missing)}, only {', '.join(spans)}{elsewhere}", self.where_at(shard, row))
         # The members of a sample are adjacent, so one call reads all. If only some are wanted, those between may be large.
         handle, content, start, members = self._open(shard), b"", 0, {}
         for member in only or spans:
@@ -244,50 +248,33 @@ def _cached(path: Path, stamp: str, build: Callable[[], Columns]) -> Columns:
 
 
 def _scan(path: Path) -> Columns:
-    """Reads the headers of a tar file. Consecutive members whose names are equal up to the first dot form one record."""
-    records: list[tuple[str, list[tuple[str, int, int]]]] = []
+    """Reads the headers of a tar file.
 
-    def damaged(why: str) -> UserError:
+    Raises:
+        UserError: the file is cut off or damaged, or a sample has the same member twice.
+    """
+    if why := why_not_data(path):
+        raise UserError(why, str(path))
+    samples: list[Sample] = []
+    try:
+        for sample in tar_samples(path):
+            if sample.fault:
+                raise UserError(sample.fault, str(path), "write every member once")
+            samples.append(sample)
+    except CutOff as error:
         # A file truncated between two members of a sample ends with a sample that has fewer extensions than the first.
-        full = {m[0] for m in records[0][1]} if records else set()
-        whole = next((r[0] for r in reversed(records) if {m[0] for m in r[1]} >= full), None)
-        return UserError(
-            f"the shard is truncated or damaged ({why}); its last whole sample is {whole if whole else 'none'}",
+        samples.append(error.sample)
+        whole = next((s.key for s in reversed(samples) if s.members and s.members.keys() >= samples[0].members.keys()), "none")
+        raise UserError(
+            f"the shard is truncated or damaged ({error.what}); its last whole sample is {whole}",
             str(path),
             "copy or write it again",
-        )
-
-    try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            size = path.stat().st_size
-            for entry in tar:
-                # tarfile would keep every header in memory.
-                tar.members.clear()  # type: ignore[attr-defined]
-                if not entry.isfile():
-                    continue
-                if entry.offset_data + entry.size > size:
-                    raise damaged("the last member is incomplete")
-                folder, _, name = entry.name.rpartition("/")
-                key, dot, extension = name.partition(".")
-                if not dot:
-                    raise UserError(f"member {entry.name!r} has no extension", str(path), "a member is named KEY.EXTENSION")
-                key = f"{folder}/{key}" if folder else key
-                if not records or records[-1][0] != key:
-                    records.append((key, []))
-                if any(extension == m[0] for m in records[-1][1]):
-                    raise UserError(f"member {entry.name!r} occurs twice", str(path))
-                records[-1][1].append((extension, entry.offset_data, entry.size))
-            # tarfile stops silently at a header that it cannot read. A whole archive ends with a block of zeros.
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise damaged("the end mark is missing")
-    except tarfile.TarError as error:
-        raise damaged(str(error)) from error
-    members = [member for _, entries in records for member in entries]
+        ) from error
+    members = [(name, *extent) for sample in samples for name, extent in sample.members.items()]
     extensions, extension = np.unique(np.array([m[0] for m in members], np.str_), return_inverse=True)
     return {
-        "keys": np.array([key.encode() for key, _ in records], np.bytes_),
-        "first": np.cumsum([0, *(len(entries) for _, entries in records)]),
+        "keys": np.array([sample.key.encode() for sample in samples], np.bytes_),
+        "first": np.cumsum([0, *(len(sample.members) for sample in samples)]),
         "extensions": extensions,
         "extension": extension.astype(np.int16),
         "offset": np.array([m[1] for m in members], np.int64),

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from vla.contract import Camera, Mode, PolicyContract, Space
+from vla.datasets.demonstrations import Demonstration
 from vla.datasets.images import ImageStore
 from vla.datasets.samples import Images, RobotSample
 from vla.datasets.sources import Source
@@ -131,6 +132,24 @@ class RobotSource(Source[RobotSample]):
         """The different instructions or targets of the split's steps."""
         numbers = np.unique(getattr(self._table, name)[np.unique(self._rows)])
         return [str(text) for text in self._table.words[numbers]]
+
+    def demonstrations(self) -> list[Demonstration]:
+        """The split's episodes in order; one that lacks steps is several demonstrations."""
+        table, demonstrations = self._table, []
+        for start in np.unique(table.start[np.unique(self._rows)]).tolist():
+            rows = slice(start, int(table.end[start]))
+            demonstrations.append(
+                Demonstration(
+                    int(table.episode[start]),
+                    int(table.step[start]),
+                    table.action[rows],
+                    table.state[rows],
+                    [str(text) for text in table.words[table.instruction[rows]]],
+                    str(table.words[table.embodiment[start]]),
+                    lambda step, start=start: self._images(int(table.record[start + step])),
+                )
+            )
+        return demonstrations
 
     def sample(self, i: int, rng: np.random.Generator) -> RobotSample:
         if not self.chunk or self.chunk < 1:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vla.errors import Unreadable, UserError
+from vla.files import why_not_data
 
 PATTERN = "shard-*.tar"
 Member = bytes | np.ndarray | dict
@@ -33,14 +34,15 @@ def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
 
 
 def decode_jpeg(data: bytes, where: str) -> np.ndarray:
-    """JPEG (or any format Pillow reads) -> uint8 RGB [H, W, 3]; Unreadable naming `where` if it is damaged.
+    """JPEG (or any format Pillow reads) -> uint8 RGB [H, W, 3]; Unreadable naming `where` if it is damaged or `check_bits` fails.
 
     If torchvision is already loaded, its decoder is used: it gives the same pixels in two thirds of the time.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.mode != "RGB":
-                return np.asarray(image.convert("RGB"))
+            check_bits(image, where)
+            if image.mode != "RGB" or is_turned(image):
+                return np.asarray(upright(image).convert("RGB"))
             torchvision = sys.modules.get("torchvision.io")
             if image.format == "JPEG" and torchvision is not None:
                 # Pillow decodes the rest, or says what is wrong.
@@ -50,10 +52,45 @@ def decode_jpeg(data: bytes, where: str) -> np.ndarray:
                     return torchvision.decode_jpeg(encoded).permute(1, 2, 0).numpy()
             # `convert` would copy an RGB image.
             return np.asarray(image)
-    except UnidentifiedImageError as error:  # its own message names an object in memory
-        raise Unreadable("the image cannot be decoded: unknown format", where, "write the shard again") from error
-    except (OSError, SyntaxError) as error:
-        raise Unreadable(f"the image cannot be decoded: {error}", where, "write the shard again") from error
+    except Unreadable:
+        raise
+    # Pillow raises nearly any exception for a damaged file.
+    except Exception as error:
+        raise Unreadable(undecodable(data, error), where, "write the shard again") from error
+
+
+def check_bits(image: Image.Image, where: str) -> None:
+    """Raises Unreadable for grey levels of 16 or 32 bits and for floats, e.g. depth: Pillow clips them to 255, often all of them.
+
+    Colours of 16 bits are fine: Pillow keeps their upper 8.
+    """
+    if image.mode.partition(";")[0] in ("I", "F"):
+        raise Unreadable(
+            f"the image has levels of more than 8 bits (mode {image.mode} of Pillow)",
+            where,
+            "leave depth images out with a card, and save others with 8 bits",
+        )
+
+
+def undecodable(data: bytes, error: Exception) -> str:
+    """Says why an image cannot be decoded. Pillow's own message for an unknown format names an object in memory."""
+    unknown = (why_not_data(data) or "it is damaged or of an unknown format") if data else "it is empty"
+    return f"the image cannot be decoded: {unknown if isinstance(error, UnidentifiedImageError) else error}"
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether an image's EXIF tag says that its rows are not those that a person sees, as in photos of a phone."""
+    if "exif" not in image.info:
+        return False
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    except Exception:  # noqa: BLE001 (what a damaged tag says does not matter; Pillow may raise anything for it)
+        return False
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as a person sees it; the server reads images in the same way."""
+    return ImageOps.exif_transpose(image) if is_turned(image) else image
 
 
 def decode_array(data: bytes, where: str) -> np.ndarray:

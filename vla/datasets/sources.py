@@ -23,8 +23,6 @@ OPENED = ("index", "_rows", "_images", "_table", "_ends", "_answerable")
 """Cached properties of an opened source."""
 STAND_INS = 10
 """How many following samples are tried in place of an unreadable one. Every source may have this many unreadable records."""
-RENAMED = {"lead": "warmup_samples", "asked": "questions_per_image"}
-"""Old name -> new name of settings of a source. Configurations and checkpoints may still have the old ones."""
 T = TypeVar("T")
 SampleT = TypeVar("SampleT", covariant=True)
 
@@ -225,8 +223,13 @@ class Source(Generic[SampleT]):
         """The rows of the data set in the split, each as many times as it occurs in an epoch."""
         rows = self._all_rows()
         if self.unreadable:
-            self.check(self.unreadable, len(self.index))
+            self.check(self.unreadable, self._count)
         return rows[: self.max_samples] if self.max_samples else rows
+
+    @property
+    def _count(self) -> int:
+        """The number of records, readable or not."""
+        return len(self.index)
 
     def _all_rows(self) -> np.ndarray:
         raise NotImplementedError

@@ -28,7 +28,7 @@ class QuestionStream(QuestionSource):
 
     Args:
         urls: addresses; {000000..000331} is expanded.
-        pictures: camera -> member with its image, e.g. {front: jpg}. Other cameras have no image.
+        images: camera -> member with its image, e.g. {front: jpg}. Other cameras have no image.
         text: the member with the text: "json" with `questions` as in our own shards, or plain text.
         question: the question that a plain text answers.
         kwargs: settings of any source, except `cache`, `max_samples` and `warmup_samples`.
@@ -39,7 +39,7 @@ class QuestionStream(QuestionSource):
     def __init__(
         self,
         urls: str | list[str],
-        pictures: dict[str, str],
+        images: dict[str, str],
         weight: float = 1.0,
         loss_weight: float = 1.0,
         text: str = "json",
@@ -51,9 +51,9 @@ class QuestionStream(QuestionSource):
             raise UserError(
                 "cache, max_samples or warmup_samples of a stream", str(urls), "they need data of known size: leave them out"
             )
-        if not pictures:
-            raise UserError("no pictures", str(urls), "name a camera's member, e.g. {front: jpg}")
-        self.urls, self.members, self.text, self.question = urls, pictures, text, question
+        if not images:
+            raise UserError("no images", str(urls), "name a camera's member, e.g. {front: jpg}")
+        self.urls, self.members, self.text, self.question = urls, images, text, question
 
     @functools.cached_property
     def index(self) -> ShardIndex:
@@ -130,7 +130,7 @@ class QuestionStream(QuestionSource):
         if self.text == "json":
             return parse_questions(data, where)
         try:
-            return [{"type": "caption", "question": self.question, "answer": data.decode().strip()}]
+            return [{"type": "caption", "question": self.question, "answer": data.decode("utf-8-sig").strip()}]
         except UnicodeDecodeError as error:
             raise Unreadable(f"not UTF-8 text: {error}", where) from error
 

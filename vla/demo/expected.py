@@ -25,7 +25,7 @@ def expected_seconds(config: dict[str, Any], episodes: int, trained: int = 0) ->
     trainer, collected = config["trainer"], config["collect"]
     steps = max(trainer["max_steps"] - trained, 0)
     samples = steps * trainer["accumulate_grad_batches"] * config["data"]["batch_size"]
-    recording = collected["robot"]["episodes"] * 0.75 + collected["questions"]["pictures"] * 0.01
+    recording = collected["robot"]["episodes"] * 0.75 + collected["questions"]["images"] * 0.01
     simulating = 2 / (os.cpu_count() or 1)
     return {
         "collect": recording * simulating,

@@ -41,7 +41,7 @@ class Job:
         a, collected = amounts, config["collect"]
         self.schedule: dict[str, tuple[str, Work]] = {
             "collect": (
-                f"{collected['robot']['episodes']} demonstrations, {collected['questions']['pictures']} images with questions",
+                f"{collected['robot']['episodes']} demonstrations, {collected['questions']['images']} images with questions",
                 self._collect,
             ),
             "train": (f"co-fine-tuning for {config['trainer']['max_steps']} steps: vla fit -c {CONFIG}", self._train),
@@ -99,7 +99,7 @@ class Job:
         held_out = {"out": str(self.data / "held-out"), "task": "questions", "seed": 3}
         data_sets = {
             **self.config["collect"],
-            "held_out": {**held_out, "pictures": self.amounts.pictures, "poses": self.amounts.poses},
+            "held_out": {**held_out, "images": self.amounts.images, "poses": self.amounts.poses},
         }
         counts = {name: collect_with_progress(Collect(**options, overwrite=True)) for name, options in data_sets.items()}
         robot = counts["robot"]

@@ -23,19 +23,19 @@ class Amounts:
     Attributes:
         episodes: evaluation episodes with the correct instruction.
         horizon: steps of an episode.
-        pictures: held-out images with questions.
+        images: held-out images with questions.
         poses: expert episodes from which the robot's poses in these images are taken.
         per_type: questions of each type.
     """
 
     episodes: int = 40
     horizon: int = 80
-    pictures: int = 600
+    images: int = 600
     poses: int = 12
     per_type: int = 100
 
 
-SMOKE = Amounts(episodes=2, horizon=12, pictures=50, poses=1, per_type=4)
+SMOKE = Amounts(episodes=2, horizon=12, images=50, poses=1, per_type=4)
 
 
 def configuration(smoke: bool = False, from_scratch: bool = False) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def configuration(smoke: bool = False, from_scratch: bool = False) -> dict[str, 
         config["model"]["vlm"] = "scratch"
     if smoke:
         config["collect"]["robot"]["episodes"] = 4
-        config["collect"]["questions"] |= {"pictures": 50, "poses": 2}
+        config["collect"]["questions"] |= {"images": 50, "poses": 2}
         config["data"] |= {"batch_size": 16, "val_samples": 16, "epoch_steps": 4}
         config["trainer"] |= {"max_steps": 4, "accumulate_grad_batches": 1, "val_check_interval": 4, "log_every_n_steps": 2}
         few = {"RolloutCallback": {"every": 4, "episodes": 2}, "Checkpoints": {"every": 4}}

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from vla.errors import UserError
+from vla.files import why_not_data
 from vla.models.families.find import family_class
 from vla.models.tiny.config import TinyVLMConfig
 from vla.models.tiny.model import TinyVLM
@@ -73,7 +74,8 @@ def load_vlm(
         model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        why = str(error).strip().splitlines()[0]
+        pointers = (why for path in sorted(folder.glob("*.safetensors")) if (why := why_not_data(path)))
+        why = next(pointers, "") or str(error).strip().splitlines()[0]
         raise UserError(
             f"cannot load the model: {why}", str(name), "name `tiny`, a model folder or a public image-text-to-text model"
         ) from error

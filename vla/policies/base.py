@@ -5,12 +5,13 @@ Numpy only: simulation workers and robot clients import this module.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from vla.contract import Embodiment, PolicyContract
+from vla.datasets.formats.conventions.forms import NAME, Form, rotations
 from vla.errors import ContractMismatch, UserError
 from vla.observation import ActionChunk, Observation
 
@@ -104,6 +105,7 @@ class TemporalEnsemble:
 
     Weights are exp(-decay * age); the newest chunk has age 0. This is ACT's ensemble (Zhao et al. 2023, section IV) in reverse
     order: there, the oldest chunk has the largest weight. Dimensions in `last` (a gripper) are taken from the newest chunk.
+    Absolute rotations are averaged as rotations, or taken from the newest chunk if the contract does not say their form.
     Malformed answers are left out; if no chunk is left, the robot rests.
 
     Args:
@@ -139,9 +141,8 @@ class TemporalEnsemble:
             elif not chunks:
                 chunks.append(rest(self.contract.embodiment(observation.embodiment), self._last.get(observation.id))[None])
             self._chunks[observation.id] = chunks
-            ages = np.arange(len(chunks))[::-1]
-            weights = np.exp(-self.decay * ages)
-            action = np.average([c[0] for c in chunks], axis=0, weights=weights)
+            weights = np.exp(-self.decay * np.arange(len(chunks))[::-1])
+            action = _mean(np.array([c[0] for c in chunks]), weights, self.contract.embodiment(observation.embodiment))
             action[self.last] = chunks[-1][0, self.last]
             self._last[observation.id] = action
             terminate = np.zeros(1, bool) if chunk.status else chunk.terminate[:1]
@@ -149,10 +150,25 @@ class TemporalEnsemble:
         return answers
 
 
+def _mean(actions: np.ndarray, weights: np.ndarray, embodiment: Embodiment) -> np.ndarray:
+    """The weighted mean [A] of actions [N, A]."""
+    mean = np.average(actions, axis=0, weights=weights)
+    for columns, form, unit in _rotations(embodiment) if embodiment.mode == "absolute" else ():
+        # The mean of the numbers of two poses on either side of pi would be half a turn away from both.
+        mean[columns] = form.mean(actions[:, columns], weights, unit) if form else actions[-1, columns]
+    return mean
+
+
+def _rotations(embodiment: Embodiment) -> Iterator[tuple[slice, Form | None, float]]:
+    space = embodiment.action
+    return rotations(embodiment.rotation, [bool(NAME.fullmatch(name)) for name in space.names], space.units)
+
+
 def rest(embodiment: Embodiment, last: np.ndarray | None) -> np.ndarray:
     """Returns an action [A] that moves nothing.
 
-    Differences are zero and a gripper (a dimension without a unit) keeps its last value. An absolute action repeats the last.
+    Differences are zero, or no turn, and a gripper (a dimension without a unit) keeps its last value. An absolute action repeats
+    the last.
 
     Raises:
         UserError: actions are absolute, and there is no last one.
@@ -165,6 +181,9 @@ def rest(embodiment: Embodiment, last: np.ndarray | None) -> np.ndarray:
             )
         return last
     still = np.where([unit not in ("", "1") for unit in space.units], 0.0, 0.0 if last is None else last)
+    for columns, form, _ in _rotations(embodiment):
+        if form:
+            still[columns] = form.from_quaternions(np.array([[0.0, 0.0, 0.0, 1.0]]))[0]
     return np.array([s if c is None else c for s, c in zip(still, space.constant, strict=True)]).clip(space.low, space.high)
 
 

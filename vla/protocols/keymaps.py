@@ -18,50 +18,53 @@ from vla.protocols.wire import Json, decode_array
 PART = re.compile(r"state\[(\d+):(\d+)\]")
 
 
-def to_request(message: dict[Any, Any], contract: PolicyContract) -> dict[Any, Any]:
-    """The message under our own field names. It is translated by the key map that shares most keys with it, if any.
+class KeyMaps:
+    """The key maps of a contract's embodiments, read once for all messages."""
 
-    Raises:
-        ContractMismatch: the message lacks keys of that map.
-    """
-    if "prompt" in message and "instruction" not in message:
-        message = {"instruction" if key == "prompt" else key: value for key, value in message.items()}
-    maps = [
-        (name, protocol, keys) for name, embodiment in contract.embodiments.items() for protocol, keys in embodiment.keys.items()
-    ]
-    if "images" in message or not maps:
-        return message
+    def __init__(self, contract: PolicyContract):
+        self._maps = [
+            (name, protocol, {_our_key(key): (field, PART.fullmatch(field)) for key, field in keys.items()}, keys)
+            for name, embodiment in contract.embodiments.items()
+            for protocol, keys in embodiment.keys.items()
+        ]
 
-    def shared(candidate: tuple[str, str, dict[str, str]]) -> tuple[int, int]:
-        keys = {_our_key(key) for key in candidate[2]}
-        return len(keys & message.keys()), -len(keys)
+    def to_request(self, message: dict[Any, Any]) -> dict[Any, Any]:
+        """The message under our own field names. It is translated by the key map that shares most keys with it, if any.
 
-    embodiment_name, protocol, keys = max(maps, key=shared)
-    fields = {_our_key(key): field for key, field in keys.items()}
-    if not message.keys() & (fields.keys() - {"instruction"}):
-        return message
-    if missing := [key for key in keys if _our_key(key) not in message]:
-        received = ", ".join(str(key)[:60] for key in message)
-        raise ContractMismatch(
-            f"{', '.join(missing)} missing, got {received}", "message", f"send the keys of {protocol}: {', '.join(keys)}"
-        )
-    request: dict[Any, Any] = {"images": {}, "embodiment": embodiment_name}
-    parts: dict[int, list[float]] = {}
-    for key, value in message.items():
-        field = fields.get(key)
-        if field is None:
-            request[key] = value
-        elif match := PART.fullmatch(field):
-            parts[int(match[1])] = _numbers(value, int(match[2]) - int(match[1]), key)
-        else:
-            (request if field in ("state", "instruction") else request["images"])[field] = value
-    if parts:
-        request["state"] = [number for start in sorted(parts) for number in parts[start]]
-    return request
+        Raises:
+            ContractMismatch: the message lacks keys of that map.
+        """
+        if "prompt" in message and "instruction" not in message:
+            message = {"instruction" if key == "prompt" else key: value for key, value in message.items()}
+        if "images" in message or not self._maps:
+            return message
+        embodiment, protocol, fields, keys = max(self._maps, key=lambda m: (len(m[2].keys() & message.keys()), -len(m[2])))
+        if not message.keys() & (fields.keys() - {"instruction"}):
+            return message
+        if not fields.keys() <= message.keys():
+            missing = ", ".join(key for key in keys if _our_key(key) not in message)
+            received = ", ".join(str(key)[:60] for key in message)
+            raise ContractMismatch(
+                f"{missing} missing, got {received}", "message", f"send the keys of {protocol}: {', '.join(keys)}"
+            )
+        images: dict[str, Any] = {}
+        request: dict[Any, Any] = {"images": images, "embodiment": embodiment}
+        parts: dict[int, list[float]] = {}
+        for key, value in message.items():
+            field, part = fields.get(key, (None, None))
+            if field is None:
+                request[key] = value
+            elif part:
+                parts[int(part[1])] = _numbers(value, int(part[2]) - int(part[1]), key)
+            else:
+                (request if field in ("state", "instruction") else images)[field] = value
+        if parts:
+            request["state"] = [number for start in sorted(parts) for number in parts[start]]
+        return request
 
 
 def to_message(observation: Observation, keys: dict[str, str]) -> dict[str, Any]:
-    """The observation under the keys of a map, the inverse of `to_request`."""
+    """The observation under the keys of a map, the inverse of `KeyMaps.to_request`."""
     state = np.asarray(observation.state)
     values = {"state": state, "instruction": observation.instruction, **observation.images}
 

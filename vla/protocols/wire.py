@@ -11,8 +11,8 @@ import binascii
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from vla.errors import UserError
 Value = str | bytes | int | float | bool | None | np.ndarray | list["Value"] | dict[Any, Any]
 """A decoded message, or a part of it: what JSON and msgpack hold, and arrays."""
 
+PLAIN = (str, int, bool, type(None))
 PARTS = 1000
 """Limit of the lists and maps in a message, and of the entries of each. An entry of one byte takes about 100 in memory."""
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -46,7 +47,7 @@ def decode_array(data: dict[str, Json], where: str) -> np.ndarray:
         raise UserError(
             f"array without {error}", where, 'send {"__numpy__": base64, "dtype": "|u1", "shape": [64, 64, 3]}'
         ) from None
-    return _array(decode_base64(content, where), dtype, shape, where)
+    return _array(decode_base64(content, where), dtype, shape, where).copy()
 
 
 def decode_base64(text: Json, where: str) -> bytes:
@@ -60,7 +61,7 @@ def decode_base64(text: Json, where: str) -> bytes:
 
 
 def _array(content: bytes, dtype: Json, shape: Json, where: str) -> np.ndarray:
-    """The array. It is checked before anything is allocated, so a huge shape with little data costs nothing."""
+    """The array, a view of the bytes. A huge shape with little data is refused before anything is allocated."""
     try:
         kind = np.dtype(dtype)  # type: ignore[call-overload]
     except (TypeError, ValueError, SyntaxError):
@@ -69,25 +70,29 @@ def _array(content: bytes, dtype: Json, shape: Json, where: str) -> np.ndarray:
         raise UserError(f"dtype {str(dtype)[:40]!r} is refused", where, "send plain numbers or booleans")
     if not isinstance(shape, list | tuple) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
         raise UserError(f"not a shape: {str(shape)[:60]}", where, "send a list of at most eight whole numbers")
-    sizes = [n for n in shape if isinstance(n, int)]
+    sizes = cast(list[int], shape)
     if math.prod(sizes) * kind.itemsize != len(content):
-        raise UserError(f"{len(content)} bytes do not fill shape {sizes} of {kind.name}", where)
-    return np.frombuffer(content, kind).reshape(sizes).copy()
+        raise UserError(f"{len(content)} bytes do not fill shape {list(sizes)} of {kind.name}", where)
+    return np.frombuffer(content, kind).reshape(sizes)
 
 
 def plain(value: Any) -> Any:
     """The value in strict JSON types: arrays and numpy scalars become lists and numbers, NaN and infinity become None."""
+    # By exact type first: most values are such numbers.
+    kind = type(value)
+    if kind is float:
+        return value if math.isfinite(value) else None
+    if kind in PLAIN:
+        return value
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    return value if isinstance(value, (*PLAIN, float)) else str(value)
 
 
 def read_json(content: bytes | str, where: str) -> Any:
@@ -108,13 +113,18 @@ def pack(message: Message) -> bytes:
     Raises:
         ValueError: an array holds objects, void or complex numbers.
     """
+    return packer()(message)
+
+
+def packer() -> Callable[[Message], bytes]:
+    """Returns a `pack` that keeps its buffer, for one thread that sends many messages."""
     import msgpack
 
-    return msgpack.packb(message, default=_pack_numpy)  # pyright: ignore[reportReturnType]
+    return msgpack.Packer(default=_pack_numpy).pack  # pyright: ignore[reportReturnType]
 
 
 def unpack(content: bytes) -> Any:
-    """Decodes a message of `pack` or of openpi's client.
+    """Decodes a message of `pack` or of openpi's client. Its arrays are read-only views of the message, as openpi's are.
 
     Raises:
         UserError: the bytes are not msgpack, or an array is incomplete.

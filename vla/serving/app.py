@@ -9,7 +9,7 @@ from importlib.resources import files
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
@@ -79,7 +79,7 @@ def create_app(policies: Mapping[str, Policy], options: Options, keys: Keys | No
         routes=routes,
         lifespan=lifespan,
         middleware=[Middleware(Gate, clients=clients, metrics=metrics)],
-        exception_handlers={UserError: _error, HTTPException: _http_error, Exception: _error},
+        exception_handlers={UserError: _error, ClientDisconnect: _error, HTTPException: _http_error, Exception: _error},
     )
     app.state.services, app.state.metrics = services, metrics
     return app

@@ -1,14 +1,13 @@
-"""The thread in which a policy runs, and the batches it gets: requests of all clients and protocols together."""
+"""The batches that a policy gets: requests of all clients and protocols together."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import collections
 import dataclasses
-import logging
+import functools
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
 from vla.errors import ContractMismatch
@@ -19,13 +18,13 @@ from vla.serving.metrics import Metrics
 from vla.serving.options import Options
 from vla.serving.pace import Pace
 from vla.serving.refusal import PolicyFault, busy, too_late
+from vla.serving.thread import PolicyThread, settable
 
-log = logging.getLogger("vla.serving")
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, slots=True)
 class Job:
     """A request in the queue, since `since` (seconds). `queued_ms` and `policy_ms` are filled in when it is answered."""
 
@@ -49,29 +48,27 @@ class Batcher:
         self.policy, self.options, self.metrics = policy, options, metrics
         self._queue: FairQueue[Job] = FairQueue()
         self.pace = Pace()
-        self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
-        self._task: asyncio.Task[None] | None = None
-        self._closing = False
-        self._running = 0
-        self._batch_seconds = 0.1
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self._thread = PolicyThread()
+        self._closing = self._acting = self._gathering_soon = False
+        # Calls of the thread that are no batches.
+        self._calls = 0
+        # How long a call of the policy takes, about.
+        self.seconds = 0.1
+        # Requests of a batch that failed; each is tried again alone.
+        self._alone: collections.deque[Job] = collections.deque()
+        # When the batch that gathers must start, and the timer for it.
+        self._until: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def drain(self) -> None:
         """Accepts no more requests and waits for those in progress."""
         self._closing = True
-        while len(self._queue) or self._running:
+        while len(self._queue) or self._acting or self._calls:
             await asyncio.sleep(0.01)
 
     async def close(self) -> None:
         self._closing = True
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
+        await self._thread.close()
 
     async def act(self, observation: Observation, owner: str, deadline_s: float) -> tuple[ActionChunk, Job]:
         """Returns the chunk for this observation, and its job with the timings. Cancelling takes the request out of the queue.
@@ -84,70 +81,89 @@ class Batcher:
             raise busy("the server is shutting down", 1.0)
         if len(self._queue) >= self.options.queue:
             rounds = 1 + len(self._queue) // self.options.batch
-            raise busy(f"{len(self._queue)} requests are waiting", round(max(rounds * self._batch_seconds, 0.05), 2))
-        stream = observation.id
-        job = Job(observation, owner, asyncio.get_running_loop().create_future(), time.perf_counter())
+            raise busy(f"{len(self._queue)} requests are waiting", round(max(rounds * self.seconds, 0.05), 2))
+        stream, loop = observation.id, asyncio.get_running_loop()
+        job = Job(observation, owner, loop.create_future(), time.perf_counter())
         self._queue.push(owner, stream, job)
         self.pace.requested(stream, job.since)
-        self._arrived.set()
+        if not self.pace.anybody():
+            self._gather()
+        elif not self._acting and not self._gathering_soon:
+            # After the other events of this turn of the loop, which may bring more requests.
+            self._gathering_soon = True
+            loop.call_soon(self._gather)
+        timer = loop.call_later(deadline_s, _expire, job.future, deadline_s)
         try:
-            return await asyncio.wait_for(job.future, deadline_s), job
-        except TimeoutError:
-            raise too_late(deadline_s) from None
+            return await job.future, job
         finally:
+            timer.cancel()
             self._queue.remove(owner, stream, job)
 
     async def call(self, function: Callable[[*Arguments], Result], *values: *Arguments) -> Result:
         """Runs a function in the policy's thread, after the batch in progress."""
-        self._running += 1
+        self._calls += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *values)
+            return await self._thread.call(function, *values)
         finally:
-            self._running -= 1
+            self._calls -= 1
 
-    async def _run(self) -> None:
-        while True:
-            await self._gather_requests()
-            jobs = []
-            while len(self._queue) and len(jobs) < self.options.batch:
-                job = self._queue.pop()
-                if not job.future.done():
-                    jobs.append(job)
-            if jobs:
-                await self._answer(jobs)
-
-    async def _gather_requests(self) -> None:
-        """Waits until a batch should start."""
-        while not len(self._queue):
-            self._arrived.clear()
-            await self._arrived.wait()
-        until = time.perf_counter() + min(self.options.wait_ms / 1e3, self._batch_seconds)
-        while len(self._queue) < self.options.batch and (now := time.perf_counter()) < until and self.pace.expected(now, until):
-            self._arrived.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._arrived.wait(), until - now)
-
-    async def _answer(self, jobs: list[Job]) -> None:
-        start = time.perf_counter()
-        try:
-            chunks = await self.call(self._act, [job.observation for job in jobs])
-        except Exception as error:  # noqa: BLE001
-            if len(jobs) > 1:
-                # One bad request must not cost the other clients their answers.
-                for job in jobs:
-                    if not job.future.done():
-                        await self._answer([job])
-            elif not jobs[0].future.done():
-                jobs[0].future.set_exception(error)
+    def _gather(self) -> None:
+        """Starts a batch, or waits for the requests that are expected."""
+        self._gathering_soon = False
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if not len(self._queue):
+            self._until = None
+        if self._acting or not len(self._queue):
             return
-        seconds = time.perf_counter() - start
-        self._batch_seconds = 0.8 * self._batch_seconds + 0.2 * seconds
-        self.metrics.batch(len(jobs), seconds, sum(bool(chunk.status) for chunk in chunks))
-        for job, chunk in zip(jobs, chunks, strict=True):
-            job.queued_ms, job.policy_ms = 1e3 * (start - job.since), 1e3 * seconds
+        now = time.perf_counter()
+        if self._until is None:
+            self._until = now + min(self.options.wait_ms / 1e3, self.seconds)
+        if len(self._queue) < self.options.batch and now < self._until and self.pace.expected(now, self._until):
+            self._timer = asyncio.get_running_loop().call_later(self._until - now, self._gather)
+            return
+        self._until = None
+        jobs = []
+        while len(self._queue) and len(jobs) < self.options.batch:
+            job = self._queue.pop()
             if not job.future.done():
-                job.future.set_result(chunk)
-                self.pace.answered(job.observation.id, time.perf_counter())
+                jobs.append(job)
+        if jobs:
+            self._start(jobs)
+
+    def _start(self, jobs: list[Job]) -> None:
+        self._acting = True
+        done = functools.partial(self._finish, jobs, time.perf_counter())
+        self._thread.submit(functools.partial(self._act, [job.observation for job in jobs]), done)
+
+    def _finish(self, jobs: list[Job], start: float, chunks: list[ActionChunk] | None, error: BaseException | None) -> None:
+        self._acting = False
+        if chunks is not None:
+            now = time.perf_counter()
+            seconds = now - start
+            self.seconds = 0.8 * self.seconds + 0.2 * seconds
+            for job, chunk in zip(jobs, chunks, strict=True):
+                job.queued_ms, job.policy_ms = 1e3 * (start - job.since), 1e3 * seconds
+                if not job.future.done():
+                    job.future.set_result(chunk)
+                    self.pace.answered(job.observation.id, now)
+            # After the answers, which the futures have made ready.
+            asyncio.get_running_loop().call_soon(self._count, chunks, seconds)
+        elif len(jobs) > 1:
+            # One bad request must not cost the other clients their answers.
+            self._alone.extend(jobs)
+        elif error is not None and not jobs[0].future.done():
+            jobs[0].future.set_exception(settable(error))
+        while self._alone:
+            job = self._alone.popleft()
+            if not job.future.done():
+                self._start([job])
+                return
+        self._gather()
+
+    def _count(self, chunks: list[ActionChunk], seconds: float) -> None:
+        self.metrics.batch(len(chunks), seconds, sum(bool(chunk.status) for chunk in chunks))
 
     def _act(self, observations: list[Observation]) -> list[ActionChunk]:
         chunks = self.policy.act(observations)
@@ -156,3 +172,8 @@ class Batcher:
         except ContractMismatch as error:
             raise PolicyFault(error.what) from None
         return [ActionChunk(c.actions, c.terminate, {"batch": len(chunks), **c.info}, c.status) for c in chunks]
+
+
+def _expire(future: asyncio.Future[ActionChunk], seconds: float) -> None:
+    if not future.done():
+        future.set_exception(too_late(seconds))

@@ -17,7 +17,7 @@ from vla.protocols.wire import Value, read_json
 from vla.serving import openvla
 from vla.serving.observations import read_text
 from vla.serving.openapi import describe, page
-from vla.serving.refusal import Refusal
+from vla.serving.refusal import Refusal, disconnected
 from vla.serving.service import Service
 
 Result = TypeVar("Result")
@@ -129,7 +129,7 @@ async def _until_disconnect(request: Request, work: Coroutine[None, None, Result
     try:
         await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Refusal(499, "the client disconnected", "request")
+            raise disconnected()
         return task.result()
     finally:
         disconnect.cancel()

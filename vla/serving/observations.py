@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vla.contract import Camera, Embodiment, PolicyContract
 from vla.errors import ContractMismatch, UserError
@@ -125,10 +125,10 @@ def _compressed(content: bytes, where: str, side: int) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001
-        # A damaged file can make the decoder raise anything: struct.error, KeyError …
-        raise UserError(
-            f"the image cannot be read: {str(error)[:120]}", where, "send a whole JPEG or PNG file in base64"
-        ) from None
+        # A damaged file can make the decoder raise anything: struct.error, KeyError … Its message for an unknown format names
+        # an object in memory.
+        why = "it is damaged, or neither JPEG nor PNG" if isinstance(error, UnidentifiedImageError) else str(error)[:120]
+        raise UserError(f"the image cannot be read: {why}", where, "send a whole JPEG or PNG file in base64") from None
 
 
 def fit_camera(image: np.ndarray, camera: Camera) -> np.ndarray:
@@ -153,17 +153,19 @@ def fit_camera(image: np.ndarray, camera: Camera) -> np.ndarray:
 
 def _state(value: Value, embodiment: Embodiment) -> np.ndarray:
     space = embodiment.state
-    units = [f"{name} ({unit})" for name, unit in zip(space.names, space.units, strict=True)]
-    expected = f"send {space.size} numbers: {', '.join(units)}"
     if isinstance(value, dict):
         value = decode_array(value, "state")
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if not isinstance(value, list) or not all(type(number) in (int, float) for number in value):
-        raise ContractMismatch(f"got {str(value)[:80]}", "state", expected)
     try:
+        if not isinstance(value, np.ndarray):
+            if not isinstance(value, list) or not all(type(number) in (int, float) for number in value):
+                raise ContractMismatch(f"got {str(value)[:80]}")
+        elif value.ndim != 1 or value.dtype.kind not in "iuf":
+            raise ContractMismatch(f"got {str(value.tolist())[:80]}")
+        # A copy: an array of the message is read-only.
         return space.check(np.array(value, np.float64), "state")
     except OverflowError:
-        raise ContractMismatch("a number that is too large for a float", "state", expected) from None
+        what = "a number that is too large for a float"
     except ContractMismatch as error:
-        raise ContractMismatch(error.what, "state", expected) from None
+        what = error.what
+    units = [f"{name} ({unit})" for name, unit in zip(space.names, space.units, strict=True)]
+    raise ContractMismatch(what, "state", f"send {space.size} numbers: {', '.join(units)}")

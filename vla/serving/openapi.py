@@ -35,7 +35,7 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
     schemas: dict[str, Any] = {
         **{f"observation.{name}": schema for name, schema in observations.items()},
         **{f"images.{name}": _images(embodiment) for name, embodiment in contract.embodiments.items()},
-        "picture": {
+        "image": {
             "description": "base64 of a JPEG or PNG file, or of raw uint8 [height, width, 3]; upright RGB",
             "oneOf": [{"type": "string", "contentEncoding": "base64"}, {"$ref": "#/components/schemas/array"}],
         },
@@ -52,7 +52,7 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
             "type": "object",
             "anyOf": [{"required": [field]} for field in ("image", "full_image", "encoded")],
             "properties": {
-                **{name: {"$ref": "#/components/schemas/picture"} for name in ("image", "full_image")},
+                **{name: {"$ref": "#/components/schemas/image"} for name in ("image", "full_image")},
                 **{name: {"type": "string"} for name in ("instruction", "unnorm_key", "encoded")},
                 "state": state,
             },
@@ -164,7 +164,7 @@ def _observation(name: str, embodiment: Embodiment) -> dict[str, Any]:
 
 
 def _images(embodiment: Embodiment) -> dict[str, Any]:
-    image = "#/components/schemas/picture"
+    image = "#/components/schemas/image"
     return {
         "type": "object",
         "additionalProperties": False,

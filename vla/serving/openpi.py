@@ -17,26 +17,29 @@ from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from vla.errors import UserError
-from vla.protocols.keymaps import to_request
-from vla.protocols.wire import Value, pack, plain, unpack
+from vla.protocols.keymaps import KeyMaps
+from vla.protocols.wire import Value, pack, packer, plain, unpack
 from vla.serving.http import parse_deadline
 from vla.serving.refusal import Refusal, as_refusal
 from vla.serving.service import Answer, RequestLog, Service
 
 CONNECTION_NUMBERS = itertools.count()
+LISTEN_S = 0.01
+"""Seconds of an answer after which it is worth listening for the client's disconnection."""
 
 
 def routes(service: Service) -> list[BaseRoute]:
     """Returns the websocket routes: / (where openpi's client connects) and /ws."""
     metadata = pack({"contract_hash": service.digest, "contract": plain(service.contract.to_dict())})
+    keymaps = KeyMaps(service.contract)
 
     async def serve_connection(socket: WebSocket) -> None:
-        await socket.accept()
         # The protocol has no stream ids, so each connection is a stream.
         stream = f"ws-{next(CONNECTION_NUMBERS)}"
         try:
+            await socket.accept()
             await socket.send_bytes(metadata)
-            await Connection(socket, service, stream).run()
+            await Connection(socket, service, stream, keymaps).run()
         except (WebSocketDisconnect, ConnectionError):
             pass
         except Exception as error:  # noqa: BLE001
@@ -50,47 +53,73 @@ def routes(service: Service) -> list[BaseRoute]:
 class Connection:
     """An open connection: receives observations and sends the answers."""
 
-    def __init__(self, socket: WebSocket, service: Service, stream: str):
-        self.socket, self.service, self.stream = socket, service, stream
+    def __init__(self, socket: WebSocket, service: Service, stream: str, keymaps: KeyMaps):
+        self.socket, self.service, self.stream, self.keymaps = socket, service, stream, keymaps
         self.client = socket.state.client
         self.deadline_s = parse_deadline(socket.headers.get("x-deadline-ms"))
         self.previous_ms: float | None = None
         self.message_numbers = itertools.count(1)
+        self._pack = packer()
+        # The frame that arrives while another one is answered.
+        self._ahead: asyncio.Task[Message] | None = None
+        self._gone = False
 
     async def run(self) -> None:
         """Answers one frame after the other until the client disconnects."""
-        next_frame = asyncio.ensure_future(self.socket.receive())
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task
         try:
-            while (frame := await next_frame)["type"] != "websocket.disconnect":
-                # It listens while it answers, to cancel the request of a client that disconnects.
-                next_frame = asyncio.ensure_future(self.socket.receive())
+            while (frame := await self._receive())["type"] != "websocket.disconnect":
                 start = time.perf_counter()
-                answering = asyncio.ensure_future(self._answer(frame))
+                # Within a long call the timer would interrupt the policy.
+                quick = self.service.batcher.seconds < LISTEN_S
+                listening = loop.call_later(LISTEN_S if quick else 0.0, self._listen, task)
                 try:
-                    await asyncio.wait({answering, next_frame}, return_when=asyncio.FIRST_COMPLETED)
-                    if not answering.done() and next_frame.result()["type"] == "websocket.disconnect":
-                        return
-                    await answering
+                    await self._answer(frame)
                 finally:
-                    answering.cancel()
+                    listening.cancel()
                 self.previous_ms = 1e3 * (time.perf_counter() - start)
+        except asyncio.CancelledError:
+            if not self._gone:
+                raise
+            task.uncancel()
         finally:
-            next_frame.cancel()
+            if self._ahead:
+                self._ahead.cancel()
+
+    async def _receive(self) -> Message:
+        if not self._ahead:
+            return await self.socket.receive()
+        frame, self._ahead = await self._ahead, None
+        return frame
+
+    def _listen(self, answering: asyncio.Task[None]) -> None:
+        """Receives the next frame early; that the client has disconnected cancels the answer."""
+
+        def heard(ahead: asyncio.Task[Message]) -> None:
+            if not ahead.cancelled() and not ahead.exception() and ahead.result()["type"] == "websocket.disconnect":
+                self._gone = True
+                answering.cancel()
+
+        self._ahead = asyncio.ensure_future(self.socket.receive())
+        self._ahead.add_done_callback(heard)
 
     async def _answer(self, frame: Message) -> None:
         with self.service.track(self.client, "openpi") as entry:
             entry.message = next(self.message_numbers)
             message = _read(frame)
             answer = self._answer_envelope if _is_envelope(message) else self._infer
-            await self.socket.send_bytes(pack(await answer(message, entry)))
+            await self.socket.send_bytes(self._pack(await answer(message, entry)))
 
     async def _infer(self, message: dict[Any, Value], entry: RequestLog) -> dict[str, Any]:
         self.client.admit()
-        request = {**to_request(message, self.service.contract), "id": self.stream}
+        request = self.keymaps.to_request(message)
+        request["id"] = self.stream
         answer = await self.service.act(self.client, self.stream, request, entry, self.deadline_s)
         return self._reply(answer)
 
     def _reply(self, answer: Answer) -> dict[str, Any]:
+        """Returns the reply. Every array in it has one row per action, since openpi's broker slices all of them together."""
         timing = {"infer_ms": answer.policy_ms + answer.queued_ms}
         if self.previous_ms is not None:
             timing["prev_total_ms"] = self.previous_ms
@@ -98,7 +127,6 @@ class Connection:
             "actions": answer.actions(),
             "terminate": answer.chunk.terminate,
             "info": answer.info,
-            "state": answer.observation.state,
             "policy_timing": {"infer_ms": answer.policy_ms},
             "server_timing": timing,
         }

@@ -27,6 +27,10 @@ class Pace:
         self._answered.pop(stream, None)
         self._pauses.pop(stream, None)
 
+    def anybody(self) -> bool:
+        """Whether there is a stream that may be expected at all."""
+        return bool(self._answered)
+
     def expected(self, now: float, until: float) -> int:
         """Returns how many streams will probably send a request before `until`."""
         while self._answered and now - next(iter(self._answered.values())) > EXPIRES_S:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from starlette.requests import ClientDisconnect
+from starlette.websockets import WebSocketDisconnect
+
 from vla.errors import ContractMismatch, UserError
 
 
@@ -31,13 +34,21 @@ def too_late(seconds: float) -> Refusal:
     return Refusal(504, f"no answer within {seconds:g} s", "server", "allow more time, or send fewer requests", 1.0)
 
 
+def disconnected() -> Refusal:
+    """Returns a 499: the client hung up before its answer. Nobody receives this; it is for logs and metrics."""
+    return Refusal(499, "the client disconnected", "request")
+
+
 def as_refusal(error: BaseException) -> Refusal:
     """Returns any error as the client sees it: without a traceback, and of a policy's failure only the type.
 
-    400 is a request that cannot be read, 422 one that does not fit the contract, 500 a failure of the policy.
+    400 is a request that cannot be read, 422 one that does not fit the contract, 499 a client that is gone, 500 a failure of the
+    policy.
     """
     if isinstance(error, Refusal):
         return error
+    if isinstance(error, ClientDisconnect | WebSocketDisconnect):
+        return disconnected()
     if isinstance(error, UserError):
         return Refusal(422 if isinstance(error, ContractMismatch) else 400, error.what, error.where, error.fix)
     return Refusal(500, f"the policy failed with {type(error).__name__}", "server", "see the server's log")

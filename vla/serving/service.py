@@ -66,7 +66,7 @@ class RequestLog:
 
     def fields(self) -> dict[str, str | int | float]:
         """Returns what is known, floats with two digits."""
-        known = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        known = {name: value for name, value in vars(self).items() if value is not None}
         return {name: round(value, 2) if isinstance(value, float) else value for name, value in known.items()}
 
 
@@ -93,9 +93,8 @@ class Service:
         return self.batcher.policy
 
     async def start(self) -> None:
-        """Warms the policy up, so that the first client waits no longer than any other, and starts the batcher."""
+        """Warms the policy up, so that the first client waits no longer than any other."""
         await self.batcher.call(warm_up, self.policy, self.options.batch)
-        self.batcher.start()
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def drain(self) -> None:
@@ -145,7 +144,7 @@ class Service:
             observation = read_observation(request, self.contract, side)
         else:
             observation = await asyncio.to_thread(read_observation, request, self.contract, side)
-        observation = dataclasses.replace(observation, id=name)
+        observation.id = name
         self.streams.touch(name)
         deadline_s = min(deadline_s or self.options.deadline_s, self.options.deadline_s)
         chunk, job = await self.batcher.act(observation, client.name, deadline_s)

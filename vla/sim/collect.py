@@ -55,7 +55,7 @@ def check(options: Collect) -> None:
     """
     for name, least in (
         ("episodes", 1),
-        ("pictures", 1),
+        ("images", 1),
         ("poses", 1),
         ("objects", 0),
         ("seed", 0),
@@ -79,7 +79,7 @@ def collect(options: Collect, report: Report | None = None) -> dict[str, int]:
     """Collects what the options say and writes it.
 
     Returns:
-        counts: episodes, steps and discarded attempts, or pictures.
+        counts: episodes, steps and discarded attempts, or images.
 
     Raises:
         UserError: see `check`; or too many attempts fail.
@@ -92,7 +92,7 @@ def collect_with_progress(options: Collect) -> dict[str, int]:
     """Collects, with a progress bar."""
     check(options)  # before there is a bar
     asking = options.task in simulator_of(options.task).questions
-    total, unit = (options.pictures, "picture") if asking else (options.episodes, "episode")
+    total, unit = (options.images, "image") if asking else (options.episodes, "episode")
     with tqdm(total=total, desc=f"collect {options.task}", unit=unit) as bar:
 
         def report(done: int, _: int, word: str) -> None:

@@ -18,7 +18,7 @@ class Collect:
         task: demonstrations of "lift", "put", "push" or "stack", or of one of robosuite's own tasks, e.g. "robosuite-Lift";
             "questions" for images with questions.
         episodes: demonstrations to write.
-        pictures: images with questions to write.
+        images: images with questions to write.
         objects: number of objects on the table in an image with questions; 0 draws one to four.
         numbers: add questions about numbers and the symbols for them (suite rt2/symbols); the other questions stay the same.
         sizes: make the objects of demonstrations small or large, and mention their size.
@@ -34,7 +34,7 @@ class Collect:
     out: str
     task: str = "lift"
     episodes: int = 200
-    pictures: int = 4000
+    images: int = 4000
     objects: int = 0
     numbers: bool = False
     sizes: bool = False

@@ -12,6 +12,7 @@ from typing import cast
 
 import yaml
 
+from vla import yaml12
 from vla.errors import UserError
 from vla.sim.episodes import KINDS, Episode, Kind
 from vla.sim.registry import find_task, simulator_of, task_names
@@ -115,7 +116,7 @@ def load_suite(name: str, episodes: int = 0) -> Suite:
     else:
         raise UserError(f"unknown suite {name!r}", "--suite", f"one of {', '.join(known_suites())}, or a .yaml file")
     try:
-        data = yaml.safe_load(text)
+        data = yaml12.load(text)
     except yaml.YAMLError as error:
         raise UserError(f"not YAML: {error}", where) from error
     if isinstance(data, dict) and episodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import warnings
@@ -10,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import Namespace, namespace_to_dict
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from transformers import PreTrainedTokenizerBase
 
-from vla.checkpoint import assemble, read_checkpoint
+from vla.checkpoint import read_checkpoint
 from vla.datasets.card import DatasetCard
 from vla.errors import UserError
 from vla.sequences.encode import Encoder
@@ -26,7 +27,7 @@ from vla.training.data import VLAData
 from vla.training.module import VLAModule
 from vla.training.records import RunFiles, keep_rows
 from vla.training.rollouts import Evaluate
-from vla.training.saving import Checkpoints, WholeFiles, damage, newest
+from vla.training.saving import Checkpoints, WholeFiles, claimed, damage, newest
 
 NOISE = (
     "LightningCLI's args parameter is intended to run from within Python",  # ours are the command line's
@@ -92,8 +93,8 @@ class VLACLI(LightningCLI):
     """Lightning's command line. It resolves the contract against the data's cards before model and data are used, and hands the
     same contract to both."""
 
-    def __init__(self, argv: list[str], hooks: Hooks):
-        self._hooks = hooks
+    def __init__(self, argv: list[str], hooks: Hooks, held: contextlib.ExitStack):
+        self._hooks, self._held = hooks, held
         super().__init__(
             VLAModule,
             VLAData,
@@ -119,6 +120,8 @@ class VLACLI(LightningCLI):
             help="Data to collect if its folder is not there yet.",
         )
         parser.add_argument("--export", type=str, default="", help="Folder that gets the export after fitting.")
+        help_text = "Held-out episodes on which the export is evaluated after fitting; 0 leaves it out."
+        parser.add_argument("--evaluate", type=int, default=8, help=help_text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)
@@ -151,6 +154,8 @@ class VLACLI(LightningCLI):
             from vla.training.export import check_export_folder
 
             check_export_folder(config.export, "--export")
+            if config.evaluate < 0:
+                raise UserError(f"{config.evaluate} episodes", "--evaluate", "give at least 0; 0 leaves the evaluation out")
         saved = self._find_checkpoint()
         options = ContractOptions(**vars(self._get(self.config_init, "contract")))
         if saved and not options.decode:
@@ -264,17 +269,25 @@ class VLACLI(LightningCLI):
         # The weights are not read yet.
         return read_checkpoint(str(config.ckpt_path), mmap=True)["contract"]
 
+    def before_fit(self) -> None:
+        """Claims the folders that this run writes checkpoints into, until it ends."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        folders = {str(c.dirpath) for c in callbacks if isinstance(c, Checkpoints) and "://" not in str(c.dirpath)}
+        for folder in sorted(folders) if self.trainer.is_global_zero else ():
+            self._held.enter_context(claimed(Path(folder)))
+
     def after_fit(self) -> None:
         config = self.config[str(self.subcommand)]
-        if not config.export:
+        if not config.export or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         # On all ranks: each may have a part of the weights.
         checkpoint = {"state_dict": self.trainer.strategy.lightning_module_state_dict()}
         if self.trainer.is_global_zero:
-            from vla.training.export import write_export
+            from vla.training.finish import finish
 
             self.model.on_save_checkpoint(checkpoint)
-            write_export(config.export, *assemble(checkpoint, "the run"))
+            data = namespace_to_dict(config.data)
+            finish(config.export, checkpoint, data, self.datamodule.sources, config.evaluate)
 
 
 def in_one_line(error: Exception) -> str:
@@ -292,7 +305,8 @@ def main(argv: list[str], hooks: Hooks) -> None:
         warnings.filterwarnings("ignore", message=noise)
 
     try:
-        VLACLI(argv, hooks)
+        with contextlib.ExitStack() as held:
+            VLACLI(argv, hooks, held)
     except MisconfigurationException as error:
         raise UserError(in_one_line(error), "trainer") from error
     except ModuleNotFoundError as error:

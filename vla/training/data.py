@@ -15,8 +15,9 @@ from vla.contract import PolicyContract
 from vla.datasets.card import DatasetCard
 from vla.datasets.mixture import Mixture, slots, weigh
 from vla.datasets.robot import RobotSource
-from vla.datasets.sources import RENAMED, Split
+from vla.datasets.sources import Split
 from vla.errors import UserError
+from vla.renamed import RENAMED
 from vla.sequences.encode import Encoder
 from vla.training.batch import Failure, TrainingBatch
 from vla.training.rows import Cursor, Draws, Fixed, Sources, collate, end_with

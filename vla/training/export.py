@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vla.contract import PolicyContract, Statistic, StatisticOption
@@ -24,6 +25,7 @@ from vla.models.inputs import ModelInputs
 from vla.models.int8 import to_int8
 from vla.models.weights import Weights, weights_hash
 from vla.observation import Observation
+from vla.policies.trained_on import write_sources
 from vla.sequences.encode import Encoder
 from vla.tokenization.codecs import with_statistic
 from vla.training.model_card import Card, copied_card, facts_of, model_card
@@ -44,16 +46,21 @@ def write_export(
     Raises:
         UserError: the folder is there and is no export.
     """
-    folder = Path(folder)
-    card = dataclasses.replace(
-        card or Card(), weights=weights_hash(model.state_dict()), parameters=sum(p.numel() for p in model.parameters())
-    )
+    folder, card = Path(folder), card or Card()
     with _whole(folder) as unfinished:
         model.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
         contract.save(unfinished)
-        (unfinished / "README.md").write_text(model_card(contract, card), encoding="utf-8")
+        write_card(unfinished, model, contract, card)
+        write_sources(unfinished, card.data)
     return folder
+
+
+def write_card(folder: str | Path, model: PreTrainedModel, contract: PolicyContract, card: Card) -> None:
+    """Writes the model card of an export, with hash and number of the model's weights."""
+    parameters = sum(p.numel() for p in model.parameters())
+    card = dataclasses.replace(card, weights=weights_hash(model.state_dict()), parameters=parameters)
+    (Path(folder) / "README.md").write_text(model_card(contract, card), encoding="utf-8")
 
 
 def copy_with_decode(source: str | Path, folder: str | Path, decode: Statistic) -> PolicyContract:
@@ -113,6 +120,12 @@ def _whole(folder: Path) -> Iterator[Path]:
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(unfinished, folder)
+    except SafetensorError as error:
+        raise UserError(f"the weights cannot be written: {error}", str(folder), "free some space") from error
+    except OSError as error:
+        # Of a full disk, the system does not say what was being written.
+        error.filename = error.filename or str(folder)
+        raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

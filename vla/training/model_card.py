@@ -27,6 +27,7 @@ class Card:
         share: share of robot samples in a batch, or the name of one of RT-2's.
         success: kind of instruction -> rate with interval.
         suite: the suite on which this was measured.
+        held_out: errors on held-out demonstrations, in a sentence.
         made: command, commit, versions, machine.
         lora, merged_difference: the merged adapters, and how far merging moved a logit.
         base, base_hash, alpha: the model that training began with, and the trained weights' share of the average.
@@ -37,6 +38,7 @@ class Card:
     share: float | str | None = None
     success: dict[str, str] = dataclasses.field(default_factory=dict)
     suite: str = ""
+    held_out: str = ""
     made: dict[str, Any] = dataclasses.field(default_factory=dict)
     lora: dict[str, Any] = dataclasses.field(default_factory=dict)
     merged_difference: float | None = None
@@ -57,12 +59,7 @@ def facts_of(ckpt: str, results: str, contract: PolicyContract) -> dict[str, Any
     facts: dict[str, Any] = {"made": {**provenance(), "checkpoint": Path(ckpt).name}}
     config = Path(ckpt).resolve().parents[1] / "logs" / "config.yaml"
     if config.is_file():
-        data = yaml.safe_load(config.read_text(encoding="utf-8")).get("data") or {}
-        data = data.get("init_args", data)
-        facts |= {
-            "data": {name: _settings(source) for name, source in (data.get("sources") or {}).items()},
-            "share": data.get("robot_share"),
-        }
+        facts |= mixture_of(yaml.safe_load(config.read_text(encoding="utf-8")).get("data") or {})
     if results:
         record = records.load(results)
         if record.contract != contract.hash:
@@ -72,6 +69,13 @@ def facts_of(ckpt: str, results: str, contract: PolicyContract) -> dict[str, Any
         kinds = summarise(record.episodes)["kinds"]
         facts |= {"suite": record.suite, "success": {kind: str(Rate(**rates["success"])) for kind, rates in kinds.items()}}
     return facts
+
+
+def mixture_of(data: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `Card` that the `data` section of a configuration gives."""
+    data = data.get("init_args", data)
+    sources = {name: _settings(source) for name, source in (data.get("sources") or {}).items()}
+    return {"data": sources, "share": data.get("robot_share")}
 
 
 def _settings(source: dict[str, Any] | None) -> dict[str, Any]:
@@ -116,6 +120,8 @@ def model_card(contract: PolicyContract, card: Card) -> str:
         lines.append(f"| Success on {card.suite}, 95 % interval | {rates} |")
     else:
         lines.append(NOT_EVALUATED)
+    if card.held_out:
+        lines.append(f"| Held-out demonstrations | {card.held_out} |")
     if card.base_hash:
         lines.append(f"| Base | {card.base or 'frozen weights'} `{card.base_hash}` |")
     if card.alpha < 1:

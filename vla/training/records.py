@@ -53,6 +53,8 @@ def keep_rows(trainer: L.Trainer) -> None:
 class Rows(ExperimentWriter):
     """What CSVLogger writes with. Lightning's own deletes the metrics.csv that it finds."""
 
+    _whole = False
+
     def put_aside(self, step: int) -> None:
         """Moves the rows of steps after `step` to another file.
 
@@ -73,10 +75,16 @@ class Rows(ExperimentWriter):
         print(f"{len(later)} logged rows of another run are now in {aside}", file=sys.stderr)
 
     def _check_log_dir_exists(self) -> None:
-        self.metrics_keys, rows = self._read()
-        if rows and not self._fs.tail(self.metrics_file_path, 1).endswith(b"\n"):
-            # A process was killed while it wrote. The next row begins on a line of its own.
-            self._write(self.metrics_file_path, self.metrics_keys, rows)
+        self.metrics_keys = self._read()[0]
+
+    def save(self) -> None:
+        if self.metrics and not self._whole:
+            keys, rows = self._read()
+            if rows and not self._fs.tail(self.metrics_file_path, 1).endswith(b"\n"):
+                # A process was killed while it wrote. The next row begins on a line of its own.
+                self._write(self.metrics_file_path, keys, rows)
+            self._whole = True
+        super().save()
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         self._write(self.metrics_file_path, fieldnames, self._read()[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import os
 import re
@@ -10,7 +12,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +24,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from vla.errors import UserError
+from vla.files import why_not_data
 from vla.training.batch import TrainingBatch
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -42,10 +45,19 @@ class WholeFiles(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name.removesuffix(".ckpt") + UNFINISHED)
-        with unfinished.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with unfinished.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:
+            # torch.save says something else than the disk did.
+            disk = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(disk, OSError):
+                raise
+            unfinished.unlink(missing_ok=True)
+            fix = "free some space; --ckpt_path last then resumes from the one before"
+            raise UserError(f"the checkpoint cannot be written: {disk.strerror}", str(path), fix) from error
         os.replace(unfinished, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -188,13 +200,28 @@ def _put_aside(folder: Path, step: int) -> None:
         print(f"{len(later)} checkpoints of another run are now in {folder / f'before-{number}'}", file=sys.stderr)
 
 
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder of checkpoints while this one lasts, however it ends; UserError if one has it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fix = "wait until it ends, stop it, or choose another folder"
+            raise UserError("another run is training into this folder", str(folder), fix) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
 def damage(path: Path) -> str:
     """What is wrong with a checkpoint file, by its check sums; "" if nothing is. The content is not loaded."""
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError) as error:
-        return str(error)
+        return why_not_data(path) or str(error)
     return f"the check sum of {bad} is wrong" if bad else ""
 
 

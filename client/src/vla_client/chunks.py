@@ -44,13 +44,15 @@ class TemporalEnsemble:
     Args:
         infer: observation -> {"actions": [T, A]}.
         decay: how fast older chunks lose weight.
-        newest: dimensions that are taken from the newest chunk and never averaged, such as a gripper.
+        newest: dimensions that are taken from the newest chunk and never averaged, such as a gripper. Absolute rotation vectors,
+            quaternions and matrices belong here: the mean of their numbers is not the mean of the rotations.
+        angles: dimensions that are absolute angles in radians. They are averaged across the jump from pi to -pi.
     """
 
     needs_observation = True
 
-    def __init__(self, infer: Infer, decay: float = 0.5, newest: Sequence[int] = (-1,)):
-        self.infer, self.decay, self.newest = infer, decay, list(newest)
+    def __init__(self, infer: Infer, decay: float = 0.5, newest: Sequence[int] = (-1,), angles: Sequence[int] = ()):
+        self.infer, self.decay, self.newest, self.angles = infer, decay, list(newest), list(angles)
         self._chunks = []  # type: List[np.ndarray]
 
     def reset(self) -> None:
@@ -61,9 +63,17 @@ class TemporalEnsemble:
         chunk = _actions(self.infer(observation))
         self._chunks = [older[1:] for older in self._chunks if len(older) > 1] + [chunk]
         weights = np.exp(-self.decay * np.arange(len(self._chunks))[::-1])
-        action = np.average([each[0] for each in self._chunks], axis=0, weights=weights)
+        actions = np.array([each[0] for each in self._chunks])
+        actions[:, self.angles] = chunk[0, self.angles] + wrapped(actions[:, self.angles] - chunk[0, self.angles])
+        action = np.average(actions, axis=0, weights=weights)
+        action[self.angles] = wrapped(action[self.angles])
         action[self.newest] = chunk[0, self.newest]
         return action
+
+
+def wrapped(angles: np.ndarray) -> np.ndarray:
+    """Returns the same angles (rad), from -pi to pi."""
+    return np.arctan2(np.sin(angles), np.cos(angles))
 
 
 def _actions(answer: Dict[str, Any]) -> np.ndarray:

@@ -5,6 +5,8 @@ from typing import Any, Dict, Optional, Sequence, Union
 
 import numpy as np
 
+from .chunks import wrapped
+
 
 class Refused(ValueError):
     """The action must not be executed."""
@@ -17,11 +19,13 @@ class Limits:
     Attributes:
         low, high: [A] limits to which an action is clamped.
         rate: [A] or one number, the largest change from one action to the next; None sets no limit. Use infinity for a gripper.
+        angles: dimensions that are absolute angles in radians. They change the short way, across the jump from pi to -pi.
     """
 
     low: np.ndarray
     high: np.ndarray
     rate: Optional[np.ndarray] = None
+    angles: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         self.low, self.high = np.asarray(self.low, np.float64), np.asarray(self.high, np.float64)
@@ -72,7 +76,16 @@ class Guard:
             raise Refused("dimension {} is {}".format(*next((i, a) for i, a in enumerate(action) if not np.isfinite(a))))
         safe = np.clip(action, self.limits.low, self.limits.high)
         if self._last is not None and self.limits.rate is not None:
-            safe = np.clip(safe, self._last - self.limits.rate, self._last + self.limits.rate)
+            safe = self._slowed(safe, self._last, self.limits.rate)
         self.clamped += int(not np.array_equal(safe, action))
         self._last = safe
         return safe
+
+    def _slowed(self, action: np.ndarray, last: np.ndarray, rate: np.ndarray) -> np.ndarray:
+        """Returns the action with changes of at most the rates."""
+        slowed, angles = np.clip(action, last - rate, last + rate), list(self.limits.angles)
+        change = wrapped(action - last)
+        turned = wrapped(last + np.clip(change, -rate, rate))
+        slowed[angles] = np.where(np.abs(change) > rate, turned, action)[angles]
+        # Where the limits leave a gap at pi, it is not crossed.
+        return np.clip(slowed, self.limits.low, self.limits.high)

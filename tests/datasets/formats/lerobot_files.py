@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -148,3 +149,17 @@ def write_v3(folder):
 
 
 WRITERS = {"v2.0": lambda f: write_v2(f, "v2.0"), "v2.1": write_v2, "v3.0": write_v3}
+
+
+def edit(folder, change):
+    """Passes every data file's table through `change(table, episode)`, an episode at a time."""
+    for path in sorted((folder / "data").rglob("*.parquet")):
+        rows = pq.read_table(path)
+        parts = [rows.filter(pc.equal(rows["episode_index"], e)) for e in range(len(LENGTHS))]
+        pq.write_table(pa.concat_tables([change(t, e) for e, t in enumerate(parts) if t.num_rows]), path, row_group_size=4)
+
+
+def describe(folder, **changes):
+    """Changes entries of meta/info.json."""
+    path = folder / "meta/info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -8,9 +8,13 @@ import zlib
 import numpy as np
 import pytest
 from rlds_files import features, group, image, jpeg, tensor, text, write
+from scipy.spatial.transform import Rotation
 
+from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.prepare import Changes, prepare
 from vla.datasets.formats.conventions.source_card import load_source_card
+from vla.datasets.formats.convert import run
+from vla.datasets.formats.job import Options, make_job
 from vla.datasets.formats.readers.rlds import RLDSReader
 
 pytest.importorskip("google_crc32c")
@@ -100,8 +104,14 @@ def bridge():
     spec = features(action=tensor("float32", 7), observation=observation, language_instruction=text(), is_first=tensor("bool"))
     given = {"action": action, "observation": {**images, "state": STATE}, "language_instruction": WORDS}
     # Without the first step; the movement to the next state; without the last.
-    expected = np.c_[np.diff(STATE[1:, :6], axis=0), [1, 1, 0, 0, 0]], STATE[1:-1]
+    expected = np.c_[movements(), [1, 1, 0, 0, 0]], STATE[1:-1]
     return spec, given, expected
+
+
+def movements():
+    """From each state of Bridge to the next, without the first: positions differ, and so do rotations."""
+    rotations = Rotation.from_euler("xyz", STATE[1:, 3:6])
+    return np.c_[np.diff(STATE[1:, :3], axis=0), (rotations[1:] * rotations[:-1].inv()).as_euler("xyz")]
 
 
 def bridge_oxe():
@@ -109,7 +119,7 @@ def bridge_oxe():
     spec = group(world_vector=tensor("float32", 3), rotation_delta=tensor("float32", 3), open_gripper=tensor("bool"))
     observation = group(image=image(), state=tensor("float32", 7), natural_language_instruction=tensor("string"))
     given = {"image": [jpeg(t) for t in range(T)], "state": STATE, "natural_language_instruction": WORDS}
-    expected = np.c_[np.diff(STATE[1:, :6], axis=0), OPEN[1:-1]], STATE[1:-1]
+    expected = np.c_[movements(), OPEN[1:-1]], STATE[1:-1]
     return (
         features(action=spec, observation=observation, is_first=tensor("bool")),
         {"action": action, "observation": given},
@@ -152,3 +162,19 @@ def test_a_card_does_what_its_data_set_needs(tmp_path, make):
     assert episode.instruction == ["pick the can"] * len(action) and set(episode.images) == set(card.cameras)
     for frames, rows in episode.images.values():
         assert len(list(frames.rows(rows.tolist()))) == len(action)
+
+
+@pytest.mark.parametrize("make", [bridge, bridge_oxe])
+def test_limits_fit_turns_that_pass_pi(tmp_path, make):
+    described, given, _ = make()
+    state = np.zeros((T, 7), np.float32)
+    # The yaw swings around pi.
+    state[:, 5] = np.pi + np.array([0, 0.05, -0.05, 0.05, -0.05, 0.05, -0.05])
+    state[:, 5] -= 2 * np.pi * (state[:, 5] > np.pi)
+    given["observation"]["state"] = state
+    record = flat({**given, "is_first": first()}) | {"episode_metadata/file_path": [b"x"]}
+    write(tmp_path / "in", [record], described, name=make.__name__, files=1)
+    run(make_job(Options(str(tmp_path / "in"), str(tmp_path / "out"), card=make.__name__)))
+    space = DatasetCard.load(tmp_path / "out").spec.action
+    assert np.allclose(space.statistics["max"][3:6], [0, 0, 0.1], atol=1e-5)
+    assert np.allclose([space.low[5], space.high[5]], [-0.1, 0.1], atol=1e-5)

@@ -132,7 +132,7 @@ def test_a_preview_shows_what_a_policy_would_see(source, capsys):
     (source / "flipped.yaml").write_text(yaml.safe_dump(flipped))
     for name in ("card", "flipped"):
         vla(capsys, "preview", source / "rlds", source / name, "--card", source / f"{name}.yaml", "--episodes", 1)
-    one, other = (np.asarray(Image.open(source / name / "000-pictures.png")).astype(int) for name in ("card", "flipped"))
+    one, other = (np.asarray(Image.open(source / name / "000-images.png")).astype(int) for name in ("card", "flipped"))
     # The part of the first image that its camera's name does not cover.
     one, other = one[:TILE, TILE // 2 : TILE], other[:TILE, TILE // 2 : TILE]
     assert np.abs(one - other[::-1]).mean() < 6 < np.abs(one - other).mean()
@@ -141,7 +141,7 @@ def test_a_preview_shows_what_a_policy_would_see(source, capsys):
     assert "orientations.png" in page and (source / "flipped/orientations.png").is_file()
 
 
-def test_data_without_pictures_is_shown_too(source, capsys):
+def test_data_without_images_is_shown_too(source, capsys):
     (source / "blind.yaml").write_text(yaml.safe_dump({**CARD, "cameras": {}}))
     assert vla(capsys, "preview", source / "rlds", source / "page", "--card", source / "blind.yaml")[0] == 0
     assert sorted(p.name for p in (source / "page").iterdir()) == [*(f"{k:03d}-values.png" for k in range(3)), "index.html"]

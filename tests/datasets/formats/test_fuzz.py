@@ -14,10 +14,10 @@ from vla.datasets.formats.conventions.source_card import source_card
 from vla.datasets.formats.images import decode, jpeg_size
 from vla.datasets.formats.readers import tfrecord
 from vla.datasets.formats.readers.example import parse_example
-from vla.datasets.formats.readers.rlds import flatten, shape_episode
-from vla.datasets.formats.readers.tars import CutOff, tar_samples
+from vla.datasets.formats.readers.rlds_features import flatten, shape_episode
 from vla.datasets.formats.readers.visual_questions import conversation
 from vla.datasets.shards import decode_array
+from vla.datasets.tar import CutOff, tar_samples
 from vla.errors import UserError
 
 pytest.importorskip("google_crc32c")

@@ -1,3 +1,4 @@
+import fcntl
 import json
 
 import numpy as np
@@ -171,7 +172,7 @@ def test_headers_that_claim_gigabytes_are_refused(tmp_path):
     reader = HDF5Reader(tmp_path / "a.hdf5")
     for ref, why in zip(reader.refs(), ("claims", "chunks of"), strict=True):
         with pytest.raises(UserError, match=why):
-            reader.read(ref)
+            reader.read(ref)["actions"]
 
 
 def test_a_missing_demonstration_is_reported(tmp_path):
@@ -189,12 +190,36 @@ def test_links_out_of_the_file_are_refused(tmp_path):
         file["data/demo_1"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "/data/demo_0")
         file["data/demo_2/actions"] = np.zeros((3, 7))
         file.create_dataset("data/demo_2/raw", (10,), dtype="u1", external=[("/etc/hostname", 0, 10)])
+        file["data/demo_2/chain"] = h5py.SoftLink("/data/demo_0/secret")
     reader = HDF5Reader(tmp_path / "a.hdf5")
-    for ref in reader.refs():
-        with pytest.raises(UserError, match="out of the file|outside of the file"):
-            reader.read(ref)
+    refs = reader.refs()
+    with pytest.raises(UserError, match="demo_1 is a link out of the file"):
+        reader.read(refs[1])
+    for ref, names in ((refs[0], ["secret"]), (refs[2], ["raw", "chain"])):
+        raw = reader.read(ref)
+        assert raw["actions"].shape == (3, 7)
+        for name in names:
+            with pytest.raises(UserError, match=f"{name}: it (is a link out|lies outside) of the file"):
+                raw[name]
 
 
 def test_the_shards_are_complete(tmp_path):
     converted(libero(tmp_path / "a.hdf5"), tmp_path / "out", card="libero")
     assert len(ShardIndex(tmp_path / "out")) == 9
+
+
+def test_a_file_that_another_program_writes_is_no_damage(tmp_path):
+    path = libero(tmp_path / "a.hdf5")
+    # As HDF5 locks a file that it writes.
+    with path.open("rb") as file, pytest.raises(UserError, match="locked") as error:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        HDF5Reader(path).open(str(path))
+    assert "copy" not in str(error.value)
+
+
+def test_what_an_unreadable_file_lacks_is_not_for_a_card_to_say(tmp_path):
+    path = libero(tmp_path / "a.hdf5")
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(UserError, match="truncated") as error:
+        make_job(Options(str(path), str(tmp_path / "out")))
+    assert "card" not in str(error.value)

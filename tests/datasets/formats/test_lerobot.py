@@ -278,6 +278,8 @@ def refused(folder, why):
             if ref.damage:
                 raise UserError(ref.damage, ref.name)
             raw = reader.read(ref)
+            for key in ("action", "task"):
+                assert len(raw[key]) == ref.weight
             for key in (VIDEO, IMAGE):
                 list(raw[key].rows(range(ref.weight)))
     return str(caught.value)
@@ -363,3 +365,14 @@ def test_descriptions_are_not_trusted(tmp_path, key, value, why):
     with pytest.raises(UserError) as caught:
         LeRobotReader(folder).refs()
     assert why in str(caught.value)
+
+
+def test_openpis_names_of_features_need_no_card(tmp_path):
+    folder = write_v2(tmp_path / "in")
+    old = {"action": "actions", "observation.state": "state", VIDEO: "image", IMAGE: "wrist_image"}
+    info = json.loads((folder / "meta/info.json").read_text())
+    info["features"] = {old.get(name, name): feature for name, feature in info["features"].items()}
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    card = LeRobotReader(folder).card()
+    assert [part.key for part in (*card.action, *card.state)] == ["actions", "state"]
+    assert list(card.cameras) == ["image", "wrist_image"] and card.action[0].names == ("x", "gripper")

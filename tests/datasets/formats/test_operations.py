@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from vla.datasets.formats.conventions import operations as ops
 from vla.datasets.formats.conventions import rotations as rot
+from vla.datasets.formats.conventions.forms import FORMS, radians
+from vla.errors import UserError
 
 vectors = st.lists(st.tuples(*[st.floats(-2.5, 2.5)] * 3), min_size=1, max_size=5).map(lambda v: np.array(v, np.float64))
 
@@ -78,7 +81,74 @@ def test_composition_is_one_after_the_other(values):
     expected = np.eye(3)
     for matrix in turned(values):
         expected = matrix @ expected
-    assert np.allclose(turned(rot.compose(values)[None])[0], expected, atol=1e-7)
+    assert np.allclose(turned(FORMS["axis_angle"].compose(values)[None])[0], expected, atol=1e-7)
+
+
+def written(rotation, form):
+    """SciPy's rotation in a form of ours."""
+    if form == "axis_angle":
+        return rotation.as_rotvec()
+    if form.startswith("euler"):
+        return rotation.as_euler(form.removeprefix("euler_"))
+    if form.startswith("quaternion"):
+        return rotation.as_quat(canonical=True)[:, [3, 0, 1, 2] if form.endswith("wxyz") else [0, 1, 2, 3]]
+    rows = slice(None), slice(0, 2)
+    matrices = rotation.as_matrix()
+    return (matrices if form == "matrix_rows" else matrices.transpose(0, 2, 1))[rows].reshape(-1, 6)
+
+
+@pytest.mark.parametrize("form", [name for name in FORMS if name != "angle"])
+def test_every_form_of_a_rotation_differs_and_composes_as_rotations_do(form):
+    """Against SciPy, with turns that pass pi and quaternions of either sign."""
+    path = Rotation.from_rotvec(np.random.default_rng(0).normal(size=(30, 3)) * 3)
+    values = written(path, form)
+    if form.startswith("quaternion"):
+        values[::2] *= -1
+    turns = path[1:] * path[:-1].inv()
+    movements = ops.difference(values, rotation=form)
+    assert movements.shape == values.shape and np.isnan(movements[-1]).all()
+    assert np.allclose(movements[:-1], written(turns, form), atol=1e-6)
+    assert np.allclose(FORMS[form].angles_between(values), turns.magnitude(), atol=1e-6)
+    assert np.allclose(FORMS[form].compose(movements[:-1]), written(path[-1:] * path[:1].inv(), form)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("form", [name for name in FORMS if name.startswith("euler") or name in ("axis_angle", "angle")])
+@pytest.mark.parametrize("unit", ["rad", "deg", "0.5 rad"])
+def test_a_small_turn_past_pi_stays_small(form, unit):
+    size = FORMS[form].size
+    angles = np.zeros((3, size))
+    angles[:, -1] = np.array([np.pi - 0.025, -np.pi + 0.025, np.pi - 0.025]) / radians(unit)
+    expected = np.zeros((2, size))
+    expected[:, -1] = np.array([0.05, -0.05]) / radians(unit)
+    assert np.allclose(ops.difference(angles, rotation=form, unit=radians(unit))[:-1], expected, atol=1e-9 / radians(unit))
+
+
+def test_the_rotations_of_two_arms_differ_each():
+    one = np.array([[0, 0, 3.0], [0, 0, -3.0]])
+    both = np.concatenate([one, -one], 1)
+    assert np.allclose(ops.difference(both, rotation="axis_angle")[0], [0, 0, 2 * np.pi - 6, 0, 0, 6 - 2 * np.pi])
+    with pytest.raises(UserError, match="pick the 3"):
+        ops.difference(both[:, :4], rotation="axis_angle")
+
+
+def test_a_quaternion_of_zeros_has_no_difference():
+    values = np.array([[0, 0, 0, 1.0], [0, 0, 0, 0], [0, 0, 0, 1]])
+    assert np.isnan(ops.difference(values, rotation="quaternion_xyzw")).all()
+
+
+@pytest.mark.parametrize("order", rot.EULER_ORDERS)
+def test_euler_angles_of_every_order(order):
+    rotations = Rotation.from_rotvec(np.random.default_rng(1).normal(size=(30, 3)) * 2)
+    angles, vectors = rotations.as_euler(order), rotations.as_rotvec()
+    assert np.allclose(rot.axis_angle_to_euler(vectors, order), angles, atol=1e-7)
+    assert np.allclose(Rotation.from_rotvec(rot.euler_to_axis_angle(angles, order)).as_matrix(), rotations.as_matrix(), atol=1e-7)
+
+
+def test_euler_angles_at_a_right_angle():
+    """Pitch is pi / 2: many angles are the same rotation."""
+    angles = np.array([[0.3, np.pi / 2, -0.8], [1.0, -np.pi / 2, 0.2]])
+    back = rot.axis_angle_to_euler(rot.euler_to_axis_angle(angles))
+    assert np.allclose(Rotation.from_euler("xyz", back).as_matrix(), Rotation.from_euler("xyz", angles).as_matrix(), atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ops.OPERATIONS)

@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from vla.datasets.formats.conventions.prepare import Changes, Dropped, prepare
 from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, load_source_card
@@ -70,8 +71,10 @@ def test_bridge_actions_are_the_movements_that_followed():
         "language_instruction": ["put"] * 6,
     }
     prepared = prepare(given, load_source_card("bridge"), Changes(), "e")
-    # As OpenVLA computes them: without the first step, differences of the rest, without the last.
-    assert np.allclose(prepared.action[:, :6], np.diff(state[1:, :6], axis=0), atol=1e-6) and len(prepared) == 4
+    # As OpenVLA computes them: without the first step, differences of the rest, without the last. Rotations differ as such.
+    turns = Rotation.from_euler("xyz", state[2:, 3:6]) * Rotation.from_euler("xyz", state[1:-1, 3:6]).inv()
+    assert np.allclose(prepared.action[:, :3], np.diff(state[1:, :3], axis=0), atol=1e-6) and len(prepared) == 4
+    assert np.allclose(prepared.action[:, 3:6], turns.as_euler("xyz"), atol=1e-6)
     assert np.allclose(prepared.state, state[1:-1], atol=1e-6)
 
 
@@ -81,6 +84,24 @@ def test_no_ops_are_left_out_but_not_where_the_gripper_moves():
     values["action"][2:, 5] = 1
     episode = prepare(values, CARD, Changes(noops=True), "e")
     assert shown(episode) == [0, 2, 3, 5] and episode.dropped == {"no-op": 2}
+
+
+@pytest.mark.parametrize(
+    ("rotation", "there", "here"),
+    [
+        ("euler_xyz", [np.pi, 0.2, -np.pi], [-np.pi, 0.2, np.pi]),
+        ("axis_angle", [0, np.pi, 0], [0, -np.pi, 0]),
+        ("quaternion_xyzw", [0.5, 0.5, 0.5, 0.5], [-0.5, -0.5, -0.5, -0.5]),
+    ],
+)
+def test_a_rotation_that_is_written_in_another_way_is_no_movement(rotation, there, here):
+    action = np.array([there, here, here, there], float)
+    card = SourceCard(
+        action=(Part("action", tuple("abcd")[: len(there)], role="rotation"),), text="go", mode="absolute", rotation=rotation
+    )
+    assert len(prepare({"action": action}, card, Changes(noops=True), "e")) == 1
+    action[2:] = [0] * (len(there) - 1) + [float(len(there) == 4)]
+    assert len(prepare({"action": action}, card, Changes(noops=True), "e")) == 2
 
 
 def test_the_end_is_kept_where_it_was_reached_by_waiting():

@@ -20,7 +20,7 @@ def test_the_steps_that_begin_a_group():
         first_steps(7, 10, 20, "e")
 
 
-@pytest.mark.parametrize("rotation", ["axis_angle", "euler_xyz"])
+@pytest.mark.parametrize("rotation", ["axis_angle", "euler_xyz", "euler_zyx", "euler_ZYX"])
 @pytest.mark.parametrize(("unit", "radians"), [("rad", 1.0), ("0.5 rad", 0.5), ("deg", np.pi / 180)])
 @pytest.mark.parametrize("apart", [False, True])
 def test_turns_are_composed_in_their_own_form_and_unit(rotation, unit, radians, apart):
@@ -32,10 +32,35 @@ def test_turns_are_composed_in_their_own_form_and_unit(rotation, unit, radians, 
         else (Part("a", names, (unit,), role="rotation"),)
     )
     card = SourceCard(action=parts, rotation=rotation)
-    rotations = {"axis_angle": Rotation.from_rotvec, "euler_xyz": lambda v: Rotation.from_euler("xyz", v)}[rotation]
+    order = rotation.removeprefix("euler_")
+    rotations = Rotation.from_rotvec if rotation == "axis_angle" else lambda v: Rotation.from_euler(order, v)
     whole = rotations(TURNS[2]) * rotations(TURNS[1]) * rotations(TURNS[0])
     merged = rotations(merge(TURNS / radians, card) * radians)
     assert (merged * whole.inv()).magnitude() < 1e-6
+
+
+@pytest.mark.parametrize("order", ["xyzw", "wxyz"])
+def test_quaternions_compose_and_have_the_limits_of_the_data(order):
+    turns = Rotation.from_rotvec(TURNS)
+    columns = [3, 0, 1, 2] if order == "wxyz" else [0, 1, 2, 3]
+    part = Part("a", ("qa", "qb", "qc", "qd"), role="rotation", low=-0.1, high=1)
+    card = SourceCard(action=(part,), rotation=f"quaternion_{order}", control_hz=10)
+    merged = merge(turns.as_quat()[:, columns], card)
+    assert np.allclose(merged, (turns[2] * turns[1] * turns[0]).as_quat(canonical=True)[columns])
+    (limited,) = merged_limits(card, 5)
+    assert limited.low is None and limited.high is None and merged_limits(card, 0) == (part,)
+
+
+@pytest.mark.parametrize(("rotation", "size"), [("not said", 3), ("quaternion", 4), ("quaternion_xyzw", 3), ("axis_angle", 4)])
+def test_rotations_of_an_unknown_form_are_not_added(rotation, size):
+    card = SourceCard("mine", action=(Part("a", tuple("abcd")[:size], role="rotation"),), rotation=rotation)
+    with pytest.raises(UserError, match=f"(?s)the card of mine: .*{rotation}.*one of axis_angle, euler_xyz"):
+        merge(np.zeros((2, size)), card)
+
+
+def test_one_angle_adds_up():
+    card = SourceCard(action=(Part("a", ("dyaw",), role="rotation"),))
+    assert merge(np.full((3, 1), 0.2), card) == pytest.approx(0.6)
 
 
 def test_speeds_are_averaged_and_the_rest_stays():

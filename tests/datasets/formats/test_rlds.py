@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rlds_files import LENGTHS, PLAIN, episode, example, features, group, jpeg, masked, plain, records, tensor, text, write
 
+from vla.datasets.formats.conventions.prepare import Changes, prepare
 from vla.datasets.formats.readers import tfrecord
 from vla.datasets.formats.readers.example import parse_example, varints
 from vla.datasets.formats.readers.rlds import RLDSReader
@@ -164,7 +165,7 @@ def test_an_episode_that_does_not_fit_its_description_is_named(tmp_path, change,
     change(given)
     reader = RLDSReader(write(tmp_path, [given], PLAIN, files=1))
     with pytest.raises(UserError, match=why) as caught:
-        reader.read(reader.refs()[0])
+        prepare(reader.read(reader.refs()[0]), reader.card(), Changes(), "record 0")
     assert "record 0" in str(caught.value)
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ GOOD = {
     "instruction": "text",
     "control_hz": 5,
 }
+TURNING = {"key": "pose", "names": ["roll", "pitch", "yaw"], "units": ["rad"], "role": "rotation", "do": ["difference"]}
 
 
 @pytest.mark.parametrize("name", ["bridge", "bridge_oxe", "droid", "fractal", "kuka", "libero", "robomimic"])
@@ -63,12 +65,42 @@ def test_a_file_is_read_as_it_stands(tmp_path):
         ({"control_hz": 0}, "actions per second"),
         ({"control_hz": "fast"}, "actions per second"),
         ({"text": 3}, "must be a str"),
+        ({"state": [TURNING]}, "{difference: {rotation: FORM}}, with FORM one of axis_angle, euler_xyz"),
+        ({"action": [{**TURNING, "role": "other"}], "rotation": "not said"}, "do not differ number by number"),
+        ({"action": [TURNING], "rotation": "quaternion_xyzw"}, "give the 4 values of a rotation as one part"),
+        ({"action": [{**TURNING, "units": []}], "rotation": "euler_xyz"}, "the unit of its angles is ''"),
+        ({"action": [{**TURNING, "names": ["yaw"], "units": ["turns"]}]}, "the unit of its angles is 'turns'"),
+        ({"action": [{**TURNING, "names": [n]} for n in ("roll", "yaw")], "rotation": "euler_xyz"}, "as one part"),
+        ({"action": [{**TURNING, "do": ["difference", "axis_angle_to_euler"]}], "rotation": "euler_xyz"}, "is not said"),
+        ({"action": [{**TURNING, "do": [{"difference": {"rotation": "rpy"}}]}]}, "difference: rotation is 'rpy'"),
+        ({"state": [{**TURNING, "do": [{"quaternion_to_axis_angle": {"order": "zyx"}}]}]}, "use one of xyzw, wxyz"),
     ],
 )
 def test_mistakes_are_named(change, why):
     with pytest.raises(UserError) as caught:
         source_card({**GOOD, **change}, "my.yaml")
     assert why in str(caught.value) and "my.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "rotation", "expected"),
+    [
+        (TURNING, "euler_zyx", {"rotation": "euler_zyx", "unit": 1.0}),
+        ({**TURNING, "role": "other"}, "axis_angle", {"rotation": "axis_angle", "unit": 1.0}),
+        ({**TURNING, "units": ["degrees"]}, "euler_xyz", {"rotation": "euler_xyz", "unit": math.pi / 180}),
+        ({**TURNING, "units": ["deg"], "do": [{"difference": {"unit": 1}}]}, "euler_xyz", {"rotation": "euler_xyz", "unit": 1}),
+        ({**TURNING, "units": [], "do": [{"difference": {"unit": 2}}]}, "axis_angle", {"rotation": "axis_angle", "unit": 2}),
+        ({**TURNING, "names": ["x", "y", "z", "w"], "units": []}, "quaternion_xyzw", {"rotation": "quaternion_xyzw"}),
+        ({**TURNING, "names": ["yaw"]}, "not said", {"rotation": "angle", "unit": 1.0}),
+        ({**TURNING, "role": "joint"}, "axis_angle", {}),
+        ({**TURNING, "names": ["x", "y", "z"], "role": "other"}, "axis_angle", {}),
+    ],
+)
+def test_the_difference_of_a_rotation_has_the_form_of_its_result(part, rotation, expected):
+    card = source_card({**GOOD, "action": [part], "rotation": rotation}, "my.yaml")
+    assert card.action[0].operations() == [("difference", expected)]
+    explicit = {**part, "do": [{"difference": {"rotation": "matrix_rows"}}, "matrix_rows_to_axis_angle"]}
+    assert source_card({**GOOD, "state": [explicit]}, "my.yaml").state[0].operations()[0][1] == {"rotation": "matrix_rows"}
 
 
 def test_neither_file_nor_shipped(tmp_path):

@@ -1,5 +1,7 @@
 import io
 import json
+import re
+import tarfile
 
 import numpy as np
 import pytest
@@ -9,12 +11,14 @@ from rlds_files import jpeg
 from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.convert import run
+from vla.datasets.formats.inspection.check import verify
 from vla.datasets.formats.job import Options, make_job
 from vla.datasets.formats.readers.recognise import open_reader, recognise
 from vla.datasets.formats.readers.tars import TarReader
 from vla.datasets.index import ShardIndex
 from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
+from vla.datasets.stream import QuestionStream
 from vla.errors import UserError
 
 
@@ -84,6 +88,16 @@ def test_our_shards_with_another_size(tmp_path):
     assert one.keys == other.keys and one.read(3, ("json",)) == other.read(3, ("json",))
 
 
+def test_a_camera_may_have_capital_letters(tmp_path):
+    card = "cameras: {Front: {key: cam}}\naction: [{key: action, names: [a, b]}]\ntext: go\n"
+    (tmp_path / "card.yaml").write_text(card)
+    run(make_job(Options(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"), card=str(tmp_path / "card.yaml"))))
+    reader = open_reader(tmp_path / "out")
+    assert verify(reader, reader.card()).images == 9
+    run(make_job(Options(str(tmp_path / "out"), str(tmp_path / "small"), height=8, width=8)))
+    assert RobotSource(tmp_path / "small", chunk=1).sample(0, np.random.default_rng(0)).images["Front"].shape == (8, 8, 3)
+
+
 def test_a_missing_shard_is_reported(tmp_path):
     run(make_job(Options(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"))))
     path = next((tmp_path / "out").glob("*.tar"))
@@ -150,10 +164,115 @@ def test_different_sizes_need_an_option(tmp_path):
     assert QuestionSource(tmp_path / "sized").images(1)["image"].shape == (20, 20, 3)
 
 
+def tar(path, *members):
+    """A tar file of these members (name, content), in this order."""
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as file:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            file.addfile(entry, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("again", ["1.jpg", "1.JPG"])
+def test_a_member_that_occurs_twice_is_refused(tmp_path, again):
+    """It is not known which of two images belongs to the caption. webdataset refuses them too."""
+    members = [("0.jpg", jpeg(0)), ("0.txt", b"a cat"), ("1.jpg", jpeg(1)), (again, jpeg(99)), ("1.txt", b"a dog")]
+    path = tar(tmp_path / "it/0.tar", *members)
+    with pytest.raises(ValueError, match="duplicate file name"):
+        list(wds.WebDataset(str(path), shardshuffle=False))
+    with pytest.raises(UserError, match=f"the member {again} occurs twice"):
+        make_job(Options(str(path.parent), str(tmp_path / "out")))
+    report = run(make_job(Options(str(path.parent), str(tmp_path / "out"), skip=True)))
+    assert report["records"]["written"] == 1 and report["damaged"]["records"] == [f"{path}, 1: the member {again} occurs twice"]
+
+
+def test_a_member_of_a_step_that_occurs_twice_is_refused(tmp_path):
+    steps = [(f"run{e}_{t}.{name}", data) for e in (0, 1) for t in (0, 1) for name, data in (("jpg", jpeg(t)), ("npy", npy([t])))]
+    reader = open_reader(tar(tmp_path / "robot.tar", *steps[:7], ("run1_1.jpg", jpeg(99)), steps[7]))
+    assert [ref.damage for ref in reader.refs()] == ["", "the member run1_1.jpg occurs twice"]
+
+
+# macOS's tar writes a file's attributes as ._NAME before it.
+
+
+def with_companions(members):
+    for name, content in members:
+        folder, slash, file = name.rpartition("/")
+        yield f"{folder}{slash}._{file}", b"\0\5\x16\7" + bytes(159)
+        yield name, content
+
+
+@pytest.mark.parametrize("folder", ["", "a.b/"])
+def test_files_that_are_no_members_are_passed_over(tmp_path, folder):
+    members = [(f"{folder}{i}.{name}", data) for i in range(3) for name, data in (("jpg", jpeg(i)), ("txt", b"picture %d" % i))]
+    others = [(f"{folder}.DS_Store", b"x"), (f"{folder}README", b"y")]
+    path = tar(tmp_path / "it/0.tar", *with_companions([*others, *members]))
+    # Copied to a disk without attributes, the file itself has such a companion.
+    path.with_name("._0.tar").write_bytes(b"\0\5\x16\7" + bytes(159))
+    assert recognise(path) == recognise(path.parent) == "image-text"
+    report = run(make_job(Options(str(path.parent), str(tmp_path / "out"))))
+    assert report["records"] == {"found": 3, "written": 3} and not report["damaged"]["count"]
+    assert [QuestionSource(tmp_path / "out").questions(i)[0]["answer"] for i in range(3)] == [f"picture {i}" for i in range(3)]
+    stream = QuestionStream(str(path), {"front": "jpg"}, text="txt", fetched=str(tmp_path / "here"), split="all")
+    assert len(stream) == 3 and stream.questions(1)[0]["answer"] == "picture 1" and round(stream.images(2)["front"].max()) == 2
+
+
+def test_steps_of_a_tar_written_on_macos(tmp_path):
+    steps = [(f"run{e}_{t}.{name}", data) for e in (0, 1) for t in (0, 1) for name, data in (("jpg", jpeg(t)), ("npy", npy([t])))]
+    reader = open_reader(tar(tmp_path / "robot.tar", *with_companions(steps)))
+    assert reader.format == "webdataset" and [(ref.weight, ref.damage) for ref in reader.refs()] == [(2, ""), (2, "")]
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["0.jpg", "1.jpg", "0.txt", "1.txt"], "no image|only jpg; txt of the same key are elsewhere in the file"),
+        (["a.v1.jpg", "a.v1.txt"], r"only v1.jpg, v1.txt; a key ends at the first dot of a name"),
+        (["a.1.jpg", "a.1.txt", "a.2.jpg", "a.2.txt"], "only 1.jpg, 1.txt, 2.jpg, 2.txt; a key ends at the first dot"),
+        (["0.jpg", "1.jpg"], "neither a caption nor questions .txt, json., only jpg$"),
+    ],
+)
+def test_why_a_caption_is_missing_is_said(tmp_path, names, says):
+    path = tar(tmp_path / "it.tar", *((name, jpeg(1) if name.endswith("jpg") else b"a cat") for name in names))
+    reader = open_reader(path)
+    for ref in reader.refs():
+        with pytest.raises(UserError) as error:
+            reader.read(ref)
+        assert re.search(says, error.value.what) and error.value.fix, error.value
+
+
+def test_members_of_steps_that_are_apart_are_named(tmp_path):
+    steps = [(f"run0_{t}.{name}", data) for name, data in (("npy", npy([1])), ("jpg", jpeg(1))) for t in (0, 1)]
+    (ref,) = open_reader(tar(tmp_path / "robot.tar", *steps)).refs()
+    assert ref.damage == "the members of run0_1 are not all in one place of the file"
+
+
 def test_a_member_that_claims_too_much_is_not_read(tmp_path):
     reader = open_reader(robot_tars(tmp_path / "tars"))
     ref = reader.refs()[0]
     samples = reader._samples(ref.location[0][0])
     samples[ref.location[0][1]].members["action.npy"] = (0, 2**40)
     with pytest.raises(UserError, match="bytes"):
-        reader.read(ref)
+        reader.read(ref)["action"]
+
+
+def test_texts_may_begin_with_a_byte_order_mark(tmp_path):
+    with wds.TarWriter(str(tmp_path / "a.tar"), encoder=False) as writer:
+        writer.write({"__key__": "a", "jpg": jpeg(1), "txt": b"\xef\xbb\xbfa red cube\r\n"})
+    reader = open_reader(tmp_path / "a.tar")
+    (ref,) = reader.refs()
+    assert reader.read(ref)["questions"][0]["answer"] == "a red cube"
+    with wds.TarWriter(str(tmp_path / "b.tar"), encoder=False) as writer:
+        writer.write({"__key__": "e0_0", "jpg": jpeg(1), "action.npy": npy([1]), "txt": b"\xef\xbb\xbflift it"})
+    reader = open_reader(tmp_path / "b.tar")
+    assert reader.read(reader.refs()[0])["text"] == ["lift it"]
+
+
+def test_a_data_set_without_samples_is_named(tmp_path):
+    with wds.TarWriter(str(tmp_path / "a.tar"), encoder=False):
+        pass
+    with pytest.raises(UserError, match="no records") as error:
+        make_job(Options(str(tmp_path / "a.tar"), str(tmp_path / "out")))
+    assert "card" not in str(error.value)

@@ -73,7 +73,7 @@ def test_other_levels_are_refused(name, message):
         BabyAI(name)
 
 
-def test_symbols_in_words_are_what_the_picture_shows(level):
+def test_symbols_in_words_are_what_the_image_shows(level):
     """Every kind of thing has its own look, and one look only."""
     rng, looks = np.random.default_rng(0), {}
     for seed in range(40):

@@ -49,7 +49,7 @@ def recorded(tmp_path_factory):
     return path, seen
 
 
-def test_pictures_and_state_are_what_the_environment_showed(recorded):
+def test_images_and_state_are_what_the_environment_showed(recorded):
     path, seen = recorded
     reader = replayed(HDF5Reader(path), height=48, width=48)
     for number, ref in enumerate(reader.refs()):
@@ -85,7 +85,7 @@ def test_it_is_looked_at_as_it_will_be_converted(recorded, tmp_path, capsys):
     assert cli.main(["data", "inspect", str(path)]) == 0
     assert "agentview: obs/agentview_image, comes upright" in capsys.readouterr().out
     assert cli.main(["data", "preview", str(path), str(tmp_path), "--cameras", "frontview", "--episodes", "1"]) == 0
-    with Image.open(tmp_path / "000-pictures.png") as sheet:
+    with Image.open(tmp_path / "000-images.png") as sheet:
         assert sheet.width == STEPS * TILE and np.std(np.asarray(sheet)[:TILE]) > 10
 
 

@@ -73,7 +73,7 @@ class Reaching:
     @staticmethod
     def _one(o):
         assert set(o.images) == {"agentview", "eye_in_hand"} and o.state.shape == (8,)
-        seen = [picture.mean() / 128 - 1 for picture in o.images.values()]
+        seen = [image.mean() / 128 - 1 for image in o.images.values()]
         return np.array([[*seen, o.state[2] - 1, 0, 0, len(o.instruction) / 100, -1]] * 2)
 
 

@@ -1,4 +1,4 @@
-"""Our pictures are robosuite's, but for shadows, smooth edges and simplified meshes."""
+"""Our images are robosuite's, but for shadows, smooth edges and simplified meshes."""
 
 import importlib.util
 from pathlib import Path
@@ -14,7 +14,7 @@ SCENES = 50
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> float:
-    """Structural similarity of two pictures' brightness (Wang et al. 2004): a Gaussian window of 1.5 pixels."""
+    """Structural similarity of two images' brightness (Wang et al. 2004): a Gaussian window of 1.5 pixels."""
     a, b = (cv2.cvtColor(np.ascontiguousarray(p), cv2.COLOR_RGB2GRAY).astype(np.float64) for p in (one, other))
 
     def blur(x):
@@ -26,7 +26,7 @@ def similarity(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.mean((2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))))
 
 
-def test_pictures_are_like_stock_ones(table):
+def test_images_are_like_stock_ones(table):
     spec = importlib.util.spec_from_file_location("benchmark_sim", ROOT / "benchmarks/sim.py")
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
@@ -40,5 +40,5 @@ def test_pictures_are_like_stock_ones(table):
         # The robot stands where it stood; a hard reset would undo the light.
         stock.show(scene)
         seen = stock.images()
-        found += [similarity(table.render(name, benchmark.LARGE), picture) for name, picture in seen.items()]
+        found += [similarity(table.render(name, benchmark.LARGE), image) for name, image in seen.items()]
     assert np.mean(found) >= 0.9 and min(found) >= 0.8, (np.mean(found), min(found))

@@ -44,12 +44,12 @@ def test_instruction_names_the_object_in_every_wording():
 
 
 def test_projection_points_at_the_painted_object(table):
-    """The picture is brightest in the object's colour where `project` says that it is."""
+    """The image is brightest in the object's colour where `project` says that it is."""
     for y in (-0.12, 0.0, 0.12):
         table.reset((Object("red", "cube", 0.08, y, 0.3),))
-        picture = table.render("front").astype(int)
-        assert picture.shape == (SIZE, SIZE, 3)
-        red = picture[..., 0] - picture[..., 1:].max(-1) > 60
+        image = table.render("front").astype(int)
+        assert image.shape == (SIZE, SIZE, 3)
+        red = image[..., 0] - image[..., 1:].max(-1) > 60
         rows, columns = np.nonzero(red)
         u, v = table.project(0)
         assert abs(columns.mean() / SIZE - u) < 0.03 and abs(rows.mean() / SIZE - v) < 0.04
@@ -79,7 +79,7 @@ def test_gripper_stays_in_its_workspace(table):
 
 
 def test_what_is_not_drawn_is_not_seen(table):
-    """Pictures are the same with the meshes that are left out for speed."""
+    """Images are the same with the meshes that are left out for speed."""
     rng = np.random.default_rng(0)
     groups = table.model.geom_group.copy()
     links = [
@@ -112,8 +112,8 @@ def test_arm_in_front_of_an_object_hides_it(table):
     for _ in range(20):
         state = table.state()
         table.step(np.array([*np.clip((0.05 - state[0], -state[1], 0.08 - state[2]), -0.06, 0.06), 0, 0, 0, -1]))
-    picture = table.render("front").astype(int)
-    red = (picture[..., 0] - picture[..., 1:].max(-1) > 60).sum()
+    image = table.render("front").astype(int)
+    red = (image[..., 0] - image[..., 1:].max(-1) > 60).sum()
     assert questions.visible(table, 0) == (red > 8)
 
 
@@ -215,9 +215,9 @@ def test_questions_are_answered_from_the_state(table):
 
 def test_numbers_are_asked_after_all_else_and_answered_from_the_state(table):
     poses, answers = questions.collect_poses(table, np.random.default_rng(0), 2), []
-    for picture in range(40):
-        plain = questions.draw_image(table, poses, np.random.default_rng((1, picture)))
-        asked = questions.draw_image(table, poses, np.random.default_rng((1, picture)), numbers=True)
+    for image in range(40):
+        plain = questions.draw_image(table, poses, np.random.default_rng((1, image)))
+        asked = questions.draw_image(table, poses, np.random.default_rng((1, image)), numbers=True)
         assert asked[: len(plain)] == plain
         order = sorted(table.scene, key=lambda o: table.project(table.scene.index(o))[0])
         for question in asked[len(plain) :]:

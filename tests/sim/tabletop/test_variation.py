@@ -56,7 +56,7 @@ def test_the_expert_holds_still_when_told_nothing(simulation):
     assert simulation.expert(Episode(0, "empty", horizon=4)).failure == "nothing grasped"
 
 
-def test_a_black_picture_is_a_lost_context(simulation, monkeypatch):
+def test_a_black_image_is_a_lost_context(simulation, monkeypatch):
     monkeypatch.setattr(simulation.table, "images", lambda: {"front": np.zeros((64, 64, 3), np.uint8)})
     with pytest.raises(RuntimeError, match="'front' is black: the OpenGL context is lost"):
         simulation.start(Episode(0))

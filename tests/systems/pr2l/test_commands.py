@@ -62,6 +62,6 @@ def test_conditions_are_probed_as_overlays_of_a_base(vlm, tmp_path, capsys):
     (tmp_path / "small.yaml").write_text(f"observation: {{vlm: {vlm}, representation: {{tokens: 1, words: 40}}}}\n")
     base = ["--base", "configs/rl/babyai.yaml", "--base", str(tmp_path / "small.yaml")]
     conditions = [part for name in ("task", "irrelevant") for part in ("-c", f"configs/rl/prompts/babyai/{name}.yaml")]
-    assert cli.main(["rl", "probe", *base, *conditions, "--pictures", "40", "--out", str(tmp_path / "probes.json")]) == 0
+    assert cli.main(["rl", "probe", *base, *conditions, "--images", "40", "--out", str(tmp_path / "probes.json")]) == 0
     probes = json.loads((tmp_path / "probes.json").read_text())["probes"]
     assert [one["condition"] for one in probes] == ["small-task", "small-irrelevant"] and "small-task" in capsys.readouterr().out

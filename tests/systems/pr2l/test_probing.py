@@ -56,7 +56,7 @@ def test_an_answer_is_right_if_it_says_no_exactly_where_nothing_is(vlm, monkeypa
 @pytest.mark.parametrize(
     ("change", "amounts", "message"),
     [
-        ({}, {"pictures": 2}, "at least 20"),
+        ({}, {"images": 2}, "at least 20"),
         ({"environment": EnvironmentOptions("tabletop/lift")}, {}, "probe levels of BabyAI"),
         ({"condition": "twice"}, {}, "two conditions are called 'twice'"),
     ],

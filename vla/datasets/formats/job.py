@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 from collections.abc import Iterator
@@ -10,16 +11,20 @@ from typing import Literal
 
 import numpy as np
 
-from vla.datasets.formats.conventions.prepare import Changes, Dropped, Episode, prepare
+from vla.datasets.formats.conventions.prepare import NO_INSTRUCTION, NO_MOVEMENT, Changes, Dropped, Episode, prepare
 from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.images import Ready, decode, image_size
 from vla.datasets.formats.readers.base import Raw, Reader, Ref
+from vla.datasets.formats.readers.frames import contents, named, no_cameras
 from vla.datasets.formats.readers.recognise import open_reader
 from vla.errors import UserError
 
 PARTS = ".parts"
 """Folder of finished parts while a conversion runs."""
 PART_BYTES, PART_STEPS = 96 * 2**20, 2000
+PROBED = 200
+"""Number of records among which the first usable one is looked for."""
+FIXES = {NO_INSTRUCTION: "give an instruction: --instruction TEXT", NO_MOVEMENT: "leave out --noops drop"}
 PROBE_FRAMES = 12
 """Number of frames that are encoded to estimate the size of videos."""
 Numbered = list[tuple[int, Ref]]
@@ -37,7 +42,7 @@ class Choice:
         to: format of the result.
         card: conventions of the source: a YAML file, or a shipped card, e.g. bridge, fractal, kuka, droid, libero, robomimic; ""
             takes them from the data set's own description.
-        pictures: folder of the images that a JSON file refers to.
+        images: folder of the images that a JSON file refers to.
         split: one of the source's own splits; "" is all of them.
         episodes: range FIRST:END of the records, e.g. 0:100, END excluded; "" is all.
         camera: name for the camera of images with questions.
@@ -49,7 +54,7 @@ class Choice:
     format: str = "auto"
     to: Literal["shards", "lerobot"] = "shards"
     card: str = ""
-    pictures: str = ""
+    images: str = ""
     split: str = ""
     episodes: str = ""
     camera: str = "image"
@@ -133,24 +138,40 @@ def make_job(options: Options, reader: Reader | None = None) -> Job:
     Raises:
         UserError: the format, card, split or records do not exist, no record can be read, or (without `skip`) one is damaged.
     """
-    reader = reader or open_reader(options.source, options.format, options.pictures)
+    reader = reader or open_reader(options.source, options.format, options.images)
     card = load_source_card(options.card) if options.card else reader.card()
+    refs = list(enumerate(reader.refs_for(card)))
+    if not refs:
+        raise UserError("the data set has no records", options.source)
+    if all(ref.damage for _, ref in refs):
+        others = f"; nor can the other {len(refs) - 1} records be read" if len(refs) > 1 else ""
+        raise UserError(refs[0][1].damage + others, refs[0][1].name)
     if reader.kind == "questions":
         card = dataclasses.replace(card, cameras={options.camera: next(iter(card.cameras.values()))})
-    elif not card.action:
-        raise UserError("the data set does not say which values are the action", options.source, "write a card: --card FILE")
-    elif not card.cameras:
-        fix = "name its cameras in a card: --card FILE; to render the states of robosuite's demo.hdf5: --cameras agentview"
-        raise UserError("the data set has no images", options.source, fix)
-    refs = list(enumerate(reader.refs()))
+    else:
+        _check_named(card, reader, options)
     chosen, not_chosen = _choose(refs, reader, options)
     broken = [ref for _, ref in chosen if ref.damage]
     if broken and not options.skip:
-        raise UserError(broken[0].damage, broken[0].name, f"to leave out damaged records ({len(broken)} in all): --on-error skip")
+        fix = f"to leave out damaged records ({len(broken)} in all): --on-error skip" if len(broken) < len(chosen) else ""
+        raise UserError(broken[0].damage, broken[0].name, fix)
     job = Job(options, reader, card, {}, [], 0, not_chosen)
     _probe(job, chosen)
     job.parts = _divide(chosen)
     return job
+
+
+def _check_named(card: SourceCard, reader: Reader, options: Options) -> None:
+    """Raises UserError if the card has no action or no cameras; says what the first intact record holds instead."""
+    if card.action and card.cameras:
+        return
+    raw = reader.of_first(reader.read) or {}
+    by, where = ("the card", options.card) if options.card else ("the data set", options.source)
+    if not card.action:
+        what = f"{by} does not say which values are the action; there are {named(contents(raw)) or 'none that can be read'}"
+        raise UserError(what, where, "write a card with `action`: --card FILE")
+    what, fix = no_cameras(raw)
+    raise UserError(f"{by} names no cameras: {what}", where, fix)
 
 
 def _choose(refs: Numbered, reader: Reader, options: Options) -> tuple[Numbered, dict[str, int]]:
@@ -190,7 +211,8 @@ def _probe(job: Job, refs: Numbered) -> None:
     """Sets `job.ready` and `job.expected` from the first record that can be read."""
     options, problem = job.options, None
     as_video = options.to == "lerobot" and options.video != "none"
-    for _, ref in refs[:200]:
+    reasons = collections.Counter[str]()
+    for _, ref in refs[:PROBED]:
         try:
             raw = job.read(ref)
             if job.reader.kind == "robot":
@@ -201,11 +223,12 @@ def _probe(job: Job, refs: Numbered) -> None:
             sizes = 0
             for name, (frames, rows) in images.items():
                 first = list(frames.rows(rows[: PROBE_FRAMES if as_video else 1].tolist()))
-                height, width = image_size(first[0], ref.name)
+                where = f"{ref.name}, {job.card.cameras[name].key}"
+                height, width = image_size(first[0], where)
                 size = options.height or height, options.width or width
                 orientation = job.card.cameras[name].orientation
                 job.ready[name] = Ready(*size, orientation, bool(options.height), options.quality)
-                encoded = [job.ready[name](frame, ref.name) for frame in first]
+                encoded = [job.ready[name](frame, where) for frame in first]
                 if as_video:
                     from vla.datasets.formats.video import frame_bytes
 
@@ -213,7 +236,8 @@ def _probe(job: Job, refs: Numbered) -> None:
                     sizes += frame_bytes([decode(data, ref.name) for data in encoded], rate, options.video)
                 else:
                     sizes += -(-len(encoded[0]) // 512) * 512 + 512
-        except Dropped:
+        except Dropped as reason:
+            reasons[str(reason)] += 1
             continue
         except UserError as error:
             if not options.skip:
@@ -224,9 +248,12 @@ def _probe(job: Job, refs: Numbered) -> None:
         rest = 3 * 1024 if options.to == "shards" else 4 * 64
         job.expected = int(steps * (sizes + rest) / max(ref.weight, 1) * sum(max(r.weight, 1) for _, r in refs))
         return
-    raise problem or UserError(
-        "no record has an instruction and steps", options.source, "give an instruction: --instruction TEXT"
-    )
+    if problem is not None:
+        raise problem
+    counts = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
+    what = f"none of the {'first ' * (len(refs) > PROBED)}{len(refs[:PROBED])} records can be used: {counts}"
+    ((reason, _),) = reasons.most_common(1)
+    raise UserError(what, options.source, FIXES.get(reason, "look at the card's `steps` and `alignment`"))
 
 
 def _divide(refs: Numbered) -> list[Numbered]:

@@ -11,22 +11,25 @@ import numpy as np
 
 from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
-from vla.datasets.formats.conventions.prepare import Changes, Episode, prepare
+from vla.datasets.formats.conventions.prepare import Changes, Dropped, Episode, prepare
 from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.images import decode, rgb
-from vla.datasets.formats.readers.base import Ref
+from vla.datasets.formats.readers.base import Frames, Ref
 from vla.datasets.formats.readers.lerobot import LeRobotReader
+from vla.datasets.formats.readers.lerobot_meta import image_size
 from vla.datasets.formats.statistics.moments import summary
-from vla.datasets.formats.video import VideoFrames, open_video, seek
+from vla.datasets.formats.video import Decoder, Timing, VideoFrames
 from vla.datasets.formats.writers.shards import space
 from vla.datasets.robot import RobotSource
 from vla.datasets.steps import Steps
-from vla.errors import UserError
+from vla.errors import Unreadable, UserError
 from vla.transforms import Orient, Resize
 
 OPEN_VIDEOS = 8
 FrameLocation = VideoFrames | tuple[Ref, str]
 """A video, or a record and its column of images."""
+Located = tuple[Episode, dict[str, tuple[FrameLocation, np.ndarray]]]
+"""A prepared episode without its images, and by camera the frames and the row of each step."""
 
 
 class LeRobotSource(RobotSource):
@@ -48,7 +51,7 @@ class LeRobotSource(RobotSource):
         self.conventions, self.height, self.width = conventions, height, width
 
     def __getstate__(self) -> dict:
-        return {k: v for k, v in super().__getstate__().items() if k not in ("reader", "source_card", "_episodes")}
+        return {k: v for k, v in super().__getstate__().items() if k not in ("reader", "source_card", "_read")}
 
     def settings(self) -> dict[str, Any]:
         return {k: v for k, v in super().settings().items() if k not in ("reader", "source_card")}
@@ -66,28 +69,59 @@ class LeRobotSource(RobotSource):
         raise UserError("a LeRobot data set has no shards", str(self.folder), "convert it: vla data convert")
 
     @functools.cached_property
-    def _episodes(self) -> list[tuple[Episode, dict[str, tuple[FrameLocation, np.ndarray]]]]:
-        """Each prepared episode without its images, and by camera the frames and the row of each step."""
-        episodes = []
-        for ref in self.reader.refs():
-            if ref.damage:
-                raise UserError(ref.damage, ref.name, "copy it again, or convert with --on-error skip")
-            episode = prepare(self.reader.read(ref), self.source_card, Changes(), ref.name)
-            # Images stored within the tables are read again on demand: kept here, they would stay in memory.
-            locations: dict[str, tuple[FrameLocation, np.ndarray]] = {}
-            for name, (frames, rows) in episode.images.items():
-                location = frames if isinstance(frames, VideoFrames) else (ref, self.source_card.cameras[name].key)
-                locations[name] = (location, rows)
-            episode.images = {}
-            episodes.append((episode, locations))
-        return episodes
+    def _read(self) -> tuple[list[Located], dict[str, str]]:
+        """The episodes that can be read, and of the others: name -> why.
+
+        Raises:
+            UserError: no episode can be read, or more are damaged than `tolerate` permits.
+        """
+        episodes, damaged, timings, first = [], {}, {}, None
+        refs = self.reader.refs_for(self.source_card)
+        for ref in refs:
+            try:
+                episodes.append(self._located(ref, timings))
+            except (UserError, Dropped) as error:
+                problem = error if isinstance(error, UserError) else UserError(str(error), ref.name, "give a card with a text")
+                damaged[ref.name] = problem.what if problem.where == ref.name else f"{problem.where}: {problem.what}"
+                first = first or problem
+        if first and not episodes:
+            raise first
+        self.check(damaged, len(refs))
+        return episodes, damaged
+
+    def _located(self, ref: Ref, timings: dict[str, Timing]) -> Located:
+        if ref.damage:
+            raise UserError(ref.damage, ref.name, "copy it again")
+        episode = prepare(self.reader.read(ref), self.source_card, Changes(), ref.name)
+        # Images stored within the tables are read again on demand: kept here, they would stay in memory.
+        locations: dict[str, tuple[FrameLocation, np.ndarray]] = {}
+        for name, (frames, rows) in episode.images.items():
+            if isinstance(frames, VideoFrames):
+                _check_rate(frames, timings)
+                locations[name] = frames, rows
+            else:
+                locations[name] = (ref, self.source_card.cameras[name].key), rows
+        episode.images = {}
+        return episode, locations
+
+    @property
+    def _episodes(self) -> list[Located]:
+        return self._read[0]
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        return self._read[1]
+
+    @property
+    def _count(self) -> int:
+        return sum(map(len, self._read))
 
     @functools.cached_property
     def card(self) -> DatasetCard:
         """The data set's card, made from info.json, the conventions and statistics of all steps."""
         episodes = self._episodes
         source_card = self.source_card
-        cameras = [Camera(name, *self._size(name)) for name in source_card.cameras]
+        cameras = [Camera(name, *size) for name, size in self._sizes.items()]
         statistics = {k: summary(lambda k=k: (getattr(e, k) for e, _ in episodes)) for k in ("action", "state")}
         spec = Embodiment(
             cameras=tuple(cameras),
@@ -102,12 +136,24 @@ class LeRobotSource(RobotSource):
         counts = {"episodes": len(episodes), "steps": sum(len(e) for e, _ in episodes)}
         return DatasetCard(source_card.title, "robot", source_card.embodiment, spec, counts, conventions=source_card.conventions)
 
-    def _size(self, camera: str) -> tuple[int, int]:
-        feature = self.reader.features[self.source_card.cameras[camera].key]
-        names = [str(n) for n in feature.get("names") or ("height", "width", "channels")]
-        # Names may be "h" or "height", "w" or "width", in any order.
-        sides = dict(zip((n[0] for n in names), feature["shape"], strict=True))
-        return self.height or int(sides["h"]), self.width or int(sides["w"])
+    @functools.cached_property
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        """Height and width of each camera's images in samples."""
+        sizes = {}
+        for name, camera in self.source_card.cameras.items():
+            height, width = image_size(self.reader.features.get(camera.key, {})) or self._decoded_size(name)
+            sizes[name] = self.height or height, self.width or width
+        return sizes
+
+    def _decoded_size(self, camera: str) -> tuple[int, int]:
+        """The size of the first image that can be read."""
+        problem = None
+        for record in np.flatnonzero(self._table.step == 0).tolist():
+            try:
+                return self._images.pixels(record, camera).shape[:2]
+            except UserError as error:
+                problem = problem or error
+        raise problem or UserError("there is no image", str(self.folder))
 
     @functools.cached_property
     def _table(self) -> Steps:
@@ -138,7 +184,7 @@ class LeRobotSource(RobotSource):
             terminate=np.concatenate([e.terminate for e, _ in self._episodes]),
             embodiment=np.full(start, robot, np.int32),
             words=np.array(list(ids), np.str_),
-            # Every episode has been read by now; one that cannot be read raises an error.
+            # Episodes, not steps, are unreadable.
             unreadable=np.zeros(0, np.int64),
             why=np.zeros(0, np.str_),
             **{
@@ -166,47 +212,41 @@ class _Images:
         self.decoders: dict[str, Decoder] = {}
 
     def __call__(self, record: int) -> dict[str, np.ndarray]:
-        table = self.source._table
-        episode = int(table.episode[record])
-        _, locations = self.source._episodes[episode]
         images = {}
-        for name, (location, rows) in locations.items():
-            row = int(rows[table.step[record]])
-            if isinstance(location, VideoFrames):
-                time = location.start + row / location.fps
-                pixels = self._decoder(location.path).frame(time, location.fps, location.where)
-            else:
-                ref, key = location
-                column = self.source.reader.rows(ref.location[1], ref.location[0], ref.name, ["episode_index", key])[key]
-                pixels = decode(self.source.reader.image(column[row].as_py(), ref.name), ref.name)
-            upright = Orient(self.source.source_card.cameras[name].orientation)(rgb(pixels, name))
-            images[name] = Resize(*self.source._size(name))(upright)
+        for name, size in self.source._sizes.items():
+            try:
+                pixels = self.pixels(record, name)
+            except UserError as error:
+                step = int(self.source._table.step[record])
+                raise Unreadable(error.what, f"{error.where}, step {step}", error.fix) from error
+            upright = Orient(self.source.source_card.cameras[name].orientation)(pixels)
+            images[name] = Resize(*size)(upright)
         return images
+
+    def pixels(self, record: int, camera: str) -> np.ndarray:
+        """Decodes an image as it is stored, uint8 [H, W, 3]; UserError if it is damaged."""
+        table = self.source._table
+        _, locations = self.source._episodes[int(table.episode[record])]
+        location, rows = locations[camera]
+        row = int(rows[table.step[record]])
+        if isinstance(location, VideoFrames):
+            return rgb(next(self._decoder(location.path).frames(location, [row])), location.where)
+        ref, key = location
+        value, where = self.source.reader.cell(ref, key, row), f"{ref.name}, {key}"
+        frame = next(iter(value.rows([0]) if isinstance(value, Frames) else value))
+        return rgb(frame if isinstance(frame, np.ndarray) else decode(frame, where), where)
 
     def _decoder(self, path: str) -> Decoder:
         if path not in self.decoders:
             if len(self.decoders) >= OPEN_VIDEOS:
                 self.decoders.pop(next(iter(self.decoders))).close()
-            self.decoders[path] = Decoder(path)
+            self.decoders[path] = Decoder(path, path)
         return self.decoders[path]
 
 
-class Decoder:
-    """Decodes single frames of a video by time."""
-
-    def __init__(self, path: str):
-        self._context = open_video(path, path)
-        self.container, self.stream = self._context.__enter__()
-
-    def frame(self, time: float, fps: float, where: str) -> np.ndarray:
-        """Returns the frame at a time in seconds, uint8 [H, W, 3]; UserError if there is none within half a frame."""
-        seek(self.container, self.stream, time) if time > 0 else self.container.seek(0)
-        for frame in self.container.decode(self.stream):
-            if frame.time is not None and frame.time > time - 0.5 / fps:
-                if frame.time > time + 0.5 / fps:
-                    break
-                return frame.to_ndarray(format="rgb24")
-        raise UserError(f"there is no frame at {time:.3f} s", where, "copy the file again")
-
-    def close(self) -> None:
-        self._context.__exit__(None, None, None)
+def _check_rate(frames: VideoFrames, timings: dict[str, Timing]) -> None:
+    """Checks that a video opens and has the rate of the steps, else UserError; `timings` keeps what is known of each file."""
+    if frames.path not in timings:
+        with Decoder(frames.path, frames.where) as decoder:
+            timings[frames.path] = decoder.timing
+    frames.aims(timings[frames.path])

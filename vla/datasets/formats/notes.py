@@ -100,7 +100,7 @@ def report(job: Job, notes: list[Path]) -> dict[str, Any]:
             entry = left_out[reason]  # the count, then names
             entry[:1] = [(entry[0] if entry else 0) + len(names)]
             entry += names[: NAMED + 1 - len(entry)]
-    options = {k: v for k, v in dataclasses.asdict(job.options).items() if k not in ("source", "out", "pictures")}
+    options = {k: v for k, v in dataclasses.asdict(job.options).items() if k not in ("source", "out", "images")}
     return {
         "source": Path(job.options.source).name,
         "format": job.reader.format,

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 from jsonargparse import ArgumentParser
 
+from vla import yaml12
 from vla.errors import UserError
 from vla.rl.runs.old_names import renamed_arguments, renamed_keys
 from vla.rl.runs.options import RunOptions
@@ -57,7 +58,7 @@ def _with_contents(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _read(path: str) -> dict[str, object]:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml12.load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"not a configuration: {' '.join(str(error).split())}", path, "give a YAML file") from error
     if not isinstance(content or {}, dict):

@@ -51,12 +51,11 @@ def _has_only_states(reader: HDF5Reader) -> bool:
     ref = next((r for r in reader.refs() if r.weight and not r.damage), None)
     if ref is None:
         return False
-    path, name = ref.location
-    demo = cast("h5py.Group", reader.data_group(path)[name])
     try:
+        demo = reader.episode(ref)
         images = any(getattr(entry, "ndim", 0) == 4 for entry in cast("h5py.Group", demo.get("obs", {})).values())
         return "states" in demo and "model_file" in demo.attrs and not images
-    except (AttributeError, KeyError, OSError, RuntimeError):
+    except (UserError, AttributeError, KeyError, OSError, RuntimeError):
         # The demonstration is damaged; reading it reports how.
         return False
 

@@ -43,7 +43,7 @@ def collect(options: Collect, report: Report) -> dict[str, int]:
     """Collects demonstrations of a task, or images with questions.
 
     Returns:
-        counts: episodes, steps and discarded attempts, or pictures.
+        counts: episodes, steps and discarded attempts, or images.
     """
     if options.task == "questions":
         return _collect_questions(options, report)
@@ -171,14 +171,14 @@ def _sink(goal: Goal, outcome: Outcome, steps: int) -> None:
 
 def _collect_questions(options: Collect, report: Report) -> dict[str, int]:
     kinds: collections.Counter[str] = collections.Counter()
-    blocks = range(-(-options.pictures // BLOCK))
+    blocks = range(-(-options.images // BLOCK))
     with ShardWriter(options.out, per_shard=1000, overwrite=options.overwrite) as writer:
         for samples in map_in_processes(_ask_block, blocks, _start, options):
             for images, questions in samples:
                 writer.write(f"q{writer.count:07d}", {**images, "json": {"questions": questions}})
                 kinds.update(q["type"] for q in questions)
-            report(writer.count, options.pictures, f"{sum(kinds.values())} questions")
-    counts = {"pictures": options.pictures}
+            report(writer.count, options.images, f"{sum(kinds.values())} questions")
+    counts = {"pictures": options.images}
     types = asking.TYPES + asking.NUMERATE * options.numbers
     DatasetCard(
         name=f"tabletop-{options.task}",
@@ -198,7 +198,7 @@ def _collect_questions(options: Collect, report: Report) -> dict[str, int]:
 def _ask_block(block: int) -> list[tuple[dict[str, bytes], list[dict]]]:
     """The images of a block, encoded, and the questions to each."""
     samples = []
-    for image in range(block * BLOCK, min((block + 1) * BLOCK, _options.pictures)):
+    for image in range(block * BLOCK, min((block + 1) * BLOCK, _options.images)):
         rng = np.random.default_rng((_options.seed, 5, image))
         questions = asking.draw_image(_table, _poses, rng, _options.objects, _options.numbers)
         samples.append((_encode(_images()), questions))

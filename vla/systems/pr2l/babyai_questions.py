@@ -80,13 +80,13 @@ def ask(view: np.ndarray, rng: np.random.Generator) -> list[dict[str, Any]]:
 
 
 def collect_questions(
-    out: str, pictures: int = 20_000, alone: int = 5_000, seed: int = 0, overwrite: bool = False
+    out: str, images: int = 20_000, alone: int = 5_000, seed: int = 0, overwrite: bool = False
 ) -> dict[str, int]:
     """Writes images with questions, each of a room of its own, and the initial model to train on them.
 
     Args:
         out: folder with the subfolders `questions`, `alone` (rooms with one object) and `start` (the model).
-        pictures: number of images in `questions`.
+        images: number of images in `questions`.
         alone: number of images in `alone`.
         seed: random seed.
         overwrite: whether to replace existing data.
@@ -97,23 +97,23 @@ def collect_questions(
     Raises:
         UserError: a number is too small, nothing can be written into the folder, or it has shards and `overwrite` is not set.
     """
-    if min(pictures, alone) < 1 or seed < 0:
+    if min(images, alone) < 1 or seed < 0:
         raise UserError(
-            f"{pictures} and {alone} images, seed {seed}", "rl questions", "give at least 1 image each, and a seed of 0 or more"
+            f"{images} and {alone} images, seed {seed}", "rl questions", "give at least 1 image each, and a seed of 0 or more"
         )
     check_writable(out)
-    folders = {"alone": alone, "questions": pictures}
+    folders = {"alone": alone, "questions": images}
     counts = {name: _collect(Path(out) / name, count, LEVELS[name], seed, overwrite) for name, count in folders.items()}
     for part in start():
         part.save_pretrained(Path(out) / START)
     return {kind: sum(one[kind] for one in counts.values()) for kind in WORDINGS}
 
 
-def _collect(folder: Path, pictures: int, names: Sequence[str], seed: int, overwrite: bool) -> dict[str, int]:
+def _collect(folder: Path, images: int, names: Sequence[str], seed: int, overwrite: bool) -> dict[str, int]:
     rng, levels = np.random.default_rng(seed), [BabyAI(name) for name in names]
     counts: dict[str, int] = dict.fromkeys(WORDINGS, 0)
     with ShardWriter(folder, per_shard=1000, overwrite=overwrite) as writer:
-        for number in range(pictures):
+        for number in range(images):
             level = levels[number % len(levels)]
             level.reset(seed=int(rng.integers(2**31)))
             image, symbols = level.wander(rng)
@@ -123,7 +123,7 @@ def _collect(folder: Path, pictures: int, names: Sequence[str], seed: int, overw
             writer.write(f"q{writer.count:07d}", {"front.jpg": image, "json": {"questions": questions}})
     for level in levels:
         level.close()
-    total = {"pictures": pictures, "questions": sum(counts.values())}
+    total = {"pictures": images, "questions": sum(counts.values())}
     DatasetCard(
         "babyai-questions",
         "questions",

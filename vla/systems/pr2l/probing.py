@@ -121,7 +121,7 @@ def probe(options: RunOptions, frames: Frames) -> tuple[dict[str, Any], torch.Te
 
 def probe_all(
     conditions: Sequence[RunOptions],
-    pictures: int = 1000,
+    images: int = 1000,
     seed: int = 0,
     out: str = "",
     page: str = "",
@@ -131,7 +131,7 @@ def probe_all(
 
     Args:
         conditions: options as `vla rl fit` takes them.
-        pictures: number of images, each of a different room; half are held out.
+        images: number of images, each of a different room; half are held out.
         seed: random seed of the rooms.
         out: JSON file for the scores.
         page: HTML file for the scores and the states' principal components, coloured by the truth about the goal.
@@ -140,10 +140,8 @@ def probe_all(
     Raises:
         UserError: there are too few images, two conditions share a name, or one is not a level of BabyAI.
     """
-    if pictures < FEWEST or seed < 0:
-        raise UserError(
-            f"{pictures} images and seed {seed}", "rl probe", f"give at least {FEWEST} images and a seed of 0 or more"
-        )
+    if images < FEWEST or seed < 0:
+        raise UserError(f"{images} images and seed {seed}", "rl probe", f"give at least {FEWEST} images and a seed of 0 or more")
     repeated = [name for name, n in collections.Counter(one.condition for one in conditions).items() if n > 1]
     if repeated:
         raise UserError(f"two conditions are called {repeated[0]!r}", "rl probe", "give each its own `condition`")
@@ -154,7 +152,7 @@ def probe_all(
         if path:
             check_writable_file(path, option)
     areas = mean_areas([load_run(run) for run in runs])
-    levels = {level: draw_frames(level, pictures, seed) for level in {one.environment.name for one in conditions}}
+    levels = {level: draw_frames(level, images, seed) for level in {one.environment.name for one in conditions}}
     probes, states = [], {}
     for one in conditions:
         frames = levels[one.environment.name]
@@ -171,7 +169,7 @@ def probe_all(
     ] or ([f"Fewer than {LEAST} of these conditions were trained, too few for a correlation."] if runs else [])
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        record = {"pictures": pictures, "seed": seed, "probes": probes, "correlations": correlated, **provenance()}
+        record = {"pictures": images, "seed": seed, "probes": probes, "correlations": correlated, **provenance()}
         Path(out).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if page:
         sentences.append(f"page: {write_probes(Path(page), table, [NOTE, *sentences], states, provenance())}")

@@ -6,6 +6,7 @@ import re
 
 from vla.contract import Space
 from vla.datasets.card import DatasetCard
+from vla.datasets.formats.conventions.forms import NAME
 from vla.datasets.formats.conventions.source_card import CameraKey, Part, Role, SourceCard
 
 
@@ -46,4 +47,4 @@ def role_of(name: str) -> Role:
         return "gripper"
     if re.fullmatch(r"[dv]?[xyz]", name):
         return "position"
-    return "rotation" if re.fullmatch(r"[dv]?(r[xyz]|roll|pitch|yaw)", name) else "other"
+    return "rotation" if NAME.fullmatch(name) else "other"

@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from vla.datasets.formats.conventions.forms import FORMS
 from vla.datasets.formats.conventions.rotations import (
+    EULER_ORDERS,
+    ORDERS,
     axis_angle_to_euler,
     euler_to_axis_angle,
     matrix_rows_to_axis_angle,
@@ -64,9 +67,24 @@ def scale(values: np.ndarray, by: float = 1.0, offset: float = 0.0) -> np.ndarra
     return by * values + offset
 
 
-def difference(values: np.ndarray) -> np.ndarray:
-    """The difference to the next value, for actions that are movements; the last row is NaN, so `drop_last` is needed."""
-    return np.append(np.diff(values, axis=0), np.full((min(len(values), 1), values.shape[1]), np.nan), 0)
+def difference(values: np.ndarray, rotation: str = "", unit: float = 1.0) -> np.ndarray:
+    """The movement to the next value, for actions that are movements; the last row is NaN, so `drop_last` is needed.
+
+    Rotations do not differ number by number: an angle passes from pi to -pi. Their movements are turns about fixed axes.
+
+    Args:
+        rotation: the form of rotations, one of `vla.datasets.formats.conventions.forms.FORMS`; "" is none.
+        unit: the unit of their angles, in radians.
+    """
+    if not rotation:
+        movements = np.diff(values, axis=0)
+    else:
+        form, width = FORMS[rotation], values.shape[1]
+        if width % form.size:
+            raise UserError(f"{width} values of the form {rotation}", "difference", f"pick the {form.size} of each rotation")
+        rotations = np.split(values, width // form.size, 1)
+        movements = np.concatenate([form.difference(each, unit) for each in rotations], 1)
+    return np.append(movements, np.full((min(len(values), 1), values.shape[1]), np.nan), 0)
 
 
 def first(values: np.ndarray) -> np.ndarray:
@@ -93,6 +111,13 @@ OPERATIONS: dict[str, Callable[..., np.ndarray]] = {
 }
 STEPS = ("drop_first", "drop_last")
 """Operations on whole episodes."""
+CHOICES = {
+    ("difference", "rotation"): tuple(FORMS),
+    ("quaternion_to_axis_angle", "order"): ORDERS,
+    ("euler_to_axis_angle", "order"): EULER_ORDERS,
+    ("axis_angle_to_euler", "order"): EULER_ORDERS,
+}
+"""Operation and argument -> the values that it takes."""
 
 
 def check(name: str, arguments: dict[str, Any], where: str) -> None:
@@ -107,3 +132,6 @@ def check(name: str, arguments: dict[str, Any], where: str) -> None:
     accepted = {str: str, float: int | float}
     if set(arguments) - set(types) or not all(isinstance(v, accepted[types[k]]) for k, v in arguments.items()):
         raise UserError(f"{name} takes {', '.join(types) or 'nothing'}, not {arguments}", where)
+    for key, value in arguments.items():
+        if value not in (choices := CHOICES.get((name, key), (value,))):
+            raise UserError(f"{name}: {key} is {value!r}", where, f"use one of {', '.join(choices)}")

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 
 from vla.datasets.formats.conventions import operations
-from vla.datasets.formats.conventions.rate import first_steps, merge
+from vla.datasets.formats.conventions.rate import first_steps, merge, rotations_of
 from vla.datasets.formats.conventions.source_card import Part, SourceCard
 from vla.datasets.formats.readers.base import Frames, Raw
+from vla.datasets.formats.readers.frames import found, frames_of
 from vla.errors import UserError
 
 STILL = 1e-4
 """A movement below this, in the data's units, counts as no movement (OpenVLA's filter of LIBERO)."""
+NO_INSTRUCTION, NO_MOVEMENT, NO_STEPS = "no instruction", "all steps are no-ops", "no step is left"
+"""Reasons to leave out a record."""
 Texts = str | list[str] | list[bytes] | np.ndarray | None
 
 
@@ -70,12 +73,12 @@ def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Episode
 
     Raises:
         UserError: a key is missing, lengths differ, or a value is not finite; the record is named.
-        Dropped: the episode has no instruction, or no step is left.
+        Dropped: the episode has no instruction, no movement, or no step is left.
     """
     action = gather(raw, card.action, where, "action")
     length = len(action)
     state = gather(raw, card.state, where, "state") if card.state else np.zeros((length, 0))
-    images = {name: _frames(raw, camera.key, where) for name, camera in card.cameras.items()}
+    images = {name: frames_of(_get(raw, camera.key, where), camera.key, where) for name, camera in card.cameras.items()}
     for name, count in {"state": len(state), **{f"camera {k}": len(v) for k, v in images.items()}}.items():
         if count != length:
             raise UserError(f"{length} actions, but {count} of {name}", where)
@@ -84,14 +87,7 @@ def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Episode
     action, state = action[action_rows], state[observation_rows]
     _check_finite(action, card.action, action_rows, where)
     _check_finite(state, card.state, observation_rows, where)
-    terminate = np.zeros(len(action_rows), bool)
-    if len(action_rows):
-        terminate[-1] = True
-    if isinstance(raw.get("terminate"), np.ndarray):
-        if raw["terminate"].size != length:
-            raise UserError(f"{length} actions, but {raw['terminate'].size} of terminate", where)
-        terminate = raw["terminate"].astype(bool).reshape(-1)[action_rows]
-    extra = raw.get("extra") or [{}] * length
+    terminate, extra = _terminate(raw, length, action_rows), _extra(raw, length)
     if changes.noops:
         moving = ~still(action, card)
         dropped["no-op"] += int((~moving).sum())
@@ -106,7 +102,7 @@ def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Episode
         action = np.array([merge(action[a:b], card) for a, b in groups]).reshape(len(groups), action.shape[1])
         state, observation_rows = state[starts], observation_rows[starts]
     if not len(action):
-        raise Dropped("no step is left")
+        raise Dropped(NO_MOVEMENT if dropped["no-op"] else NO_STEPS)
     return Episode(
         action=action.astype(np.float32),
         state=state.astype(np.float32),
@@ -136,7 +132,7 @@ def gather(raw: Raw, parts: Sequence[Part], where: str, space: str) -> np.ndarra
 def _values(raw: Raw, part: Part, where: str) -> np.ndarray:
     value = _get(raw, part.key, where)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub" or not value.ndim:
-        raise UserError("it holds no numbers for each step", where)
+        raise UserError(f"it holds {found(value)}, no numbers for each step", where, "name another key in the card")
     values = value.reshape(len(value), math.prod(value.shape[1:])).astype(np.float64)
     if part.pick:
         if not -values.shape[1] <= min(part.pick) <= max(part.pick) < values.shape[1]:
@@ -155,13 +151,6 @@ def _get(raw: Raw, key: str, where: str) -> Any:
     return raw[key]
 
 
-def _frames(raw: Raw, key: str, where: str) -> Frames:
-    frames = _get(raw, key, where)
-    if not isinstance(frames, Frames):
-        raise UserError(f"{key} holds no images", where, "name another key in the card")
-    return frames
-
-
 def _pair(card: SourceCard, length: int) -> tuple[np.ndarray, np.ndarray, collections.Counter[str]]:
     """The rows of actions and of the observations that belong to them, and the number of steps left out by reason."""
     rows, dropped = np.arange(length), collections.Counter[str]()
@@ -174,13 +163,29 @@ def _pair(card: SourceCard, length: int) -> tuple[np.ndarray, np.ndarray, collec
     return rows, rows, dropped
 
 
+def _terminate(raw: Raw, length: int, rows: np.ndarray) -> np.ndarray:
+    """Whether the task is done in each of the rows: by the flags of that name, one per step, else in the last row."""
+    flags = raw.get("terminate")
+    if isinstance(flags, np.ndarray) and flags.size == length:
+        return flags.astype(bool).reshape(-1)[rows]
+    return np.arange(len(rows)) == len(rows) - 1
+
+
+def _extra(raw: Raw, length: int) -> list[dict[str, Any]]:
+    """Further values of each step, if the data are ours; others may have a column of that name."""
+    extra = raw.get("extra")
+    if isinstance(extra, list) and len(extra) == length and all(isinstance(values, dict) for values in extra):
+        return extra
+    return [{}] * length
+
+
 def _instruction(raw: Raw, card: SourceCard, text: str, length: int, where: str) -> list[str]:
     for key in card.instruction:
         instruction = texts(raw.get(key), length, f"{where}, {key}")
         if any(text_of_step.strip() for text_of_step in instruction):
             return instruction
     if not (text or card.text):
-        raise Dropped("no instruction")
+        raise Dropped(NO_INSTRUCTION)
     return [text or card.text] * length
 
 
@@ -219,10 +224,15 @@ def still(action: np.ndarray, card: SourceCard) -> np.ndarray:
     roles = np.array([part.role for part in card.action for _ in part.names])
     gripper = action[:, roles == "gripper"]
     same = np.append(True, (np.abs(np.diff(gripper, axis=0)) < STILL).all(1)) if len(action) else np.zeros(0, bool)
-    moves = action[:, roles != "gripper"]
+    moves = action
     if card.mode == "absolute":
-        moves = np.append(np.full((min(len(moves), 1), moves.shape[1]), np.inf), np.diff(moves, axis=0), 0)
-    return same & (np.linalg.norm(moves, axis=1) < STILL)
+        moves = np.append(np.full((min(len(action), 1), action.shape[1]), np.inf), np.diff(action, axis=0), 0)
+        for columns, form, unit in rotations_of(card):
+            if form is not None:
+                # The numbers of one rotation differ between pi and -pi.
+                moves[1:, columns] = 0
+                moves[1:, columns.start] = form.angles_between(action[:, columns], unit)
+    return same & (np.linalg.norm(moves[:, roles != "gripper"], axis=1) < STILL)
 
 
 def _groups(starts: np.ndarray, length: int) -> list[tuple[int, int]]:

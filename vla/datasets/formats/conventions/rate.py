@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 
-from vla.datasets.formats.conventions.rotations import axis_angle_to_euler, compose, euler_to_axis_angle
+from vla.datasets.formats.conventions.forms import FORMS, LISTED, Form, rotations
 from vla.datasets.formats.conventions.source_card import Part, SourceCard
 from vla.errors import UserError
 
 MOVES = ("position", "rotation", "joint")
 """Roles whose values add up from step to step."""
-TURNS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
-    "axis_angle": (np.asarray, np.asarray),
-    "euler_xyz": (euler_to_axis_angle, axis_angle_to_euler),
-}
-"""Form of a rotation -> its conversions to rotation vectors [T, 3] (rad) and back."""
 
 
 def first_steps(length: int, given: float, wanted: float, where: str) -> np.ndarray:
@@ -33,31 +28,52 @@ def merge(actions: np.ndarray, card: SourceCard) -> np.ndarray:
     """One action [A] with the effect of several consecutive ones [T, A].
 
     Movements are added, rotations composed and speeds averaged. Of the rest (gripper, absolute poses) the last value is kept.
+
+    Raises:
+        UserError: the card does not say how rotations are written, which decides how they compose.
     """
-    merged, d = actions[-1].copy(), 0
+    merged = actions[-1].copy()
     if card.mode == "absolute":
         return merged
-    roles, units = [part.role for part in card.action for _ in part.names], [u for part in card.action for u in part.all_units]
-    while d < len(roles):
-        if card.rotation in TURNS and roles[d : d + 3] == ["rotation"] * 3 and not _is_speed(units[d]):
-            rotation, radians = slice(d, d + 3), _radians(units[d])
-            to_vectors, from_vectors = TURNS[card.rotation]
-            merged[rotation] = from_vectors(compose(to_vectors(actions[:, rotation] * radians))[None])[0] / radians
-            d += 3
-            continue
-        if roles[d] in MOVES:
+    roles, units = _dimensions(card)
+    for d, role in enumerate(roles):
+        if role in MOVES:
             merged[d] = actions[:, d].mean() if _is_speed(units[d]) else actions[:, d].sum()
-        d += 1
+    for columns, form, unit in rotations_of(card):
+        if form is None:
+            what = (
+                f"its rotations have {columns.stop - columns.start} values and the form {card.rotation!r}, so they do not compose"
+            )
+            raise UserError(what, f"the card of {card.title or 'the data'}", f"say `rotation`: one of {LISTED}")
+        # A turn about one axis adds up, beyond pi too.
+        if form.size > 1:
+            merged[columns] = form.compose(actions[:, columns], unit)
     return merged
+
+
+def rotations_of(card: SourceCard) -> Iterator[tuple[slice, Form | None, float]]:
+    """The rotations in the action, as `forms.rotations` gives them."""
+    roles, units = _dimensions(card)
+    return rotations(card.rotation, [role == "rotation" for role in roles], units)
+
+
+def _dimensions(card: SourceCard) -> tuple[list[str], list[str]]:
+    """The role and the unit of each dimension of the action."""
+    parts = [(part.role, unit) for part in card.action for unit in part.all_units]
+    return [role for role, _ in parts], [unit for _, unit in parts]
 
 
 def merged_limits(card: SourceCard, wanted: float) -> tuple[Part, ...]:
     """The action's parts with limits for merged actions, which are larger for values that add up. Rate 0 changes nothing."""
     times = math.ceil(card.control_hz / wanted) if wanted and card.mode == "delta" else 1
+    form = FORMS.get(card.rotation)
 
     def wider(part: Part) -> Part:
         if part.role not in MOVES or any(map(_is_speed, part.all_units)):
             return part
+        if part.role == "rotation" and form and not form.angles and times > 1:
+            # The values of a larger turn are not a multiple of a smaller one's: their limits come from the statistics.
+            return dataclasses.replace(part, low=None, high=None)
         low, high = (None if end is None else end * times for end in (part.low, part.high))
         return dataclasses.replace(part, low=low, high=high)
 
@@ -66,12 +82,3 @@ def merged_limits(card: SourceCard, wanted: float) -> tuple[Part, ...]:
 
 def _is_speed(unit: str) -> bool:
     return "/s" in unit
-
-
-def _radians(unit: str) -> float:
-    """The size of a unit in radians, e.g. of "0.5 rad" or "deg"; 1 for other units."""
-    number, _, name = unit.rpartition(" ")
-    try:
-        return float(number or 1) * (math.pi / 180 if name == "deg" else 1)
-    except ValueError:
-        return 1.0

@@ -14,8 +14,10 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from vla import yaml12
 from vla.datasets.card import Yaml
 from vla.datasets.formats.conventions import operations
+from vla.datasets.formats.conventions.forms import FORMS, LISTED, NAME, is_angle, radians
 from vla.errors import UserError
 
 Orientation = Literal["upright", "raw_opengl", "rot180"]
@@ -112,6 +114,12 @@ class SourceCard:
     limits: Limits = "quantiles"
     conventions: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def keys(self) -> set[str]:
+        """The keys of everything that is used of the data."""
+        parts = {part.key for part in (*self.state, *self.action)}
+        return {camera.key for camera in self.cameras.values()} | parts | set(self.instruction)
+
 
 def vector_names(prefix: str, size: int) -> tuple[str, ...]:
     """Names for dimensions without names; UserError for more than WIDEST dimensions."""
@@ -140,7 +148,7 @@ def load_source_card(name: str) -> SourceCard:
     else:
         text = path.read_text(errors="replace")
     try:
-        data = yaml.safe_load(text)
+        data = yaml12.load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"not YAML: {' '.join(str(error).split())}", name) from error
     return source_card(data, name)
@@ -157,7 +165,11 @@ def source_card(data: Yaml, where: str) -> SourceCard:
         parts = fields.get(space, [])
         if not isinstance(parts, list):
             raise UserError(f"{space} is not a list", where, f"{space}: [{{key: …, names: […]}}]")
-        fields[space] = tuple(_part(part, f"{where}, {space} {number}") for number, part in enumerate(parts))
+        read = [_part(part, f"{where}, {space} {number}") for number, part in enumerate(parts)]
+        form = fields.get("rotation", "") if space == "action" else ""
+        if sum(len(part.names) for part in read if _is_rotation(part)) == 1:
+            form = "angle"
+        fields[space] = tuple(_with_form(part, form, f"{where}, {space} {number}") for number, part in enumerate(read))
     for name in ("instruction", "steps"):
         fields[name] = _texts(fields.get(name, ()), f"{where}, {name}")
     texts = ("title", "verified", "embodiment", "text", "frame", "rotation", "gripper")
@@ -220,6 +232,38 @@ def _part(data: Yaml, where: str) -> Part:
     for name, arguments in part.operations():
         operations.check(name, arguments, where)
     return part
+
+
+def _is_rotation(part: Part) -> bool:
+    """Whether a part's dimensions are a rotation's, by its role or else their names."""
+    return part.role == "rotation" or (part.role == "other" and all(map(NAME.fullmatch, part.names)))
+
+
+def _with_form(part: Part, form: str, where: str) -> Part:
+    """The part; if it takes differences of rotations, these name the form and the unit that differ: by default the result's.
+
+    Raises:
+        UserError: the form is unknown, or does not have as many values as the part.
+    """
+    do = list(part.do)
+    for number, (name, arguments) in enumerate(part.operations() if _is_rotation(part) else ()):
+        if name != "difference":
+            continue
+        last, unit = number == len(do) - 1, part.all_units[0]
+        arguments = {**({"rotation": form} if last else {}), **arguments}
+        known = FORMS.get(arguments.get("rotation", ""))
+        if known is None:
+            what = "rotations do not differ number by number (an angle passes from pi to -pi), and their form is not said"
+            raise UserError(what, where, f"{{difference: {{rotation: FORM}}}}, with FORM one of {LISTED}")
+        if last and len(part.names) % known.size:
+            what = f"{len(part.names)} values of the form {arguments['rotation']}"
+            raise UserError(what, where, f"give the {known.size} values of a rotation as one part")
+        if last and known.angles and "unit" not in arguments:
+            if not is_angle(unit):
+                raise UserError(f"the unit of its angles is {unit!r}", where, "units: [rad], or [deg]")
+            arguments["unit"] = radians(unit)
+        do[number] = {name: arguments}
+    return dataclasses.replace(part, do=tuple(do))
 
 
 def _known(cls: type, data: Yaml, where: str) -> dict[str, Yaml]:

@@ -29,15 +29,15 @@ class Findings:
     """The result of a check.
 
     Attributes:
-        records, steps, pictures: numbers of whole records, steps and images.
-        left_out: number of intact records that give no sample (without instruction or image).
+        records, steps, images: numbers of whole records, steps and images.
+        left_out: number of intact records that give no sample (without instruction, image or steps).
         damaged: number of damaged records.
         problems: the first of them, as "where: what".
     """
 
     records: int = 0
     steps: int = 0
-    pictures: int = 0
+    images: int = 0
     left_out: int = 0
     damaged: int = 0
     problems: list[str] = dataclasses.field(default_factory=list)
@@ -48,7 +48,7 @@ class Findings:
             self.problems.append(f"{error.where}: {error.what}")
 
     def add(self, other: Findings) -> None:
-        for name in ("records", "steps", "pictures", "left_out", "damaged"):
+        for name in ("records", "steps", "images", "left_out", "damaged"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.problems += other.problems[: NAMED - len(self.problems)]
 
@@ -60,7 +60,7 @@ def verify(
     findings = Findings()
     for problem in checksums(reader.path):
         findings.problem(problem)
-    refs = reader.refs()
+    refs = reader.refs_for(card)
     groups = [refs[k : k + TOGETHER] for k in range(0, len(refs), TOGETHER)]
     progress(0, len(refs))
     if workers < 2 or len(groups) < 2:
@@ -120,7 +120,7 @@ def _check_questions(reader: Reader, card: SourceCard, ref: Ref) -> Findings:
     parse_questions(encode_member("json", {"questions": raw["questions"]}), ref.name)
     for camera in card.cameras.values():
         for frame in raw[camera.key].rows([0]):
-            _check_image(frame, ref.name, None)
+            _check_image(frame, f"{ref.name}, {camera.key}", None)
     return Findings(1, 0, len(card.cameras))
 
 

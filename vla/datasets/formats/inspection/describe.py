@@ -21,7 +21,7 @@ SCHEMES = ("openvla", "openpi", "openpi-padded", "lerobot", "lerobot-mean")
 
 def inspect(reader: Reader, card: SourceCard) -> dict[str, Any]:
     """Format, records, features, and their meaning by the card. Reads descriptions and at most one record."""
-    refs = reader.refs()
+    refs = reader.refs_for(card)
     damaged = [ref for ref in refs if ref.damage]
     description: dict[str, Any] = {"format": reader.format, "kind": reader.kind, "records": len(refs)}
     if damaged:
@@ -43,7 +43,7 @@ def inspect(reader: Reader, card: SourceCard) -> dict[str, Any]:
 
 def episodes(reader: Reader, card: SourceCard, skipped: list[str], progress: Callable[[int, int], None]) -> Iterator[Episode]:
     """Every robot record, prepared, without its images. Unreadable records are added to `skipped`."""
-    refs = reader.refs()
+    refs = reader.refs_for(card)
     for number, ref in enumerate(refs):
         progress(number, len(refs))
         try:

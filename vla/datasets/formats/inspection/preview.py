@@ -39,7 +39,7 @@ def preview(reader: Reader, card: SourceCard, out: Path, episodes: int = 3) -> l
     """
     out.mkdir(parents=True, exist_ok=True)
     parts, written = [], []
-    chosen = [ref for ref in reader.refs() if not ref.damage]
+    chosen = [ref for ref in reader.refs_for(card) if not ref.damage]
     for ref in _spread(chosen, max(episodes * 4, 8)):
         if len(parts) == episodes:
             break
@@ -84,7 +84,7 @@ def _spread(refs: list[Ref], count: int) -> list[Ref]:
 def _show_episode(reader: Reader, card: SourceCard, ref: Ref, out: Path, number: int) -> tuple[str, list[str]]:
     """A summary of an episode, and the files that show it."""
     episode = prepare(reader.read(ref), card, Changes(text="(not said)"), ref.name)
-    steps, files = sheets.shown_steps(card, episode), [f"{number:03d}-pictures.png", f"{number:03d}-values.png"]
+    steps, files = sheets.shown_steps(card, episode), [f"{number:03d}-images.png", f"{number:03d}-values.png"]
     if not episode.images:
         del files[0]
     else:
@@ -99,7 +99,7 @@ def _show_episode(reader: Reader, card: SourceCard, ref: Ref, out: Path, number:
 
 def _show_questions(reader: Reader, card: SourceCard, ref: Ref, out: Path, number: int) -> tuple[str, list[str]]:
     """The first questions on an image, and the file that shows it."""
-    raw, file = reader.read(ref), f"{number:03d}-pictures.png"
+    raw, file = reader.read(ref), f"{number:03d}-images.png"
     camera = next(iter(card.cameras.values()))
     frame = next(iter(raw[camera.key].rows([0])))
     sheets.tile(frame, camera.orientation, ref.name, 4 * sheets.TILE).save(out / file)

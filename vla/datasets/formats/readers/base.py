@@ -5,10 +5,12 @@ from __future__ import annotations
 import abc
 import dataclasses
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 
 LIMIT = 2 * 2**30
 """Most bytes that a record may take in memory, so that a damaged or hostile header cannot exhaust it."""
+IMAGE_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+"""The first bytes of JPEGs and PNGs."""
+TRIED = 20
+"""Number of records among which one that can be read is looked for."""
+T = TypeVar("T")
 Kind = Literal["robot", "questions"]
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -67,6 +74,20 @@ Raw = dict[str, Any]
 joined with "/"."""
 
 
+class Columns(dict[str, Any]):
+    """A record whose values are read when they are first used. A function in the place of a value is called for it, and raises
+    UserError if the value cannot be read, so that a value that nobody uses is neither read nor checked."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if callable(value):
+            value = self[name] = value()
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401 - it is what computes the value
+
+
 class Reader(abc.ABC):
     """Base class of readers. Creating one reads only the data set's description. Readers can be pickled.
 
@@ -85,13 +106,29 @@ class Reader(abc.ABC):
     def refs(self) -> list[Ref]:
         """Lists all records in order; those known to be damaged or missing are included, with their damage."""
 
+    def refs_for(self, card: SourceCard) -> list[Ref]:
+        """As `refs`, but a record is not damaged by the lack of values that the card does not name."""
+        return self.refs()
+
     @abc.abstractmethod
     def read(self, ref: Ref) -> Raw:
-        """Reads a record.
+        """Reads a record, or prepares to (`Columns`).
 
         Raises:
             UserError: the record is damaged or incomplete; names file, record and member.
         """
+
+    def of_first(self, use: Callable[[Ref], T]) -> T | None:
+        """Returns what a function makes of the first record that can be read, None without records; UserError if none can."""
+        problem = None
+        for ref in itertools.islice((ref for ref in self.refs() if not ref.damage), TRIED):
+            try:
+                return use(ref)
+            except UserError as error:
+                problem = problem or error
+        if problem:
+            raise problem
+        return None
 
     @abc.abstractmethod
     def card(self) -> SourceCard:
@@ -121,6 +158,11 @@ def inside(root: Path, name: str, where: str) -> Path:
     return path
 
 
+def matching(folder: Path, *patterns: str) -> list[Path]:
+    """The files of a folder that match a pattern, sorted, without `._NAME`, where macOS keeps the attributes of NAME."""
+    return sorted(path for pattern in patterns for path in folder.glob(pattern) if not path.name.startswith("._"))
+
+
 def library(name: str, what: str) -> ModuleType:
     """Imports a module of the `formats` extra; UserError if it is not installed."""
     try:
@@ -128,3 +170,9 @@ def library(name: str, what: str) -> ModuleType:
     except ImportError as error:
         package = name.partition(".")[0].replace("_", "-")
         raise UserError(f"{what} needs the package {package}", "formats", "pip install 'vla[formats]'") from error
+
+
+def natural_order(name: str) -> tuple[tuple[int, int, str], ...]:
+    """A sort key that orders names by the numbers within them."""
+    words = re.split(r"([0-9]{1,18})", name)
+    return tuple((0, int(word), "") if index % 2 else (1, 0, word) for index, word in enumerate(words))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from vla.datasets.formats.readers.base import Reader
 from vla.errors import UserError
+from vla.files import why_not_data
 
 
 def _rlds(path: Path, images: str) -> Reader:
@@ -80,11 +82,14 @@ def recognise(path: Path) -> str:
     if not path.exists():
         raise UserError("it does not exist", str(path), "give a folder or file")
     if path.is_file():
-        if path.suffix in (".hdf5", ".h5"):
+        if why := why_not_data(path):
+            raise UserError(why, str(path))
+        suffix = path.suffix.lower()
+        if suffix in (".hdf5", ".h5"):
             return "hdf5"
-        if path.suffix == ".tar":
+        if suffix == ".tar":
             return _kind_of_tar([path])
-        if path.suffix in (".json", ".jsonl"):
+        if suffix in (".json", ".jsonl"):
             return "vqav2" if _starts_with_object(path) else "llava"
     elif (path / "meta/info.json").is_file():
         return "lerobot"
@@ -96,6 +101,8 @@ def recognise(path: Path) -> str:
         return "hdf5"
     elif any(path.glob("*.tar")):
         return _kind_of_tar(sorted(path.glob("*.tar")))
+    elif any(path.glob("**/*.array_record*")):
+        raise UserError("the data set is in array_record files", str(path), "write or download it with file_format tfrecord")
     looked_for = "meta/info.json (LeRobot), *.tfrecord-* (RLDS), *.hdf5, *.tar (WebDataset), *.json (LLaVA, VQAv2)"
     raise UserError(f"unknown format: found none of {looked_for}", str(path), f"name it: --format {'|'.join(READERS)}")
 
@@ -114,7 +121,7 @@ def open_reader(path: str | Path, format: str = "auto", images: str = "") -> Rea
 def _starts_with_object(path: Path) -> bool:
     """Tells VQAv2 files, one object, from LLaVA files: a list, or one object per line."""
     with path.open("rb") as file:
-        head = file.read(4096).lstrip()
+        head = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
     if not head.startswith(b"{"):
         return False
     try:
@@ -126,11 +133,12 @@ def _starts_with_object(path: Path) -> bool:
 
 def _kind_of_tar(paths: list[Path]) -> str:
     """Returns the format of tar files, judged by the first readable sample."""
-    from vla.datasets.formats.readers.tars import CutOff, tar_samples
+    from vla.datasets.formats.readers.tars import lower_case
+    from vla.datasets.tar import CutOff
 
     for path in paths:
         with contextlib.suppress(CutOff):
-            for sample in tar_samples(path, at_most=1):
+            for sample in lower_case(path):
                 arrays = any(name.endswith((".npy", ".npz")) or name == "npy" for name in sample.members)
                 return "webdataset" if arrays else "image-text"
     return "webdataset"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
-import os
 import re
-import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,94 +15,24 @@ import numpy as np
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.from_card import from_card
 from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, vector_names
-from vla.datasets.formats.readers.base import LIMIT, Json, Raw, Reader, Ref
+from vla.datasets.formats.readers.base import Columns, Raw, Reader, Ref, matching, natural_order
+from vla.datasets.formats.readers.tar_members import IMAGE_EXTENSIONS, TarFrames, column, contents_of, fetch, keys_of, member
 from vla.datasets.formats.readers.visual_questions import IMAGE, conversation
-from vla.datasets.shards import decode_array, decode_json
+from vla.datasets.shards import decode_json
+from vla.datasets.tar import CutOff, Sample, tar_samples
 from vla.errors import UserError
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 EPISODE = ("episode", "episode_index", "episode_id", "trajectory", "traj")
 STEP = ("step", "step_index", "frame_index", "frame", "index", "t")
 WORDS = ("instruction", "language_instruction", "task", "text", "prompt", "language")
+KEY = "a key ends at the first dot of a name"
 DIGITS = re.compile(r"[0-9]{1,18}\Z")
 
 
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """A sample of a tar file: its key, and the offset and size in bytes of each member, by extension."""
-
-    key: str
-    members: dict[str, tuple[int, int]]
-
-
-class CutOff(UserError):
-    """The rest of a tar file cannot be read."""
-
-
-def tar_samples(path: Path, at_most: int = 0) -> Iterator[Sample]:
-    """Yields the samples of a tar file: consecutive members whose names are equal up to the first dot.
-
-    Args:
-        at_most: number of samples to yield; 0 is all.
-
-    Raises:
-        CutOff: the file is damaged or ends too early; the samples before are complete.
-    """
-    size, count = path.stat().st_size, 0
-    sample = Sample("", {})
-    try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for entry in tar:
-                tar.members.clear()  # type: ignore[attr-defined]
-                folder, _, name = entry.name.rpartition("/")
-                key, dot, extension = name.partition(".")
-                if not entry.isfile() or not dot:
-                    continue
-                key = f"{folder}/{key}" if folder else key
-                if entry.offset_data + entry.size > size:
-                    raise CutOff("the file ends within a member", f"{path}, {key}", "copy the file again")
-                if key != sample.key:
-                    if sample.members:
-                        yield sample
-                        count += 1
-                        if count == at_most:
-                            return
-                    sample = Sample(key, {})
-                sample.members[extension.lower()] = (entry.offset_data, entry.size)
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise CutOff("the file is cut off: its end marker is missing", f"{path}, {sample.key}", "copy the file again")
-    except (tarfile.TarError, OverflowError, ValueError) as error:
-        raise CutOff(f"the file is damaged or not a tar file: {error}", f"{path}, {sample.key}", "copy the file again") from error
-    if sample.members:
-        yield sample
-
-
-def fetch(path: str, extent: tuple[int, int], where: str) -> bytes:
-    """Reads a member's bytes, given its offset and size; UserError if they are not all there."""
-    offset, size = extent
-    if size > LIMIT:
-        raise UserError(f"the member has {size} bytes", where, f"at most {LIMIT} are read")
-    with open(path, "rb", buffering=0) as file:
-        data = os.pread(file.fileno(), size, offset)
-    if len(data) != size:
-        raise UserError("the file ends within a member", where, "copy the file again")
-    return data
-
-
-@dataclasses.dataclass(frozen=True)
-class TarFrames:
-    """A camera's images of an episode's steps: the file, offset and size of each."""
-
-    paths: tuple[str, ...]
-    extents: tuple[tuple[int, int], ...]
-    where: str
-
-    def __len__(self) -> int:
-        return len(self.extents)
-
-    def rows(self, rows: Sequence[int]) -> Iterable[bytes]:
-        return (fetch(self.paths[row], self.extents[row], self.where) for row in rows)
+def lower_case(path: Path) -> Iterator[Sample]:
+    """Yields the samples of a tar file with their extensions in lower case, as webdataset does; CutOff as `tar_samples`."""
+    for sample in tar_samples(path):
+        yield dataclasses.replace(sample, members={name.lower(): extent for name, extent in sample.members.items()})
 
 
 class TarReader(Reader):
@@ -116,33 +45,39 @@ class TarReader(Reader):
 
     def __init__(self, path: str | Path):
         super().__init__(path)
-        self.files = sorted(self.path.glob("*.tar")) if self.path.is_dir() else [self.path]
+        self.files = matching(self.path, "*.tar") if self.path.is_dir() else [self.path]
         if not self.files:
             raise UserError("no *.tar files", str(path))
 
     def refs(self) -> list[Ref]:
         episodes: dict[str, list[tuple[int, int, int]]] = {}
-        damaged, lengths = [], {}
+        damaged, lengths, faults, apart = [], {}, {}, {}
         for number, path in enumerate(self.files):
-            row = 0
+            keys = set()
             try:
-                for row, sample in enumerate(tar_samples(path)):
+                for row, sample in enumerate(lower_case(path)):
                     try:
                         episode, step, length = self._numbers(str(path), sample)
                     except UserError as error:
-                        damaged.append(Ref(f"{path}, {sample.key}", 0, (), error.what))
+                        damaged.append(Ref(f"{path}, {sample.key}", 0, (), sample.fault or error.what))
                         continue
                     episodes.setdefault(episode, []).append((step, number, row))
                     lengths[episode] = length
+                    faults[episode] = faults.get(episode) or sample.fault
+                    if sample.key in keys:
+                        apart[episode] = f"the members of {sample.key} are not all in one place of the file"
+                    keys.add(sample.key)
             except CutOff as error:
                 damaged.append(Ref(error.where, 0, (), f"{error.what}; the samples after it cannot be read"))
         refs = []
-        for name in sorted(episodes, key=_natural_order):
+        for name in sorted(episodes, key=natural_order):
             steps = sorted(episodes[name])
             location = tuple((number, row) for _, number, row in steps)
             damage = ""
-            if [s for s, _, _ in steps] != list(range(steps[0][0], steps[0][0] + len(steps))):
-                damage = "steps are missing or occur twice"
+            if faults[name]:
+                damage = faults[name]
+            elif [s for s, _, _ in steps] != list(range(steps[0][0], steps[0][0] + len(steps))):
+                damage = apart.get(name, "steps are missing or occur twice")
             elif lengths[name] and (lengths[name] != len(steps) or steps[0][0]):
                 damage = f"it has {len(steps)} of its {lengths[name]} steps"
             refs.append(Ref(f"{self.files[steps[0][1]]}, episode {name}", len(steps), location, damage))
@@ -159,7 +94,7 @@ class TarReader(Reader):
                 return str(episode), step, length if isinstance(length, int) else 0
         match = DIGITS.search(sample.key)
         if match is None:
-            raise UserError(f"neither JSON nor key give the episode and step ({sample.key})", path)
+            raise UserError(f"neither JSON nor key give the episode and step ({sample.key}); {KEY}", path)
         # The episode's name ends with the last number before the step.
         head = sample.key[: match.start()]
         return head[: max(map(head.rfind, "0123456789")) + 1], int(match[0]), 0
@@ -172,82 +107,92 @@ class TarReader(Reader):
     def _read_samples(self, number: int) -> list[Sample]:
         samples = []
         try:
-            for sample in tar_samples(self.files[number]):
+            for sample in lower_case(self.files[number]):
                 samples.append(sample)
         except CutOff:
             # `refs` reports it; the samples before it are complete.
             pass
         return samples
 
+    @functools.cached_property
+    def _members(self) -> Callable[[int], Mapping[str, set[str]]]:
+        """Returns all members of each key of a file, wherever they are in it."""
+
+        @functools.lru_cache(4)
+        def members(number: int) -> Mapping[str, set[str]]:
+            by_key = collections.defaultdict(set)
+            for sample in self._samples(number):
+                by_key[sample.key] |= sample.members.keys()
+            return by_key
+
+        return members
+
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_samples"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_samples", "_members")}
 
     def read(self, ref: Ref) -> Raw:
         return self._columns(ref)[0]
 
     def _columns(self, ref: Ref) -> tuple[Raw, list[dict[str, Any]]]:
         """Returns the samples' members by name, and their JSON objects if they have any."""
-        samples = [self._samples(number)[row] for number, row in ref.location]
-        paths = tuple(str(self.files[number]) for number, _ in ref.location)
-        names = samples[0].members.keys()
-        raw: Raw = {}
-        infos: list[dict[str, Any]] = []
-        for path, sample in zip(paths, samples, strict=True):
-            if sample.members.keys() != names:
-                differ = ", ".join(sorted(names ^ sample.members.keys()))
-                raise UserError(f"the episode's samples have different members: {differ}", f"{path}, {sample.key}")
-        for name in names:
-            ending = name.rpartition(".")[2]
-            extents = tuple(s.members[name] for s in samples)
-            if ending in IMAGE_EXTENSIONS:
-                raw[name.rpartition(".")[0] or "image"] = TarFrames(paths, extents, f"{ref.name}, {name}")
-                continue
-            data = [
-                (fetch(path, extent, ref.name), f"{path}, {sample.key}.{name}")
-                for path, extent, sample in zip(paths, extents, samples, strict=True)
-            ]
-            if ending == "npy":
-                raw[name.rpartition(".")[0] or "npy"] = _stacked(data)
-            elif ending == "json":
-                infos = [decode_json(*entry) for entry in data]
-                for key in infos[0]:
-                    if (column := _column([info.get(key) for info in infos])) is not None:
-                        raw.setdefault(key, column)
-            elif ending in ("txt", "text"):
-                raw[name.rpartition(".")[0] or "text"] = [text.decode("utf-8", "replace") for text, _ in data]
+        samples, paths = self._of(ref)
+        raw, infos = Columns(), []
+        for key, name in keys_of(samples).items():
+            raw[key] = functools.partial(member, name, samples, paths, ref.name)
+        for name in sorted({name for sample in samples for name in sample.members if name.rpartition(".")[2] == "json"}):
+            if name == "json" or all(name in sample.members for sample in samples):
+                objects = [decode_json(*entry) for entry in contents_of(name, samples, paths, ref.name)]
+                infos = objects if name == "json" or not infos else infos
+                for key in objects[0]:
+                    if (values := column([info.get(key) for info in objects])) is not None:
+                        raw.setdefault(key, values)
         return raw, infos
+
+    def _of(self, ref: Ref) -> tuple[list[Sample], tuple[str, ...]]:
+        """Returns a record's samples and the file of each."""
+        samples = [self._samples(number)[row] for number, row in ref.location]
+        return samples, tuple(str(self.files[number]) for number, _ in ref.location)
 
     def _image_refs(self) -> list[Ref]:
         """Lists every sample as a record of its own."""
         refs = []
         for number, path in enumerate(self.files):
             try:
-                for row, sample in enumerate(tar_samples(path)):
-                    refs.append(Ref(f"{path}, {sample.key}", 1, ((number, row),)))
+                for row, sample in enumerate(lower_case(path)):
+                    refs.append(Ref(f"{path}, {sample.key}", 1, ((number, row),), sample.fault))
             except CutOff as error:
                 refs.append(Ref(error.where, 0, (), f"{error.what}; the samples after it cannot be read"))
         return refs
 
     def card(self) -> SourceCard:
-        ref = next((r for r in self.refs() if not r.damage), None)
-        raw = self.read(ref) if ref else {}
-        cameras = {name: CameraKey(name) for name, value in raw.items() if isinstance(value, TarFrames)}
-        parts = {
-            k: (Part(k, vector_names(k[:1], v[0].size)),)
-            for k, v in raw.items()
-            if isinstance(v, np.ndarray) and v.dtype.kind == "f"
+        return self.of_first(self._card_of) or SourceCard(title=self.path.stem)
+
+    def _card_of(self, ref: Ref) -> SourceCard:
+        raw, keys = self.read(ref), keys_of(self._of(ref)[0])
+        # A key is a whole name if another member has its stem.
+        cameras = {
+            key.replace(".", "_") if key == name else key: CameraKey(key)
+            for key, name in keys.items()
+            if name.rpartition(".")[2] in IMAGE_EXTENSIONS
         }
+
+        def part(*names: str) -> tuple[Part, ...]:
+            for key in names:
+                if isinstance(v := raw.get(key), np.ndarray) and v.dtype.kind == "f":
+                    return (Part(key, vector_names(key[:1], v[0].size)),)
+            return ()
+
         return SourceCard(
             title=self.path.stem,
             cameras=cameras,
-            action=parts.get("action") or parts.get("actions") or (),
-            state=parts.get("state") or parts.get("observation.state") or parts.get("proprio") or (),
+            action=part("action", "actions"),
+            state=part("state", "observation.state", "proprio"),
             instruction=tuple(k for k in WORDS if isinstance(raw.get(k), list)),
             conventions={"source": "read from the files alone: gripper, rotation, frame and rate are not said there"},
         )
 
     def about(self) -> dict[str, Any]:
-        first = next(iter(tar_samples(self.files[0], at_most=1)), Sample("", {}))
+        first = next(lower_case(self.files[0]), Sample())
         return {"files": len(self.files), "members of a sample": sorted(first.members)}
 
 
@@ -272,13 +217,15 @@ class ShardsReader(TarReader):
         if not infos:
             raise UserError("the samples have no JSON", ref.name, "copy the shard again")
         if self.kind == "questions":
-            return {**raw, "questions": infos[0].get("questions")}
+            raw["questions"] = infos[0].get("questions")
+            return raw
         further = ("target", "segment", "point", "reach")
         raw["extra"] = [{name: info[name] for name in further if name in info} for info in infos]
         return raw
 
     def card(self) -> SourceCard:
-        cameras = {camera.name: CameraKey(camera.name) for camera in self.dataset_card.spec.cameras}
+        # Members have lower case here, see `lower_case`.
+        cameras = {camera.name: CameraKey(camera.name.lower()) for camera in self.dataset_card.spec.cameras}
         return from_card(self.dataset_card, cameras, "action", "state", ("instruction",))
 
     def about(self) -> dict[str, Any]:
@@ -299,18 +246,27 @@ class ImageTextReader(TarReader):
         sample, path = self._samples(number)[row], str(self.files[number])
         image = next((name for name in sample.members if name.rpartition(".")[2] in IMAGE_EXTENSIONS), None)
         if image is None:
-            raise UserError(f"the sample has no image, only {', '.join(sample.members)}", ref.name)
+            raise self._incomplete("the sample has no image", number, sample, ref.name)
         frames = TarFrames((path,), (sample.members[image],), f"{ref.name}.{image}")
         questions = []
         if "json" in sample.members:
             info = decode_json(fetch(path, sample.members["json"], ref.name), f"{ref.name}.json")
             questions = questions_of(info, ref.name)
         if not questions and "txt" in sample.members:
-            text = fetch(path, sample.members["txt"], ref.name).decode("utf-8", "replace").strip()
+            text = fetch(path, sample.members["txt"], ref.name).decode("utf-8-sig", "replace").strip()
             questions = [_caption(text)] if text else []
         if not questions:
-            raise UserError("the sample has neither a caption nor questions", ref.name)
+            raise self._incomplete("the sample has neither a caption nor questions (txt, json)", number, sample, ref.name)
         return {IMAGE: frames, "questions": questions}
+
+    def _incomplete(self, what: str, number: int, sample: Sample, where: str) -> UserError:
+        """The error for a sample that lacks a member, with what it has and where the rest may be."""
+        found = f"{what}, only {', '.join(sample.members)}"
+        if elsewhere := self._members(number)[sample.key] - sample.members.keys():
+            apart = f"{found}; {', '.join(sorted(elsewhere))} of the same key are elsewhere in the file"
+            return UserError(apart, where, "write the members of a sample one after the other, e.g. with tar --sort=name")
+        dots = f"; {KEY}" * any("." in name for name in sample.members)
+        return UserError(found + dots, where, "a sample is KEY.jpg with KEY.txt or KEY.json, without dots in KEY")
 
     def card(self) -> SourceCard:
         return SourceCard(title=self.path.stem, embodiment="pictures", cameras={IMAGE: CameraKey(IMAGE)})
@@ -330,32 +286,3 @@ def questions_of(info: dict[str, Any], where: str) -> list[dict[str, Any]]:
 
 def _caption(text: str) -> dict[str, Any]:
     return {"type": "caption", "question": "describe the picture", "answer": " ".join(text.split())}
-
-
-def _stacked(data: list[tuple[bytes, str]]) -> np.ndarray:
-    arrays = []
-    for content, where in data:
-        arrays.append(decode_array(content, where))
-        if arrays[-1].shape != arrays[0].shape:
-            raise UserError(f"the array has shape {arrays[-1].shape}, the first step's {arrays[0].shape}", where)
-    return np.stack(arrays)
-
-
-def _column(values: list[Any]) -> np.ndarray | list[str] | None:
-    """Joins one value per step: texts, numbers, or lists of numbers of one length; None for anything else."""
-    if all(isinstance(v, str) for v in values):
-        return values
-    lengths = {len(v) if isinstance(v, list) and all(map(_is_number, v)) else -1 for v in values}
-    if not all(map(_is_number, values)) and (len(lengths) > 1 or lengths == {-1}):
-        return None
-    return np.array(values) if all(isinstance(v, int | bool) for v in values) else np.array(values, np.float64)
-
-
-def _is_number(value: Json) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
-
-
-def _natural_order(name: str) -> tuple[tuple[int, int, str], ...]:
-    """A sort key that orders names by the numbers within them."""
-    words = re.split(r"([0-9]{1,18})", name)
-    return tuple((0, int(word), "") if index % 2 else (1, 0, word) for index, word in enumerate(words))

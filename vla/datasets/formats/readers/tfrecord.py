@@ -15,6 +15,7 @@ from typing import IO
 
 from vla.datasets.formats.readers.base import LIMIT, library
 from vla.errors import UserError
+from vla.files import why_not_data
 
 _HEAD = struct.Struct("<QI")
 _MASK = 0xA282EAD8
@@ -41,6 +42,8 @@ def scan(path: str | Path) -> Iterator[tuple[int, int]]:
     Raises:
         Broken: a length is damaged or too large, or the file ends within a record; the records before it are intact.
     """
+    if why := why_not_data(path):
+        raise Broken(why, str(path))
     size = os.path.getsize(path)
     with open(path, "rb", buffering=0) as file:
         offset, record = 0, 0

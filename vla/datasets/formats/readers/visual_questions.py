@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import collections
 import json
 import re
@@ -13,6 +14,7 @@ from vla.datasets.formats.conventions.prepare import Dropped
 from vla.datasets.formats.conventions.source_card import CameraKey, SourceCard
 from vla.datasets.formats.readers.base import LIMIT, Json, Raw, Reader, Ref, inside
 from vla.errors import UserError
+from vla.files import why_not_data
 
 IMAGE = "picture"
 """Name of the image in a record."""
@@ -35,7 +37,7 @@ class ImageFile:
             data = self.path.read_bytes()
         except OSError as error:
             what = f"the image {self.path.name} cannot be read: {error.strerror}"
-            raise UserError(what, self.where, "name the folder of the images: --pictures") from error
+            raise UserError(what, self.where, "name the folder of the images: --images") from error
         return (data for _ in rows)
 
 
@@ -48,41 +50,60 @@ class _JsonReader(Reader):
         super().__init__(path)
         self.root = Path(images) if images else self.path.parent
         if not self.root.is_dir():
-            raise UserError("there is no such folder", str(self.root), "name the folder of the images: --pictures")
+            raise UserError("there is no such folder", str(self.root), "name the folder of the images: --images")
 
     def read(self, ref: Ref) -> Raw:
         name, questions = ref.location
         if not name:
-            raise Dropped("no picture: text alone")
+            raise Dropped("no image: text alone")
         if not questions:
             raise Dropped("no question with an answer")
-        return {IMAGE: ImageFile(inside(self.root, name, ref.name), ref.name), "questions": list(questions)}
+        return {IMAGE: ImageFile(self._image(name, ref.name), ref.name), "questions": list(questions)}
+
+    def _image(self, name: str, where: str) -> Path:
+        """The file of an image. Windows separates folders by backslashes."""
+        if Path(name).is_absolute() and not Path(name).resolve().is_relative_to(self.root.resolve()):
+            raise UserError(f"the image {name} lies outside of {self.root}", where, "name the folder of the images: --images")
+        path = inside(self.root, name, where)
+        return inside(self.root, name.replace("\\", "/"), where) if "\\" in name and not path.exists() else path
 
     def card(self) -> SourceCard:
         return SourceCard(title=self.path.stem, embodiment="pictures", cameras={IMAGE: CameraKey(IMAGE)})
 
 
 class LLaVAReader(_JsonReader):
-    """Reader of a list of {id, image, conversations: [{from: human or gpt, value}]}, as JSON or one object per line."""
+    """Reader of a list of {id, image, conversations: [{from: human or gpt, value}]}, as JSON or one object per line.
+
+    `image` is a file's name or a list of one. Entries without an image are text alone.
+    """
 
     format = "llava"
 
     def refs(self) -> list[Ref]:
         refs = []
-        for number, entry in enumerate(_entries(self.path)):
+        for number, entry in _entries(self.path):
             name = f"{self.path}, entry {number}"
             try:
                 if not isinstance(entry, dict):
                     raise UserError("the entry is not an object", name)
-                image = entry.get("image", "")
-                if isinstance(image, list):
-                    raise UserError(f"the entry has {len(image)} images, not one", name)
+                image = _image_name(entry.get("image"), name)
                 questions = conversation(entry.get("conversations"), name)
             except UserError as error:
                 refs.append(Ref(name, 1, (), error.what))
             else:
-                refs.append(Ref(name, 1, (str(image or ""), questions)))
+                refs.append(Ref(name, 1, (image, questions)))
         return refs
+
+
+def _image_name(image: Json, where: str) -> str:
+    """Returns an entry's image, "" if it has none; UserError if it has several, or something else than a name."""
+    if isinstance(image, list):
+        if len(image) > 1:
+            raise UserError(f"the entry has {len(image)} images, not one", where)
+        image = image[0] if image else ""
+    if isinstance(image, dict | list):
+        raise UserError("the entry's image is not a file's name", where)
+    return str(image or "")
 
 
 def conversation(turns: Json, where: str) -> list[dict[str, Any]]:
@@ -159,6 +180,8 @@ def _list_of(content: dict[str, Any], name: str, path: Path) -> list[dict[str, A
 
 
 def _load(path: Path) -> Json:
+    if why := why_not_data(path):
+        raise UserError(why, str(path))
     try:
         if path.stat().st_size > LIMIT:
             raise UserError("the file is larger than 2 GiB", str(path), "split it")
@@ -167,18 +190,31 @@ def _load(path: Path) -> Json:
         raise UserError(f"not JSON: {error}", str(path), "copy the file again") from error
 
 
-def _entries(path: Path) -> list[Json]:
-    """Reads a list of entries, or one per line; a line that is not JSON becomes None."""
-    if path.suffix != ".jsonl":
+def _entries(path: Path) -> list[tuple[int, Json]]:
+    """Reads the numbered entries of a list, or of a file with one per line, whatever its name; a broken line becomes None."""
+    if not _has_lines(path):
         value = _load(path)
         if not isinstance(value, list):
             raise UserError("the file is not a list", str(path), "give a list of LLaVA's conversations")
-        return value
+        return list(enumerate(value))
     entries = []
     with path.open("rb") as lines:
-        for line in lines:
-            try:
-                entries.append(json.loads(line))
-            except (ValueError, RecursionError):
-                entries.append(None)
+        for number, line in enumerate(lines):
+            if line.strip():
+                try:
+                    entries.append((number, json.loads(line)))
+                except (ValueError, RecursionError):
+                    entries.append((number, None))
     return entries
+
+
+def _has_lines(path: Path) -> bool:
+    """Whether a file has an object per line: its first line is one, or its name says so and it does not begin as a list."""
+    with path.open("rb") as file:
+        first = file.readline(LIMIT).removeprefix(codecs.BOM_UTF8).strip()
+    if path.suffix.lower() == ".jsonl":
+        return not first.startswith(b"[")
+    try:
+        return first.startswith(b"{") and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False

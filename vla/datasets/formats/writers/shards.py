@@ -129,7 +129,7 @@ class QuestionSink:
                     images = {}
                     for name, camera in job.card.cameras.items():
                         frame = next(iter(raw[camera.key].rows([0])))
-                        images[f"{name}.jpg"] = job.ready[name](frame, ref.name)
+                        images[f"{name}.jpg"] = job.ready[name](frame, f"{ref.name}, {camera.key}")
                     questions = encode_member("json", {"questions": raw["questions"]})
                     for question in parse_questions(questions, ref.name):
                         types[question["type"]] = types.get(question["type"], 0) + 1

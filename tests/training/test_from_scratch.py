@@ -43,7 +43,7 @@ def rlds(tmp_path):
 
 @pytest.fixture
 def web(tmp_path):
-    """Pictures with questions, in LLaVA's form."""
+    """Images with questions, in LLaVA's form."""
     entries = []
     for i, (colour, value) in enumerate({"red": (200, 0, 0), "green": (0, 200, 0)}.items()):
         Image.new("RGB", (60, 40), value).save(tmp_path / f"{i}.jpg")
@@ -55,14 +55,14 @@ def web(tmp_path):
 
 @pytest.fixture
 def words(tmp_path):
-    """A tokenizer of one's own, that knows no integers, places or pictures."""
+    """A tokenizer without integers, places or images."""
     plain = Tokenizer(models.WordLevel({"<eos>": 0, "<unk>": 1, "lift": 2, "object": 3}, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<eos>", unk_token="<unk>").save_pretrained(tmp_path / "words")
     return tmp_path / "words"
 
 
-def test_own_data_and_own_model_from_the_packaged_recipe(rlds, web, words, tmp_path, monkeypatch):
+def test_own_data_and_own_model_from_the_packaged_recipe(rlds, web, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["data", "convert", str(rlds), "data/own", "--card", "card.yaml", "--size", "48", "--workers", "1"]) == 0
     assert cli.main(["data", "convert", str(web), "data/web", "--camera", "front", "--size", "48", "--workers", "1"]) == 0
@@ -73,6 +73,13 @@ def test_own_data_and_own_model_from_the_packaged_recipe(rlds, web, words, tmp_p
     questions = {"class_path": "vla.datasets.questions.QuestionSource", "init_args": {"folder": "data/web", "holdout": 0.5}}
     more = [f"--data.sources.web={json.dumps(questions)}", network, "--model.vlm.image_size=64", "--model.vlm.prefix=causal"]
     assert cli.main(["fit", "-c", "configs/own.yaml", "-c", "mine.yaml", *more, *SMALL]) == 0
+    printed = capsys.readouterr().out
+    assert "half ranges" in printed and "export: runs/own/export" in printed
+    assert "next: vla evaluate runs/own/export data/own --out runs/own/evaluation" in printed
+    card = Path("runs/own/export/README.md").read_text()
+    assert "| Held-out demonstrations | robot: decoded error" in card and "- web: folder web" in card and "- command: vla" in card
+    assert cli.main(["evaluate", "runs/own/export", "data/own", "--out", "runs/own/evaluation"]) == 0
+    assert "does not say that it was trained on" not in capsys.readouterr().out
 
     said = AutoConfig.from_pretrained("runs/own/export")
     assert (said.text_config.model_type, said.text_config.hidden_size, said.vision_name) == ("llama", 32, "convnext_atto")

@@ -1,0 +1,90 @@
+"""The record of an offline evaluation: words, page, comparison."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vla import cli
+from vla.errors import UserError
+from vla.report.offline import OfflineRecord, findings, load_offline, verdict
+from vla.report.offline_comparison import compare_offline
+from vla.report.offline_page import write_offline
+
+
+def rate(value, half=0.01, n=8):
+    return {"rate": value, "n": n, "low": value - half, "high": value + half}
+
+
+def summary(**changes):
+    row = {"name": "x", "unit": "m", "error": 0.01, "half_ranges": 0.1, "baselines": {"mean": 0.4, "last": 0.2, "nearest": 0.3}}
+    return {
+        "episodes": 8, "steps": 80, "calls": 40, "malformed": 0,
+        "error": {"policy": rate(0.1), "mean": rate(0.4), "last": rate(0.2), "nearest": rate(0.3)},
+        "against": {"mean": rate(-0.3), "last": rate(-0.1), "nearest": rate(-0.2)},
+        "dimensions": [{**row, "difference": {"mean": rate(-0.3)}}],
+        "positions": [0.1, 0.12], "first_steps": {"policy": 0.1, "mean": 0.4, "last": 0.2, "nearest": 0.3},
+        "gripper_changes": None, "grippers": [], "jerk": {"policy": 0.1, "demonstration": 0.1, "ratio": 1.0}, "calibration": None,
+    } | changes  # fmt: skip
+
+
+def record(policy="a", error=0.1, episodes=8, **changes):
+    rng = np.random.default_rng(0)
+    lines = [
+        {"episode": i, "first": 0, "instruction": "go", "fingerprint": f"{i}", "calls": 5, "malformed": 0,
+         "error": (error * rng.uniform(0.5, 1.5, (10, 1))).tolist()}
+        for i in range(episodes)
+    ]  # fmt: skip
+    fields = {"data": {"title": "mine", "folder": "data/mine"}, "policy": policy, "contract": "c" * 64, "execute": 2}
+    return OfflineRecord(**{**fields, "decode": "median", "summary": summary(), "episodes": lines, **changes})
+
+
+def test_verdict_names_the_baselines_that_are_not_beaten():
+    assert verdict(summary()).startswith("The policy beats all three baselines: its error is 0.100 half ranges")
+    against = {"mean": rate(-0.3), "last": rate(0.1), "nearest": rate(0.005)}
+    said = verdict(summary(against=against))
+    assert "does not beat" in said and "worse than the last action repeated" in said
+    assert "cannot be told from the actions after the nearest recorded state" in said
+    assert "it cannot be told from the last action repeated. Its" in verdict(
+        summary(against={**against, "last": rate(0.0), "nearest": rate(-1)})
+    )
+    assert verdict(summary(episodes=1)).startswith("One episode does not show")
+
+
+def test_findings_name_a_flipped_gripper():
+    row = {**summary()["dimensions"][0], "name": "gripper", "half_ranges": 1.9, "difference": {"mean": rate(1.2)}}
+    gripper = {"name": "gripper", "values": [-1, 1], "counts": [[0, 9], [10, 1]], "agreement": 0.05}
+    lines = findings(summary(dimensions=[row], grippers=[gripper]))
+    assert lines[0] == "gripper is worse than its mean: 1.90 half ranges against 0.40"
+    assert lines[1] == "gripper agrees with the demonstration in 5 % of the steps: it is mostly the opposite"
+
+
+def test_a_record_survives_saving_and_a_page_is_written(tmp_path):
+    one = record()
+    one.save(tmp_path)
+    assert load_offline(tmp_path).episodes == one.episodes
+    page = write_offline(tmp_path, one, {"worst": "<svg/>"}).read_text()
+    assert "The policy beats all three baselines" in page and "the mean action" in page.lower()
+    (tmp_path / "results.json").write_text(json.dumps({"kind": "offline"}))
+    with pytest.raises(UserError, match="`data` is missing"):
+        load_offline(tmp_path)
+
+
+def test_policies_are_paired_by_episode(tmp_path, capsys):
+    for name, error, episodes in (("a", 0.1, 8), ("b", 0.2, 6)):
+        record(name, error, episodes).save(tmp_path / name)
+    compared = compare_offline([load_offline(tmp_path / name) for name in "ab"])
+    assert compared.episodes == 6 and compared.differ == {"policy": ["a", "b"]}
+    (pair,) = compared.pairs
+    assert pair.separated and pair.difference.rate == pytest.approx(compared.errors[0].rate - compared.errors[1].rate)
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c")]) == 0
+    assert "a is closer to the demonstrations than b" in capsys.readouterr().out
+    assert "is closer to the demonstrations" in (tmp_path / "c/compare.html").read_text()
+
+
+def test_other_demonstrations_are_no_pairs(tmp_path):
+    one, other = record("a"), record("b")
+    other.episodes[:] = [{**line, "fingerprint": "other"} for line in other.episodes]
+    one.save(tmp_path / "a"), other.save(tmp_path / "b")
+    with pytest.raises(UserError, match="0 episodes in common"):
+        compare_offline([load_offline(tmp_path / name) for name in "ab"])

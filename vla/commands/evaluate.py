@@ -1,0 +1,98 @@
+"""`vla evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vla.datasets.robot import RobotSource
+from vla.errors import UserError
+from vla.evaluation.offline.replay import BATCH
+from vla.evaluation.offline.report import write
+from vla.evaluation.offline.run import evaluate_offline
+from vla.folders import check_writable
+from vla.policies.load import load_policy
+from vla.policies.trained_on import settings_for
+from vla.report.offline import text
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """The policy, the data, and the output of an offline evaluation.
+
+    Attributes:
+        policy: an export's folder, a checkpoint, the address of a server, or "random".
+        data: folder of robot data: our shards, or a LeRobot data set.
+        out: folder for results.json, report.html and films; "" prints only.
+        episodes: number of held-out episodes, evenly spaced; 0 is all.
+        holdout: share of the episodes that is held out: the last ones, as in training. 0 takes the share of the training, or 0.1
+            where the policy does not say it.
+        card: conventions of a LeRobot data set, as in `vla data convert`.
+        size: side to which a LeRobot data set's images are scaled, as in training; 0 takes the policy's.
+        execute: actions executed of each chunk; 0 takes the contract's.
+        batch: rows per call of a local model.
+        films: number of films, of the episodes with the largest errors.
+    """
+
+    policy: str
+    data: str
+    out: str = ""
+    episodes: int = 0
+    holdout: float = 0.0
+    card: str = ""
+    size: int = 0
+    execute: int = 0
+    batch: int = BATCH
+    films: int = 2
+
+    def __post_init__(self) -> None:
+        counts = {name: getattr(self, name) for name in ("episodes", "size", "execute", "films")}
+        if min(counts.values()) < 0 or self.batch < 1:
+            given = ", ".join(f"{name} {value}" for name, value in {**counts, "batch": self.batch}.items())
+            raise UserError(given, "vla evaluate", "give at least 0 each, and a batch of at least 1")
+        if not 0 <= self.holdout < 1:
+            raise UserError(f"holdout {self.holdout}", "--holdout", "give a share from 0 to 1")
+
+
+def evaluate(chosen: Evaluate) -> str:
+    """Compares a policy's decoded actions with held-out demonstrations, beside three baselines. It needs no simulator."""
+    if chosen.out:
+        check_writable(chosen.out)
+    source = _open(chosen)
+    robots = {source.card.embodiment: source.card.spec}
+    policy = load_policy(chosen.policy, chosen.batch, robots, probabilities=True)
+    steps = sum(map(len, source.restricted("val").demonstrations())) if not chosen.episodes else 0
+    with tqdm(total=steps or None, desc="evaluate", unit="step") as bar:
+
+        def advance(steps: int) -> None:
+            bar.update(steps)
+
+        result = evaluate_offline(policy, chosen.policy, source, chosen.episodes, chosen.execute, advance)
+    lines = [text(result.record.summary)]
+    lines += [f"left out, unreadable: {name}: {why}" for name, why in result.unreadable.items()]
+    if chosen.out:
+        page = write(chosen.out, result, policy.contract, chosen.films)
+        lines.append(f"\nrecord: {chosen.out}/results.json, page: {page}")
+    return "\n".join(lines)
+
+
+def _open(chosen: Evaluate) -> RobotSource:
+    """Opens the data as the policy's training did: our shards or a LeRobot data set."""
+    trained = settings_for(chosen.policy, chosen.data)
+    if trained is None and not chosen.holdout:
+        print(f"note: {chosen.policy} does not say that it was trained on {chosen.data}; the last 10 % of the episodes are taken")
+    trained = trained or {}
+    holdout = chosen.holdout or trained.get("holdout", 0.1)
+    if (Path(chosen.data) / "meta/info.json").is_file():
+        from vla.datasets.formats.lerobot_source import LeRobotSource
+
+        card, sides = chosen.card or trained.get("conventions", ""), (chosen.size, chosen.size)
+        if not chosen.size:
+            sides = trained.get("height", 0), trained.get("width", 0)
+        return LeRobotSource(chosen.data, card, *sides, holdout=holdout)
+    if chosen.card or chosen.size:
+        fix = "leave them out: our shards have a card and a size"
+        raise UserError("--card and --size are for LeRobot data sets", chosen.data, fix)
+    return RobotSource(chosen.data, holdout=holdout)

@@ -1,0 +1,1 @@
+"""Evaluates policies: in simulation, with a journal, films and a page."""

@@ -1,0 +1,1 @@
+"""Evaluates policies on held-out demonstrations."""

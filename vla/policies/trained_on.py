@@ -1,0 +1,32 @@
+"""training.json of an export: the data sources it was trained on, so that an evaluation finds what was held out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vla.errors import UserError
+
+FILE = "training.json"
+
+
+def write_sources(folder: Path, sources: dict[str, dict[str, Any]]) -> None:
+    """Writes the sources' settings (name -> setting -> value); of a folder, only the last part of its path."""
+    (folder / FILE).write_text(json.dumps({"sources": sources}, indent=1) + "\n", encoding="utf-8")
+
+
+def settings_for(policy: str, data: str | Path) -> dict[str, Any] | None:
+    """The settings with which an export was trained on a data set of this name; None if it does not say.
+
+    Raises:
+        UserError: the file is not what `write_sources` writes.
+    """
+    path = Path(policy) / FILE
+    if not path.is_file():
+        return None
+    try:
+        sources = json.loads(path.read_text(encoding="utf-8"))["sources"].values()
+        return next((dict(one) for one in sources if one.get("folder") == Path(data).name), None)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"not the record of a training: {error}", str(path), "export the checkpoint again") from None

@@ -1,0 +1,158 @@
+"""Compares policies by their decoded errors on the same held-out demonstrations."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.errors import UserError
+from vla.report.few_runs import interval
+from vla.report.intervals import Rate
+from vla.report.offline import OfflineRecord
+from vla.report.pairing import short_names
+from vla.report.wording import Table, aligned
+
+SETTINGS = ("policy", "contract", "execute", "decode")
+
+
+@dataclasses.dataclass(frozen=True)
+class OfflinePair:
+    """Two policies: mean error of the first minus mean error of the second, in half ranges, with its interval over episodes."""
+
+    first: str
+    second: str
+    difference: Rate
+
+    @property
+    def separated(self) -> bool:
+        return self.difference.low > 0 or self.difference.high < 0
+
+
+@dataclasses.dataclass(frozen=True)
+class OfflineComparison:
+    """The result of `vla compare` for offline evaluations.
+
+    Attributes:
+        data: title of the data set.
+        alpha: significance level; the pairs share it equally.
+        names: the policies in the given order.
+        episodes, steps: number of episodes that all policies were given, and of their steps.
+        errors: error of each policy in half ranges, with its interval.
+        pairs: every pair of them.
+        dimensions: name of each varying dimension -> the policies' errors.
+        differ: setting -> the policies' values, for those settings that are not equal.
+    """
+
+    data: str
+    alpha: float
+    names: list[str]
+    episodes: int
+    steps: int
+    errors: list[Rate]
+    pairs: list[OfflinePair]
+    dimensions: dict[str, list[float]]
+    differ: dict[str, list[str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def compare_offline(records: Sequence[OfflineRecord], alpha: float = 0.05) -> OfflineComparison:
+    """Compares records, paired by episode and step. The bootstrap draws episodes.
+
+    Raises:
+        UserError: fewer than two records, one given twice, other data, or fewer than two episodes in common.
+    """
+    if not 0 < alpha < 1:
+        raise UserError(f"alpha is {alpha}", "compare", "give a number between 0 and 1, e.g. 0.05")
+    if len({Path(record.source).resolve() for record in records}) < max(len(records), 2):
+        raise UserError("fewer than two different records", "compare", "give each record once")
+    names = short_names([record.policy for record in records])
+    if len(set(names)) < len(names):
+        names = short_names([record.source for record in records])
+    tables = [{(line["episode"], line["first"], line["fingerprint"]): line for line in record.episodes} for record in records]
+    common = [key for key in tables[0] if all(key in table for table in tables[1:])]
+    if len({episode for episode, *_ in common}) < 2:
+        where = ", ".join(record.source for record in records)
+        what = f"{len({episode for episode, *_ in common})} episodes in common"
+        raise UserError(what, where, "evaluate the policies on the same data with the same --holdout and --episodes")
+    errors = [_by_episode(table, common) for table in tables]
+    means = np.array([[one.mean() for one in row] for row in errors])
+    indices = list(itertools.combinations(range(len(records)), 2))
+    level = 1 - alpha / len(indices)
+    columns = [row["name"] for row in records[0].summary["dimensions"]]
+    settings = {name: [str(getattr(record, name)) for record in records] for name in SETTINGS}
+    return OfflineComparison(
+        data=records[0].data["title"],
+        alpha=alpha,
+        names=names,
+        episodes=len(errors[0]),
+        steps=sum(len(one) for one in errors[0]),
+        errors=[_mean(row, 1 - alpha) for row in means],
+        pairs=[OfflinePair(names[i], names[j], _mean(means[i] - means[j], level)) for i, j in indices],
+        dimensions={
+            name: [float(np.mean([one[:, i].mean() for one in row])) for row in errors] for i, name in enumerate(columns)
+        },
+        differ={name: values for name, values in settings.items() if len(set(values)) > 1},
+    )
+
+
+def _by_episode(lines: dict[tuple[int, int, str], dict[str, Any]], keys: Sequence[tuple[int, int, str]]) -> list[np.ndarray]:
+    """The errors [T, V] of each episode; parts of one are joined."""
+    parts: dict[int, list[np.ndarray]] = {}
+    for key in keys:
+        parts.setdefault(key[0], []).append(np.array(lines[key]["error"]))
+    return [np.concatenate(each) for each in parts.values()]
+
+
+def _mean(values: np.ndarray, level: float) -> Rate:
+    return interval(lambda drawn: float(drawn.mean()), values[:, None], level=level)
+
+
+def verdict(c: OfflineComparison) -> str:
+    """Returns one sentence: which policy is closest to the demonstrations, as far as the data show it."""
+    order = np.argsort([one.rate for one in c.errors]).tolist()
+    best, rest = c.names[order[0]], [c.names[i] for i in order[1:]]
+    beaten = [name for name in rest if any({p.first, p.second} == {best, name} and p.separated for p in c.pairs)]
+    if not beaten:
+        return f"The data do not separate {best} from {', '.join(rest)}"
+    return f"{best} is closer to the demonstrations than {', '.join(beaten)}"
+
+
+def sentences(c: OfflineComparison) -> list[str]:
+    """Returns the findings beside the verdict."""
+    lines = [
+        f"{p.first} minus {p.second}: {p.difference.rate:+.3f} half ranges ({p.difference.low:+.3f} to {p.difference.high:+.3f})."
+        for p in c.pairs
+    ]
+    lines.append(
+        f"Paired by episode and step over {c.episodes} held-out episodes; intervals draw episodes. A decoded error says how "
+        "close actions are to demonstrated ones, not whether the task succeeds."
+    )
+    return lines
+
+
+def tables(c: OfflineComparison) -> list[Table]:
+    """Returns the errors, the errors by dimension, and the settings that differ."""
+    rates = [[n, f"{e.rate:.3f}", f"{e.low:.3f} to {e.high:.3f}"] for n, e in zip(c.names, c.errors, strict=True)]
+    rows = [[name, *(f"{value:.3f}" for value in values)] for name, values in c.dimensions.items()]
+    found = [
+        Table("Errors", "half ranges, with the interval over episodes", ["", "error", "interval"], rates),
+        Table("Dimensions", "error in half ranges", ["", *c.names], rows),
+    ]
+    if c.differ:
+        rows = [[name, *values] for name, values in c.differ.items()]
+        found.append(Table("Settings", "those in which the policies differ", ["", *c.names], rows))
+    return found
+
+
+def text(c: OfflineComparison) -> str:
+    """Returns the whole comparison as text for a terminal."""
+    head = f"{c.data}: {c.episodes} paired episodes, {c.steps} steps"
+    blocks = [head, f"{verdict(c)}.", "\n".join(f"- {s}" for s in sentences(c))]
+    return "\n\n".join([*blocks, *(f"{table.title}\n{aligned(table)}" for table in tables(c))])

@@ -1,0 +1,54 @@
+"""The end of `vla fit`: writes the export, evaluates it on held-out demonstrations, and says what to do next."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vla.checkpoint import assemble
+from vla.datasets.robot import RobotSource
+from vla.datasets.sources import Source
+from vla.errors import UserError
+from vla.evaluation.offline.replay import BATCH
+from vla.evaluation.offline.run import evaluate_offline
+from vla.policies.local import LocalPolicy
+from vla.report.offline import held_out, text
+from vla.report.provenance import provenance
+from vla.training.export import write_card, write_export
+from vla.training.model_card import Card, mixture_of
+
+
+def finish(
+    folder: str, checkpoint: dict[str, Any], data: dict[str, Any], sources: Mapping[str, Source[Any]], episodes: int
+) -> None:
+    """Exports a run and evaluates the export.
+
+    Args:
+        folder: folder of the export.
+        checkpoint: the run's state, as a checkpoint holds it.
+        data: the configuration's `data` section, for the model card.
+        sources: the data sources; robot data are evaluated on.
+        episodes: number of held-out demonstrations of each; 0 leaves the evaluation out.
+    """
+    model, processor, contract = assemble(checkpoint, "the run")
+    card = Card(**mixture_of(data), made=provenance())
+    write_export(folder, model, processor, contract, card)
+    robots = {name: source for name, source in sources.items() if isinstance(source, RobotSource)}
+    sentences = []
+    for name, source in robots.items() if episodes else ():
+        policy = LocalPolicy.from_export(folder, BATCH, probabilities=True)
+        try:
+            summary = evaluate_offline(policy, folder, source, episodes).record.summary
+        except UserError as error:
+            print(f"note: {name} was not evaluated: {error}", flush=True)
+            continue
+        sentences.append(f"{name}: {held_out(summary)}")
+        print(f"\n{name}, {summary['episodes']} held-out episodes\n{text(summary)}", flush=True)
+    if sentences:
+        write_card(folder, model, contract, dataclasses.replace(card, held_out="; ".join(sentences)))
+    print(f"\nexport: {folder}")
+    for source in list(robots.values())[:1]:
+        print(f"next: vla evaluate {folder} {source.folder} --out {Path(folder).parent / 'evaluation'}")
+    print(f"      vla serve {folder}", flush=True)
