@@ -50,13 +50,50 @@ def test_command_has_its_own_help(name, capsys):
         (["demo", "--out", "{tmp}/d", "--episodes", "0"], "0 episodes"),
         (["demo", "--out", "{tmp}/d", "--beside", "{tmp}"], "no report of a demo"),
         (["demo", "--out", "{tmp}", "--fresh"], "something other than a demo"),
+        (["demo", "--episodes", "many"], "vla demo: episodes: expected int, got many"),
+        (["demo", "--out", "{tmp}/torn.yaml"], "Not a directory"),
+        (["rollout"], "vla rollout: the following arguments are required: policy"),
+        (
+            ["rollout", "--policy", "random", "--kind", "odd"],
+            "kind: expected one of 'correct', 'swapped', 'empty', 'nonsense', got odd",
+        ),
+        (["rollout", "--policy", "random", "--seed", "-1"], "--seed: seed -1"),
+        (["rollout", "--policy", "random", "--out", "{tmp}/torn.yaml"], "torn.yaml: nothing can be written there"),
+        (["rollout", "--policy", "random", "--record", "{tmp}/torn.yaml/x"], "choose another --record"),
+        (["rollout", "--policy", "random", "--video", "{tmp}"], "a folder is there"),
+        (["rollout", "--policy", "expert", "--record", "{tmp}/x"], "nothing to record"),
+        (["rollout", "--policy="], "no such policy"),
+        (["serve", "{tmp}/torn.yaml", "--threads", "-1"], "threads -1"),
+        (["serve", "{tmp}/torn.yaml"], "torn.yaml: not a readable checkpoint"),
+        (["collect", "--out", "{tmp}/x", "--episodes", "many"], "vla collect: episodes: expected int, got many"),
+        (["collect", "--out", "{tmp}/x", "--seed", "-1"], "collect: seed -1"),
+        (["collect", "--out", "{tmp}/x", "--noise", "-1"], "collect: noise -1"),
+        (["collect", "--out", "{tmp}/x", "--clean", "1.5"], "collect: clean 1.5"),
+        (["collect", "--out", "{tmp}/x", "--objects", "5"], "objects 5"),
+        (["collect", "--out", "{tmp}/x", "--task", "robosuite-Lift", "--sizes"], "objects of one size"),
+        (["collect", "--out", "{tmp}/torn.yaml"], "torn.yaml: nothing can be written there"),
+        (["collect", "--out="], "no folder is named"),
+        (["export", "--ckpt", "{tmp}/nothing.ckpt", "--out", "{tmp}/torn.yaml"], "torn.yaml: nothing can be written there"),
+        (["export", "--ckpt", "{tmp}/nothing.ckpt", "--out", "{tmp}"], "is no export"),
+        (["data", "convert", "{tmp}"], "vla data convert: the following arguments are required: out"),
+        (["data", "convert", "{data}/robot", "{tmp}/torn.yaml"], "torn.yaml: nothing can be written there"),
+        (["data", "convert", "{data}/robot", "{tmp}/x", "--rate", "-1"], "--rate: rate -1"),
+        (["data", "convert", "{data}/robot", "{tmp}/x", "--workers", "-1"], "--workers: workers -1"),
+        (["data", "verify", "{data}/robot", "--workers", "-1"], "--workers: workers -1"),
+        (["data", "stats", "{data}/robot", "--out", "{tmp}"], "a folder is there"),
+        (["data", "preview", "{data}/robot", "{tmp}/torn.yaml"], "torn.yaml: nothing can be written there"),
+        (["data", "preview", "{data}/robot", "{tmp}/x", "--episodes", "0"], "--episodes: episodes 0"),
     ],
 )
-def test_mistake_is_explained_without_a_traceback(arguments, message, tmp_path, capsys):
+def test_mistake_is_explained_without_a_traceback(arguments, message, tmp_path, data, capsys):
     (tmp_path / "torn.yaml").write_text("a: [1\nb: }")
-    code = cli.main([a.format(tmp=tmp_path) for a in arguments])
+    code = cli.main([a.format(tmp=tmp_path, data=data) for a in arguments])
     errors = capsys.readouterr().err
-    assert code == 2 and message in errors and "Traceback" not in errors and "usage:" not in errors
+    # What is wrong is one line, the advice another.
+    said = [line for line in errors.splitlines() if line.strip()]
+    assert code == 2 and message in errors and said[0].startswith("error: ")
+    assert len(said) == 1 or (len(said) == 2 and said[1].startswith("Fix: "))
+    assert not (tmp_path / "x").exists()
 
 
 def test_configuration_is_found_on_disk_first_then_in_the_package(tmp_path, monkeypatch):

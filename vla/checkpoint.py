@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError("no such checkpoint", str(path), "`vla fit` writes them to <run>/checkpoints")
+    if not zipfile.is_zipfile(path):
+        raise UserError("not a readable checkpoint: neither whole nor in torch's format", str(path), "use an earlier checkpoint")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch.load raises many types of errors for a damaged file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import errno
 import importlib
@@ -125,7 +126,8 @@ def _run(function: Command, name: str, argv: list[str]) -> int | str | None:
     parameters = list(inspect.signature(function).parameters.values())
     description = (inspect.getdoc(function) or "").partition("\n")[0]
     # The main argument of these commands is positional.
-    parser_options = {"prog": f"vla {name}", "as_positional": name in ("serve", "evaluate") or name.startswith("data ")}
+    positional = name in ("serve", "evaluate") or name.startswith("data ")
+    parser_options = {"prog": f"vla {name}", "as_positional": positional, "exit_on_error": False}
     options_class = typing.get_type_hints(function).get(parameters[0].name) if parameters else None
     if isinstance(options_class, type) and dataclasses.is_dataclass(options_class):
         defaults = {field.name: field.default for field in dataclasses.fields(options_class)}
@@ -134,7 +136,7 @@ def _run(function: Command, name: str, argv: list[str]) -> int | str | None:
     if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
         # jsonargparse makes no positional arguments of *names.
         names = parameters[0].name
-        parser = ArgumentParser(prog=f"vla {name}", description=description)
+        parser = ArgumentParser(prog=f"vla {name}", description=description, exit_on_error=False)
         parser.add_argument(names, nargs="+", type=str, help="folders of two or more evaluations, or of training runs")
         parser.add_function_arguments(function, as_group=False)
         options = parser.parse_args(args).as_dict()
@@ -175,9 +177,15 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+    except argparse.ArgumentError as error:
+        from vla.commands.arguments import in_one_line
+
+        command = "vla " + " ".join(argv[: 2 if argv[0] in GROUPS else 1])
+        print(f"error: {command}: {in_one_line(str(error))}\nFix: `{command} --help` names all options", file=sys.stderr)
+        return 2
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         # A path that the user gave is of the wrong kind or not accessible.
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in FULL:

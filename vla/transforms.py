@@ -121,6 +121,10 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
 
+    def __post_init__(self):
+        if min(self.brightness, self.contrast, *self.shift.values()) < 0:
+            raise UserError(f"{self}", "augmentation", "give no number below 0")
+
     def __call__(
         self, images: dict[str, np.ndarray], points: list[Point], rng: np.random.Generator
     ) -> tuple[dict[str, np.ndarray], list[Point]]:

@@ -209,7 +209,7 @@ def test_checkpoints_are_chosen_by_success(config, tmp_path):
         asked.append(episodes)
         return {"success": rates[len(asked) - 1]}
 
-    lightning(["fit", "-c", str(config)], Hooks(lambda cards: evaluate, None, None, Collect))
+    lightning(["fit", "-c", str(config)], Hooks(lambda cards: evaluate, None, None, Collect, None))
     assert asked == [3] * 4
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["step=0000004 rollout success 0.900.ckpt"]
     logged = [row.split(",") for row in (tmp_path / "run/logs/metrics.csv").read_text().splitlines()]

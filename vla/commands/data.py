@@ -21,6 +21,7 @@ from vla.datasets.formats.notes import REPORT
 from vla.datasets.formats.readers.base import Reader
 from vla.datasets.formats.readers.recognise import open_reader
 from vla.errors import UserError
+from vla.folders import check_writable, check_writable_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,9 @@ class Convert(Choice):
 
 def convert(chosen: Convert) -> int:
     """Converts a data set to our shards or to LeRobot v3.0. Run it again to resume an interrupted conversion."""
+    if not 0 <= chosen.holdout < 1:
+        raise UserError(f"holdout {chosen.holdout}", "--holdout", "give a fraction from 0 to 1")
+    _check_numbers(rate=chosen.rate, workers=chosen.workers)
     height, width = _size(chosen.size)
     options = Options(
         **{field.name: getattr(chosen, field.name) for field in dataclasses.fields(Choice)},
@@ -64,8 +68,8 @@ def convert(chosen: Convert) -> int:
         skip=chosen.on_error == "skip",
     )
     reader = _rendered(open_reader(chosen.source, chosen.format, chosen.images), chosen.cameras, height, width)
-    if not 0 <= chosen.holdout < 1:
-        raise UserError(f"holdout {chosen.holdout}", "--holdout", "give a fraction from 0 to 1")
+    if not chosen.dry_run:
+        check_writable(chosen.out, "OUT")
     parts = {"train": f"{chosen.out}/train", "val": f"{chosen.out}/val"} if chosen.holdout else {"all": chosen.out}
     damaged = 0
     for part, folder in parts.items():
@@ -140,6 +144,7 @@ def verify(source: str, format: str = "auto", card: str = "", images: str = "", 
     """
     from vla.datasets.formats.inspection.check import verify as check
 
+    _check_numbers(workers=workers)
     reader, chosen = _opened(source, format, card, images)
     with _bar(0, "verify") as progress:
         result = check(reader, chosen, workers or os.cpu_count() or 1, progress)
@@ -177,6 +182,8 @@ def stats(
     """
     from vla.datasets.formats.inspection.describe import in_their_file, statistics
 
+    if out:
+        check_writable_file(out)
     reader, chosen = _opened(source, format, card, "")
     with _bar(0, "stats") as progress:
         result = statistics(reader, chosen, scheme, progress)
@@ -184,6 +191,7 @@ def stats(
     text = json.dumps(content, indent=1)
     if not out:
         return text
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(text + "\n")
     lines = [f"{out}: {result['episodes']} episodes, {result['steps']} steps"]
     for space in ("action", "state"):
@@ -208,6 +216,9 @@ def preview(
     """
     from vla.datasets.formats.inspection.preview import preview as show
 
+    check_writable(out, "OUT")
+    if episodes < 1:
+        raise UserError(f"episodes {episodes}", "--episodes", "give at least 1")
     reader = _rendered(open_reader(source, format, images), cameras, 128, 128)
     files = show(reader, _card(card, reader), Path(out), episodes)
     return f"{out}/index.html, {len(files) - 1} images"
@@ -227,6 +238,12 @@ def _rendered(reader: Reader, cameras: str = "", height: int = 0, width: int = 0
     from vla.sim.robosuite.replay import replayed
 
     return replayed(reader, cameras.split(",") if cameras else (), height, width)
+
+
+def _check_numbers(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if number < 0:
+            raise UserError(f"{name} {number}", f"--{name}", "give at least 0; 0 is the default")
 
 
 def _size(text: str) -> tuple[int, int]:

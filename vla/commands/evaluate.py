@@ -12,6 +12,7 @@ from vla.errors import UserError
 from vla.evaluation.offline.replay import BATCH
 from vla.evaluation.offline.report import write
 from vla.evaluation.offline.run import evaluate_offline
+from vla.folders import check_writable
 from vla.policies.load import load_policy
 from vla.policies.trained_on import settings_for
 from vla.report.offline import text
@@ -57,6 +58,8 @@ class Evaluate:
 
 def evaluate(chosen: Evaluate) -> str:
     """Compares a policy's decoded actions with held-out demonstrations, beside three baselines. It needs no simulator."""
+    if chosen.out:
+        check_writable(chosen.out)
     source = _open(chosen)
     robots = {source.card.embodiment: source.card.spec}
     policy = load_policy(chosen.policy, chosen.batch, robots, probabilities=True)

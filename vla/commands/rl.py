@@ -18,7 +18,9 @@ def run_fit(argv: list[str]) -> str:
 
 def run_probe(argv: list[str]) -> str:
     """Ranks conditions by how well the model's states predict the goal."""
-    parser = ArgumentParser(prog="vla rl probe", description="Ranks prompts, layers and poolings without training.")
+    parser = ArgumentParser(
+        prog="vla rl probe", description="Ranks prompts, layers and poolings without training.", exit_on_error=False
+    )
     parser.add_argument("--base", action="append", type=str, default=[], help="configuration that all conditions extend")
     parser.add_argument(
         "-c", "--config", action="append", type=str, required=True, help="configuration of a condition; give several"
@@ -38,7 +40,9 @@ def run_probe(argv: list[str]) -> str:
 
 def run_questions(argv: list[str]) -> str:
     """Writes images of BabyAI's rooms with questions about them."""
-    parser = ArgumentParser(prog="vla rl questions", description="Writes images of BabyAI's rooms with questions about them.")
+    parser = ArgumentParser(
+        prog="vla rl questions", description="Writes images of BabyAI's rooms with questions about them.", exit_on_error=False
+    )
     parser.add_function_arguments(collect_questions, as_group=False)
     arguments = parser.parse_args(argv).as_dict()
     counts = collect_questions(**arguments)
@@ -48,7 +52,9 @@ def run_questions(argv: list[str]) -> str:
 
 def run_table(argv: list[str]) -> str:
     """Compares policies on the same episodes, with their costs."""
-    parser = ArgumentParser(prog="vla rl table", description="Compares policies on the same episodes, with their costs.")
+    parser = ArgumentParser(
+        prog="vla rl table", description="Compares policies on the same episodes, with their costs.", exit_on_error=False
+    )
     parser.add_argument("--policy", action="append", type=str, required=True, help="a policy, as in `vla rollout`; give several")
     parser.add_function_arguments(table, as_group=False, skip={"policies"})
     arguments = parser.parse_args(argv).as_dict()

@@ -12,6 +12,7 @@ from vla.errors import UserError
 from vla.evaluation.films import actions_of, describe, film, film_path
 from vla.evaluation.run import Evaluation, RolloutOptions, evaluate, open_policy, recording
 from vla.evaluation.text import outcome
+from vla.folders import check_writable, check_writable_file
 from vla.report.intervals import Rate
 from vla.report.summary import rates
 from vla.sim.engines import open_workers, worker_count
@@ -66,10 +67,19 @@ class Rollout(RolloutOptions):
             )
         if not self.out and (self.suite or self.videos or (self.fresh and not self.record)):
             raise UserError("--suite, --videos and --fresh need a folder", "rollout", "add --out, e.g. --out runs/seen")
+        if self.seed < 0:
+            raise UserError(f"seed {self.seed}", "--seed", "give at least 0")
+        if self.record and self.policy == "expert":
+            raise UserError("the expert acts without images, so there is nothing to record", "--record", "use `vla collect`")
 
 
 def rollout(chosen: Rollout) -> str:
     """Rolls a policy out in simulation and prints success rates."""
+    for folder, option in ((chosen.out, "--out"), (chosen.record, "--record")):
+        if folder:
+            check_writable(folder, option)
+    if chosen.video:
+        check_writable_file(chosen.video, "--video")
     task, instruction = chosen.task, chosen.instruction
     check_kinds(find_task(task), (chosen.kind,), "--kind")
     if instruction and (note := simulator_of(task).note(task, instruction)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import re
 from pathlib import Path
 
@@ -54,9 +55,11 @@ def serve(options: Serve) -> None:
 
     if bool(options.tls_cert) != bool(options.tls_key):
         raise UserError("a certificate needs its key, and a key its certificate", "TLS", "give --tls_cert and --tls_key")
+    if options.threads < 0:
+        raise UserError(f"threads {options.threads}", "--threads", "give at least 0; 0 is torch's default")
     if options.threads:
         torch.set_num_threads(options.threads)
-    paths = dict(_name_and_path(policy) for policy in options.policy.split(","))
+    paths = names_and_paths(options.policy)
 
     def load(path: str) -> Policy:
         policy = load_policy(path, ladder(options.batch), probabilities=True, decode=options.decode)
@@ -69,10 +72,27 @@ def serve(options: Serve) -> None:
     run(policies, options.host, options.port, options, options.keys, tls, options.public, loaders)
 
 
+def names_and_paths(policies: str) -> dict[str, str]:
+    """Reads NAME=FOLDER,NAME=FOLDER or one FOLDER: name -> path.
+
+    Raises:
+        UserError: a name is not valid, or two policies have the same.
+    """
+    paths: dict[str, str] = {}
+    for policy in [policies] if os.path.exists(policies) else policies.split(","):
+        name, path = _name_and_path(policy)
+        if name in paths:
+            raise UserError(f"two policies are called {name}", policies, "give each its own NAME=")
+        paths[name] = path
+    return paths
+
+
 def _name_and_path(policy: str) -> tuple[str, str]:
     """Splits NAME=FOLDER. The name of a folder alone is its last part."""
     name, equals, path = policy.partition("=")
-    name, path = (name, path) if equals else (re.sub(r"[^\w.-]+", "-", Path(policy).resolve().name), policy)
+    # No name has a slash: "runs/lift=2/export" is a path, even if nothing is there.
+    if not equals or "/" in name or os.path.exists(policy):
+        name, path = re.sub(r"[^\w.-]+", "-", Path(policy).resolve().name), policy
     if not re.fullmatch(r"[\w.-]+", name):
         raise UserError(
             f"the name {name!r} is not valid", policy, "use letters, digits, dots and dashes, e.g. lift=runs/demo/export"

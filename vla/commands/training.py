@@ -7,15 +7,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vla.commands.configs import with_paths
+from vla.commands.replaced import say_what_is_replaced
 from vla.datasets.card import DatasetCard
 from vla.errors import UserError
 from vla.policies.base import Policy
 from vla.report.summary import rates
-from vla.sim.collect import collect_with_progress
+from vla.sim.collect import check, collect_with_progress, generator
 from vla.sim.collect_options import Collect
 from vla.sim.conventions import check_conventions
 from vla.sim.episodes import Episode
-from vla.sim.registry import embodiment_of, task_for, task_names
+from vla.sim.registry import embodiment_of, simulator_of, task_for, task_names
 from vla.sim.rollout import rollout as run_rollout
 from vla.sim.workers import Workers
 
@@ -74,14 +75,27 @@ class Evaluator:
             self.workers.close()
 
 
+def planned_card(options: Collect) -> DatasetCard:
+    """The card of data that can be collected with these options, without statistics.
+
+    Raises:
+        UserError: they cannot be collected.
+    """
+    check(options)
+    name, spec = embodiment_of(options.task)
+    kind = "questions" if options.task in simulator_of(options.task).questions else "robot"
+    return DatasetCard(options.task, kind, name, spec, generator=generator(options))
+
+
 def train(argv: list[str]) -> int:
     """Runs one of Lightning's subcommands."""
     from vla.training.cli import Hooks
     from vla.training.cli import main as lightning
 
-    evaluator = Evaluator()
+    evaluator, argv = Evaluator(), with_paths(argv)
+    say_what_is_replaced(argv)
     try:
-        lightning(with_paths(argv), Hooks(evaluator, new_tokenizer, collect_with_progress, Collect))
+        lightning(argv, Hooks(evaluator, new_tokenizer, collect_with_progress, Collect, planned_card))
     finally:
         evaluator.close()
     return 0

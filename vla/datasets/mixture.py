@@ -105,15 +105,15 @@ class Mixture:
         leading = {name: source for name, source in sources.items() if source.warmup_samples}
         self._warmups = {name: source.order((seed, zlib.crc32(f"{name} leading".encode()))) for name, source in leading.items()}
         weights = weights or {name: source.weight for name, source in sources.items()}
-        self._counts = _slots(weights)
+        self._counts = slots(weights)
         self._wanted = {name: weight / sum(weights.values()) for name, weight in weights.items()}
         pattern = np.repeat(np.arange(len(sources)), self._counts)
         self._pattern = np.random.default_rng(seed).permutation(pattern)
         # The number of earlier slots of the same source, for each slot of the pattern.
         self._before = np.zeros(PERIOD, np.int64)
         for source in range(len(sources)):
-            slots = np.flatnonzero(self._pattern == source)
-            self._before[slots] = np.arange(len(slots))
+            own = np.flatnonzero(self._pattern == source)
+            self._before[own] = np.arange(len(own))
 
     def __len__(self) -> int:
         return self.epoch_length
@@ -158,8 +158,8 @@ class Mixture:
         }
 
 
-def _slots(weights: dict[str, float]) -> np.ndarray:
-    """The slots of a period per source, by the largest remainder method."""
+def slots(weights: dict[str, float]) -> np.ndarray:
+    """The slots of a period per source, by the largest remainder method; UserError for weights that cannot be followed."""
     values = np.array(list(weights.values()), np.float64)
     if not len(values) or not np.isfinite(values).all() or (values < 0).any() or not values.sum():
         raise UserError(f"weights {weights}", "mixture", "give at least one source with a weight above 0")

@@ -53,6 +53,8 @@ class QuestionSource(Source[QuestionSample]):
         super().__init__(folder, weight, loss_weight, **kwargs)
         if questions_per_image < 1:
             raise UserError(f"questions_per_image {questions_per_image}", str(folder), "draw at least 1")
+        if types and min(types.values()) < 0:
+            raise UserError(f"types {types}", str(folder), "give each at least 0")
         self.types, self.questions_per_image = types or {}, questions_per_image
 
     @functools.cached_property

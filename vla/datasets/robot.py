@@ -73,7 +73,11 @@ class RobotSource(Source[RobotSample]):
                 raise ContractMismatch(
                     f"{name}: the policy has {', '.join(policy_names)}, the data {', '.join(data_names)}", str(self.folder)
                 )
+        self.check_modes(contract)
         self.chunk, self.history, self.spacing = contract.chunk, contract.history, contract.execute
+
+    def check_modes(self, contract: PolicyContract) -> None:
+        """Raises UserError if the contract lacks one of the modes."""
         unknown = set(self.modes or ()) - set(contract.modes)
         if unknown:
             raise UserError(

@@ -142,6 +142,13 @@ def encode_member(name: str, value: Member) -> bytes:
     return buffer.getvalue()
 
 
+def check_empty(folder: str | Path, overwrite: bool) -> None:
+    """Raises UserError if the folder has shards that are not to be overwritten."""
+    old = len(list(Path(folder).glob(PATTERN)))
+    if old and not overwrite:
+        raise UserError(f"the folder already holds {old} shards", str(folder), "choose another one or overwrite it")
+
+
 class ShardWriter:
     """Writes samples to `shard-000000.tar`, `shard-000001.tar` … in a folder; a context manager.
 
@@ -166,11 +173,9 @@ class ShardWriter:
 
     def __enter__(self) -> ShardWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
-        old = sorted(self.folder.glob(PATTERN))
-        if old and not self.overwrite:
-            raise UserError(f"the folder already holds {len(old)} shards", str(self.folder), "choose another one or overwrite it")
+        check_empty(self.folder, self.overwrite)
         for path in [
-            *old,
+            *self.folder.glob(PATTERN),
             *self.folder.glob("shard-*.idx"),
             *self.folder.glob("shard-*.tmp"),
             *self.folder.glob("*.columns"),

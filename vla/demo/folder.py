@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vla.demo.stages import STAGES
 from vla.errors import UserError
+from vla.folders import check_writable
 
 LOCK = ".lock"
 
@@ -28,6 +29,7 @@ def locked(folder: Path, fresh: bool = False) -> Iterator[int]:
     Raises:
         UserError: another process has the lock, or the folder to be emptied is not a demo's.
     """
+    check_writable(folder)
     if fresh and folder.is_dir() and _content(folder) and not (folder / STAGES).is_file():
         raise UserError("the folder holds something other than a demo", str(folder), "choose another folder")
     folder.mkdir(parents=True, exist_ok=True)

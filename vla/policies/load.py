@@ -64,11 +64,11 @@ def _load(name: str, batch: int | Sequence[int], embodiments: dict[str, Embodime
         from vla.policies.prompted import PromptedPolicy
 
         return PromptedPolicy.from_export(path, batch)
-    if path.is_dir():
+    if name and path.is_dir():
         from vla.policies.local import LocalPolicy
 
         return LocalPolicy.from_export(path, batch, probabilities)
-    if path.suffix == ".ckpt":
+    if path.suffix == ".ckpt" or path.is_file():
         from vla.checkpoint import load_checkpoint
         from vla.policies.local import LocalPolicy, default_device
 

@@ -16,9 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from vla.datasets.card import DatasetCard
-from vla.datasets.shards import ShardWriter
+from vla.datasets.shards import ShardWriter, check_empty
 from vla.datasets.statistics import space_with_statistics
 from vla.errors import UserError
+from vla.folders import check_writable
 from vla.sim.collect_options import Collect, Report
 from vla.sim.registry import embodiment_of, find_task, simulator_of
 
@@ -45,6 +46,35 @@ class Attempt:
     states: np.ndarray
 
 
+def check(options: Collect) -> None:
+    """Checks everything about the options that can be known before anything is collected.
+
+    Raises:
+        UserError: a number is out of its range, no simulator collects this, nothing can be written into the folder, or it holds
+            data that are not to be replaced.
+    """
+    for name, least in (
+        ("episodes", 1),
+        ("images", 1),
+        ("poses", 1),
+        ("objects", 0),
+        ("seed", 0),
+        ("workers", 0),
+        ("noise", 0),
+    ):
+        if getattr(options, name) < least:
+            raise UserError(f"{name} {getattr(options, name)}", "collect", f"give at least {least}")
+    for name in ("clean", "excursions"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise UserError(f"{name} {getattr(options, name)}", "collect", "give a share from 0 to 1")
+    simulator = simulator_of(options.task)
+    if options.task in simulator.tasks and not simulator.tasks[options.task].expert:
+        raise UserError(f"{options.task} has no scripted expert", "collect", "nobody can demonstrate it here")
+    simulator.check_collect(options)
+    check_writable(options.out)
+    check_empty(options.out, options.overwrite)
+
+
 def collect(options: Collect, report: Report | None = None) -> dict[str, int]:
     """Collects what the options say and writes it.
 
@@ -52,20 +82,15 @@ def collect(options: Collect, report: Report | None = None) -> dict[str, int]:
         counts: episodes, steps and discarded attempts, or images.
 
     Raises:
-        UserError: an amount below one, nothing that a simulator can collect, or data in the folder that is not to be replaced.
+        UserError: see `check`; or too many attempts fail.
     """
-    if min(options.episodes, options.images, options.poses) < 1:
-        raise UserError("nothing to collect", "collect", "ask for at least one episode, one image and one pose")
-    if options.workers < 0:
-        raise UserError(f"workers {options.workers}", "collect", "at least 0 workers")
-    simulator = simulator_of(options.task)
-    if options.task in simulator.tasks and not simulator.tasks[options.task].expert:
-        raise UserError(f"{options.task} has no scripted expert", "collect", "nobody can demonstrate it here")
-    return simulator.collect(options, report or (lambda *_: None))
+    check(options)
+    return simulator_of(options.task).collect(options, report or (lambda *_: None))
 
 
 def collect_with_progress(options: Collect) -> dict[str, int]:
     """Collects, with a progress bar."""
+    check(options)  # before there is a bar
     asking = options.task in simulator_of(options.task).questions
     total, unit = (options.images, "image") if asking else (options.episodes, "episode")
     with tqdm(total=total, desc=f"collect {options.task}", unit=unit) as bar:

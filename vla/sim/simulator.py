@@ -117,6 +117,9 @@ class Simulator(Protocol):
         """What a user should know before the task is run with this sentence of theirs; "" is nothing."""
         return ""
 
+    def check_collect(self, options: Collect) -> None:
+        """Raises UserError for options of `collect` that the simulator cannot follow. It is called before anything is done."""
+
     def collect(self, options: Collect, report: Report) -> dict[str, int]:
         """Collects demonstrations of `options.task`, or what else its name stands for, into a folder with a card.
 

@@ -106,7 +106,7 @@ def load_suite(name: str, episodes: int = 0) -> Suite:
     Raises:
         UserError: there is no such suite, or a field is missing, unknown or of the wrong kind; the field is named.
     """
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith((".yaml", ".yml")) or Path(name).is_file():
         path = Path(name)
         if not path.is_file():
             raise UserError("no such suite", name, f"give a file, or one of {', '.join(known_suites())}")

@@ -45,8 +45,8 @@ class RolloutCallback(L.Callback):
     evaluate: Evaluate | None = None
 
     def __init__(self, every: int = 500, episodes: int = 10, batch: int = 2):
-        if every < 1 or episodes < 1:
-            raise UserError(f"every {every}, episodes {episodes}", "RolloutCallback", "give at least 1 each")
+        if min(every, episodes, batch) < 1:
+            raise UserError(f"every {every}, episodes {episodes}, batch {batch}", "RolloutCallback", "give at least 1 each")
         self.every, self.episodes, self.batch = every, episodes, batch
         self._last = 0
 

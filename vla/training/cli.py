@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, Namespace, namespace_to_dict
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from jsonargparse import Namespace, namespace_to_dict
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from transformers import PreTrainedTokenizerBase
 
 from vla.checkpoint import read_checkpoint
@@ -19,19 +21,21 @@ from vla.datasets.card import DatasetCard
 from vla.errors import UserError
 from vla.sequences.encode import Encoder
 from vla.training.callbacks import RolloutCallback, StepProgress
-from vla.training.contract import ContractOptions, add_action_tokens, resolve
+from vla.training.checks import check_folders, check_prompts, check_seed, check_trainer
+from vla.training.contract import ContractOptions, add_action_tokens, configured, resolve
 from vla.training.data import VLAData
 from vla.training.module import VLAModule
+from vla.training.records import RunFiles, keep_rows
 from vla.training.rollouts import Evaluate
 from vla.training.saving import Checkpoints, WholeFiles, claimed, damage, newest
 
 NOISE = (
-    "LightningCLI's args parameter",  # ours are the command line's
+    "LightningCLI's args parameter is intended to run from within Python",  # ours are the command line's
     ".*isinstance.treespec, LeafSpec.*",
     ".*your dataloader is not resumable",  # the cursor travels with the data module
-    ".*does not have many workers",
-    ".*exists and is not empty",
-    "The number of training batches",
+    "The '.*_dataloader' does not have many workers",
+    "Checkpoint directory .* exists and is not empty",
+    "The number of training batches .* is smaller than the logging interval",
     "You have overridden `transfer_batch_to_device`",
     ".*recommended to use .*sync_dist",  # metrics are reduced before they are logged
     ".*WeightAveraging callback with a model that overrides",  # sharded runs are refused
@@ -56,12 +60,33 @@ class Hooks:
         tokenizer: makes the tokenizer of a new small model (`model.vlm: new`).
         collect: collects data that a configuration's `collect` section describes and that is missing.
         options: the dataclass of one entry of that section.
+        card: checks an entry, and makes the card that the collected data will have, without statistics.
     """
 
     evaluator: Callable[[list[DatasetCard]], Evaluate]
     tokenizer: Callable[[], PreTrainedTokenizerBase]
     collect: Callable[[Any], dict[str, int]]
     options: type
+    card: Callable[[Any], DatasetCard]
+
+
+class Maker:
+    """Makes objects for the parser, and keeps the last error: the parser makes text of it where a setting may have several types.
+
+    Attributes:
+        error: the error; None if there was none.
+        where: the name of the class that raised it.
+    """
+
+    error: Exception | None = None
+    where = ""
+
+    def __call__(self, kind: type, *arguments: Any, **settings: Any) -> Any:
+        try:
+            return kind(*arguments, **settings)
+        except Exception as error:
+            self.error, self.where = error, kind.__name__
+            raise
 
 
 class VLACLI(LightningCLI):
@@ -75,6 +100,7 @@ class VLACLI(LightningCLI):
             VLAData,
             args=argv,
             seed_everything_default=0,
+            save_config_callback=RunFiles,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": "vla",
@@ -97,6 +123,10 @@ class VLACLI(LightningCLI):
         help_text = "Held-out episodes on which the export is evaluated after fitting; 0 leaves it out."
         parser.add_argument("--evaluate", type=int, default=8, help=help_text)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        check_seed(self.config[self.config.subcommand].seed_everything)
+
     def _parse_ckpt_path(self) -> None:
         """Lightning would read hyperparameters from the checkpoint. Ours are in its contract, which is checked on loading."""
 
@@ -111,52 +141,104 @@ class VLACLI(LightningCLI):
         torch.set_float32_matmul_precision("high")
 
     def instantiate_classes(self) -> None:
-        super().instantiate_classes()
-        config = self.config[self.subcommand] if self.subcommand else self.config
-        for chosen in (config.collect or {}).values():
-            # As parsed, or already made by the parser.
-            kind = self._hooks.options
-            options = chosen if isinstance(chosen, kind) else kind(**vars(chosen))
-            if not (Path(options.out) / "card.yaml").is_file():
-                # A folder without a card is what an interrupted run left.
-                self._hooks.collect(dataclasses.replace(options, overwrite=True))
+        """Makes everything, in an order that refuses what can be refused before data are collected, which takes minutes."""
+        self._construct()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Checkpoints) and callback.dirpath is None:
                 callback.dirpath = str(Path(self.trainer.default_root_dir).resolve() / "checkpoints")
+        fits = self.subcommand == "fit"
+        check_trainer(self.trainer)
+        check_folders(self.trainer, fits)
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        if fits and config.export:
+            from vla.training.export import check_export_folder
+
+            check_export_folder(config.export, "--export")
+            if config.evaluate < 0:
+                raise UserError(f"{config.evaluate} episodes", "--evaluate", "give at least 0; 0 leaves the evaluation out")
         saved = self._find_checkpoint()
         options = ContractOptions(**vars(self._get(self.config_init, "contract")))
         if saved and not options.decode:
             # A resumed run keeps its statistic. Decoding does not affect training, and the default may have changed since.
             options = dataclasses.replace(options, decode=saved.get("decode", "mode"))
-        contract = resolve(options, self.datamodule.cards(), self.datamodule.sources)
-        self._prepare_rollouts()
+        missing, sources = self._missing(config.collect), self.datamodule.sources
+        cards = self._cards(missing)
+        contract = configured(options, cards)
+        self._prepare_rollouts(cards)
         if self.model.bin_smoothing > 0 and contract.codec in ("numbers", "fast") and contract.tokens == "integers":
             raise UserError(
                 f"the integers of codec {contract.codec} are not quantities",
                 "model.bin_smoothing",
                 "set it to 0, or tokens: append",
             )
+        if fits:
+            self.datamodule.check(contract, self.trainer.world_size)
         self.model.build(self._hooks.tokenizer, contract.history, len(contract.embodiment().cameras))
+        if fits:
+            self.model.check_learning()
+        check_prompts(contract, self.model.processor, sources)
+        for collect, _ in missing.values():
+            self._hooks.collect(collect)
+        contract = resolve(options, self.datamodule.cards(), sources)
         add_action_tokens(contract, self.model.model, self.model.processor.tokenizer)
         encoder = Encoder(contract, self.model.family)
         self.datamodule.bind(encoder)
-        self.model.bind(encoder, list(self.datamodule.sources))
-        strategy = self.trainer.strategy
-        if getattr(strategy, "_save_distributed_checkpoint", False):
-            raise UserError(
-                "checkpoints in parts cannot be resumed or exported", "trainer.strategy", "set save_distributed_checkpoint: false"
-            )
-        strategy.checkpoint_io = WholeFiles()
-        if self.trainer.limit_train_batches != 1.0:
-            raise UserError("limit_train_batches with a mixture that has no end", "trainer", "set data.epoch_steps")
-        if self.trainer.gradient_clip_algorithm == "value" or str(self.trainer.precision) == "16-mixed":
-            raise UserError("clipping by value, or 16-mixed", "trainer", "clip by norm; train in bf16-mixed")
+        self.model.bind(encoder, list(sources))
+        self.trainer.strategy.checkpoint_io = WholeFiles()
+        keep_rows(self.trainer)
 
-    def _prepare_rollouts(self) -> None:
+    def _construct(self) -> None:
+        """Makes the objects that the configuration names.
+
+        Raises:
+            UserError: one of them, or the trainer, refuses a setting.
+        """
+        maker = Maker()
+        self.parser.add_instantiator(maker, object)
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            refusal = maker.error
+            if refusal is None or str(refusal).partition("\n")[0] not in str(error):
+                raise UserError(in_one_line(error), "trainer") from error
+            if not isinstance(refusal, UserError | MisconfigurationException | TypeError | ValueError):
+                raise refusal from None
+            raise refusal if isinstance(refusal, UserError) else UserError(in_one_line(refusal), maker.where) from error
+
+    def _missing(self, collect: dict[str, Any] | None) -> dict[Path, tuple[Any, DatasetCard]]:
+        """What is to be collected: folder -> its options, and the card that it will have, without statistics.
+
+        Raises:
+            UserError: it cannot be collected.
+        """
+        missing = {}
+        for chosen in (collect or {}).values():
+            # As parsed, or already made by the parser.
+            kind = self._hooks.options
+            options = chosen if isinstance(chosen, kind) else kind(**vars(chosen))
+            if not (Path(options.out) / "card.yaml").is_file():
+                # A folder without a card is what an interrupted run left.
+                options = dataclasses.replace(options, overwrite=True)
+                missing[Path(options.out).resolve()] = options, self._hooks.card(options)
+        return missing
+
+    def _cards(self, missing: dict[Path, tuple[Any, DatasetCard]]) -> dict[str, DatasetCard]:
+        """The card of each source that has one, or will have one."""
+        cards = {}
+        for name, source in self.datamodule.sources.items():
+            _, card = missing.get(Path(source.folder).resolve(), (None, None))
+            if card and card.kind != source.kind:
+                raise UserError(f"{source.folder} gets {card.kind} data, not {source.kind}", f"data.sources.{name}")
+            cards[name] = card or source.card
+        return {name: card for name, card in cards.items() if card}
+
+    def _prepare_rollouts(self, cards: dict[str, DatasetCard]) -> None:
         """Finds the data's simulator if something will be rolled out: a missing one is reported now, not hours later."""
         callbacks = [c for c in self.trainer.callbacks if isinstance(c, RolloutCallback)]  # type: ignore[attr-defined]
+        if self.subcommand == "test" and self.model.test_episodes < 1:
+            raise UserError(f"test_episodes {self.model.test_episodes}", "model", "give at least 1")
         if callbacks or self.subcommand == "test":
-            evaluate = self._hooks.evaluator(list(self.datamodule.cards().values()))
+            evaluate = self._hooks.evaluator(list(cards.values()))
             for part in (self.model, *callbacks):
                 part.evaluate = evaluate
 
@@ -196,7 +278,7 @@ class VLACLI(LightningCLI):
 
     def after_fit(self) -> None:
         config = self.config[str(self.subcommand)]
-        if not config.export:
+        if not config.export or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         # On all ranks: each may have a part of the weights.
         checkpoint = {"state_dict": self.trainer.strategy.lightning_module_state_dict()}
@@ -208,28 +290,32 @@ class VLACLI(LightningCLI):
             finish(config.export, checkpoint, data, self.datamodule.sources, config.evaluate)
 
 
+def in_one_line(error: Exception) -> str:
+    """What another package's error says, without line breaks and the addresses of objects."""
+    return re.sub(r" object at 0x[0-9a-f]+", "", " ".join(str(error).split()))
+
+
 def main(argv: list[str], hooks: Hooks) -> None:
     """Runs one of Lightning's subcommands.
 
     Raises:
         UserError: a user's mistake, reported by us or by Lightning.
     """
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
     for noise in NOISE:
         warnings.filterwarnings("ignore", message=noise)
 
     try:
         with contextlib.ExitStack() as held:
             VLACLI(argv, hooks, held)
-    except ArgumentError as error:
-        raise UserError(str(error).strip(), f"vla {argv[0]}", f"`vla {argv[0]} --help` names all options") from error
     except MisconfigurationException as error:
-        raise UserError(str(error), "trainer") from error
+        raise UserError(in_one_line(error), "trainer") from error
     except ModuleNotFoundError as error:
         # A logger or the like that a configuration names; our own dependencies are installed.
         raise UserError(
             f"not installed: {str(error).splitlines()[0]}", "the configuration", "install it, or name another"
         ) from error
-    except FileNotFoundError as error:
-        raise UserError(str(error), "vla " + argv[0] if argv else "vla") from error
+    except Exception as error:
+        # Weights & Biases calls a missing key a UsageError; Lightning's EarlyStopping learns what is logged when it is logged.
+        if type(error).__name__ != "UsageError" and not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        raise UserError(in_one_line(error), "trainer") from error

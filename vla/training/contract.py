@@ -17,7 +17,7 @@ from vla.datasets.steps import load_steps
 from vla.errors import UserError
 from vla.models.embeddings import append_tokens
 from vla.tokenization.action_tokens import appended_tokens
-from vla.tokenization.codecs import action_codec, fitted, with_statistic
+from vla.tokenization.codecs import action_codec, fitted, settings, with_statistic
 
 WINDOWS = 20_000
 """The number of chunks per embodiment that a codec is fitted on at most."""
@@ -37,15 +37,18 @@ class ContractOptions(ContractSettings):
     decode: StatisticOption = ""
 
 
-def resolve(options: ContractOptions, cards: dict[str, DatasetCard], sources: Mapping[str, Any] | None = None) -> PolicyContract:
-    """The contract of a run over these data. Codecs that need statistics are fitted on the training split.
+def configured(options: ContractOptions, cards: dict[str, DatasetCard]) -> PolicyContract:
+    """The contract of a run over data with these cards, before anything is fitted on the data.
 
     Raises:
-        UserError: `execute` does not fit the chunk, or two sources describe one embodiment differently.
+        UserError: a setting is out of its range, or two sources describe one embodiment differently.
     """
     if options.source:
-        contract = PolicyContract.load(options.source)
-        return with_statistic(contract, options.decode) if options.decode else contract
+        return PolicyContract.load(options.source)
+    if not 0 < options.crop <= 1:
+        raise UserError(f"crop {options.crop}", "contract", "give more than 0, and at most 1: no crop")
+    if options.bins < 2:
+        raise UserError(f"bins {options.bins}", "contract", "give at least 2")
     if not 1 <= options.execute <= options.chunk:
         raise UserError(
             f"execute {options.execute} of chunk {options.chunk}", "contract", "execute at least 1, at most the chunk"
@@ -66,6 +69,19 @@ def resolve(options: ContractOptions, cards: dict[str, DatasetCard], sources: Ma
             raise UserError(f"{card.embodiment} has other action limits than another source", f"source {name}")
     fields = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("source", "decode")}
     contract = PolicyContract(embodiments=embodiments, **fields)
+    settings(contract)
+    return contract
+
+
+def resolve(options: ContractOptions, cards: dict[str, DatasetCard], sources: Mapping[str, Any] | None = None) -> PolicyContract:
+    """The contract of a run over these data. Codecs that need statistics are fitted on the training split.
+
+    Raises:
+        UserError: see `configured`; or there are no data to fit a codec on.
+    """
+    contract = configured(options, cards)
+    if options.source:
+        return with_statistic(contract, options.decode) if options.decode else contract
     robots = [source for source in (sources or {}).values() if isinstance(source, RobotSource)]
 
     def data(name: str) -> np.ndarray:

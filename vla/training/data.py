@@ -11,8 +11,9 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
+from vla.contract import PolicyContract
 from vla.datasets.card import DatasetCard
-from vla.datasets.mixture import Mixture, weigh
+from vla.datasets.mixture import Mixture, slots, weigh
 from vla.datasets.robot import RobotSource
 from vla.datasets.sources import Split
 from vla.errors import UserError
@@ -58,6 +59,8 @@ class VLAData(L.LightningDataModule):
                 "data",
                 "name at least one source, and numbers of at least 1 (of workers, 0)",
             )
+        if seed < 0 or val_samples < 0:
+            raise UserError(f"seed {seed}, val_samples {val_samples}", "data", "give at least 0 each")
         losses = [source.loss_weight for source in sources.values()]
         if min(losses) < 0 or not sum(losses):
             raise UserError(f"loss weights {losses}", "data.sources", "give each at least 0, and one of them more")
@@ -71,6 +74,25 @@ class VLAData(L.LightningDataModule):
     def cards(self) -> dict[str, DatasetCard]:
         """The card of each source that has one."""
         return {name: source.card for name, source in self.sources.items() if source.card}
+
+    def check(self, contract: PolicyContract, ranks: int) -> None:
+        """Checks what a training needs of the settings, as far as it does not depend on the data.
+
+        Raises:
+            UserError: weights cannot be followed, a batch cannot be shared between so many ranks, or a source names a mode or a
+                camera that there is not.
+        """
+        if self.batch_size % ranks:
+            raise UserError(f"batch_size {self.batch_size} for {ranks} ranks", "data", "choose a multiple of the number of ranks")
+        slots(weigh(self.sources, self.robot_share, self.temperature))  # type: ignore[arg-type]
+        cameras = {camera.name: None for embodiment in contract.embodiments.values() for camera in embodiment.cameras}
+        for name, source in self.sources.items():
+            if isinstance(source, RobotSource):
+                source.check_modes(contract)
+            for augment in source.augment:
+                if unknown := getattr(augment, "shift", {}).keys() - cameras:
+                    what, fix = f"unknown cameras {', '.join(sorted(unknown))}", f"the data has {', '.join(cameras)}"
+                    raise UserError(what, f"data.sources.{name}.augment", fix)
 
     def bind(self, encoder: Encoder) -> None:
         """Takes the encoder, which has the resolved contract. Called once, before anything is drawn."""
@@ -89,8 +111,6 @@ class VLAData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         rank, ranks = self._rank()
-        if self.batch_size % ranks:
-            raise UserError(f"batch_size {self.batch_size} for {ranks} ranks", "data", "choose a multiple of the number of ranks")
         sources = self.split("train")
         for name, source in sources.items():
             for where, what in source.unreadable.items():
@@ -169,7 +189,7 @@ class VLAData(L.LightningDataModule):
 
     def _predict_source(self, path: Path) -> RobotSource:
         """The data in a folder or in one shard; ContractMismatch if it does not fit the policy."""
-        folder, shard = (path.parent, path.name) if path.suffix == ".tar" else (path, "")
+        folder, shard = (path.parent, path.name) if path.suffix == ".tar" and not path.is_dir() else (path, "")
         source = RobotSource(folder)
         source.bind(self.encoder.contract)
         return source.of_shard(shard) if shard else source

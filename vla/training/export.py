@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from vla.contract import PolicyContract, Statistic, StatisticOption
 from vla.errors import UserError
+from vla.folders import check_writable
 from vla.models.families.base import ModelFamily
 from vla.models.families.find import family_of
 from vla.models.inputs import ModelInputs
@@ -88,6 +89,19 @@ def copy_with_decode(source: str | Path, folder: str | Path, decode: Statistic) 
     return contract
 
 
+def check_export_folder(folder: str | Path, option: str = "--out") -> None:
+    """Checks that an export can be written.
+
+    Raises:
+        UserError: the folder is there and is no export, or nothing can be written there.
+    """
+    folder = Path(folder)
+    check_writable(folder, option)
+    check_writable(folder.absolute().parent, option)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "contract.json").is_file():
+        raise UserError("the folder is there and is no export", str(folder), "choose another")
+
+
 @contextlib.contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
     """A folder to fill, which then takes the place of `folder`: it appears whole or not at all.
@@ -95,8 +109,7 @@ def _whole(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: the folder is there and is no export.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / "contract.json").is_file():
-        raise UserError("the folder is there and is no export", str(folder), "choose another")
+    check_export_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -144,6 +157,7 @@ def export(
     """
     from vla.checkpoint import assemble, read_checkpoint
 
+    check_export_folder(out)
     if Path(ckpt).is_dir():
         if not decode or (merge_lora, dtype, alpha, base, results) != (True, "float32", 1.0, "", ""):
             what = "only the decoding of an export can be changed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vla.checkpoint import describe_model
@@ -31,7 +33,15 @@ from vla.training.answers import ActionTokens, Answers
 from vla.training.batch import TrainingBatch
 from vla.training.clock import WaitClock
 from vla.training.measure import Measure, Sums, means, merge
-from vla.training.optimizer import OptimizerName, freeze, make_optimizer, name_states, parameter_groups, warm_up_then_cosine
+from vla.training.optimizer import (
+    OptimizerName,
+    check_optimizer,
+    freeze,
+    make_optimizer,
+    name_states,
+    parameter_groups,
+    warm_up_then_cosine,
+)
 from vla.training.rollouts import Evaluate, roll_out
 
 Nothing = dict[str, None]
@@ -87,6 +97,9 @@ class VLAModule(L.LightningModule):
         super().__init__()
         if learning_rate <= 0 or warmup < 0:
             raise UserError(f"learning_rate {learning_rate}, warmup {warmup}", "model", "a rate above 0, a warm-up of at least 0")
+        if min(weight_decay, bin_smoothing, *(rates or {}).values()) < 0:
+            what = f"weight_decay {weight_decay}, bin_smoothing {bin_smoothing}, rates {rates or {}}"
+            raise UserError(what, "model", "give no number below 0")
         self.vlm, self.learning_rate, self.warmup, self.weight_decay = vlm, learning_rate, warmup, weight_decay
         self.bin_smoothing, self.test_episodes, self.trust_remote_code = bin_smoothing, test_episodes, trust_remote_code
         self.freeze_names, self.rates = freeze or [], rates or {}
@@ -116,6 +129,14 @@ class VLAModule(L.LightningModule):
         freeze(self.model, self.freeze_names)
         self.model.train()
 
+    def check_learning(self) -> None:
+        """Raises UserError if the parameters cannot learn as they are to: no parameter matches, or the optimizer is not there."""
+        self._groups()
+        check_optimizer(self.optimizer)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return parameter_groups(self.model, self.learning_rate, self.weight_decay, self.rates)
+
     def bind(self, encoder: Encoder, source_names: list[str]) -> None:
         """Takes the contract's encoder and the names of the sources. Called once, after `build`."""
         self.encoder, self.contract, self.source_names = encoder, encoder.contract, source_names
@@ -144,11 +165,16 @@ class VLAModule(L.LightningModule):
             raise UserError(f"the loss is {loss.item()} at step {self.global_step}", "training", "lower the learning rate")
         self.log("loss", loss.detach(), prog_bar=True)
         # This is the step after which Lightning logs.
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self._logs(self.global_step + 1):
             sums = self.measure(batch, logits.detach(), ids, answers, per_sample.detach(), mass=False)
             self._log_means("train", [sums])
             self.log_dict(self.trainer.datamodule.drawn(), batch_size=len(per_sample))  # type: ignore[attr-defined]
         return loss
+
+    def _logs(self, step: int) -> bool:
+        """Whether something is logged after this step; `log_every_n_steps: 0` logs nothing."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return bool(every) and step % every == 0
 
     def gradients_by_source(self, batch: TrainingBatch) -> dict[str, torch.Tensor | None]:
         """The gradient [P] of each source's mean loss; None where the batch has no sample of it. Changes no `.grad`."""
@@ -222,9 +248,14 @@ class VLAModule(L.LightningModule):
         return batch.to(device) if isinstance(batch, TrainingBatch) else batch
 
     def on_train_start(self) -> None:
-        # Not earlier: a checkpoint with another contract has been refused by now.
-        if self.trainer.is_global_zero:
-            self.contract.save(self.trainer.default_root_dir)
+        """Says so where the learning rate jumps, since a resumed run has another number of steps than before."""
+        scheduler: LambdaLR = self.trainer.lr_scheduler_configs[0].scheduler  # type: ignore[assignment]
+        step, peak = scheduler.last_epoch, max(scheduler.base_lrs)
+        before, now = max(scheduler.get_last_lr()), peak * scheduler.lr_lambdas[0](step)
+        if self.trainer.is_global_zero and not math.isclose(before, now, rel_tol=1e-6):
+            total = self.trainer.estimated_stepping_batches
+            change = f"at step {step} it goes from {before:.3g} to {now:.3g}"
+            print(f"note: max_steps has changed: the learning rate now falls until step {total:.0f}; {change}", file=sys.stderr)
 
     def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
         # Random draws (dropout …) depend on the batch and the rank, not on earlier draws: a resumed run draws the same.
@@ -235,7 +266,7 @@ class VLAModule(L.LightningModule):
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: TrainingBatch, batch_idx: int) -> None:
         self.clock.done()
         # Once per logged step, not for each of the batches that are accumulated for the next one.
-        if self.global_step != self._logged and self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self.global_step != self._logged and self._logs(self.global_step):
             self._logged = self.global_step
             self.log("train/data_wait", self.clock.take())
 
@@ -260,13 +291,12 @@ class VLAModule(L.LightningModule):
         fully_shard(self.model, mesh=mesh)
 
     def configure_optimizers(self) -> Any:
-        groups = parameter_groups(self.model, self.learning_rate, self.weight_decay, self.rates)
-        optimizer = make_optimizer(self.optimizer, groups, fused=self.device_mesh is None)
+        optimizer = make_optimizer(self.optimizer, self._groups(), fused=self.device_mesh is None)
         total = self.trainer.estimated_stepping_batches
         if not math.isfinite(total):
             raise UserError("the run has no end", "trainer", "set max_steps: the learning rate falls until then")
         factor = warm_up_then_cosine(self.warmup, int(total))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        scheduler = LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:

@@ -51,6 +51,20 @@ def parameter_groups(model: nn.Module, rate: float, decay: float, rates: dict[st
     return [{"params": params, "lr": rate * factor, "weight_decay": d} for (factor, d), params in groups.items()]
 
 
+def check_optimizer(name: OptimizerName) -> None:
+    """Raises UserError if the optimizer is not installed."""
+    if name == "adamw8bit":
+        _adamw8bit()
+
+
+def _adamw8bit() -> Callable[..., torch.optim.Optimizer]:
+    try:
+        from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise UserError("bitsandbytes is not installed", "model.optimizer", "install vla[lowbit]") from error
+    return AdamW8bit
+
+
 def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
     """AdamW, with its moments in 8 bits or in full precision.
 
@@ -59,11 +73,7 @@ def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], fused: boo
     """
     if name == "adamw":
         return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=fused)
-    try:
-        from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise UserError("bitsandbytes is not installed", "model.optimizer", "install vla[lowbit]") from error
-    return AdamW8bit(groups, betas=(0.9, 0.95))
+    return _adamw8bit()(groups, betas=(0.9, 0.95))
 
 
 def name_states(state: dict[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class Checkpoints(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
-        self._signal = 0
+        self._signal, self._began = 0, -1
         self._handlers: dict[int, Handler] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -107,8 +107,7 @@ class Checkpoints(ModelCheckpoint):
             trainer.fit_loop.reset_restart_stage()
         # The checkpoint that a run was resumed from is not saved again.
         self._last_global_step_saved = trainer.global_step
-        if self.monitor == "step" and trainer.is_global_zero:
-            _put_aside(Path(str(self.dirpath)), trainer.global_step)
+        self._began = trainer.global_step
         if self.monitor == "step" and threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
@@ -118,6 +117,12 @@ class Checkpoints(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: TrainingBatch, batch_idx: int
     ) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if self._began >= 0 and self.monitor == "step" and trainer.is_global_zero:
+            # Not earlier: until its first batch is done a run may be refused, and then those of another stay where they are.
+            _put_aside(Path(str(self.dirpath)), self._began)
+        self._began = -1
         # Lightning's own would postpone saves at an epoch's last batch to the next validation, and after a resume would save
         # between two optimizer steps.
         if _accumulating(trainer):
@@ -152,6 +157,11 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restore()
+        metrics = trainer.callback_metrics
+        if trainer.is_global_zero and self.monitor != "step" and self.monitor not in metrics:
+            print(
+                f"note: no checkpoint was chosen by {self.monitor}: only {', '.join(sorted(metrics))} are logged", file=sys.stderr
+            )
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)

@@ -36,10 +36,20 @@ def test_a_run_from_the_command_line(vlm, tmp_path, capsys):
     [
         (["rl", "fly"], "one of fit, probe, table, questions"),
         (["rl", "fit", "-c", "configs/rl/none.yaml"], "configs/rl/prompts/babyai/task.yaml"),
+        (["rl", "fit", *BASE, "--policy.net=many"], "vla rl fit: policy.net: expected list"),
+        (["rl", "fit", *BASE, "--out", "{tmp}/file"], "file: nothing can be written there"),
+        (["rl", "probe", *BASE, "--page", "{tmp}"], "a folder is there"),
+        (["rl", "questions", "--out", "{tmp}/x", "--seed", "-1"], "seed -1"),
+        (["rl", "questions", "--out", "{tmp}/x", "--alone", "0"], "20000 and 0 images"),
+        (["rl", "questions", "--out", "{tmp}/file"], "file: nothing can be written there"),
+        (["rl", "table", "--policy", "random", "--policy", "{tmp}/none", "--out", "{tmp}/x"], "none: no such policy"),
+        (["rl", "table", "--policy", "random", "--policy", "random", "--out", "{tmp}/x", "--workers", "-1"], "workers -1"),
     ],
 )
-def test_mistakes_are_said(arguments, message, capsys):
-    assert cli.main(arguments) == 2 and message in capsys.readouterr().err
+def test_mistakes_are_said(arguments, message, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main([argument.format(tmp=tmp_path) for argument in arguments]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "x").exists()
 
 
 def test_a_folder_that_is_not_there_is_no_public_name(tmp_path, capsys):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import textwrap
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from vla.errors import UserError
 from vla.models.load import new_tiny, shipped_folder
@@ -60,6 +61,7 @@ class VLMSpec:
         Raises:
             UserError: the tokenizer or network does not exist, or sizes do not fit together.
         """
+        check_text_config(self.text_config)
         settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "tokenizer"}
         settings["pools"] = self.pools or [1] + [2] * (cameras - 1)
         tokenizer = self._tokenizer(new_tokenizer)
@@ -84,6 +86,27 @@ class VLMSpec:
             raise UserError(
                 f"cannot load the tokenizer: {why}", self.tokenizer, "name tiny, new, a folder or a public tokenizer"
             ) from error
+
+
+def check_text_config(text: dict[str, Any]) -> None:
+    """Checks that every setting of a language model has an effect.
+
+    Raises:
+        UserError: the output layer is to have weights of its own, or the model's configuration has no such setting.
+    """
+    if text.get("tie_word_embeddings") is False:
+        raise UserError(
+            "the output layer is always that of the embeddings", "model.vlm.text_config.tie_word_embeddings", "leave it out"
+        )
+    try:
+        config = TinyVLMConfig(text_config=cast(PreTrainedConfig, text)).text_config
+    except (ValueError, TypeError, StrictDataclassError):
+        return  # the model says what is wrong with it
+    known = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    # transformers keeps what it does not know, and has translated older names.
+    for name in text.keys() & vars(config).keys() - set(known):
+        fix = f"it has {', '.join(difflib.get_close_matches(name, known) or known)}"
+        raise UserError(f"{config.model_type} has no setting {name}", "model.vlm.text_config", fix)
 
 
 SHORT = {"scratch": VLMSpec("tiny"), "new": VLMSpec("new")}

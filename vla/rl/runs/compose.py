@@ -24,7 +24,7 @@ def read_options(argv: Sequence[str]) -> RunOptions:
     Raises:
         UserError: a file is not a configuration, or options contradict one another.
     """
-    parser = ArgumentParser(prog="vla rl fit", description="Trains a policy: in an environment, or from demonstrations.")
+    parser = ArgumentParser(prog="vla rl fit", description="Trains a policy: in an environment, or from demonstrations.", exit_on_error=False)
     parser.add_argument("-c", "--config", action="config", help="a base, e.g. configs/rl/babyai.yaml; then its overlays")
     parser.add_class_arguments(RunOptions)
     # The arguments of a default would be passed to the class that a configuration names instead.

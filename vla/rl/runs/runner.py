@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from vla.folders import check_writable
 from vla.rl.runs.checkpoint import Saved, check_model, read_checkpoint, write_checkpoint
 from vla.rl.runs.offline import Offline
 from vla.rl.runs.online import Online, finished
@@ -51,6 +52,7 @@ def fit(options: RunOptions) -> Outcome:
         UserError: the folder holds another run, or the options contradict one another.
     """
     out, watch = Path(options.out), Stopwatch()
+    check_writable(options.out)
     saved = read_checkpoint(out, options)
     if saved is not None:
         # A smaller budget than before leaves the run as it is.

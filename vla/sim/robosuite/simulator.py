@@ -27,11 +27,13 @@ class Robosuite(Simulator):
 
         return RobosuiteSimulation()
 
+    def check_collect(self, options: Collect) -> None:
+        if options.sizes:
+            raise UserError(f"{options.task} has objects of one size", "collect", "leave out --sizes")
+
     def collect(self, options: Collect, report: Report) -> dict[str, int]:
         from vla.sim.robosuite.collect import collect
 
-        if options.sizes:
-            raise UserError(f"{options.task} has objects of one size", "collect", "leave out --sizes")
         return collect(options, report)
 
 

@@ -10,13 +10,11 @@ import numpy as np
 
 from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter, encode_member
-from vla.errors import UserError
 from vla.sim.collect import Attempt, StepDescription, generator, map_in_processes, write_demonstrations
 from vla.sim.collect_options import Collect, Report
 from vla.sim.tabletop import questions as asking
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.tabletop.experts import done, expert_action
-from vla.sim.tabletop.scene import SLOTS
 from vla.sim.tabletop.tasks import find_task
 from vla.sim.tabletop.tasks.base import Goal
 from vla.sim.tabletop.tasks.outcome import Outcome
@@ -47,8 +45,6 @@ def collect(options: Collect, report: Report) -> dict[str, int]:
     Returns:
         counts: episodes, steps and discarded attempts, or images.
     """
-    if not 0 <= options.objects <= SLOTS:
-        raise UserError(f"objects {options.objects}", "collect", f"0 to {SLOTS} objects")
     if options.task == "questions":
         return _collect_questions(options, report)
     return write_demonstrations(options, _attempts, _start, f"tabletop-{options.task}", CONVENTIONS, report)

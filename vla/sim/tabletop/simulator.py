@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from vla.contract import Embodiment
+from vla.errors import UserError
 from vla.sim.collect_options import Collect, Report
 from vla.sim.simulator import Simulation, Simulator, TaskSpec
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.sim.tabletop.scene import SLOTS
 from vla.sim.tabletop.tasks import TASKS
 from vla.sim.tabletop.tasks.wording import known_objects, named_object
 from vla.sim.tabletop.variation import TabletopVariation, read_variation
@@ -38,6 +40,10 @@ class Tabletop(Simulator):
         if named_object(instruction) is None:
             return f"the instruction names none of {', '.join(known_objects())}; nothing counts as success"
         return ""
+
+    def check_collect(self, options: Collect) -> None:
+        if options.objects > SLOTS:
+            raise UserError(f"objects {options.objects}", "collect", f"give 0 to {SLOTS}")
 
     def collect(self, options: Collect, report: Report) -> dict[str, int]:
         from vla.sim.tabletop.collect import collect

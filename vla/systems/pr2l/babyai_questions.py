@@ -11,6 +11,8 @@ import numpy as np
 from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter
+from vla.errors import UserError
+from vla.folders import check_writable
 from vla.models.embeddings import append_tokens
 from vla.models.load import load_vlm, new_tiny
 from vla.rl.envs.babyai import COLOURS, SHAPES, SIZE, TILE, BabyAI, cells, nearest
@@ -91,7 +93,15 @@ def collect_questions(
 
     Returns:
         Number of questions of each type.
+
+    Raises:
+        UserError: a number is too small, nothing can be written into the folder, or it has shards and `overwrite` is not set.
     """
+    if min(images, alone) < 1 or seed < 0:
+        raise UserError(
+            f"{images} and {alone} images, seed {seed}", "rl questions", "give at least 1 image each, and a seed of 0 or more"
+        )
+    check_writable(out)
     folders = {"alone": alone, "questions": images}
     counts = {name: _collect(Path(out) / name, count, LEVELS[name], seed, overwrite) for name, count in folders.items()}
     for part in start():

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from vla.errors import UserError
+from vla.folders import check_writable_file
 from vla.promptable.probe import POOLINGS, Probe, classify, pooled, regress
 from vla.report.learning import load_run
 from vla.report.provenance import provenance
@@ -147,6 +148,10 @@ def probe_all(
     others = [one for one in conditions if environment_class(one.environment.name) is not BabyAI]
     if others:
         raise UserError(f"{others[0].environment.name} cannot be probed", others[0].condition, "probe levels of BabyAI")
+    for path, option in ((out, "--out"), (page, "--page")):
+        if path:
+            check_writable_file(path, option)
+    areas = mean_areas([load_run(run) for run in runs])
     levels = {level: draw_frames(level, images, seed) for level in {one.environment.name for one in conditions}}
     probes, states = [], {}
     for one in conditions:
@@ -156,7 +161,7 @@ def probe_all(
         states[one.condition] = vectors, frames.visible, frames.cell
     rows = [[one["condition"], *("–" if (x := score(one, name)) is None else f"{x:.3f}" for name in SCORES)] for one in probes]
     table = Table("Probes", NOTE, ["condition", *SCORES], rows)
-    correlated = correlations(probes, mean_areas([load_run(run) for run in runs])) if runs else {}
+    correlated = correlations(probes, areas) if runs else {}
     sentences = [
         f"{name}: rank correlation {one['rank_correlation']:+.2f} with the area under the learning curve "
         f"({one['n']} conditions, p = {one['p']:.2f})."

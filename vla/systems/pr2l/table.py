@@ -14,6 +14,7 @@ import numpy as np
 
 from vla.errors import UserError
 from vla.evaluation.run import BATCH, Evaluation, evaluate, open_policy
+from vla.folders import check_writable
 from vla.observation import Observation
 from vla.policies.base import Policy
 from vla.report.compare import compare
@@ -51,7 +52,13 @@ def table(
     """
     if len(policies) < 2:
         raise UserError(f"number of policies: {len(policies)}", "--policy", "give two or more, each with its own --policy")
+    if min(batch, workers) < 0:
+        raise UserError(f"batch {batch}, workers {workers}", "rl table", "give at least 0 each; 0 is the default")
+    check_writable(out)
     chosen, rows = load_suite(suite, episodes), batch or BATCH
+    for policy in policies:
+        # The last one is refused now, not after the evaluations of the others.
+        open_policy(policy, rows, chosen.tasks)
     folders = [f"{out}/{number}-{_file_name(policy)}" for number, policy in enumerate(policies)]
     for policy, folder in zip(policies, folders, strict=True):
         evaluate(Evaluation(policy, chosen, folder, batch=rows, workers=workers))
