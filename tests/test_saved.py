@@ -64,6 +64,17 @@ def test_a_training_resumes_with_the_configuration_of_its_time(saved, capsys):
     assert np.isfinite(act("later")).all()
 
 
+def test_a_longer_run_says_that_its_learning_rate_jumps(saved, capsys):
+    Path("fit.yaml").write_text(Path("fit.yaml").read_text().replace("warmup: 2", "warmup: 0"))
+    assert cli.main(["fit", "-c", "fit.yaml", "--model.vlm=export"]) == 0
+    assert cli.main(["fit", "-c", "fit.yaml", "--model.vlm=export", "--ckpt_path=last", "--trainer.max_steps=4"]) == 0
+    assert "max_steps has changed: the learning rate now falls until step 4; at step 2 it goes from" in capsys.readouterr().err
+    # Lightning checks this when training starts.
+    late = ["--trainer.val_check_interval=1000", "--trainer.check_val_every_n_epoch=1", "--trainer.limit_val_batches=1"]
+    assert cli.main(["fit", "-c", "fit.yaml", "--model.vlm=export", *late]) == 2
+    assert "error: trainer: `val_check_interval` (1000) must be less than" in capsys.readouterr().err
+
+
 def test_a_pr2l_export_acts_as_it_did(saved):
     pytest.importorskip("stable_baselines3")
     check_actions("pr2l/export", "pr2l/export")

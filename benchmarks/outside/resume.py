@@ -64,7 +64,7 @@ def fewer_steps_than_are_done(trial: Trial) -> None:
 @case()
 def more_steps_than_before(trial: Trial) -> None:
     """Resuming with more max_steps, where the learning rate jumps up, is said or refused."""
-    trained(trial)
+    trained(trial, lambda recipe: recipe["model"].update(warmup=0))
     trial.vla(
         "fit",
         "-c",

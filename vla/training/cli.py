@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -316,6 +317,13 @@ def main(argv: list[str], hooks: Hooks) -> None:
         ) from error
     except Exception as error:
         # Weights & Biases calls a missing key a UsageError; Lightning's EarlyStopping learns what is logged when it is logged.
-        if type(error).__name__ != "UsageError" and not str(error).startswith("Early stopping conditioned on metric"):
+        late = type(error).__name__ == "UsageError" or str(error).startswith("Early stopping conditioned on metric")
+        if not late and not (isinstance(error, ValueError) and _raised_by_lightning(error)):
             raise
         raise UserError(in_one_line(error), "trainer") from error
+
+
+def _raised_by_lightning(error: Exception) -> bool:
+    """Whether Lightning itself raised the error, as it does for settings that it checks when training starts."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("lightning.")
