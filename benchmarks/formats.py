@@ -22,7 +22,7 @@ import psutil
 from PIL import Image
 
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import Options, make_job
+from vla.datasets.formats.job import ConvertOptions, make_job
 from vla.datasets.formats.readers.rlds import RLDSReader
 from vla.datasets.formats.readers.tfrecord import masked_crc
 from vla.datasets.formats.video import Decoder, VideoFrames, write_video
@@ -126,7 +126,7 @@ def parse(folder: Path) -> float:
 def convert(source: Path, out: Path, workers: int) -> None:
     """Converts, and prints the steps per second; runs in a separate process."""
     began = time.perf_counter()
-    report = run(make_job(Options(str(source), str(out))), workers)
+    report = run(make_job(ConvertOptions(str(source), str(out))), workers)
     print(json.dumps({"rate": report["steps"] / (time.perf_counter() - began)}))
 
 

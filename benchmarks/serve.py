@@ -60,10 +60,10 @@ def expected(images: dict[str, np.ndarray], state: np.ndarray) -> list[float]:
 
 
 def serve_stand_in(fixed: float, each: float, batch: int) -> None:
-    from vla.serving.options import Options
+    from vla.serving.options import ServerOptions
     from vla.serving.server import serve
 
-    serve({"stand-in": StandIn(fixed, each)}, port=0, options=Options(batch=batch))
+    serve({"stand-in": StandIn(fixed, each)}, port=0, options=ServerOptions(batch=batch))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import pytest
 
 from vla.checkpoint import read_checkpoint
 from vla.datasets.formats.images import decode
-from vla.datasets.formats.job import Options, make_job
+from vla.datasets.formats.job import ConvertOptions, make_job
 from vla.datasets.formats.readers import tfrecord
 from vla.datasets.formats.readers.hdf5 import HDF5Reader
 from vla.datasets.formats.readers.recognise import recognise
@@ -78,7 +78,7 @@ def test_a_tar_file_that_is_none_is_damage_of_the_data_set(tmp_path):
     (ref,) = TarReader(tmp_path / "a.tar").refs()
     assert "compressed with gzip" in ref.damage
     with pytest.raises(UserError, match="gunzip") as error:
-        make_job(Options(str(tmp_path / "a.tar"), str(tmp_path / "out")))
+        make_job(ConvertOptions(str(tmp_path / "a.tar"), str(tmp_path / "out")))
     assert "card" not in str(error.value) and "skip" not in str(error.value)
 
 

@@ -57,10 +57,10 @@ def make_policy(export: str) -> Policy:
     import torch
 
     from vla.policies.local import LocalPolicy
-    from vla.serving.options import Options, ladder
+    from vla.serving.options import ServerOptions, ladder
 
     torch.set_num_threads(1)
-    return LocalPolicy.from_export(export, ladder(Options.batch), probabilities=True)
+    return LocalPolicy.from_export(export, ladder(ServerOptions.batch), probabilities=True)
 
 
 class Infer(Protocol):

@@ -17,7 +17,7 @@ from vla.policies.base import TemporalEnsemble
 from vla.policies.remote import RemotePolicy
 from vla.protocols.wire import encode_array, pack, unpack
 from vla.serving.keys import Keys
-from vla.serving.options import Options
+from vla.serving.options import ServerOptions
 from vla.serving.server import running
 
 
@@ -76,7 +76,7 @@ def test_clients_of_all_protocols_share_calls_and_get_their_own_answers(slow, ob
 
 
 def test_a_lone_client_does_not_wait_for_others(policy_class, observed):
-    with running(policy_class(), options=Options(wait_ms=2000)) as url:
+    with running(policy_class(), options=ServerOptions(wait_ms=2000)) as url:
         began = time.perf_counter()
         drive(url, observed, 1, 3)
         assert time.perf_counter() - began < 2
@@ -84,13 +84,13 @@ def test_a_lone_client_does_not_wait_for_others(policy_class, observed):
 
 def test_batching_can_be_off(slow, observed):
     policy = slow()
-    with running(policy, options=Options(batch=1)) as url:
+    with running(policy, options=ServerOptions(batch=1)) as url:
         drive(url, observed, 4, 3)
     assert set(policy.batches) == {1}
 
 
 def test_one_bad_request_fails_alone(slow, observed):
-    with running(slow(), options=Options(wait_ms=100)) as url, ThreadPoolExecutor(4) as pool:
+    with running(slow(), options=ServerOptions(wait_ms=100)) as url, ThreadPoolExecutor(4) as pool:
         requests = [request_json(observed, i, instruction="break" if i == 2 else "go") for i in range(4)]
         codes = [r.status_code for r in pool.map(lambda content: httpx.post(f"{url}/act", json=content), requests)]
     assert codes == [200, 200, 500, 200]
@@ -152,7 +152,7 @@ def wait_until(condition, seconds=10.0):
 @contextlib.contextmanager
 def held(policy_class, **options):
     policy = Held(policy_class())
-    with running(policy, options=Options(**options)) as url:
+    with running(policy, options=ServerOptions(**options)) as url:
         policy.go.clear()
         try:
             yield policy, url
@@ -212,7 +212,7 @@ def test_one_clients_many_requests_do_not_delay_anothers(policy_class, observed,
 
     (tmp_path / "keys").write_text(f"greedy {'g' * 20}\nmodest {'m' * 20}\n")
     policy = Held(Noting())
-    with running(policy, options=Options(batch=1), keys=Keys(tmp_path / "keys")) as url, ThreadPoolExecutor(9) as pool:
+    with running(policy, options=ServerOptions(batch=1), keys=Keys(tmp_path / "keys")) as url, ThreadPoolExecutor(9) as pool:
         policy.go.clear()
         served.clear()
 
@@ -246,7 +246,7 @@ def test_a_robot_waits_for_one_question_at_most_and_questions_have_their_own_que
             order.append("act")
             return super().act(observations)
 
-    with running(Answering(), options=Options(queue=6)) as url, ThreadPoolExecutor(9) as pool:
+    with running(Answering(), options=ServerOptions(queue=6)) as url, ThreadPoolExecutor(9) as pool:
         order.clear()
         question = {"images": request_json(observed)["images"], "question": "is it red"}
         asking = [pool.submit(httpx.post, f"{url}/ask", json=question, timeout=30) for _ in range(8)]
@@ -267,7 +267,7 @@ def test_a_deadline_is_kept(policy_class, observed):
 
 def test_the_state_of_a_silent_stream_is_dropped(policy_class, observed):
     policy = policy_class()
-    with running(policy, options=Options(idle_s=0.4)) as url:
+    with running(policy, options=ServerOptions(idle_s=0.4)) as url:
         for calls in (1, 2):
             assert httpx.post(f"{url}/act", json=request_json(observed)).json()["info"]["calls"] == calls
         wait_until(lambda: not policy.calls)
@@ -298,7 +298,7 @@ def test_temporal_ensembles_of_streams_are_independent(policy_class, observed):
 
 
 def test_slow_and_silent_connections_are_closed(policy_class, observed):
-    with running(policy_class(), options=Options(slow_s=0.3, connections=4)) as url:
+    with running(policy_class(), options=ServerOptions(slow_s=0.3, connections=4)) as url:
         host, port = url.removeprefix("http://").split(":")
         for start in (
             b"",

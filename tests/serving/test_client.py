@@ -38,7 +38,7 @@ from vla_client.wire import pack, unpack  # noqa: E402
 from vla.policies import base  # noqa: E402
 from vla.protocols import wire  # noqa: E402
 from vla.serving.keys import Keys  # noqa: E402
-from vla.serving.options import Options  # noqa: E402
+from vla.serving.options import ServerOptions  # noqa: E402
 from vla.serving.server import running  # noqa: E402
 
 
@@ -223,7 +223,7 @@ def test_a_busy_server_gets_the_request_again(policy_class):
             return super().act(observations)
 
     retries = []
-    with running(Slow(), options=Options(batch=1, queue=1)) as url:
+    with running(Slow(), options=ServerOptions(batch=1, queue=1)) as url:
 
         def ask(seed):
             connection = Connection(ws(url), timeout=20.0, on_retry=retries.append)
@@ -249,7 +249,7 @@ def test_a_server_that_was_too_slow_gets_the_request_again(policy_class):
             return super().act(observations)
 
     policy, retries = Slow(), []
-    with running(policy, options=Options(deadline_s=0.2)) as url:
+    with running(policy, options=ServerOptions(deadline_s=0.2)) as url:
         connection = Connection(ws(url), timeout=20.0, on_retry=retries.append)
         policy.wait = 0.5
         assert connection.infer(message())["actions"].shape == (4, 7)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vla.observation import ActionChunk
-from vla.policies.local import Answer
+from vla.policies.local import QuestionAnswer
 from vla.report.video import write_video
 from vla.serving.keys import Keys
 from vla.serving.server import running
@@ -36,7 +36,7 @@ def seeing(policy_class):
             return chunks
 
         def ask(self, images, questions):
-            return [Answer(f"{q}: {int(i['front'].mean())}", None) for i, q in zip(images, questions, strict=True)]
+            return [QuestionAnswer(f"{q}: {int(i['front'].mean())}", None) for i, q in zip(images, questions, strict=True)]
 
     return Seeing()
 

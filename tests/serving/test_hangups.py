@@ -15,7 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 from vla.protocols.wire import encode_array, pack
 from vla.serving.clients import Client, Clients
 from vla.serving.metrics import Metrics
-from vla.serving.options import Options
+from vla.serving.options import ServerOptions
 from vla.serving.refusal import Refusal
 from vla.serving.server import running
 from vla.serving.service import Service
@@ -111,7 +111,7 @@ def test_no_hang_up_is_an_error_of_the_server(served, reset, observed, caplog):
 
 def test_a_slow_body_is_a_408_and_a_client_that_leaves_earlier_a_499(policy_class, caplog):
     caplog.set_level(logging.INFO, "vla.serving")
-    with running(policy_class(), options=Options(slow_s=0.3)) as url:
+    with running(policy_class(), options=ServerOptions(slow_s=0.3)) as url:
         host, port = url.split("://")[1].split(":")
         hang_up(url, with_length(b"/act", 1000, b"{"), False, lambda client: client)
         with socket.create_connection((host, int(port))) as client:
@@ -122,8 +122,8 @@ def test_a_slow_body_is_a_408_and_a_client_that_leaves_earlier_a_499(policy_clas
 
 def test_an_answer_that_finds_nobody_is_a_499(policy_class, caplog):
     async def send_to_nobody():
-        service = Service(policy_class(), Options(), Metrics())
-        with service.track(Client("me", "1", Clients(Options())), "openpi"):
+        service = Service(policy_class(), ServerOptions(), Metrics())
+        with service.track(Client("me", "1", Clients(ServerOptions())), "openpi"):
             raise WebSocketDisconnect(1006)
 
     with pytest.raises(Refusal, match="disconnected") as refusal:

@@ -17,7 +17,7 @@ from vla.protocols.wire import encode_array, pack
 from vla.serving.keys import Keys
 from vla.serving.logs import JsonLines
 from vla.serving.metrics import Metrics
-from vla.serving.options import Options
+from vla.serving.options import ServerOptions
 from vla.serving.server import running, serve
 from vla.serving.service import Service
 
@@ -98,7 +98,7 @@ def test_a_page_of_another_site_is_refused(url, observed):
 
 
 def test_rates_and_connections_of_one_client(policy_class, observed):
-    with running(policy_class(), options=Options(rate=0.3, per_key=2)) as url:
+    with running(policy_class(), options=ServerOptions(rate=0.3, per_key=2)) as url:
         answers = [httpx.post(f"{url}/act", json=request_json(observed)) for _ in range(2)]
         codes = [answer.status_code for answer in answers]
         assert codes[0] == 200 and 429 in codes
@@ -113,7 +113,7 @@ def test_rates_and_connections_of_one_client(policy_class, observed):
 
 
 def test_limits_of_messages_and_images(policy_class, observed):
-    with running(policy_class(), options=Options(message=100_000, side=100)) as url:
+    with running(policy_class(), options=ServerOptions(message=100_000, side=100)) as url:
         assert httpx.post(f"{url}/act", content=b" " * 100_001).status_code == 413
         with connect(url.replace("http", "ws")) as client:
             client.recv()
@@ -167,7 +167,7 @@ def test_metrics_and_logs_cover_each_request(policy_class, observed, caplog):
 
 def test_a_reload_changes_the_policy_between_two_calls_and_never_the_contract(policy_class, contract, observed):
     async def scenario():
-        service = Service(policy_class(), Options(), Metrics())
+        service = Service(policy_class(), ServerOptions(), Metrics())
         await service.start()
         observation = observed()
         acting = [asyncio.create_task(service.batcher.act(observation, "me", 5)) for _ in range(3)]
@@ -187,4 +187,4 @@ def test_a_reload_changes_the_policy_between_two_calls_and_never_the_contract(po
 def test_options_out_of_range_are_refused():
     for wrong in ({"batch": 0}, {"wait_ms": -1}, {"deadline_s": 0}):
         with pytest.raises(UserError):
-            Options(**wrong)
+            ServerOptions(**wrong)

@@ -7,7 +7,7 @@ import pytest
 
 from vla.serving.batching import Batcher
 from vla.serving.metrics import Metrics
-from vla.serving.options import Options
+from vla.serving.options import ServerOptions
 from vla.serving.pace import EXPIRES_S, Pace
 
 
@@ -54,7 +54,7 @@ def test_clients_in_step_fill_every_batch(policy_class, observed, think):
 
     async def scenario():
         policy = policy_class()
-        batcher = Batcher(Slow(policy), Options(batch=8), Metrics())
+        batcher = Batcher(Slow(policy), ServerOptions(batch=8), Metrics())
 
         async def client(number):
             for _ in range(12):

@@ -35,9 +35,9 @@ import sys
 import torch  # every served policy uses it, and it resizes images
 sys.path.insert(0, {folder!r})
 from conftest import MeanPixelPolicy
-from vla.serving.options import Options
+from vla.serving.options import ServerOptions
 from vla.serving.server import serve
-serve({{"policy": MeanPixelPolicy()}}, port=0, options=Options(slow_s=4.0))
+serve({{"policy": MeanPixelPolicy()}}, port=0, options=ServerOptions(slow_s=4.0))
 """
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 GROWTH = 150

@@ -21,7 +21,7 @@ from vla.errors import ContractMismatch, UserError
 from vla.policies.base import Policy
 from vla.policies.remote import RemotePolicy
 from vla.protocols.wire import encode_array
-from vla.serving.options import Options
+from vla.serving.options import ServerOptions
 from vla.serving.server import running, serve
 
 
@@ -146,7 +146,7 @@ def test_other_errors_are_json_without_a_traceback(url):
     assert httpx.post(f"{url}/act", content=iter([b"x" * 2**20] * 33)).status_code == 413, (
         "a body that does not declare its length"
     )
-    assert httpx.post(f"{url}/act", content=b"x" * (Options.message + 1)).status_code == 413
+    assert httpx.post(f"{url}/act", content=b"x" * (ServerOptions.message + 1)).status_code == 413
     assert httpx.post(f"{url}/reset", json={"ids": [3]}).status_code == 400
 
 
@@ -285,10 +285,10 @@ def test_sighup_changes_the_policies_under_load_and_every_request_is_answered(tm
 
 def test_every_batch_size_is_warmed_up_before_the_first_answer(policy_class):
     policy = policy_class()
-    with running(policy, options=Options(batch=8)) as url:
+    with running(policy, options=ServerOptions(batch=8)) as url:
         assert set(policy.batches) == {1, 4, 8} and not policy.calls
         assert httpx.get(f"{url}/healthz").status_code == 200
-    with running(large := policy_class(), options=Options(batch=32)):
+    with running(large := policy_class(), options=ServerOptions(batch=32)):
         assert set(large.batches) == {1, 4, 16, 32}
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vla.datasets.formats.conventions.prepare import Changes
 from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import PARTS, Choice, Options, make_job
+from vla.datasets.formats.job import PARTS, Choice, ConvertOptions, make_job
 from vla.datasets.formats.notes import REPORT
 from vla.datasets.formats.readers.base import Reader
 from vla.datasets.formats.readers.recognise import open_reader
@@ -60,7 +60,7 @@ def convert(chosen: Convert) -> int:
         raise UserError(f"holdout {chosen.holdout}", "--holdout", "give a fraction from 0 to 1")
     _check_numbers(rate=chosen.rate, workers=chosen.workers)
     height, width = _size(chosen.size)
-    options = Options(
+    options = ConvertOptions(
         **{field.name: getattr(chosen, field.name) for field in dataclasses.fields(Choice)},
         height=height,
         width=width,

@@ -11,11 +11,11 @@ from pathlib import Path
 from vla.contract import StatisticOption
 from vla.errors import UserError
 from vla.policies.base import Policy, TemporalEnsemble
-from vla.serving.options import Options
+from vla.serving.options import ServerOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class Serve(Options):
+class Serve(ServerOptions):
     """The policies to serve, the address, access, and limits.
 
     Attributes:

@@ -31,7 +31,7 @@ def default_device() -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class QuestionAnswer:
     """The model's answer to a question: text, and the point (right, down; 0 to 1) if it answers with one."""
 
     text: str
@@ -151,14 +151,14 @@ class LocalPolicy:
             new_history[observation.id] = [*past, observation.images][1 - self.contract.history :]
         return example
 
-    def ask(self, images: list[dict[str, np.ndarray]], questions: list[str], limit: int = 8) -> list[Answer]:
+    def ask(self, images: list[dict[str, np.ndarray]], questions: list[str], limit: int = 8) -> list[QuestionAnswer]:
         """Answers questions on images (camera name -> uint8 [H, W, 3]); any token of the vocabulary may be written."""
         answers = []
         for start in range(0, len(questions), self.batch):
             pairs = zip(images[start : start + self.batch], questions[start : start + self.batch], strict=True)
             examples = [self.encoder.ask(i, q) for i, q in pairs]
             out = self._write(examples, max_new_tokens=limit, eos_id=self.encoder.vocabulary.eos_id, ordinals=self._ordinals)
-            answers += [Answer(*self.encoder.answer(row.numpy())) for row in out.ids[: len(examples)].cpu()]
+            answers += [QuestionAnswer(*self.encoder.answer(row.numpy())) for row in out.ids[: len(examples)].cpu()]
         return answers
 
     def _shape(self, rows: int) -> int:

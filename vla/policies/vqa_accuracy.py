@@ -9,7 +9,7 @@ import numpy as np
 
 from vla.datasets.questions import QuestionSource
 from vla.datasets.samples import Question, QuestionSample
-from vla.policies.local import Answer, LocalPolicy
+from vla.policies.local import LocalPolicy, QuestionAnswer
 
 NEAR = 0.05
 """A point is correct within this fraction of the image on both axes."""
@@ -21,11 +21,11 @@ class AnsweredQuestion:
 
     images: dict[str, np.ndarray]
     question: Question
-    answer: Answer
+    answer: QuestionAnswer
     correct: bool
 
 
-def is_correct(question: Question, answer: Answer) -> bool:
+def is_correct(question: Question, answer: QuestionAnswer) -> bool:
     """Whether an answer is correct: the same word, or a point within NEAR of the true one."""
     if question.point is None:
         return [answer.text] == question.answer

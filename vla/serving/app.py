@@ -20,7 +20,7 @@ from vla.serving.clients import Clients
 from vla.serving.gate import Gate
 from vla.serving.keys import Keys
 from vla.serving.metrics import Metrics
-from vla.serving.options import Options
+from vla.serving.options import ServerOptions
 from vla.serving.refusal import Refusal, as_refusal
 from vla.serving.service import Service
 
@@ -33,7 +33,7 @@ PAGE_HEADERS = {
 }
 
 
-def create_app(policies: Mapping[str, Policy], options: Options, keys: Keys | None = None) -> Starlette:
+def create_app(policies: Mapping[str, Policy], options: ServerOptions, keys: Keys | None = None) -> Starlette:
     """Returns the application that serves these policies at /policies/NAME, and the first one at / too.
 
     Errors are JSON {"error": {"what", "where", "fix"}} with a 4xx or 5xx status (`vla.serving.refusal`). The services are in

@@ -15,7 +15,7 @@ from vla.observation import ActionChunk, Observation
 from vla.policies.base import Policy, check_answers
 from vla.serving.fair import FairQueue
 from vla.serving.metrics import Metrics
-from vla.serving.options import Options
+from vla.serving.options import ServerOptions
 from vla.serving.pace import Pace
 from vla.serving.refusal import PolicyFault, busy, too_late
 from vla.serving.thread import PolicyThread, settable
@@ -44,7 +44,7 @@ class Batcher:
     A lone client therefore never waits. Other work for the policy's thread runs between two batches.
     """
 
-    def __init__(self, policy: Policy, options: Options, metrics: Metrics):
+    def __init__(self, policy: Policy, options: ServerOptions, metrics: Metrics):
         self.policy, self.options, self.metrics = policy, options, metrics
         self._queue: FairQueue[Job] = FairQueue()
         self.pace = Pace()

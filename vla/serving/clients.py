@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping
 
 from vla.serving.keys import Keys
-from vla.serving.options import Options
+from vla.serving.options import ServerOptions
 from vla.serving.refusal import Refusal, busy
 
 REQUEST_ID = re.compile(r"[\w.:-]{1,64}")
@@ -45,7 +45,7 @@ class Clients:
         keys: the API keys; None admits everybody.
     """
 
-    def __init__(self, options: Options, keys: Keys | None = None):
+    def __init__(self, options: ServerOptions, keys: Keys | None = None):
         self.options, self.keys = options, keys
         self.open: dict[str, int] = {}
         self._credit: dict[str, tuple[float, float]] = {}

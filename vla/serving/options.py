@@ -16,7 +16,7 @@ def ladder(batch: int) -> list[int]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class ServerOptions:
     """Limits and batching of a server.
 
     Attributes:

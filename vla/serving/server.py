@@ -22,7 +22,7 @@ from vla.policies.base import Policy
 from vla.serving.app import create_app
 from vla.serving.connections import limited
 from vla.serving.keys import Keys
-from vla.serving.options import Options
+from vla.serving.options import ServerOptions
 from vla.serving.service import Service
 
 log = logging.getLogger("vla.serving")
@@ -99,7 +99,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def _server(
     policies: Mapping[str, Policy],
-    options: Options,
+    options: ServerOptions,
     keys: Keys | None,
     tls: tuple[str, str] | None,
     loaders: Mapping[str, Callable[[], Policy]],
@@ -136,7 +136,7 @@ def serve(
     policies: Mapping[str, Policy],
     host: str = "127.0.0.1",
     port: int = 8000,
-    options: Options | None = None,
+    options: ServerOptions | None = None,
     keys: str = "",
     tls: tuple[str, str] | None = None,
     public: bool = False,
@@ -167,7 +167,7 @@ def serve(
             f"{host}:{port}",
             "give --keys FILE, or --public to admit everybody",
         )
-    server = _server(policies, options or Options(), api_keys, tls, load or {})
+    server = _server(policies, options or ServerOptions(), api_keys, tls, load or {})
     scheme = "https" if tls else "http"
     address = f"{scheme}://{host if ':' not in host else f'[{host}]'}:{bound.getsockname()[1]}"
     if reachable and not tls:
@@ -187,14 +187,14 @@ def running(
     policy: Policy | Mapping[str, Policy],
     host: str = "127.0.0.1",
     port: int = 0,
-    options: Options | None = None,
+    options: ServerOptions | None = None,
     keys: Keys | None = None,
     tls: tuple[str, str] | None = None,
 ) -> Iterator[str]:
     """Serves from a thread of this process while the block runs; yields the URL."""
     bound = _bind(host, port)
     policies = policy if isinstance(policy, Mapping) else {"policy": policy}
-    server = _server(policies, options or Options(), keys, tls, {})
+    server = _server(policies, options or ServerOptions(), keys, tls, {})
     thread = threading.Thread(target=server.run, args=([bound],), name="vla-serve", daemon=True)
     thread.start()
     while not server.started and thread.is_alive():

@@ -20,7 +20,7 @@ from vla.serving.batching import Batcher
 from vla.serving.clients import Client
 from vla.serving.metrics import Metrics
 from vla.serving.observations import Images, is_quick_to_read, read_observation, read_question
-from vla.serving.options import Options, ladder
+from vla.serving.options import ServerOptions, ladder
 from vla.serving.refusal import Refusal, as_refusal, busy, too_late
 from vla.serving.streams import Streams
 
@@ -79,7 +79,7 @@ class Service:
         metrics: the counters of the whole server.
     """
 
-    def __init__(self, policy: Policy, options: Options, metrics: Metrics):
+    def __init__(self, policy: Policy, options: ServerOptions, metrics: Metrics):
         self.contract, self.digest = policy.contract, policy.contract.hash
         self.options, self.metrics = options, metrics
         self.batcher = Batcher(policy, options, metrics)

@@ -8,7 +8,7 @@ import torch
 from vla.datasets.samples import QuestionSample, RobotSample
 from vla.models.decoding.choose import likeliest
 from vla.models.logprobs import allowed_mass
-from vla.policies.local import Answer
+from vla.policies.local import QuestionAnswer
 from vla.policies.vqa_accuracy import is_correct
 from vla.sequences.encode import Encoder
 from vla.training.answers import ActionTokens, Answers
@@ -114,7 +114,7 @@ class Measure:
                 continue
             question = sample.questions[branch]
             if len(question.answer) == 1:
-                correct = is_correct(question, Answer(*self.encoder.answer(words.cpu().numpy())))
+                correct = is_correct(question, QuestionAnswer(*self.encoder.answer(words.cpu().numpy())))
                 key = f"{name}_accuracy/{question.type or 'any'}"
                 hits, count = sums.get(key, (0.0, 0))
                 sums[key] = (hits + correct, count + 1)

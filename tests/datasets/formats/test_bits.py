@@ -18,7 +18,7 @@ from vla.datasets.formats.conventions.source_card import load_source_card
 from vla.datasets.formats.convert import run
 from vla.datasets.formats.images import decode
 from vla.datasets.formats.inspection.check import verify
-from vla.datasets.formats.job import Options, make_job
+from vla.datasets.formats.job import ConvertOptions, make_job
 from vla.datasets.formats.lerobot_source import LeRobotSource
 from vla.datasets.formats.readers.recognise import open_reader
 from vla.datasets.images import ImageStore
@@ -74,7 +74,7 @@ def test_conversion_and_verification_say_it_too(tmp_path, data):
     for path in (rlds, tars):
         reader = open_reader(path)
         (problem,) = verify(reader, reader.card()).problems
-        report = run(make_job(Options(str(path), f"{path}-out", skip=True)))
+        report = run(make_job(ConvertOptions(str(path), f"{path}-out", skip=True)))
         for text in (problem, *report["damaged"]["records"]):
             assert re.search("image cannot be decoded|JPEG is", text) and "0x" not in text
 
@@ -89,7 +89,7 @@ def test_a_jpeg_of_12_bits_is_not_copied(tmp_path):
 def refused(path, *names, card=None, says="8 bits", **options):
     """Asserts that neither conversion nor verification accepts any record; all errors name the image."""
     with pytest.raises(UserError) as error:
-        run(make_job(Options(str(path), f"{path}-out", card=card or "", **options)))
+        run(make_job(ConvertOptions(str(path), f"{path}-out", card=card or "", **options)))
     reader = open_reader(path, images=options.get("pictures", ""))
     findings = verify(reader, load_source_card(card) if card else reader.card())
     assert findings.damaged and not findings.images
@@ -125,7 +125,7 @@ def test_rlds(tmp_path, dtype):
         language_instruction=rlds_files.text(),
     )
     folder = rlds_files.write(tmp_path / "rlds", [steps], features, files=1)
-    assert run(make_job(Options(str(folder), str(tmp_path / "out"))))["records"]["written"] == 1
+    assert run(make_job(ConvertOptions(str(folder), str(tmp_path / "out"))))["records"]["written"] == 1
     card = tmp_path / "card.yaml"
     card.write_text("cameras: {far: {key: observation/far}}\naction: [{key: action, names: [a, b, c, d, e, f, g]}]\ntext: go\n")
     refused(folder, "record 0", "observation/far", card=str(card))
@@ -159,7 +159,7 @@ def test_arrays_in_tars(tmp_path, dtype):
     card = tmp_path / "card.yaml"
     card.write_text("cameras: {far: {key: far}}\naction: [{key: action, names: [a, b]}]\ntext: go\n")
     if dtype == np.uint8:
-        run(make_job(Options(str(path), str(tmp_path / "out"), card=str(card))))
+        run(make_job(ConvertOptions(str(path), str(tmp_path / "out"), card=str(card))))
         image = RobotSource(tmp_path / "out", chunk=1).sample(1, np.random.default_rng(0)).images["far"]
         assert np.abs(image.astype(int) - pixels).mean() < 3
     else:

@@ -14,7 +14,7 @@ from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.prepare import Changes, prepare
 from vla.datasets.formats.conventions.source_card import load_source_card
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import Options, make_job
+from vla.datasets.formats.job import ConvertOptions, make_job
 from vla.datasets.formats.readers.rlds import RLDSReader
 
 pytest.importorskip("google_crc32c")
@@ -174,7 +174,7 @@ def test_limits_fit_turns_that_pass_pi(tmp_path, make):
     given["observation"]["state"] = state
     record = flat({**given, "is_first": first()}) | {"episode_metadata/file_path": [b"x"]}
     write(tmp_path / "in", [record], described, name=make.__name__, files=1)
-    run(make_job(Options(str(tmp_path / "in"), str(tmp_path / "out"), card=make.__name__)))
+    run(make_job(ConvertOptions(str(tmp_path / "in"), str(tmp_path / "out"), card=make.__name__)))
     space = DatasetCard.load(tmp_path / "out").spec.action
     assert np.allclose(space.statistics["max"][3:6], [0, 0, 0.1], atol=1e-5)
     assert np.allclose([space.low[5], space.high[5]], [-0.1, 0.1], atol=1e-5)

@@ -21,7 +21,7 @@ from vla.datasets.formats import job as planning
 from vla.datasets.formats.conventions.prepare import Changes
 from vla.datasets.formats.conventions.source_card import Part
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import PARTS, Options, make_job
+from vla.datasets.formats.job import PARTS, ConvertOptions, make_job
 from vla.datasets.formats.writers.shards import space
 from vla.datasets.index import ShardIndex
 from vla.datasets.robot import RobotSource
@@ -61,7 +61,7 @@ def source(tmp_path):
 
 
 def options(root, out="out", **changes):
-    return Options(**{"source": str(root / "rlds"), "out": str(root / out), "card": str(root / "card.yaml"), **changes})
+    return ConvertOptions(**{"source": str(root / "rlds"), "out": str(root / out), "card": str(root / "card.yaml"), **changes})
 
 
 def converted(root, out="out", **changes):

@@ -8,7 +8,7 @@ from test_hdf5 import libero
 from vla.datasets.formats.conventions.prepare import Changes
 from vla.datasets.formats.convert import run
 from vla.datasets.formats.images import rgb
-from vla.datasets.formats.job import Options, make_job
+from vla.datasets.formats.job import ConvertOptions, make_job
 from vla.datasets.formats.readers.base import InMemoryFrames
 from vla.datasets.formats.readers.frames import frames_of
 from vla.datasets.robot import RobotSource
@@ -84,7 +84,7 @@ CARD = "cameras: {front: {key: obs/front}}\naction: [{key: actions, names: [a, b
 def test_a_card_makes_them_a_camera(tmp_path, pixels):
     path = only(tmp_path / "a.hdf5", pixels)
     (tmp_path / "card.yaml").write_text(CARD)
-    assert run(make_job(Options(str(path), str(tmp_path / "out"), card=str(tmp_path / "card.yaml"))))["steps"] == 12
+    assert run(make_job(ConvertOptions(str(path), str(tmp_path / "out"), card=str(tmp_path / "card.yaml"))))["steps"] == 12
     image = RobotSource(tmp_path / "out", chunk=1).sample(1, np.random.default_rng(0)).images["front"]
     assert image.shape == ((12, 16, 3) if pixels.ndim > 2 else (16, 16, 3))
 
@@ -106,7 +106,7 @@ def test_without_a_card_what_was_found_is_said(tmp_path, pixels, says):
     with pytest.raises(
         UserError, match=f"(?s)the data set names no cameras: it has {says}".replace("it has no images are", "no images are")
     ):
-        make_job(Options(str(path), str(tmp_path / "out")))
+        make_job(ConvertOptions(str(path), str(tmp_path / "out")))
 
 
 def test_a_card_without_cameras_or_actions(tmp_path):
@@ -117,7 +117,7 @@ def test_a_card_without_cameras_or_actions(tmp_path):
     ]:
         (tmp_path / "card.yaml").write_text(text)
         with pytest.raises(UserError, match=f"(?s)card.yaml: the card {says}"):
-            make_job(Options(str(path), str(tmp_path / "out"), card=str(tmp_path / "card.yaml")))
+            make_job(ConvertOptions(str(path), str(tmp_path / "out"), card=str(tmp_path / "card.yaml")))
 
 
 def test_why_no_record_can_be_used(tmp_path):
@@ -128,11 +128,11 @@ def test_why_no_record_can_be_used(tmp_path):
     with pytest.raises(
         UserError, match=r"none of the 3 records can be used: all steps are no-ops \(3\)\nFix: leave out --noops drop"
     ):
-        make_job(Options(str(path), str(tmp_path / "out"), card="libero", changes=Changes(noops=True)))
+        make_job(ConvertOptions(str(path), str(tmp_path / "out"), card="libero", changes=Changes(noops=True)))
     with h5py.File(path, "a") as file:
         del file["data"].attrs["problem_info"]
     with pytest.raises(UserError, match=r"no instruction \(3\)\nFix: give an instruction: --instruction TEXT"):
-        make_job(Options(str(path), str(tmp_path / "out"), card="libero"))
+        make_job(ConvertOptions(str(path), str(tmp_path / "out"), card="libero"))
     libero(tmp_path / "b.hdf5", {"demo_0": 1})
     with pytest.raises(UserError, match=r"no step is left \(1\)\nFix: look at the card's `steps` and `alignment`"):
-        make_job(Options(str(tmp_path / "b.hdf5"), str(tmp_path / "out"), card="libero"))
+        make_job(ConvertOptions(str(tmp_path / "b.hdf5"), str(tmp_path / "out"), card="libero"))

@@ -19,7 +19,7 @@ from test_visual_questions import ENTRIES, llava, vqa
 
 from vla.datasets.formats.conventions.prepare import Changes, Dropped, prepare
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import Options, make_job
+from vla.datasets.formats.job import ConvertOptions, make_job
 from vla.datasets.formats.readers.recognise import open_reader
 from vla.errors import UserError
 
@@ -125,7 +125,7 @@ class DataSet:
 
 
 def shards(folder):
-    run(make_job(Options(str(robot_tars(folder / "tars")), str(folder / "out"))))
+    run(make_job(ConvertOptions(str(robot_tars(folder / "tars")), str(folder / "out"))))
     return folder / "out"
 
 

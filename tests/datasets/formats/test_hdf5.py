@@ -6,7 +6,7 @@ import pytest
 
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import Options, make_job
+from vla.datasets.formats.job import ConvertOptions, make_job
 from vla.datasets.formats.readers.hdf5 import HDF5Reader
 from vla.datasets.formats.readers.recognise import recognise
 from vla.datasets.index import ShardIndex
@@ -71,7 +71,7 @@ def robomimic(path, lengths=LENGTHS):
 
 
 def converted(source, out, **changes):
-    return run(make_job(Options(source=str(source), out=str(out), **changes)))
+    return run(make_job(ConvertOptions(source=str(source), out=str(out), **changes)))
 
 
 def test_demonstrations_are_in_the_order_of_their_numbers(tmp_path):
@@ -122,7 +122,7 @@ def test_files_of_states_alone_are_refused(tmp_path):
     with h5py.File(tmp_path / "demo.hdf5", "w") as file:
         file["data/demo_1/states"], file["data/demo_1/actions"] = np.zeros((3, 5)), np.zeros((3, 7))
     with pytest.raises(UserError, match="(?s)no images.*--cameras"):
-        make_job(Options(str(tmp_path / "demo.hdf5"), str(tmp_path / "out")))
+        make_job(ConvertOptions(str(tmp_path / "demo.hdf5"), str(tmp_path / "out")))
 
 
 def test_a_truncated_file_is_named_and_the_others_are_read(tmp_path):
@@ -221,5 +221,5 @@ def test_what_an_unreadable_file_lacks_is_not_for_a_card_to_say(tmp_path):
     path = libero(tmp_path / "a.hdf5")
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(UserError, match="truncated") as error:
-        make_job(Options(str(path), str(tmp_path / "out")))
+        make_job(ConvertOptions(str(path), str(tmp_path / "out")))
     assert "card" not in str(error.value)

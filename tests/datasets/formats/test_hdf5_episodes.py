@@ -9,7 +9,7 @@ from test_hdf5 import libero
 from vla.datasets.formats.conventions.prepare import Changes
 from vla.datasets.formats.convert import run
 from vla.datasets.formats.inspection.check import verify
-from vla.datasets.formats.job import Options, make_job
+from vla.datasets.formats.job import ConvertOptions, make_job
 from vla.datasets.formats.readers.hdf5 import HDF5Reader
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
@@ -54,7 +54,7 @@ def test_every_file_is_an_episode(tmp_path, compressed, with_card):
     (tmp_path / "card.yaml").write_text(CARD)
     reader = HDF5Reader(folder)
     assert [ref.name.rpartition("/")[2] for ref in reader.refs()] == [f"episode_{n}.hdf5" for n in (1, 2, 10)]
-    options = Options(
+    options = ConvertOptions(
         str(folder),
         str(tmp_path / "out"),
         card=str(tmp_path / "card.yaml") if with_card else "",
@@ -76,14 +76,14 @@ def test_a_damaged_file_is_one_episode(tmp_path):
     data = (folder / "episode_2.hdf5").read_bytes()
     (folder / "episode_2.hdf5").write_bytes(data[: len(data) // 2])
     (tmp_path / "card.yaml").write_text(CARD)
-    report = run(make_job(Options(str(folder), str(tmp_path / "out"), card=str(tmp_path / "card.yaml"), skip=True)))
+    report = run(make_job(ConvertOptions(str(folder), str(tmp_path / "out"), card=str(tmp_path / "card.yaml"), skip=True)))
     assert report["records"]["written"] == 2 and "episode_2.hdf5" in report["damaged"]["records"][0]
 
 
 def test_a_card_of_another_layout_is_told_what_the_file_has(tmp_path):
     folder = aloha(tmp_path / "in")
     with pytest.raises(UserError, match="there is no actions, only action, observations/effort, observations/images/cam_high"):
-        make_job(Options(str(folder), str(tmp_path / "out"), card="libero"))
+        make_job(ConvertOptions(str(folder), str(tmp_path / "out"), card="libero"))
 
 
 def test_actions_in_a_group_and_instructions_in_the_file(tmp_path):
@@ -96,7 +96,7 @@ def test_actions_in_a_group_and_instructions_in_the_file(tmp_path):
         for t in range(4):
             file["observation/wrist"][t] = np.frombuffer(jpeg(t), np.uint8)
         file["task"], file["language_raw"] = np.arange(4), "close the drawer"
-    report = run(make_job(Options(str(tmp_path / "a.h5"), str(tmp_path / "out"))))
+    report = run(make_job(ConvertOptions(str(tmp_path / "a.h5"), str(tmp_path / "out"))))
     assert report["steps"] == 4
     sample = RobotSource(tmp_path / "out", chunk=1).sample(0, np.random.default_rng(0))
     assert sample.instruction == "close the drawer" and set(sample.images) == {"head", "wrist"} and sample.actions.shape == (1, 7)
@@ -108,7 +108,7 @@ def test_a_file_of_neither_layout_is_told_what_it_has(tmp_path, card):
         file["traj_0/actions"], file["traj_1/actions"] = np.zeros((3, 7)), np.zeros((3, 7))
     for skip in (False, True):
         with pytest.raises(UserError, match="neither data/demo_N .* nor action .*: it has traj_0, traj_1") as error:
-            make_job(Options(str(tmp_path / "a.hdf5"), str(tmp_path / "out"), card=card, skip=skip))
+            make_job(ConvertOptions(str(tmp_path / "a.hdf5"), str(tmp_path / "out"), card=card, skip=skip))
         assert "--on-error" not in str(error.value) and "--card" not in str(error.value)
 
 
@@ -117,4 +117,4 @@ def test_all_damaged_records_are_counted(tmp_path):
         data = libero(tmp_path / f"{name}.hdf5").read_bytes()
         (tmp_path / f"{name}.hdf5").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match="a.hdf5: .*cannot be opened.*; nor can the other 1 records be read"):
-        make_job(Options(str(tmp_path), str(tmp_path / "out")))
+        make_job(ConvertOptions(str(tmp_path), str(tmp_path / "out")))

@@ -18,7 +18,7 @@ from vla.datasets.formats import job as planning  # noqa: E402
 from vla.datasets.formats.convert import run  # noqa: E402
 from vla.datasets.formats.images import decode  # noqa: E402
 from vla.datasets.formats.inspection.check import verify  # noqa: E402
-from vla.datasets.formats.job import Options, make_job  # noqa: E402
+from vla.datasets.formats.job import ConvertOptions, make_job  # noqa: E402
 from vla.datasets.formats.lerobot_source import LeRobotSource  # noqa: E402
 from vla.datasets.formats.readers.lerobot import LeRobotReader  # noqa: E402
 from vla.datasets.formats.readers.recognise import recognise  # noqa: E402
@@ -56,7 +56,7 @@ def test_episodes_come_back_as_written(source):
 
 
 def test_conversion(source, tmp_path):
-    report = run(make_job(Options(str(source), str(tmp_path / "out"))))
+    report = run(make_job(ConvertOptions(str(source), str(tmp_path / "out"))))
     assert report["records"]["written"] == 3 and report["steps"] == 15
     shards = RobotSource(tmp_path / "out", chunk=1)
     assert list(shards.card.spec.action.names) == ["x", "gripper"] and shards.card.spec.state.names == ("a", "b")
@@ -67,7 +67,7 @@ def test_conversion(source, tmp_path):
 
 
 def test_as_a_source_without_conversion(source, tmp_path):
-    run(make_job(Options(str(source), str(tmp_path / "out"))))
+    run(make_job(ConvertOptions(str(source), str(tmp_path / "out"))))
     shards, direct = RobotSource(tmp_path / "out", chunk=3), LeRobotSource(source, chunk=3)
     assert len(direct) == len(shards) == 15 and direct.card.spec.cameras == shards.card.spec.cameras
     for name in ("low", "high", "names", "constant"):
@@ -140,8 +140,8 @@ def ours(folder):
 def test_shards_to_lerobot_and_back(tmp_path, monkeypatch, video):
     monkeypatch.setattr(planning, "PART_STEPS", 9)
     shards = ours(tmp_path / "ours")
-    run(make_job(Options(str(shards), str(tmp_path / "lerobot"), to="lerobot", video=video)))
-    run(make_job(Options(str(tmp_path / "lerobot"), str(tmp_path / "back"))))
+    run(make_job(ConvertOptions(str(shards), str(tmp_path / "lerobot"), to="lerobot", video=video)))
+    run(make_job(ConvertOptions(str(tmp_path / "lerobot"), str(tmp_path / "back"))))
     one, other = ShardIndex(shards), ShardIndex(tmp_path / "back")
     assert one.keys == other.keys
     for i in range(len(one)):
@@ -161,7 +161,7 @@ def test_shards_to_lerobot_and_back(tmp_path, monkeypatch, video):
 
 def test_the_result_has_lerobots_layout(tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "PART_STEPS", 9)
-    job = make_job(Options(str(ours(tmp_path / "ours")), str(tmp_path / "out"), to="lerobot", video="h264"))
+    job = make_job(ConvertOptions(str(ours(tmp_path / "ours")), str(tmp_path / "out"), to="lerobot", video="h264"))
     assert len(job.parts) == 2
     run(job)
     out = tmp_path / "out"
@@ -192,7 +192,7 @@ def test_a_killed_conversion_resumes(tmp_path, monkeypatch):
     shards = ours(tmp_path / "ours")
 
     def job(name):
-        return make_job(Options(str(shards), str(tmp_path / name), to="lerobot", video="h264"))
+        return make_job(ConvertOptions(str(shards), str(tmp_path / name), to="lerobot", video="h264"))
 
     def killed_in(module, name, part):
         function = getattr(module, name)
@@ -215,7 +215,7 @@ def test_a_killed_conversion_resumes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("video", ["none", "h264"])
 def test_the_expected_size_is_close(tmp_path, video):
-    job = make_job(Options(str(ours(tmp_path / "ours")), str(tmp_path / "out"), to="lerobot", video=video))
+    job = make_job(ConvertOptions(str(ours(tmp_path / "ours")), str(tmp_path / "out"), to="lerobot", video=video))
     run(job)
     size = sum(p.stat().st_size for top in ("data", "videos") for p in (tmp_path / "out" / top).rglob("*.*"))
     assert 0.3 < job.expected / size < 3
@@ -233,7 +233,7 @@ def test_the_encoder_is_silent_and_takes_no_priority(tmp_path, capfd):
 
 
 def test_verify_detects_a_changed_byte(tmp_path):
-    run(make_job(Options(str(ours(tmp_path / "ours")), str(tmp_path / "out"), to="lerobot", video="none")))
+    run(make_job(ConvertOptions(str(ours(tmp_path / "ours")), str(tmp_path / "out"), to="lerobot", video="none")))
     reader = LeRobotReader(tmp_path / "out")
     assert verify(reader, reader.card()).damaged == 0
     path = tmp_path / "out/data/chunk-000/file-000.parquet"
@@ -265,7 +265,7 @@ def test_a_data_set_written_by_lerobot():
 def test_videos_need_even_sides(tmp_path):
     shards = ours(tmp_path / "ours")
     with pytest.raises(UserError, match="even sides"):
-        run(make_job(Options(str(shards), str(tmp_path / "out"), to="lerobot", height=33, width=33, video="h264")))
+        run(make_job(ConvertOptions(str(shards), str(tmp_path / "out"), to="lerobot", height=33, width=33, video="h264")))
 
 
 # Errors.

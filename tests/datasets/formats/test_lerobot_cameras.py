@@ -10,7 +10,7 @@ from lerobot_files import IMAGE, SIZE, VIDEO, WRITERS, describe, features, frame
 
 from vla.datasets.formats.convert import run
 from vla.datasets.formats.inspection.check import verify
-from vla.datasets.formats.job import Options, make_job
+from vla.datasets.formats.job import ConvertOptions, make_job
 from vla.datasets.formats.lerobot_source import LeRobotSource
 from vla.datasets.formats.readers.lerobot import LeRobotReader
 from vla.datasets.robot import RobotSource
@@ -44,7 +44,7 @@ def test_depth_is_no_camera(tmp_path, version, marks, depth):
     cameras = {"wrist"} if depth else {"top", "wrist"}
     reader = LeRobotReader(folder)
     assert set(reader.card().cameras) == cameras and verify(reader, reader.card()).images == 15 * len(cameras)
-    run(make_job(Options(str(folder), str(tmp_path / "out"))))
+    run(make_job(ConvertOptions(str(folder), str(tmp_path / "out"))))
     for source in (RobotSource(tmp_path / "out", chunk=1), LeRobotSource(folder, chunk=1)):
         assert {camera.name for camera in source.card.spec.cameras} == cameras
         assert source.sample(3, np.random.default_rng(0)).images.keys() == cameras
@@ -88,7 +88,7 @@ def test_the_size_of_images(tmp_path, shape, names):
 
     folder = described(write_v2(tmp_path / "a"), IMAGE, shape=shape, names=names)
     edit(folder, change)
-    run(make_job(Options(str(folder), str(tmp_path / "out"))))
+    run(make_job(ConvertOptions(str(folder), str(tmp_path / "out"))))
     for source in (RobotSource(tmp_path / "out", chunk=1), LeRobotSource(folder, chunk=1)):
         sizes = {camera.name: (camera.height, camera.width) for camera in source.card.spec.cameras}
         assert sizes == {"wrist": (48, 64), "top": (SIZE, SIZE)}

@@ -12,7 +12,7 @@ from lerobot_files import FPS, IMAGE, LENGTHS, VIDEO, WRITERS, describe, edit, f
 from vla.datasets.formats.convert import run  # noqa: E402
 from vla.datasets.formats.inspection.check import verify  # noqa: E402
 from vla.datasets.formats.inspection.describe import inspect  # noqa: E402
-from vla.datasets.formats.job import Options, make_job  # noqa: E402
+from vla.datasets.formats.job import ConvertOptions, make_job  # noqa: E402
 from vla.datasets.formats.lerobot_source import LeRobotSource  # noqa: E402
 from vla.datasets.formats.readers.lerobot import LeRobotReader  # noqa: E402
 from vla.errors import UserError  # noqa: E402
@@ -51,7 +51,7 @@ def card_file(folder, **changes):
 def whole(folder, card=""):
     """Checks that verify, convert and the direct source read all episodes."""
     reader = LeRobotReader(folder)
-    job = make_job(Options(str(folder), str(folder.parent / "out"), card=card), reader)
+    job = make_job(ConvertOptions(str(folder), str(folder.parent / "out"), card=card), reader)
     findings = verify(reader, job.card)
     assert (findings.records, findings.damaged) == (len(LENGTHS), 0), findings.problems
     assert inspect(reader, job.card)["splits"] == {"train": 2, "val": 1}
@@ -83,7 +83,7 @@ def test_videos_that_the_card_does_not_name_may_be_missing(tmp_path, version):
     describe(folder, video_path=None)
     whole(folder, card_file(tmp_path))
     with pytest.raises(UserError, match="video"):
-        make_job(Options(str(folder), str(tmp_path / "all")))
+        make_job(ConvertOptions(str(folder), str(tmp_path / "all")))
 
 
 def test_the_entries_of_videos_that_the_card_does_not_name_may_be_missing(tmp_path):
@@ -103,7 +103,7 @@ def test_tasks_that_the_card_does_not_name_may_be_missing(tmp_path):
     whole(folder, card_file(tmp_path))
     told = add(folder, "language", lambda n: pa.array(["lift it"] * n))
     reader = LeRobotReader(told)
-    card = make_job(Options(str(told), str(tmp_path / "b"), card=card_file(tmp_path, instruction=["language"]))).card
+    card = make_job(ConvertOptions(str(told), str(tmp_path / "b"), card=card_file(tmp_path, instruction=["language"]))).card
     assert verify(reader, card).damaged == 0
 
 
@@ -131,7 +131,7 @@ def test_a_column_that_the_card_names_wrongly_is_named_rightly(tmp_path):
         ({"cameras": {"c": {"key": VIDEO + "2"}}}, f"there is no {VIDEO}2, only"),
     ):
         with pytest.raises(UserError) as caught:
-            make_job(Options(str(folder), str(tmp_path / "b"), card=card_file(tmp_path, **changes)), reader)
+            make_job(ConvertOptions(str(folder), str(tmp_path / "b"), card=card_file(tmp_path, **changes)), reader)
         assert why in str(caught.value)
 
 

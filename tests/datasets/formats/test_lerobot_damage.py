@@ -14,7 +14,7 @@ from vla.cli import main  # noqa: E402
 from vla.datasets.formats.convert import run  # noqa: E402
 from vla.datasets.formats.inspection.check import verify  # noqa: E402
 from vla.datasets.formats.inspection.describe import statistics  # noqa: E402
-from vla.datasets.formats.job import Options, make_job  # noqa: E402
+from vla.datasets.formats.job import ConvertOptions, make_job  # noqa: E402
 from vla.datasets.formats.lerobot_source import LeRobotSource  # noqa: E402
 from vla.datasets.formats.readers.lerobot import LeRobotReader  # noqa: E402
 from vla.datasets.robot import RobotSource  # noqa: E402
@@ -60,11 +60,11 @@ def spoilt(folder, tmp_path, why, intact=(0, 2), values=True):
     assert why in findings.problems[0]
     # Statistics of values do not need the images.
     assert len(statistics(reader, card, "lerobot")["not_read"]) == values
-    report = run(make_job(Options(str(folder), str(tmp_path / "out"), skip=True), reader))
+    report = run(make_job(ConvertOptions(str(folder), str(tmp_path / "out"), skip=True), reader))
     assert report["records"]["written"] == len(intact) and report["damaged"]["count"] == 1
     assert why in report["damaged"]["records"][0]
     with pytest.raises(UserError) as caught:
-        run(make_job(Options(str(folder), str(tmp_path / "not"))))
+        run(make_job(ConvertOptions(str(folder), str(tmp_path / "not"))))
     assert why in f"{caught.value.where}: {caught.value.what}"
     direct, shards = LeRobotSource(folder, chunk=2), RobotSource(tmp_path / "out", chunk=2)
     assert len(direct) == len(shards) == count and np.array_equal(direct.actions, shards.actions)
@@ -264,7 +264,9 @@ def test_deleted_episodes_are_no_damage(tmp_path, version, numbers, total):
     for split, episodes in (("train", [0, 1]), ("val", [2])):
         for skip in (False, True):
             out = tmp_path / f"{split}{skip}"
-            assert run(make_job(Options(str(folder), str(out), split=split, skip=skip)))["records"]["written"] == len(episodes)
+            assert run(make_job(ConvertOptions(str(folder), str(out), split=split, skip=skip)))["records"]["written"] == len(
+                episodes
+            )
             expected = np.concatenate([action(e, LENGTHS[e]) for e in episodes])
             assert np.array_equal(RobotSource(out, chunk=1).actions, expected)
     source = LeRobotSource(folder, chunk=1)

@@ -16,7 +16,7 @@ from lerobot_files import lines  # noqa: E402
 from vla.cli import main  # noqa: E402
 from vla.datasets.formats.convert import run  # noqa: E402
 from vla.datasets.formats.inspection.check import verify  # noqa: E402
-from vla.datasets.formats.job import Options, make_job  # noqa: E402
+from vla.datasets.formats.job import ConvertOptions, make_job  # noqa: E402
 from vla.datasets.formats.lerobot_source import LeRobotSource  # noqa: E402
 from vla.datasets.formats.readers.lerobot import LeRobotReader  # noqa: E402
 from vla.datasets.formats.video import Decoder, write_video  # noqa: E402
@@ -153,7 +153,7 @@ def read_everywhere(made, folder, version):
         with Decoder(video.path, "x") as decoder:
             order = np.random.default_rng(0).permutation(len(video))[:60].tolist()
             assert [number(next(decoder.frames(video, [i]))) for i in (*order, 0)] == [numbers[i] for i in (*order, 0)]
-    run(make_job(Options(str(folder), str(folder.parent / "out"), quality=100), reader))
+    run(make_job(ConvertOptions(str(folder), str(folder.parent / "out"), quality=100), reader))
     shards, direct = RobotSource(folder.parent / "out", chunk=1), LeRobotSource(folder, chunk=1)
     flat = [n for numbers in expected for n in numbers]
     for i in (*range(min(len(flat), 20)), len(flat) - 1):
@@ -234,7 +234,7 @@ def test_other_rates_are_refused_by_name(tmp_path, case, version, capsys):
     assert findings.damaged == len(made.lengths) and all(message in problem for problem in findings.problems)
     for skip in (False, True):
         with pytest.raises(UserError, match=message):
-            make_job(Options(str(folder), str(tmp_path / "out"), skip=skip), reader)
+            make_job(ConvertOptions(str(folder), str(tmp_path / "out"), skip=skip), reader)
     with pytest.raises(UserError, match=message):
         _ = LeRobotSource(folder, chunk=1).card
     assert main(["data", "verify", str(folder), "--workers", "1"]) == 1 and message in capsys.readouterr().out

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 from PIL import ImageColor
 
-from vla.datasets.formats.conventions.prepare import Episode
+from vla.datasets.formats.conventions.prepare import PreparedEpisode
 from vla.datasets.formats.conventions.source_card import source_card
 from vla.datasets.formats.inspection import sheets
 from vla.datasets.formats.readers.base import InMemoryFrames
@@ -33,7 +33,9 @@ def episode(gripper):
     frames[:, :16], frames[:, :, 16:, 0] = 160, 250
     action = np.stack([np.zeros(length), np.asarray(gripper, float)], 1).astype(np.float32)
     images = {"front": (InMemoryFrames(frames), np.arange(length))}
-    return Episode(action, action[:, 1:], ["go"] * length, np.zeros(length, bool), images, [{}] * length, collections.Counter())
+    return PreparedEpisode(
+        action, action[:, 1:], ["go"] * length, np.zeros(length, bool), images, [{}] * length, collections.Counter()
+    )
 
 
 def test_every_long_time_of_the_gripper_is_shown():

@@ -12,7 +12,7 @@ from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.convert import run
 from vla.datasets.formats.inspection.check import verify
-from vla.datasets.formats.job import Options, make_job
+from vla.datasets.formats.job import ConvertOptions, make_job
 from vla.datasets.formats.readers.recognise import open_reader, recognise
 from vla.datasets.formats.readers.tars import TarReader
 from vla.datasets.index import ShardIndex
@@ -60,7 +60,7 @@ def test_robot_steps(tmp_path, with_json):
     reader = TarReader(folder)
     refs = reader.refs()
     assert [ref.weight for ref in refs] == [3, 4, 2] and not any(ref.damage for ref in refs)
-    run(make_job(Options(str(folder), str(tmp_path / "out"))))
+    run(make_job(ConvertOptions(str(folder), str(tmp_path / "out"))))
     source = RobotSource(tmp_path / "out", chunk=2)
     sample = source.sample(4, np.random.default_rng(0))
     assert sample.actions.tolist() == [[1, 1], [2, 1]] and sample.state.tolist() == [1] and sample.instruction == "do 1"
@@ -80,9 +80,9 @@ def test_samples_after_a_cut_are_lost_and_reported(tmp_path):
 
 
 def test_our_shards_with_another_size(tmp_path):
-    run(make_job(Options(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"))))
+    run(make_job(ConvertOptions(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"))))
     assert recognise(tmp_path / "out") == "shards"
-    run(make_job(Options(str(tmp_path / "out"), str(tmp_path / "small"), height=8, width=8)))
+    run(make_job(ConvertOptions(str(tmp_path / "out"), str(tmp_path / "small"), height=8, width=8)))
     assert DatasetCard.load(tmp_path / "small").spec.cameras == (Camera("cam", 8, 8),)
     one, other = ShardIndex(tmp_path / "out"), ShardIndex(tmp_path / "small")
     assert one.keys == other.keys and one.read(3, ("json",)) == other.read(3, ("json",))
@@ -91,15 +91,15 @@ def test_our_shards_with_another_size(tmp_path):
 def test_a_camera_may_have_capital_letters(tmp_path):
     card = "cameras: {Front: {key: cam}}\naction: [{key: action, names: [a, b]}]\ntext: go\n"
     (tmp_path / "card.yaml").write_text(card)
-    run(make_job(Options(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"), card=str(tmp_path / "card.yaml"))))
+    run(make_job(ConvertOptions(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"), card=str(tmp_path / "card.yaml"))))
     reader = open_reader(tmp_path / "out")
     assert verify(reader, reader.card()).images == 9
-    run(make_job(Options(str(tmp_path / "out"), str(tmp_path / "small"), height=8, width=8)))
+    run(make_job(ConvertOptions(str(tmp_path / "out"), str(tmp_path / "small"), height=8, width=8)))
     assert RobotSource(tmp_path / "small", chunk=1).sample(0, np.random.default_rng(0)).images["Front"].shape == (8, 8, 3)
 
 
 def test_a_missing_shard_is_reported(tmp_path):
-    run(make_job(Options(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"))))
+    run(make_job(ConvertOptions(str(robot_tars(tmp_path / "tars")), str(tmp_path / "out"))))
     path = next((tmp_path / "out").glob("*.tar"))
     path.rename(tmp_path / "out/shard-000009.tar")
     *present, missing = open_reader(tmp_path / "out").refs()
@@ -115,7 +115,7 @@ def test_our_questions(tmp_path):
             writer.write(f"q{i}", {"front.jpg": jpeg(i), "json": info})
     no_space = Space((), (), (), ())
     DatasetCard("q", "questions", "arm", Embodiment((Camera("front", 16, 16),), no_space, no_space)).save(tmp_path / "q")
-    run(make_job(Options(str(tmp_path / "q"), str(tmp_path / "out"), camera="front")))
+    run(make_job(ConvertOptions(str(tmp_path / "q"), str(tmp_path / "out"), camera="front")))
     assert QuestionSource(tmp_path / "out").questions(2) == info["questions"]
 
 
@@ -142,7 +142,7 @@ def test_captions_and_questions(tmp_path):
     ]
     folder = image_text(tmp_path / "it", samples)
     assert recognise(folder) == "image-text"
-    report = run(make_job(Options(str(folder), str(tmp_path / "out"), skip=True)))
+    report = run(make_job(ConvertOptions(str(folder), str(tmp_path / "out"), skip=True)))
     assert report["records"] == {"found": 6, "written": 4} and report["questions"] == {
         "caption": 2,
         "conversation": 1,
@@ -159,8 +159,8 @@ def test_captions_and_questions(tmp_path):
 def test_different_sizes_need_an_option(tmp_path):
     folder = image_text(tmp_path / "it", [{"jpg": jpeg(1, size), "txt": b"x"} for size in (16, 24)])
     with pytest.raises(UserError, match="24 x 24, others 16 x 16"):
-        run(make_job(Options(str(folder), str(tmp_path / "out"))))
-    run(make_job(Options(str(folder), str(tmp_path / "sized"), height=20, width=20)))
+        run(make_job(ConvertOptions(str(folder), str(tmp_path / "out"))))
+    run(make_job(ConvertOptions(str(folder), str(tmp_path / "sized"), height=20, width=20)))
     assert QuestionSource(tmp_path / "sized").images(1)["image"].shape == (20, 20, 3)
 
 
@@ -183,8 +183,8 @@ def test_a_member_that_occurs_twice_is_refused(tmp_path, again):
     with pytest.raises(ValueError, match="duplicate file name"):
         list(wds.WebDataset(str(path), shardshuffle=False))
     with pytest.raises(UserError, match=f"the member {again} occurs twice"):
-        make_job(Options(str(path.parent), str(tmp_path / "out")))
-    report = run(make_job(Options(str(path.parent), str(tmp_path / "out"), skip=True)))
+        make_job(ConvertOptions(str(path.parent), str(tmp_path / "out")))
+    report = run(make_job(ConvertOptions(str(path.parent), str(tmp_path / "out"), skip=True)))
     assert report["records"]["written"] == 1 and report["damaged"]["records"] == [f"{path}, 1: the member {again} occurs twice"]
 
 
@@ -212,7 +212,7 @@ def test_files_that_are_no_members_are_passed_over(tmp_path, folder):
     # Copied to a disk without attributes, the file itself has such a companion.
     path.with_name("._0.tar").write_bytes(b"\0\5\x16\7" + bytes(159))
     assert recognise(path) == recognise(path.parent) == "image-text"
-    report = run(make_job(Options(str(path.parent), str(tmp_path / "out"))))
+    report = run(make_job(ConvertOptions(str(path.parent), str(tmp_path / "out"))))
     assert report["records"] == {"found": 3, "written": 3} and not report["damaged"]["count"]
     assert [QuestionSource(tmp_path / "out").questions(i)[0]["answer"] for i in range(3)] == [f"picture {i}" for i in range(3)]
     stream = QuestionStream(str(path), {"front": "jpg"}, text="txt", fetched=str(tmp_path / "here"), split="all")
@@ -274,5 +274,5 @@ def test_a_data_set_without_samples_is_named(tmp_path):
     with wds.TarWriter(str(tmp_path / "a.tar"), encoder=False):
         pass
     with pytest.raises(UserError, match="no records") as error:
-        make_job(Options(str(tmp_path / "a.tar"), str(tmp_path / "out")))
+        make_job(ConvertOptions(str(tmp_path / "a.tar"), str(tmp_path / "out")))
     assert "card" not in str(error.value)

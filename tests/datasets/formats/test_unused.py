@@ -12,7 +12,7 @@ from test_hdf5 import LENGTHS, libero
 from vla.datasets.formats.conventions.prepare import Changes, Dropped, prepare
 from vla.datasets.formats.conventions.source_card import Part, SourceCard
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import Options, make_job
+from vla.datasets.formats.job import ConvertOptions, make_job
 from vla.datasets.formats.readers.hdf5 import HDF5Reader
 from vla.datasets.formats.readers.recognise import open_reader
 from vla.datasets.formats.readers.rlds import RLDSReader
@@ -84,7 +84,9 @@ def test_features_that_nobody_uses_are_not_checked(tmp_path, card):
     description = described(**{name: feature for name, (feature, _) in UNUSED.items()})
     write(tmp_path / "in", [with_unused()], description, files=1)
     (tmp_path / "card.yaml").write_text(CARD)
-    report = run(make_job(Options(str(tmp_path / "in"), str(tmp_path / "out"), card=str(tmp_path / "card.yaml") if card else "")))
+    report = run(
+        make_job(ConvertOptions(str(tmp_path / "in"), str(tmp_path / "out"), card=str(tmp_path / "card.yaml") if card else ""))
+    )
     assert report["records"] == {"found": 1, "written": 1} and report["steps"] == 5
 
 
@@ -121,7 +123,7 @@ def test_features_of_the_whole_episode_have_any_length(tmp_path, with_features):
     write(tmp_path / "in", [given], description if with_features else False, files=1)
     (tmp_path / "card.yaml").write_text(CARD)
     card = "" if with_features else str(tmp_path / "card.yaml")
-    assert run(make_job(Options(str(tmp_path / "in"), str(tmp_path / "out"), card=card)))["steps"] == 5
+    assert run(make_job(ConvertOptions(str(tmp_path / "in"), str(tmp_path / "out"), card=card)))["steps"] == 5
     reader = RLDSReader(tmp_path / "in")
     raw = reader.read(reader.refs()[0])
     assert raw["episode_metadata/scores"].ravel().tolist() == list(range(7)) and raw["episode_metadata/id"].ravel().tolist() == [
@@ -178,8 +180,8 @@ def with_unreadable(path):
 
 def test_datasets_that_nobody_uses_are_not_checked(tmp_path):
     path = with_unreadable(tmp_path / "a.hdf5")
-    expected = run(make_job(Options(str(libero(tmp_path / "b.hdf5")), str(tmp_path / "expected"), card="libero")))
-    report = run(make_job(Options(str(path), str(tmp_path / "out"), card="libero")))
+    expected = run(make_job(ConvertOptions(str(libero(tmp_path / "b.hdf5")), str(tmp_path / "expected"), card="libero")))
+    report = run(make_job(ConvertOptions(str(path), str(tmp_path / "out"), card="libero")))
     assert report["records"]["written"] == 3 and report["sha256"] == expected["sha256"]
     assert HDF5Reader(path).about()["features"]["obs/structs"]
 
@@ -252,7 +254,7 @@ def test_members_that_nobody_uses_are_not_checked(tmp_path, with_card):
     reports = []
     for source in (folder, with_members(tmp_path / "plain", {})):
         card = str(tmp_path / "card.yaml") if with_card else ""
-        reports.append(run(make_job(Options(str(source), f"{source}-out", card=card))))
+        reports.append(run(make_job(ConvertOptions(str(source), f"{source}-out", card=card))))
     assert reports[0]["records"]["written"] == 2 and reports[0]["sha256"] == reports[1]["sha256"]
 
 
@@ -300,5 +302,5 @@ def test_a_damaged_first_record_does_not_hide_the_others(tmp_path, make, written
     make(tmp_path / "in")
     reader = open_reader(tmp_path / "in")
     reader.about()
-    report = run(make_job(Options(str(tmp_path / "in"), str(tmp_path / "out"), skip=True), reader))
+    report = run(make_job(ConvertOptions(str(tmp_path / "in"), str(tmp_path / "out"), skip=True), reader))
     assert report["records"]["written"] == written and report["damaged"]["count"] == 1

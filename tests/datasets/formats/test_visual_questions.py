@@ -5,7 +5,7 @@ import pytest
 from rlds_files import jpeg
 
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import Options, make_job
+from vla.datasets.formats.job import ConvertOptions, make_job
 from vla.datasets.formats.readers.recognise import recognise
 from vla.datasets.formats.readers.visual_questions import LLaVAReader, VQAv2Reader
 from vla.datasets.questions import QuestionSource
@@ -45,7 +45,7 @@ def llava(folder, entries=ENTRIES, name="llava.json"):
 def test_llava(tmp_path, name):
     path = llava(tmp_path / "in", name=name)
     assert recognise(path) == "llava"
-    report = run(make_job(Options(str(path), str(tmp_path / "out"))))
+    report = run(make_job(ConvertOptions(str(path), str(tmp_path / "out"))))
     assert report["records"] == {"found": 3, "written": 2} and report["left_out"]["no image: text alone"]["count"] == 1
     source = QuestionSource(tmp_path / "out")
     questions = [(q["question"], q["answer"]) for q in source.questions(0)]
@@ -56,7 +56,7 @@ def test_an_image_may_be_a_list_of_one(tmp_path):
     """As in LLaVA-OneVision's and LLaVA-NeXT's lists; an empty list is text alone."""
     entries = [{**ENTRIES[0], "image": ["a/two.jpg"]}, {**ENTRIES[1], "image": []}, {**ENTRIES[1], "image": None}, ENTRIES[2]]
     path = llava(tmp_path / "in", entries)
-    report = run(make_job(Options(str(path), str(tmp_path / "out"))))
+    report = run(make_job(ConvertOptions(str(path), str(tmp_path / "out"))))
     assert report["records"]["written"] == 2 and report["left_out"]["no image: text alone"]["count"] == 2
     source = QuestionSource(tmp_path / "out")
     assert np.array_equal(source.images(0)["image"], source.images(1)["image"]) and len(source.questions(0)) == 2
@@ -76,7 +76,7 @@ def test_an_image_may_be_a_list_of_one(tmp_path):
 )
 def test_entries_that_cannot_be_used_are_named(tmp_path, entry, why):
     path = llava(tmp_path / "in", [ENTRIES[0], {**ENTRIES[2], **entry}])
-    report = run(make_job(Options(str(path), str(tmp_path / "out"), skip=True)))
+    report = run(make_job(ConvertOptions(str(path), str(tmp_path / "out"), skip=True)))
     assert (
         report["records"]["written"] == 1
         and why in report["damaged"]["records"][0]
@@ -116,7 +116,7 @@ def vqa(folder, change=lambda questions, annotations: None):
 def test_vqav2(tmp_path):
     path = vqa(tmp_path / "in")
     assert recognise(path) == "vqav2"
-    report = run(make_job(Options(str(path), str(tmp_path / "out"), images=str(tmp_path / "in/images"))))
+    report = run(make_job(ConvertOptions(str(path), str(tmp_path / "out"), images=str(tmp_path / "in/images"))))
     assert report["records"]["written"] == 2 and report["questions"] == {"number": 1, "other": 2}
     first = QuestionSource(tmp_path / "out").questions(0)
     assert [(q["question"], q["answer"]) for q in first] == [("How many?", "2"), ("Which?", "red")]

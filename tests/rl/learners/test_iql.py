@@ -8,7 +8,7 @@ pytest.importorskip("minigrid")
 
 from vla.promptable.head import Head
 from vla.rl.learners.behaviour_cloning import BehaviourCloning, CloningOptions
-from vla.rl.learners.demonstrations import Batch
+from vla.rl.learners.demonstrations import TransitionBatch
 from vla.rl.learners.iql import IQL, IQLOptions
 
 PLACES = 5
@@ -24,7 +24,7 @@ def chain():
     done = (then == PLACES).float()
     numbers = {"numbers": torch.eye(PLACES)[then.clamp_max(PLACES - 1)]}
     ones = torch.ones(len(at))
-    return Batch({"numbers": torch.eye(PLACES)[at]}, actions[:, None], ones[:, None], done, numbers, ones)
+    return TransitionBatch({"numbers": torch.eye(PLACES)[at]}, actions[:, None], ones[:, None], done, numbers, ones)
 
 
 def trained(kind, settings, batch):

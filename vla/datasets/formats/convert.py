@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from vla.datasets.formats import notes
-from vla.datasets.formats.job import PARTS, Job, Numbered, Options
+from vla.datasets.formats.job import PARTS, ConvertOptions, Job, Numbered
 from vla.datasets.formats.notes import REPORT
 from vla.datasets.formats.workers import pool
 from vla.errors import UserError
@@ -34,7 +34,7 @@ class Sink(Protocol):
         ...
 
 
-def sink(options: Options, kind: str) -> Sink:
+def sink(options: ConvertOptions, kind: str) -> Sink:
     """Returns the writer for the options and the kind of the data set; UserError if there is none."""
     if options.to == "lerobot":
         if kind != "robot":

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from vla.datasets.formats.conventions.prepare import NO_INSTRUCTION, NO_MOVEMENT, Changes, Dropped, Episode, prepare
+from vla.datasets.formats.conventions.prepare import NO_INSTRUCTION, NO_MOVEMENT, Changes, Dropped, PreparedEpisode, prepare
 from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.images import Ready, decode, image_size
 from vla.datasets.formats.readers.base import Raw, Reader, Ref
@@ -62,7 +62,7 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Choice):
+class ConvertOptions(Choice):
     """All options of a conversion.
 
     Attributes:
@@ -94,7 +94,7 @@ class Job:
         not_chosen: option -> number of records that it leaves out.
     """
 
-    options: Options
+    options: ConvertOptions
     reader: Reader
     card: SourceCard
     ready: dict[str, Ready]
@@ -106,7 +106,7 @@ class Job:
     def folder(self) -> Path:
         return Path(self.options.out)
 
-    def episode(self, ref: Ref) -> Episode:
+    def episode(self, ref: Ref) -> PreparedEpisode:
         """Reads and prepares an episode; raises UserError or Dropped as `prepare` does."""
         return prepare(self.read(ref), self.card, self.options.changes, ref.name)
 
@@ -116,7 +116,7 @@ class Job:
             raise UserError(ref.damage, ref.name)
         return self.reader.read(ref)
 
-    def images(self, episode: Episode, ref: Ref) -> Iterator[dict[str, bytes]]:
+    def images(self, episode: PreparedEpisode, ref: Ref) -> Iterator[dict[str, bytes]]:
         """Yields each step's JPEGs by camera."""
         streams = {}
         for name, (frames, rows) in episode.images.items():
@@ -129,7 +129,7 @@ class Job:
             yield images
 
 
-def make_job(options: Options, reader: Reader | None = None) -> Job:
+def make_job(options: ConvertOptions, reader: Reader | None = None) -> Job:
     """Opens the source, chooses its records, inspects the first readable one and divides them into parts; writes nothing.
 
     Args:
@@ -161,7 +161,7 @@ def make_job(options: Options, reader: Reader | None = None) -> Job:
     return job
 
 
-def _check_named(card: SourceCard, reader: Reader, options: Options) -> None:
+def _check_named(card: SourceCard, reader: Reader, options: ConvertOptions) -> None:
     """Raises UserError if the card has no action or no cameras; says what the first intact record holds instead."""
     if card.action and card.cameras:
         return
@@ -174,7 +174,7 @@ def _check_named(card: SourceCard, reader: Reader, options: Options) -> None:
     raise UserError(f"{by} names no cameras: {what}", where, fix)
 
 
-def _choose(refs: Numbered, reader: Reader, options: Options) -> tuple[Numbered, dict[str, int]]:
+def _choose(refs: Numbered, reader: Reader, options: ConvertOptions) -> tuple[Numbered, dict[str, int]]:
     """Returns the records that the options choose, and the number that each option leaves out."""
     before, left_out = len(refs), {}
     if options.split:

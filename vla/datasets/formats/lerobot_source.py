@@ -11,7 +11,7 @@ import numpy as np
 
 from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
-from vla.datasets.formats.conventions.prepare import Changes, Dropped, Episode, prepare
+from vla.datasets.formats.conventions.prepare import Changes, Dropped, PreparedEpisode, prepare
 from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.images import decode, rgb
 from vla.datasets.formats.readers.base import Frames, Ref
@@ -28,7 +28,7 @@ from vla.transforms import Orient, Resize
 OPEN_VIDEOS = 8
 FrameLocation = VideoFrames | tuple[Ref, str]
 """A video, or a record and its column of images."""
-Located = tuple[Episode, dict[str, tuple[FrameLocation, np.ndarray]]]
+Located = tuple[PreparedEpisode, dict[str, tuple[FrameLocation, np.ndarray]]]
 """A prepared episode without its images, and by camera the frames and the row of each step."""
 
 

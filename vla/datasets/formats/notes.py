@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vla.datasets.formats.conventions.prepare import Dropped, Episode
+from vla.datasets.formats.conventions.prepare import Dropped, PreparedEpisode
 from vla.datasets.formats.readers.base import Ref
 from vla.errors import UserError
 
@@ -75,7 +75,7 @@ class Tally:
                 raise
             self.errors.append(f"{error.where}: {error.what}")
 
-    def add(self, episode: Episode) -> None:
+    def add(self, episode: PreparedEpisode) -> None:
         """Counts an episode that was written."""
         self.records += 1
         self.steps += len(episode)

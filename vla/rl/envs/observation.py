@@ -17,7 +17,7 @@ from vla.promptable.cache import CachedRepresentation
 Observations = dict[str, np.ndarray]
 
 
-class Observation:
+class ObservationOptions:
     """The `observation` part of a run's options, selected by `class_path`.
 
     A system that computes observations, e.g. with a foundation model, adds a subclass: a dataclass whose fields are its options.
@@ -57,7 +57,7 @@ class Observation:
 
 
 @dataclasses.dataclass(frozen=True)
-class EnvironmentObservation(Observation):
+class EnvironmentObservation(ObservationOptions):
     """Observations that the environment itself provides.
 
     Attributes:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from vla.promptable.head import Head
-from vla.rl.learners.demonstrations import Batch
+from vla.rl.learners.demonstrations import TransitionBatch
 
 MakeHead = Callable[[int, int], Head]
 """Makes a head from its number of outputs and the number of its additional inputs."""
@@ -45,7 +45,7 @@ class BehaviourCloning:
         self.networks = nn.ModuleDict({"actor": make(size, 0)})
         self.optimizer = adamw(self.networks.parameters(), options)
 
-    def update(self, batch: Batch) -> dict[str, float]:
+    def update(self, batch: TransitionBatch) -> dict[str, float]:
         """Takes one step and returns what to log."""
         loss = difference(self.networks["actor"], batch).mean()
         self.optimizer.zero_grad()
@@ -58,7 +58,7 @@ def adamw(parameters: Iterable[nn.Parameter], options: CloningOptions) -> torch.
     return torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
 
 
-def difference(actor: nn.Module, batch: Batch) -> torch.Tensor:
+def difference(actor: nn.Module, batch: TransitionBatch) -> torch.Tensor:
     """Returns the mean absolute error [B] of the head's actions, as a share of their limits."""
     error = (torch.tanh(actor(batch.observation)) - batch.actions).abs() * batch.mask
     return error.sum(1) / batch.mask.sum(1)

@@ -17,7 +17,7 @@ from vla.promptable.inputs import Inputs
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
+class TransitionBatch:
     """B steps of demonstrations.
 
     Attributes:
@@ -36,8 +36,8 @@ class Batch:
     next: dict[str, torch.Tensor]
     known: torch.Tensor
 
-    def to(self, device: str) -> Batch:
-        return Batch(
+    def to(self, device: str) -> TransitionBatch:
+        return TransitionBatch(
             _to_device(self.observation, device),
             self.actions.to(device),
             self.mask.to(device),
@@ -69,7 +69,7 @@ class Demonstrations:
     def __len__(self) -> int:
         return len(self.source)
 
-    def draw(self, inputs: Inputs, contract: PolicyContract, rows: int, seed: tuple[int, ...], ahead: bool) -> Batch:
+    def draw(self, inputs: Inputs, contract: PolicyContract, rows: int, seed: tuple[int, ...], ahead: bool) -> TransitionBatch:
         """Draws a batch, which is a function of the seed.
 
         Args:
@@ -94,7 +94,7 @@ class Demonstrations:
         ]
         actions, action_mask, done, known = (torch.from_numpy(np.ascontiguousarray(x, np.float32)) for x in numbers)
         following = self._observations(inputs, contract, after) if ahead else {}
-        return Batch(self._observations(inputs, contract, samples), actions, action_mask, done, following, known)
+        return TransitionBatch(self._observations(inputs, contract, samples), actions, action_mask, done, following, known)
 
     @staticmethod
     def _observations(inputs: Inputs, contract: PolicyContract, samples: list[RobotSample]) -> dict[str, torch.Tensor]:

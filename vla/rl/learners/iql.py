@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vla.rl.learners.behaviour_cloning import CloningOptions, MakeHead, adamw, difference
-from vla.rl.learners.demonstrations import Batch
+from vla.rl.learners.demonstrations import TransitionBatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class IQL:
         self.networks = nn.ModuleDict({"actor": make(size, 0), "value": make(1, 0), "critic": critic, "target": target})
         self.optimizer = adamw([p for p in self.networks.parameters() if p.requires_grad], options)
 
-    def update(self, batch: Batch) -> dict[str, float]:
+    def update(self, batch: TransitionBatch) -> dict[str, float]:
         """Updates actor, value and critic by one step; returns what to log."""
         nets, o = self.networks, self.options
         with_actions = {**batch.observation, "numbers": torch.cat([batch.observation["numbers"], batch.actions], 1)}

@@ -15,7 +15,7 @@ from vla.errors import UserError
 from vla.plugins import load_object, plugins
 from vla.promptable.cache import Hits
 from vla.promptable.head import Head
-from vla.rl.learners.demonstrations import Batch
+from vla.rl.learners.demonstrations import TransitionBatch
 
 if TYPE_CHECKING:
     from vla.rl.learners.behaviour_cloning import CloningOptions
@@ -106,7 +106,7 @@ class OfflineLearner(Protocol):
 
     def __init__(self, make: Callable[[int, int], Head], size: int, options: CloningOptions): ...
 
-    def update(self, batch: Batch) -> dict[str, float]:
+    def update(self, batch: TransitionBatch) -> dict[str, float]:
         """Takes one step and returns what to log."""
         ...
 

@@ -16,7 +16,7 @@ from vla.policies.prompted import HeadDescription, write_prompted
 from vla.promptable.cache import CachedRepresentation
 from vla.promptable.head import Head
 from vla.promptable.instruction_vocabulary import FIELDS, InstructionVocabulary
-from vla.rl.envs.observation import Observation
+from vla.rl.envs.observation import ObservationOptions
 from vla.rl.envs.registry import environment_class
 from vla.rl.policies.features import PooledFeatures, mixed_layers
 from vla.rl.policies.options import PolicyOptions
@@ -27,7 +27,7 @@ from vla.sim.tabletop.scene import COLOURS, SHAPES
 VOCABULARY = InstructionVocabulary((*COLOURS, *SHAPES), tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES))
 
 
-def unfit(environment: str, observation: Observation, representation: CachedRepresentation | None) -> str:
+def unfit(environment: str, observation: ObservationOptions, representation: CachedRepresentation | None) -> str:
     """Returns why a head cannot act as a policy of the simulated robot; "" if it can."""
     if why := environment_class(environment).unfit(environment):
         return why
@@ -109,7 +109,7 @@ def write_policy(
     folder: Path,
     policy: BasePolicy,
     options: PolicyOptions,
-    observation: Observation,
+    observation: ObservationOptions,
     representation: CachedRepresentation | None,
     title: str,
     more: dict[str, Any],

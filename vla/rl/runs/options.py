@@ -6,7 +6,7 @@ import dataclasses
 
 from vla.errors import UserError
 from vla.promptable.representation import Settings
-from vla.rl.envs.observation import EnvironmentObservation, Observation
+from vla.rl.envs.observation import EnvironmentObservation, ObservationOptions
 from vla.rl.envs.registry import EnvironmentOptions
 from vla.rl.learners.registry import LearnerOptions
 from vla.rl.policies.options import PolicyOptions
@@ -56,7 +56,7 @@ class RunOptions:
     out: str
     condition: str = ""
     environment: EnvironmentOptions = dataclasses.field(default_factory=EnvironmentOptions)
-    observation: Observation = dataclasses.field(default_factory=EnvironmentObservation)
+    observation: ObservationOptions = dataclasses.field(default_factory=EnvironmentObservation)
     policy: PolicyOptions = dataclasses.field(default_factory=PolicyOptions)
     learner: LearnerOptions = dataclasses.field(default_factory=LearnerOptions)
     budget: BudgetOptions = dataclasses.field(default_factory=BudgetOptions)

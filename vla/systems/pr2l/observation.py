@@ -16,7 +16,7 @@ from vla.promptable.cache import CachedRepresentation
 from vla.promptable.load import load_frozen
 from vla.promptable.prompts import PromptTemplate
 from vla.promptable.representation import PromptableRepresentation, Settings
-from vla.rl.envs.observation import Observation, ObservedVecEnv
+from vla.rl.envs.observation import ObservationOptions, ObservedVecEnv
 from vla.systems.pr2l.prompted_vec_env import PromptedVecEnv
 
 ENTRIES = {"states": ("tokens", "padding")}
@@ -41,7 +41,7 @@ class CacheOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptedObservation(Observation):
+class PromptedObservation(ObservationOptions):
     """A frozen model's states, its answer, or what the environment gives.
 
     Attributes:

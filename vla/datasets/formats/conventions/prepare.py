@@ -44,7 +44,7 @@ class Changes:
 
 
 @dataclasses.dataclass
-class Episode:
+class PreparedEpisode:
     """An episode of T steps, ready to be written.
 
     Attributes:
@@ -68,7 +68,7 @@ class Episode:
         return len(self.action)
 
 
-def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Episode:
+def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> PreparedEpisode:
     """Collects state, action and images by the card's keys, and applies its operations and the changes.
 
     Raises:
@@ -103,7 +103,7 @@ def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Episode
         state, observation_rows = state[starts], observation_rows[starts]
     if not len(action):
         raise Dropped(NO_MOVEMENT if dropped["no-op"] else NO_STEPS)
-    return Episode(
+    return PreparedEpisode(
         action=action.astype(np.float32),
         state=state.astype(np.float32),
         instruction=[instruction[row] for row in observation_rows],

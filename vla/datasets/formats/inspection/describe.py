@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vla.datasets.formats.conventions.prepare import Changes, Dropped, Episode, prepare
+from vla.datasets.formats.conventions.prepare import Changes, Dropped, PreparedEpisode, prepare
 from vla.datasets.formats.conventions.source_card import SourceCard
 from vla.datasets.formats.readers.base import Reader, Ref
 from vla.datasets.formats.statistics import schemes
@@ -41,7 +41,9 @@ def inspect(reader: Reader, card: SourceCard) -> dict[str, Any]:
     return description
 
 
-def episodes(reader: Reader, card: SourceCard, skipped: list[str], progress: Callable[[int, int], None]) -> Iterator[Episode]:
+def episodes(
+    reader: Reader, card: SourceCard, skipped: list[str], progress: Callable[[int, int], None]
+) -> Iterator[PreparedEpisode]:
     """Every robot record, prepared, without its images. Unreadable records are added to `skipped`."""
     refs = reader.refs_for(card)
     for number, ref in enumerate(refs):
@@ -55,7 +57,7 @@ def episodes(reader: Reader, card: SourceCard, skipped: list[str], progress: Cal
     progress(len(refs), len(refs))
 
 
-def _episode(reader: Reader, card: SourceCard, ref: Ref) -> Episode:
+def _episode(reader: Reader, card: SourceCard, ref: Ref) -> PreparedEpisode:
     if ref.damage:
         raise UserError(ref.damage, ref.name)
     return prepare(reader.read(ref), card, Changes(text="unsaid"), ref.name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from vla.datasets.formats.conventions.prepare import Episode
+from vla.datasets.formats.conventions.prepare import PreparedEpisode
 from vla.datasets.formats.conventions.source_card import Orientation, SourceCard
 from vla.datasets.formats.images import decode, rgb
 from vla.transforms import Orient
@@ -35,7 +35,7 @@ def gripper_columns(card: SourceCard) -> list[int]:
     return [i for i, role in enumerate(part.role for part in card.action for _ in part.names) if role == "gripper"]
 
 
-def shown_steps(card: SourceCard, episode: Episode) -> np.ndarray:
+def shown_steps(card: SourceCard, episode: PreparedEpisode) -> np.ndarray:
     """At most COLUMNS steps: evenly spaced ones, and the middles of the longest periods of constant gripper command."""
     length, commands = len(episode), episode.action[:, gripper_columns(card)]
     if length <= COLUMNS:
@@ -51,7 +51,7 @@ def shown_steps(card: SourceCard, episode: Episode) -> np.ndarray:
     return np.unique([*apart, *middles])
 
 
-def contact_sheet(card: SourceCard, episode: Episode, steps: np.ndarray, where: str) -> Image.Image:
+def contact_sheet(card: SourceCard, episode: PreparedEpisode, steps: np.ndarray, where: str) -> Image.Image:
     """A row of upright images per camera, and below them step, gripper command (also as colour) and height."""
     width, height = TILE * len(steps), TILE * len(episode.images)
     sheet = Image.new("RGB", (width, height + LINE), "white")
@@ -106,7 +106,7 @@ def caption(sheet: Image.Image, x: int, y: int, width: int, text: str, colour: s
     draw.text((x + 4, y + 1), text, "white", ImageFont.load_default(12))
 
 
-def plot(card: SourceCard, episode: Episode, steps: np.ndarray, path: Path) -> None:
+def plot(card: SourceCard, episode: PreparedEpisode, steps: np.ndarray, path: Path) -> None:
     """Plots every dimension over the steps, and marks the steps of the contact sheet.
 
     Gripper commands come first, over the width of the page, with open at the top and the fingers' state on a second axis.

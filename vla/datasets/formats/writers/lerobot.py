@@ -14,7 +14,7 @@ import numpy as np
 from einops import rearrange
 
 from vla.datasets.card import DatasetCard
-from vla.datasets.formats.conventions.prepare import Episode
+from vla.datasets.formats.conventions.prepare import PreparedEpisode
 from vla.datasets.formats.images import decode
 from vla.datasets.formats.job import PARTS, Job, Numbered
 from vla.datasets.formats.notes import Tally, column, info_of
@@ -217,7 +217,7 @@ def _parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]
     os.replace(path.with_suffix(".tmp"), path)
 
 
-def _rows(job: Job, episode: Episode, images: list[dict[str, bytes]], local: int) -> pa.Table:
+def _rows(job: Job, episode: PreparedEpisode, images: list[dict[str, bytes]], local: int) -> pa.Table:
     """Converts an episode to a table of the part's schema."""
     pa, _ = _arrow()
     schema, length = _schema(job), len(episode)
@@ -238,7 +238,7 @@ def _rows(job: Job, episode: Episode, images: list[dict[str, bytes]], local: int
     return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema)
 
 
-def _vectors(job: Job, episode: Episode) -> dict[str, Statistics]:
+def _vectors(job: Job, episode: PreparedEpisode) -> dict[str, Statistics]:
     statistics = {"action": lerobot_episode(episode.action)}
     if job.card.state:
         statistics["observation.state"] = lerobot_episode(episode.state)

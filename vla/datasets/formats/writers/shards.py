@@ -17,7 +17,7 @@ import numpy as np
 
 from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
-from vla.datasets.formats.conventions.prepare import Dropped, Episode
+from vla.datasets.formats.conventions.prepare import Dropped, PreparedEpisode
 from vla.datasets.formats.conventions.rate import merged_limits
 from vla.datasets.formats.conventions.source_card import Part, SourceCard
 from vla.datasets.formats.job import Job, Numbered
@@ -160,7 +160,7 @@ class QuestionSink:
         return {"questions": types, "sha256": {i["shard"]: i["sha256"] for i in infos if i["samples"]}}
 
 
-def _samples(job: Job, ordinal: int, ref: Ref, episode: Episode) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+def _samples(job: Job, ordinal: int, ref: Ref, episode: PreparedEpisode) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
     """Yields the key and the members of each step's sample."""
     length = len(episode)
     common = {"episode": ordinal, "length": length, "embodiment": job.card.embodiment, "target": ""}
