@@ -49,6 +49,7 @@ REFUSED = [
     (["--ckpt_path=last", "--model.learning_rate=0.5"], "the checkpoint was trained with learning_rate"),
     (["--ckpt_path=last", "--data.seed=3"], "trained with seed 0, now it is 3"),
     (["--contract.words=2", "--contract.plan=[words]"], "words"),
+    (["--trainer.val_check_interval=9", "--trainer.check_val_every_n_epoch=1"], "val_check_interval"),
 ]
 
 

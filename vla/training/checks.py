@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from transformers import ProcessorMixin
 
@@ -65,8 +65,8 @@ def check_folders(trainer: L.Trainer, saves: bool) -> None:
     """
     folders = {"trainer.default_root_dir": trainer.default_root_dir}
     for callback in trainer.callbacks if saves else ():  # type: ignore[attr-defined]
-        if isinstance(callback, Checkpoint) and getattr(callback, "dirpath", None):
-            folders[f"{type(callback).__name__}.dirpath"] = callback.dirpath
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath:
+            folders[f"{type(callback).__name__}.dirpath"] = str(callback.dirpath)
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger | TensorBoardLogger):
             folders[f"{type(logger).__name__}.save_dir"] = logger.save_dir

@@ -291,6 +291,12 @@ class VLACLI(LightningCLI):
             finish(config.export, checkpoint, data, self.datamodule.sources, config.evaluate)
 
 
+def _raised_by(error: Exception, package: str) -> bool:
+    """Whether a module of the package raised the error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == package
+
+
 def in_one_line(error: Exception) -> str:
     """What another package's error says, without line breaks and the addresses of objects."""
     return re.sub(r" object at 0x[0-9a-f]+", "", " ".join(str(error).split()))
@@ -315,15 +321,13 @@ def main(argv: list[str], hooks: Hooks) -> None:
         raise UserError(
             f"not installed: {str(error).splitlines()[0]}", "the configuration", "install it, or name another"
         ) from error
-    except Exception as error:
-        # Weights & Biases calls a missing key a UsageError; Lightning's EarlyStopping learns what is logged when it is logged.
-        late = type(error).__name__ == "UsageError" or str(error).startswith("Early stopping conditioned on metric")
-        if not late and not (isinstance(error, ValueError) and _raised_by_lightning(error)):
+    except (ValueError, RuntimeError) as error:
+        if not _raised_by(error, "lightning"):
             raise
+        # Its checks of data and logged values, made when it has them.
         raise UserError(in_one_line(error), "trainer") from error
-
-
-def _raised_by_lightning(error: Exception) -> bool:
-    """Whether Lightning itself raised the error, as it does for settings that it checks when training starts."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith("lightning.")
+    except Exception as error:
+        if type(error).__name__ != "UsageError":
+            raise
+        # Of Weights & Biases, e.g. without a key.
+        raise UserError(in_one_line(error), "trainer.logger") from error

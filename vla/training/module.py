@@ -105,7 +105,7 @@ class VLAModule(L.LightningModule):
         self.freeze_names, self.rates = freeze or [], rates or {}
         self.optimizer: OptimizerName = optimizer
         self.gradient_checkpointing, self.lora = gradient_checkpointing, lora or Lora()
-        self.clock, self._logged = WaitClock(), 0
+        self.clock, self._logged, self._steps = WaitClock(), 0, 0
 
     def build(self, tokenizer: Callable[[], Any] | None = None, history: int = 1, cameras: int = 2) -> None:
         """Loads the model and its processor, or makes new ones.
@@ -248,14 +248,15 @@ class VLAModule(L.LightningModule):
         return batch.to(device) if isinstance(batch, TrainingBatch) else batch
 
     def on_train_start(self) -> None:
-        """Says so where the learning rate jumps, since a resumed run has another number of steps than before."""
+        """Says so if a resumed run has another number of steps than before: the learning rate may jump."""
         scheduler: LambdaLR = self.trainer.lr_scheduler_configs[0].scheduler  # type: ignore[assignment]
         step, peak = scheduler.last_epoch, max(scheduler.base_lrs)
         before, now = max(scheduler.get_last_lr()), peak * scheduler.lr_lambdas[0](step)
-        if self.trainer.is_global_zero and not math.isclose(before, now, rel_tol=1e-6):
-            total = self.trainer.estimated_stepping_batches
+        total = int(self.trainer.estimated_stepping_batches)
+        changed = self._steps not in (0, total) or not math.isclose(before, now, rel_tol=1e-6)
+        if changed and self.trainer.is_global_zero:
             change = f"at step {step} it goes from {before:.3g} to {now:.3g}"
-            print(f"note: max_steps has changed: the learning rate now falls until step {total:.0f}; {change}", file=sys.stderr)
+            print(f"note: max_steps has changed: the learning rate now falls until step {total}; {change}", file=sys.stderr)
 
     def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
         # Random draws (dropout …) depend on the batch and the rank, not on earlier draws: a resumed run draws the same.
@@ -309,6 +310,8 @@ class VLAModule(L.LightningModule):
         checkpoint["vlm"] = describe_model(self.model, self.processor)
         checkpoint["lora"] = dataclasses.asdict(self.lora)
         checkpoint["learning"] = self._learning()
+        if self._trainer is not None:
+            checkpoint["steps"] = int(self.trainer.estimated_stepping_batches)
         if "optimizer_states" in checkpoint:  # not where weights alone are saved
             states = zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
             checkpoint["optimizer_states"] = [name_states(state, optimizer, self) for state, optimizer in states]
@@ -335,6 +338,7 @@ class VLAModule(L.LightningModule):
                 "model",
                 "keep the setting, or start from the weights alone",
             )
+        self._steps = checkpoint.get("steps", 0)
         averages = any(isinstance(c, WeightAveraging) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
         if "current_model_state" in checkpoint and not averages:
             raise UserError("the checkpoint has averaged weights", "trainer.callbacks", "resume with vla.training.callbacks.EMA")

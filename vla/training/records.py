@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import itertools
 import sys
-from typing import Any
+from typing import Any, TextIO, cast
 
 import lightning as L
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vla.training.callbacks import ours
 
@@ -39,8 +39,9 @@ class RunFiles(SaveConfigCallback):
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         ours(pl_module).contract.save(trainer.default_root_dir)
         for logger in trainer.loggers:
-            if isinstance(logger.experiment, Rows):
-                logger.experiment.put_aside(self._began)
+            rows = getattr(logger, "_experiment", None)
+            if isinstance(rows, Rows):
+                rows.put_aside(self._began)
 
 
 def keep_rows(trainer: L.Trainer) -> None:
@@ -80,7 +81,7 @@ class Rows(ExperimentWriter):
     def save(self) -> None:
         if self.metrics and not self._whole:
             keys, rows = self._read()
-            if rows and not self._fs.tail(self.metrics_file_path, 1).endswith(b"\n"):
+            if rows and self._fs.tail(self.metrics_file_path, 1) != b"\n":
                 # A process was killed while it wrote. The next row begins on a line of its own.
                 self._write(self.metrics_file_path, keys, rows)
             self._whole = True
@@ -93,7 +94,7 @@ class Rows(ExperimentWriter):
         if not self._fs.isfile(self.metrics_file_path):
             return [], []
         with self._fs.open(self.metrics_file_path, "r", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(cast(TextIO, file))
             return list(reader.fieldnames or ()), list(reader)
 
     def _write(self, path: str, keys: list[str], rows: list[Row]) -> None:
