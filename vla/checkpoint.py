@@ -39,11 +39,12 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     if not path.is_file():
         raise UserError("no such checkpoint", str(path), "`vla fit` writes them to <run>/checkpoints")
     if not zipfile.is_zipfile(path):
-        raise UserError("not a readable checkpoint: neither whole nor in torch's format", str(path), "use an earlier checkpoint")
+        why = why_not_data(path) or "neither whole nor in torch's format"
+        raise UserError(f"not a readable checkpoint: {why}", str(path), "use an earlier checkpoint")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch.load raises many types of errors for a damaged file
-        first = why_not_data(path) or (str(error).splitlines()[0] if str(error) else type(error).__name__)
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"not a readable checkpoint: {first}", str(path), "use an earlier checkpoint") from error
     if not isinstance(checkpoint, dict) or "contract" not in checkpoint or "vlm" not in checkpoint:
         raise UserError("the checkpoint has no contract", str(path), "give a checkpoint written by `vla fit`")

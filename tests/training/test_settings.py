@@ -24,7 +24,8 @@ REFUSED = [
     (["--trainer.check_val_every_n_epoch=0"], "check_val_every_n_epoch 0"),
     (["--trainer.log_every_n_steps=-1"], "log_every_n_steps -1"),
     (["--trainer.gradient_clip_val=-1"], "gradient_clip_val -1"),
-    (["--trainer.limit_train_batches=1"], "limit_train_batches"),
+    # Not 1: which of `int | float` reads it depends on what else was imported.
+    (["--trainer.limit_train_batches=2"], "limit_train_batches"),
     (["--trainer.strategy=fsdp"], "requires a GPU accelerator"),
     (["--trainer.devices=0"], "devices"),
     (["--trainer.max_steps=-5"], "max_steps"),
