@@ -28,7 +28,7 @@ BUCKET = 16
 
 SMALL = 5_000_000
 """Number of parameters below which one thread decodes on a CPU. The steps of a small model are too short to be shared: the demo's
-(1.7 M parameters) takes 43 ms for an answer with one thread, 40 with two that spin while they wait, and 95 with two that sleep."""
+(1.7 M parameters) takes 43 ms for an answer with one thread, 40 with two that spin while they wait, 95 with two that sleep."""
 
 
 @contextlib.contextmanager
