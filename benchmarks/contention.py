@@ -189,7 +189,7 @@ def cost(kind: str, rounds: int, seconds: float, folder: Path) -> list[float]:
 
 def slowdowns(kinds: tuple[str, str], waiting: str, rounds: int, seconds: float, folder: Path) -> list[tuple[float, float]]:
     """Returns how many times as long the units of both take while both work, per round."""
-    found = []
+    ratios = []
     with workers(tuple((kind, waiting) for kind in kinds), folder) as both:
         for _ in range(rounds):
             alone = [worker.alone(seconds) for worker in both]
@@ -197,8 +197,8 @@ def slowdowns(kinds: tuple[str, str], waiting: str, rounds: int, seconds: float,
             for worker in both:
                 worker.begin(until)
             one, other = (worker.seconds() / before for worker, before in zip(both, alone, strict=True))
-            found.append((one, other))
-    return found
+            ratios.append((one, other))
+    return ratios
 
 
 def interval(values: list[float]) -> list[float]:
@@ -235,10 +235,10 @@ def main() -> int:
             measured[f"{kind} alone"] = {"ratios": ratios, "interval of the median": interval(ratios)}
         starved = 0
         for pair in PAIRS:
-            found = slowdowns(pair, "package", few, seconds, folder)
-            starved += sum(max(slowed) > STARVED for slowed in found)
-            bar(f"{' and '.join(pair)} at once, the slower", max(map(statistics.median, zip(*found, strict=True))), SLOWDOWN)
-            measured[f"{' and '.join(pair)} at once"] = found
+            ratios = slowdowns(pair, "package", few, seconds, folder)
+            starved += sum(max(slowed) > STARVED for slowed in ratios)
+            bar(f"{' and '.join(pair)} at once, the slower", max(map(statistics.median, zip(*ratios, strict=True))), SLOWDOWN)
+            measured[f"{' and '.join(pair)} at once"] = ratios
         bar(f"turns in which one of two was {STARVED:g} times slower", starved, 0)
         # For comparison; with torch's own waiting a turn may take long.
         measured["head and head at once, torch's own waiting"] = slowdowns(("head", "head"), "torch", 1, seconds, folder)

@@ -139,10 +139,10 @@ def torch() -> Iterator[Check]:
 
 def threads(count: int) -> Check:
     """Says how torch's threads wait for one another, which decides how two commands at once get on."""
-    found = openmp.settings()
-    spins = found.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE"
+    settings = openmp.settings()
+    spins = settings.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE"
     waiting = "spin while they wait" if spins else "sleep while they wait"
-    told = " ".join(f"{name}={value}" for name, value in found.items())
+    told = " ".join(f"{name}={value}" for name, value in settings.items())
     fix = "unset OMP_WAIT_POLICY, unless one command at a time has the machine"
     return Check("threads", not spins, f"{count} of torch; they {waiting} ({told})", fix)
 

@@ -29,10 +29,10 @@ def turned(trial: Trial, values: np.ndarray, part: str, rotation: str) -> tuple[
     output = trial.vla("data", "convert", name, f"out-{rotation}", "--workers=1", f"--card={rotation}.yaml", code=(0, 2))
     if not (trial.folder / f"out-{rotation}/card.yaml").exists():
         return output, np.zeros((0, 0)), []
-    found = written.samples(trial.folder / f"out-{rotation}")
+    samples = written.samples(trial.folder / f"out-{rotation}")
     return (
         output,
-        np.array([s.array("action") for s in found]),
+        np.array([s.array("action") for s in samples]),
         written.card(trial.folder / f"out-{rotation}")["spec"]["action"]["high"],
     )
 

@@ -47,8 +47,8 @@ def converted(trial: Trial, lengths: list[int], *more: str, code: int = 0, **che
 def order_of_demonstrations(trial: Trial) -> None:
     """demo_10 comes after demo_2, without rewards, dones and mask."""
     write(trial.folder / "demo.hdf5")
-    found = converted(trial, [3, 2, 4])
-    trial.equal("numbers", [s.array("action")[1] for s in found if not s.info["step"]], [0, 2, 10])
+    samples = converted(trial, [3, 2, 4])
+    trial.equal("numbers", [s.array("action")[1] for s in samples if not s.info["step"]], [0, 2, 10])
 
 
 @case("ARISE-Initiative/robomimic#48")

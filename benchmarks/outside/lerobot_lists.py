@@ -41,8 +41,8 @@ def deleted_episodes(trial: Trial) -> None:
     """Episodes 0, 3 and 4 of a set with total_episodes 3 are three whole ones."""
     pictured(trial.folder / "in", {0: 3, 3: 4, 4: 2})
     trial.vla("data", "verify", "in", "--workers=1", says="3 records.* 0 damaged")
-    found = converted(trial, [3, 4, 2])
-    trial.equal("actions", first(found), [[0, 0], [0, 3], [0, 4]])
+    samples = converted(trial, [3, 4, 2])
+    trial.equal("actions", first(samples), [[0, 0], [0, 3], [0, 4]])
 
 
 @case("huggingface/lerobot#943")
@@ -88,8 +88,8 @@ def a_length_of_zero_in_the_meta(trial: Trial) -> None:
     pictured(trial.folder / "in", (3, 4, 2), version="v3.0")
     episodes_table(trial.folder / "in", lambda entries: entries[1].update({"length": 0}))
     trial.vla("data", "verify", "in", "--workers=1", code=1, says="episode 1.* 1 damaged")
-    found = converted(trial, [3, 2], "--on-error=skip", code=1)
-    trial.equal("actions", first(found), [[0, 0], [0, 2]])
+    samples = converted(trial, [3, 2], "--on-error=skip", code=1)
+    trial.equal("actions", first(samples), [[0, 0], [0, 2]])
 
 
 @case()
@@ -130,8 +130,8 @@ def a_rate_of_30_point_0(trial: Trial) -> None:
 def chunks_of_two(trial: Trial) -> None:
     """With chunks_size 2, episode 2 lies in chunk-001."""
     write(trial.folder / "in", (2, 3, 2, 3, 2), info={"chunks_size": 2})
-    found = converted(trial, [2, 3, 2, 3, 2])
-    trial.equal("actions", first(found), [[0, e] for e in range(5)])
+    samples = converted(trial, [2, 3, 2, 3, 2])
+    trial.equal("actions", first(samples), [[0, e] for e in range(5)])
     trial.near(
         "images", written.levels(trial.folder / "out", "top"), [level(e, t) for e in range(5) for t in range(2 + e % 2)], 4
     )
@@ -191,8 +191,8 @@ def several_data_files(trial: Trial) -> None:
     whole = pq.read_table(path)
     pq.write_table(whole.slice(0, 1), path)
     pq.write_table(whole.slice(1), path.with_name("file-001.parquet"))
-    found = converted(trial, [3, 2, 4])
-    trial.equal("actions", first(found), [[0, 0], [0, 1], [0, 2]])
+    samples = converted(trial, [3, 2, 4])
+    trial.equal("actions", first(samples), [[0, 0], [0, 1], [0, 2]])
 
 
 @case()

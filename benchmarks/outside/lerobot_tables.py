@@ -97,9 +97,9 @@ def doubles_and_integers(trial: Trial) -> None:
         "action": lambda e, n: pa.array([[t, 7] for t in range(n)], pa.list_(pa.int64())),
     }
     pictured(trial.folder / "in", (3,), columns=columns)
-    found = converted(trial, [3])
-    trial.near("actions", [s.array("action") for s in found], [[0, 7], [1, 7], [2, 7]], 1e-6)
-    trial.near("states", [s.array("state")[0] for s in found], [1, 1.1, 1.2], 1e-6)
+    samples = converted(trial, [3])
+    trial.near("actions", [s.array("action") for s in samples], [[0, 7], [1, 7], [2, 7]], 1e-6)
+    trial.near("states", [s.array("state")[0] for s in samples], [1, 1.1, 1.2], 1e-6)
 
 
 @case()
@@ -109,8 +109,8 @@ def one_dimension_as_a_plain_column(trial: Trial) -> None:
     pictured(
         trial.folder / "in", (3,), described=described, columns={"action": lambda e, n: pa.array(np.arange(n, dtype=np.float32))}
     )
-    found = converted(trial, [3])
-    trial.near("actions", [s.array("action") for s in found], [[0], [1], [2]], 1e-6)
+    samples = converted(trial, [3])
+    trial.near("actions", [s.array("action") for s in samples], [[0], [1], [2]], 1e-6)
 
 
 @case()
@@ -138,9 +138,9 @@ def names_of_openpi(trial: Trial) -> None:
         "wrist_image": feature,
     }
     pictured(trial.folder / "in", (3, 2), columns=columns, described=described, version="v2.0")
-    found = converted(trial, [3, 2])
+    samples = converted(trial, [3, 2])
     trial.equal("cameras", list(written.cameras(trial.folder / "out")), ["image", "wrist_image"])
-    trial.near("states", [s.array("state")[0] for s in found][:3], [1, 1.1, 1.2], 1e-6)
+    trial.near("states", [s.array("state")[0] for s in samples][:3], [1, 1.1, 1.2], 1e-6)
 
 
 @case()
@@ -166,8 +166,8 @@ def features_that_nobody_uses(trial: Trial) -> None:
         "style": lambda e, n: pa.array([b"\xff\xfe"] * n),
     }
     pictured(trial.folder / "in", (3, 2), columns=columns)
-    found = converted(trial, [3, 2])
-    trial.near("actions", [s.array("action")[0] for s in found], [0, 0.1, 0.2, 0, 0.1], 1e-6)
+    samples = converted(trial, [3, 2])
+    trial.near("actions", [s.array("action")[0] for s in samples], [0, 0.1, 0.2, 0, 0.1], 1e-6)
     trial.vla("data", "verify", "in", "--workers=1", says="2 records.* 0 damaged")
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from outside import written
-from outside.tar_files import conversation, llava, picture
+from outside.tar_files import conversation, llava, numbered_image
 from outside.trial import Trial, case
 
 
@@ -16,9 +16,9 @@ def entries(count: int = 3, **changes) -> list[dict]:
 
 def converted(trial: Trial, source: str | Path, count: int = 3, code: int = 0, more: tuple[str, ...] = (), **checks) -> list:
     trial.vla("data", "convert", source, "out", "--workers=1", *more, code=code, **checks)
-    found = written.questions(trial.folder / "out")
-    trial.equal("images", len(found), count)
-    return found
+    questions = written.questions(trial.folder / "out")
+    trial.equal("images", len(questions), count)
+    return questions
 
 
 @case()
@@ -59,7 +59,7 @@ def absolute_paths(trial: Trial) -> None:
     llava(root, [{**entry, "image": str(root / entry["image"])} for entry in entries()])
     converted(trial, "in/chat.json")
     (trial.folder / "elsewhere").mkdir()
-    (trial.folder / "elsewhere/0.jpg").write_bytes(picture(0))
+    (trial.folder / "elsewhere/0.jpg").write_bytes(numbered_image(0))
     llava(trial.folder / "other", [{**entries(1)[0], "image": str(trial.folder / "elsewhere/0.jpg")}])
     trial.vla("data", "convert", "other/chat.json", "out2", code=2, says="--images")
     trial.vla("data", "convert", "other/chat.json", "out2", "--images=elsewhere", "--workers=1")
@@ -76,7 +76,7 @@ def paths_of_windows(trial: Trial) -> None:
 @case()
 def a_path_that_leaves_the_folder(trial: Trial) -> None:
     """`../secret.jpg` is refused, and nothing of it is written."""
-    (trial.folder / "secret.jpg").write_bytes(picture(0))
+    (trial.folder / "secret.jpg").write_bytes(numbered_image(0))
     llava(trial.folder / "in", [{**entries(1)[0], "image": "../secret.jpg"}])
     trial.vla("data", "convert", "in/chat.json", "out", code=2, says="leaves")
 
@@ -170,12 +170,12 @@ def vqa(folder: Path, mark: bytes = b"") -> None:
     )
     (folder / "v2_mscoco_val2014_annotations.json").write_bytes(mark + json.dumps({**head, "annotations": answers}).encode())
     for n in range(3):
-        (folder / f"COCO_val2014_{n:012d}.jpg").write_bytes(picture(n))
+        (folder / f"COCO_val2014_{n:012d}.jpg").write_bytes(numbered_image(n))
 
 
 @case()
 def vqa_with_a_byte_order_mark(trial: Trial) -> None:
     """VQAv2's files with a byte order mark are recognised and read."""
     vqa(trial.folder / "in", b"\xef\xbb\xbf")
-    found = converted(trial, "in/v2_OpenEnded_mscoco_val2014_questions.json")
-    trial.equal("answers", [q[0][1] for q in found], [f"object {n}" for n in range(3)])
+    questions = converted(trial, "in/v2_OpenEnded_mscoco_val2014_questions.json")
+    trial.equal("answers", [q[0][1] for q in questions], [f"object {n}" for n in range(3)])

@@ -39,8 +39,8 @@ def without_dataset_info(trial: Trial) -> None:
 def without_features(trial: Trial) -> None:
     """Without features.json shapes follow from the records."""
     write(trial.folder / "in", [episode(0, 3), episode(1, 2)], {})
-    found = converted(trial, [3, 2])
-    trial.near("actions", [s.array("action") for s in found][:3], [[0, 0], [0.1, 0], [0.2, 0]], 1e-6)
+    samples = converted(trial, [3, 2])
+    trial.near("actions", [s.array("action") for s in samples][:3], [[0, 0], [0.1, 0], [0.2, 0]], 1e-6)
 
 
 @case("openvla/openvla#85")
@@ -96,8 +96,8 @@ def a_shard_without_records(trial: Trial) -> None:
 def flags_that_are_never_set(trial: Trial) -> None:
     """roboturk's is_last is always false, and its episodes end all the same."""
     write(trial.folder / "in", [episode(0, 3, is_last=np.zeros(3, bool), is_first=np.zeros(3, bool))])
-    found = converted(trial, [3])
-    trial.equal("ends", [s.info["terminate"] for s in found], [0, 0, 1])
+    samples = converted(trial, [3])
+    trial.equal("ends", [s.info["terminate"] for s in samples], [0, 0, 1])
 
 
 @case()
@@ -150,8 +150,8 @@ def features_that_nobody_uses(trial: Trial) -> None:
         depth=tensor("float32", 9),
     )
     write(trial.folder / "in", [episode(0, 3, **more)], features)
-    found = converted(trial, [3])
-    trial.near("actions", [s.array("action")[0] for s in found], [0, 0.1, 0.2], 1e-6)
+    samples = converted(trial, [3])
+    trial.near("actions", [s.array("action")[0] for s in samples], [0, 0.1, 0.2], 1e-6)
 
 
 @case()
@@ -174,8 +174,8 @@ def an_action_in_parts(trial: Trial) -> None:
     write(
         trial.folder / "in", [episode(0, 3, action=None, **{f"steps/{k}": v for k, v in parts.items()})], described(action=nested)
     )
-    found = converted(trial, [3])
-    trial.near("action", found[1].array("action"), [0.3, 0.4, 0.5, 0, 0, 0, 0], 1e-6)
+    samples = converted(trial, [3])
+    trial.near("action", samples[1].array("action"), [0.3, 0.4, 0.5, 0, 0, 0, 0], 1e-6)
 
 
 @case()
@@ -201,8 +201,8 @@ def varints_of_all_lengths(trial: Trial) -> None:
     """Negative and large integers in an action are read."""
     action = np.array([[0, -1], [300, -70000], [1 << 40, 5]], np.int64)
     write(trial.folder / "in", [episode(0, 3, action=action)], described(action=tensor("int64", 2)))
-    found = converted(trial, [3])
-    trial.near("actions", [s.array("action") for s in found], action, 1e6 * 1e-1)
+    samples = converted(trial, [3])
+    trial.near("actions", [s.array("action") for s in samples], action, 1e6 * 1e-1)
 
 
 @case()

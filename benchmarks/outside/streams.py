@@ -6,7 +6,7 @@ import gzip
 
 from outside.pixels import deep, encoded, plain
 from outside.project import project
-from outside.tar_files import Member, picture, tar
+from outside.tar_files import Member, numbered_image, tar
 from outside.trial import Trial, case
 
 SIZE = (64, 64)
@@ -22,7 +22,7 @@ def shards(trial: Trial, members: list[Member] | None = None, **options) -> None
 
 def fit(trial: Trial, urls: str = "web/{000000..000001}.tar", **checks) -> str:
     """Trains two steps with the captions beside the robot data."""
-    settings = {"urls": urls, "pictures": {"front": "jpg"}, "text": "txt", "fetched": "fetched", "holdout": 0.5, "weight": 0.5}
+    settings = {"urls": urls, "images": {"front": "jpg"}, "text": "txt", "fetched": "fetched", "holdout": 0.5, "weight": 0.5}
     stream = {"class_path": "vla.datasets.stream.QuestionStream", "init_args": settings}
     project(trial, lambda recipe: recipe["data"]["sources"].update(questions=stream))
     return trial.vla("fit", "-c", "fit.yaml", **checks)
@@ -59,7 +59,7 @@ def other_members(trial: Trial) -> None:
 @case("webdataset/webdataset#157")
 def the_same_member_twice(trial: Trial) -> None:
     """Two members of one name in a sample are refused here too."""
-    shards(trial, [("x.jpg", picture(0)), ("x.txt", "first"), ("x.jpg", picture(9))])
+    shards(trial, [("x.jpg", numbered_image(0)), ("x.txt", "first"), ("x.jpg", numbered_image(9))])
     fit(trial, code=2, says="twice|duplicate|more than once")
 
 

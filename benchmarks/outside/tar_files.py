@@ -35,14 +35,14 @@ def array(values: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def picture(number: int, kind: str = "JPEG") -> bytes:
+def numbered_image(number: int, kind: str = "JPEG") -> bytes:
     """The image of a sample."""
     return encoded(plain(level(0, number)), kind)
 
 
 def captions(count: int = 3, image: str = "jpg", text: str = "txt") -> list[Member]:
     """Images with captions, one member after the other."""
-    return [m for n in range(count) for m in ((f"{n:06d}.{image}", picture(n)), (f"{n:06d}.{text}", f"object {n}"))]
+    return [m for n in range(count) for m in ((f"{n:06d}.{image}", numbered_image(n)), (f"{n:06d}.{text}", f"object {n}"))]
 
 
 def robot(episodes: Mapping[int, int], info: Mapping[str, Any] | None = None) -> list[Member]:
@@ -69,7 +69,7 @@ def llava(folder: Path, entries: list[dict[str, Any]], name: str = "chat.json", 
     """A list of conversations and images 0.jpg, 1.jpg … beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(images):
-        (folder / f"{number}.jpg").write_bytes(picture(number))
+        (folder / f"{number}.jpg").write_bytes(numbered_image(number))
     path = folder / name
     path.write_text(json.dumps(entries))
     return path

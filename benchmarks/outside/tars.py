@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from outside import written
-from outside.tar_files import array, captions, conversation, picture, robot, tar
+from outside.tar_files import array, captions, conversation, numbered_image, robot, tar
 from outside.trial import Trial, case
 
 
@@ -20,22 +20,22 @@ def converted(
 ) -> list[written.Sample]:
     """Converts and checks the number of images."""
     trial.vla("data", "convert", source, "out", "--workers=1", *more, code=code, **checks)
-    found = written.samples(trial.folder / "out")
-    trial.equal("images", len(found), count)
-    return found
+    samples = written.samples(trial.folder / "out")
+    trial.equal("images", len(samples), count)
+    return samples
 
 
 @case("webdataset/webdataset#157")
 def the_same_member_twice(trial: Trial) -> None:
     """Two members of one name in a sample are refused, as webdataset does; never an image under another's caption."""
-    tar(trial.folder / "in.tar", [("a.jpg", picture(0)), ("a.txt", "first"), ("a.jpg", picture(9))])
+    tar(trial.folder / "in.tar", [("a.jpg", numbered_image(0)), ("a.txt", "first"), ("a.jpg", numbered_image(9))])
     trial.vla("data", "convert", "in.tar", "out", "--workers=1", code=2, says=[r"\ba\b.*jpg", "twice|more than once|duplicate"])
 
 
 @case("webdataset/webdataset#205")
 def one_doubled_sample_among_others(trial: Trial) -> None:
     """With --on-error skip only the sample with two images is left out."""
-    tar(trial.folder / "in.tar", [*captions(2), ("x.jpg", picture(0)), ("x.txt", "x"), ("x.jpg", picture(9))])
+    tar(trial.folder / "in.tar", [*captions(2), ("x.jpg", numbered_image(0)), ("x.txt", "x"), ("x.jpg", numbered_image(9))])
     converted(trial, "in.tar", "--on-error=skip", count=2, code=1, says="damaged: 1")
 
 
@@ -58,10 +58,12 @@ def upper_case_extensions(trial: Trial) -> None:
 def pax_headers_and_long_names(trial: Trial) -> None:
     """PAX headers with names of 150 characters and Chinese ones are read."""
     names = ["a" * 150, "图像", "c"]
-    members = [m for k, name in enumerate(names) for m in ((f"d/{name}.jpg", picture(k)), (f"d/{name}.txt", f"object {k}"))]
+    members = [
+        m for k, name in enumerate(names) for m in ((f"d/{name}.jpg", numbered_image(k)), (f"d/{name}.txt", f"object {k}"))
+    ]
     tar(trial.folder / "in.tar", members, format=tarfile.PAX_FORMAT)
-    found = converted(trial)
-    trial.equal("captions", [s.info["questions"][0]["answer"] for s in found], [f"object {k}" for k in range(3)])
+    samples = converted(trial)
+    trial.equal("captions", [s.info["questions"][0]["answer"] for s in samples], [f"object {k}" for k in range(3)])
 
 
 @case("meta-pytorch/data#1144")
@@ -130,7 +132,7 @@ def a_compressed_tar_under_the_name_of_a_plain_one(trial: Trial) -> None:
 @case("webdataset/webdataset#237")
 def dots_in_the_names(trial: Trial) -> None:
     """`Track 2.0 (Clean).jpg` is explained: the key ends at the first dot."""
-    tar(trial.folder / "in.tar", [("Track 2.0 (Clean).jpg", picture(0)), ("Track 2.0 (Clean).txt", "a cover")])
+    tar(trial.folder / "in.tar", [("Track 2.0 (Clean).jpg", numbered_image(0)), ("Track 2.0 (Clean).txt", "a cover")])
     output = trial.vla("data", "convert", "in.tar", "out", "--workers=1", code=(0, 2))
     if not (trial.folder / "out/card.yaml").exists():
         trial.true(f"it does not speak of the dot: {output}", " dot" in output)
@@ -139,7 +141,9 @@ def dots_in_the_names(trial: Trial) -> None:
 @case("mlfoundations/open_clip#480")
 def members_of_other_names(trial: Trial) -> None:
     """`input.jpg` with `outputs.txt` is read, or the message lists the members and what is looked for."""
-    tar(trial.folder / "in.tar", [m for n in range(3) for m in ((f"{n}.input.jpg", picture(n)), (f"{n}.outputs.txt", "a"))])
+    tar(
+        trial.folder / "in.tar", [m for n in range(3) for m in ((f"{n}.input.jpg", numbered_image(n)), (f"{n}.outputs.txt", "a"))]
+    )
     output = trial.vla("data", "convert", "in.tar", "out", "--workers=1", code=(0, 2))
     if not (trial.folder / "out/card.yaml").exists():
         trial.true(f"it does not list what is there: {output}", "outputs.txt" in output)
@@ -200,7 +204,7 @@ def links_in_a_tar(trial: Trial) -> None:
 @case()
 def json_that_is_a_list(trial: Trial) -> None:
     """A .json member that holds LLaVA's list of turns, not an object, is named."""
-    members = [("a.jpg", picture(0)), ("a.json", json.dumps(conversation(0)))]
+    members = [("a.jpg", numbered_image(0)), ("a.json", json.dumps(conversation(0)))]
     tar(trial.folder / "in.tar", [*captions(2), *members])
     converted(trial, "in.tar", "--on-error=skip", count=2, code=1, says=r"a\.json|, a:")
 
@@ -208,9 +212,9 @@ def json_that_is_a_list(trial: Trial) -> None:
 @case()
 def a_caption_with_a_byte_order_mark(trial: Trial) -> None:
     """A caption that Windows wrote has no invisible character before its first word."""
-    tar(trial.folder / "in.tar", [("a.jpg", picture(0)), ("a.txt", b"\xef\xbb\xbfa red cube\r\n")])
-    found = converted(trial, count=1)
-    trial.equal("caption", found[0].info["questions"][0]["answer"], "a red cube")
+    tar(trial.folder / "in.tar", [("a.jpg", numbered_image(0)), ("a.txt", b"\xef\xbb\xbfa red cube\r\n")])
+    samples = converted(trial, count=1)
+    trial.equal("caption", samples[0].info["questions"][0]["answer"], "a red cube")
 
 
 @case()

@@ -36,14 +36,14 @@ class Sample:
 
 def samples(folder: Path) -> list[Sample]:
     """The samples of a folder of shards, in order."""
-    found: dict[str, Sample] = {}
+    samples_by_key: dict[str, Sample] = {}
     for path in sorted(folder.glob("shard-*.tar")):
         with tarfile.open(path) as tar:
             for entry in tar:
                 key, _, extension = entry.name.partition(".")
                 content = tar.extractfile(entry)
-                found.setdefault(key, Sample(key, {})).members[extension] = content.read() if content else b""
-    return list(found.values())
+                samples_by_key.setdefault(key, Sample(key, {})).members[extension] = content.read() if content else b""
+    return list(samples_by_key.values())
 
 
 def card(folder: Path) -> dict[str, Any]:

@@ -88,3 +88,19 @@ def test_other_demonstrations_are_no_pairs(tmp_path):
     one.save(tmp_path / "a"), other.save(tmp_path / "b")
     with pytest.raises(UserError, match="0 episodes in common"):
         compare_offline([load_offline(tmp_path / name) for name in "ab"])
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '{"kind": "rollout"}', "no JSON"])
+def test_other_records_are_refused_in_one_line(tmp_path, capsys, content):
+    record("a").save(tmp_path / "a")
+    (tmp_path / "other.json").write_text(content)
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "other.json")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/other.json: ")
+
+
+def test_policies_with_other_constant_dimensions_are_no_pairs(tmp_path):
+    record("a").save(tmp_path / "a")
+    row = summary()["dimensions"][0]
+    record("b", summary=summary(dimensions=[row, {**row, "name": "y"}])).save(tmp_path / "b")
+    with pytest.raises(UserError, match="errors of x and of x, y"):
+        compare_offline([load_offline(tmp_path / name) for name in "ab"])

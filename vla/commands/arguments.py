@@ -31,7 +31,7 @@ def in_one_line(text: str) -> str:
     For a value that may have several types, the text lists what each of them has against it. Where a class was named, the others
     do not matter.
     """
-    said: list[tuple[str, bool]] = []
+    reasons: list[tuple[str, bool]] = []
     named, skip = -1, False
     for raw in text.strip().splitlines():
         indent, line = len(raw) - len(raw.lstrip()), raw.strip()
@@ -39,13 +39,13 @@ def in_one_line(text: str) -> str:
         if of_a_type and indent <= named:
             skip = True
         elif of_a_type and line.startswith("Problem with given class_path") and named < 0:
-            named, said = indent, [entry for entry in said if not entry[1]]
+            named, reasons = indent, [entry for entry in reasons if not entry[1]]
         elif line.startswith("Given value: "):
             skip = named >= 0
         if skip or line.startswith(NO_NEWS) or "does not correspond to a subclass" in line or "either not accessible" in line:
             continue
         for pattern, plain in PLAIN:
             line = re.sub(pattern, plain, line)
-        if (line, of_a_type) not in said:
-            said.append((line, of_a_type))
-    return re.sub(r":; ", ": ", "; ".join(line for line, _ in said))
+        if (line, of_a_type) not in reasons:
+            reasons.append((line, of_a_type))
+    return re.sub(r":; ", ": ", "; ".join(line for line, _ in reasons))

@@ -30,7 +30,7 @@ class Evaluate:
         holdout: share of the episodes that is held out: the last ones, as in training. 0 takes the share of the training, or 0.1
             where the policy does not say it.
         card: conventions of a LeRobot data set, as in `vla data convert`.
-        size: side to which a LeRobot data set's images are scaled, as in training; 0 takes the policy's.
+        size: side to which a LeRobot data set's images are scaled; 0 scales them as the training did, if the policy says it.
         execute: actions executed of each chunk; 0 takes the contract's.
         batch: rows per call of a local model.
         films: number of films, of the episodes with the largest errors.
@@ -81,7 +81,7 @@ def evaluate(chosen: Evaluate) -> str:
 def _open(chosen: Evaluate) -> RobotSource:
     """Opens the data as the policy's training did: our shards or a LeRobot data set."""
     trained = settings_for(chosen.policy, chosen.data)
-    if trained is None and not chosen.holdout:
+    if trained is None and not chosen.holdout and chosen.policy != "random":
         print(f"note: {chosen.policy} does not say that it was trained on {chosen.data}; the last 10 % of the episodes are taken")
     trained = trained or {}
     holdout = chosen.holdout or trained.get("holdout", 0.1)

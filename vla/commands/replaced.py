@@ -40,8 +40,8 @@ def _settings(argv: Sequence[str]) -> Iterator[tuple[str, str, bool, list[str]]]
             content = yaml12.load(Path(value).read_text())
             for path in PARTS:
                 for key in (path, f"{path}+"):
-                    found, node = _find(content, key)
-                    if found:
+                    given, node = _find(content, key)
+                    if given:
                         yield value, path, key != path, _names(node)
         elif (path := option.removeprefix("--").removesuffix("+")) in PARTS:
             yield option, path, option.endswith("+"), _names(value)

@@ -32,10 +32,10 @@ SMALL = 5_000_000
 
 
 @contextlib.contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Gives torch so many threads while the block runs."""
+def _one_thread() -> Iterator[None]:
+    """Torch computes with one thread while the block runs."""
     before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -185,5 +185,5 @@ class LocalPolicy:
     def _write(self, examples: list[Example], **options: Any) -> Decoded:
         padded = examples + [examples[0]] * (self._shape(len(examples)) - len(examples))
         inputs = self.encoder.batch(padded, BUCKET).inputs
-        with _threads(1 if self._small else torch.get_num_threads()):
+        with _one_thread() if self._small else contextlib.nullcontext():
             return write(self.encoder.family.session(self.model, inputs, self._static), **options)

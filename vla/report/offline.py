@@ -12,8 +12,8 @@ from typing import Any
 from vla.errors import UserError
 from vla.report.intervals import percent
 from vla.report.json_values import finite
+from vla.report.records import FILE
 
-FILE = "results.json"
 KIND = "offline"
 BASELINES = {
     "mean": "the mean action",
@@ -74,8 +74,9 @@ def load_offline(path: str | Path) -> OfflineRecord:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read: {error}", str(file), "give the folder that `vla evaluate --out` wrote") from error
     names = [f.name for f in dataclasses.fields(OfflineRecord) if f.name not in ("more", "source")]
-    if data.get("kind") != KIND or (missing := [name for name in names if name not in data]):
-        what = f"`{missing[0]}` is missing" if data.get("kind") == KIND else f"a record of kind {data.get('kind')!r}"
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if kind != KIND or (missing := [name for name in names if name not in data]):
+        what = f"`{missing[0]}` is missing" if kind == KIND else f"not a record of kind {KIND!r}"
         raise UserError(what, str(file), "give the folder that `vla evaluate --out` wrote")
     more = {key: value for key, value in data.items() if key not in (*names, "kind")}
     return OfflineRecord(**{name: data[name] for name in names}, more=more, source=str(path))
@@ -94,8 +95,8 @@ def verdict(summary: Mapping[str, Any]) -> str:
         return f"The policy beats all three baselines: its error is {numbers}"
     worse = [BASELINES[name] for name in BASELINES if summary["against"][name]["low"] > 0]
     even = [BASELINES[name] for name in BASELINES if name not in better and BASELINES[name] not in worse]
-    said = {"it is worse than": worse, "it cannot be told from": even}
-    parts = [f"{words} {_and(names)}" for words, names in said.items() if names]
+    outcomes = {"it is worse than": worse, "it cannot be told from": even}
+    parts = [f"{words} {_and(names)}" for words, names in outcomes.items() if names]
     return f"The policy does not beat the baselines: {' and '.join(parts)}. Its error is {numbers}"
 
 

@@ -66,7 +66,8 @@ def compare_offline(records: Sequence[OfflineRecord], alpha: float = 0.05) -> Of
     """Compares records, paired by episode and step. The bootstrap draws episodes.
 
     Raises:
-        UserError: fewer than two records, one given twice, other data, or fewer than two episodes in common.
+        UserError: fewer than two records, one given twice, other data, fewer than two episodes in common, or other constant
+            dimensions.
     """
     if not 0 < alpha < 1:
         raise UserError(f"alpha is {alpha}", "compare", "give a number between 0 and 1, e.g. 0.05")
@@ -81,11 +82,16 @@ def compare_offline(records: Sequence[OfflineRecord], alpha: float = 0.05) -> Of
         where = ", ".join(record.source for record in records)
         what = f"{len({episode for episode, *_ in common})} episodes in common"
         raise UserError(what, where, "evaluate the policies on the same data with the same --holdout and --episodes")
+    columns = [[row["name"] for row in record.summary["dimensions"]] for record in records]
+    for names_of_one, record in zip(columns, records, strict=True):
+        if names_of_one != columns[0]:
+            what = f"errors of {', '.join(columns[0])} and of {', '.join(names_of_one)}"
+            where = f"{records[0].source} and {record.source}"
+            raise UserError(what, where, "compare policies whose contracts have the same constant dimensions")
     errors = [_by_episode(table, common) for table in tables]
     means = np.array([[one.mean() for one in row] for row in errors])
     indices = list(itertools.combinations(range(len(records)), 2))
     level = 1 - alpha / len(indices)
-    columns = [row["name"] for row in records[0].summary["dimensions"]]
     settings = {name: [str(getattr(record, name)) for record in records] for name in SETTINGS}
     return OfflineComparison(
         data=records[0].data["title"],
@@ -96,7 +102,7 @@ def compare_offline(records: Sequence[OfflineRecord], alpha: float = 0.05) -> Of
         errors=[_mean(row, 1 - alpha) for row in means],
         pairs=[OfflinePair(names[i], names[j], _mean(means[i] - means[j], level)) for i, j in indices],
         dimensions={
-            name: [float(np.mean([one[:, i].mean() for one in row])) for row in errors] for i, name in enumerate(columns)
+            name: [float(np.mean([one[:, i].mean() for one in row])) for row in errors] for i, name in enumerate(columns[0])
         },
         differ={name: values for name, values in settings.items() if len(set(values)) > 1},
     )
@@ -141,14 +147,14 @@ def tables(c: OfflineComparison) -> list[Table]:
     """Returns the errors, the errors by dimension, and the settings that differ."""
     rates = [[n, f"{e.rate:.3f}", f"{e.low:.3f} to {e.high:.3f}"] for n, e in zip(c.names, c.errors, strict=True)]
     rows = [[name, *(f"{value:.3f}" for value in values)] for name, values in c.dimensions.items()]
-    found = [
+    result = [
         Table("Errors", "half ranges, with the interval over episodes", ["", "error", "interval"], rates),
         Table("Dimensions", "error in half ranges", ["", *c.names], rows),
     ]
     if c.differ:
         rows = [[name, *values] for name, values in c.differ.items()]
-        found.append(Table("Settings", "those in which the policies differ", ["", *c.names], rows))
-    return found
+        result.append(Table("Settings", "those in which the policies differ", ["", *c.names], rows))
+    return result
 
 
 def text(c: OfflineComparison) -> str:

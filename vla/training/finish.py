@@ -37,8 +37,10 @@ def finish(
     write_export(folder, model, processor, contract, card)
     robots = {name: source for name, source in sources.items() if isinstance(source, RobotSource)}
     sentences = []
-    for name, source in robots.items() if episodes else ():
-        policy = LocalPolicy.from_export(folder, BATCH, probabilities=True)
+    evaluated = robots if episodes else {}
+    policy = LocalPolicy.from_export(folder, BATCH, probabilities=True) if evaluated else None
+    for name, source in evaluated.items():
+        assert policy is not None
         try:
             summary = evaluate_offline(policy, folder, source, episodes).record.summary
         except UserError as error:

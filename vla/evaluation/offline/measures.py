@@ -159,13 +159,13 @@ def calibration(contract: PolicyContract, embodiment: str, replays: Sequence[Rep
     number = np.minimum((p * BINS).astype(int), BINS - 1)
     counts = np.bincount(number, minlength=BINS)
     filled = np.flatnonzero(counts)
-    said, true = (np.bincount(number, x, BINS)[filled] / counts[filled] for x in (p, hit.astype(float)))
+    stated, true = (np.bincount(number, x, BINS)[filled] / counts[filled] for x in (p, hit.astype(float)))
     return {
-        "error": float((np.abs(said - true) * counts[filled]).sum() / len(p)),
+        "error": float((np.abs(stated - true) * counts[filled]).sum() / len(p)),
         "probability": float(p.mean()),
         "right": float(hit.mean()),
         "bins": [
             {"probability": a, "right": b, "n": n}
-            for a, b, n in zip(said.tolist(), true.tolist(), counts[filled].tolist(), strict=True)
+            for a, b, n in zip(stated.tolist(), true.tolist(), counts[filled].tolist(), strict=True)
         ],
     }

@@ -68,7 +68,7 @@ class LeRobotReader(Reader):
         """Lists all episodes; of the videos only the used ones must be there."""
         entries = self.meta.episodes(self.tables)
         # Sorted by number; an entry without one stays behind the entry before it.
-        found: list[tuple[float, Ref]] = []
+        numbered: list[tuple[float, Ref]] = []
         numbers, exists, last = set(), {}, -1.0
         for row, entry in enumerate(entries):
             name = f"{self.path}, entry {row}"
@@ -81,19 +81,19 @@ class LeRobotReader(Reader):
                 length = int(stated(entry, "length"))
                 data, videos = self.meta.files(entry, used)
             except ValueError as error:
-                found.append((last, Ref(name, 0, (), f"its entry in meta/ is damaged: {error}")))
+                numbered.append((last, Ref(name, 0, (), f"its entry in meta/ is damaged: {error}")))
                 continue
             files = [data, *(path for path, *_ in videos.values())]
             damage = next((f"{f} is missing" for f in files if not exists.setdefault(f, (self.path / f).is_file())), "")
-            found.append((number, Ref(name, length, (number, data, videos), damage)))
+            numbered.append((number, Ref(name, length, (number, data, videos), damage)))
         lacking, missing = max(self.meta.total - len(entries), 0), []
         # Where episodes were deleted the numbers do not tell which others are missing.
         if lacking and len(numbers) == len(entries) and max(numbers, default=0) < self.meta.total:
             missing = [n for n in range(min(self.meta.total, len(numbers) + LISTED)) if n not in numbers]
-        found += [(n, Ref(f"{self.path}, episode {n}", 0, (), "the list of episodes lacks it")) for n in missing]
+        numbered += [(n, Ref(f"{self.path}, episode {n}", 0, (), "the list of episodes lacks it")) for n in missing]
         if (more := lacking - len(missing)) > 0:
-            found.append((math.inf, Ref(f"{self.path}, {END}", 0, (), f"the list of episodes lacks {more} more")))
-        return [ref for _, ref in sorted(found, key=lambda entry: entry[0])]
+            numbered.append((math.inf, Ref(f"{self.path}, {END}", 0, (), f"the list of episodes lacks {more} more")))
+        return [ref for _, ref in sorted(numbered, key=lambda entry: entry[0])]
 
     def read(self, ref: Ref) -> Raw:
         number, data, videos = ref.location
@@ -140,9 +140,9 @@ class LeRobotReader(Reader):
         for path in matching(self.path / "data", "**/*.parquet"):
             other = path.relative_to(self.path).as_posix()
             inside(self.path, other, where)
-            if (found := self.tables.rows(other, number, where, columns)).num_rows:
+            if (elsewhere := self.tables.rows(other, number, where, columns)).num_rows:
                 self._moved[number] = other
-                return found
+                return elsewhere
         return table
 
     def _times(self, data: str, number: int, ref: Ref, stated: bool) -> np.ndarray:

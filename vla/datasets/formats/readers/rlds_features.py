@@ -120,11 +120,11 @@ def shape_episode(example: dict[str, Feature], features: Mapping[str, Spec], whe
     features = features or infer(example)
     raw, length = Columns(), steps_of(example, features)
     for name, spec in features.items():
-        place = f"{where}, {name}"
+        feature_where = f"{where}, {name}"
         if name.startswith("steps/"):
-            raw[name.removeprefix("steps/")] = functools.partial(_of_steps, example, name, spec, length, place)
+            raw[name.removeprefix("steps/")] = functools.partial(_of_steps, example, name, spec, length, feature_where)
         elif name in example:
-            raw.setdefault(name, functools.partial(_of_episode, example[name], spec, place))
+            raw.setdefault(name, functools.partial(_of_episode, example[name], spec, feature_where))
     return raw
 
 

@@ -261,12 +261,12 @@ class ImageTextReader(TarReader):
 
     def _incomplete(self, what: str, number: int, sample: Sample, where: str) -> UserError:
         """The error for a sample that lacks a member, with what it has and where the rest may be."""
-        found = f"{what}, only {', '.join(sample.members)}"
+        described = f"{what}, only {', '.join(sample.members)}"
         if elsewhere := self._members(number)[sample.key] - sample.members.keys():
-            apart = f"{found}; {', '.join(sorted(elsewhere))} of the same key are elsewhere in the file"
+            apart = f"{described}; {', '.join(sorted(elsewhere))} of the same key are elsewhere in the file"
             return UserError(apart, where, "write the members of a sample one after the other, e.g. with tar --sort=name")
         dots = f"; {KEY}" * any("." in name for name in sample.members)
-        return UserError(found + dots, where, "a sample is KEY.jpg with KEY.txt or KEY.json, without dots in KEY")
+        return UserError(described + dots, where, "a sample is KEY.jpg with KEY.txt or KEY.json, without dots in KEY")
 
     def card(self) -> SourceCard:
         return SourceCard(title=self.path.stem, embodiment="pictures", cameras={IMAGE: CameraKey(IMAGE)})
