@@ -94,6 +94,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 RL = (Path(sysconfig.get_path("purelib")) / "stable_baselines3").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rl", [False, pytest.param(True, marks=pytest.mark.skipif(not RL, reason="vla[rl] is not installed"))])
 def test_wheel_works_outside_the_checkout(installed, tmp_path, rl):
     code = (

@@ -16,15 +16,30 @@ from pathlib import Path
 import psutil
 import pytest
 
+from vla import cli
+
 ROOT = Path(__file__).resolve().parents[2]
-VLA = [sys.executable, "-m", "vla"]
-DEMO = [*VLA, "demo", "--smoke"]
+DEMO = [sys.executable, "-m", "vla", "demo", "--smoke"]
 # A minute or two alone; another file's tests have the other core.
 pytestmark = pytest.mark.timeout(620)
 
 
 def demo(*arguments: str, timeout: int = 600):
     return subprocess.run([*DEMO, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture
+def said(capsys):
+    """Runs a command in this process, which has imported what it needs; returns what it printed to standard output."""
+
+    def run(*command: str) -> str:
+        capsys.readouterr()
+        code = cli.main(list(command))
+        printed = capsys.readouterr()
+        assert code == 0, printed.out + printed.err
+        return printed.out
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -98,30 +113,29 @@ def forget(folder: Path, *names: str) -> None:
     (folder / "stages.json").write_text(json.dumps(stages))
 
 
-def test_repeated_run_goes_on_from_the_last_whole_stage_wherever_the_folder_is(run, moved):
+def test_repeated_run_goes_on_from_the_last_whole_stage_wherever_the_folder_is(run, moved, said, monkeypatch):
     out, _ = run
-    again = demo("--out", os.path.relpath(out, ROOT))
-    assert again.returncode == 0 and again.stdout.count("already done") >= 6, again.stderr
-    assert "All stages are already done" in again.stdout.splitlines()[0]
+    monkeypatch.chdir(ROOT)
+    again = said("demo", "--smoke", "--out", os.path.relpath(out, ROOT))
+    assert again.count("already done") >= 6 and "All stages are already done" in again.splitlines()[0]
     forget(moved, "serve")
-    third = demo("--out", str(moved))
-    assert third.returncode == 0 and "[serve] one action" in third.stdout, third.stderr
+    third = said("demo", "--smoke", "--out", str(moved))
+    assert "[serve] one action" in third
     # The first line counts only what is left.
-    first = third.stdout.splitlines()[0]
+    first = third.splitlines()[0]
     assert first.startswith("About 1 minute more") and first.endswith("already done: collect, train, export, questions, rollout.")
     # The commands that are named at the end are of the new place.
     assert str(moved) in (moved / "demo.yaml").read_text() and str(out) not in (moved / "demo.yaml").read_text()
 
 
-def test_the_readmes_command_drives_the_robot_with_the_export(run, tmp_path):
+def test_the_readmes_command_drives_the_robot_with_the_export(run, tmp_path, said):
     out, _ = run
     (line,) = re.findall(r"^\.venv/bin/vla (rollout .*--instruction.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     paths = {"runs/demo/export": str(out / "export"), "out.mp4": str(tmp_path / "out.mp4")}
     words = shlex.split(line)
     assert set(paths) <= set(words)
-    process = subprocess.run([*VLA, *(paths.get(w, w) for w in words)], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert process.returncode == 0 and "success:" in process.stdout, process.stdout + process.stderr
-    assert "green cube" in process.stdout + process.stderr and (tmp_path / "out.mp4").stat().st_size > 1000
+    printed = said(*(paths.get(w, w) for w in words))
+    assert "success:" in printed and "green cube" in printed and (tmp_path / "out.mp4").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -178,11 +192,11 @@ def test_other_options_do_not_mix_with_an_earlier_run(run):
     assert done.returncode == 2 and "--fresh" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_another_demo_is_shown_beside_this_one(run, tmp_path):
+def test_another_demo_is_shown_beside_this_one(run, tmp_path, said):
     out, _ = run
     other = json.loads((out / "report.json").read_text())
     (tmp_path / "report.json").write_text(json.dumps({**other, "start": "scratch"}))
-    assert demo("--out", str(out), "--beside", str(tmp_path)).returncode == 0
+    said("demo", "--smoke", "--out", str(out), "--beside", str(tmp_path))
     both = json.loads((out / "report.json").read_text())["starting_points"]
     assert list(both) == ["from tiny, this run", "from scratch, the other run"]
     assert "from scratch, the other run" in (out / "report.html").read_text()

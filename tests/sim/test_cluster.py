@@ -63,6 +63,7 @@ def test_a_rollout_on_a_cluster_is_the_local_one(toy, seeing, tmp_path, on_clust
         assert why in workers.restarts[0] and "seed 1" in workers.restarts[0]
 
 
+@pytest.mark.slow
 def test_images_and_physics_are_the_local_ones(seeing, on_cluster):
     episodes = [Episode(seed, horizon=4) for seed in range(3)]
     found = []

@@ -94,7 +94,10 @@ def check(config, run, straight, workers, accumulate, kind, rng, note, *more):
     assert_same(straight(accumulate, EVERY[kind], *more), states(run))
 
 
-@pytest.mark.parametrize(("workers", "accumulate", "kind"), [(0, 1, "epoch"), (0, 3, "SIGTERM"), (2, 1, "periodic")])
+@pytest.mark.parametrize(
+    ("workers", "accumulate", "kind"),
+    [pytest.param(0, 1, "epoch", marks=pytest.mark.slow), (0, 3, "SIGTERM"), (2, 1, "periodic")],
+)
 def test_a_killed_run_goes_on_exactly(several, straight, tmp_path, record_property, workers, accumulate, kind):
     check(several(tmp_path), tmp_path / "run", straight, workers, accumulate, kind, random.Random(0), record_property)
 
