@@ -1,19 +1,22 @@
-"""Finds configurations: a file on disk, or one shipped with the package."""
+"""Finds configurations: a file on disk, or one shipped with the package.
+
+Every command imports this module, so it imports what reads a configuration where one is read.
+"""
 
 from __future__ import annotations
 
 import atexit
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vla import yaml12
 from vla.errors import UserError
 from vla.renamed import RENAMED
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 Node = str | int | float | bool | None | list["Node"] | dict[str, "Node"]
 """A node of a YAML document."""
@@ -25,6 +28,8 @@ def find_config(name: str) -> str:
     Raises:
         UserError: there is none; the error lists those of the package.
     """
+    from importlib import resources
+
     if Path(name).is_file():
         return name
     packaged = dict(_packaged(resources.files("vla.configs"), "configs"))
@@ -50,7 +55,11 @@ def _with_current_names(path: str) -> str:
     Raises:
         UserError: the file is not YAML. (jsonargparse, which merges configurations, would not name the file.)
     """
+    import tempfile
+
     import yaml
+
+    from vla import yaml12
 
     old_names: set[str] = set()
 
