@@ -1,4 +1,4 @@
-"""Measures two commands at once, and what it costs one alone that its threads sleep while they wait (`vla/openmp.py`).
+"""Measures two commands at once, and what it costs one alone that waiting threads soon sleep (`vla/openmp.py`).
 
 Processes train as configs/demo.yaml does, roll that model out with two workers, or train a small head, each with as many threads
 as torch takes. They get turns of some seconds, alone and two at once, in shuffled order; a process that has no turn does nothing.

@@ -39,8 +39,8 @@ def displayed(code: str, **environment: str) -> dict[str, str]:
         "import torch, vla, subprocess, sys; subprocess.run([sys.executable, '-c', 'import torch'], check=True)",
     ],
 )
-def test_threads_sleep_while_they_wait(code):
-    assert displayed(code) == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+def test_waiting_threads_soon_sleep(code):
+    assert displayed(code) == openmp.WAITING
 
 
 def test_a_setting_of_the_users_own_wins():

@@ -141,7 +141,7 @@ def threads(count: int) -> Check:
     """Says how torch's threads wait for one another, which decides how two commands at once get on."""
     settings = openmp.settings()
     spins = settings.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE"
-    waiting = "spin while they wait" if spins else "sleep while they wait"
+    waiting = "spin while they wait" if spins else "soon sleep while they wait"
     told = " ".join(f"{name}={value}" for name, value in settings.items())
     fix = "unset OMP_WAIT_POLICY, unless one command at a time has the machine"
     return Check("threads", not spins, f"{count} of torch; they {waiting} ({told})", fix)

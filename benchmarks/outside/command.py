@@ -23,7 +23,6 @@ def prepare() -> None:
     """Sets the commands' environment, and names what the server of forks imports; it starts with the first command."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Nothing is downloaded.
     os.environ["HF_HUB_OFFLINE"] = "1"
     # The server imports what this process would, wherever it was started.
