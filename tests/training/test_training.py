@@ -1,5 +1,6 @@
 """Training: the sequence that is scored, the contract in the checkpoint, resume, mistakes."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -35,7 +36,8 @@ def test_fit_then_everything_that_takes_its_checkpoint(config, tmp_path, data, c
         "questions_loss",
         "robot_count",
         "data_wait",
-        "action_bin_error",
+        "val/teacher_forced/action_l1",
+        "val/decoded_error",
         "valid_mass",
         "questions_question_accuracy",
     ):
@@ -45,9 +47,18 @@ def test_fit_then_everything_that_takes_its_checkpoint(config, tmp_path, data, c
     assert saved.hash == contract.hash and not model.training
 
     assert cli.main(["validate", "-c", str(config), "--ckpt_path", str(checkpoint(tmp_path, 4))]) == 0
+    capsys.readouterr()
     assert cli.main(["predict", "-c", str(config), "--ckpt_path", str(checkpoint(tmp_path, 4))]) == 0
+    assert f"6 lines of decoded and true actions: {tmp_path}/run/predictions.jsonl" in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "run/predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 6 and np.shape(rows[0]["actions"]) == (2, 7) and len(rows[-1]["truth"]) == 1
+    # One action of each chunk is executed. Every held-out step is among the decoded ones.
+    action = contract.embodiment().action
+    half, varies = (np.array(action.high) - np.array(action.low)) / 2, [constant is None for constant in action.constant]
+    errors = [np.abs((np.array(r["actions"][0]) - r["truth"][0]) / half)[varies] for r in rows]
+    with (tmp_path / "run/logs/metrics.csv").open() as file:
+        logged = [float(row["val/decoded_error"]) for row in csv.DictReader(file) if row["val/decoded_error"]]
+    assert logged == pytest.approx([np.mean(errors)] * 2, abs=1e-4)
 
     assert cli.main(["export", "--ckpt", str(checkpoint(tmp_path, 4)), "--out", str(tmp_path / "export")]) == 0
     from_export, from_checkpoint = load_policy(str(tmp_path / "export")), load_policy(str(checkpoint(tmp_path, 4)))
