@@ -112,7 +112,7 @@ class StepProgress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._bar: tqdm | None = None
-        self._decoded = ""
+        self._loss = self._decoded = ""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         steps, shown = int(trainer.estimated_stepping_batches), trainer.is_global_zero
@@ -123,12 +123,15 @@ class StepProgress(ProgressBar):
     ) -> None:
         if self._bar is not None and trainer.global_step > self._bar.n:
             loss = trainer.progress_bar_metrics.get("loss")
-            self._bar.set_postfix_str((f"loss {loss:.3f}" if loss is not None else "") + self._decoded, refresh=False)
+            self._loss = f"loss {loss:.3f}" if loss is not None else ""
+            self._bar.set_postfix_str(self._loss + self._decoded, refresh=False)
             self._bar.update(trainer.global_step - self._bar.n)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         error = trainer.callback_metrics.get("val/decoded_error")
-        self._decoded = f", decoded error {error:.3f}" if error is not None else ""
+        if self._bar is not None and error is not None:
+            self._decoded = f", decoded error {error:.3f}"
+            self._bar.set_postfix_str(self._loss + self._decoded)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._bar is not None:

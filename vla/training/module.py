@@ -58,7 +58,7 @@ class VLAModule(L.LightningModule):
         vlm: "tiny", a folder that `vla export` or `save_pretrained` wrote, "scratch" (the structure and tokenizer of `tiny` with
             random weights), "new" (the same with a new tokenizer), or the specification of a small model.
         learning_rate: the peak. The rate rises linearly to it, then falls along a cosine to 2 % of it.
-        warmup: optimizer steps until the peak.
+        warmup: optimizer steps until the peak; a number below 1 is a share of all steps, e.g. 0.03 of max_steps.
         weight_decay: of matrices; vectors and embeddings have none.
         bin_smoothing: standard deviation, in bins, of the Gaussian that integer targets are smoothed with; 0 is none.
         freeze: names of parameters that do not learn, as regular expressions that match from the start, e.g. "vision".
@@ -83,7 +83,7 @@ class VLAModule(L.LightningModule):
         self,
         vlm: str | VLMSpec = "tiny",
         learning_rate: float = 1e-3,
-        warmup: int = 100,
+        warmup: int | float = 100,
         weight_decay: float = 0.05,
         bin_smoothing: float = 0.0,
         freeze: list[str] | None = None,
