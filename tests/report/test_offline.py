@@ -60,11 +60,13 @@ def test_findings_name_a_flipped_gripper():
     assert lines[1] == "gripper agrees with the demonstration in 5 % of the steps: it is mostly the opposite"
 
 
-def test_questions_are_said_by_type_with_n_and_interval():
+def test_questions_are_said_by_type_with_n_and_interval(tmp_path):
     asked = summary(questions={"colour": wilson(45, 50).to_dict(), "where": wilson(50, 50).to_dict()})
     said = "correct answers: colour 90 % of 50 (79 to 96 %), where 100 % of 50 (93 to 100 %)"
     assert text(asked).endswith(f"\n\n{said}") and held_out(asked).endswith(f"nearest 0.300; {said}")
     assert "correct answers" not in text(summary()) + held_out(summary())
+    row = "<td>colour</td><td>90 %</td><td>79 to 96 %</td><td>50</td>"
+    assert row in write_offline(tmp_path, record(summary=asked)).read_text()
 
 
 def test_a_record_survives_saving_and_a_page_is_written(tmp_path):

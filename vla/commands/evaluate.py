@@ -65,9 +65,10 @@ def evaluate(chosen: Evaluate) -> str:
     """Compares a policy's decoded actions with held-out demonstrations, beside three baselines. It needs no simulator."""
     if chosen.out:
         check_writable(chosen.out)
-    source, asked = _open(chosen), _open_questions(chosen) if chosen.questions else None
+    source = _open(chosen)
     robots = {source.card.embodiment: source.card.spec}
     policy = load_policy(chosen.policy, chosen.batch, robots, probabilities=True)
+    questions = question_accuracy(policy, _open_questions(chosen)) if chosen.questions else None
     steps = sum(map(len, source.restricted("val").demonstrations())) if not chosen.episodes else 0
     with tqdm(total=steps or None, desc="evaluate", unit="step") as bar:
 
@@ -75,8 +76,8 @@ def evaluate(chosen: Evaluate) -> str:
             bar.update(steps)
 
         result = evaluate_offline(policy, chosen.policy, source, chosen.episodes, chosen.execute, advance)
-    if asked is not None:
-        result.record.summary["questions"] = question_accuracy(policy, asked)
+    if questions is not None:
+        result.record.summary["questions"] = questions
     lines = [text(result.record.summary)]
     lines += [f"left out, unreadable: {name}: {why}" for name, why in result.unreadable.items()]
     if chosen.out:
