@@ -7,7 +7,8 @@ import pytest
 
 from vla import cli
 from vla.errors import UserError
-from vla.report.offline import OfflineRecord, findings, load_offline, verdict
+from vla.report.intervals import wilson
+from vla.report.offline import OfflineRecord, findings, held_out, load_offline, text, verdict
 from vla.report.offline_comparison import compare_offline
 from vla.report.offline_page import write_offline
 
@@ -57,6 +58,15 @@ def test_findings_name_a_flipped_gripper():
     lines = findings(summary(dimensions=[row], grippers=[gripper]))
     assert lines[0] == "gripper is worse than its mean: 1.90 half ranges against 0.40"
     assert lines[1] == "gripper agrees with the demonstration in 5 % of the steps: it is mostly the opposite"
+
+
+def test_questions_are_said_by_type_with_n_and_interval(tmp_path):
+    asked = summary(questions={"colour": wilson(45, 50).to_dict(), "where": wilson(50, 50).to_dict()})
+    said = "correct answers: colour 90 % of 50 (79 to 96 %), where 100 % of 50 (93 to 100 %)"
+    assert text(asked).endswith(f"\n\n{said}") and held_out(asked).endswith(f"nearest 0.300; {said}")
+    assert "correct answers" not in text(summary()) + held_out(summary())
+    row = "<td>colour</td><td>90 %</td><td>79 to 96 %</td><td>50</td>"
+    assert row in write_offline(tmp_path, record(summary=asked)).read_text()
 
 
 def test_a_record_survives_saving_and_a_page_is_written(tmp_path):

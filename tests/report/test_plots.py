@@ -38,9 +38,13 @@ def test_each_metric_is_drawn_once_and_what_cannot_be_drawn_is_left_out():
             "val/question_accuracy": (steps, [math.nan] * 99 + [0.5]),
             "lr": noisy,
             "rollout/success": ([0, 10], [0.0, 0.8]),
+            "val/decoded_error": noisy,
+            "val/teacher_forced/action_l1": noisy,
+            "val/teacher_forced/action_bin_error": noisy,
         }
     )
-    assert list(charts) == ["Robot loss", "Rollout success"]
+    errors = ["Decoded action error", "Teacher-forced action error", "Teacher-forced bin error"]
+    assert list(charts) == ["Robot loss", *errors, "Rollout success"]
     for svg in charts.values():
         ElementTree.fromstring(svg)
     assert "val/robot_loss" in charts["Robot loss"] and curves({}) == {}

@@ -94,7 +94,7 @@ def test_measures_of_a_model_that_knows_and_of_one_that_is_off(examples, batch):
     right = measured(certain(ids, 5000))
     assert right["robot_loss"] == 2 and right["questions_loss"] == 0.5 and right["robot_count"] == 2
     assert right["questions_accuracy/where"] == right["questions_accuracy/colour"] == right["questions_question_accuracy"] == 1
-    assert right["action_token_accuracy"] == right["plan_token_accuracy"] == 1 and right["action_bin_error"] == 0
+    assert right["action_token_accuracy"] == right["plan_token_accuracy"] == 1 and right["teacher_forced/action_bin_error"] == 0
     assert right["valid_mass"] == pytest.approx(1)
 
     # Probability on integers that are not legal at their place is no valid mass: bin 7 for everything.
@@ -114,8 +114,8 @@ def test_measures_of_a_model_that_knows_and_of_one_that_is_off(examples, batch):
         return np.abs((said - truth) / half)[:, varies].mean()
 
     binned = codec.decode(codec.encode(batch.samples[1].actions, np.zeros(3, bool))[0])[0][:2]
-    assert 0 < right["action_l1"] == pytest.approx(l1(binned)) and right["action_l1"] < 1 / 256
-    assert wrong["action_l1"] == pytest.approx(l1(codec.bins.decode(np.full(7, 7))))
+    assert 0 < right["teacher_forced/action_l1"] == pytest.approx(l1(binned)) and right["teacher_forced/action_l1"] < 1 / 256
+    assert wrong["teacher_forced/action_l1"] == pytest.approx(l1(codec.bins.decode(np.full(7, 7))))
 
 
 def test_a_place_near_the_truth_is_right(examples, batch):
@@ -153,7 +153,7 @@ def test_measures_are_of_what_would_be_decoded(examples, batch, decode):
     found = means(
         merge([Measure(decoding, tokens, ["questions", "robot"])(batch, logits, ids, answers, torch.zeros(2), mass=False)])
     )
-    assert found["action_bin_error"] == pytest.approx(5.0 if decode == "mode" else 0.0, abs=0.5)
+    assert found["teacher_forced/action_bin_error"] == pytest.approx(5.0 if decode == "mode" else 0.0, abs=0.5)
     assert found["questions_accuracy/where"] == (decode == "median")
     assert found["questions_accuracy/colour"] == 1
     # Whether the likeliest token is the right one is asked of the model, not of how it is decoded.

@@ -75,11 +75,18 @@ def test_own_data_and_own_model_from_the_packaged_recipe(rlds, web, words, tmp_p
     assert cli.main(["fit", "-c", "configs/own.yaml", "-c", "mine.yaml", *more, *SMALL]) == 0
     printed = capsys.readouterr().out
     assert "half ranges" in printed and "export: runs/own/export" in printed
-    assert "next: vla evaluate runs/own/export data/own --out runs/own/evaluation" in printed
+    assert "web, held-out images\ncorrect answers: conversation" in printed
+    assert "next: vla evaluate runs/own/export data/own --questions data/web --out runs/own/evaluation" in printed
     card = Path("runs/own/export/README.md").read_text()
     assert "| Held-out demonstrations | robot: decoded error" in card and "- web: folder web" in card and "- command: vla" in card
-    assert cli.main(["evaluate", "runs/own/export", "data/own", "--out", "runs/own/evaluation"]) == 0
-    assert "does not say that it was trained on" not in capsys.readouterr().out
+    assert "; web: correct answers: conversation" in card
+    evaluate = ["evaluate", "runs/own/export", "data/own", "--questions", "data/web", "--out", "runs/own/evaluation"]
+    assert cli.main(evaluate) == 0
+    printed = capsys.readouterr().out
+    assert "does not say that it was trained on" not in printed and "\ncorrect answers: conversation" in printed
+    assert json.loads(Path("runs/own/evaluation/results.json").read_text())["summary"]["questions"]["conversation"]["n"] == 1
+    assert cli.main(["evaluate", "random", "data/own", "--questions", "data/web"]) == 2
+    assert "the policy answers no questions" in capsys.readouterr().err
 
     said = AutoConfig.from_pretrained("runs/own/export")
     assert (said.text_config.model_type, said.text_config.hidden_size, said.vision_name) == ("llama", 32, "convnext_atto")

@@ -10,7 +10,7 @@ import yaml
 
 from vla import cli
 from vla.errors import UserError
-from vla.training.saving import WholeFiles, claimed, newest, steps_in
+from vla.training.saving import Checkpoints, WholeFiles, claimed, newest, steps_in
 
 
 def write(path, step, age):
@@ -103,3 +103,9 @@ def test_a_checkpoint_with_other_weights_is_refused(trained, tmp_path, wrong):
     torch.save(saved, path)
     with pytest.raises(RuntimeError, match=wrong):
         cli.main(["fit", "-c", str(trained), "--ckpt_path", "last"])
+
+
+def test_an_old_name_of_a_logged_value_is_replaced_and_said(tmp_path, capsys):
+    checkpoints = Checkpoints(str(tmp_path), monitor="val/action_l1", mode="min")
+    assert checkpoints.monitor == "val/teacher_forced/action_l1"
+    assert capsys.readouterr().err == "note: val/action_l1 is now called val/teacher_forced/action_l1\n"

@@ -1,7 +1,9 @@
 """Training: the sequence that is scored, the contract in the checkpoint, resume, mistakes."""
 
+import csv
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -17,6 +19,7 @@ from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.sim.collect_options import Collect
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.training import duration
 from vla.training.cli import Hooks
 from vla.training.cli import main as lightning
 
@@ -25,8 +28,14 @@ def checkpoint(tmp_path, step):
     return tmp_path / f"run/checkpoints/step={step:07d}.ckpt"
 
 
-def test_fit_then_everything_that_takes_its_checkpoint(config, tmp_path, data, capsys):
-    assert cli.main(["fit", "-c", str(config)]) == 0
+def test_fit_then_everything_that_takes_its_checkpoint(config, tmp_path, data, capsys, caplog, monkeypatch):
+    monkeypatch.setattr(duration, "STEPS", 1)
+    assert cli.main(["fit", "-c", str(config), "--trainer.enable_progress_bar=true"]) == 0
+    shown = capsys.readouterr().err
+    assert "M parameters for 4 steps of 4 samples, in 32-true on this CPU" in shown
+    assert re.search(r"expected: about \d+ seconds on this CPU .*measured over 1 steps", shown)
+    assert re.search(r"4/4 .*loss \d+\.\d+, decoded error \d\.\d+", shown)
+    assert not [line for line in caplog.messages if re.search("Tip|GPU|Seed|FLOPs", line)]
     contract = PolicyContract.load(tmp_path / "run")
     assert contract.chunk == 2 and list(contract.embodiments) == [EMBODIMENT_NAME]
     logged = (tmp_path / "run/logs/metrics.csv").read_text().splitlines()[0]
@@ -35,7 +44,8 @@ def test_fit_then_everything_that_takes_its_checkpoint(config, tmp_path, data, c
         "questions_loss",
         "robot_count",
         "data_wait",
-        "action_bin_error",
+        "val/teacher_forced/action_l1",
+        "val/decoded_error",
         "valid_mass",
         "questions_question_accuracy",
     ):
@@ -45,9 +55,18 @@ def test_fit_then_everything_that_takes_its_checkpoint(config, tmp_path, data, c
     assert saved.hash == contract.hash and not model.training
 
     assert cli.main(["validate", "-c", str(config), "--ckpt_path", str(checkpoint(tmp_path, 4))]) == 0
+    capsys.readouterr()
     assert cli.main(["predict", "-c", str(config), "--ckpt_path", str(checkpoint(tmp_path, 4))]) == 0
+    assert f"6 lines of decoded and true actions: {tmp_path}/run/predictions.jsonl" in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "run/predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 6 and np.shape(rows[0]["actions"]) == (2, 7) and len(rows[-1]["truth"]) == 1
+    # One action of each chunk is executed. Every held-out step is among the decoded ones.
+    action = contract.embodiment().action
+    half, varies = (np.array(action.high) - np.array(action.low)) / 2, [constant is None for constant in action.constant]
+    errors = [np.abs((np.array(r["actions"][0]) - r["truth"][0]) / half)[varies] for r in rows]
+    with (tmp_path / "run/logs/metrics.csv").open() as file:
+        logged = [float(row["val/decoded_error"]) for row in csv.DictReader(file) if row["val/decoded_error"]]
+    assert logged == pytest.approx([np.mean(errors)] * 2, abs=1e-4)
 
     assert cli.main(["export", "--ckpt", str(checkpoint(tmp_path, 4)), "--out", str(tmp_path / "export")]) == 0
     from_export, from_checkpoint = load_policy(str(tmp_path / "export")), load_policy(str(checkpoint(tmp_path, 4)))
@@ -169,6 +188,8 @@ def test_the_rate_warms_up_and_falls_along_a_cosine():
     assert [factor(step) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
     assert factor(12) == pytest.approx((1 + FLOOR) / 2) and factor(20) == factor(99) == pytest.approx(FLOOR)
     assert all(factor(step) > factor(step + 1) for step in range(4, 20)) and warm_up_then_cosine(0, 5)(0) == 1
+    share = warm_up_then_cosine(0.2, 20)
+    assert [share(step) for step in range(30)] == [factor(step) for step in range(30)]
 
 
 @pytest.mark.parametrize(("asked", "count"), [("", 6), ("{data}/robot", 24), ("{data}/robot/shard-000000.tar", 24)])

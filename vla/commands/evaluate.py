@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
+from vla.evaluation.offline.questions import question_accuracy
 from vla.evaluation.offline.replay import BATCH
 from vla.evaluation.offline.report import write
 from vla.evaluation.offline.run import evaluate_offline
@@ -34,6 +37,7 @@ class Evaluate:
         execute: actions executed of each chunk; 0 takes the contract's.
         batch: rows per call of a local model.
         films: number of films, of the episodes with the largest errors.
+        questions: folder of images with questions; those that the training held out are asked.
     """
 
     policy: str
@@ -46,6 +50,7 @@ class Evaluate:
     execute: int = 0
     batch: int = BATCH
     films: int = 2
+    questions: str = ""
 
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("episodes", "size", "execute", "films")}
@@ -63,6 +68,7 @@ def evaluate(chosen: Evaluate) -> str:
     source = _open(chosen)
     robots = {source.card.embodiment: source.card.spec}
     policy = load_policy(chosen.policy, chosen.batch, robots, probabilities=True)
+    questions = question_accuracy(policy, _open_questions(chosen)) if chosen.questions else None
     steps = sum(map(len, source.restricted("val").demonstrations())) if not chosen.episodes else 0
     with tqdm(total=steps or None, desc="evaluate", unit="step") as bar:
 
@@ -70,6 +76,8 @@ def evaluate(chosen: Evaluate) -> str:
             bar.update(steps)
 
         result = evaluate_offline(policy, chosen.policy, source, chosen.episodes, chosen.execute, advance)
+    if questions is not None:
+        result.record.summary["questions"] = questions
     lines = [text(result.record.summary)]
     lines += [f"left out, unreadable: {name}: {why}" for name, why in result.unreadable.items()]
     if chosen.out:
@@ -80,11 +88,7 @@ def evaluate(chosen: Evaluate) -> str:
 
 def _open(chosen: Evaluate) -> RobotSource:
     """Opens the data as the policy's training did: our shards or a LeRobot data set."""
-    trained = settings_for(chosen.policy, chosen.data)
-    if trained is None and not chosen.holdout and chosen.policy != "random":
-        print(f"note: {chosen.policy} does not say that it was trained on {chosen.data}; the last 10 % of the episodes are taken")
-    trained = trained or {}
-    holdout = chosen.holdout or trained.get("holdout", 0.1)
+    trained, holdout = _settings(chosen, chosen.data, "episodes")
     if (Path(chosen.data) / "meta/info.json").is_file():
         from vla.datasets.formats.lerobot_source import LeRobotSource
 
@@ -96,3 +100,17 @@ def _open(chosen: Evaluate) -> RobotSource:
         fix = "leave them out: our shards have a card and a size"
         raise UserError("--card and --size are for LeRobot data sets", chosen.data, fix)
     return RobotSource(chosen.data, holdout=holdout)
+
+
+def _open_questions(chosen: Evaluate) -> QuestionSource:
+    trained, holdout = _settings(chosen, chosen.questions, "images")
+    return QuestionSource(chosen.questions, holdout=holdout, types=trained.get("types"))
+
+
+def _settings(chosen: Evaluate, data: str, parts: str) -> tuple[dict[str, Any], float]:
+    """What the policy says of its training on this data, and the share that is held out."""
+    trained = settings_for(chosen.policy, data)
+    if trained is None and not chosen.holdout and chosen.policy != "random":
+        print(f"note: {chosen.policy} does not say that it was trained on {data}; the last 10 % of the {parts} are taken")
+    trained = trained or {}
+    return trained, chosen.holdout or trained.get("holdout", 0.1)

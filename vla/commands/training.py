@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vla.commands.configs import with_paths
 from vla.commands.replaced import say_what_is_replaced
+from vla.commands.training_help import asks_for_all, requested
 from vla.datasets.card import DatasetCard
 from vla.errors import UserError
 from vla.policies.base import Policy
@@ -89,6 +90,11 @@ def planned_card(options: Collect) -> DatasetCard:
 
 def train(argv: list[str]) -> int:
     """Runs one of Lightning's subcommands."""
+    if text := requested(argv):
+        print(text)
+        return 0
+    if asks_for_all(argv):
+        argv = [argv[0], "--help"]
     from vla.training.cli import Hooks
     from vla.training.cli import main as lightning
 

@@ -33,7 +33,7 @@ def is_correct(question: Question, answer: QuestionAnswer) -> bool:
 
 
 def balanced(source: QuestionSource, per_type: int, seed: int = 0) -> list[QuestionSample]:
-    """Draws images with one question each, up to `per_type` of each type except lists.
+    """Draws images with one question each, at most `per_type` of each type that the source draws, except lists.
 
     All answers of a type are equally frequent.
     """
@@ -42,12 +42,13 @@ def balanced(source: QuestionSource, per_type: int, seed: int = 0) -> list[Quest
     for i in rng.permutation(len(source)):
         for number, question in enumerate(source.questions(int(i))):
             answer = question["answer"]
-            if isinstance(answer, str) or len(answer) == 1:
+            if source.types.get(question["type"], 1) > 0 and (isinstance(answer, str) or len(answer) == 1):
                 candidates[question["type"]][answer if isinstance(answer, str) else ""].append((int(i), number))
     chosen = []
     for answers in candidates.values():
         each = min(min(map(len, answers.values())), max(per_type // len(answers), 1))
-        chosen += [pair for pairs in answers.values() for pair in pairs[:each]]
+        # There may be more answers than questions to ask.
+        chosen += [pair for pairs in answers.values() for pair in pairs[:each]][:per_type]
     return [source.sample(i, rng, number) for i, number in chosen]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.errors import UserError
-from vla.report.intervals import percent
+from vla.report.intervals import Rate, percent
 from vla.report.json_values import finite
 from vla.report.records import FILE
 
@@ -121,7 +121,13 @@ def held_out(summary: Mapping[str, Any]) -> str:
     """Returns the errors in one line, for a model card."""
     policy = summary["error"]["policy"]
     interval = f"{policy['rate']:.3f} ({policy['low']:.3f} to {policy['high']:.3f}) half ranges"
-    return f"decoded error {interval} over {summary['episodes']} episodes; baselines: {_others(summary['error'])}"
+    errors = f"decoded error {interval} over {summary['episodes']} episodes; baselines: {_others(summary['error'])}"
+    return f"{errors}; {answered(summary['questions'])}" if summary.get("questions") else errors
+
+
+def answered(questions: Mapping[str, Any]) -> str:
+    """Returns the share of correct answers by type of question in one line, each with n and its interval of 95 %."""
+    return "correct answers: " + ", ".join(f"{kind} {Rate(**one)}" for kind, one in questions.items())
 
 
 def text(summary: Mapping[str, Any]) -> str:
@@ -132,7 +138,8 @@ def text(summary: Mapping[str, Any]) -> str:
         + "".join(f"{row['baselines'][name]:>10.3f}" for name in BASELINES)
         for row in summary["dimensions"]
     ]
-    return "\n".join([verdict(summary), *(f"- {line}" for line in findings(summary)), "", header, *rows])
+    asked = ["", answered(summary["questions"])] if summary.get("questions") else []
+    return "\n".join([verdict(summary), *(f"- {line}" for line in findings(summary)), "", header, *rows, *asked])
 
 
 def _others(error: Mapping[str, Any]) -> str:

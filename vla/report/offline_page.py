@@ -109,4 +109,7 @@ def _calibration(calibration: Mapping[str, Any] | None) -> dict[str, Any] | None
 def _questions(questions: Mapping[str, Any] | None) -> list[list[str]]:
     if not questions:
         return []
-    return [[kind, f"{percent(one['rate'])} %", str(one["n"])] for kind, one in questions.items()]
+    return [
+        [kind, f"{percent(one['rate'])} %", f"{percent(one['low'])} to {percent(one['high'])} %", str(one["n"])]
+        for kind, one in questions.items()
+    ]

@@ -22,8 +22,9 @@ CHARTS: dict[str, tuple[str, ...]] = {
     "Question loss": ("*question*loss*", "*loss*question*", "*vqa*loss*", "*loss*vqa*"),
     "Action-token accuracy": ("*token_acc*", "*action*acc*"),
     "Question accuracy": ("*question*acc*", "*vqa*acc*"),
-    "Decoded action error": ("*l1*",),
-    "Mean bin error": ("*bin_error*",),
+    "Decoded action error": ("*decoded_error*",),
+    "Teacher-forced action error": ("*l1*",),
+    "Teacher-forced bin error": ("*bin_error*",),
     "Probability on valid actions": ("*valid_mass*",),
     "Rollout success": ("*rollout*success*", "success", "*/success"),
 }

@@ -106,11 +106,13 @@ class EMA(EMAWeightAveraging):
 
 
 class StepProgress(ProgressBar):
-    """Shows a bar over optimizer steps (however many batches are accumulated for one) with the loss."""
+    """Shows a bar over optimizer steps (however many batches are accumulated for one) with the loss, and the decoded error of
+    the last validation in half ranges."""
 
     def __init__(self) -> None:
         super().__init__()
         self._bar: tqdm | None = None
+        self._loss = self._decoded = ""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         steps, shown = int(trainer.estimated_stepping_batches), trainer.is_global_zero
@@ -121,8 +123,15 @@ class StepProgress(ProgressBar):
     ) -> None:
         if self._bar is not None and trainer.global_step > self._bar.n:
             loss = trainer.progress_bar_metrics.get("loss")
-            self._bar.set_postfix_str(f"loss {loss:.3f}" if loss is not None else "", refresh=False)
+            self._loss = f"loss {loss:.3f}" if loss is not None else ""
+            self._bar.set_postfix_str(self._loss + self._decoded, refresh=False)
             self._bar.update(trainer.global_step - self._bar.n)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        error = trainer.callback_metrics.get("val/decoded_error")
+        if self._bar is not None and error is not None:
+            self._decoded = f", decoded error {error:.3f}"
+            self._bar.set_postfix_str(self._loss + self._decoded)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._bar is not None:
@@ -270,10 +279,18 @@ class WritePredictions(BasePredictionWriter):
 
     def __init__(self, path: str = "", write_interval: Literal["batch"] = "batch"):
         super().__init__(write_interval)
-        self.path = path
+        self.path, self._lines = path, 0
+
+    def _file(self, trainer: L.Trainer) -> Path:
+        return Path(self.path or Path(trainer.default_root_dir) / "predictions.jsonl")
 
     def write_on_batch_end(self, trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx) -> None:
-        path = Path(self.path or Path(trainer.default_root_dir) / "predictions.jsonl")
+        path = self._file(trainer)
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._lines += len(prediction)
         with path.open("w" if batch_idx == 0 else "a") as file:
             file.writelines(json.dumps(row) + "\n" for row in prediction)
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and self._lines:
+            print(f"{self._lines} lines of decoded and true actions: {self._file(trainer)}")

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import re
 import traceback
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from jsonargparse import Namespace, namespace_to_dict
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from vla.checkpoint import read_checkpoint
 from vla.datasets.card import DatasetCard
@@ -25,23 +25,12 @@ from vla.training.callbacks import RolloutCallback, StepProgress
 from vla.training.checks import check_folders, check_prompts, check_seed, check_trainer
 from vla.training.contract import ContractOptions, add_action_tokens, configured, resolve
 from vla.training.data import VLAData
+from vla.training.duration import Duration, validation_interval
 from vla.training.module import VLAModule
+from vla.training.quiet import leave_out_noise
 from vla.training.records import RunFiles, keep_rows
 from vla.training.rollouts import Evaluate
 from vla.training.saving import Checkpoints, WholeFiles, claimed, damage, newest
-
-NOISE = (
-    "LightningCLI's args parameter is intended to run from within Python",  # ours are the command line's
-    ".*isinstance.treespec, LeafSpec.*",
-    ".*your dataloader is not resumable",  # the cursor travels with the data module
-    "The '.*_dataloader' does not have many workers",
-    "Checkpoint directory .* exists and is not empty",
-    "The number of training batches .* is smaller than the logging interval",
-    "You have overridden `transfer_batch_to_device`",
-    ".*recommended to use .*sync_dist",  # metrics are reduced before they are logged
-    ".*WeightAveraging callback with a model that overrides",  # sharded runs are refused
-)
-"""Warnings that a user can ignore."""
 
 
 def fast_bf16() -> bool:
@@ -135,8 +124,15 @@ class VLACLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.trainer.precision is None and fast_bf16():
             config.trainer.precision = "bf16-mixed"
-        if config.trainer.enable_progress_bar is not False and self.subcommand == "fit":
-            self.trainer_defaults["callbacks"] = [StepProgress()]
+        if self.subcommand == "fit":
+            bar = config.trainer.enable_progress_bar is not False
+            self.trainer_defaults["callbacks"] = [Duration(), *([StepProgress()] if bar else [])]
+        # `Duration` says how large the model is, in a line.
+        config.trainer.enable_model_summary = bool(config.trainer.enable_model_summary)
+        if config.trainer.check_val_every_n_epoch is None:
+            config.trainer.val_check_interval = validation_interval(
+                config.trainer.val_check_interval, config.trainer.max_steps, config.trainer.accumulate_grad_batches
+            )
         # The data module shares rows between ranks itself.
         config.trainer.use_distributed_sampler = False
         torch.set_float32_matmul_precision("high")
@@ -175,6 +171,9 @@ class VLACLI(LightningCLI):
         if fits:
             self.datamodule.check(contract, self.trainer.world_size)
         self.model.build(self._hooks.tokenizer, contract.history, len(contract.embodiment().cameras))
+        # One bar is enough: what is loaded and written at the end of a run is the same again.
+        disable_progress_bar()
+        self._held.callback(enable_progress_bar)
         if fits:
             self.model.check_learning()
         check_prompts(contract, self.model.processor, sources)
@@ -308,9 +307,7 @@ def main(argv: list[str], hooks: Hooks) -> None:
     Raises:
         UserError: a user's mistake, reported by us or by Lightning.
     """
-    for noise in NOISE:
-        warnings.filterwarnings("ignore", message=noise)
-
+    leave_out_noise()
     try:
         with contextlib.ExitStack() as held:
             VLACLI(argv, hooks, held)

@@ -19,7 +19,7 @@ from vla.datasets.sources import Split
 from vla.errors import UserError
 from vla.renamed import RENAMED
 from vla.sequences.encode import Encoder
-from vla.training.batch import Failure, TrainingBatch
+from vla.training.batch import Failure, Sample, TrainingBatch
 from vla.training.rows import Cursor, Draws, Fixed, Sources, collate, end_with
 from vla.training.unreadable import LeftOut
 
@@ -33,6 +33,7 @@ class VLAData(L.LightningDataModule):
         seed: of the mixture.
         workers: loader processes; 0 builds batches in the training process.
         val_samples: held-out samples per source at validation.
+        decoded_samples: held-out steps per robot source whose actions are decoded at each validation; 0 decodes none.
         epoch_steps: batches that count as an epoch.
         robot_share: share of robot samples over all robot sources, or RT-2's (rt2-pali-x, rt2-palm-e). The weights then divide
             this share among the robot sources, and the rest among the others. By default the weights decide alone.
@@ -51,6 +52,7 @@ class VLAData(L.LightningDataModule):
         robot_share: float | Literal["rt2-pali-x", "rt2-palm-e"] | None = None,
         temperature: float = 1.0,
         predict: str = "",
+        decoded_samples: int = 32,
     ):
         super().__init__()
         if not sources or batch_size < 1 or workers < 0 or epoch_steps < 1:
@@ -59,13 +61,14 @@ class VLAData(L.LightningDataModule):
                 "data",
                 "name at least one source, and numbers of at least 1 (of workers, 0)",
             )
-        if seed < 0 or val_samples < 0:
-            raise UserError(f"seed {seed}, val_samples {val_samples}", "data", "give at least 0 each")
+        if min(seed, val_samples, decoded_samples) < 0:
+            what = f"seed {seed}, val_samples {val_samples}, decoded_samples {decoded_samples}"
+            raise UserError(what, "data", "give at least 0 each")
         losses = [source.loss_weight for source in sources.values()]
         if min(losses) < 0 or not sum(losses):
             raise UserError(f"loss weights {losses}", "data.sources", "give each at least 0, and one of them more")
         self.sources, self.batch_size, self.seed, self.workers = sources, batch_size, seed, workers
-        self.val_samples, self.epoch_steps = val_samples, epoch_steps
+        self.val_samples, self.decoded_samples, self.epoch_steps = val_samples, decoded_samples, epoch_steps
         self.robot_share, self.temperature, self.predict = robot_share, temperature, predict
         self.consumed = 0  # samples of the mixture; counted when the module is given the batch
         self.left_out = LeftOut(list(sources))
@@ -133,6 +136,19 @@ class VLAData(L.LightningDataModule):
         each = max(self.batch_size // self._rank()[1], 1)
         return DataLoader(fixed, batch_size=each, collate_fn=functools.partial(collate, self.encoder))
 
+    def _held_out_robots(self) -> dict[str, RobotSource]:
+        return {name: source for name, source in self.split("val").items() if isinstance(source, RobotSource)}
+
+    def decoded(self, whole: bool) -> list[tuple[Sample, float]]:
+        """The held-out steps that are decoded at each validation, with their weights (0: one cannot be read).
+
+        Args:
+            whole: whether every rank decodes all of them, as sharded weights need it; else each has its part.
+        """
+        ranks = (0, 1) if whole else self._rank()
+        fixed = Fixed(self._held_out_robots(), self.encoder, self.decoded_samples, *ranks)  # type: ignore[arg-type]
+        return [(row.sample, row.weight) for row in map(fixed.__getitem__, range(len(fixed)))]
+
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Counts what is consumed, and what of it could not be read. Loader processes run ahead, so they cannot count it.
 
@@ -181,7 +197,7 @@ class VLAData(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """Every step of `predict`, or the held-out steps of the robot sources, in order."""
-        robots = {k: s for k, s in self.split("val").items() if isinstance(s, RobotSource)}
+        robots = self._held_out_robots()
         if self.predict:
             robots = {"predict": self._predict_source(Path(self.predict))}
         fixed = Fixed(robots, self.encoder, max(map(len, robots.values()), default=0))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The end of `vla fit`: writes the export, evaluates it on held-out demonstrations, and says what to do next."""
+"""The end of `vla fit`: writes the export, evaluates it on held-out demonstrations and questions, and says what to do next."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from vla.checkpoint import assemble
+from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.datasets.sources import Source
+from vla.datasets.stream import QuestionStream
 from vla.errors import UserError
+from vla.evaluation.offline.questions import question_accuracy
 from vla.evaluation.offline.replay import BATCH
 from vla.evaluation.offline.run import evaluate_offline
 from vla.policies.local import LocalPolicy
-from vla.report.offline import held_out, text
+from vla.report.offline import answered, held_out, text
 from vla.report.provenance import provenance
 from vla.training.export import write_card, write_export
 from vla.training.model_card import Card, mixture_of
@@ -29,28 +32,36 @@ def finish(
         folder: folder of the export.
         checkpoint: the run's state, as a checkpoint holds it.
         data: the configuration's `data` section, for the model card.
-        sources: the data sources; robot data are evaluated on.
+        sources: the data sources; robot data and questions are evaluated on.
         episodes: number of held-out demonstrations of each; 0 leaves the evaluation out.
     """
     model, processor, contract = assemble(checkpoint, "the run")
     card = Card(**mixture_of(data), made=provenance())
     write_export(folder, model, processor, contract, card)
     robots = {name: source for name, source in sources.items() if isinstance(source, RobotSource)}
+    # A stream has no end, so its held-out part may be large.
+    asked = {n: s for n, s in sources.items() if isinstance(s, QuestionSource) and not isinstance(s, QuestionStream)}
     sentences = []
-    evaluated = robots if episodes else {}
+    evaluated: dict[str, RobotSource | QuestionSource] = {**robots, **asked} if episodes else {}
     policy = LocalPolicy.from_export(folder, BATCH, probabilities=True) if evaluated else None
     for name, source in evaluated.items():
         assert policy is not None
         try:
-            summary = evaluate_offline(policy, folder, source, episodes).record.summary
+            if isinstance(source, QuestionSource):
+                said = answered(question_accuracy(policy, source))
+                print(f"\n{name}, held-out images\n{said}", flush=True)
+            else:
+                summary = evaluate_offline(policy, folder, source, episodes).record.summary
+                said = held_out(summary)
+                print(f"\n{name}, {summary['episodes']} held-out episodes\n{text(summary)}", flush=True)
         except UserError as error:
             print(f"note: {name} was not evaluated: {error}", flush=True)
             continue
-        sentences.append(f"{name}: {held_out(summary)}")
-        print(f"\n{name}, {summary['episodes']} held-out episodes\n{text(summary)}", flush=True)
+        sentences.append(f"{name}: {said}")
     if sentences:
         write_card(folder, model, contract, dataclasses.replace(card, held_out="; ".join(sentences)))
     print(f"\nexport: {folder}")
+    questions = f" --questions {next(iter(asked.values())).folder}" if asked else ""
     for source in list(robots.values())[:1]:
-        print(f"next: vla evaluate {folder} {source.folder} --out {Path(folder).parent / 'evaluation'}")
+        print(f"next: vla evaluate {folder} {source.folder}{questions} --out {Path(folder).parent / 'evaluation'}")
     print(f"      vla serve {folder}", flush=True)

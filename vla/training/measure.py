@@ -1,4 +1,6 @@
-"""Metrics of a batch: losses and counts per source, accuracies, and errors of the actions."""
+"""Metrics of a batch: losses and counts per source, accuracies, and errors of the actions.
+
+All are teacher-forced: each token is predicted after the true ones."""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from vla.models.decoding.choose import likeliest
 from vla.models.logprobs import allowed_mass
 from vla.policies.local import QuestionAnswer
 from vla.policies.vqa_accuracy import is_correct
+from vla.renamed import TEACHER_FORCED
 from vla.sequences.encode import Encoder
 from vla.training.answers import ActionTokens, Answers
 from vla.training.batch import Sample, TrainingBatch
@@ -68,8 +71,8 @@ class Measure:
         if self.tokens.quantities:
             chosen = self.tokens.choose(logits, legal, ordinal[used], self.encoder.contract.decode)
             off = (chosen - self.tokens.symbols(truth)).abs()[choice > 2]
-            add("action_bin_error", off)
-            add("action_l1", self._action_l1(batch.samples, chosen, rows[action][used]))
+            add(TEACHER_FORCED + "action_bin_error", off)
+            add(TEACHER_FORCED + "action_l1", self._action_l1(batch.samples, chosen, rows[action][used]))
         if mass:
             add("valid_mass", allowed_mass(logits, self.tokens.ids, legal))
         robot = torch.tensor([isinstance(sample, RobotSample) for sample in batch.samples], device=ids.device) & counted

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from vla.checkpoint import describe_model
 from vla.contract import PolicyContract
-from vla.datasets.samples import RobotSample
 from vla.errors import UserError
+from vla.evaluation.offline.replay import BATCH
 from vla.models.adapters import Lora, add_lora
 from vla.models.families.base import ModelFamily
 from vla.models.families.find import family_of
@@ -27,11 +27,11 @@ from vla.models.load import load_vlm
 from vla.models.logprobs import scored
 from vla.models.tiny.from_scratch import SHORT, VLMSpec
 from vla.policies.local import LocalPolicy
-from vla.sequences.batch import Example
 from vla.sequences.encode import Encoder
 from vla.training.answers import ActionTokens, Answers
 from vla.training.batch import TrainingBatch
 from vla.training.clock import WaitClock
+from vla.training.decoded import decode, decoded_errors
 from vla.training.measure import Measure, Sums, means, merge
 from vla.training.optimizer import (
     OptimizerName,
@@ -58,7 +58,7 @@ class VLAModule(L.LightningModule):
         vlm: "tiny", a folder that `vla export` or `save_pretrained` wrote, "scratch" (the structure and tokenizer of `tiny` with
             random weights), "new" (the same with a new tokenizer), or the specification of a small model.
         learning_rate: the peak. The rate rises linearly to it, then falls along a cosine to 2 % of it.
-        warmup: optimizer steps until the peak.
+        warmup: optimizer steps until the peak; a number below 1 is a share of all steps, e.g. 0.03 of max_steps.
         weight_decay: of matrices; vectors and embeddings have none.
         bin_smoothing: standard deviation, in bins, of the Gaussian that integer targets are smoothed with; 0 is none.
         freeze: names of parameters that do not learn, as regular expressions that match from the start, e.g. "vision".
@@ -83,7 +83,7 @@ class VLAModule(L.LightningModule):
         self,
         vlm: str | VLMSpec = "tiny",
         learning_rate: float = 1e-3,
-        warmup: int = 100,
+        warmup: int | float = 100,
         weight_decay: float = 0.05,
         bin_smoothing: float = 0.0,
         freeze: list[str] | None = None,
@@ -200,7 +200,11 @@ class VLAModule(L.LightningModule):
         self.log_dict({f"{prefix}/{name}": v for name, v in means(merge(sums)).items()}, batch_size=1)
 
     def on_validation_epoch_start(self) -> None:
-        self._sums: list[Sums] = []
+        """Decodes the fixed held-out steps, as a policy would: after no true token, and without autocast."""
+        # In this hook already: averaged weights are in their place until the epoch's end.
+        rows = self.trainer.datamodule.decoded(self.device_mesh is not None)  # type: ignore[attr-defined]
+        policy = LocalPolicy(self.model, self.processor, self.contract, BATCH, encoder=self.encoder)
+        self._sums = [decoded_errors(policy, rows) if rows else {}]
 
     def validation_step(self, batch: TrainingBatch, _: int) -> None:
         logits, ids, answers = self._score(batch)
@@ -223,11 +227,6 @@ class VLAModule(L.LightningModule):
     def predict_step(self, batch: TrainingBatch, _: int) -> list[dict[str, Any]]:
         """Decodes actions for the batch's robot samples: written and true chunk in physical units, the plan, and a `status`
         where the answer was malformed."""
-        # A row of weight 0 stands in for a sample that cannot be read. The policy acts in its own mode, not in the source's.
-        rows = zip(batch.samples, batch.weight.tolist(), strict=True)
-        samples = [dataclasses.replace(s, mode="") for s, weight in rows if weight and isinstance(s, RobotSample)]
-        prompts = [_prompt(self.encoder.robot(sample)) for sample in samples]
-        chunks = self._policy.answer(prompts, [(sample.embodiment, "") for sample in samples])
         return [
             {
                 "episode": sample.episode,
@@ -238,7 +237,7 @@ class VLAModule(L.LightningModule):
                 "status": chunk.status,
                 **({"plan": chunk.plan} if chunk.plan else {}),
             }
-            for sample, chunk in zip(samples, chunks, strict=True)
+            for sample, chunk in decode(self._policy, zip(batch.samples, batch.weight.tolist(), strict=True))
         ]
 
     def transfer_batch_to_device(
@@ -342,8 +341,3 @@ class VLAModule(L.LightningModule):
         averages = any(isinstance(c, WeightAveraging) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
         if "current_model_state" in checkpoint and not averages:
             raise UserError("the checkpoint has averaged weights", "trainer.callbacks", "resume with vla.training.callbacks.EMA")
-
-
-def _prompt(example: Example) -> Example:
-    """The part of a training example before the answer."""
-    return dataclasses.replace(example, sequence=example.sequence[: example.sequence.prefix], block=0)

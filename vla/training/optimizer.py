@@ -94,8 +94,14 @@ def name_states(state: dict[str, Any], optimizer: torch.optim.Optimizer, model: 
     return {**state, "state": {named[key]: moments for key, moments in state["state"].items()}, "param_groups": groups}
 
 
-def warm_up_then_cosine(warmup: int, total: int) -> Callable[[int], float]:
-    """Factor of the learning rate by optimizer step: linear to 1, then half a cosine down to FLOOR."""
+def warm_up_then_cosine(warmup: float, total: int) -> Callable[[int], float]:
+    """Factor of the learning rate by optimizer step: linear to 1, then half a cosine down to FLOOR.
+
+    Args:
+        warmup: steps of the linear part; a number below 1 is their share of all steps.
+        total: all steps.
+    """
+    warmup = round(warmup * total) if warmup < 1 else warmup
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from vla.errors import UserError
 from vla.files import why_not_data
+from vla.renamed import METRICS
 from vla.training.batch import TrainingBatch
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -85,6 +86,9 @@ class Checkpoints(ModelCheckpoint):
     def __init__(self, dirpath: str | None = None, every: int = 500, keep: int = 2, monitor: str = "step", mode: str = "max"):
         if every < 1 or keep < 1:
             raise UserError(f"every {every}, keep {keep}", "Checkpoints", "give at least 1 each")
+        if monitor in METRICS:
+            print(f"note: {monitor} is now called {METRICS[monitor]}", file=sys.stderr)
+            monitor = METRICS[monitor]
         name = "{step:07d}" if monitor == "step" else "{step:07d} " + monitor.replace("/", " ") + " {" + monitor + ":.3f}"
         super().__init__(
             dirpath=dirpath,
