@@ -175,6 +175,9 @@ def test_another_evaluation_in_the_folder_is_refused_by_name(toys, seeing, tmp_p
         with pytest.raises(UserError, match=what) as refused:
             evaluate(other)
         assert "--fresh" in str(refused.value)
+    other = evaluate(Evaluation("random", suite(), str(tmp_path / "other"), execute=3))
+    marked = "ot as the policy is exported: 3 actions were executed of each chunk, its contract says 2"
+    assert marked in outcome(other) and marked in (tmp_path / "other/report.html").read_text()
     record = evaluate(Evaluation("expert", suite(seed=5), str(tmp_path), fresh=True))
     assert len(records.load(tmp_path).episodes) == 18 and record.contract is None
 

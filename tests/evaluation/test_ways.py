@@ -36,6 +36,9 @@ def test_a_policy_of_an_unknown_robot_is_refused_before_its_weights_are_loaded(e
     says = refusal(capsys, "rollout", "--policy", policy)
     assert "no simulator knows its robot, my-arm" in says and f"`vla evaluate {policy} DATA --out runs/own/evaluation`" in says
     write_sources(tmp_path / policy, {"web": {"folder": "web"}, "robot": {"folder": "own"}})
+    assert f"`vla evaluate {policy} web --out" in refusal(capsys, "rollout", "--policy", policy), (
+        "what it says, if nothing is found"
+    )
     for kind, folder in (("questions", "web"), ("robot", "own")):
         DatasetCard(folder, kind, "my-arm", EMBODIMENT).save(tmp_path / "data" / folder)
     suite = ["--suite", "rt2/seen", "--out", "runs/own/seen"]

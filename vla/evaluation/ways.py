@@ -63,21 +63,21 @@ def _offline(policy: str) -> str:
 
 
 def _data(policy: str) -> str:
-    """The data that an export was trained on, where they are found under the name that it gives; else a word for them."""
+    """The robot data that an export was trained on: it knows the folder's name only, which is looked for here and in `data`."""
     names = folders_of(policy)
     places = [place / name for name in names for place in (Path(), Path("data"))]
-    return next((str(place) for place in places if _has_robot_data(place)), "DATA")
+    return next((str(place) for place in places if _has_robot_data(place)), names[0] if names else "DATA")
 
 
 def _has_robot_data(folder: Path) -> bool:
     if (folder / "meta/info.json").is_file():
         return True
-    index = folder / "card.yaml"
-    return index.is_file() and "kind: robot" in index.read_text(encoding="utf-8", errors="replace")
+    card = folder / "card.yaml"
+    return card.is_file() and "kind: robot" in card.read_text(encoding="utf-8", errors="replace")
 
 
 def _out(policy: str) -> Path:
-    path = Path(policy)
+    path = Path("" if "://" in policy else policy)
     return (path.parents[1] if path.parent.name == "checkpoints" else path.parent) / "evaluation"
 
 
