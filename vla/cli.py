@@ -33,7 +33,7 @@ COMMANDS: Table = {
     "collect": ("vla.commands.collect:collect", "records demonstrations, or images with questions"),
     "rollout": ("vla.commands.rollout:rollout", "rolls a policy out in simulation"),
     "evaluate": ("vla.commands.evaluate:evaluate", "compares a policy with held-out demonstrations, without a simulator"),
-    "compare": ("vla.report.compare:compare", "says which policies differ significantly on the same episodes"),
+    "compare": ("vla.commands.compare:compare", "says which policies differ significantly on the same episodes"),
     "export": ("vla.training.export:export", "exports a checkpoint as a self-contained folder"),
     "serve": ("vla.commands.serve:serve", "serves policies over HTTP and websocket"),
 }

@@ -7,10 +7,10 @@ import os
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2500"}
 """A waiting thread looks for work some microseconds, then sleeps.
 
-By default GNU's runtime (torch's on Linux) looks 300,000 times, for three milliseconds in which no other process has its core: two
-commands on two cores then take many times as long each, or one of them stands still. A thread that sleeps at once makes a
-training that is alone 20 % slower. With 2,500 this is 4 %, and two commands at once take 2.1 times as long each; with 5,000 it is
-3 %, and they take 2.8 times as long (`benchmarks/contention.py`). The policy is for runtimes other than GNU's.
+By default GNU's runtime (torch's on Linux) looks 300,000 times, for three milliseconds in which no other process has its core:
+two commands on two cores then take many times as long each, or one of them stands still. A thread that sleeps at once makes a
+training that is alone 20 % slower. With 2,500 this is 3 %, and two commands at once take at most 2.2 times as long each; with
+5,000 they take 2.8 times as long (`benchmarks/contention.py`). The policy is for other runtimes than GNU's.
 """
 OTHERS = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 """Further settings of the same: of GNU's runtime, and of Intel's and LLVM's."""

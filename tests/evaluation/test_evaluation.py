@@ -61,6 +61,7 @@ def test_what_an_evaluation_leaves(toys, tmp_path):
     loaded = records.load(tmp_path)
     assert loaded.episodes == record.episodes and len(record.episodes) == 18
     assert loaded.suite_hash == suite().hash and loaded.contract and loaded.versions["mujoco"]
+    assert loaded.more["execute"] == loaded.more["contract_settings"]["execute"] == 1 and loaded.more["scenes"] == 3
     groups = loaded.more["summary"]["groups"]
     assert [(g["variation"], g["kind"]) for g in groups[:3]] == [("seen", "correct"), ("seen", "swapped"), ("seen", "empty")]
     assert groups[0]["success"]["n"] == 3 and groups[0]["success"]["low"] < groups[0]["success"]["rate"]
@@ -151,16 +152,32 @@ def test_restarts_are_in_record_and_page(toys, toy, tmp_path):
     assert "exit code -9" in (tmp_path / "out/report.html").read_text() and "workers restarted: 1" in outcome(record)
 
 
-def test_another_evaluation_in_the_folder_is_refused_by_name(toys, tmp_path):
+def test_an_evaluation_goes_on_to_more_scenes(toys, tmp_path):
+    evaluate(Evaluation("random", suite(), str(tmp_path / "once")))
+    few = evaluate(Evaluation("random", suite(episodes=1), str(tmp_path / "more")))
+    more = evaluate(Evaluation("random", suite(), str(tmp_path / "more")))
+    assert (len(few.episodes), more.more["run"]["episodes"], more.more["scenes"]) == (6, 12, 3)
+    assert content(tmp_path / "once")[0] == content(tmp_path / "more")[0]
+    counts = []
+    again = evaluate(Evaluation("random", suite(episodes=2), str(tmp_path / "more")), lambda _, done: counts.append(done))
+    assert len(again.episodes) == 12 and counts == [12] and again.suite_hash == more.suite_hash
+
+
+def test_another_evaluation_in_the_folder_is_refused_by_name(toys, seeing, tmp_path, monkeypatch):
+    load = evaluation.load_policy
+    monkeypatch.setattr(evaluation, "load_policy", lambda name, *a, **k: seeing() if name == "random" else load(name, *a, **k))
     evaluate(Evaluation("random", suite(), str(tmp_path)))
     for other, what in (
         (Evaluation("random", suite(seed=5), str(tmp_path)), "suite hash"),
         (Evaluation("expert", suite(), str(tmp_path)), "policy: random, not expert"),
-        (Evaluation("random", suite(), str(tmp_path), execute=2), "execute"),
+        (Evaluation("random", suite(), str(tmp_path), execute=3), "another execute: 2, not 3"),
     ):
         with pytest.raises(UserError, match=what) as refused:
             evaluate(other)
         assert "--fresh" in str(refused.value)
+    other = evaluate(Evaluation("random", suite(), str(tmp_path / "other"), execute=3))
+    marked = "ot as the policy is exported: 3 actions were executed of each chunk, its contract says 2"
+    assert marked in outcome(other) and marked in (tmp_path / "other/report.html").read_text()
     record = evaluate(Evaluation("expert", suite(seed=5), str(tmp_path), fresh=True))
     assert len(records.load(tmp_path).episodes) == 18 and record.contract is None
 
@@ -212,6 +229,7 @@ def test_the_command(toys, tmp_path, capsys):
         (["--suite", "rt2/seen", "--out", out, "--seed", "3"], "a suite defines its own"),
         (["--suite", "rt2/sene", "--out", out], "rt2/seen"),
         (["--episodes", "-1"], "at least 0"),
+        (["--execute", "2"], "--execute 2, but a chunk has 1 actions"),
     ):
         assert cli.main(["rollout", "--policy", "random", *wrong]) == 2
         assert says in capsys.readouterr().err

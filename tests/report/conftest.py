@@ -13,6 +13,7 @@ def episode(seed=0, success=True, failure=None, task="lift", variation="seen", k
 
 def record(policy, episodes, **other):
     values = {"suite": "rt2/seen", "suite_hash": "5111e", "contract": "c0", "batch": [4], "versions": {"numpy": "2.4"}, **other}
+    values["more"] = {"scenes": 4, **values.get("more", {})}
     return Record(policy=policy, episodes=list(episodes), **values)
 
 

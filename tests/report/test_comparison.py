@@ -110,18 +110,51 @@ def test_tables_by_task_and_variation(make, episode):
     assert by["variation"]["lift / unseen"] == (1.0, 0.6, 10) and len(by["variation"]) == 4
     assert c.groups["task"][0].difference.rate == pytest.approx(0.4)
     assert c.policies[0].failures == {"not classified": 12}
-    assert {t.title for t in tables(c)} == {"Policies", "Differences", "Failures", "By task", "By variation"}
+    assert {t.title for t in tables(c)} == {"Policies", "Differences", "Failures", "By task", "By variation", "Settings"}
 
 
-def test_what_differs_between_records_is_all_sentences(make):
+def test_everything_that_differs_is_shown_and_what_is_equal_is_said_once(make):
+    contract = {"execute": 2, "decode": "median", "codec": "uniform", "bins": 256}
+    said = {"execute": 2, "protocol": "http", "contract_settings": contract}
+    other = {**said, "execute": 8, "contract_settings": {**contract, "codec": "quantile"}, "run": {"hardware": "GPU"}}
     c = compare_records(
         [
-            make("a", "110", versions={"mujoco": "3.3.1"}),
-            make("b", "11", batch=[16], versions={"mujoco": "3.3.2", "numpy": "2.4"}),
+            make("a", "110", more=said, versions={"mujoco": "3.3.1"}),
+            make("b", "11", more=other, batch=[16], contract="c1" * 32, versions={"mujoco": "3.3.2", "numpy": "2.4"}),
         ]
     )
+    assert c.settings.differ == {
+        "policy": ["a", "b"],
+        "contract": ["c0", "c1" * 32],
+        "execute": ["2", "8"],
+        "batch": ["4", "16"],
+        "hardware": ["not recorded", "GPU"],
+        "codec": ["uniform", "quantile"],
+        "mujoco": ["3.3.1", "3.3.2"],
+        "numpy": ["not recorded", "2.4"],
+    }
+    assert c.settings.same == {"protocol": "http", "decode": "median", "scenes": "4"}, "the contract's own only where they differ"
     assert "Episodes left out because not every record has them: 1 of a." in all_sentences(c)
-    assert "The records differ in: mujoco 3.3.1 and 3.3.2; numpy none and 2.4; batch shape [4] and [16]." in all_sentences(c)
+    assert "The evaluations differ in execute, batch, hardware, mujoco, numpy: see the settings." in all_sentences(c)
+    assert "b was not evaluated as it is exported: 8 actions were executed of each chunk, its contract says 2." in all_sentences(
+        c
+    )
+    (table,) = [t for t in tables(c) if t.title == "Settings"]
+    assert ["contract", "c0", "c1c1c1c1c1c1"] in table.rows
+    shown = text(c)
+    assert shown.endswith("The same for all: protocol http, decode median, scenes 4") and shown.count("median") == 1
+
+
+def test_equal_conditions_are_not_mentioned(make):
+    c = compare_records([make("a", "110"), make("b", "111")])
+    assert list(c.settings.differ) == ["policy"] and "The evaluations differ" not in all_sentences(c)
+
+
+def test_an_earlier_record_says_only_the_option(make):
+    for execute, said in ((0, ""), (2, "--execute 2 was given, and the record does not have the contract's")):
+        earlier = make("a", "1", more={"execute": execute})
+        del earlier.more["scenes"]
+        assert compare_records([earlier, make("b", "1")]).policies[0].other_execute == said
 
 
 def test_alpha_is_a_probability(make):

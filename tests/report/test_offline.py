@@ -84,12 +84,25 @@ def test_policies_are_paired_by_episode(tmp_path, capsys):
     for name, error, episodes in (("a", 0.1, 8), ("b", 0.2, 6)):
         record(name, error, episodes).save(tmp_path / name)
     compared = compare_offline([load_offline(tmp_path / name) for name in "ab"])
-    assert compared.episodes == 6 and compared.differ == {"policy": ["a", "b"]}
+    assert compared.episodes == 6 and compared.settings.differ == {"policy": ["a", "b"]}
+    assert compared.settings.same["execute"] == "2" and compared.settings.same["decode"] == "median"
     (pair,) = compared.pairs
     assert pair.separated and pair.difference.rate == pytest.approx(compared.errors[0].rate - compared.errors[1].rate)
     assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c")]) == 0
     assert "a is closer to the demonstrations than b" in capsys.readouterr().out
     assert "is closer to the demonstrations" in (tmp_path / "c/compare.html").read_text()
+
+
+def test_how_policies_were_asked_is_shown_where_it_differs(tmp_path, capsys):
+    own = {"contract_settings": {"execute": 2}, "versions": {"torch": "2.9"}}
+    for name, execute, hardware in (("a", 2, "2 cores"), ("b", 4, "one GPU")):
+        record(name, execute=execute, more={**own, "hardware": hardware}).save(tmp_path / name)
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c")]) == 0
+    shown, page = capsys.readouterr().out, (tmp_path / "c/compare.html").read_text()
+    for words in ("The evaluations differ in execute, hardware", "4 actions were executed of each chunk, its contract says 2"):
+        assert words in shown and words in page
+    assert "The same for all: contract cccccccccccc, decode median, torch 2.9" in shown and "torch 2.9" in page
+    assert json.loads((tmp_path / "c/compare.json").read_text())["settings"]["differ"]["execute"] == ["2", "4"]
 
 
 def test_other_demonstrations_are_no_pairs(tmp_path):

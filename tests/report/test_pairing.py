@@ -36,6 +36,28 @@ def test_what_does_not_belong_together_is_refused(make, episode):
         assert message in str(error.value), message
 
 
+def test_how_many_scenes_were_run_makes_no_other_suite(make):
+    paired = pair([make("a", "1100", more={"scenes": 4}), make("b", "10", more={"scenes": 2})])
+    assert len(paired.episodes[0]) == 2 and paired.left_out == [2, 0]
+
+
+def test_records_of_earlier_versions_pair_with_one_another_and_with_todays(make):
+    """Their hash also depended on the number of scenes, which they did not write."""
+
+    def earlier(policy, outcomes, suite_hash, horizon=80, **other):
+        record = make(policy, outcomes, suite_hash=suite_hash, **other)
+        record.more.pop("scenes")
+        record.more["horizon"] = horizon
+        return record
+
+    ten, two = earlier("a", "1100110011", "ten"), earlier("b", "10", "two")
+    assert pair([ten, two]).left_out == [8, 0]
+    assert pair([ten, make("c", "101", more={"scenes": 3, "horizon": 80})]).left_out == [7, 0]
+    for other in (earlier("b", "10", "two", 200), earlier("b", "10", "two", suite="mine")):
+        with pytest.raises(UserError, match="different suites"):
+            pair([ten, other])
+
+
 def test_the_order_mixes_tasks_ignores_the_file_and_keeps_its_beginning_when_it_grows():
     keys = [(task, "seen", seed, "correct") for task in "abcd" for seed in range(8)]
     order = interleaved(keys)

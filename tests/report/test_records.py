@@ -40,7 +40,7 @@ def test_what_is_written_is_read_again(tmp_path_factory, written):
 
 def test_summaries_may_hold_a_rate_of_no_trials(tmp_path, make):
     make("a", "10", more={"recognition": {"rate": math.nan, "n": 0}}).save(tmp_path / "deep" / "a")
-    assert load(tmp_path / "deep" / "a").more == {"recognition": {"rate": None, "n": 0}}
+    assert load(tmp_path / "deep" / "a").more == {"scenes": 4, "recognition": {"rate": None, "n": 0}}
 
 
 def changed(data, key, value):

@@ -29,10 +29,11 @@ def test_suites_are_known_by_name_and_differ():
     assert all(name in str(refused.value) for name in known_suites())
 
 
-def test_hash_is_over_what_is_run():
+def test_hash_is_over_what_an_episode_is():
     one = read_suite("a", SUITE, "")
     assert one.hash == read_suite("b", {**SUITE, "about": "words", "kinds": ["correct", "swapped"]}, "").hash
-    for changed in ({"episodes": 3}, {"seed": 1}, {"kinds": ["correct"]}, {"variations": {"seen": {"light": [1, 1, 0.9]}}}):
+    assert one.hash == read_suite("a", {**SUITE, "episodes": 3}, "").hash, "not over how many are run"
+    for changed in ({"horizon": 3}, {"seed": 1}, {"kinds": ["correct"]}, {"variations": {"seen": {"light": [1, 1, 0.9]}}}):
         assert read_suite("a", {**SUITE, **changed}, "").hash != one.hash
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla.checkpoint import describe_model
+from vla.checkpoint import describe_model, read_checkpoint
 from vla.cli import main
 from vla.contract import NEW_FIELDS, SCHEMA, PolicyContract
 from vla.errors import UserError
@@ -18,6 +18,8 @@ from vla.models.load import load_vlm
 from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.policies.local import LocalPolicy
+from vla.policies.trained_on import settings_for
+from vla.report.offline import OfflineRecord
 from vla.report.records import EpisodeRecord, Record
 from vla.sequences.encode import Encoder
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
@@ -202,5 +204,49 @@ def test_the_card_has_the_success_of_its_own_contract_only(tmp_path, vlm):
     card = (tmp_path / "out/README.md").read_text()
     assert "90 % of 10 (60 to 98 %)" in card and "robot: path robot, weight 2.0" in card and "0.4 of a batch" in card
     assert "/somewhere" not in card and "commit" in card
-    with pytest.raises(UserError, match="another|of contract"):
-        export(ckpt, str(tmp_path / "out"), results=str(tmp_path / "bad"))
+    Record("mine", "0" * 64, "p", CONTRACT.hash, **more, more={"execute": 2}).save(tmp_path / "executed")
+    Record("mine", "0" * 64, "p", "f" * 64, **more, more={"contract_settings": {"decode": "median"}}).save(tmp_path / "decoded")
+    for folder, says in (
+        ("bad", "the evaluation is of contract f"),
+        ("executed", "2 actions were executed of each chunk; this export executes 1\nFix: evaluate without --execute"),
+        ("decoded", "decoded by the median; this export decodes by the mode"),
+    ):
+        with pytest.raises(UserError) as refused:
+            export(ckpt, str(tmp_path / "out"), results=str(tmp_path / folder))
+        assert f"{tmp_path / folder}: {says}" in str(refused.value)
+    assert "90 % of 10" in (tmp_path / "out/README.md").read_text(), "the earlier export stays"
+
+
+def test_the_card_tells_the_training_and_what_was_measured_of_the_export_alone(tmp_path, vlm):
+    content = checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm)
+    made = {"command": "vla fit -c mine.yaml", "commit": "abc", "versions": {"torch": "2.0"}}
+    sources = {"robot": {"folder": "own", "holdout": 0.2}}
+    ckpt = tmp_path / "run/checkpoints/last.ckpt"
+    torch.save({**content, "made": {"data": sources, "share": 0.4, "made": made}}, ckpt)
+    error = {name: {"rate": 0.1, "n": 3, "low": 0.0, "high": 0.2} for name in ("policy", "mean", "last", "nearest")}
+    head = {"data": {"title": "own"}, "policy": "p", "contract": CONTRACT.hash, "decode": "mode", "episodes": []}
+    for folder, execute in (("offline", 1), ("executed", 2)):
+        OfflineRecord(**head, execute=execute, summary={"episodes": 3, "error": error}).save(tmp_path / folder)
+    export(str(ckpt), str(tmp_path / "out"), results=str(tmp_path / "offline"))
+    card = (tmp_path / "out/README.md").read_text()
+    assert "- command: vla fit -c mine.yaml\n- commit: abc\n" in card and "- exported by: " in card and "- torch: 2.0" in card
+    assert "- robot: folder own, holdout 0.2" in card and "0.4 of a batch" in card
+    assert "| Held-out demonstrations | own: decoded error 0.100 (0.000 to 0.200) half ranges over 3 episodes" in card
+    assert settings_for(str(tmp_path / "out"), "data/own") == sources["robot"]
+    with pytest.raises(UserError, match="2 actions were executed of each chunk"):
+        export(str(ckpt), str(tmp_path / "out"), results=str(tmp_path / "executed"))
+    export(str(tmp_path / "out"), str(tmp_path / "copy"), decode="median")
+    copy = (tmp_path / "copy/README.md").read_text()
+    assert "decoded error" not in copy and "| Held-out demonstrations | not measured with this decoding" in copy
+    assert "- command: vla fit -c mine.yaml" in copy and "- robot: folder own" in copy
+
+
+def test_a_run_tells_its_checkpoints_and_its_export_how_it_was_made(trained_run, tmp_path, monkeypatch):
+    made = read_checkpoint(trained_run / "checkpoints/last.ckpt")["made"]
+    robot = made["data"]["robot"]
+    assert (robot["folder"], robot["weight"], robot["holdout"]) == ("robot", 0.5, 0.25) and made["made"]["commit"]
+    monkeypatch.setattr("sys.argv", ["vla", "export"])
+    export(str(trained_run / "checkpoints/last.ckpt"), str(tmp_path / "out"))
+    card = (tmp_path / "out/README.md").read_text()
+    assert f"- command: {made['made']['command']}\n" in card and "- exported by: vla export, commit" in card
+    assert "- robot: folder robot, weight 0.5" in card and "holdout 0.25" in card

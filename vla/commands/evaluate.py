@@ -19,6 +19,7 @@ from vla.folders import check_writable
 from vla.policies.load import load_policy
 from vla.policies.trained_on import settings_for
 from vla.report.offline import text
+from vla.report.settings import other_execute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ def evaluate(chosen: Evaluate) -> str:
         check_writable(chosen.out)
     source = _open(chosen)
     robots = {source.card.embodiment: source.card.spec}
-    policy = load_policy(chosen.policy, chosen.batch, robots, probabilities=True)
+    policy = load_policy(chosen.policy, chosen.batch, robots, probabilities=True, execute=chosen.execute)
     questions = question_accuracy(policy, _open_questions(chosen)) if chosen.questions else None
     steps = sum(map(len, source.restricted("val").demonstrations())) if not chosen.episodes else 0
     with tqdm(total=steps or None, desc="evaluate", unit="step") as bar:
@@ -79,6 +80,8 @@ def evaluate(chosen: Evaluate) -> str:
     if questions is not None:
         result.record.summary["questions"] = questions
     lines = [text(result.record.summary)]
+    if other := other_execute(result.record):
+        lines.append(f"- not as the policy is exported: {other}")
     lines += [f"left out, unreadable: {name}: {why}" for name, why in result.unreadable.items()]
     if chosen.out:
         page = write(chosen.out, result, policy.contract, chosen.films)

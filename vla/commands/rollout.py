@@ -118,7 +118,7 @@ def _roll_out(chosen: Rollout, suite: Suite, progress: Progress) -> str:
     """Rolls out without a folder; returns the success rates as text."""
     episodes = suite.all()
     count = worker_count(chosen.engine, chosen.workers, len(episodes))
-    policy = open_policy(chosen.policy, chosen.batch or count, suite.tasks, chosen.decode)
+    policy = open_policy(chosen.policy, chosen.batch or count, suite.tasks, chosen.decode, chosen.execute)
     episodes[0] = dataclasses.replace(episodes[0], video=bool(chosen.video))
     finished = 0
 

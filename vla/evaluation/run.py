@@ -15,8 +15,9 @@ from vla.errors import UserError
 from vla.evaluation.films import film, film_list, film_name
 from vla.evaluation.identity import identity_of
 from vla.evaluation.journal import Journal
+from vla.evaluation.ways import check_robot
 from vla.policies.base import Policy
-from vla.policies.load import load_policy, no_tokens
+from vla.policies.load import load_policy, no_tokens, stated_contract
 from vla.report.evaluation_page import write_evaluation
 from vla.report.pairing import interleaved
 from vla.report.provenance import provenance
@@ -77,11 +78,12 @@ class Evaluation(RolloutOptions):
     film: frozenset[Key] = frozenset()
 
 
-def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",), decode: str = "") -> Policy | None:
+def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",), decode: str = "", execute: int = 0) -> Policy | None:
     """Loads the policy of that name for the robots of these tasks; returns None for the scripted expert.
 
     Raises:
-        UserError: a task has no expert, or the policy's contract has another `decode`.
+        UserError: a task has no expert, no simulator knows the policy's robot, or its contract has another `decode` or chunks
+            shorter than `execute`.
         ContractMismatch: the policy is for another robot, or uses other conventions.
     """
     if name == "expert":
@@ -91,7 +93,11 @@ def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",), decode:
             raise no_tokens("expert")
         return None
     robots = dict(map(embodiment_of, tasks))
-    policy = load_policy(name, batch, robots, decode=decode)
+    if contract := stated_contract(name):
+        # Before the weights are loaded.
+        check_robot(contract, name, list(robots))
+    policy = load_policy(name, batch, robots, decode=decode, execute=execute)
+    check_robot(policy.contract, name, list(robots))
     for embodiment, ours in robots.items():
         check_conventions(embodiment, ours, policy.contract.embodiment(embodiment), name)
     return policy
@@ -109,8 +115,8 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
     """
     folder, suite = Path(options.out), options.suite
     batch = options.batch or BATCH
-    policy = open_policy(options.policy, batch, suite.tasks, options.decode)
-    identity = identity_of(suite, options.policy, policy, batch, options.execute)
+    policy = open_policy(options.policy, batch, suite.tasks, options.decode, options.execute)
+    identity = identity_of(suite, options.policy, policy, options.execute)
     with Journal(folder, identity, options.fresh) as journal:
         if options.fresh:
             _clear(folder)
@@ -118,9 +124,10 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
             raise UserError(
                 "an evaluation that has begun cannot be recorded any more", options.out, "add --fresh, or choose another --out"
             )
-        finished = {episode.key for episode in journal.episodes}
+        ordered = _ordered(options)
+        finished = {episode.key for episode in journal.episodes} & {episode.key for episode in ordered}
         # A finished episode that lacks its film is run again: it takes the same course.
-        todo = [e for e in _ordered(options) if e.key not in finished or (e.video and not (folder / film_name(e.key)).is_file())]
+        todo = [e for e in ordered if e.key not in finished or (e.video and not (folder / film_name(e.key)).is_file())]
         if progress:
             progress(None, len(finished))
 
@@ -130,11 +137,12 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
                 film(result, folder / film_name(result.key))
             if result.key not in finished:
                 journal.append(result)
+                finished.add(result.key)
             # The frames of a whole suite would fill the memory.
             result.frames.clear()
             result.actions.clear()
             if progress:
-                progress(result, len(journal.episodes))
+                progress(result, len(finished))
 
         began = time.perf_counter()
         count = worker_count(options.engine, options.workers, len(todo))
@@ -174,8 +182,8 @@ def _record(options: Evaluation, identity: dict[str, Any], episodes: list[Episod
     kept = [episode.without_run() for episode in episodes]
     more = {
         "about": options.suite.about,
-        "weights": identity["weights"],
-        "execute": options.execute,
+        **{key: identity[key] for key in ("weights", "execute", "protocol", "contract_settings")},
+        "scenes": options.suite.episodes,
         "horizon": options.suite.horizons,
         "summary": summarise(kept),
         "run": {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from vla.report.intervals import Rate
 from vla.report.records import Record
+from vla.report.settings import other_execute
 
 
 def outcome(record: Record) -> str:
-    """Returns success by kind of instruction and by group, language use, malformed answers and restarts, a line each."""
+    """Returns success by kind of instruction and by group, language use, malformed answers, another `execute` and restarts,
+    a line each."""
     summary = record.more["summary"]
     lines = []
     for kind, group in summary["kinds"].items():
@@ -20,6 +22,8 @@ def outcome(record: Record) -> str:
         lines.append(f"language use: {100 * use['rate']:+.0f} points ({100 * use['low']:+.0f} to {100 * use['high']:+.0f})")
     if malformed := [episode.malformed for episode in record.episodes if episode.malformed]:
         lines.append(f"malformed answers: {sum(malformed)}, in {len(malformed)} episodes; the robot did not move at those steps")
+    if other := other_execute(record):
+        lines.append(f"not as the policy is exported: {other}")
     if restarts := record.more["run"]["restarts"]:
         lines.append(f"workers restarted: {len(restarts)} ({restarts[0]})")
     return "\n".join(lines)

@@ -57,6 +57,18 @@ def _check_answer(contract: PolicyContract, observation: Observation, chunk: Act
     return ActionChunk(actions, terminate, chunk.info, chunk.status)
 
 
+def check_execute(contract: PolicyContract, execute: int, where: str) -> None:
+    """Checks that so many actions of each chunk can be executed; 0 is the contract's number.
+
+    Raises:
+        UserError: a chunk has fewer, or the policy's images are another number of steps apart.
+    """
+    if execute > contract.chunk:
+        fix = f"give --execute at most {contract.chunk}, or leave it out for the contract's {contract.execute}"
+        raise UserError(f"--execute {execute}, but a chunk has {contract.chunk} actions", where, fix)
+    _check_spacing(contract, execute or contract.execute)
+
+
 class RecedingHorizon:
     """Executes the first `execute` actions of each chunk, then asks the policy again.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vla.contract import Embodiment
+from vla.contract import Embodiment, PolicyContract
 from vla.errors import UserError
-from vla.policies.base import Policy
+from vla.policies.base import Policy, check_execute
 
 KNOWN = "an export's folder, a .ckpt file, http://… of `vla serve`, ws://… of an openpi server, openvla+http://…, or random"
 
@@ -18,8 +18,9 @@ def load_policy(
     embodiments: dict[str, Embodiment] | None = None,
     probabilities: bool = False,
     decode: str = "",
+    execute: int = 0,
 ) -> Policy:
-    """Loads a policy.
+    """Loads a policy. What is asked of a local policy's contract is checked before its weights are loaded.
 
     Args:
         name: a folder of `vla export` or `vla rl fit`, a checkpoint (*.ckpt) of `vla fit`, the http address of `vla serve`, the
@@ -28,20 +29,45 @@ def load_policy(
         embodiments: the robots to be driven, for policies that do not declare theirs.
         probabilities: whether a local model reports the probability of each written token.
         decode: the `decode` its contract must have; "" accepts any.
+        execute: number of actions that will be executed of each chunk; 0 is the contract's.
 
     Raises:
-        UserError: there is no such policy, or its `decode` is another.
+        UserError: there is no such policy, its `decode` is another, or its chunks are shorter.
     """
-    policy = _load(name, batch, embodiments, probabilities)
-    if not decode:
-        return policy
-    if name == "random" or (Path(name) / "rl.json").is_file() or not getattr(policy, "says_contract", True):
+    if decode and (name == "random" or (Path(name) / "rl.json").is_file()):
         raise no_tokens(name)
-    if policy.contract.decode != decode:
+    if contract := stated_contract(name):
+        _check(contract, name, decode, execute)
+    policy = _load(name, batch, embodiments, probabilities)
+    if getattr(policy, "says_contract", True):
+        _check(policy.contract, name, decode, execute)
+    elif decode:
+        raise no_tokens(name)
+    return policy
+
+
+def stated_contract(name: str) -> PolicyContract | None:
+    """Returns the contract of an export or a checkpoint, without loading its weights; None for any other policy.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = Path(name)
+    if name and path.is_dir():
+        return PolicyContract.load(path)
+    if path.is_file():
+        from vla.checkpoint import read_checkpoint
+
+        return PolicyContract.from_dict(read_checkpoint(path, mmap=True)["contract"], name)
+    return None
+
+
+def _check(contract: PolicyContract, name: str, decode: str, execute: int) -> None:
+    if decode and contract.decode != decode:
         copy = f"`vla export --ckpt {'EXPORT' if '://' in name else name} --decode {decode} --out FOLDER` writes a copy with it"
         fix = f"serve another export there: {copy}" if "://" in name else copy
-        raise UserError(f"its contract says decode: {policy.contract.decode}, not {decode}", name, fix)
-    return policy
+        raise UserError(f"its contract says decode: {contract.decode}, not {decode}", name, fix)
+    check_execute(contract, execute, name)
 
 
 def no_tokens(name: str) -> UserError:

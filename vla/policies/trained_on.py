@@ -22,11 +22,23 @@ def settings_for(policy: str, data: str | Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is not what `write_sources` writes.
     """
+    return next((one for one in _sources(policy) if one.get("folder") == Path(data).name), None)
+
+
+def folders_of(policy: str) -> list[str]:
+    """The names of the data folders that an export was trained on; empty if it does not say.
+
+    Raises:
+        UserError: the file is not what `write_sources` writes.
+    """
+    return [str(one["folder"]) for one in _sources(policy) if "folder" in one]
+
+
+def _sources(policy: str) -> list[dict[str, Any]]:
     path = Path(policy) / FILE
     if not path.is_file():
-        return None
+        return []
     try:
-        sources = json.loads(path.read_text(encoding="utf-8"))["sources"].values()
-        return next((dict(one) for one in sources if one.get("folder") == Path(data).name), None)
+        return [dict(one) for one in json.loads(path.read_text(encoding="utf-8"))["sources"].values()]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"not the record of a training: {error}", str(path), "export the checkpoint again") from None

@@ -66,7 +66,12 @@ def _compare_offline(records: tuple[str, ...], alpha: float, out: str) -> str:
 
     origin = provenance()
     texts = {"headline": offline.verdict(comparison), "sentences": offline.sentences(comparison)}
-    shown = {**texts, "charts": {}, "tables": offline.tables(comparison), "facts": facts(origin)}
+    shown = {
+        **texts,
+        "charts": {},
+        "tables": offline.tables(comparison),
+        "facts": {**comparison.settings.facts(), **facts(origin)},
+    }
     title = f"Decoded errors on {comparison.data}: {comparison.episodes} paired episodes"
     record = {"verdict": texts["headline"], "sentences": texts["sentences"], **comparison.to_dict(), **origin}
     page = _write(Path(out), record, lambda path: write_page(path, "learning.html", title=title, **shown))

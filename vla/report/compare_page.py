@@ -49,21 +49,12 @@ def write_comparison(path: Path, comparison: Comparison, origin: Mapping[str, An
         tables=tables(comparison)[1:],
         evidence=data_address("image/svg+xml", evidence(comparison.pairs, comparison.alpha).encode()),
         hidden=max(0, len(comparison.pairs) - DRAWN),
-        records=[
-            {
-                "name": p.name,
-                "what": ", ".join(
-                    [
-                        f"{p.policy}, {p.source}" if p.source else p.policy,
-                        f"contract {p.contract[:12]}" if p.contract else "no contract",
-                        f"batch {p.batch}",
-                        *(f"{package} {version}" for package, version in p.versions.items()),
-                    ]
-                ),
-            }
-            for p in comparison.policies
-        ],
-        facts={"Suite": f"{comparison.suite}, {comparison.suite_hash}", **facts(origin)},
+        records={p.name: p.source or p.policy for p in comparison.policies},
+        facts={
+            "Suite": f"{comparison.suite}, {comparison.suite_hash}",
+            **comparison.settings.facts(),
+            **facts(origin),
+        },
     )
 
 

@@ -17,6 +17,7 @@ from vla.report.pairing import Paired, pair
 from vla.report.proportions import Counts, difference, episodes_needed, mcnemar
 from vla.report.records import EpisodeRecord, Record
 from vla.report.sequential import Sequential, sequential
+from vla.report.settings import Settings, other_execute
 from vla.report.summary import malformed
 
 CORRECT = "correct"
@@ -28,20 +29,19 @@ class PolicyResult:
 
     Attributes:
         left_out: number of episodes of its record that are not in every other record.
+        other_execute: how it was evaluated with another `execute` than its contract's; "" if it was not.
         malformed: share of the compared steps at which its answer was malformed; None if they were not counted.
     """
 
     name: str
     policy: str
     source: str
-    contract: str | None
-    batch: list[int]
-    versions: dict[str, str]
     success: Rate
     failures: dict[str, int]
     letters: str
     left_out: int
     malformed: float | None
+    other_execute: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +95,7 @@ class Comparison:
         pairs: every pair of them, in that order.
         ranking: tiers of names, best first. Policies within a tier are not ranked; a single tier means no ranking.
         groups: "task", "variation" and "instruction", each with its parts.
+        settings: how the policies were evaluated.
     """
 
     kind: str
@@ -107,6 +108,7 @@ class Comparison:
     pairs: list[PairResult]
     ranking: list[list[str]]
     groups: dict[str, list[Group]]
+    settings: Settings
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -137,14 +139,12 @@ def compare_records(records: Sequence[Record], alpha: float = 0.05) -> Compariso
             name=paired.names[i],
             policy=record.policy,
             source=record.source,
-            contract=record.contract,
-            batch=record.batch,
-            versions=record.versions,
             success=wilson(int(wins[i]), n, 1 - alpha),
             failures=dict(Counter(e.failure or "not classified" for e in _episodes(paired, i, instruction) if not e.success)),
             letters=display[ranks[i]],
             left_out=paired.left_out[i],
             malformed=malformed(_episodes(paired, i, instruction)),
+            other_execute=other_execute(record),
         )
         for i, record in enumerate(paired.records)
     ]
@@ -163,6 +163,7 @@ def compare_records(records: Sequence[Record], alpha: float = 0.05) -> Compariso
             "variation": _groups(paired, alpha, lambda e: f"{e.task} / {e.variation}", instruction),
             "instruction": _groups(paired, alpha, lambda e: e.kind),
         },
+        settings=Settings.of(records),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from vla.report.html import facts, track_percent, write_page
 from vla.report.intervals import Rate, percent
 from vla.report.records import Record
+from vla.report.settings import other_execute
 
 WITH_GOAL = {
     "correct": ("Correct instruction", "the goal that it names was reached first"),
@@ -46,6 +47,7 @@ def write_evaluation(folder: Path, record: Record, videos: Sequence[Mapping[str,
             "Policy": record.policy,
             "Contract": record.contract or "none",
             "Weights": record.more.get("weights") or "unknown",
+            **_decoding(record),
             "Batch": " × ".join(map(str, record.batch)) or "not fixed",
             "Time": f"{run['episode_seconds'] / 60:.1f} min, summed over {len(record.episodes)} episodes",
             "Worker restarts": f"{len(run['restarts'])}" + "".join(f"; {line}" for line in run["restarts"][:5]),
@@ -76,7 +78,14 @@ def _notes(record: Record) -> list[str]:
         )
     if share := record.more["summary"].get("malformed"):
         notes.append(f"At {100 * share:.2g} % of the steps the policy's answer was malformed, and the robot did not move.")
+    if other := other_execute(record):
+        notes.append(f"Not as the policy is exported: {other}.")
     return notes
+
+
+def _decoding(record: Record) -> dict[str, str]:
+    settings = record.more.get("contract_settings")
+    return {"Decoding": f"{settings['decode']}, {record.more['execute']} actions executed of each chunk"} if settings else {}
 
 
 def _points(share: float) -> str:

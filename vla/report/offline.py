@@ -30,7 +30,7 @@ class OfflineRecord:
     Attributes:
         data: title and fingerprint of the data set; records of different data are no pairs.
         policy: the policy, as the user named it.
-        contract: hash of the policy's contract.
+        contract: hash of the policy's contract; None if the policy does not say it.
         execute: actions executed of each chunk.
         decode: the contract's statistic.
         summary: the numbers, see `vla.evaluation.offline.run`.
@@ -42,7 +42,7 @@ class OfflineRecord:
 
     data: dict[str, str]
     policy: str
-    contract: str
+    contract: str | None
     execute: int
     decode: str
     summary: dict[str, Any]

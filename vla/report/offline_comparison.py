@@ -15,9 +15,8 @@ from vla.report.few_runs import interval
 from vla.report.intervals import Rate
 from vla.report.offline import OfflineRecord
 from vla.report.pairing import short_names
-from vla.report.wording import Table, aligned
-
-SETTINGS = ("policy", "contract", "execute", "decode")
+from vla.report.settings import Settings, other_execute
+from vla.report.wording import Table, aligned, settings_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +44,8 @@ class OfflineComparison:
         errors: error of each policy in half ranges, with its interval.
         pairs: every pair of them.
         dimensions: name of each varying dimension -> the policies' errors.
-        differ: setting -> the policies' values, for those settings that are not equal.
+        settings: how the policies were evaluated.
+        other_execute: policy -> how it was evaluated with another `execute` than its contract's.
     """
 
     data: str
@@ -56,7 +56,8 @@ class OfflineComparison:
     errors: list[Rate]
     pairs: list[OfflinePair]
     dimensions: dict[str, list[float]]
-    differ: dict[str, list[str]]
+    settings: Settings
+    other_execute: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -92,7 +93,6 @@ def compare_offline(records: Sequence[OfflineRecord], alpha: float = 0.05) -> Of
     means = np.array([[one.mean() for one in row] for row in errors])
     indices = list(itertools.combinations(range(len(records)), 2))
     level = 1 - alpha / len(indices)
-    settings = {name: [str(getattr(record, name)) for record in records] for name in SETTINGS}
     return OfflineComparison(
         data=records[0].data["title"],
         alpha=alpha,
@@ -104,7 +104,8 @@ def compare_offline(records: Sequence[OfflineRecord], alpha: float = 0.05) -> Of
         dimensions={
             name: [float(np.mean([one[:, i].mean() for one in row])) for row in errors] for i, name in enumerate(columns[0])
         },
-        differ={name: values for name, values in settings.items() if len(set(values)) > 1},
+        settings=Settings.of(records),
+        other_execute={name: other for name, record in zip(names, records, strict=True) if (other := other_execute(record))},
     )
 
 
@@ -140,7 +141,8 @@ def sentences(c: OfflineComparison) -> list[str]:
         f"Paired by episode and step over {c.episodes} held-out episodes; intervals draw episodes. A decoded error says how "
         "close actions are to demonstrated ones, not whether the task succeeds."
     )
-    return lines
+    lines += [f"{name} was not evaluated as it is exported: {other}." for name, other in c.other_execute.items()]
+    return [*lines, c.settings.sentence()] if c.settings.conditions else lines
 
 
 def tables(c: OfflineComparison) -> list[Table]:
@@ -151,14 +153,12 @@ def tables(c: OfflineComparison) -> list[Table]:
         Table("Errors", "half ranges, with the interval over episodes", ["", "error", "interval"], rates),
         Table("Dimensions", "error in half ranges", ["", *c.names], rows),
     ]
-    if c.differ:
-        rows = [[name, *values] for name, values in c.differ.items()]
-        result.append(Table("Settings", "those in which the policies differ", ["", *c.names], rows))
-    return result
+    return result + settings_table(c.settings, c.names)
 
 
 def text(c: OfflineComparison) -> str:
     """Returns the whole comparison as text for a terminal."""
     head = f"{c.data}: {c.episodes} paired episodes, {c.steps} steps"
     blocks = [head, f"{verdict(c)}.", "\n".join(f"- {s}" for s in sentences(c))]
-    return "\n\n".join([*blocks, *(f"{table.title}\n{aligned(table)}" for table in tables(c))])
+    blocks += [f"{table.title}\n{aligned(table)}" for table in tables(c)]
+    return "\n\n".join([*blocks, *(f"{title}: {line}" for title, line in c.settings.facts().items())])

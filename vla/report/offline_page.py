@@ -9,6 +9,7 @@ from typing import Any
 from vla.report.html import data_address, facts, track_percent, write_page
 from vla.report.intervals import percent
 from vla.report.offline import BASELINES, OfflineRecord, findings, verdict
+from vla.report.settings import other_execute
 
 PARTS = {
     "first_steps": ("First steps", "the first 5 steps of each episode, where the task is decided"),
@@ -32,7 +33,9 @@ def write_offline(
         "offline.html",
         title=f"{record.policy} on {record.data['title']}",
         headline=headline.partition(". Its error")[0],
-        notes=[f"Error{numbers}."] * bool(numbers) + [f"{line[0].upper()}{line[1:]}." for line in findings(summary)],
+        notes=[f"Error{numbers}."] * bool(numbers)
+        + [f"{line[0].upper()}{line[1:]}." for line in findings(summary)]
+        + [f"Not as the policy is exported: {other}." for other in [other_execute(record)] if other],
         errors=_errors(summary),
         dimensions=_dimensions(summary),
         parts=[[*PARTS[part], *_row(summary[part])] for part in PARTS if summary.get(part)],
@@ -45,7 +48,7 @@ def write_offline(
         films=films,
         facts={
             "Policy": record.policy,
-            "Contract": record.contract,
+            "Contract": record.contract or "none",
             "Decoding": f"{record.decode}, {record.execute} actions executed of each chunk",
             "Data": f"{record.data['folder']}: {summary['episodes']} held-out episodes, {summary['steps']} steps",
             "Answers": f"{summary['calls']}, {summary['malformed']} of them malformed",

@@ -27,7 +27,7 @@ def provenance() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), "vla": vla.__version__, **_installed()},
         "commit": commit(),
-        "hardware": f"{os.cpu_count()} cores, {_processor()}, {platform.system()}",
+        "hardware": ", ".join([f"{os.cpu_count()} cores", _processor(), *_accelerator(), platform.system()]),
         "command": " ".join([f"{program.parent.name}/{program.name}" if script else "vla", *sys.argv[1:]]),
     }
 
@@ -65,6 +65,13 @@ def _processor() -> str:
     entries = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     vectors = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in entries.get("flags", "").split()]
     return " ".join([entries.get("model name", platform.machine()), *vectors])
+
+
+def _accelerator() -> list[str]:
+    """The GPU that this process uses, if it does."""
+    torch = sys.modules.get("torch")
+    # Asking for its name would begin to use it.
+    return [torch.cuda.get_device_name()] if torch is not None and torch.cuda.is_initialized() else []
 
 
 class Memory(threading.Thread):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from vla.report.comparison import Comparison, Group, PairResult
 from vla.report.intervals import Rate, percent
+from vla.report.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,9 @@ def sentences(c: Comparison) -> list[str]:
     malformed = [f"{100 * p.malformed:.2g} % of the steps of {p.name}" for p in c.policies if p.malformed]
     if malformed:
         findings.append(f"Malformed answers, at which the robot did not move: {_and(malformed)}.")
-    return [sentence for sentence in findings + _differing(c) if sentence]
+    findings += [f"{p.name} was not evaluated as it is exported: {p.other_execute}." for p in c.policies if p.other_execute]
+    findings.append(c.settings.sentence())
+    return [sentence for sentence in findings if sentence]
 
 
 def _more_episodes(p: PairResult) -> str:
@@ -97,19 +100,6 @@ def _within_tiers(c: Comparison) -> list[str]:
         several = any(len(tier) > 1 for tier in c.ranking)
         return ["Policies that share a rank are not separated."] if several and len(c.ranking) > 1 else []
     return [f"Separated, although no ranking follows from it: {_and(inner)}."]
-
-
-def _differing(c: Comparison) -> list[str]:
-    """Names the versions and batch shapes that differ between the records."""
-    differences = []
-    for package in dict.fromkeys(name for p in c.policies for name in p.versions):
-        versions = [p.versions.get(package, "none") for p in c.policies]
-        if len(set(versions)) > 1:
-            differences.append(f"{package} {_and(list(dict.fromkeys(versions)))}")
-    shapes = [str(p.batch) for p in c.policies]
-    if len(set(shapes)) > 1:
-        differences.append(f"batch shape {_and(list(dict.fromkeys(shapes)))}")
-    return [f"The records differ in: {'; '.join(differences)}."] if differences else []
 
 
 def tables(c: Comparison) -> list[Table]:
@@ -158,7 +148,12 @@ def tables(c: Comparison) -> list[Table]:
         result.append(_group_table("By variation", c, c.groups["variation"]))
     if len(c.groups["instruction"]) > 1:
         result.append(_group_table("By instruction", c, c.groups["instruction"]))
-    return result
+    return result + settings_table(c.settings, [p.name for p in c.policies])
+
+
+def settings_table(settings: Settings, names: Sequence[str]) -> list[Table]:
+    """Returns the table of the settings in which policies differ; none if they do not."""
+    return [Table("Settings", "Those in which the policies differ.", ["", *names], settings.rows())] if settings.differ else []
 
 
 def _group_table(title: str, c: Comparison, groups: Sequence[Group]) -> Table:
@@ -179,7 +174,8 @@ def text(c: Comparison) -> str:
         f"{c.suite} ({c.suite_hash[:12]}): {c.episodes} paired episodes, {c.instruction} instruction, {level_of(c)} % intervals"
     )
     blocks = [head, f"{verdict(c)}.", "\n".join(f"- {s}" for s in sentences(c))]
-    return "\n\n".join([*blocks, *(f"{table.title}\n{aligned(table)}" for table in tables(c))])
+    blocks += [f"{table.title}\n{aligned(table)}" for table in tables(c)]
+    return "\n\n".join([*blocks, *(f"{title}: {line}" for title, line in c.settings.facts().items())])
 
 
 def aligned(table: Table) -> str:

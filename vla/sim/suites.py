@@ -47,11 +47,11 @@ class Suite:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all that decides what is run: neither the name nor the description.
+        """SHA-256 over what its episodes are: not how many are run, nor the name and the description.
 
         A variation's default values are left out, so a field that is added later does not change the hash of existing suites.
         """
-        data = {key: getattr(self, key) for key in ("tasks", "episodes", "kinds", "seed")}
+        data = {key: getattr(self, key) for key in ("tasks", "kinds", "seed")}
         data["horizon"] = self.horizons
         data |= {"instruction": self.instruction} if self.instruction else {}
         data["variations"] = [variation.to_dict() for variation in self.variations]
@@ -101,7 +101,7 @@ def load_suite(name: str, episodes: int = 0) -> Suite:
     """A suite by its name in the package, or from a .yaml file.
 
     Args:
-        episodes: scenes per task, variation and kind instead of the suite's own number; 0 keeps it. It makes another suite.
+        episodes: scenes per task, variation and kind instead of the suite's own number; 0 keeps it.
 
     Raises:
         UserError: there is no such suite, or a field is missing, unknown or of the wrong kind; the field is named.

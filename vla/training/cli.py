@@ -26,6 +26,7 @@ from vla.training.checks import check_folders, check_prompts, check_seed, check_
 from vla.training.contract import ContractOptions, add_action_tokens, configured, resolve
 from vla.training.data import VLAData
 from vla.training.duration import Duration, validation_interval
+from vla.training.model_card import made_of
 from vla.training.module import VLAModule
 from vla.training.quiet import leave_out_noise
 from vla.training.records import RunFiles, keep_rows
@@ -270,7 +271,8 @@ class VLACLI(LightningCLI):
         return read_checkpoint(str(config.ckpt_path), mmap=True)["contract"]
 
     def before_fit(self) -> None:
-        """Claims the folders that this run writes checkpoints into, until it ends."""
+        """Claims the folders that this run writes checkpoints into, until it ends, and tells the model how it is made."""
+        self.model.made = made_of(namespace_to_dict(self.config[str(self.subcommand)].data))
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         folders = {str(c.dirpath) for c in callbacks if isinstance(c, Checkpoints) and "://" not in str(c.dirpath)}
         for folder in sorted(folders) if self.trainer.is_global_zero else ():

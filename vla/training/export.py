@@ -151,7 +151,8 @@ def export(
             change answers, so evaluate again.
         alpha: 1 exports the trained weights, 0 those of the base; values between average them (WiSE-FT, Wortsman et al. 2022).
         base: the model that training started from (`tiny` or a folder); needed for alpha below 1.
-        results: folder of an evaluation, for success rates in the model card.
+        results: folder of an evaluation of `vla rollout` or `vla evaluate`, for the model card. It is refused if another
+            `execute` or decoding than the export's was evaluated.
         decode: the statistic of its distribution that an ordinal token takes, instead of the contract's: mode, median or
             local-mean.
     """
@@ -169,7 +170,7 @@ def export(
     checkpoint = read_checkpoint(ckpt)
     model, processor, contract = assemble(checkpoint, ckpt)
     contract = with_statistic(contract, decode) if decode else contract
-    card = Card(**facts_of(ckpt, results, contract), dtype=dtype, alpha=alpha, base=base)
+    card = Card(**facts_of(ckpt, checkpoint, results, contract), dtype=dtype, alpha=alpha, base=base)
     if checkpoint.get("lora", {}).get("rank"):
         if not merge_lora:
             raise UserError("the checkpoint has adapters", ckpt, "leave --merge_lora on: an export holds whole weights")

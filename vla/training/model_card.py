@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.report import records
 from vla.report.intervals import Rate
+from vla.report.learning import kind_of
+from vla.report.offline import KIND as OFFLINE
+from vla.report.offline import OfflineRecord, held_out, load_offline
 from vla.report.provenance import provenance
 from vla.report.summary import summarise
 
@@ -50,25 +54,48 @@ class Card:
     dtype: str = "float32"
 
 
-def facts_of(ckpt: str, results: str, contract: PolicyContract) -> dict[str, Any]:
-    """The fields of `Card` that the run's configuration and an evaluation give.
+def facts_of(ckpt: str, checkpoint: dict[str, Any], results: str, contract: PolicyContract) -> dict[str, Any]:
+    """The fields of `Card` that a checkpoint and an evaluation give: the command is that of the training.
 
     Raises:
-        UserError: the evaluation is of another contract.
+        UserError: the evaluation is not of this contract, or not with its `execute`.
     """
-    facts: dict[str, Any] = {"made": {**provenance(), "checkpoint": Path(ckpt).name}}
+    now, facts = provenance(), dict(checkpoint.get("made", {}))
     config = Path(ckpt).resolve().parents[1] / "logs" / "config.yaml"
-    if config.is_file():
-        facts |= mixture_of(yaml.safe_load(config.read_text(encoding="utf-8")).get("data") or {})
-    if results:
-        record = records.load(results)
-        if record.contract != contract.hash:
-            raise UserError(
-                f"the evaluation is of contract {record.contract}, this is {contract.hash}", results, "evaluate this one"
-            )
-        kinds = summarise(record.episodes)["kinds"]
-        facts |= {"suite": record.suite, "success": {kind: str(Rate(**rates["success"])) for kind, rates in kinds.items()}}
-    return facts
+    if not facts and config.is_file():
+        # A checkpoint of an earlier version.
+        facts = mixture_of(yaml.safe_load(config.read_text(encoding="utf-8")).get("data") or {})
+    exported = {"checkpoint": Path(ckpt).name, "exported by": f"{now['command']}, commit {now['commit']}"}
+    facts["made"] = {**facts.get("made", {}), **exported}
+    return facts | (_measured(results, contract) if results else {})
+
+
+def _measured(results: str, contract: PolicyContract) -> dict[str, Any]:
+    """The fields of `Card` that an evaluation of `vla rollout` or `vla evaluate` gives."""
+    offline = kind_of(results) == OFFLINE
+    record = load_offline(results) if offline else records.load(results)
+    known = {**record.more, **vars(record)}
+    decode = known.get("decode") or known.get("contract_settings", {}).get("decode", contract.decode)
+    if decode != contract.decode:
+        raise UserError(f"decoded by the {decode}; this export decodes by the {contract.decode}", results, "evaluate this one")
+    if record.contract != contract.hash:
+        raise UserError(f"the evaluation is of contract {record.contract}, this is {contract.hash}", results, "evaluate this one")
+    if known.get("execute") not in (None, 0, contract.execute):
+        what = f"{known['execute']} actions were executed of each chunk; this export executes {contract.execute}"
+        raise UserError(what, results, "evaluate without --execute")
+    if isinstance(record, OfflineRecord):
+        return {"held_out": f"{record.data['title']}: {held_out(record.summary)}"}
+    kinds = summarise(record.episodes)["kinds"]
+    return {"suite": record.suite, "success": {kind: str(Rate(**rates["success"])) for kind, rates in kinds.items()}}
+
+
+def made_of(data: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its training: the fields of `Card` about data and mixture, and `made`, as plain JSON types.
+
+    Args:
+        data: the configuration's `data` section.
+    """
+    return json.loads(json.dumps({**mixture_of(data), "made": provenance()}, default=str))
 
 
 def mixture_of(data: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +157,8 @@ def model_card(contract: PolicyContract, card: Card) -> str:
         moved = f"logits moved by {card.merged_difference:.1g} of the largest"
         lines.append(f"| Adapters | rank {card.lora['rank']}, merged in float32, {moved} |")
     lines += ["", "## Data", ""]
-    lines += [f"- {name}: {', '.join(f'{k} {v}' for k, v in one.items())}" for name, one in card.data.items()] or ["Not known."]
+    given = {name: {k: v for k, v in one.items() if v not in ("", [], {})} for name, one in card.data.items()}
+    lines += [f"- {name}: {', '.join(f'{k} {v}' for k, v in one.items())}" for name, one in given.items()] or ["Not known."]
     if card.share is not None:
         lines.append(f"\nRobot samples: {card.share} of a batch.")
     lines += ["", "## How it was made", ""]
@@ -146,7 +174,7 @@ def decodes(contract: PolicyContract) -> str:
 
 
 def copied_card(card: str, before: PolicyContract, now: PolicyContract) -> str:
-    """The card of a copy that differs only in `decode`. It leaves out what was measured, which was measured on the original."""
+    """The card of a copy that differs only in `decode`. What was measured on the original is left out."""
     lines = []
     for line in card.splitlines():
         if line.startswith("| Contract |"):
@@ -154,6 +182,8 @@ def copied_card(card: str, before: PolicyContract, now: PolicyContract) -> str:
             lines += [f"| Contract | `{now.hash}` |", copy, decodes(now)]
         elif line.startswith("| Success"):
             lines.append(NOT_EVALUATED)
+        elif line.startswith("| Held-out"):
+            lines.append("| Held-out demonstrations | not measured with this decoding: `vla evaluate` does |")
         elif not line.startswith(("| Copy of |", "| Decodes |")):
             lines.append(line)
     return "\n".join(lines) + "\n"

@@ -106,6 +106,7 @@ class VLAModule(L.LightningModule):
         self.optimizer: OptimizerName = optimizer
         self.gradient_checkpointing, self.lora = gradient_checkpointing, lora or Lora()
         self.clock, self._logged, self._steps = WaitClock(), 0, 0
+        self.made: dict[str, Any] = {}  # how, for the model card: `model_card.made_of`
 
     def build(self, tokenizer: Callable[[], Any] | None = None, history: int = 1, cameras: int = 2) -> None:
         """Loads the model and its processor, or makes new ones.
@@ -309,6 +310,7 @@ class VLAModule(L.LightningModule):
         checkpoint["vlm"] = describe_model(self.model, self.processor)
         checkpoint["lora"] = dataclasses.asdict(self.lora)
         checkpoint["learning"] = self._learning()
+        checkpoint["made"] = self.made
         if self._trainer is not None:
             checkpoint["steps"] = int(self.trainer.estimated_stepping_batches)
         if "optimizer_states" in checkpoint:  # not where weights alone are saved

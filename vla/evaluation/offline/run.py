@@ -12,6 +12,7 @@ import numpy as np
 from vla.datasets.demonstrations import Demonstration
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
+from vla.evaluation.facts import facts_of
 from vla.evaluation.offline import measures
 from vla.evaluation.offline.baselines import apply, baselines
 from vla.evaluation.offline.replay import Replay, replay
@@ -67,15 +68,14 @@ def evaluate_offline(
         where, why = next(iter(unreadable.items()))
         raise UserError(f"no held-out episode can be read, the first of them: {why}", f"{source.folder}, {where}")
     embodiment = source.card.embodiment
+    facts = facts_of(name, policy, execute)
     record = OfflineRecord(
         data={"title": source.card.name or Path(source.folder).name, "folder": str(source.folder), "embodiment": embodiment},
-        policy=name,
-        contract=contract.hash,
-        execute=execute or contract.execute,
         decode=contract.decode,
         summary=_summary(policy, embodiment, replays, training),
         episodes=[_line(policy, embodiment, one) for one in replays],
-        more={"unreadable": unreadable, **provenance()},
+        **{key: facts.pop(key) for key in ("policy", "contract", "execute")},
+        more={"unreadable": unreadable, **facts, **provenance()},
     )
     return OfflineEvaluation(record, replays, unreadable)
 
