@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from tqdm import tqdm
 
+from vla.datasets.open import is_lerobot, open_dataset
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
 from vla.evaluation.offline.replay import BATCH
@@ -15,7 +15,6 @@ from vla.evaluation.offline.run import evaluate_offline
 from vla.folders import check_writable
 from vla.policies.load import load_policy
 from vla.policies.trained_on import settings_for
-from vla.report.offline import text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +69,7 @@ def evaluate(chosen: Evaluate) -> str:
             bar.update(steps)
 
         result = evaluate_offline(policy, chosen.policy, source, chosen.episodes, chosen.execute, advance)
-    lines = [text(result.record.summary)]
-    lines += [f"left out, unreadable: {name}: {why}" for name, why in result.unreadable.items()]
+    lines = [str(result)]
     if chosen.out:
         page = write(chosen.out, result, policy.contract, chosen.films)
         lines.append(f"\nrecord: {chosen.out}/results.json, page: {page}")
@@ -79,20 +77,13 @@ def evaluate(chosen: Evaluate) -> str:
 
 
 def _open(chosen: Evaluate) -> RobotSource:
-    """Opens the data as the policy's training did: our shards or a LeRobot data set."""
+    """Opens the data as the policy's training did."""
     trained = settings_for(chosen.policy, chosen.data)
     if trained is None and not chosen.holdout and chosen.policy != "random":
         print(f"note: {chosen.policy} does not say that it was trained on {chosen.data}; the last 10 % of the episodes are taken")
     trained = trained or {}
     holdout = chosen.holdout or trained.get("holdout", 0.1)
-    if (Path(chosen.data) / "meta/info.json").is_file():
-        from vla.datasets.formats.lerobot_source import LeRobotSource
-
-        card, sides = chosen.card or trained.get("conventions", ""), (chosen.size, chosen.size)
-        if not chosen.size:
-            sides = trained.get("height", 0), trained.get("width", 0)
-        return LeRobotSource(chosen.data, card, *sides, holdout=holdout)
-    if chosen.card or chosen.size:
-        fix = "leave them out: our shards have a card and a size"
-        raise UserError("--card and --size are for LeRobot data sets", chosen.data, fix)
-    return RobotSource(chosen.data, holdout=holdout)
+    if not is_lerobot(chosen.data):
+        return open_dataset(chosen.data, chosen.card, chosen.size, holdout)
+    size = chosen.size or (trained.get("height", 0), trained.get("width", 0))
+    return open_dataset(chosen.data, chosen.card or trained.get("conventions", ""), size, holdout)

@@ -13,7 +13,7 @@ KNOWN = "an export's folder, a .ckpt file, http://… of `vla serve`, ws://… o
 
 
 def load_policy(
-    name: str,
+    name: str | Path,
     batch: int | Sequence[int] = 1,
     embodiments: dict[str, Embodiment] | None = None,
     probabilities: bool = False,
@@ -32,6 +32,7 @@ def load_policy(
     Raises:
         UserError: there is no such policy, or its `decode` is another.
     """
+    name = str(name)
     policy = _load(name, batch, embodiments, probabilities)
     if not decode:
         return policy

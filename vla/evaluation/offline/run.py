@@ -16,7 +16,7 @@ from vla.evaluation.offline import measures
 from vla.evaluation.offline.baselines import apply, baselines
 from vla.evaluation.offline.replay import Replay, replay
 from vla.policies.base import Policy
-from vla.report.offline import OfflineRecord
+from vla.report.offline import OfflineRecord, text
 from vla.report.provenance import provenance
 
 
@@ -33,6 +33,11 @@ class OfflineEvaluation:
     record: OfflineRecord
     replays: list[Replay]
     unreadable: dict[str, str]
+
+    def __str__(self) -> str:
+        """What `vla evaluate` prints: the verdict, what to look at, and the error of each dimension."""
+        left_out = [f"left out, unreadable: {name}: {why}" for name, why in self.unreadable.items()]
+        return "\n".join([text(self.record.summary), *left_out])
 
 
 def evaluate_offline(
