@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from outside.lerobot_folder import vectors, video, write
 
 import vla
-from outside.lerobot_folder import vectors, video, write
 
 CAMERAS = {"front": "observation.images.cam_high", "wrist": "observation.images.cam_gripper"}
 STATE = ["carriage_x", "carriage_y", "lift", "turntable", "jaw_gap"]
@@ -64,9 +64,7 @@ def write_foreign(demonstrations: Path, folder: Path, flipped: bool = False) -> 
         columns={
             "action": action,
             "observation.state": lambda episode, length: vectors(episodes[episode].state),
-            "task_index": lambda episode, length: pa.array(
-                np.full(length, tasks.index(_task(episodes[episode].instruction[0])))
-            ),
+            "task_index": lambda episode, length: pa.array(np.full(length, tasks.index(_task(episodes[episode].instruction[0])))),
         },
         described={"observation.images.top": None, **described, **{key: video(shape=size) for key in CAMERAS.values()}},
         info={"robot_type": "bench_arm"},

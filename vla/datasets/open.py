@@ -13,9 +13,7 @@ def is_lerobot(folder: str | Path) -> bool:
     return (Path(folder) / "meta/info.json").is_file()
 
 
-def open_dataset(
-    folder: str | Path, card: str | Path = "", size: int | tuple[int, int] = 0, holdout: float = 0.1
-) -> RobotSource:
+def open_dataset(folder: str | Path, card: str | Path = "", size: int | tuple[int, int] = 0, holdout: float = 0.1) -> RobotSource:
     """Opens robot data: our shards, or a LeRobot data set (v2.0, v2.1 or v3.0) as it is.
 
     `demonstrations()` of what it returns are the episodes, `restricted("val")` is its held-out part, `card` says what the data
