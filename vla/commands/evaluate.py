@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from vla.datasets.open import is_lerobot, open_dataset
 from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
@@ -18,8 +18,6 @@ from vla.evaluation.offline.run import evaluate_offline
 from vla.folders import check_writable
 from vla.policies.load import load_policy
 from vla.policies.trained_on import settings_for
-from vla.report.offline import text
-from vla.report.settings import other_execute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +77,7 @@ def evaluate(chosen: Evaluate) -> str:
         result = evaluate_offline(policy, chosen.policy, source, chosen.episodes, chosen.execute, advance)
     if questions is not None:
         result.record.summary["questions"] = questions
-    lines = [text(result.record.summary)]
-    if other := other_execute(result.record):
-        lines.append(f"- not as the policy is exported: {other}")
-    lines += [f"left out, unreadable: {name}: {why}" for name, why in result.unreadable.items()]
+    lines = [str(result)]
     if chosen.out:
         page = write(chosen.out, result, policy.contract, chosen.films)
         lines.append(f"\nrecord: {chosen.out}/results.json, page: {page}")
@@ -90,19 +85,12 @@ def evaluate(chosen: Evaluate) -> str:
 
 
 def _open(chosen: Evaluate) -> RobotSource:
-    """Opens the data as the policy's training did: our shards or a LeRobot data set."""
+    """Opens the data as the policy's training did."""
     trained, holdout = _settings(chosen, chosen.data, "episodes")
-    if (Path(chosen.data) / "meta/info.json").is_file():
-        from vla.datasets.formats.lerobot_source import LeRobotSource
-
-        card, sides = chosen.card or trained.get("conventions", ""), (chosen.size, chosen.size)
-        if not chosen.size:
-            sides = trained.get("height", 0), trained.get("width", 0)
-        return LeRobotSource(chosen.data, card, *sides, holdout=holdout)
-    if chosen.card or chosen.size:
-        fix = "leave them out: our shards have a card and a size"
-        raise UserError("--card and --size are for LeRobot data sets", chosen.data, fix)
-    return RobotSource(chosen.data, holdout=holdout)
+    if not is_lerobot(chosen.data):
+        return open_dataset(chosen.data, chosen.card, chosen.size, holdout)
+    size = chosen.size or (trained.get("height", 0), trained.get("width", 0))
+    return open_dataset(chosen.data, chosen.card or trained.get("conventions", ""), size, holdout)
 
 
 def _open_questions(chosen: Evaluate) -> QuestionSource:

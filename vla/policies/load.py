@@ -13,7 +13,7 @@ KNOWN = "an export's folder, a .ckpt file, http://… of `vla serve`, ws://… o
 
 
 def load_policy(
-    name: str,
+    name: str | Path,
     batch: int | Sequence[int] = 1,
     embodiments: dict[str, Embodiment] | None = None,
     probabilities: bool = False,
@@ -34,6 +34,7 @@ def load_policy(
     Raises:
         UserError: there is no such policy, its `decode` is another, or its chunks are shorter.
     """
+    name = str(name)
     if decode and (name == "random" or (Path(name) / "rl.json").is_file()):
         raise no_tokens(name)
     if contract := stated_contract(name):

@@ -83,7 +83,7 @@ def load_offline(path: str | Path) -> OfflineRecord:
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
-    """Returns one sentence: whether the policy is closer to the demonstrations than every baseline."""
+    """Returns whether the policy is closer to the demonstrations than every baseline, and in which dimensions it is far off."""
     n, error = summary["episodes"], summary["error"]
     if n < 2:
         return (
@@ -91,6 +91,8 @@ def verdict(summary: Mapping[str, Any]) -> str:
         )
     better = [name for name in BASELINES if summary["against"][name]["high"] < 0]
     numbers = f"{error['policy']['rate']:.3f} half ranges, {_others(error)}, over {n} episodes"
+    if poor := [row["name"] for row in _poor(summary)]:
+        numbers += f". In {_and(poor)} it is worse than the mean action"
     if len(better) == len(BASELINES):
         return f"The policy beats all three baselines: its error is {numbers}"
     worse = [BASELINES[name] for name in BASELINES if summary["against"][name]["low"] > 0]
@@ -103,10 +105,9 @@ def verdict(summary: Mapping[str, Any]) -> str:
 def findings(summary: Mapping[str, Any]) -> list[str]:
     """Returns what a user should look at, most important first."""
     lines = []
-    for row in summary["dimensions"]:
-        if summary["episodes"] > 1 and row["difference"]["mean"]["low"] > 0:
-            errors = f"{row['half_ranges']:.2f} half ranges against {row['baselines']['mean']:.2f}"
-            lines.append(f"{row['name']} is worse than its mean: {errors}")
+    for row in _poor(summary):
+        errors = f"{row['half_ranges']:.2f} half ranges against {row['baselines']['mean']:.2f}"
+        lines.append(f"{row['name']} is worse than its mean: {errors}")
     for row in summary["grippers"]:
         agreement = f"{row['name']} agrees with the demonstration in {percent(row['agreement'])} % of the steps"
         lines.append(f"{agreement}: it is mostly the opposite" if row["agreement"] < 0.5 else agreement)
@@ -140,6 +141,11 @@ def text(summary: Mapping[str, Any]) -> str:
     ]
     asked = ["", answered(summary["questions"])] if summary.get("questions") else []
     return "\n".join([verdict(summary), *(f"- {line}" for line in findings(summary)), "", header, *rows, *asked])
+
+
+def _poor(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The dimensions in which the policy is worse than the mean action; none if there is a single episode."""
+    return [row for row in summary["dimensions"] if summary["episodes"] > 1 and row["difference"]["mean"]["low"] > 0]
 
 
 def _others(error: Mapping[str, Any]) -> str:

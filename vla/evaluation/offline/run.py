@@ -17,8 +17,9 @@ from vla.evaluation.offline import measures
 from vla.evaluation.offline.baselines import apply, baselines
 from vla.evaluation.offline.replay import Replay, replay
 from vla.policies.base import Policy
-from vla.report.offline import OfflineRecord
+from vla.report.offline import OfflineRecord, text
 from vla.report.provenance import provenance
+from vla.report.settings import other_execute
 
 
 @dataclasses.dataclass
@@ -34,6 +35,13 @@ class OfflineEvaluation:
     record: OfflineRecord
     replays: list[Replay]
     unreadable: dict[str, str]
+
+    def __str__(self) -> str:
+        """What `vla evaluate` prints: the verdict, what to look at, and the error of each dimension."""
+        lines = [text(self.record.summary)]
+        if other := other_execute(self.record):
+            lines.append(f"- not as the policy is exported: {other}")
+        return "\n".join(lines + [f"left out, unreadable: {name}: {why}" for name, why in self.unreadable.items()])
 
 
 def evaluate_offline(
