@@ -150,19 +150,17 @@ def inspect(source: str, format: str = "auto", card: str = "", images: str = "")
     if not wrong:
         print("all names of the card are in the data")
         return 0
-    print("\n".join([f"the card does not fit the data in {len(wrong)} places; the data have:", *_indented(existing(fields))]))
-    print("\n".join(["they lack:", *_indented(wrong)]))
+    print("\n".join(["the card does not fit the data:", *_indented(wrong), "the data have:", *_indented(existing(fields))]))
     return 1
 
 
-def card(source: str, format: str = "auto", out: str = "", images: str = "") -> str:
+def card(source: str, format: str = "auto", out: str = "") -> str:
     """Writes a card to fill in: what was found in the data, what is guessed and from what, what is to be decided.
 
     Args:
         source: folder or file of robot data in any supported format.
         format: the format's name; auto detects it.
         out: YAML file to write; "" prints it.
-        images: folder of the images that a JSON file names.
     """
     from vla.datasets.formats.inspection.skeleton import skeleton
 
@@ -170,7 +168,7 @@ def card(source: str, format: str = "auto", out: str = "", images: str = "") -> 
         check_writable_file(out)
         if Path(out).exists():
             raise UserError("the file exists, and may have been filled in", out, "give another name, or remove it")
-    text = skeleton(_rendered(open_reader(source, format, images)))
+    text = skeleton(_rendered(open_reader(source, format)))
     if not out:
         return text.rstrip()
     Path(out).parent.mkdir(parents=True, exist_ok=True)
