@@ -39,7 +39,8 @@ COMMANDS: Table = {
 }
 DATA: Table = {
     "convert": ("vla.commands.data:convert", "converts any supported format to our shards or LeRobot v3.0"),
-    "inspect": ("vla.commands.data:inspect", "prints what a data set contains"),
+    "inspect": ("vla.commands.data:inspect", "prints what a data set contains, and whether a card fits it"),
+    "card": ("vla.commands.data:card", "writes a card to fill in: what was found, what is guessed, what is to be decided"),
     "verify": ("vla.commands.data:verify", "checks that every record and image is intact"),
     "stats": ("vla.commands.data:stats", "computes statistics as OpenVLA, openpi or LeRobot define them"),
     "preview": ("vla.commands.data:preview", "writes a page with images and plots"),

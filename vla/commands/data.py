@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from vla.datasets.formats.conventions.prepare import Changes
 from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
+from vla.datasets.formats.conventions.undecided import undecided
 from vla.datasets.formats.convert import run
-from vla.datasets.formats.job import PARTS, Choice, ConvertOptions, make_job
+from vla.datasets.formats.job import PARTS, Choice, ConvertOptions, Job, make_job
 from vla.datasets.formats.notes import REPORT
 from vla.datasets.formats.readers.base import Reader
 from vla.datasets.formats.readers.recognise import open_reader
@@ -77,8 +78,8 @@ def convert(chosen: Convert) -> int:
         count = sum(map(len, job.parts))
         print(f"{folder}: about {_bytes(job.expected)} in {len(job.parts)} parts, from {count} records ({job.reader.format})")
         print("images: " + ", ".join(f"{name} {r.height} x {r.width}" for name, r in job.ready.items()))
-        if job.reader.kind == "robot" and job.card.verified.startswith("unverified"):
-            print(_warning(job.card, chosen.card))
+        for note in _notes(job):
+            print(f"note: {note}")
         if chosen.dry_run:
             continue
         if chosen.overwrite:
@@ -90,14 +91,23 @@ def convert(chosen: Convert) -> int:
     return 1 if damaged else 0
 
 
-def _warning(card: SourceCard, card_name: str) -> str:
-    """Returns what a user should check before a long conversion."""
-    if card_name:
-        return f"note: the card of {card.title or card_name} is {card.verified}; check it with `vla data preview`"
-    unknown = [name for name in ("gripper", "rotation", "frame") if getattr(card, name) == "not said"]
-    orientations = " and ".join(sorted({camera.orientation for camera in card.cameras.values()}))
-    assumed = f"{orientations} images, observations {card.alignment}-action, {card.control_hz:g} actions per second"
-    return f"note: assumed without a card: {assumed}; unknown: {', '.join(unknown)}; check with `vla data preview`"
+def _notes(job: Job) -> Iterator[str]:
+    """What a user should know before a long conversion."""
+    sizes = {name: (size, (job.ready[name].height, job.ready[name].width)) for name, size in job.sizes.items()}
+    enlarged = [f"{name} from {h} x {w}" for name, ((h, w), (height, width)) in sizes.items() if height > h or width > w]
+    if enlarged:
+        yield f"images are enlarged, which adds no detail: {', '.join(enlarged)}; a smaller --size would do"
+    card = job.card
+    if job.reader.kind == "robot" and card.said is not None:
+        assumed = ", ".join(card.assumed.values())
+        yield f"not said by the data and assumed: {assumed}; unknown: {', '.join(card.unknown) or 'nothing'}"
+        yield _write_one(job.options.source)
+    elif job.reader.kind == "robot" and card.verified.startswith("unverified"):
+        yield f"the card of {card.title or job.options.card} is {card.verified}; check it with `vla data preview`"
+
+
+def _write_one(source: str) -> str:
+    return f"to say what the data do not: vla data card {source} --out card.yaml; fill it in, and give it with --card"
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -115,8 +125,8 @@ def summary(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def inspect(source: str, format: str = "auto", card: str = "", images: str = "") -> str:
-    """Prints what a data set contains, according to its metadata.
+def inspect(source: str, format: str = "auto", card: str = "", images: str = "") -> int:
+    """Prints what a data set contains, according to its metadata. Exits with 1 if a card names what the data do not have.
 
     Args:
         source: folder or file in any supported format.
@@ -125,11 +135,48 @@ def inspect(source: str, format: str = "auto", card: str = "", images: str = "")
         images: folder of the images that a JSON file names.
     """
     from vla.datasets.formats.inspection.describe import inspect as describe
+    from vla.datasets.formats.inspection.names import existing, mismatches
 
     reader = _rendered(open_reader(source, format, images))
     files = [reader.path] if reader.path.is_file() else reader.path.rglob("*")
     size = _bytes(sum(path.stat().st_size for path in files if path.is_file()))
-    return _lines({"size": size, **describe(reader, _card(card, reader))})
+    print(_lines({"size": size, **describe(reader, _card(card, reader))}))
+    if not card:
+        if reader.kind == "robot" and reader.card().said is not None:
+            print(_write_one(source))
+        return 0
+    fields = reader.fields()
+    wrong = mismatches(load_source_card(card), fields)
+    if not wrong:
+        print("all names of the card are in the data")
+        return 0
+    print("\n".join(["the card does not fit the data:", *_indented(wrong), "the data have:", *_indented(existing(fields))]))
+    return 1
+
+
+def card(source: str, format: str = "auto", out: str = "") -> str:
+    """Writes a card to fill in: what was found in the data, what is guessed and from what, what is to be decided.
+
+    Args:
+        source: folder or file of robot data in any supported format.
+        format: the format's name; auto detects it.
+        out: YAML file to write; "" prints it.
+    """
+    from vla.datasets.formats.inspection.skeleton import skeleton
+
+    if out:
+        check_writable_file(out)
+        if Path(out).exists():
+            raise UserError("the file exists, and may have been filled in", out, "give another name, or remove it")
+    text = skeleton(_rendered(open_reader(source, format)))
+    if not out:
+        return text.rstrip()
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    Path(out).write_text(text)
+    lines = undecided(text)
+    what = [f"  line {number}: {name}" + f" – {choices}" * bool(choices) for number, (name, choices) in lines.items()]
+    heading = f"{out}: {len(lines)} values to decide; check what is guessed too" if lines else f"{out}: check what is guessed"
+    return "\n".join([heading, *what, f"next: vla data preview {source} page", f"      vla data inspect {source} --card {out}"])
 
 
 def verify(source: str, format: str = "auto", card: str = "", images: str = "", workers: int = 0) -> int:
@@ -251,6 +298,10 @@ def _size(text: str) -> tuple[int, int]:
     if len(sides) > 2 or not all(side.isdigit() and len(side) < 6 for side in sides):
         raise UserError(f"size {text!r}", "--size", "give e.g. 224 or 240x320 (height x width)")
     return int(sides[0]), int(sides[-1])
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
 
 
 def _clear(folder: Path) -> None:

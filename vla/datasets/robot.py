@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from vla.contract import Camera, Mode, PolicyContract, Space
+from vla.datasets.card import DatasetCard
 from vla.datasets.demonstrations import Demonstration
 from vla.datasets.images import ImageStore
 from vla.datasets.samples import Images, RobotSample
@@ -17,6 +18,16 @@ from vla.datasets.sources import Source
 from vla.datasets.steps import Steps, load_steps
 from vla.errors import ContractMismatch, UserError
 from vla.transforms import Point
+
+LEROBOT = """train on it directly, with this in a file after the recipe, e.g. -c configs/own.yaml -c lerobot.yaml:
+data:
+  sources:
+    robot:
+      class_path: vla.datasets.formats.lerobot_source.LeRobotSource
+      init_args: {{folder: {folder}, conventions: card.yaml, height: 128, width: 128, holdout: 0.05}}
+where card.yaml says what LeRobot does not: vla data card {folder} --out card.yaml
+For a long training convert it, which reads several times faster: vla data convert {folder} data/own --card card.yaml"""
+"""What to do with a LeRobot data set."""
 
 
 class RobotSource(Source[RobotSample]):
@@ -83,6 +94,13 @@ class RobotSource(Source[RobotSample]):
             raise UserError(
                 f"modes {', '.join(sorted(unknown))}", str(self.folder), f"contract.modes has {', '.join(contract.modes)}"
             )
+
+    @functools.cached_property
+    def card(self) -> DatasetCard:
+        """As of any source; UserError with what to do instead if the folder is a LeRobot data set."""
+        if not self.remote and (Path(self.folder) / "meta/info.json").is_file():
+            raise UserError("a LeRobot data set, not our shards", str(self.folder), LEROBOT.format(folder=self.folder))
+        return super().card
 
     @functools.cached_property
     def _table(self) -> Steps:

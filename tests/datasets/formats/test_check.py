@@ -150,6 +150,11 @@ def test_data_without_images_is_shown_too(source, capsys):
 def test_what_a_format_leaves_unsaid_is_pointed_out(source, capsys):
     text = vla(capsys, "convert", source / "rlds", source / "out", "--dry-run")[1]
     assert "images: image 16 x 16" in text and "10 actions per second; unknown: gripper, rotation, frame" in text
+    assert "assumed: upright images, delta actions, observations pre-action" in text and "vla data card" in text
+    assert "enlarged" not in text
+    text = vla(capsys, "inspect", source / "rlds")[1]
+    assert "mode: not said (assumed: delta)" in text and "alignment: not said (assumed: pre)" in text
+    assert "image: observation/image, orientation not said (assumed: upright)" in text and "card: none" in text
     text = vla(capsys, "convert", source / "rlds", source / "out", "--card", source / "card.yaml", "--size", 8, "--dry-run")[1]
     assert "images: front 8 x 8" in text and "the card of toy is unverified" in text
 

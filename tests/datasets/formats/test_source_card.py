@@ -121,3 +121,14 @@ def test_the_page_names_every_card_and_operation():
     assert [name for name in (*shipped(), *OPERATIONS, *STEPS, *READERS) if f"`{name}`" not in page] == []
     fields = [f.name for kind in (DatasetCard, Embodiment, Space, Camera) for f in dataclasses.fields(kind)]
     assert [name for name in fields if f"`{name}`" not in page and f"{name}," not in page and f"{name}}}" not in page] == []
+
+
+def test_the_example_of_lerobot():
+    card = load_source_card("lerobot_so101")
+    assert card.instruction == ("task",) and card.mode == "absolute"
+    assert [part.role for part in card.action] == ["joint", "gripper"] and len(card.action[0].names) == 5
+
+
+def test_a_value_to_be_decided_is_not_a_word_of_a_title(tmp_path):
+    (tmp_path / "card.yaml").write_text("title: DECIDE later\n# mode: DECIDE\nmode: delta  # DECIDE: delta or absolute\n")
+    assert load_source_card(str(tmp_path / "card.yaml")).title == "DECIDE later"

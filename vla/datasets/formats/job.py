@@ -15,7 +15,7 @@ from vla.datasets.formats.conventions.prepare import NO_INSTRUCTION, NO_MOVEMENT
 from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.images import Ready, decode, image_size
 from vla.datasets.formats.readers.base import Raw, Reader, Ref
-from vla.datasets.formats.readers.frames import contents, named, no_cameras
+from vla.datasets.formats.readers.frames import contents, named, no_cameras, text_keys
 from vla.datasets.formats.readers.recognise import open_reader
 from vla.errors import UserError
 
@@ -24,7 +24,6 @@ PARTS = ".parts"
 PART_BYTES, PART_STEPS = 96 * 2**20, 2000
 PROBED = 200
 """Number of records among which the first usable one is looked for."""
-FIXES = {NO_INSTRUCTION: "give an instruction: --instruction TEXT", NO_MOVEMENT: "leave out --noops drop"}
 PROBE_FRAMES = 12
 """Number of frames that are encoded to estimate the size of videos."""
 Numbered = list[tuple[int, Ref]]
@@ -40,8 +39,8 @@ class Choice:
         out: folder of the result.
         format: format of the source: auto, rlds, lerobot, hdf5, shards, webdataset, image-text, llava or vqav2.
         to: format of the result.
-        card: conventions of the source: a YAML file, or a shipped card, e.g. bridge, fractal, kuka, droid, libero, robomimic; ""
-            takes them from the data set's own description.
+        card: conventions of the source: a YAML file (`vla data card` writes one to fill in), or a shipped card, e.g. bridge,
+            fractal, kuka, droid, libero, robomimic; "" takes what the data set itself says and assumes the rest.
         images: folder of the images that a JSON file refers to.
         split: one of the source's own splits; "" is all of them.
         episodes: range FIRST:END of the records, e.g. 0:100, END excluded; "" is all.
@@ -89,6 +88,7 @@ class Job:
 
     Attributes:
         ready: camera -> the conversion of its images.
+        sizes: camera -> height and width of the first image of the source.
         parts: the records of each part.
         expected: estimated size of the result in bytes.
         not_chosen: option -> number of records that it leaves out.
@@ -101,6 +101,7 @@ class Job:
     parts: list[Numbered]
     expected: int
     not_chosen: dict[str, int]
+    sizes: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -224,7 +225,7 @@ def _probe(job: Job, refs: Numbered) -> None:
             for name, (frames, rows) in images.items():
                 first = list(frames.rows(rows[: PROBE_FRAMES if as_video else 1].tolist()))
                 where = f"{ref.name}, {job.card.cameras[name].key}"
-                height, width = image_size(first[0], where)
+                job.sizes[name] = height, width = image_size(first[0], where)
                 size = options.height or height, options.width or width
                 orientation = job.card.cameras[name].orientation
                 job.ready[name] = Ready(*size, orientation, bool(options.height), options.quality)
@@ -253,7 +254,19 @@ def _probe(job: Job, refs: Numbered) -> None:
     counts = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
     what = f"none of the {'first ' * (len(refs) > PROBED)}{len(refs[:PROBED])} records can be used: {counts}"
     ((reason, _),) = reasons.most_common(1)
-    raise UserError(what, options.source, FIXES.get(reason, "look at the card's `steps` and `alignment`"))
+    raise UserError(what, options.source, _fix(reason, job))
+
+
+def _fix(reason: str, job: Job) -> str:
+    """What to do if all records are left out."""
+    if reason == NO_MOVEMENT:
+        return "leave out --noops drop"
+    if reason != NO_INSTRUCTION:
+        return "look at the card's `steps` and `alignment`"
+    if others := [name for name in text_keys(job.reader.fields()) if name not in job.card.instruction]:
+        in_card = f"instruction: [{others[0]}]"
+        return f"if one of {', '.join(others)} is the instruction, name it in a card: {in_card}; else --instruction TEXT"
+    return "give an instruction: --instruction TEXT"
 
 
 def _divide(refs: Numbered) -> list[Numbered]:

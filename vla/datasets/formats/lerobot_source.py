@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import sys
 from pathlib import Path
 from typing import Any, Never
 
@@ -19,7 +20,7 @@ from vla.datasets.formats.readers.lerobot import LeRobotReader
 from vla.datasets.formats.readers.lerobot_meta import image_size
 from vla.datasets.formats.statistics.moments import summary
 from vla.datasets.formats.video import Decoder, Timing, VideoFrames
-from vla.datasets.formats.writers.shards import space
+from vla.datasets.formats.writers.shards import conventions, space
 from vla.datasets.robot import RobotSource
 from vla.datasets.steps import Steps
 from vla.errors import Unreadable, UserError
@@ -134,15 +135,19 @@ class LeRobotSource(RobotSource):
             control_hz=source_card.control_hz,
         )
         counts = {"episodes": len(episodes), "steps": sum(len(e) for e, _ in episodes)}
-        return DatasetCard(source_card.title, "robot", source_card.embodiment, spec, counts, conventions=source_card.conventions)
+        return DatasetCard(source_card.title, "robot", source_card.embodiment, spec, counts, conventions=conventions(source_card))
 
     @functools.cached_property
     def _sizes(self) -> dict[str, tuple[int, int]]:
         """Height and width of each camera's images in samples."""
-        sizes = {}
+        sizes, enlarged = {}, []
         for name, camera in self.source_card.cameras.items():
             height, width = image_size(self.reader.features.get(camera.key, {})) or self._decoded_size(name)
             sizes[name] = self.height or height, self.width or width
+            if self.height > height or self.width > width:
+                enlarged.append(f"{name} from {height} x {width}")
+        if enlarged:
+            print(f"note: {self.folder}: images are enlarged, which adds no detail: {', '.join(enlarged)}", file=sys.stderr)
         return sizes
 
     def _decoded_size(self, camera: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import re
 from vla.contract import Space
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.forms import NAME
-from vla.datasets.formats.conventions.source_card import CameraKey, Part, Role, SourceCard
+from vla.datasets.formats.conventions.source_card import NOT_SAID, CameraKey, Part, Role, SourceCard
 
 
 def from_card(
@@ -29,8 +29,15 @@ def from_card(
         rotation=spec.rotation,
         gripper=spec.gripper,
         control_hz=spec.control_hz,
-        conventions=card.conventions,
+        conventions={name: text for name, text in card.conventions.items() if name != NOT_SAID},
+        said=_said(card.conventions.get(NOT_SAID)),
     )
+
+
+def _said(not_said: str | None) -> dict[str, str] | None:
+    """What the card says, for `SourceCard.said`, if it names what it does not say."""
+    names = ("orientation", "mode", "alignment", "control_hz")
+    return None if not_said is None else {name: "card.yaml" for name in names if name not in not_said.split(", ")}
 
 
 def _parts(key: str, space: Space) -> tuple[Part, ...]:
@@ -43,8 +50,10 @@ def _parts(key: str, space: Space) -> tuple[Part, ...]:
 
 def role_of(name: str) -> Role:
     """The role of a dimension, guessed from its name."""
-    if "grip" in name or "gap" in name:
+    if re.search("grip|gap|jaw|claw|finger", name):
         return "gripper"
+    if re.search(r"joint|\.pos$|shoulder|elbow|wrist|waist", name):
+        return "joint"
     if re.fullmatch(r"[dv]?[xyz]", name):
         return "position"
     return "rotation" if NAME.fullmatch(name) else "other"

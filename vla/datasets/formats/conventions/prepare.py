@@ -14,7 +14,7 @@ from vla.datasets.formats.conventions import operations
 from vla.datasets.formats.conventions.rate import first_steps, merge, rotations_of
 from vla.datasets.formats.conventions.source_card import Part, SourceCard
 from vla.datasets.formats.readers.base import Frames, Raw
-from vla.datasets.formats.readers.frames import found, frames_of
+from vla.datasets.formats.readers.frames import fields_of, found, frames_of, text_keys
 from vla.errors import UserError
 
 STILL = 1e-4
@@ -72,7 +72,8 @@ def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Prepare
     """Collects state, action and images by the card's keys, and applies its operations and the changes.
 
     Raises:
-        UserError: a key is missing, lengths differ, or a value is not finite; the record is named.
+        UserError: a key is missing (of an instruction: while there are other texts), lengths differ, or a value is not finite;
+            the record is named.
         Dropped: the episode has no instruction, no movement, or no step is left.
     """
     action = gather(raw, card.action, where, "action")
@@ -119,7 +120,7 @@ def gather(raw: Raw, parts: Sequence[Part], where: str, space: str) -> np.ndarra
     columns: list[np.ndarray] = []
     for part in parts:
         if part.key:
-            columns.append(_values(raw, part, f"{where}, {part.key}"))
+            columns.append(values_of(raw, part, f"{where}, {part.key}"))
     lengths = {len(column) for column in columns}
     if len(lengths) != 1:
         problem = f"its parts have {sorted(lengths)} steps" if lengths else "the card names no values"
@@ -129,7 +130,8 @@ def gather(raw: Raw, parts: Sequence[Part], where: str, space: str) -> np.ndarra
     return np.concatenate(blocks, 1)
 
 
-def _values(raw: Raw, part: Part, where: str) -> np.ndarray:
+def values_of(raw: Raw, part: Part, where: str) -> np.ndarray:
+    """The values [T, D] of a part after its operations; UserError if its key, its picks or its names do not fit the record."""
     value = _get(raw, part.key, where)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub" or not value.ndim:
         raise UserError(f"it holds {found(value)}, no numbers for each step", where, "name another key in the card")
@@ -185,6 +187,11 @@ def _instruction(raw: Raw, card: SourceCard, text: str, length: int, where: str)
         if any(text_of_step.strip() for text_of_step in instruction):
             return instruction
     if not (text or card.text):
+        # A person's card names a key that is not there: other texts must not be overwritten by a general one.
+        named = card.said is None and card.instruction and not any(key in raw for key in card.instruction)
+        if named and (others := text_keys(fields_of(raw))):
+            what = f"there is no {', '.join(card.instruction)}; there are texts in {', '.join(others)}"
+            raise UserError(what, f"{where}, instruction", f"name one of them in the card: instruction: [{others[0]}]")
         raise Dropped(NO_INSTRUCTION)
     return [text or card.text] * length
 

@@ -18,6 +18,7 @@ from vla import yaml12
 from vla.datasets.card import Yaml
 from vla.datasets.formats.conventions import operations
 from vla.datasets.formats.conventions.forms import FORMS, LISTED, NAME, is_angle, radians
+from vla.datasets.formats.conventions.undecided import check_decided
 from vla.errors import UserError
 
 Orientation = Literal["upright", "raw_opengl", "rot180"]
@@ -25,6 +26,9 @@ Role = Literal["position", "rotation", "joint", "gripper", "other"]
 Alignment = Literal["pre", "post"]
 Limits = Literal["quantiles", "range"]
 Mode = Literal["delta", "absolute"]
+NOT_SAID = "not said"
+CONVENTIONS = ("frame", "mode", "rotation", "gripper", "alignment", "control_hz")
+"""What a card says of a robot's numbers."""
 WIDEST = 1 << 16
 """The largest number of dimensions that get names of their own."""
 
@@ -94,6 +98,8 @@ class SourceCard:
         frame, mode, rotation, gripper, control_hz: as in `vla.contract.Embodiment`.
         limits: how limits follow from the statistics: the 1st and 99th percentile, or minimum and maximum.
         conventions: other conventions, for people.
+        said: of a card made from a data set itself: convention ("orientation", "mode" …) -> where the data say it. Other
+            conventions are assumed. None if a person wrote the card.
     """
 
     title: str = ""
@@ -106,19 +112,55 @@ class SourceCard:
     text: str = ""
     steps: tuple[str, ...] = ()
     alignment: Alignment = "pre"
-    frame: str = "not said"
+    frame: str = NOT_SAID
     mode: Mode = "delta"
-    rotation: str = "not said"
-    gripper: str = "not said"
+    rotation: str = NOT_SAID
+    gripper: str = NOT_SAID
     control_hz: float = 10.0
     limits: Limits = "quantiles"
     conventions: dict[str, str] = dataclasses.field(default_factory=dict)
+    # Not in the repr, which is part of a conversion's digest.
+    said: dict[str, str] | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def keys(self) -> set[str]:
         """The keys of everything that is used of the data."""
         parts = {part.key for part in (*self.state, *self.action)}
         return {camera.key for camera in self.cameras.values()} | parts | set(self.instruction)
+
+    def convention(self, name: str) -> str:
+        """The value of a convention; where neither the data nor a person say it, "not said" and what is assumed."""
+        value = getattr(self, name)
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        if self.said is None or value == NOT_SAID:
+            return text
+        return f"{text} ({self.said[name]})" if self.says(name) else f"{NOT_SAID} (assumed: {text})"
+
+    def says(self, name: str) -> bool:
+        """Whether the data or a person say a convention; it is assumed otherwise."""
+        return self.said is None or name in self.said
+
+    def upright(self, camera: str) -> str:
+        """In which orientation a camera's images come."""
+        orientation = self.cameras[camera].orientation
+        return f"comes {orientation}" if self.says("orientation") else f"orientation {NOT_SAID} (assumed: {orientation})"
+
+    @property
+    def assumed(self) -> dict[str, str]:
+        """What is assumed because nobody says it: convention -> its value in words."""
+        orientations = " and ".join(sorted({camera.orientation for camera in self.cameras.values()}))
+        words = {
+            "orientation": f"{orientations} images",
+            "mode": f"{self.mode} actions",
+            "alignment": f"observations {self.alignment}-action",
+            "control_hz": f"{self.control_hz:g} actions per second",
+        }
+        return {name: text for name, text in words.items() if not self.says(name)}
+
+    @property
+    def unknown(self) -> list[str]:
+        """The conventions that nobody says and that need no value."""
+        return [name for name in ("gripper", "rotation", "frame") if getattr(self, name) == NOT_SAID]
 
 
 def vector_names(prefix: str, size: int) -> tuple[str, ...]:
@@ -138,7 +180,8 @@ def load_source_card(name: str) -> SourceCard:
     """Loads a card from a file, or one of the package's cards by its name.
 
     Raises:
-        UserError: there is no such card, it is not YAML, or a key, operation or value is unknown or has the wrong type.
+        UserError: there is no such card, it is not YAML, a value is still to be decided, or a key, operation or value is unknown
+            or has the wrong type.
     """
     path = Path(name)
     if not path.is_file():
@@ -147,6 +190,7 @@ def load_source_card(name: str) -> SourceCard:
         text = (resources.files("vla.configs") / "cards" / f"{name}.yaml").read_text()
     else:
         text = path.read_text(errors="replace")
+    check_decided(text, name)
     try:
         data = yaml12.load(text)
     except (yaml.YAMLError, RecursionError) as error:
@@ -267,10 +311,10 @@ def _with_form(part: Part, form: str, where: str) -> Part:
 
 
 def _known(cls: type, data: Yaml, where: str) -> dict[str, Yaml]:
-    """The data, a mapping with fields of the class as keys."""
+    """The data, a mapping with fields of the class as keys; `said` is none that a file may have."""
     if not isinstance(data, dict):
         raise UserError(f"not a mapping: {data!r}", where)
-    fields = [f.name for f in dataclasses.fields(cls)]
+    fields = [f.name for f in dataclasses.fields(cls) if f.name != "said"]
     unknown = [str(key) for key in data if key not in fields]
     if unknown:
         raise UserError(f"unknown keys: {', '.join(unknown)}", where, f"use {', '.join(fields)}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vla.datasets.formats.conventions.prepare import Changes, Dropped, PreparedEpisode, prepare
-from vla.datasets.formats.conventions.source_card import SourceCard
+from vla.datasets.formats.conventions.source_card import CONVENTIONS, SourceCard
 from vla.datasets.formats.readers.base import Reader, Ref
 from vla.datasets.formats.statistics import schemes
 from vla.datasets.statistics import VARIES
@@ -30,14 +30,13 @@ def inspect(reader: Reader, card: SourceCard) -> dict[str, Any]:
     description["splits"] = {
         name: len(records) if records is not None else len(refs) for name, records in reader.splits().items()
     }
-    description["cameras"] = {name: f"{camera.key}, comes {camera.orientation}" for name, camera in card.cameras.items()}
+    description["cameras"] = {name: f"{camera.key}, {card.upright(name)}" for name, camera in card.cameras.items()}
     for space in ("action", "state"):
         description[space] = [
             n + (f" ({u})" if u else "") for p in getattr(card, space) for n, u in zip(p.names, p.all_units, strict=True)
         ]
-    conventions = ("frame", "mode", "rotation", "gripper", "alignment", "control_hz")
-    description["conventions"] = {name: getattr(card, name) for name in conventions}
-    description["card"] = card.verified
+    description["conventions"] = {name: card.convention(name) for name in CONVENTIONS}
+    description["card"] = card.verified if card.said is None else "none"
     return description
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vla.datasets.formats.conventions.prepare import Changes, Dropped, prepare
-from vla.datasets.formats.conventions.source_card import SourceCard
+from vla.datasets.formats.conventions.source_card import CONVENTIONS, SourceCard
 from vla.datasets.formats.inspection import sheets
 from vla.datasets.formats.readers.base import Reader, Ref
 from vla.errors import UserError
@@ -68,10 +68,9 @@ def preview(reader: Reader, card: SourceCard, out: Path, episodes: int = 3) -> l
 def _facts(reader: Reader, card: SourceCard, records: int) -> Iterator[tuple[str, str | int]]:
     yield from (("format", reader.format), ("records", records))
     if reader.kind == "robot":
-        yield "cameras", ", ".join(f"{k} ({c.key}, comes {c.orientation})" for k, c in card.cameras.items())
-        yield from (("gripper", card.gripper), ("rotation", card.rotation), ("frame", card.frame))
-        yield "control", f"{card.mode} actions, {card.control_hz:g} per second; observations {card.alignment}-action"
-    yield "card", card.verified
+        yield "cameras", ", ".join(f"{k} ({c.key}, {card.upright(k)})" for k, c in card.cameras.items())
+        yield from ((name, card.convention(name)) for name in CONVENTIONS)
+    yield "card", card.verified if card.said is None else "none"
     yield from card.conventions.items()
 
 

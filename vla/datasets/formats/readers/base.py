@@ -69,6 +69,21 @@ class InMemoryFrames:
         return (self.frames[row] for row in rows)
 
 
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """What a data set holds under a name.
+
+    Attributes:
+        kind: images, numbers, texts, or something else.
+        width: how many numbers each step has; 0 if that is not known.
+        dtype: type of the numbers.
+    """
+
+    kind: Literal["images", "numbers", "texts", "other"]
+    width: int = 0
+    dtype: str = ""
+
+
 Raw = dict[str, Any]
 """A record as it is stored: name -> an array [T, …], T texts, T byte strings, one text, or images (`Frames`). Nested names are
 joined with "/"."""
@@ -133,6 +148,12 @@ class Reader(abc.ABC):
     @abc.abstractmethod
     def card(self) -> SourceCard:
         """Returns a source card from what the format itself states: cameras, state, action and rate."""
+
+    def fields(self) -> dict[str, Field]:
+        """Returns what the data set holds, by the names that a card uses; read from the first record that can be read."""
+        from vla.datasets.formats.readers.frames import fields_of
+
+        return self.of_first(lambda ref: fields_of(self.read(ref))) or {}
 
     def splits(self) -> Mapping[str, set[str] | None]:
         """Returns the data set's own splits: name -> names of its records (None: all of them)."""

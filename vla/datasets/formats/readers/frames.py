@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from vla.datasets.formats.readers.base import IMAGE_HEADS, Frames, InMemoryFrames, Raw
+from vla.datasets.formats.readers.base import IMAGE_HEADS, Field, Frames, InMemoryFrames, Raw
 from vla.errors import UserError
 
 CHANNELS = (1, 3, 4)
+INSTRUCTION = re.compile("task|instruction|language|text")
 
 
 def frames_of(value: Any, key: str, where: str) -> Frames:
@@ -37,6 +41,26 @@ def contents(raw: Raw) -> dict[str, Any]:
         with contextlib.suppress(UserError):
             values[name] = raw[name]
     return values
+
+
+def fields_of(raw: Raw) -> dict[str, Field]:
+    """Describes what a record holds, by name."""
+    values = contents(raw)
+    return {name: _field(values.get(name)) for name in raw}
+
+
+def text_keys(fields: Mapping[str, Field]) -> list[str]:
+    """The names of texts, those first that are likely to be an instruction."""
+    return sorted((n for n, f in fields.items() if f.kind == "texts"), key=lambda n: not INSTRUCTION.search(n))
+
+
+def _field(value: Any) -> Field:
+    if _frames(value) is not None:
+        return Field("images")
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.ndim:
+        return Field("numbers", math.prod(value.shape[1:]), str(value.dtype))
+    is_text = isinstance(value, str) or (isinstance(value, list) and bool(value) and isinstance(value[0], str | bytes))
+    return Field("texts" if is_text else "other")
 
 
 def named(values: dict[str, Any], most: int = 12) -> str:

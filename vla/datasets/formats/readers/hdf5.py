@@ -28,6 +28,8 @@ DEMO = re.compile(r"^demo_?(\d+)$")
 ACTIONS = ("actions", "action")
 OBSERVATIONS = ("obs/", "observations/", "observation/")
 INSTRUCTIONS = ("language_instruction", "instruction", "language_raw", "task")
+CONVENTION = "macros_image_convention"
+"""The attribute that says which row of the images comes first: robosuite's."""
 BLOCK = 32
 """Number of images that are read at once."""
 TEXTS = 1 << 20
@@ -245,8 +247,9 @@ class HDF5Reader(Reader):
                 instruction=tuple(
                     k for k in INSTRUCTIONS if k == INSTRUCTIONS[0] or (k in datasets and datasets[k].dtype.kind in "OS")
                 ),
-                control_hz=self._rate(top),
+                control_hz=self._rate(top) or 20.0,
                 conventions={"source": "read from the file alone: gripper, rotation and frame are not said there"},
+                said=self._said(top),
             )
 
     def _readable(self, ref: Ref) -> Iterator[tuple[str, h5py.Dataset]]:
@@ -260,13 +263,18 @@ class HDF5Reader(Reader):
 
     def _orientation(self, top: h5py.Group) -> Orientation:
         """Returns the orientation that the file states, else upright: robomimic flips its images when it extracts them."""
-        return "raw_opengl" if top.attrs.get("macros_image_convention") == "opengl" else "upright"
+        return "raw_opengl" if top.attrs.get(CONVENTION) == "opengl" else "upright"
+
+    def _said(self, top: h5py.Group) -> dict[str, str]:
+        said = {"control_hz": "control_freq in env_args"} if self._rate(top) else {}
+        return said | ({"orientation": CONVENTION} if CONVENTION in top.attrs else {})
 
     def _rate(self, top: h5py.Group) -> float:
+        """Returns the control rate that the file states, else 0."""
         try:
             return float(json.loads(cast(str, top.attrs["env_args"]))["env_kwargs"]["control_freq"])
         except (KeyError, ValueError, TypeError):
-            return 20.0
+            return 0.0
 
     def about(self) -> dict[str, Any]:
         return {"files": len(self.files), **(self.of_first(self._facts) or {})}

@@ -7,14 +7,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from vla.datasets.card import FILE, DatasetCard
 from vla.datasets.formats.conventions.from_card import from_card
 from vla.datasets.formats.conventions.source_card import CameraKey, Part, SourceCard, vector_names
-from vla.datasets.formats.readers.base import Columns, InMemoryFrames, Raw, Reader, Ref, inside, matching
+from vla.datasets.formats.readers.base import Columns, Field, InMemoryFrames, Raw, Reader, Ref, inside, matching
 from vla.datasets.formats.readers.lerobot_meta import LeRobotMeta, is_depth, stated
 from vla.datasets.formats.readers.parquet import Parquet, arrow, as_array
 from vla.datasets.formats.video import TOLERANCE, VideoFrames
@@ -243,8 +243,23 @@ class LeRobotReader(Reader):
             state=self._part(("observation.state", "state"), "s"),
             instruction=("task",),
             control_hz=self.meta.fps,
+            said=self._said(),
             conventions={"source": "read from info.json alone: gripper, rotation and frame are not said there"},
         )
+
+    def _said(self) -> dict[str, str]:
+        said = {"control_hz": "fps in meta/info.json"}
+        return said | ({"embodiment": "robot_type in meta/info.json"} if self.meta.info.get("robot_type") else {})
+
+    def fields(self) -> dict[str, Field]:
+        """As info.json describes them, so that neither tables nor videos are needed."""
+        kinds: dict[str, Literal["images", "texts"]] = {"video": "images", "image": "images", "string": "texts"}
+        fields = {"task": Field("texts")}
+        for name, feature in self.features.items():
+            dtype = str(feature.get("dtype"))
+            width = math.prod(feature["shape"] or [0])
+            fields[name] = Field(kinds[dtype]) if dtype in kinds else Field("numbers", width, dtype)
+        return fields
 
     def _part(self, keys: Sequence[str], prefix: str) -> tuple[Part, ...]:
         """Makes a card's part of a feature, LeRobot's or openpi's; () if there is none. Its own names are used if they are

@@ -19,7 +19,7 @@ from vla.contract import Camera, Embodiment, Space
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.prepare import Dropped, PreparedEpisode
 from vla.datasets.formats.conventions.rate import merged_limits
-from vla.datasets.formats.conventions.source_card import Part, SourceCard
+from vla.datasets.formats.conventions.source_card import NOT_SAID, Part, SourceCard
 from vla.datasets.formats.job import Job, Numbered
 from vla.datasets.formats.notes import Tally, column, info_of
 from vla.datasets.formats.readers.base import Ref
@@ -203,8 +203,14 @@ def _cameras(job: Job) -> tuple[Camera, ...]:
 
 
 def conventions(card: SourceCard) -> dict[str, str]:
-    """Returns the conventions that a data set's card states for people to read."""
-    ours = {"pictures": "upright RGB", "observation": "before its action", "card": card.verified}
+    """Returns the conventions that a data set's card states for people to read, and what is only assumed."""
+    assumed, ours = card.assumed, {"card": card.verified if card.said is None else "none"}
+    if "orientation" not in assumed:
+        ours["pictures"] = "upright RGB"
+    if "alignment" not in assumed:
+        ours["observation"] = "before its action"
+    if assumed:
+        ours |= {NOT_SAID: ", ".join(assumed), "assumed": ", ".join(assumed.values())}
     return {**ours, **card.conventions}
 
 
