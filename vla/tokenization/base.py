@@ -78,7 +78,7 @@ class ActionCodec(ABC):
         return [False] * self.longest
 
     def check(self, actions: np.ndarray, terminate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Both as arrays, with constant dimensions set to their constants.
+        """Both as arrays, with constant and binary dimensions at their values.
 
         Raises:
             ContractMismatch: a shape is wrong, or a value is NaN or infinite.
@@ -89,4 +89,4 @@ class ActionCodec(ABC):
                 f"a chunk of shape {actions.shape} with terminate {terminate.shape}, "
                 f"expected ({self.chunk}, {self.space.size}) and ({self.chunk},)"
             )
-        return np.where(self.varies, actions, self.constant), terminate
+        return self.space.settled(actions), terminate
