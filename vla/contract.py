@@ -118,7 +118,7 @@ class Space:
         return lower, upper
 
     def settled(self, values: np.ndarray) -> np.ndarray:
-        """Returns values [..., size] with constant dimensions at their constants and binary ones at the nearer of their values."""
+        """Returns values [..., size] with constant dimensions at their constants, and binary ones at the nearer of their two."""
         lower, upper = self.ends
         return np.where(self.free, values, np.where(values - lower < upper - values, lower, upper))
 

@@ -102,7 +102,9 @@ def test_a_codec_is_in_the_contract_whole(contract, name):
 
 
 @EVERY
-@pytest.mark.parametrize(("pair", "share"), [((-1.0, 1.0), 0.5), ((0.0, 1.0), 0.004), ((0.1, 0.101), 0.5), ((-1.0, -0.999), 0.004)])
+@pytest.mark.parametrize(
+    ("pair", "share"), [((-1.0, 1.0), 0.5), ((0.0, 1.0), 0.004), ((0.1, 0.101), 0.5), ((-1.0, -0.999), 0.004)]
+)
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=8, deadline=None)
 def test_a_binary_dimension_is_one_of_its_two_values_and_comes_back(contract, chunks, name, pair, share, seed):

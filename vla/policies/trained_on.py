@@ -1,4 +1,5 @@
-"""training.json of an export: the data sources it was trained on, so that an evaluation finds what was held out."""
+"""training.json of an export: the data sources it was trained on. An evaluation finds there what was held out, and a server
+whether the policy has learned to answer questions."""
 
 from __future__ import annotations
 
@@ -22,11 +23,24 @@ def settings_for(policy: str, data: str | Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is not what `write_sources` writes.
     """
-    path = Path(policy) / FILE
+    return next((one for one in _sources(Path(policy)) if one.get("folder") == Path(data).name), None)
+
+
+def on_questions(policy: str | Path) -> bool | None:
+    """Whether an export was trained on questions; None if it does not say.
+
+    Raises:
+        UserError: the file is not what `write_sources` writes.
+    """
+    kinds = {one.get("kind") for one in _sources(Path(policy))}
+    return True if "questions" in kinds else None if not kinds or None in kinds else False
+
+
+def _sources(policy: Path) -> list[dict[str, Any]]:
+    path = policy / FILE
     if not path.is_file():
-        return None
+        return []
     try:
-        sources = json.loads(path.read_text(encoding="utf-8"))["sources"].values()
-        return next((dict(one) for one in sources if one.get("folder") == Path(data).name), None)
+        return [dict(one) for one in json.loads(path.read_text(encoding="utf-8"))["sources"].values()]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"not the record of a training: {error}", str(path), "export the checkpoint again") from None
