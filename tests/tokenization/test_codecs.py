@@ -25,7 +25,7 @@ def draw(codec, seed: int) -> tuple[np.ndarray, np.ndarray]:
     values = np.where(rng.random(values.shape) < 0.3, special, values)
     # Smooth chunks as a robot's are, as well.
     values = values if seed % 2 else np.linspace(values[0], values[-1], codec.chunk)
-    return np.where(codec.varies, values, codec.constant), rng.random(codec.chunk) < 0.3
+    return space.settled(values), rng.random(codec.chunk) < 0.3
 
 
 @EVERY

@@ -39,7 +39,6 @@ class ActionCodec(ABC):
     def __init__(self, space: Space, chunk: int, terminate: bool):
         self.space, self.chunk, self.terminate = space, chunk, terminate
         self.varies = np.array([c is None for c in space.constant], bool)
-        self.constant = np.array([0.0 if c is None else c for c in space.constant], np.float64)
 
     @property
     def spelling(self) -> tuple[str, ...]:
