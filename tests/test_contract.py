@@ -62,9 +62,40 @@ def test_a_contract_from_before_statistics_keeps_the_mode_and_its_hash():
         read = PolicyContract.from_dict(old)
         assert read.decode == "mode" and read.hash == contract(**changes).hash
         assert contract(decode="median", **changes).hash not in (read.hash, contract(decode="local-mean", **changes).hash)
-    assert contract(decode="median").to_dict()["schema"] == 3
     with pytest.raises(UserError, match="mode, median, local-mean"):
         contract(decode="mean")
+
+
+def test_a_contract_from_before_binary_dimensions_keeps_its_hash_and_its_values():
+    for changes in ({}, {"decode": "median"}, {"tokens": "append"}):
+        old = contract(**changes).to_dict() | {"schema": 3}
+        for space in ("state", "action"):
+            del old["embodiments"]["arm"][space]["binary"]
+        read = PolicyContract.from_dict(old)
+        assert read == contract(**changes) and read.hash == contract(**changes).hash
+        assert read.embodiment().action.binary == (None, None)
+    # The hash that schema 3 had.
+    assert contract(decode="median").hash == "47e54245e506f84fdfa391611a514ceae8ee2d4b7b8858bbd40b768f9944a40d"
+    action = dataclasses.replace(ACTION, constant=(None, None), binary=(None, (0.0, 1.0)))
+    robot = dataclasses.replace(contract().embodiment(), action=action)
+    free = dataclasses.replace(robot, action=dataclasses.replace(action, binary=()))
+    binary = PolicyContract({"arm": robot})
+    assert PolicyContract.from_dict(json.loads(binary.to_json())) == binary
+    assert binary.hash not in (PolicyContract({"arm": free}).hash, contract().hash)
+    settled = action.settled(np.array([[0.03, 0.4], [7.0, 0.6], [-0.02, -3.0]]))
+    assert settled.tolist() == [[0.03, 0.0], [7.0, 1.0], [-0.02, 0.0]]
+
+
+def test_a_state_far_outside_is_described():
+    names, units = ("x", "lift", "grip"), ("m", "m", "")
+    space = Space(names, units, (-1.0, 0.0, 0.0), (1.0, 0.5, 1.0), statistics={"min": (-0.5, 0.1, 0.0), "max": (0.5, 1.5, 1.0)})
+    # The range covers the limits and the data; half of it may be exceeded.
+    assert space.far_outside(np.array([2.0, -0.75, 1.5])) == []
+    assert space.far_outside(np.array([2.01, 2.26, -9.0])) == [
+        "x (m) is 2.01, far outside -1 to 1",
+        "lift (m) is 2.26, far outside 0 to 1.5",
+        "grip is -9, far outside 0 to 1",
+    ]
 
 
 def test_a_dimension_with_two_values_is_recognised_by_its_statistics():
@@ -75,9 +106,10 @@ def test_a_dimension_with_two_values_is_recognised_by_its_statistics():
     columns = {"even": rng.uniform(-1, 1, 500), "grip": grip, "nearly": nearly, "still": np.full(500, 0.5)}
     names = tuple(columns)
     space = Space(names, ("",) * 4, (-1.0,) * 4, (1.0,) * 4)
-    assert not space.binary().any()
+    assert not space.two_valued().any()
     filled = space_with_statistics(space, np.stack(list(columns.values()), 1))
-    assert filled.binary().tolist() == [False, True, False, False]
+    assert filled.two_valued().tolist() == [False, True, False, False]
+    assert filled.binary == (None,) * 4 and filled.with_binary().binary == (None, (-1.0, 1.0), None, None)
 
 
 def test_plan_of_unknown_parts_is_refused():

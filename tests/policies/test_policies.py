@@ -88,6 +88,16 @@ def test_temporal_ensemble_weighs_the_newest_most_and_leaves_the_gripper():
     assert np.isclose(second[0], (20 + weight * 11) / (1 + weight)) and second[-1] == 20
 
 
+def test_temporal_ensemble_never_averages_what_is_binary():
+    spec = EMBODIMENT.action
+    robot = dataclasses.replace(EMBODIMENT, action=dataclasses.replace(spec, binary=(None, (0.0, 1.0), *[None] * 5)))
+    counter = Counter()
+    counter.contract = dataclasses.replace(counter.contract, embodiments={"arm": robot})
+    policy = TemporalEnsemble(counter, decay=0.0)
+    first, second = (policy.act([observe("a")])[0].actions[0] for _ in range(2))
+    assert second[:3].tolist() == [15.5, 20, 15.5]
+
+
 def pose(rotation, names, unit):
     """An embodiment of absolute rotations and a gripper."""
     space = Space((*names, "gripper"), (unit,) * len(names) + ("",), (-4.0,) * (len(names) + 1), (4.0,) * (len(names) + 1))

@@ -18,10 +18,12 @@ def changed(examples, **fields):
     return Encoder(dataclasses.replace(examples.contract, **fields), examples.family)
 
 
-def acting(vlm, data, codec, terminate=True, **fields):
-    """Model and examples for a codec fitted on the data; FAST's tokens are appended."""
+def acting(vlm, data, codec, terminate=True, gripper=None, **fields):
+    """Model and examples for a codec fitted on the data; FAST's tokens are appended. `gripper` are its only two values."""
     values = RobotSource(data / "robot").actions
-    spec = dataclasses.replace(EMBODIMENT.action, statistics={"q01": EMBODIMENT.action.low, "q99": EMBODIMENT.action.high})
+    statistics = {"q01": EMBODIMENT.action.low, "q99": EMBODIMENT.action.high}
+    spec = dataclasses.replace(EMBODIMENT.action, statistics=statistics, binary=(None,) * 6 + (gripper,))
+    values = spec.settled(values)
     robot = dataclasses.replace(EMBODIMENT, action=spec)
     args = {"vocab_size": 300} if codec == "fast" else {}
     fields = {"tokens": "append" if codec == "fast" else "integers", **fields}

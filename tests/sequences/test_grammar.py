@@ -74,6 +74,19 @@ def test_a_policy_writes_whole_chunks_and_nothing_else(vlm, data, codec):
         )
 
 
+@pytest.mark.parametrize("codec", SETTINGS)
+def test_a_gripper_that_is_open_or_closed_in_the_data_is_one_or_the_other(vlm, data, codec):
+    """Whatever the statistic: random weights would write values in between."""
+    sample = RobotSource(data / "robot", chunk=3).sample(0, np.random.default_rng(0))
+    seen = [Observation(str(i), sample.images, sample.state, words) for i, words in enumerate(["go", "lift the cube", "go on"])]
+    model, examples = acting(vlm, data, codec, gripper=(0.25, 0.5))
+    for decode in ("mode", "median", "local-mean"):
+        contract = changed(examples, decode=decode).contract
+        policy = LocalPolicy(model, examples.family.processor, contract, batch=3)
+        decoded = np.concatenate([chunk.actions for chunk in policy.act(seen)])
+        assert np.isin(decoded[:, 6], [0.25, 0.5]).all()
+
+
 @pytest.mark.parametrize(("codec", "block"), [("uniform", "none"), ("uniform", "causal"), ("numbers", "none"), ("fast", "none")])
 def test_a_policy_writes_its_plan_freely_and_whole_chunks_after_it(vlm, data, codec, block):
     """Random weights: words end somewhere or nowhere, and the same in company as alone."""

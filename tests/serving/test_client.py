@@ -338,6 +338,52 @@ def test_the_robot_loop_example(policy_class):
     assert lines[-1] == "4 actions, 4 clamped" and lines[-2] == "hold" and lines[0].startswith("dx=")
 
 
+def test_the_readme_s_snippet_runs_as_it_stands():
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "client/README.md").read_text(), re.DOTALL)
+    process, port = start(0)
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", snippet.replace("ws://127.0.0.1:8000", f"ws://127.0.0.1:{port}")],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "client/src")},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        process.terminate()
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[0] == "state ['x m', 'y m', 'z m', 'yaw rad', 'gap m']" and lines[-1] == "hold" and len(lines) == 23
+    # The policy answers with the number of letters in the instruction: the gripper gets there at once.
+    assert ast.literal_eval(lines[2])["gripper"] == 1
+
+
+def test_rates_are_per_dimension_and_a_gripper_is_not_slowed(contract):
+    metadata = {"contract": contract.to_dict()}
+    guard = Guard(Limits.of(metadata, rate=0.02))
+    guard(np.zeros(7))
+    assert guard(np.ones(7)) == pytest.approx([0.02] * 6 + [1])
+    guard = Guard(Limits.of(metadata, rate={"dx": 0.1, "gripper": 0.5}))
+    guard(np.zeros(7))
+    assert guard(np.ones(7)).tolist() == [0.1, 1, 1, 1, 1, 1, 0.5]
+    guard = Guard(Limits.of(metadata, rate=[0.1] * 7))
+    guard(np.zeros(7))
+    assert guard(np.ones(7)).tolist() == [0.1] * 7
+    with pytest.raises(ValueError, match="no dimension elbow; the robot has dx, dy"):
+        Limits.of(metadata, rate={"elbow": 1.0})
+    with pytest.raises(Refused, match="drz is nan"):
+        guard([0, 0, 0, 0, 0, np.nan, 0])
+    # A hand of another name that was open or closed in the data.
+    embodiment = contract.embodiment()
+    action = dataclasses.replace(
+        embodiment.action, names=("a", "b", "c", "d", "e", "f", "claw"), binary=(None,) * 6 + ((-1.0, 1.0),)
+    )
+    metadata = {
+        "contract": dataclasses.replace(contract, embodiments={"arm": dataclasses.replace(embodiment, action=action)}).to_dict()
+    }
+    assert Limits.of(metadata, rate=0.02).rate.tolist() == [0.02] * 6 + [np.inf]
+
+
 class LikeLibero:
     """An environment with LIBERO's keys and random images, whose episode ends after 23 steps."""
 

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from vla.errors import ContractMismatch, UserError
-from vla.policies.base import Policy
+from vla.policies.base import Policy, TemporalEnsemble
+from vla.policies.local import QuestionAnswer
 from vla.policies.remote import RemotePolicy
 from vla.protocols.wire import encode_array
 from vla.serving.options import ServerOptions
@@ -114,6 +115,7 @@ def test_pages(url, contract):
         ({"embodiment": "ur5"}, 422, "ur5"),
         ({"embodiment": 5}, 400, "int"),
         ({"instruction": None}, 400, "missing"),
+        ({"prompt": "go"}, 400, "beside `instruction`"),
         ({"instruction": "x" * 5000}, 400, "5000"),
         ({"id": {}}, 400, "dict"),
         ({"imagse": {}}, 400, "imagse"),
@@ -148,6 +150,13 @@ def test_other_errors_are_json_without_a_traceback(url):
     )
     assert httpx.post(f"{url}/act", content=b"x" * (ServerOptions.message + 1)).status_code == 413
     assert httpx.post(f"{url}/reset", json={"ids": [3]}).status_code == 400
+
+
+def test_prompt_means_the_same_as_instruction(url):
+    message = request(prompt="go there")
+    del message["instruction"]
+    answer = httpx.post(f"{url}/act", json=message)
+    assert answer.status_code == 200 and answer.json()["actions"][0][6] == len("go there")
 
 
 def test_larger_images_of_the_same_shape_are_scaled(url):
@@ -187,8 +196,42 @@ def test_errors_name_what_is_wrong_with_the_address():
 
 
 def test_a_port_in_use_is_a_user_error(url, policy_class):
+    port = int(url.rsplit(":", 1)[1])
     with pytest.raises(UserError, match="cannot listen"):
-        serve({"policy": policy_class()}, port=int(url.rsplit(":", 1)[1]))
+        serve({"policy": policy_class()}, port=port)
+    with pytest.raises(UserError, match="cannot listen"):
+        serve(lambda: pytest.fail("loaded before the address was known to be free"), port=port)
+
+
+def test_a_policy_that_has_learned_no_questions_refuses_them(policy_class):
+    class Writing(policy_class):
+        def __init__(self, trained):
+            super().__init__()
+            self.trained_on_questions = trained
+
+        def ask(self, images, questions):
+            return [QuestionAnswer("018775312822600", None)] * len(questions)
+
+    question = {"images": request()["images"], "question": "what colour is the cube"}
+    policies = {
+        "yes": Writing(True),
+        "no": Writing(False),
+        "unknown": Writing(None),
+        "averaged": TemporalEnsemble(Writing(False)),
+    }
+    with running({**policies, "mute": policy_class()}) as url:
+        answers = {name: httpx.post(f"{url}/policies/{name}/ask", json=question) for name in (*policies, "mute")}
+        says = {name: httpx.get(f"{url}/policies/{name}/contract").json()["questions"] for name in answers}
+    assert {name: answer.status_code for name, answer in answers.items()} == {
+        "yes": 200,
+        "no": 409,
+        "unknown": 200,
+        "averaged": 409,
+        "mute": 501,
+    }
+    assert says == {"yes": True, "no": False, "unknown": None, "averaged": False, "mute": False}
+    assert "trained on no questions" in answers["no"].json()["error"]["what"] and answers["no"].json()["error"]["fix"]
+    assert answers["yes"].json()["note"] == "" and "does not say" in answers["unknown"].json()["note"]
 
 
 PROGRAM = """

@@ -25,7 +25,7 @@ def draw(codec, seed: int) -> tuple[np.ndarray, np.ndarray]:
     values = np.where(rng.random(values.shape) < 0.3, special, values)
     # Smooth chunks as a robot's are, as well.
     values = values if seed % 2 else np.linspace(values[0], values[-1], codec.chunk)
-    return np.where(codec.varies, values, codec.constant), rng.random(codec.chunk) < 0.3
+    return space.settled(values), rng.random(codec.chunk) < 0.3
 
 
 @EVERY
@@ -99,6 +99,44 @@ def test_a_codec_is_in_the_contract_whole(contract, name):
     codec = action_codec(mine)
     actions, flags = draw(codec, 3)
     assert np.array_equal(codec.encode(actions, flags)[0], action_codec(other).encode(actions, flags)[0])
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("pair", "share"), [((-1.0, 1.0), 0.5), ((0.0, 1.0), 0.004), ((0.1, 0.101), 0.5), ((-1.0, -0.999), 0.004)]
+)
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=8, deadline=None)
+def test_a_binary_dimension_is_one_of_its_two_values_and_comes_back(contract, chunks, name, pair, share, seed):
+    """Wherever the two values are between the limits, however near each other, however rare one of them."""
+    data = chunks[:300].copy()
+    data[:, :, 2] = np.where(np.random.default_rng(0).random(data.shape[:2]) < share, pair[1], pair[0])
+    data[0, :, 2] = pair[1]
+    mine = contract(name)
+    embodiment = mine.embodiment()
+    space = space_with_statistics(embodiment.action, data[:, 0]).with_binary()
+    assert space.binary == (None, None, pair)
+    args = {"vocab_size": 300, "range": "quantiles"} if name == "fast" else {}
+    robot = {"arm": dataclasses.replace(embodiment, action=space)}
+    unfitted = dataclasses.replace(mine, embodiments=robot, codec_args=args)
+    codec = action_codec(fitted(unfitted, lambda _: data))
+    rng = np.random.default_rng(seed)
+    actions, flags = draw(codec, seed)
+    actions[:, 2] = rng.choice(pair, codec.chunk)
+    symbols, _ = codec.encode(actions, flags)
+    assert np.array_equal(codec.decode(symbols)[0][:, 2], actions[:, 2])
+    written = np.array([], np.int64)
+    while len(legal := codec.next(written)[0]):
+        written = np.append(written, rng.choice(legal))
+    assert np.isin(codec.decode(written)[0][:, 2], pair).all()
+    if name not in ("fast", "numbers"):
+        assert [len(one) for one in codec.positions()][codec.terminate + 2 :: codec.width] == [2] * codec.chunk
+        # Of a decoder that does not keep to the legal symbols.
+        least = min(codec.bins.counts())
+        assert np.isin(codec.bins.decode(rng.integers(0, least, (50, 3)))[:, 2], pair).all()
+    # A value that is neither of them is written as the nearer one.
+    actions[:, 2] = 0.9 * pair[0] + 0.1 * pair[1]
+    assert (codec.decode(codec.encode(actions, flags)[0])[0][:, 2] == pair[0]).all()
 
 
 def test_fitting_gives_the_same_every_time(contract, chunks):

@@ -46,8 +46,6 @@ class Serve(ServerOptions):
 
 def serve(options: Serve) -> None:
     """Serves policies over HTTP and websocket until it is stopped."""
-    import torch
-
     from vla.policies.load import load_policy
     from vla.serving.logs import log_to_stderr
     from vla.serving.options import ladder
@@ -57,19 +55,23 @@ def serve(options: Serve) -> None:
         raise UserError("a certificate needs its key, and a key its certificate", "TLS", "give --tls_cert and --tls_key")
     if options.threads < 0:
         raise UserError(f"threads {options.threads}", "--threads", "give at least 0; 0 is torch's default")
-    if options.threads:
-        torch.set_num_threads(options.threads)
     paths = names_and_paths(options.policy)
 
     def load(path: str) -> Policy:
         policy = load_policy(path, ladder(options.batch), probabilities=True, decode=options.decode)
         return TemporalEnsemble(policy) if options.ensemble else policy
 
+    def load_all() -> dict[str, Policy]:
+        if options.threads:
+            import torch
+
+            torch.set_num_threads(options.threads)
+        return {name: loader() for name, loader in loaders.items()}
+
     loaders = {name: functools.partial(load, path) for name, path in paths.items()}
     log_to_stderr()
     tls = (options.tls_cert, options.tls_key) if options.tls_cert else None
-    policies = {name: loader() for name, loader in loaders.items()}
-    run(policies, options.host, options.port, options, options.keys, tls, options.public, loaders)
+    run(load_all, options.host, options.port, options, options.keys, tls, options.public, loaders)
 
 
 def names_and_paths(policies: str) -> dict[str, str]:

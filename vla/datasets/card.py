@@ -67,7 +67,11 @@ class DatasetCard:
     def save(self, folder: str | Path) -> None:
         """Writes card.yaml into the folder."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        text = yaml12.dump(_plain(dataclasses.asdict(self)), sort_keys=False, allow_unicode=True, width=120)
+        content = dataclasses.asdict(self)
+        for space in ("state", "action"):
+            # Decided at training, where all of a robot's data sets are known.
+            del content["spec"][space]["binary"]
+        text = yaml12.dump(_plain(content), sort_keys=False, allow_unicode=True, width=120)
         (Path(folder) / FILE).write_text(text)
 
     @classmethod

@@ -116,7 +116,8 @@ class TemporalEnsemble:
     """Asks the policy at every step and averages the actions that overlapping chunks have for it.
 
     Weights are exp(-decay * age); the newest chunk has age 0. This is ACT's ensemble (Zhao et al. 2023, section IV) in reverse
-    order: there, the oldest chunk has the largest weight. Dimensions in `last` (a gripper) are taken from the newest chunk.
+    order: there, the oldest chunk has the largest weight. Dimensions in `last` (a gripper) and binary ones are taken from the
+    newest chunk.
     Absolute rotations are averaged as rotations, or taken from the newest chunk if the contract does not say their form.
     Malformed answers are left out; if no chunk is left, the robot rests.
 
@@ -132,6 +133,7 @@ class TemporalEnsemble:
         self.decay, self.last = decay, list(last)
         # Questions go to the policy directly.
         self.ask = getattr(policy, "ask", None)
+        self.trained_on_questions = getattr(policy, "trained_on_questions", None)
         self._chunks: dict[str, list[np.ndarray]] = {}
         self._last: dict[str, np.ndarray] = {}
 
@@ -156,6 +158,8 @@ class TemporalEnsemble:
             weights = np.exp(-self.decay * np.arange(len(chunks))[::-1])
             action = _mean(np.array([c[0] for c in chunks]), weights, self.contract.embodiment(observation.embodiment))
             action[self.last] = chunks[-1][0, self.last]
+            binary = [pair is not None for pair in self.contract.embodiment(observation.embodiment).action.binary]
+            action[binary] = chunks[-1][0, binary]
             self._last[observation.id] = action
             terminate = np.zeros(1, bool) if chunk.status else chunk.terminate[:1]
             answers.append(ActionChunk(action[None], terminate, chunk.info, chunk.status))

@@ -19,6 +19,7 @@ from vla.models.decoding.decode import Decoded, static_steps, write
 from vla.models.families.find import family_of
 from vla.models.load import load_vlm
 from vla.observation import ActionChunk, Observation
+from vla.policies.trained_on import on_questions
 from vla.sequences.batch import Example
 from vla.sequences.encode import Encoder
 
@@ -70,7 +71,12 @@ class LocalPolicy:
         probabilities: whether chunks report the probability of each written token: `plan` [P] and `steps` [chunk, 1 + A] (the
             terminate token first, if the contract has one), or `tokens` [T] if answers differ in length.
         encoder: an encoder of this processor and contract, if there is one already.
+
+    Attributes:
+        trained_on_questions: whether the model was trained on questions; None if that is not known.
     """
+
+    trained_on_questions: bool | None = None
 
     def __init__(
         self,
@@ -105,18 +111,24 @@ class LocalPolicy:
         contract = PolicyContract.load(folder)
         model, processor = load_vlm(folder, dtype=torch.float32)
         model = model.requires_grad_(False).to(device or default_device())  # type: ignore[arg-type]
-        return cls(model, processor, contract, batch, probabilities=probabilities)
+        policy = cls(model, processor, contract, batch, probabilities=probabilities)
+        policy.trained_on_questions = on_questions(folder)
+        return policy
 
     def reset(self, ids: Sequence[str]) -> None:
         for stream in ids:
             self._history.pop(stream, None)
 
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
+        """Returns one chunk per observation. `info["warnings"]` describes dimensions of a state far outside their range."""
         new_history: dict[str, list[Images]] = {}
         examples = [self._example(observation, new_history) for observation in observations]
         answers = self.answer(examples, [(o.embodiment, self.encoder.mode(o)) for o in observations])
         # Not before: a call that failed may be repeated.
         self._history |= new_history
+        for observation, answer in zip(observations, answers, strict=True):
+            if far := self.contract.embodiment(observation.embodiment).state.far_outside(np.asarray(observation.state)):
+                answer.info["warnings"] = far
         return answers
 
     def answer(self, examples: list[Example], modes: list[tuple[str, str]]) -> list[ActionChunk]:

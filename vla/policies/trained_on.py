@@ -1,4 +1,5 @@
-"""training.json of an export: the data sources it was trained on, so that an evaluation finds what was held out."""
+"""training.json of an export: the data sources it was trained on. An evaluation finds there what was held out, and a server
+whether the policy has learned to answer questions."""
 
 from __future__ import annotations
 
@@ -34,7 +35,17 @@ def folders_of(policy: str) -> list[str]:
     return [str(one["folder"]) for one in _sources(policy) if "folder" in one]
 
 
-def _sources(policy: str) -> list[dict[str, Any]]:
+def on_questions(policy: str | Path) -> bool | None:
+    """Whether an export was trained on questions; None if it does not say.
+
+    Raises:
+        UserError: the file is not what `write_sources` writes.
+    """
+    kinds = {one.get("kind") for one in _sources(policy)}
+    return True if "questions" in kinds else None if not kinds or None in kinds else False
+
+
+def _sources(policy: str | Path) -> list[dict[str, Any]]:
     path = Path(policy) / FILE
     if not path.is_file():
         return []

@@ -15,8 +15,9 @@ from starlette.routing import BaseRoute, Route
 from vla.errors import UserError
 from vla.protocols.wire import Value, read_json
 from vla.serving import openvla
+from vla.serving.docs import page
 from vla.serving.observations import read_text
-from vla.serving.openapi import describe, page
+from vla.serving.openapi import describe
 from vla.serving.refusal import Refusal, disconnected
 from vla.serving.service import Service
 
@@ -37,7 +38,8 @@ def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
     description = describe(service.contract, prefix)
 
     async def show_contract(_: Request) -> Response:
-        return JSONResponse({"contract": service.contract.to_dict(), "hash": service.digest})
+        content = {"contract": service.contract.to_dict(), "hash": service.digest, "questions": service.answers_questions}
+        return JSONResponse(content)
 
     async def act(request: Request) -> Response:
         """Answers an observation with an action chunk. Clients of OpenVLA's protocol use this path too."""
@@ -83,8 +85,9 @@ def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
     async def openapi(_: Request) -> Response:
         return JSONResponse(description)
 
-    async def docs(_: Request) -> Response:
-        return Response(page(description), media_type="text/html")
+    async def docs(request: Request) -> Response:
+        url = f"{request.url.scheme}://{request.url.netloc}{prefix}"
+        return Response(page(description, service.contract, url), media_type="text/html")
 
     return [
         Route("/contract", show_contract),

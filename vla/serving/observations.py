@@ -18,7 +18,7 @@ Images = dict[str, np.ndarray]
 MAX_TEXT = 2000
 SMALL = 2**18
 """Largest size (elements) of an image that is read on the event loop."""
-FIELDS = ("id", "images", "state", "instruction", "embodiment")
+FIELDS = ("id", "images", "state", "instruction", "prompt", "embodiment")
 QUESTION_FIELDS = ("images", "question")
 
 
@@ -29,7 +29,7 @@ def is_quick_to_read(request: Value) -> bool:
 
 
 def read_observation(request: Value, contract: PolicyContract, side: int) -> Observation:
-    """Reads {"id"?, "images", "state", "instruction", "embodiment"?}. Images and state may be arrays already (msgpack).
+    """Reads {"id"?, "images", "state", "instruction" or "prompt", "embodiment"?}; images and state may be arrays (msgpack).
 
     Args:
         side: the longest side of an image that is accepted, in pixels.
@@ -39,6 +39,10 @@ def read_observation(request: Value, contract: PolicyContract, side: int) -> Obs
         ContractMismatch: a camera, size, dtype, state or embodiment is not in the contract.
     """
     fields = _fields(request, FIELDS)
+    if "prompt" in fields:
+        if "instruction" in fields:
+            raise UserError("given beside `instruction`, which means the same", "prompt", "send one of them")
+        fields = {**fields, "instruction": fields["prompt"]}
     name = read_text(fields, "embodiment", "")
     embodiment = contract.embodiment(name)
     return Observation(

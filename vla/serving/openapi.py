@@ -1,9 +1,7 @@
-"""The description of the HTTP interface: an OpenAPI document made from the contract, and an HTML page of it."""
+"""The description of the HTTP interface: an OpenAPI document made from the contract."""
 
 from __future__ import annotations
 
-import html
-import json
 from typing import Any
 
 from vla.contract import Embodiment, PolicyContract, Space
@@ -14,7 +12,7 @@ STATUSES = {
     "401": "no key, or an unknown one",
     "403": "the request comes from a page of another site",
     "408": "the request arrived too slowly",
-    "409": "the client was made for another contract",
+    "409": "the client was made for another contract, or the policy was trained on no questions",
     "413": "the request is too long",
     "422": "the request does not fit the contract",
     "429": "too many requests; see retry_after",
@@ -23,6 +21,9 @@ STATUSES = {
     "503": "the server is busy; see retry_after",
     "504": "the deadline passed",
 }
+
+
+INFO = "batch (rows of the call), queued_ms, infer_ms, the policy's plan; warnings if the state is far outside its range"
 
 
 def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
@@ -53,7 +54,7 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
             "anyOf": [{"required": [field]} for field in ("image", "full_image", "encoded")],
             "properties": {
                 **{name: {"$ref": "#/components/schemas/image"} for name in ("image", "full_image")},
-                **{name: {"type": "string"} for name in ("instruction", "unnorm_key", "encoded")},
+                **{name: {"type": "string"} for name in ("instruction", "prompt", "unnorm_key", "encoded")},
                 "state": state,
             },
             "description": "OpenVLA's payload, plain or as JSON in `encoded`. The answer is an array in json_numpy's form; for "
@@ -73,7 +74,7 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
                     "type": "string",
                     "description": "why there are no actions; empty if there are",
                 },
-                "info": {"type": "object", "description": "batch (rows of the call), queued_ms, infer_ms, and the policy's plan"},
+                "info": {"type": "object", "description": INFO},
                 "contract": {"type": "string"},
             },
         },
@@ -96,9 +97,11 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
     observation = {"anyOf": known}
     question = _object(images=images, question={"type": "string", "maxLength": MAX_TEXT})
     point = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2, "description": "right, down; 0 to 1"}
-    answer = _object(text={"type": "string"}, point={"oneOf": [point, {"type": "null"}]})
+    note = {"type": "string", "description": "what to know of the answer; mostly empty"}
+    answer = _object(text={"type": "string"}, point={"oneOf": [point, {"type": "null"}]}, note=note)
     names = {"type": "array", "items": {"type": "string", "maxLength": MAX_TEXT}}
-    identity = _object(contract={"type": "object"}, hash={"type": "string"})
+    trained = {"oneOf": [{"type": "boolean"}, {"type": "null"}], "description": "whether it answers questions; null: not known"}
+    identity = _object(contract={"type": "object"}, hash={"type": "string"}, questions=trained)
     ids, reset = _object(ids=names), _object(reset=names)
     array = {"$ref": "#/components/schemas/array"}
     openvla = [array, {"type": "array", "items": array}, {"type": "string"}]
@@ -148,7 +151,8 @@ def _observation(name: str, embodiment: Embodiment) -> dict[str, Any]:
     return {
         "type": "object",
         "additionalProperties": False,
-        "required": ["images", "state", "instruction"],
+        "required": ["images", "state"],
+        "oneOf": [{"required": ["instruction"]}, {"required": ["prompt"]}],
         "properties": {
             "id": {
                 "type": "string",
@@ -157,7 +161,7 @@ def _observation(name: str, embodiment: Embodiment) -> dict[str, Any]:
             },
             "images": {"$ref": f"#/components/schemas/images.{name}"},
             "state": {"oneOf": [_numbers(embodiment.state), {"$ref": "#/components/schemas/array"}]},
-            "instruction": {"type": "string", "maxLength": MAX_TEXT},
+            **{name: {"type": "string", "maxLength": MAX_TEXT} for name in ("instruction", "prompt")},
             "embodiment": {"type": "string", "enum": [name, ""]},
         },
     }
@@ -182,27 +186,3 @@ def _numbers(space: Space) -> dict[str, Any]:
         "maxItems": space.size,
         "description": description,
     }
-
-
-def page(document: dict[str, Any]) -> str:
-    """Returns the document as an HTML page that loads nothing."""
-    info, parts = document["info"], []
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            rows = "".join(f"<tr><td>{s}<td>{html.escape(r['description'])}" for s, r in operation["responses"].items())
-            parts.append(f"<h2><code>{method.upper()} {path}</code></h2><p>{html.escape(operation['summary'])}</p>")
-            for title, part in (("Body", operation.get("requestBody")), ("Answer", operation["responses"]["200"])):
-                if part:
-                    schema = json.dumps(part["content"]["application/json"]["schema"], indent=1)
-                    parts.append(f"<details><summary>{title}</summary><pre>{html.escape(schema)}</pre></details>")
-            parts.append(f"<details><summary>Statuses</summary><table>{rows}</table></details>")
-    for name, schema in document["components"]["schemas"].items():
-        text = html.escape(json.dumps(schema, indent=1))
-        parts.append(f"<h3 id='{html.escape(name)}'><code>{html.escape(name)}</code></h3><pre>{text}</pre>")
-    style = (
-        "body{max-width:46rem;margin:2rem auto;padding:0 1rem;font:16px/1.5 system-ui,sans-serif}"
-        "pre{background:#f2f4f6;padding:.8rem;overflow-x:auto;font-size:13px}td{padding:0 1rem .2rem 0}h2{margin-top:2rem}"
-    )
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(info['title'])}</title><style>{style}</style>"
-    intro = "<p>For programs: <a href='openapi.json'>openapi.json</a>. Websocket: openpi's protocol at <code>/</code>.</p>"
-    return f"{head}<h1>{html.escape(info['title'])}: HTTP and JSON</h1>{intro}{''.join(parts)}</html>"

@@ -19,7 +19,7 @@ from vla.serving.refusal import Refusal
 from vla.serving.service import RequestLog, Service
 
 IMAGE_KEYS = ("image", "full_image")
-OTHER_KEYS = ("instruction", "state", "proprio", "unnorm_key")
+OTHER_KEYS = ("instruction", "prompt", "state", "proprio", "unnorm_key")
 OUR_GRIPPER = "-1 open, +1 closed"
 
 
@@ -37,7 +37,9 @@ async def answer(
     result = await service.act(client, "openvla", to_request(payload, service.contract), entry, deadline_s)
     actions = to_oxe(result.actions(), service.contract.embodiment(result.observation.embodiment))
     content = [encode_array(action) for action in actions] if "full_image" in payload else encode_array(actions[0])
-    return JSONResponse(json.dumps(content) if double_encoded else content)
+    # The body has no place for them: it is an array.
+    headers = {"X-Warnings": json.dumps(result.info["warnings"])} if "warnings" in result.info else None
+    return JSONResponse(json.dumps(content) if double_encoded else content, headers=headers)
 
 
 def to_request(payload: dict[str, Value], contract: PolicyContract) -> dict[str, Any]:
@@ -66,8 +68,9 @@ def to_request(payload: dict[str, Value], contract: PolicyContract) -> dict[str,
         )
     state = payload.get("state", payload.get("proprio"))
     if state is None and "{state}" not in contract.prompt:
-        state = [0.0] * embodiment.state.size
-    return {"images": images, "state": state, "instruction": payload.get("instruction"), "embodiment": name}
+        state = [(low + high) / 2 for low, high in zip(embodiment.state.low, embodiment.state.high, strict=True)]
+    words = {key: payload[key] for key in ("instruction", "prompt") if key in payload}
+    return {"images": images, "state": state, "embodiment": name, **words}
 
 
 def to_oxe(actions: np.ndarray, embodiment: Embodiment) -> np.ndarray:

@@ -33,6 +33,7 @@ class ServerOptions:
         per_key: maximum number of connections in use per key, or per address on a server without keys.
         rate: maximum requests per second per key or address; 0 sets no limit.
         slow_s: seconds in which the head of a request, and then its body, must arrive.
+        strict: refuse a state that is far outside the contract's range; otherwise it is served with a warning.
     """
 
     batch: int = 16
@@ -47,6 +48,7 @@ class ServerOptions:
     per_key: int = 128
     rate: float = 0.0
     slow_s: float = 20.0
+    strict: bool = False
 
     def __post_init__(self):
         for field in ("batch", "queue", "deadline_s", "idle_s", "streams", "message", "side", "connections", "per_key", "slow_s"):

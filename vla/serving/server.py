@@ -133,7 +133,7 @@ def _share_heaps() -> None:
 
 
 def serve(
-    policies: Mapping[str, Policy],
+    policies: Mapping[str, Policy] | Callable[[], Mapping[str, Policy]],
     host: str = "127.0.0.1",
     port: int = 8000,
     options: ServerOptions | None = None,
@@ -145,7 +145,8 @@ def serve(
     """Serves until SIGTERM or Ctrl-C; requests in progress are answered first.
 
     Args:
-        policies: name -> policy; the first is also served without its name.
+        policies: name -> policy, or a function that loads them, which is called when the address is known to be free; the first
+            is also served without its name.
         keys: file of API keys; "" admits everybody, which needs a loopback address or `public`.
         tls: PEM files of the certificate and its key.
         load: name -> function that loads that policy again on SIGHUP.
@@ -167,6 +168,7 @@ def serve(
             f"{host}:{port}",
             "give --keys FILE, or --public to admit everybody",
         )
+    policies = policies() if callable(policies) else policies
     server = _server(policies, options or ServerOptions(), api_keys, tls, load or {})
     scheme = "https" if tls else "http"
     address = f"{scheme}://{host if ':' not in host else f'[{host}]'}:{bound.getsockname()[1]}"

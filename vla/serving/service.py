@@ -84,6 +84,8 @@ class Service:
         self.options, self.metrics = options, metrics
         self.batcher = Batcher(policy, options, metrics)
         self.streams = Streams(options.idle_s, options.streams)
+        # Streams whose state has been far outside its range, which the log says once.
+        self._warned: set[str] = set()
         self.active = self._questions = 0
         self._question_lock = asyncio.Lock()
         self._sweeper: asyncio.Task[None] | None = None
@@ -145,19 +147,44 @@ class Service:
         else:
             observation = await asyncio.to_thread(read_observation, request, self.contract, side)
         observation.id = name
+        far = self._far_outside(observation)
         self.streams.touch(name)
         deadline_s = min(deadline_s or self.options.deadline_s, self.options.deadline_s)
         chunk, job = await self.batcher.act(observation, client.name, deadline_s)
         # The stream may have expired while the request waited.
         self.streams.touch(name)
         entry.queued_ms, entry.policy_ms, entry.batch = job.queued_ms, job.policy_ms, chunk.info["batch"]
-        return Answer(observation, chunk, plain(chunk.info), job.queued_ms, job.policy_ms)
+        info = plain(chunk.info) | ({"warnings": far} if far else {})
+        return Answer(observation, chunk, info, job.queued_ms, job.policy_ms)
+
+    def _far_outside(self, observation: Observation) -> list[str]:
+        """Describes what of the state is far outside its range. Raises Refusal 422 for it if the server is strict."""
+        far = self.contract.embodiment(observation.embodiment).state.far_outside(observation.state)
+        if far and self.options.strict:
+            raise Refusal(422, "; ".join(far), "state", "check units, order and zero of the state: /contract has its names")
+        if far and observation.id not in self._warned:
+            self._warned.add(observation.id)
+            log.warning("state far outside its range", extra={"fields": {"stream": observation.id, "state": far}})
+        return far
+
+    @property
+    def answers_questions(self) -> bool | None:
+        """Whether the policy has learned to answer questions; None if it can write text, but does not say."""
+        can = getattr(self.policy, "ask", None) is not None
+        return getattr(self.policy, "trained_on_questions", None) if can else False
 
     async def ask(self, request: Value) -> dict[str, Any]:
-        """Answers a question on images: {"text", "point"}. Call it inside `track`. Raises Refusal 501 if the policy cannot."""
+        """Answers a question on images: {"text", "point", "note"}. Call it inside `track`.
+
+        Raises:
+            Refusal: 501 if the policy cannot write text, 409 if it was trained on no questions.
+        """
         ask = getattr(self.policy, "ask", None)
         if ask is None:
             raise Refusal(501, "this policy answers no questions", "server", "serve an export of a vision-language model")
+        if self.answers_questions is False:
+            fix = "train with a source of questions beside the robot's"
+            raise Refusal(409, "this policy was trained on no questions, so its answers would mean nothing", "server", fix)
         images, question = await asyncio.to_thread(read_question, request, self.contract, self.options.side)
         if self._questions >= self.options.queue:
             raise busy(f"{self._questions} questions are waiting", 1.0)
@@ -170,7 +197,8 @@ class Service:
             raise too_late(self.options.deadline_s) from None
         finally:
             self._questions -= 1
-        return {"text": answer.text, "point": answer.point}
+        note = "" if self.answers_questions else "this export does not say whether it was trained on questions"
+        return {"text": answer.text, "point": answer.point, "note": note}
 
     async def reset(self, client: Client, streams: list[str]) -> None:
         """Drops the state of these streams of the client."""
@@ -217,6 +245,7 @@ class Service:
     async def _forget(self, names: list[str]) -> None:
         if names:
             self.streams.drop(names)
+            self._warned.difference_update(names)
             for name in names:
                 self.batcher.pace.forget(name)
             await self.batcher.call(self.policy.reset, names)

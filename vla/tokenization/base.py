@@ -39,7 +39,6 @@ class ActionCodec(ABC):
     def __init__(self, space: Space, chunk: int, terminate: bool):
         self.space, self.chunk, self.terminate = space, chunk, terminate
         self.varies = np.array([c is None for c in space.constant], bool)
-        self.constant = np.array([0.0 if c is None else c for c in space.constant], np.float64)
 
     @property
     def spelling(self) -> tuple[str, ...]:
@@ -78,7 +77,7 @@ class ActionCodec(ABC):
         return [False] * self.longest
 
     def check(self, actions: np.ndarray, terminate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Both as arrays, with constant dimensions set to their constants.
+        """Both as arrays, with constant and binary dimensions at their values.
 
         Raises:
             ContractMismatch: a shape is wrong, or a value is NaN or infinite.
@@ -89,4 +88,4 @@ class ActionCodec(ABC):
                 f"a chunk of shape {actions.shape} with terminate {terminate.shape}, "
                 f"expected ({self.chunk}, {self.space.size}) and ({self.chunk},)"
             )
-        return np.where(self.varies, actions, self.constant), terminate
+        return self.space.settled(actions), terminate

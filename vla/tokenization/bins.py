@@ -20,7 +20,7 @@ class Bins(ABC):
     """Values [..., A] <-> integers 0 to count - 1.
 
     A clipped value decodes to within half the width of its bin, at the limits too. A constant dimension of the space has one
-    legal bin and decodes to exactly its constant.
+    legal bin and decodes to exactly its constant; a binary one has two, the first and the last, for its two values.
 
     Args:
         space: names, limits and constants of the dimensions.
@@ -32,8 +32,6 @@ class Bins(ABC):
             raise UserError(f"{count} bins", "codec", "give at least 2")
         self.space, self.count = space, count
         self.low, self.high = np.array(space.low, np.float64), np.array(space.high, np.float64)
-        self._varies = np.array([c is None for c in space.constant], bool)
-        self._constant = np.array([0.0 if c is None else c for c in space.constant], np.float64)
 
     @abstractmethod
     def _find(self, values: np.ndarray) -> np.ndarray:
@@ -51,8 +49,11 @@ class Bins(ABC):
         return np.full(self.space.size, self.count)
 
     @functools.cached_property
-    def _constant_bins(self) -> np.ndarray:
-        return self._find(self._clip(self._constant)).astype(np.int64)
+    def _end_bins(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first and the last legal bin of each dimension, [A]; of a constant one, twice the bin of its constant."""
+        lower, upper = self.space.ends
+        only = self._find(self._clip(lower)).astype(np.int64)
+        return np.where(lower < upper, 0, only), np.where(lower < upper, self.counts() - 1, only)
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Values [..., A] in physical units -> bins [..., A], int64; values outside the range are clipped.
@@ -60,11 +61,13 @@ class Bins(ABC):
         Raises:
             ContractMismatch: the number of dimensions differs from the space's, or a value is NaN or infinite.
         """
-        values = self._clip(self.space.check(values, "the value to encode"))
-        return np.where(self._varies, self._find(values).astype(np.int64), self._constant_bins)
+        values, (first, last) = self.space.settled(self.space.check(values, "the value to encode")), self._end_bins
+        ends = np.where(values == self.space.ends[0], first, last)
+        return np.where(self.space.free, self._find(self._clip(values)).astype(np.int64), ends)
 
     def decode(self, bins: np.ndarray) -> np.ndarray:
-        """Bins [..., A] -> values [..., A] in physical units, float64; a constant dimension gives its constant.
+        """Bins [..., A] -> values [..., A] in physical units, float64. A constant dimension gives its constant, and a binary one
+        that of its two values to whose bin the bin is nearer.
 
         Raises:
             Malformed: a dimension does not have the bin.
@@ -73,17 +76,18 @@ class Bins(ABC):
         bins = np.asarray(bins)
         if bins.dtype.kind not in "iu" or bins.ndim == 0 or bins.shape[-1] != self.space.size:
             raise UserError(f"bins are {bins.dtype} {bins.shape}, expected integers [..., {self.space.size}]", "codec")
-        counts = np.where(self._varies, self.counts(), self.count)
+        free, (lower, upper), (first, last) = self.space.free, self.space.ends, self._end_bins
+        counts = np.where(free, self.counts(), self.count)
         outside = (bins < 0) | (bins >= counts)
         if outside.any():
             *_, d = np.argwhere(outside)[0]
             raise Malformed(f"bin {bins[outside][0]} of {self.space.names[d]} is outside 0 to {counts[d] - 1}", "codec")
-        return np.where(self._varies, self._centre(np.where(self._varies, bins, self._constant_bins)), self._constant)
+        return np.where(free, self._centre(np.where(free, bins, first)), np.where(bins - first < last - bins, lower, upper))
 
     def legal(self) -> list[np.ndarray]:
         """The legal bins of each dimension, in order."""
-        rows = zip(self._varies, self.counts(), self._constant_bins, strict=True)
-        return [np.arange(count) if varies else np.array([only]) for varies, count, only in rows]
+        rows = zip(self.space.free, *self._end_bins, strict=True)
+        return [np.arange(last + 1) if free else np.unique([first, last]) for free, first, last in rows]
 
 
 class UniformBins(Bins):

@@ -124,8 +124,6 @@ def _fit_fast(contract: PolicyContract, args: dict[str, Any], chunks: Callable[[
     def scaled_chunks():
         for name, embodiment in contract.embodiments.items():
             space = embodiment.action
-            constant = [0.0 if c is None else c for c in space.constant]
-            values = np.where([c is None for c in space.constant], chunks(name), constant)
-            yield from scaled(values, *scaling(space, args["range"]))
+            yield from scaled(space.settled(chunks(name)), *scaling(space, args["range"]))
 
     return Fast.fit(scaled_chunks(), contract.chunk, args["scale"], args["vocab_size"])

@@ -16,7 +16,8 @@ class FastCodec(ActionCodec):
 
     No position is ordinal, since a token stands for several coefficients.
 
-    Actions are scaled to [-1, 1] by the limits of the space, or by q01 and q99 of the data (as pi0-FAST does), and clipped.
+    Actions are scaled to [-1, 1] by the limits of the space, or by q01 and q99 of the data (as pi0-FAST does), and clipped. A
+    binary dimension is scaled by its two values, and a decoded value becomes the nearer of them.
 
     Args:
         space, chunk, terminate: as in the contract.
@@ -46,7 +47,7 @@ class FastCodec(ActionCodec):
             raise Malformed(f"{flags.tolist()} are not {self.flags} terminate flags", "codec")
         values = np.clip(self.fast.decode(ids, self.chunk, self.space.size), -1, 1)
         actions = self.low + (values + 1) / 2 * (self.high - self.low)
-        return np.where(self.varies, actions, self.constant), flags == 1 if self.flags else np.zeros(self.chunk, bool)
+        return self.space.settled(actions), flags == 1 if self.flags else np.zeros(self.chunk, bool)
 
     def next(self, written: np.ndarray) -> tuple[np.ndarray, bool]:
         if len(written) < self.flags:
@@ -60,13 +61,15 @@ class FastCodec(ActionCodec):
 
 def scaling(space: Space, by: str) -> tuple[np.ndarray, np.ndarray]:
     """The values that become -1 and 1; UserError if `by` is unknown, or the space has no quantiles."""
-    if by == "limits":
-        return np.array(space.low, np.float64), np.array(space.high, np.float64)
-    if by != "quantiles" or not {"q01", "q99"} <= space.statistics.keys():
+    low, high = np.array(space.low, np.float64), np.array(space.high, np.float64)
+    if by == "quantiles" and {"q01", "q99"} <= space.statistics.keys():
+        low, high = (np.array(space.statistics[end], np.float64) for end in ("q01", "q99"))
+    elif by != "limits":
         raise UserError(
             f"range {by!r}", "contract codec_args", "use limits, or quantiles for a space with statistics q01 and q99"
         )
-    return np.array(space.statistics["q01"], np.float64), np.array(space.statistics["q99"], np.float64)
+    binary = np.array([pair is not None for pair in space.binary], bool)
+    return np.where(binary, space.ends[0], low), np.where(binary, space.ends[1], high)
 
 
 def scaled(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

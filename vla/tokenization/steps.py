@@ -54,7 +54,8 @@ class StepCodec(ActionCodec):
 
     def ordinal(self) -> list[bool]:
         """All dimensions but constant ones and those with two values in the data (a gripper that is open or closed)."""
-        return ([False] * self.terminate + (self.varies & ~self.space.binary()).tolist()) * self.chunk
+        # Older contracts have the statistics, but not `binary`.
+        return ([False] * self.terminate + (self.space.free & ~self.space.two_valued()).tolist()) * self.chunk
 
 
 class NumberCodec(ActionCodec):
@@ -79,7 +80,7 @@ class NumberCodec(ActionCodec):
             raise UserError(f"{levels.count} numbers", "codec_args", f"give at most {2**16}")
         self.levels, self.lowest, self.size = levels, lowest, 12 if lowest < 0 else 11
         all_numbers = _trie(range(lowest, lowest + levels.count))
-        legal = [all_numbers if len(bins) > 1 else _trie([lowest + int(bins[0])]) for bins in levels.legal()]
+        legal = [all_numbers if len(bins) == levels.count else _trie((lowest + bins).tolist()) for bins in levels.legal()]
         # For each number of a step: beginning -> the symbols that may follow, and whether the beginning is itself a number.
         self._fields = [_trie([0, 1])] * terminate + legal
         self.width = len(self._fields)

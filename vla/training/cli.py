@@ -159,6 +159,10 @@ class VLACLI(LightningCLI):
         if saved and not options.decode:
             # A resumed run keeps its statistic. Decoding does not affect training, and the default may have changed since.
             options = dataclasses.replace(options, decode=saved.get("decode", "mode"))
+        if saved:
+            # A run of an earlier version goes on as it began: its contract knows no binary dimensions.
+            binary = any(any(robot["action"].get("binary", ())) for robot in saved["embodiments"].values())
+            options = dataclasses.replace(options, binary=options.binary and binary)
         missing, sources = self._missing(config.collect), self.datamodule.sources
         cards = self._cards(missing)
         contract = configured(options, cards)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vla.contract import ContractSettings, PolicyContract, StatisticOption
+from vla.contract import ContractSettings, Embodiment, PolicyContract, StatisticOption
 from vla.datasets.card import DatasetCard
 from vla.datasets.robot import RobotSource
 from vla.datasets.sources import Split
@@ -31,10 +31,12 @@ class ContractOptions(ContractSettings):
         source: an export to take the whole contract from (fine-tuning keeps its statistics and codec); the rest is then ignored.
         decode: which statistic of the distribution over its values an ordinal token takes: mode, median or local-mean; by
             default the median where anything is ordinal.
+        binary: whether an action dimension that has two values in all of the data decodes to one of them.
     """
 
     source: str = ""
     decode: StatisticOption = ""
+    binary: bool = True
 
 
 def configured(options: ContractOptions, cards: dict[str, DatasetCard]) -> PolicyContract:
@@ -67,7 +69,10 @@ def configured(options: ContractOptions, cards: dict[str, DatasetCard]) -> Polic
             )
         if card.kind == "robot" and (spec.action.low, spec.action.high) != (card.spec.action.low, card.spec.action.high):
             raise UserError(f"{card.embodiment} has other action limits than another source", f"source {name}")
-    fields = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("source", "decode")}
+    if options.binary:
+        robots = [card for card in cards.values() if card.kind == "robot"]
+        embodiments = {name: _with_binary(name, spec, robots) for name, spec in embodiments.items()}
+    fields = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("source", "decode", "binary")}
     contract = PolicyContract(embodiments=embodiments, **fields)
     settings(contract)
     return contract
@@ -106,6 +111,13 @@ def add_action_tokens(contract: PolicyContract, model: PreTrainedModel, tokenize
     if contract.tokens == "append":
         codec = max((action_codec(contract, name) for name in contract.embodiments), key=lambda c: c.size)
         append_tokens(model, tokenizer, appended_tokens(codec.size), codec.spelling if codec.numeric else ())
+
+
+def _with_binary(name: str, spec: Embodiment, robots: list[DatasetCard]) -> Embodiment:
+    """The robot with the binary dimensions on which all of its data sets agree."""
+    found = [card.spec.action.with_binary().binary for card in robots if card.embodiment == name]
+    agreed = tuple(pairs[0] if len(set(pairs)) == 1 else None for pairs in zip(*found, strict=True))
+    return dataclasses.replace(spec, action=dataclasses.replace(spec.action, binary=agreed))
 
 
 def _names(card: DatasetCard) -> list[str]:

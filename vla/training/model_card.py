@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import pydoc
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +108,11 @@ def mixture_of(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(source: dict[str, Any] | None) -> dict[str, Any]:
-    """A source's settings; only the last part of its folder, since the whole path belongs to a machine."""
-    settings = dict(source.get("init_args", source)) if isinstance(source, dict) else {}
+    """A source's kind and settings; only the last part of its folder, since the whole path belongs to a machine."""
+    source = source if isinstance(source, dict) else {}
+    settings = dict(source.get("init_args", source))
+    with contextlib.suppress(pydoc.ErrorDuringImport):
+        settings = {"kind": getattr(pydoc.locate(str(source.get("class_path"))), "kind", None), **settings}
     return {
         name: Path(value).name if name in ("path", "folder", "root") and isinstance(value, str) else value
         for name, value in settings.items()

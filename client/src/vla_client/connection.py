@@ -64,7 +64,8 @@ class Connection:
         """Returns the server's answer; its `actions` are [steps, dimensions] in physical units.
 
         Args:
-            observation: the keys that the server expects, e.g. {"images": {...}, "state": [...], "prompt": "..."}.
+            observation: the keys that the server expects, e.g. {"images": {...}, "state": [...], "instruction": "..."}; openpi's
+                "prompt" means the same as "instruction".
             timeout: seconds; the connection's by default. If the connection is lost, the observation is sent again.
         """
         message = pack(observation)

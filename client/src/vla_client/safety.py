@@ -1,7 +1,7 @@
 """Checks of a policy's actions before the robot executes them."""
 
 import dataclasses
-from typing import Any, Dict, Optional, Sequence, Union
+from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -20,12 +20,14 @@ class Limits:
         low, high: [A] limits to which an action is clamped.
         rate: [A] or one number, the largest change from one action to the next; None sets no limit. Use infinity for a gripper.
         angles: dimensions that are absolute angles in radians. They change the short way, across the jump from pi to -pi.
+        names: names of the dimensions, for errors.
     """
 
     low: np.ndarray
     high: np.ndarray
     rate: Optional[np.ndarray] = None
     angles: Sequence[int] = ()
+    names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.low, self.high = np.asarray(self.low, np.float64), np.asarray(self.high, np.float64)
@@ -41,12 +43,33 @@ class Limits:
         cls,
         metadata: Dict[str, Any],
         embodiment: Optional[str] = None,
-        rate: Union[None, float, Sequence[float], np.ndarray] = None,
+        rate: Union[None, float, Sequence[float], np.ndarray, Mapping[str, float]] = None,
     ) -> "Limits":
-        """Returns the limits in the contract that `vla serve` sends on connecting."""
+        """Returns the limits in the contract that `vla serve` sends on connecting.
+
+        Args:
+            metadata: `Connection.metadata`.
+            embodiment: name of the robot; the contract's first by default.
+            rate: the largest change from one action to the next, in the action's units: one number for all dimensions except
+                grippers, a number per dimension, or {name: number}, which leaves other dimensions unlimited. A gripper is a
+                dimension that was only open or closed in the data, or has "grip" in its name.
+
+        Raises:
+            ValueError: the robot has no dimension of a name in `rate`.
+        """
         embodiments = metadata["contract"]["embodiments"]
         space = embodiments[embodiment or next(iter(embodiments))]["action"]
-        return cls(space["low"], space["high"], rate)
+        names = list(space["names"])
+        if isinstance(rate, Mapping):
+            unknown = [name for name in rate if name not in names]
+            if unknown:
+                raise ValueError("no dimension {}; the robot has {}".format(", ".join(unknown), ", ".join(names)))
+            rate = [rate.get(name, np.inf) for name in names]
+        elif rate is not None and np.ndim(rate) == 0:
+            two_valued = space.get("binary") or [None] * len(names)
+            grips = [pair is not None or "grip" in name.lower() for name, pair in zip(names, two_valued)]
+            rate = np.where(grips, np.inf, rate)
+        return cls(space["low"], space["high"], rate, names=names)
 
 
 class Guard:
@@ -73,7 +96,8 @@ class Guard:
         if action.shape != self.limits.low.shape:
             raise Refused("{} dimensions, the robot has {}".format(list(action.shape), len(self.limits.low)))
         if not np.isfinite(action).all():
-            raise Refused("dimension {} is {}".format(*next((i, a) for i, a in enumerate(action) if not np.isfinite(a))))
+            names = self.limits.names or range(len(action))
+            raise Refused("dimension {} is {}".format(*next((n, a) for n, a in zip(names, action) if not np.isfinite(a))))
         safe = np.clip(action, self.limits.low, self.limits.high)
         if self._last is not None and self.limits.rate is not None:
             safe = self._slowed(safe, self._last, self.limits.rate)

@@ -147,6 +147,8 @@ const act = guarded(async () => {
   if (info.words) summary.push(`plan: ${info.words}`);
   if (info.reach) summary.push(`offset ${info.reach.join(", ")}`);
   byId("said").textContent = summary.join("; ");
+  byId("warned").hidden = !info.warnings;
+  byId("warned").textContent = `The state is unlike the training data: ${info.warnings?.join("; ")}`;
   plot(byId("chunk"), actions, { executed: contract.execute, probabilities: info.probabilities?.steps });
   if (info.point) mark(info.point);
 });
@@ -160,8 +162,8 @@ byId("again").onchange = async () => {
 };
 byId("reset").onclick = guarded(() => ask("reset", { ids: [STREAM] }));
 byId("ask").onclick = guarded(async () => {
-  const { text, point } = await ask("ask", { images: images(), question: byId("question").value });
-  byId("answer").textContent = point ? `at ${point.map((n) => n.toFixed(2)).join(", ")}` : text || "(nothing)";
+  const { text, point, note } = await ask("ask", { images: images(), question: byId("question").value });
+  byId("answer").textContent = (point ? `at ${point.map((n) => n.toFixed(2)).join(", ")}` : text || "(nothing)") + (note ? ` (${note})` : "");
   if (point) mark(point);
 });
 byId("embodiment").onchange = chooseEmbodiment;
@@ -241,9 +243,9 @@ byId("video").onplay = () => {
   draw();
 };
 
-// Live figures from the Prometheus counters.
-let before = null;
-const rates = [];
+// Live figures from the Prometheus counters, over the last ten seconds. Latency and rows stay until there are newer ones.
+const WINDOW = 10_000;
+const past = [], rates = [];
 
 function counters(text) {
   const values = {};
@@ -258,26 +260,32 @@ const sum = (rows) => (rows || []).reduce((total, [, value]) => total + value, 0
 function quantile(now, then, share) {
   const rows = (now || []).map(([label, value], i) => [Number(/le="(.*)"/.exec(label)[1].replace("+Inf", "Infinity")), value - (then?.[i]?.[1] || 0)]);
   const all = rows.at(-1)?.[1];
-  const row = all ? rows.find(([, count]) => count >= share * all) : null;
-  return row ? (Number.isFinite(row[0]) ? `≤ ${row[0] * 1000} ms` : "> 10 s") : "–";
+  if (!all) return null;
+  const [seconds] = rows.find(([, count]) => count >= share * all);
+  return Number.isFinite(seconds) ? `≤ ${seconds * 1000} ms` : "> 10 s";
 }
 
 async function live() {
   if (contract) {
     const now = counters(await ask("metrics")), at = performance.now();
+    // A server that was started again counts from zero.
+    while (past.length && sum(now.vla_requests_total) < sum(past[0].now.vla_requests_total)) past.shift();
+    while (past.length > 1 && at - past[0].at > WINDOW) past.shift();
+    // At first, all requests so far.
+    const then = past[0]?.now, since = (name) => sum(now[name]) - sum(then?.[name]);
     // Only requests to a policy are counted, not the console's own requests for the counters.
-    const rate = before ? (1000 * (sum(now.vla_requests_total) - sum(before.now.vla_requests_total))) / (at - before.at) : 0;
-    const calls = sum(now.vla_batch_rows_count) - sum(before?.now.vla_batch_rows_count);
-    const rows = sum(now.vla_batch_rows_sum) - sum(before?.now.vla_batch_rows_sum);
+    const rate = then ? (1000 * since("vla_requests_total")) / (at - past[0].at) : 0;
+    const calls = since("vla_batch_rows_count");
     rates.push(rate);
     if (rates.length > 120) rates.shift();
     byId("rate").textContent = rate.toFixed(1);
-    byId("p50").textContent = quantile(now.vla_request_seconds_bucket, before?.now.vla_request_seconds_bucket, 0.5);
-    byId("p99").textContent = quantile(now.vla_request_seconds_bucket, before?.now.vla_request_seconds_bucket, 0.99);
-    byId("rows").textContent = calls ? (rows / calls).toFixed(1) : "–";
+    for (const [id, share] of [["p50", 0.5], ["p99", 0.99]]) {
+      byId(id).textContent = quantile(now.vla_request_seconds_bucket, then?.vla_request_seconds_bucket, share) ?? byId(id).textContent;
+    }
+    if (calls) byId("rows").textContent = (since("vla_batch_rows_sum") / calls).toFixed(1);
     byId("streams").textContent = sum(now.vla_streams);
     sparkline(byId("live"), rates);
-    before = { now, at };
+    past.push({ now, at });
   }
 }
 
@@ -299,6 +307,8 @@ const start = guarded(async () => {
   byId("main").hidden = false;
   byId("title").textContent = contract.title || "vla serve";
   byId("hash").textContent = answer.hash;
+  byId("asking").hidden = answer.questions === false;
+  byId("mute").hidden = answer.questions !== false;
   byId("contract").textContent = JSON.stringify(contract, null, 1);
   byId("embodiment").replaceChildren(...Object.keys(contract.embodiments).map((name) => new Option(name)));
   chooseEmbodiment();
@@ -311,5 +321,7 @@ const start = guarded(async () => {
     fact("Key maps", Object.keys(embodiment.keys).join(", ") || "none"));
 });
 
+const tick = () => live().catch(trouble);
 await start();
-setInterval(() => live().catch(trouble), 1000);
+await tick();
+setInterval(tick, 1000);

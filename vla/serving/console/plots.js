@@ -17,10 +17,14 @@ function prepared(canvas) {
 // values: one per step; probabilities: of the token that says it, or null; executed: steps that are carried out; at: a cursor.
 export function plotDimension(canvas, { name, unit, low, high, values, hz, executed = 0, probabilities = null, at = null }) {
   const { pen, width, height } = prepared(canvas);
-  const left = 46, right = width - 8, top = 20, bottom = height - (probabilities ? 34 : 18);
+  // The middle of -0.1 and 0.1 may be 1e-17.
+  const ticks = [low, (low + high) / 2, high].map((v) => [v, `${Math.abs(v) < 1e-9 * (high - low) ? 0 : Number(v.toPrecision(3))}`]);
+  const left = 10 + Math.ceil(Math.max(...ticks.map(([, text]) => pen.measureText(text).width)));
+  const right = width - 8, top = 20, bottom = height - (probabilities ? 34 : 18);
   const steps = values.length, x = (i) => left + ((right - left) * i) / steps, y = (v) => bottom - ((bottom - top) * (v - low)) / (high - low);
   pen.fillStyle = INK;
-  pen.fillText(unit ? `${name} (${unit})` : name, left, 13);
+  // A long name is written narrower.
+  pen.fillText(unit ? `${name} (${unit})` : name, 6, 13, width - 12);
   if (executed) {
     pen.fillStyle = "#eef5fc";
     pen.fillRect(left, top, x(Math.min(executed, steps)) - left, bottom - top);
@@ -28,12 +32,12 @@ export function plotDimension(canvas, { name, unit, low, high, values, hz, execu
   pen.strokeStyle = LINE;
   pen.fillStyle = QUIET;
   pen.textAlign = "right";
-  for (const tick of [low, (low + high) / 2, high]) {
+  for (const [tick, text] of ticks) {
     pen.beginPath();
     pen.moveTo(left, y(tick));
     pen.lineTo(right, y(tick));
     pen.stroke();
-    pen.fillText(Number(tick.toPrecision(3)), left - 4, y(tick) + 4);
+    pen.fillText(text, left - 4, y(tick) + 4);
   }
   pen.fillText(`${(steps / hz).toFixed(1)} s`, right, height - 5);
   pen.textAlign = "left";
