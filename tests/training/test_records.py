@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from vla import cli
-from vla.training.cli import NOISE
+from vla.training.quiet import WARNINGS
 
 
 def rows(path):
@@ -111,7 +111,7 @@ def test_only_known_warnings_are_silenced():
     ]
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        for noise in NOISE:
+        for noise in WARNINGS:
             warnings.filterwarnings("ignore", message=noise)
         for text in (known, *unknown):
             warnings.warn(text, stacklevel=1)

@@ -55,7 +55,8 @@ def stated_contract(name: str) -> PolicyContract | None:
     """
     path = Path(name)
     if name and path.is_dir():
-        return PolicyContract.load(path)
+        # A head of other spaces than a robot's has none.
+        return PolicyContract.load(path) if (path / "contract.json").is_file() or not (path / "rl.json").is_file() else None
     if path.is_file():
         from vla.checkpoint import read_checkpoint
 

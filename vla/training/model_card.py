@@ -112,7 +112,7 @@ def _settings(source: dict[str, Any] | None) -> dict[str, Any]:
     source = source if isinstance(source, dict) else {}
     settings = dict(source.get("init_args", source))
     with contextlib.suppress(pydoc.ErrorDuringImport):
-        settings = {"kind": getattr(pydoc.locate(str(source.get("class_path"))), "kind", None), **settings}
+        settings["kind"] = getattr(pydoc.locate(str(source.get("class_path"))), "kind", None)
     return {
         name: Path(value).name if name in ("path", "folder", "root") and isinstance(value, str) else value
         for name, value in settings.items()

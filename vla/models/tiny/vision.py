@@ -42,7 +42,10 @@ class Vision(nn.Module):
         most = self.config.history * cameras
         if not 0 < count <= most or (height, width) != (size, size):
             raise UserError(f"{count} images of {height} x {width}", "vision input", f"give at most {most} of {size} x {size}")
-        flat = rearrange(pixels, "b p rgb h w -> (b p) rgb h w").contiguous(memory_format=torch.channels_last)
+        # A policy gives float32, whatever the weights are.
+        flat = rearrange(pixels.to(self.camera.dtype), "b p rgb h w -> (b p) rgb h w").contiguous(
+            memory_format=torch.channels_last
+        )
         maps = rearrange(self.network(flat)[0], "(b p) d h w -> p b d h w", b=batch)
         tokens = []
         for number, map_ in enumerate(maps):
