@@ -19,13 +19,14 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from vla.contract import Camera, Embodiment, Space
+from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.index import ShardIndex, _stamp
 from vla.datasets.mixture import Mixture
 from vla.datasets.robot import RobotSource
 from vla.datasets.shards import ShardWriter, decode_array, decode_jpeg, decode_json
 from vla.report.provenance import provenance
+from vla.space import Space
 from vla.training.data import Cursor
 
 SIZE, SHARDS, MILLION = 256, 200, 1_000_000

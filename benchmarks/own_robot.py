@@ -50,15 +50,15 @@ HANDS = {
 
 
 def path(folder: Path, steps: int) -> tuple[dict[str, float], str, str]:
-    """The whole path; returns the seconds of each command, what the evaluation said and what the client said."""
+    """The whole path; returns the seconds of each command, what the evaluation and what the client printed."""
     commands = Commands(folder)
     (folder / "card.yaml").write_text(CARD)
     commands.vla("data", "inspect", "bench_arm")
     commands.vla("data", "convert", "bench_arm", "data/own", "--card", "card.yaml", "--size", "64")
     commands.vla(*FIT, *of(steps))
-    said = commands.vla(*EVALUATE, "data/own", "--out", "runs/own/evaluation")
+    printed = commands.vla(*EVALUATE, "data/own", "--out", "runs/own/evaluation")
     called = commands.serve_and_call("runs/own/export", "Pick up: red cube")
-    return commands.seconds, said, called
+    return commands.seconds, printed, called
 
 
 def untrained(folder: Path) -> str:
@@ -82,16 +82,16 @@ def of(steps: int) -> tuple[str, ...]:
     return (f"--trainer.max_steps={steps}",) if steps else ()
 
 
-def bars_of(minutes: float, said: dict[str, str], called: str) -> dict[str, dict]:
+def bars_of(minutes: float, printed: dict[str, str], called: str) -> dict[str, dict]:
     """Returns the bars.
 
     Args:
         minutes: of the path.
-        said: policy (trained, untrained, flipped) -> what `vla evaluate` printed.
+        printed: policy (trained, untrained, flipped) -> what `vla evaluate` printed.
         called: what the client printed.
     """
     # A note may come before it.
-    first = {name: "".join(re.findall(r"^The policy .*$", text, re.MULTILINE)[:1]) for name, text in said.items()}
+    first = {name: "".join(re.findall(r"^The policy .*$", text, re.MULTILINE)[:1]) for name, text in printed.items()}
     beats = {name: line.startswith("The policy beats all three baselines") for name, line in first.items()}
     counts = {name: len(lines) for name, lines in HANDS.items()}
     truths = {
@@ -108,13 +108,13 @@ def bars_of(minutes: float, said: dict[str, str], called: str) -> dict[str, dict
 
 
 def measure(demonstrations: Path, folder: Path, steps: int) -> dict:
-    """Runs everything in a folder; returns the bars, and what the commands took and said."""
+    """Runs everything in a folder; returns the bars, and how long the commands took and what they printed."""
     for name in ("bench_arm", "flipped/bench_arm"):
         write_foreign(demonstrations, folder / name, flipped=name.startswith("flipped"))
     seconds, trained, called = path(folder, steps)
     # The gripper is learned first, and half the steps are enough for it.
-    said = {"trained": trained, "untrained": untrained(folder), "flipped": flipped(folder, steps or FLIPPED)}
-    return {"bars": bars_of(sum(seconds.values()) / 60, said, called), "seconds": seconds, "said": said, **provenance()}
+    printed = {"trained": trained, "untrained": untrained(folder), "flipped": flipped(folder, steps or FLIPPED)}
+    return {"bars": bars_of(sum(seconds.values()) / 60, printed, called), "seconds": seconds, "printed": printed, **provenance()}
 
 
 def main() -> int:

@@ -4,9 +4,10 @@ import json
 import numpy as np
 import pytest
 
-from vla.contract import Camera, Embodiment, PolicyContract, Space
+from vla.contract import Camera, Embodiment, PolicyContract
 from vla.datasets.statistics import space_with_statistics
 from vla.errors import ContractMismatch, UserError
+from vla.space import Space
 
 STATE = Space(("x", "y"), ("m", "m"), (-1.0, -1.0), (1.0, 1.0))
 ACTION = Space(("dx", "grip"), ("m", ""), (-0.1, -1.0), (0.1, 1.0), (None, 0.0), {"mean": (0.0, 0.5)})

@@ -4,10 +4,11 @@ import hashlib
 
 import numpy as np
 
-from vla.contract import Camera, Embodiment, Space
+from vla.contract import Camera, Embodiment
 from vla.observation import Observation
 from vla.sim.episodes import Result
 from vla.sim.simulator import Simulator, TaskSpec
+from vla.space import Space
 
 POINT = Embodiment(
     cameras=(Camera("top", 32, 32),),

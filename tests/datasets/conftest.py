@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from vla.contract import Camera, Embodiment, Space
+from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter
+from vla.space import Space
 
 LENGTHS = [3, 5, 4, 6, 2, 7, 3, 5, 4, 6]
 STATE = Space(("x", "y"), ("m", "m"), (-10.0, -10.0), (10.0, 10.0))

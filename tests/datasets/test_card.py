@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import yaml
 
-from vla.contract import Camera, Embodiment, Space
+from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.statistics import space_with_statistics
 from vla.errors import UserError
+from vla.space import Space
 
 SPACE = Space(("x", "still"), ("m", "rad"), (-1.0, -1.0), (1.0, 1.0))
 

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vla.contract import Space
 from vla.datasets.statistics import describe, space_with_statistics
 from vla.errors import UserError
+from vla.space import Space
 from vla.tokenization.bins import UniformBins
 
 SPACE = Space(("a", "b"), ("", ""), (-10.0, -10.0), (10.0, 10.0))

@@ -29,7 +29,7 @@ def demo(*arguments: str, timeout: int = 600):
 
 
 @pytest.fixture
-def said(capsys):
+def printed_by(capsys):
     """Runs a command in this process, which has imported what it needs; returns what it printed to standard output."""
 
     def run(*command: str) -> str:
@@ -113,13 +113,13 @@ def forget(folder: Path, *names: str) -> None:
     (folder / "stages.json").write_text(json.dumps(stages))
 
 
-def test_repeated_run_goes_on_from_the_last_whole_stage_wherever_the_folder_is(run, moved, said, monkeypatch):
+def test_repeated_run_goes_on_from_the_last_whole_stage_wherever_the_folder_is(run, moved, printed_by, monkeypatch):
     out, _ = run
     monkeypatch.chdir(ROOT)
-    again = said("demo", "--smoke", "--out", os.path.relpath(out, ROOT))
+    again = printed_by("demo", "--smoke", "--out", os.path.relpath(out, ROOT))
     assert again.count("already done") >= 6 and "All stages are already done" in again.splitlines()[0]
     forget(moved, "serve")
-    third = said("demo", "--smoke", "--out", str(moved))
+    third = printed_by("demo", "--smoke", "--out", str(moved))
     assert "[serve] one action" in third
     # The first line counts only what is left.
     first = third.splitlines()[0]
@@ -128,13 +128,13 @@ def test_repeated_run_goes_on_from_the_last_whole_stage_wherever_the_folder_is(r
     assert str(moved) in (moved / "demo.yaml").read_text() and str(out) not in (moved / "demo.yaml").read_text()
 
 
-def test_the_readmes_command_drives_the_robot_with_the_export(run, tmp_path, said):
+def test_the_readmes_command_drives_the_robot_with_the_export(run, tmp_path, printed_by):
     out, _ = run
     (line,) = re.findall(r"^\.venv/bin/vla (rollout .*--instruction.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     paths = {"runs/demo/export": str(out / "export"), "out.mp4": str(tmp_path / "out.mp4")}
     words = shlex.split(line)
     assert set(paths) <= set(words)
-    printed = said(*(paths.get(w, w) for w in words))
+    printed = printed_by(*(paths.get(w, w) for w in words))
     assert "success:" in printed and "green cube" in printed and (tmp_path / "out.mp4").stat().st_size > 1000
 
 
@@ -192,11 +192,11 @@ def test_other_options_do_not_mix_with_an_earlier_run(run):
     assert done.returncode == 2 and "--fresh" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_another_demo_is_shown_beside_this_one(run, tmp_path, said):
+def test_another_demo_is_shown_beside_this_one(run, tmp_path, printed_by):
     out, _ = run
     other = json.loads((out / "report.json").read_text())
     (tmp_path / "report.json").write_text(json.dumps({**other, "start": "scratch"}))
-    said("demo", "--smoke", "--out", str(out), "--beside", str(tmp_path))
+    printed_by("demo", "--smoke", "--out", str(out), "--beside", str(tmp_path))
     both = json.loads((out / "report.json").read_text())["starting_points"]
     assert list(both) == ["from tiny, this run", "from scratch, the other run"]
     assert "from scratch, the other run" in (out / "report.html").read_text()

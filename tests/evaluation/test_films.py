@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from vla.contract import Camera, Embodiment, Space
+from vla.contract import Camera, Embodiment
 from vla.evaluation import films
 from vla.sim.episodes import Episode, Result
+from vla.space import Space
 
 POINT = Embodiment(
     cameras=(Camera("top", 32, 32),),

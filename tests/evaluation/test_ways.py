@@ -39,6 +39,9 @@ def test_a_policy_of_an_unknown_robot_is_refused_before_its_weights_are_loaded(e
     assert f"`vla evaluate {policy} web --out" in refusal(capsys, "rollout", "--policy", policy), (
         "what it says, if nothing is found"
     )
+    kinds = {"web": {"folder": "web", "kind": "questions"}, "robot": {"folder": "own", "kind": "robot"}}
+    write_sources(tmp_path / policy, kinds)
+    assert f"`vla evaluate {policy} own --out" in refusal(capsys, "rollout", "--policy", policy), "its robot data"
     for kind, folder in (("questions", "web"), ("robot", "own")):
         DatasetCard(folder, kind, "my-arm", EMBODIMENT).save(tmp_path / "data" / folder)
     suite = ["--suite", "rt2/seen", "--out", "runs/own/seen"]

@@ -5,13 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from vla.contract import PolicyContract, Space
+from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.models.load import load_vlm
 from vla.observation import ActionChunk, Observation
 from vla.policies.base import RecedingHorizon, TemporalEnsemble, rest
 from vla.policies.local import LocalPolicy
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.space import Space
 
 
 def test_an_answer_does_not_depend_on_the_rest_of_the_batch(vlm):

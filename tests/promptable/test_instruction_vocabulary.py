@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla.contract import Space
 from vla.promptable.actions import ActionScaler
 from vla.promptable.instruction_vocabulary import UNKNOWN, InstructionVocabulary
+from vla.space import Space
 
 VOCABULARY = InstructionVocabulary.of(
     ["Lift the red cube.", "pick up the small red cube"], ["red cube", "small red cube", "cube", ""]

@@ -6,9 +6,10 @@ import threading
 import numpy as np
 import pytest
 
-from vla.contract import Camera, Embodiment, PolicyContract, Space
+from vla.contract import Camera, Embodiment, PolicyContract
 from vla.observation import ActionChunk, Observation
 from vla.serving.server import running
+from vla.space import Space
 
 
 def make_contract(**changes) -> PolicyContract:

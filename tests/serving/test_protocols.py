@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
-from vla.contract import Camera, Embodiment, PolicyContract, Space
+from vla.contract import Camera, Embodiment, PolicyContract
 from vla.errors import ContractMismatch
 from vla.policies.load import load_policy
 from vla.policies.openpi import OpenpiPolicy
@@ -18,6 +18,7 @@ from vla.protocols.keymaps import KeyMaps, to_message
 from vla.serving.openvla import to_request as openvla_request
 from vla.serving.server import running
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
+from vla.space import Space
 
 
 def numpy_json(array):

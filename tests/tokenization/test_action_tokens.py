@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from vla.contract import Space
 from vla.errors import UserError
+from vla.space import Space
 from vla.tokenization.action_tokens import action_token_ids, appended_tokens
 from vla.tokenization.bins import OpenVLABins, QuantileBins, UniformBins
 from vla.tokenization.codecs import SETTINGS, action_codec

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.contract import Space
 from vla.errors import ContractMismatch, UserError
+from vla.space import Space
 from vla.tokenization.bins import Levels, OpenVLABins, QuantileBins, UniformBins
 
 SPACE = Space(("x", "still", "grip"), ("m", "rad", ""), (-0.05, -0.3, -1.0), (0.05, 0.3, 1.0), (None, 0.0, None))

@@ -4,8 +4,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from vla.contract import Camera, Embodiment, PolicyContract, Space
+from vla.contract import Camera, Embodiment, PolicyContract
 from vla.errors import UserError
+from vla.space import Space
 from vla.tokenization.prompts import OPENVLA, RT2, Mark, Placeholder, action_prompt, question_prompt, tokenize_prompt
 from vla.tokenization.sequence import Role, concat, piece
 from vla.tokenization.vocabulary import Vocabulary

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from vla.contract import Space
 from vla.datasets.card import DatasetCard
 from vla.datasets.statistics import space_with_statistics
 from vla.sim.tabletop.embodiment import EMBODIMENT
+from vla.space import Space
 from vla.training.contract import ContractOptions, configured
 
 

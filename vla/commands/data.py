@@ -98,7 +98,7 @@ def _notes(job: Job) -> Iterator[str]:
     if enlarged:
         yield f"images are enlarged, which adds no detail: {', '.join(enlarged)}; a smaller --size would do"
     card = job.card
-    if job.reader.kind == "robot" and card.said is not None:
+    if job.reader.kind == "robot" and card.stated is not None:
         assumed = ", ".join(card.assumed.values())
         yield f"not said by the data and assumed: {assumed}; unknown: {', '.join(card.unknown) or 'nothing'}"
         yield _write_one(job.options.source)
@@ -142,7 +142,7 @@ def inspect(source: str, format: str = "auto", card: str = "", images: str = "")
     size = _bytes(sum(path.stat().st_size for path in files if path.is_file()))
     print(_lines({"size": size, **describe(reader, _card(card, reader))}))
     if not card:
-        if reader.kind == "robot" and reader.card().said is not None:
+        if reader.kind == "robot" and reader.card().stated is not None:
             print(_write_one(source))
         return 0
     fields = reader.fields()

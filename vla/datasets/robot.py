@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from vla.contract import Camera, Mode, PolicyContract, Space
+from vla.contract import Camera, Mode, PolicyContract
 from vla.datasets.card import DatasetCard
 from vla.datasets.demonstrations import Demonstration
 from vla.datasets.images import ImageStore
@@ -17,6 +17,7 @@ from vla.datasets.samples import Images, RobotSample
 from vla.datasets.sources import Source
 from vla.datasets.steps import Steps, load_steps
 from vla.errors import ContractMismatch, UserError
+from vla.space import Space
 from vla.transforms import Point
 
 LEROBOT = """train on it directly, with this in a file after the recipe, e.g. -c configs/own.yaml -c lerobot.yaml:

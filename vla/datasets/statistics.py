@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from vla.contract import Space
 from vla.errors import UserError
+from vla.space import Space
 
 VARIES = 1e-9
 """A dimension whose range is smaller than this is constant."""

@@ -7,11 +7,12 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from vla.contract import ContractMismatch, Embodiment, Space
+from vla.contract import ContractMismatch, Embodiment
 from vla.datasets.index import Columns, ShardIndex
 from vla.datasets.shards import decode_array, decode_json
 from vla.datasets.sources import read_all
 from vla.errors import Unreadable, UserError
+from vla.space import Space
 from vla.transforms import Point
 
 FIELDS = ("episode", "step", "length", "instruction", "terminate", "embodiment", "target")

@@ -34,6 +34,7 @@ def facts_of(name: str, policy: Policy | None, execute: int = 0) -> dict[str, An
         number of actions executed of each chunk; `protocol`, by which it was asked; and `contract_settings`, the contract's short
         fields (its own `execute` and its `decode` among them), {} where the policy does not say its contract.
     """
+    rows = getattr(policy, "batch", None)
     contract = policy.contract if policy is not None and getattr(policy, "says_contract", True) else None
     settings = contract.to_dict() if contract else {}
     robots = {"robots": list(settings["embodiments"])} if settings else {}
@@ -41,9 +42,9 @@ def facts_of(name: str, policy: Policy | None, execute: int = 0) -> dict[str, An
         "policy": name,
         "weights": weights_file_hash(name),
         "contract": contract.hash if contract else None,
-        "batch": [policy.batch] if hasattr(policy, "batch") else [],  # type: ignore[union-attr]
+        "batch": [] if rows is None else [rows],
         "execute": None if policy is None else execute or policy.contract.execute,
-        "protocol": PROTOCOLS.get(name.partition("://")[0].removesuffix("s"), "none, in this process"),
+        "protocol": PROTOCOLS.get(name.partition("://")[0], "none, in this process"),
         "contract_settings": {**{key: value for key, value in settings.items() if key not in NOT_SETTINGS}, **robots},
     }
 

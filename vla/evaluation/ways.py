@@ -37,10 +37,10 @@ def check_evaluation(path: str) -> None:
         UserError: it is one of these; the error names the evaluations in the folder, or the command that makes one.
     """
     folder = Path(path)
-    found = _policy_in(folder)
-    if not found or (folder / FILE).is_file():
+    held = _policy_in(folder)
+    if not held or (folder / FILE).is_file():
         return
-    what, policy = found
+    what, policy = held
     if evaluations := sorted(str(file.parent) for file in folder.glob(f"*/{FILE}")):
         fix = f"give its evaluation: {', '.join(evaluations)}"
     else:

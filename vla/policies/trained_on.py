@@ -27,12 +27,13 @@ def settings_for(policy: str, data: str | Path) -> dict[str, Any] | None:
 
 
 def folders_of(policy: str) -> list[str]:
-    """The names of the data folders that an export was trained on; empty if it does not say.
+    """The names of the folders of robot data that an export was trained on; empty if it does not say. Earlier versions did not
+    tell robot data from questions: then all folders.
 
     Raises:
         UserError: the file is not what `write_sources` writes.
     """
-    return [str(one["folder"]) for one in _sources(policy) if "folder" in one]
+    return [str(one["folder"]) for one in _sources(policy) if "folder" in one and one.get("kind") in (None, "robot")]
 
 
 def on_questions(policy: str | Path) -> bool | None:

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from vla.contract import Space
+from vla.space import Space
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vla.contract import Embodiment, PolicyContract, Space
+from vla.contract import Embodiment, PolicyContract
 from vla.serving.observations import MAX_TEXT
+from vla.space import Space
 
 STATUSES = {
     "400": "the request cannot be read",

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from vla.contract import Space
 from vla.errors import ContractMismatch, UserError
+from vla.space import Space
 
 
 class Malformed(UserError):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vla.contract import Space
 from vla.errors import UserError
+from vla.space import Space
 from vla.tokenization.base import Malformed
 
 EPSILON = 1e-8

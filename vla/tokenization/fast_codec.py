@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from tokenizers import decoders
 
-from vla.contract import Space
 from vla.errors import UserError
+from vla.space import Space
 from vla.tokenization.base import ActionCodec, Malformed
 from vla.tokenization.fast import Fast
 

@@ -146,7 +146,7 @@ class VLAData(L.LightningDataModule):
             whole: whether every rank decodes all of them, as sharded weights need it; else each has its part.
         """
         ranks = (0, 1) if whole else self._rank()
-        fixed = Fixed(self._held_out_robots(), self.encoder, self.decoded_samples, *ranks)  # type: ignore[arg-type]
+        fixed = Fixed(self._held_out_robots(), self.encoder, self.decoded_samples, *ranks)
         return [(row.sample, row.weight) for row in map(fixed.__getitem__, range(len(fixed)))]
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -200,7 +200,7 @@ class VLAData(L.LightningDataModule):
         robots = self._held_out_robots()
         if self.predict:
             robots = {"predict": self._predict_source(Path(self.predict))}
-        fixed = Fixed(robots, self.encoder, max(map(len, robots.values()), default=0))  # type: ignore[arg-type]
+        fixed = Fixed(robots, self.encoder, max(map(len, robots.values()), default=0))
         return DataLoader(fixed, batch_size=self.batch_size, collate_fn=functools.partial(collate, self.encoder))
 
     def _predict_source(self, path: Path) -> RobotSource:

@@ -1,4 +1,4 @@
-"""How long a run takes: said at its start from its first steps, and the intervals that depend on its length."""
+"""How long a run takes, estimated from its first steps, and the intervals that depend on its length."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Duration(L.Callback):
 
     def __init__(self) -> None:
         self._first = self._began = 0.0
-        self._said = False
+        self._done = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         steps, self._first, self._began = int(trainer.estimated_stepping_batches), trainer.global_step + 1, 0.0
         # What is over before it is measured needs no estimate.
-        self._said = not trainer.is_global_zero or steps - trainer.global_step <= 2 * STEPS
+        self._done = not trainer.is_global_zero or steps - trainer.global_step <= 2 * STEPS
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             learning = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
             samples = trainer.datamodule.batch_size * trainer.accumulate_grad_batches  # type: ignore[attr-defined]
             left = f"{steps - trainer.global_step:,} steps of {samples} samples"
-            later = "" if self._said else "; the expected time follows after the first steps"
+            later = "" if self._done else "; the expected time follows after the first steps"
             print(
                 f"training {learning / 1e6:,.1f} M parameters for {left}, in {trainer.precision} on {_device(trainer)}{later}",
                 file=sys.stderr,
@@ -48,7 +48,7 @@ class Duration(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: TrainingBatch, batch_idx: int
     ) -> None:
-        if self._said or trainer.global_step < self._first:
+        if self._done or trainer.global_step < self._first:
             return
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
@@ -61,7 +61,7 @@ class Duration(L.Callback):
             expected = duration(left * seconds / steps)
             measured = f"{seconds / steps:.2g} s a step, measured over {steps} steps"
             tqdm.write(f"expected: {expected} on {_device(trainer)}, without validations ({measured})", file=sys.stderr)
-            self._said = True
+            self._done = True
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Steps before and after a validation are not measured together.

@@ -48,16 +48,16 @@ def finish(
         assert policy is not None
         try:
             if isinstance(source, QuestionSource):
-                said = answered(question_accuracy(policy, source))
-                print(f"\n{name}, held-out images\n{said}", flush=True)
+                result = answered(question_accuracy(policy, source))
+                print(f"\n{name}, held-out images\n{result}", flush=True)
             else:
                 summary = evaluate_offline(policy, folder, source, episodes).record.summary
-                said = held_out(summary)
+                result = held_out(summary)
                 print(f"\n{name}, {summary['episodes']} held-out episodes\n{text(summary)}", flush=True)
         except UserError as error:
             print(f"note: {name} was not evaluated: {error}", flush=True)
             continue
-        sentences.append(f"{name}: {said}")
+        sentences.append(f"{name}: {result}")
     if sentences:
         write_card(folder, model, contract, dataclasses.replace(card, held_out="; ".join(sentences)))
     print(f"\nexport: {folder}")

@@ -1,6 +1,7 @@
 """Metrics of a batch: losses and counts per source, accuracies, and errors of the actions.
 
-All are teacher-forced: each token is predicted after the true ones."""
+All are teacher-forced: each token is predicted after the true ones.
+"""
 
 from __future__ import annotations
 

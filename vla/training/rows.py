@@ -6,7 +6,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from vla.sequences.batch import Example
 from vla.sequences.encode import Encoder
 from vla.training.batch import Failure, Sample, TrainingBatch
 
-Sources = dict[str, RobotSource | QuestionSource]
+Sources = Mapping[str, RobotSource | QuestionSource]
 Record = tuple[str, str, str]
 """A record that cannot be read: its source, where it is, and why."""
 

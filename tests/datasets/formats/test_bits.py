@@ -12,7 +12,7 @@ from test_hdf5 import LENGTHS, libero
 from test_tars import image_text, robot_tars, tar
 from test_visual_questions import ENTRIES, llava
 
-from vla.contract import Camera, Embodiment, Space
+from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.source_card import load_source_card
 from vla.datasets.formats.convert import run
@@ -28,6 +28,7 @@ from vla.datasets.robot import RobotSource
 from vla.datasets.shards import ShardWriter, decode_jpeg, encode_member
 from vla.datasets.stream import QuestionStream
 from vla.errors import Unreadable, UserError
+from vla.space import Space
 
 DEEP = "more than 8 bits"
 

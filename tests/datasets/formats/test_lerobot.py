@@ -109,7 +109,8 @@ def test_a_configuration_may_name_it(source):
 
 def ours(folder):
     """Writes shards of ours with every value that a step can have."""
-    from vla.contract import Camera, Embodiment, Space
+    from vla.contract import Camera, Embodiment
+    from vla.space import Space
 
     rng = np.random.default_rng(0)
     space = Space(("dx", "gripper"), ("m", ""), (-0.5, -1.0), (0.5, 1.0))

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vla.contract import Camera, Embodiment, Space
+from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.operations import OPERATIONS, STEPS
 from vla.datasets.formats.conventions.source_card import load_source_card, shipped, source_card
 from vla.datasets.formats.readers.recognise import READERS
 from vla.errors import UserError
+from vla.space import Space
 
 GOOD = {
     "cameras": {"front": {"key": "obs/front"}},

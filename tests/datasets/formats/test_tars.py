@@ -8,7 +8,7 @@ import pytest
 import webdataset as wds
 from rlds_files import jpeg
 
-from vla.contract import Camera, Embodiment, Space
+from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.convert import run
 from vla.datasets.formats.inspection.check import verify
@@ -20,6 +20,7 @@ from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.datasets.stream import QuestionStream
 from vla.errors import UserError
+from vla.space import Space
 
 
 def npy(values):

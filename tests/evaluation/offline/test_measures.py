@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from vla.contract import Embodiment, PolicyContract, Space
+from vla.contract import Embodiment, PolicyContract
 from vla.datasets.demonstrations import Demonstration
 from vla.evaluation.offline import measures
 from vla.evaluation.offline.baselines import baselines
 from vla.evaluation.offline.replay import Replay
 from vla.observation import ActionChunk
+from vla.space import Space
 
 SPACE = Space(("x", "y", "grip"), ("m", "m", ""), (-0.1, 0.0, -1.0), (0.1, 4.0, 1.0), (None, 0.5, None))
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from vla.contract import PolicyContract, Space
+from vla.contract import PolicyContract
 from vla.evaluation.offline.replay import Replay
 from vla.report.few_runs import interval
 from vla.report.intervals import Rate
+from vla.space import Space
 from vla.tokenization.codecs import action_codec
 
 FIRST = 5

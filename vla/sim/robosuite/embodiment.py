@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vla.contract import Camera, Embodiment, Space
+from vla.contract import Camera, Embodiment
+from vla.space import Space
 
 SIZE = 64
 """Edge of the policy's images in pixels."""

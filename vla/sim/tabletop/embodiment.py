@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vla.contract import Camera, Embodiment, Space
+from vla.contract import Camera, Embodiment
+from vla.space import Space
 
 TABLE_HEIGHT = 0.8
 CONTROL_HZ = 10.0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vla.contract import Camera, Embodiment, Space
+from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter
 from vla.errors import UserError
@@ -16,6 +16,7 @@ from vla.folders import check_writable
 from vla.models.embeddings import append_tokens
 from vla.models.load import load_vlm, new_tiny
 from vla.rl.envs.babyai import COLOURS, SHAPES, SIZE, TILE, BabyAI, cells, nearest
+from vla.space import Space
 
 LEVELS = {
     "alone": ("BabyAI-GoToObj-v0",),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from vla.contract import Space
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.forms import NAME
 from vla.datasets.formats.conventions.source_card import NOT_SAID, CameraKey, Part, Role, SourceCard
+from vla.space import Space
 
 
 def from_card(
@@ -30,12 +30,12 @@ def from_card(
         gripper=spec.gripper,
         control_hz=spec.control_hz,
         conventions={name: text for name, text in card.conventions.items() if name != NOT_SAID},
-        said=_said(card.conventions.get(NOT_SAID)),
+        stated=_stated(card.conventions.get(NOT_SAID)),
     )
 
 
-def _said(not_said: str | None) -> dict[str, str] | None:
-    """What the card says, for `SourceCard.said`, if it names what it does not say."""
+def _stated(not_said: str | None) -> dict[str, str] | None:
+    """What the card says, for `SourceCard.stated`, if it names what it does not say."""
     names = ("orientation", "mode", "alignment", "control_hz")
     return None if not_said is None else {name: "card.yaml" for name in names if name not in not_said.split(", ")}
 

@@ -188,7 +188,7 @@ def _instruction(raw: Raw, card: SourceCard, text: str, length: int, where: str)
             return instruction
     if not (text or card.text):
         # A person's card names a key that is not there: other texts must not be overwritten by a general one.
-        named = card.said is None and card.instruction and not any(key in raw for key in card.instruction)
+        named = card.stated is None and card.instruction and not any(key in raw for key in card.instruction)
         if named and (others := text_keys(fields_of(raw))):
             what = f"there is no {', '.join(card.instruction)}; there are texts in {', '.join(others)}"
             raise UserError(what, f"{where}, instruction", f"name one of them in the card: instruction: [{others[0]}]")

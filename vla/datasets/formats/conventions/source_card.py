@@ -98,7 +98,7 @@ class SourceCard:
         frame, mode, rotation, gripper, control_hz: as in `vla.contract.Embodiment`.
         limits: how limits follow from the statistics: the 1st and 99th percentile, or minimum and maximum.
         conventions: other conventions, for people.
-        said: of a card made from a data set itself: convention ("orientation", "mode" …) -> where the data say it. Other
+        stated: of a card made from a data set itself: convention ("orientation", "mode" …) -> where the data say it. Other
             conventions are assumed. None if a person wrote the card.
     """
 
@@ -120,7 +120,7 @@ class SourceCard:
     limits: Limits = "quantiles"
     conventions: dict[str, str] = dataclasses.field(default_factory=dict)
     # Not in the repr, which is part of a conversion's digest.
-    said: dict[str, str] | None = dataclasses.field(default=None, repr=False, compare=False)
+    stated: dict[str, str] | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def keys(self) -> set[str]:
@@ -132,13 +132,13 @@ class SourceCard:
         """The value of a convention; where neither the data nor a person say it, "not said" and what is assumed."""
         value = getattr(self, name)
         text = f"{value:g}" if isinstance(value, float) else str(value)
-        if self.said is None or value == NOT_SAID:
+        if self.stated is None or value == NOT_SAID:
             return text
-        return f"{text} ({self.said[name]})" if self.says(name) else f"{NOT_SAID} (assumed: {text})"
+        return f"{text} ({self.stated[name]})" if self.says(name) else f"{NOT_SAID} (assumed: {text})"
 
     def says(self, name: str) -> bool:
         """Whether the data or a person say a convention; it is assumed otherwise."""
-        return self.said is None or name in self.said
+        return self.stated is None or name in self.stated
 
     def upright(self, camera: str) -> str:
         """In which orientation a camera's images come."""
@@ -311,10 +311,10 @@ def _with_form(part: Part, form: str, where: str) -> Part:
 
 
 def _known(cls: type, data: Yaml, where: str) -> dict[str, Yaml]:
-    """The data, a mapping with fields of the class as keys; `said` is none that a file may have."""
+    """The data, a mapping with fields of the class as keys; `stated` is none that a file may have."""
     if not isinstance(data, dict):
         raise UserError(f"not a mapping: {data!r}", where)
-    fields = [f.name for f in dataclasses.fields(cls) if f.name != "said"]
+    fields = [f.name for f in dataclasses.fields(cls) if f.name != "stated"]
     unknown = [str(key) for key in data if key not in fields]
     if unknown:
         raise UserError(f"unknown keys: {', '.join(unknown)}", where, f"use {', '.join(fields)}")

@@ -14,8 +14,8 @@ _LINE = re.compile(rf"(\w+):\s*{DECIDE}\s*(?:[,}}\]][^#]*)?(?:#\s*(.*))?$")
 def undecided(text: str) -> dict[int, tuple[str, str]]:
     """The lines of a card that are to be decided: number -> the value's name and its choices, which the comment there has."""
     lines = enumerate(text.splitlines(), 1)
-    found = {number: _LINE.search(line) for number, line in lines if not line.lstrip().startswith("#")}
-    return {number: (match[1], (match[2] or "").strip()) for number, match in found.items() if match}
+    matches = {number: _LINE.search(line) for number, line in lines if not line.lstrip().startswith("#")}
+    return {number: (match[1], (match[2] or "").strip()) for number, match in matches.items() if match}
 
 
 def check_decided(text: str, where: str) -> None:

@@ -36,7 +36,7 @@ def inspect(reader: Reader, card: SourceCard) -> dict[str, Any]:
             n + (f" ({u})" if u else "") for p in getattr(card, space) for n, u in zip(p.names, p.all_units, strict=True)
         ]
     description["conventions"] = {name: card.convention(name) for name in CONVENTIONS}
-    description["card"] = card.verified if card.said is None else "none"
+    description["card"] = card.verified if card.stated is None else "none"
     return description
 
 

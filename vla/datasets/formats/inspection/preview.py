@@ -70,7 +70,7 @@ def _facts(reader: Reader, card: SourceCard, records: int) -> Iterator[tuple[str
     if reader.kind == "robot":
         yield "cameras", ", ".join(f"{k} ({c.key}, {card.upright(k)})" for k, c in card.cameras.items())
         yield from ((name, card.convention(name)) for name in CONVENTIONS)
-    yield "card", card.verified if card.said is None else "none"
+    yield "card", card.verified if card.stated is None else "none"
     yield from card.conventions.items()
 
 

@@ -92,7 +92,7 @@ def _space(space: str, card: SourceCard, fields: Mapping[str, Field], sample: Sa
             yield _line("action", DECIDE, f"[{{key: NAME, names: [one for each dimension]}}]; numbers: {numbers or 'none'}")
         return
     values = sample.values(space)
-    if card.said is None:
+    if card.stated is None:
         yield f"{space}:  # found: the data's own card"
     else:
         names = "names are not said: give your own" if any(map(_is_numbered, parts)) else "found: the names"
@@ -191,13 +191,13 @@ def _gripper(card: SourceCard, roles: list[Any], action: np.ndarray) -> str:
         return _line("gripper", meaning, f"guessed: of the name {name}")
     if not grippers:
         return _line("gripper", DECIDE, f"{GRIPPERS}; no dimension is known to be one: give it the role gripper above")
-    found = [f"{names[d]} is {action[:, d].min():.4g} to {action[:, d].max():.4g}" for d in grippers] if len(action) else []
-    return _line("gripper", DECIDE, "; ".join([GRIPPERS, *found]))
+    ranges = [f"{names[d]} is {action[:, d].min():.4g} to {action[:, d].max():.4g}" for d in grippers] if len(action) else []
+    return _line("gripper", DECIDE, "; ".join([GRIPPERS, *ranges]))
 
 
 def _found(card: SourceCard, name: str) -> str:
     """Where the data say a convention."""
-    return "found: " + ((card.said or {}).get(name) or "the data's own card")
+    return "found: " + ((card.stated or {}).get(name) or "the data's own card")
 
 
 def _line(name: str, value: Any, comment: str = "") -> str:

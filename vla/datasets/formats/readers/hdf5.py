@@ -249,7 +249,7 @@ class HDF5Reader(Reader):
                 ),
                 control_hz=self._rate(top) or 20.0,
                 conventions={"source": "read from the file alone: gripper, rotation and frame are not said there"},
-                said=self._said(top),
+                stated=self._stated(top),
             )
 
     def _readable(self, ref: Ref) -> Iterator[tuple[str, h5py.Dataset]]:
@@ -265,9 +265,9 @@ class HDF5Reader(Reader):
         """Returns the orientation that the file states, else upright: robomimic flips its images when it extracts them."""
         return "raw_opengl" if top.attrs.get(CONVENTION) == "opengl" else "upright"
 
-    def _said(self, top: h5py.Group) -> dict[str, str]:
-        said = {"control_hz": "control_freq in env_args"} if self._rate(top) else {}
-        return said | ({"orientation": CONVENTION} if CONVENTION in top.attrs else {})
+    def _stated(self, top: h5py.Group) -> dict[str, str]:
+        stated = {"control_hz": "control_freq in env_args"} if self._rate(top) else {}
+        return stated | ({"orientation": CONVENTION} if CONVENTION in top.attrs else {})
 
     def _rate(self, top: h5py.Group) -> float:
         """Returns the control rate that the file states, else 0."""

@@ -243,13 +243,13 @@ class LeRobotReader(Reader):
             state=self._part(("observation.state", "state"), "s"),
             instruction=("task",),
             control_hz=self.meta.fps,
-            said=self._said(),
+            stated=self._conventions(),
             conventions={"source": "read from info.json alone: gripper, rotation and frame are not said there"},
         )
 
-    def _said(self) -> dict[str, str]:
-        said = {"control_hz": "fps in meta/info.json"}
-        return said | ({"embodiment": "robot_type in meta/info.json"} if self.meta.info.get("robot_type") else {})
+    def _conventions(self) -> dict[str, str]:
+        stated = {"control_hz": "fps in meta/info.json"}
+        return stated | ({"embodiment": "robot_type in meta/info.json"} if self.meta.info.get("robot_type") else {})
 
     def fields(self) -> dict[str, Field]:
         """As info.json describes them, so that neither tables nor videos are needed."""

@@ -126,7 +126,7 @@ class RLDSReader(Reader):
             state=tuple(_part(n, numbers[n], False) for n in state[:1]),
             instruction=tuple(n for n in instructions if n in steps),
             conventions={"source": "read from features.json alone: gripper, rotation, frame and rate are not said there"},
-            said={},
+            stated={},
         )
 
     def _inferred_features(self) -> dict[str, Spec]:

@@ -189,7 +189,7 @@ class TarReader(Reader):
             state=part("state", "observation.state", "proprio"),
             instruction=tuple(k for k in WORDS if isinstance(raw.get(k), list)),
             conventions={"source": "read from the files alone: gripper, rotation, frame and rate are not said there"},
-            said={},
+            stated={},
         )
 
     def about(self) -> dict[str, Any]:

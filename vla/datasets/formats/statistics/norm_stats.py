@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from vla.contract import Camera, Embodiment, Space
+from vla.contract import Camera, Embodiment
 from vla.errors import UserError
+from vla.space import Space
 
 ACTION = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
 UNITS = ("m", "m", "m", "rad", "rad", "rad", "")

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from vla.contract import Camera, Embodiment, Space
+from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.prepare import Dropped, PreparedEpisode
 from vla.datasets.formats.conventions.rate import merged_limits
@@ -29,6 +29,7 @@ from vla.datasets.shards import encode_member
 from vla.datasets.statistics import VARIES
 from vla.datasets.tar import TarWriter
 from vla.errors import UserError
+from vla.space import Space
 
 _to_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
@@ -204,7 +205,7 @@ def _cameras(job: Job) -> tuple[Camera, ...]:
 
 def conventions(card: SourceCard) -> dict[str, str]:
     """Returns the conventions that a data set's card states for people to read, and what is only assumed."""
-    assumed, ours = card.assumed, {"card": card.verified if card.said is None else "none"}
+    assumed, ours = card.assumed, {"card": card.verified if card.stated is None else "none"}
     if "orientation" not in assumed:
         ours["pictures"] = "upright RGB"
     if "alignment" not in assumed:
