@@ -39,7 +39,7 @@ HANDS = {
         "vla serve runs/own/export",
     ],
     "now": [
-        "vla data inspect SOURCE",  # `vla data card SOURCE` once it is there: it writes the card that is edited
+        "vla data card SOURCE --out card.yaml",
         "vla data convert SOURCE data/own --card CARD",
         "vla fit -c configs/own-small.yaml",
         "vla serve runs/own/export",
@@ -52,8 +52,9 @@ HANDS = {
 def path(folder: Path, steps: int) -> tuple[dict[str, float], str, str]:
     """The whole path; returns the seconds of each command, what the evaluation and what the client printed."""
     commands = Commands(folder)
+    commands.vla("data", "card", "bench_arm", "--out", "begun.yaml")
+    # As a person fills it in.
     (folder / "card.yaml").write_text(CARD)
-    commands.vla("data", "inspect", "bench_arm")
     commands.vla("data", "convert", "bench_arm", "data/own", "--card", "card.yaml", "--size", "64")
     commands.vla(*FIT, *of(steps))
     printed = commands.vla(*EVALUATE, "data/own", "--out", "runs/own/evaluation")
