@@ -98,7 +98,8 @@ def bars_of(minutes: float, printed: dict[str, str], called: str) -> dict[str, d
     truths = {
         "trained policy beats the baselines": beats["trained"],
         "untrained policy does not": not beats["untrained"],
-        "flipped gripper is named": "In jaw it is worse than the mean action" in first["flipped"],
+        "flipped gripper is named": "In jaw it mostly does the opposite" in first["flipped"],
+        "right gripper is not": "jaw" not in first["trained"],
         "client drove 20 steps": "20 actions" in called,
     }
     bars = {name: {"value": truth, "bar": True, "holds": truth} for name, truth in truths.items()}

@@ -56,7 +56,11 @@ def test_findings_name_a_flipped_gripper():
     row = {**summary()["dimensions"][0], "name": "gripper", "half_ranges": 1.9, "difference": {"mean": rate(1.2)}}
     gripper = {"name": "gripper", "values": [-1, 1], "counts": [[0, 9], [10, 1]], "agreement": 0.05}
     flipped = summary(dimensions=[summary()["dimensions"][0], row], grippers=[gripper])
-    assert verdict(flipped).endswith("over 8 episodes. In gripper it is worse than the mean action")
+    assert verdict(flipped).endswith(
+        "8 episodes. In gripper it mostly does the opposite of what was demonstrated: compare the signs in the data"
+    )
+    worse = summary(dimensions=flipped["dimensions"], grippers=[{**gripper, "agreement": 0.6}])
+    assert verdict(worse).endswith("over 8 episodes. In gripper it is worse than the mean action")
     lines = findings(flipped)
     assert lines[0] == "gripper is worse than its mean: 1.90 half ranges against 0.40"
     assert lines[1] == "gripper agrees with the demonstration in 5 % of the steps: it is mostly the opposite"

@@ -91,8 +91,11 @@ def verdict(summary: Mapping[str, Any]) -> str:
         )
     better = [name for name in BASELINES if summary["against"][name]["high"] < 0]
     numbers = f"{error['policy']['rate']:.3f} half ranges, {_others(error)}, over {n} episodes"
-    if poor := [row["name"] for row in _poor(summary)]:
+    opposite = _opposite(summary)
+    if poor := [row["name"] for row in _poor(summary) if row["name"] not in opposite]:
         numbers += f". In {_and(poor)} it is worse than the mean action"
+    if opposite:
+        numbers += f". In {_and(opposite)} it mostly does the opposite of what was demonstrated: compare the signs in the data"
     if len(better) == len(BASELINES):
         return f"The policy beats all three baselines: its error is {numbers}"
     worse = [BASELINES[name] for name in BASELINES if summary["against"][name]["low"] > 0]
@@ -110,7 +113,7 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"{row['name']} is worse than its mean: {errors}")
     for row in summary["grippers"]:
         agreement = f"{row['name']} agrees with the demonstration in {percent(row['agreement'])} % of the steps"
-        lines.append(f"{agreement}: it is mostly the opposite" if row["agreement"] < 0.5 else agreement)
+        lines.append(f"{agreement}: it is mostly the opposite" if row["name"] in _opposite(summary) else agreement)
     if summary["malformed"]:
         lines.append(f"{summary['malformed']} of {summary['calls']} answers were malformed; the robot rests then")
     if (ratio := summary["jerk"]["ratio"]) is not None and ratio > 1.5:
@@ -146,6 +149,12 @@ def text(summary: Mapping[str, Any]) -> str:
 def _poor(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The dimensions in which the policy is worse than the mean action; none if there is a single episode."""
     return [row for row in summary["dimensions"] if summary["episodes"] > 1 and row["difference"]["mean"]["low"] > 0]
+
+
+def _opposite(summary: Mapping[str, Any]) -> list[str]:
+    """The grippers that are worse than the mean action and agree with the demonstration in less than half of the steps."""
+    poor = {row["name"] for row in _poor(summary)}
+    return [row["name"] for row in summary["grippers"] if row["name"] in poor and row["agreement"] < 0.5]
 
 
 def _others(error: Mapping[str, Any]) -> str:
