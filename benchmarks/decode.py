@@ -24,7 +24,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PaliGemmaConfig, 
 from vla.contract import PolicyContract
 from vla.models.decoding.decode import static_steps, write
 from vla.models.decoding.static import StaticSteps
-from vla.models.families.hub import HubSession
+from vla.models.families.hub_session import HubSession
 from vla.models.inputs import ModelInputs
 from vla.models.int8 import to_int8
 from vla.observation import Observation

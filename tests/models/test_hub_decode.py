@@ -9,7 +9,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from vla.errors import UserError
 from vla.models.decoding.allowed import Block, Free, Ordinal
 from vla.models.decoding.decode import write
-from vla.models.families.hub import HubSession
+from vla.models.families.hub_session import HubSession
 
 ACTIONS = list(range(300, 340))
 ALLOWED = [ACTIONS, ACTIONS, [345], ACTIONS, [346], [347], ACTIONS]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vla.models.decoding.decode import write
-from vla.models.families.hub import HubSession
+from vla.models.families.hub_session import HubSession
 from vla.models.int8 import FEW, Int8Linear, to_int8
 
 ACTIONS = list(range(300, 340))

@@ -6,7 +6,7 @@ import torch
 from vla.models.decoding.allowed import Block, Ordinal
 from vla.models.decoding.decode import static_steps, write
 from vla.models.decoding.static import ROOM, StaticSteps
-from vla.models.families.hub import HubSession
+from vla.models.families.hub_session import HubSession
 from vla.models.families.tiny import TinySession
 
 ACTIONS = list(range(300, 340))

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from vla.models.inputs import BLOCK, PREFIX
-from vla.models.tiny.attention import additive, attend, positions, visible
+from vla.models.attention import additive, attend, positions, visible
 
 
 def test_prefix_is_bidirectional_and_answers_are_causal():

@@ -9,7 +9,7 @@ import numpy as np
 from vla.contract import Mode, PolicyContract
 from vla.datasets.samples import Images, QuestionSample, RobotSample
 from vla.errors import UserError
-from vla.models.families.base import ModelFamily
+from vla.models.families.base import ModelFamily, PromptFrame
 from vla.observation import ActionChunk, Observation
 from vla.sequences.batch import BUCKET, Batch, Example, collate_examples
 from vla.sequences.grammar import ActionGrammar
@@ -50,7 +50,7 @@ class Encoder:
 
     def __init__(self, contract: PolicyContract, family: ModelFamily):
         self.contract, self.family, self.tokenizer = contract, family, family.tokenizer
-        self._images = ImageTokens(contract, family)
+        self._images, self._frame = ImageTokens(contract, family), family.frame
         codecs = {name: action_codec(contract, name) for name in contract.embodiments}
         self._states = {name: state_codec(contract, embodiment) for name, embodiment in contract.embodiments.items()}
         # The embodiment with the most symbols has those of the others.
@@ -142,11 +142,11 @@ class Encoder:
     def _action_prompt(self, observation: Observation, mode: Mode | str, frames: Frames) -> tuple[list[Sequence], list[Sequence]]:
         """The prompt up to the last image, and the rest of it."""
         state = self.contract.embodiment(observation.embodiment).state.check(observation.state, "the state")
-        segments = action_prompt(self.contract, observation.instruction, self.family.processor)
+        segments = action_prompt(self.contract, observation.instruction, self.family.processor, self.family.image_text)
         ids = None
         if Placeholder.STATE in segments:
             ids = self.vocabulary.bins_to_ids(self._states[observation.embodiment or next(iter(self._states))].encode(state))
-        trunk, words = tokenize_prompt(segments, self.text.prompt, ids, self._images.tokens(frames))
+        trunk, words = self._framed(*tokenize_prompt(segments, self.text.prompt, ids, self._images.tokens(frames)))
         if mode == self.contract.modes[0]:
             return trunk, words
         # Every other mode is marked.
@@ -155,8 +155,17 @@ class Encoder:
 
     def _question_prompt(self, question: str, frames: Frames) -> tuple[list[Sequence], list[Sequence]]:
         """The prompt up to the last image, and the rest of it."""
-        segments = question_prompt(self.contract, question, self.family.processor)
-        return tokenize_prompt(segments, self.text.prompt, None, self._images.tokens(frames))
+        segments = question_prompt(self.contract, question, self.family.processor, self.family.image_text)
+        return self._framed(*tokenize_prompt(segments, self.text.prompt, None, self._images.tokens(frames)))
+
+    def _framed(self, trunk: list[Sequence], words: list[Sequence]) -> tuple[list[Sequence], list[Sequence]]:
+        """The prompt with what the model expects around it; a chat template has that itself."""
+        if self._frame == PromptFrame() or self.contract.chat:
+            return trunk, words
+        before, after_images, after = (
+            [piece(ids, Role.PROMPT)] if ids else [] for ids in (self._frame.before, self._frame.after_images, self._frame.after)
+        )
+        return [*before, *trunk], [*after_images, *words, *after]
 
     def chunk(self, ids: np.ndarray, embodiment: str = "", mode: str = "") -> ActionChunk:
         """Decodes written ids [T] to actions; see `ActionGrammar.read`."""

@@ -7,7 +7,7 @@ import numpy as np
 from vla.contract import Embodiment, PolicyContract
 from vla.datasets.samples import Images
 from vla.errors import UserError
-from vla.models.families.base import ModelFamily
+from vla.models.families.base import ModelFamily, Size
 from vla.tokenization.sequence import Role, Sequence, concat, piece
 from vla.transforms import CentreCrop
 
@@ -25,8 +25,9 @@ class ImageTokens:
     def __init__(self, contract: PolicyContract, family: ModelFamily):
         self.contract, self.family = contract, family
         self._crop = CentreCrop(contract.crop) if contract.crop < 1 else None
-        self._by_count: dict[int, tuple[list[dict[Role, Sequence]], Sequence]] = {}
-        self._tokens(len(contract.embodiment().cameras) * contract.history)
+        self._known: dict[tuple[Size | None, ...], tuple[list[Sequence], Sequence]] = {}
+        cameras = contract.embodiment().cameras
+        self._tokens(tuple((camera.height, camera.width) for camera in cameras) * contract.history)
 
     def frames(self, history: list[Images | None], embodiment: Embodiment) -> Frames:
         """The images that the model is given, cropped.
@@ -49,14 +50,15 @@ class ImageTokens:
     def tokens(self, frames: Frames) -> list[Sequence]:
         """The images' tokens, masked where an image is not there: one sequence, or one per image where some are masked or where
         a chat template places each image by itself."""
-        each, together = self._tokens(len(frames))
+        each, together = self._tokens(tuple(None if image is None else image.shape[:2] for image in frames))
         if not self.contract.chat and all(image is not None for image in frames):
             return [together]
-        roles = [Role.ABSENT if image is None else Role.IMAGE for image in frames]
-        return [image[role] for image, role in zip(each, roles, strict=True)]
+        return each
 
-    def _tokens(self, count: int) -> tuple[list[dict[Role, Sequence]], Sequence]:
-        if count not in self._by_count:
-            each = [{role: piece(ids, role) for role in (Role.IMAGE, Role.ABSENT)} for ids in self.family.image_ids(count)]
-            self._by_count[count] = each, concat(image[Role.IMAGE] for image in each)
-        return self._by_count[count]
+    def _tokens(self, sizes: tuple[Size | None, ...]) -> tuple[list[Sequence], Sequence]:
+        """The tokens of images of these sizes, each and together."""
+        if sizes not in self._known:
+            ids = zip(self.family.image_ids(sizes), sizes, strict=True)
+            each = [piece(one, Role.ABSENT if size is None else Role.IMAGE) for one, size in ids]
+            self._known[sizes] = each, concat(each)
+        return self._known[sizes]

@@ -46,23 +46,28 @@ class Mark(str):
 Segment = str | Placeholder
 
 
-def action_prompt(contract: PolicyContract, instruction: str, processor: Processor | None = None) -> list[Segment]:
+def action_prompt(
+    contract: PolicyContract, instruction: str, processor: Processor | None = None, image_text: str = ""
+) -> list[Segment]:
     """The segments of an action prompt. The instruction is normalised as the contract says, and never read as a template.
 
     Args:
         contract: provides `prompt`, and `chat` if it is wrapped in a chat template.
         instruction: the instruction to the robot.
         processor: has the chat template, itself or in its `tokenizer`.
+        image_text: what stands for an image in the chat template; "" is the processor's `image_token`.
 
     Raises:
         UserError: the template has an unknown field or no field for the instruction, or there is no chat template.
     """
-    return _chat(contract, _render(contract.prompt, "instruction", contract.instruction(instruction)), processor)
+    return _chat(contract, _render(contract.prompt, "instruction", contract.instruction(instruction)), processor, image_text)
 
 
-def question_prompt(contract: PolicyContract, question: str, processor: Processor | None = None) -> list[Segment]:
+def question_prompt(
+    contract: PolicyContract, question: str, processor: Processor | None = None, image_text: str = ""
+) -> list[Segment]:
     """The segments of a question prompt; see `action_prompt`."""
-    return _chat(contract, _render(contract.question, "question", contract.instruction(question)), processor)
+    return _chat(contract, _render(contract.question, "question", contract.instruction(question)), processor, image_text)
 
 
 def tokenize_prompt(
@@ -136,7 +141,7 @@ CONTENT = "vla content"
 """Stands for the user's words while a chat template is rendered, so that the template engine never reads them."""
 
 
-def _chat(contract: PolicyContract, segments: list[Segment], processor: Processor | None) -> list[Segment]:
+def _chat(contract: PolicyContract, segments: list[Segment], processor: Processor | None, image_text: str) -> list[Segment]:
     """The segments as the user's turn of the chat template, followed by the assistant's; the template places the images."""
     if not contract.chat:
         return segments
@@ -147,7 +152,7 @@ def _chat(contract: PolicyContract, segments: list[Segment], processor: Processo
     words_first = Placeholder.IMAGES in segments and segments.index(Placeholder.IMAGES) > 0
     words = [s for s in segments if s is not Placeholder.IMAGES]
     rendered = _render_chat(processor, [text, *images] if words_first else [*images, text])
-    image_token = getattr(processor, "image_token", None) or "<image>"
+    image_token = image_text or getattr(processor, "image_token", None) or "<image>"
     parts: list[Segment] = []
     for part in re.split(f"({CONTENT}|{re.escape(image_token)})", rendered):
         if part == CONTENT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -19,6 +20,24 @@ Images = Sequence[np.ndarray]
 """The images of one observation, uint8 [H, W, 3] each, in the order of the placeholders."""
 OptionalImages = Sequence[np.ndarray | None]
 """One entry per image that the model takes; None is a missing image."""
+Size = tuple[int, int]
+"""Height and width of an image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptFrame:
+    """The tokens that a model expects around a prompt that is in no chat template.
+
+    Attributes:
+        before: before everything.
+        after_images: between the last image and the words.
+        after: after the words.
+    """
+
+    before: tuple[int, ...] = ()
+    after_images: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
 
 
 class ModelFamily(Protocol):
@@ -31,18 +50,27 @@ class ModelFamily(Protocol):
         processor: the model's processor.
         tokenizer: the processor's `PreTrainedTokenizerBase`, whose own types leave open whether a special id is an int.
         image_id: id of the image placeholder.
+        image_text: the text that stands for an image in the chat template.
+        frame: what stands around a prompt that is in no chat template.
         new_weights: parts of the names of weights that a saved model may lack.
     """
 
     processor: ProcessorMixin
     tokenizer: Any
     image_id: int
+
+    @property
+    def image_text(self) -> str: ...
+
+    @property
+    def frame(self) -> PromptFrame: ...
+
     new_weights: tuple[str, ...]
 
     def __init__(self, processor: ProcessorMixin, config: PreTrainedConfig, image_tokens: int = 0, chat: bool = False): ...
 
-    @staticmethod
-    def history_settings(model_type: str, history: int) -> dict[str, int]:
+    @classmethod
+    def history_settings(cls, model_type: str, history: int) -> dict[str, int]:
         """Returns settings of configuration and processor for `history` images per camera.
 
         Raises:
@@ -59,8 +87,11 @@ class ModelFamily(Protocol):
         """
         ...
 
-    def image_ids(self, count: int) -> list[list[int]]:
-        """Returns the placeholders of a sample's `count` images: for each image, one id per token.
+    def image_ids(self, sizes: Sequence[Size | None]) -> list[list[int]]:
+        """Returns the placeholders of a sample's images: for each image, one id per token.
+
+        Args:
+            sizes: height and width of each image; None is a missing image, which may have tokens all the same.
 
         Raises:
             UserError: models of this family cannot be trained, or the model takes another number of images.

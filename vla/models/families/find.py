@@ -16,11 +16,28 @@ from vla.errors import UserError
 from vla.models.families.base import ModelFamily
 from vla.plugins import load_object, plugins
 
-FAMILIES = {"vla-tiny": "vla.models.families.tiny:TinyFamily"}
+_HOME = "vla.models.families."
+FAMILIES = {
+    "vla-tiny": f"{_HOME}tiny:TinyFamily",
+    "paligemma": f"{_HOME}gemma:PaliGemmaFamily",
+    "gemma3": f"{_HOME}gemma:Gemma3Family",
+    "qwen2_vl": f"{_HOME}qwen:QwenFamily",
+    "qwen2_5_vl": f"{_HOME}qwen:QwenFamily",
+    "qwen3_vl": f"{_HOME}qwen:QwenFamily",
+    "idefics3": f"{_HOME}idefics:IdeficsFamily",
+    "smolvlm": f"{_HOME}idefics:IdeficsFamily",
+    "llava_onevision": f"{_HOME}llava:LlavaOnevisionFamily",
+    "internvl": f"{_HOME}internvl:InternVLFamily",
+}
 """`model_type` of a configuration -> class of the family."""
 OTHERS = "vla.models.families.hub:HubFamily"
 """The family of every other model."""
 GROUP = "vla.families"
+
+
+def trainable() -> list[str]:
+    """The types of models that can be trained."""
+    return sorted({*FAMILIES, *plugins(GROUP)})
 
 
 def family_class(model_type: str) -> type[ModelFamily]:

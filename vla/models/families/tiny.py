@@ -13,7 +13,7 @@ from vla.errors import UserError
 from vla.models.decoding.cpu_decode_step import KVCache, Show, cpu_decode_step
 from vla.models.decoding.session import CachedLayer
 from vla.models.decoding.static import StaticStep, StaticSteps
-from vla.models.families.base import Images, OptionalImages, check_length
+from vla.models.families.base import Images, OptionalImages, PromptFrame, Size, check_length
 from vla.models.inputs import BLOCK, ModelInputs
 from vla.models.tiny.model import TinyVLM
 from vla.models.tiny.processor import TinyVLMProcessor
@@ -25,6 +25,7 @@ class TinyFamily:
     Args:
         processor: the model's processor, which makes the other arguments of a family superfluous."""
 
+    image_text, frame = "<image>", PromptFrame()
     new_weights = ("vision.age",)
     """Embeddings of the images' ages, which are new if the model was saved with history 1."""
 
@@ -35,19 +36,19 @@ class TinyFamily:
         self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self.image_id = processor.image_token_id
 
-    @staticmethod
-    def history_settings(model_type: str, history: int) -> dict[str, int]:
+    @classmethod
+    def history_settings(cls, model_type: str, history: int) -> dict[str, int]:
         return {"history": history}
 
     @property
     def image_tokens(self) -> int:
         return sum(map(len, self.processor.image_ids()))
 
-    def image_ids(self, count: int) -> list[list[int]]:
+    def image_ids(self, sizes: Sequence[Size | None]) -> list[list[int]]:
         ids = self.processor.image_ids()
-        if count != len(ids):
+        if len(sizes) != len(ids):
             raise UserError(
-                f"the model takes {len(ids)} images, the contract gives {count}",
+                f"the model takes {len(ids)} images, the contract gives {len(sizes)}",
                 "model.vlm",
                 "train a new model, which takes as many cameras as the data has",
             )

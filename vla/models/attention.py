@@ -1,4 +1,4 @@
-"""Attention masks, positions and the attention function of `TinyVLM`."""
+"""Attention masks and positions of sequences with a prefix, blocks and branches; and the attention function of `TinyVLM`."""
 
 from __future__ import annotations
 
