@@ -11,7 +11,7 @@ from vla.models.load import load_vlm
 from vla.sequences.encode import Encoder
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.tokenization.codecs import fitted
-from vla.training.contract import add_action_tokens
+from vla.training.contract import add_tokens
 
 
 def changed(examples, **fields):
@@ -30,7 +30,7 @@ def acting(vlm, data, codec, terminate=True, gripper=None, **fields):
     chosen = PolicyContract({EMBODIMENT_NAME: robot}, chunk=3, codec=codec, codec_args=args, terminate=terminate, **fields)
     contract = fitted(chosen, lambda _: np.stack([values[i : i + 3] for i in range(len(values) - 3)]).astype(float))
     model, processor = load_vlm(vlm)
-    add_action_tokens(contract, model, processor.tokenizer)
+    add_tokens(contract, model, processor.tokenizer, points=False)
     return model, Encoder(contract, family_of(model, processor))
 
 

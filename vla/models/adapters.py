@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
 from collections.abc import Callable
 from typing import cast
 
 from transformers import PreTrainedModel
 
+from vla.contract import PolicyContract
 from vla.errors import UserError
+from vla.tokenization.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +24,9 @@ class Lora:
         alpha: the product of the matrices is scaled by alpha / rank.
         dropout: dropout rate of the adapters' input.
         targets: names of layers, or a regular expression for full names; "all-linear" is every linear layer except the head.
-        also: names of layers that are trained in full, e.g. the embeddings, if action tokens were added.
+        also: names of layers that are trained in full.
+        rows: ids of tokens whose rows of the embeddings and of the head are trained in full; None: the action tokens and locations,
+            unless they are the model's own integers.
     """
 
     rank: int = 0
@@ -29,6 +34,7 @@ class Lora:
     dropout: float = 0.0
     targets: str | list[str] = "all-linear"
     also: list[str] = dataclasses.field(default_factory=list)
+    rows: list[int] | None = None
 
 
 def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
@@ -37,25 +43,51 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
     The adapted model is a `PeftModel`, which passes attributes and calls on to the model that it wraps.
 
     Raises:
-        UserError: peft is not installed, or a target matches no layer.
+        UserError: a target matches no layer.
     """
     if not lora.rank:
         return model
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise UserError("peft is not installed", "model.lora", "install vla[lora]") from error
+    from peft import LoraConfig, get_peft_model
+
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
         target_modules=lora.targets,
         modules_to_save=lora.also or None,
+        trainable_token_indices={name: list(lora.rows) for name in names} if lora.rows else None,
     )
     try:
         return cast(PreTrainedModel, get_peft_model(model, config))
     except (ValueError, re.error) as error:
         raise UserError(str(error).splitlines()[0], "model.lora", "name layers of the model") from error
+
+
+def check_lora(model: PreTrainedModel, lora: Lora) -> None:
+    """Raises UserError if peft is not installed, or a target matches no layer."""
+    if not lora.rank:
+        return
+    if importlib.util.find_spec("peft") is None:
+        raise UserError("peft is not installed", "model.lora", "install vla[lora]")
+    names = [name for name, _ in model.named_modules()]
+    for target in [lora.targets] if isinstance(lora.targets, str) else lora.targets:
+        try:
+            whole = isinstance(lora.targets, str)
+            found = any(re.fullmatch(target, name) if whole else f".{name}".endswith(f".{target}") for name in names)
+        except re.error as error:
+            raise UserError(f"{target!r} is no regular expression: {error}", "model.lora.targets") from error
+        if target != "all-linear" and not found:
+            raise UserError(f"no layer is named {target!r}", "model.lora.targets", "name layers of the model")
+
+
+def with_token_rows(lora: Lora, contract: PolicyContract, vocabulary: Vocabulary) -> Lora:
+    """The settings, where the rows of the action tokens learn unless something else is said."""
+    if not lora.rank or lora.rows is not None:
+        return lora
+    own = contract.tokens == "integers"
+    return dataclasses.replace(lora, rows=[] if own else [*vocabulary.action_ids, *vocabulary.loc_ids])
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vla.errors import UserError
+from vla.models.ordinal_embeddings import ordinal_init
 
 
 @torch.no_grad()
@@ -17,14 +18,15 @@ def append_tokens(
 ) -> None:
     """Adds tokens to the tokenizer, and rows for them to the model's embeddings and to its output layer if that is not tied.
 
-    With words, a row starts as the mean of the rows of its word's tokens; without words, as a draw from a normal distribution
+    With words that are single tokens, a row starts as its word's. With words that are not, as the digits of a number in most public
+    models, rows start as ordinal codes, in the order of the tokens. Without words, a row is a draw from a normal distribution
     fitted to the existing rows. Tokens that exist already keep their rows.
 
     Args:
         model: a model without adapters.
         tokenizer: the model's tokenizer.
         tokens: the tokens to add.
-        words: one word per token, or none.
+        words: one word per token, whose values rise, or none.
         seed: seed of the draws.
 
     Raises:
@@ -51,4 +53,6 @@ def append_tokens(
         old = weight[: min(ids)].float().cpu()
         drawn = old.mean(0) + old.std(0) * torch.randn(len(ids), old.shape[1], generator=generator)
         for row, (i, source) in enumerate(zip(ids, sources, strict=True)):
-            weight[i] = (old[source].mean(0) if source else drawn[row]).to(weight)
+            weight[i] = (old[source[0]] if len(source) == 1 else drawn[row]).to(weight)
+        if any(len(source) > 1 for source in sources):
+            ordinal_init(weight, ids, seed=seed)

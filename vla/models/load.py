@@ -21,9 +21,9 @@ from transformers import (
 from vla.errors import UserError
 from vla.files import why_not_data
 from vla.models.families.find import family_class
-from vla.models.tiny.config import TinyVLMConfig
 from vla.models.tiny.model import TinyVLM
-from vla.models.tiny.ordinal_embeddings import ordinal_init
+from vla.models.ordinal_embeddings import ordinal_init
+from vla.models.tiny.config import TinyVLMConfig
 from vla.models.tiny.processor import TinyVLMProcessor
 from vla.models.tiny.text import INTEGERS, LOCATIONS
 
@@ -114,8 +114,9 @@ def new_tiny(tokenizer: PreTrainedTokenizerBase, seed: int = 0, **config: Any) -
         torch.manual_seed(seed)
         model = TinyVLM(settings)
         # Image tokens have a standard deviation of 1. With the usual 0.02 for words, *where* questions learn slower (measured).
-        torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.1)
+        weight = model.get_input_embeddings().weight
+        torch.nn.init.normal_(weight, std=0.1)
     for turn, tokens in enumerate((INTEGERS, LOCATIONS)):
         if all(token in known for token in tokens):
-            ordinal_init(model, [known[token] for token in tokens], seed=seed + turn)
+            ordinal_init(weight, [known[token] for token in tokens], seed=seed + turn)
     return model.eval(), TinyVLMProcessor(tokenizer, settings.image_size, settings.image_tokens, settings.history)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from transformers import ProcessorMixin
 
 from vla.contract import PolicyContract
 from vla.datasets.questions import QuestionSource
 from vla.errors import UserError
 from vla.folders import check_writable
+from vla.models.families.base import ModelFamily
 from vla.tokenization.prompts import action_prompt, question_prompt
 from vla.training.rows import Sources
 
@@ -74,8 +74,16 @@ def check_folders(trainer: L.Trainer, saves: bool) -> None:
         check_writable(str(folder), option)
 
 
-def check_prompts(contract: PolicyContract, processor: ProcessorMixin, sources: Sources) -> None:
+def check_prompts(contract: PolicyContract, family: ModelFamily, sources: Sources) -> None:
     """Raises UserError if prompts for these sources cannot be made from the contract's templates."""
-    action_prompt(contract, "go", processor)
+    action_prompt(contract, "go", family.processor, family.image_text)
     if any(isinstance(source, QuestionSource) for source in sources.values()):
-        question_prompt(contract, "what", processor)
+        question_prompt(contract, "what", family.processor, family.image_text)
+
+
+def check_smoothing(contract: PolicyContract, bins: float) -> None:
+    """Raises UserError if targets are to be smoothed and the contract's tokens are no quantities."""
+    if bins > 0 and contract.codec in ("numbers", "fast") and contract.tokens == "integers":
+        raise UserError(
+            f"the integers of codec {contract.codec} are not quantities", "model.bin_smoothing", "set it to 0, or tokens: append"
+        )

@@ -22,8 +22,8 @@ from vla.datasets.card import DatasetCard
 from vla.errors import UserError
 from vla.sequences.encode import Encoder
 from vla.training.callbacks import RolloutCallback, StepProgress
-from vla.training.checks import check_folders, check_prompts, check_seed, check_trainer
-from vla.training.contract import ContractOptions, add_action_tokens, configured, resolve
+from vla.training.checks import check_folders, check_prompts, check_smoothing, check_seed, check_trainer
+from vla.training.contract import ContractOptions, add_tokens, configured, resolve, with_default_chat, with_tokens
 from vla.training.data import VLAData
 from vla.training.duration import Duration, validation_interval
 from vla.training.model_card import made_of
@@ -167,12 +167,7 @@ class VLACLI(LightningCLI):
         cards = self._cards(missing)
         contract = configured(options, cards)
         self._prepare_rollouts(cards)
-        if self.model.bin_smoothing > 0 and contract.codec in ("numbers", "fast") and contract.tokens == "integers":
-            raise UserError(
-                f"the integers of codec {contract.codec} are not quantities",
-                "model.bin_smoothing",
-                "set it to 0, or tokens: append",
-            )
+        check_smoothing(contract, self.model.bin_smoothing)
         if fits:
             self.datamodule.check(contract, self.trainer.world_size)
         self.model.build(self._hooks.tokenizer, contract.history, len(contract.embodiment().cameras))
@@ -181,12 +176,19 @@ class VLACLI(LightningCLI):
         self._held.callback(enable_progress_bar)
         if fits:
             self.model.check_learning()
-        check_prompts(contract, self.model.processor, sources)
+        options = with_default_chat(options, self.model.processor)
+        contract = configured(options, cards)
+        check_prompts(contract, self.model.family, sources)
         for collect, _ in missing.values():
             self._hooks.collect(collect)
         contract = resolve(options, self.datamodule.cards(), sources)
-        add_action_tokens(contract, self.model.model, self.model.processor.tokenizer)
+        if not options.source:
+            contract = with_tokens(contract, self.model.model, self.model.processor.tokenizer)
+            check_smoothing(contract, self.model.bin_smoothing)
+        asks = any(isinstance(source, QuestionSource) for source in sources.values())
+        add_tokens(contract, self.model.model, self.model.processor.tokenizer, asks)
         encoder = Encoder(contract, self.model.family)
+        self.model.adapt(encoder)
         self.datamodule.bind(encoder)
         self.model.bind(encoder, list(sources))
         self.trainer.strategy.checkpoint_io = WholeFiles()

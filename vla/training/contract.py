@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vla.contract import ContractSettings, Embodiment, PolicyContract, StatisticOption
@@ -16,8 +17,10 @@ from vla.datasets.sources import Split
 from vla.datasets.steps import load_steps
 from vla.errors import UserError
 from vla.models.embeddings import append_tokens
-from vla.tokenization.action_tokens import appended_tokens
+from vla.tokenization.action_tokens import appended_tokens, chosen_tokens
+from vla.tokenization.base import ActionCodec
 from vla.tokenization.codecs import action_codec, fitted, settings, with_statistic
+from vla.tokenization.vocabulary import INTEGER_WORDS, LOCATION_WORDS
 
 WINDOWS = 20_000
 """The number of chunks per embodiment that a codec is fitted on at most."""
@@ -32,8 +35,13 @@ class ContractOptions(ContractSettings):
         decode: which statistic of the distribution over its values an ordinal token takes: mode, median or local-mean; by
             default the median where anything is ordinal.
         binary: whether an action dimension that has two values in all of the data decodes to one of them.
+        tokens: as in `ContractSettings`, or spare; "" is the integers if the tokenizer has one token for each, else spare
+            (`vla.tokenization.action_tokens.chosen_tokens`).
+        chat: as in `ContractSettings`; by default, if the model has a chat template.
     """
 
+    tokens: str = ""
+    chat: bool | None = None  # type: ignore[assignment]
     source: str = ""
     decode: StatisticOption = ""
     binary: bool = True
@@ -73,9 +81,26 @@ def configured(options: ContractOptions, cards: dict[str, DatasetCard]) -> Polic
         robots = [card for card in cards.values() if card.kind == "robot"]
         embodiments = {name: _with_binary(name, spec, robots) for name, spec in embodiments.items()}
     fields = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("source", "decode", "binary")}
-    contract = PolicyContract(embodiments=embodiments, **fields)
+    contract = PolicyContract(embodiments=embodiments, **{**fields, "chat": bool(options.chat)})
     settings(contract)
     return contract
+
+
+def with_default_chat(options: ContractOptions, processor: Any) -> ContractOptions:
+    """The options, where prompts are in the model's chat template if it has one and nothing else is said."""
+    template = any(getattr(one, "chat_template", None) for one in (processor, processor.tokenizer))
+    return dataclasses.replace(options, chat=template if options.chat is None else options.chat)
+
+
+def with_tokens(contract: PolicyContract, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PolicyContract:
+    """The contract with the action tokens that its setting means for this model; see `chosen_tokens`."""
+    rows = len(cast(torch.nn.Embedding, model.get_input_embeddings()).weight)
+    return dataclasses.replace(contract, tokens=chosen_tokens(tokenizer, contract.tokens, _largest(contract).spelling, rows))
+
+
+def _largest(contract: PolicyContract) -> ActionCodec:
+    """The codec of the embodiment with the most symbols, which has those of the others."""
+    return max((action_codec(contract, name) for name in contract.embodiments), key=lambda codec: codec.size)
 
 
 def resolve(options: ContractOptions, cards: dict[str, DatasetCard], sources: Mapping[str, Any] | None = None) -> PolicyContract:
@@ -106,11 +131,17 @@ def chunks(source: RobotSource, length: int, split: Split = "train") -> np.ndarr
     return steps.action[ahead].astype(np.float64)
 
 
-def add_action_tokens(contract: PolicyContract, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Adds the tokens that the contract's symbols need and the tokenizer lacks, if the contract appends tokens."""
+def add_tokens(contract: PolicyContract, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, points: bool) -> None:
+    """Adds the tokens that the tokenizer lacks: those of the contract's symbols, if it appends them, and locations.
+
+    Args:
+        points: whether points are among the answers.
+    """
     if contract.tokens == "append":
-        codec = max((action_codec(contract, name) for name in contract.embodiments), key=lambda c: c.size)
+        codec = _largest(contract)
         append_tokens(model, tokenizer, appended_tokens(codec.size), codec.spelling if codec.numeric else ())
+    if points or "where" in contract.plan:
+        append_tokens(model, tokenizer, LOCATION_WORDS, INTEGER_WORDS[: len(LOCATION_WORDS)])
 
 
 def _with_binary(name: str, spec: Embodiment, robots: list[DatasetCard]) -> Embodiment:

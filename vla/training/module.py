@@ -20,7 +20,7 @@ from vla.checkpoint import describe_model
 from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.evaluation.offline.replay import BATCH
-from vla.models.adapters import Lora, add_lora
+from vla.models.adapters import Lora, add_lora, check_lora, with_token_rows
 from vla.models.families.base import ModelFamily
 from vla.models.families.find import family_of
 from vla.models.load import load_vlm
@@ -126,14 +126,20 @@ class VLAModule(L.LightningModule):
         self.family = family_of(self.model, self.processor)
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
+        freeze(self.model, self.freeze_names)
+
+    def check_learning(self) -> None:
+        """Raises UserError if the parameters cannot learn as they are to: no parameter or layer matches, or a package lacks."""
+        self._groups()
+        check_optimizer(self.optimizer)
+        check_lora(self.model, self.lora)
+
+    def adapt(self, encoder: Encoder) -> None:
+        """Adds the adapters and freezes what does not learn. Called once, after tokens have been added."""
+        self.lora = with_token_rows(self.lora, encoder.contract, encoder.vocabulary)
         self.model = add_lora(self.model, self.lora)
         freeze(self.model, self.freeze_names)
         self.model.train()
-
-    def check_learning(self) -> None:
-        """Raises UserError if the parameters cannot learn as they are to: no parameter matches, or the optimizer is not there."""
-        self._groups()
-        check_optimizer(self.optimizer)
 
     def _groups(self) -> list[dict[str, Any]]:
         return parameter_groups(self.model, self.learning_rate, self.weight_decay, self.rates)

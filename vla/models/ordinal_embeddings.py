@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
-from transformers import PreTrainedModel
 
 
 @torch.no_grad()
-def ordinal_init(model: PreTrainedModel, ids: Sequence[int], noise: float = 0.2, seed: int = 0) -> None:
-    """Writes a smooth code of the rank into the embedding rows of `ids`, whose values rise.
+def ordinal_init(weight: torch.Tensor, ids: Sequence[int], noise: float = 0.2, seed: int = 0) -> None:
+    """Writes a smooth code of the rank into the rows of `ids`, whose values rise.
 
     The code is sines and cosines of several wavelengths, from twice the range down to about eight values, under a random
     rotation (so that different lists do not share dimensions), plus noise, scaled to the standard deviation of the other rows.
     Neighbouring values then start with similar logits, and a linear read-out of the value exists from the start.
 
     Args:
-        model: the model whose input embeddings are changed.
+        weight: the embeddings or the output layer, [V, D]; changed in place.
         ids: rows, in the order of their values.
         noise: standard deviation of the noise, relative to the code's.
         seed: seed of rotation and noise.
     """
-    weight = cast(torch.nn.Embedding, model.get_input_embeddings()).weight
     count, width = len(ids), weight.shape[1]
     generator = torch.Generator().manual_seed(seed)
     others = torch.ones(len(weight), dtype=torch.bool)
