@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from vla.checkpoint import read_checkpoint
 from vla.datasets.card import DatasetCard
+from vla.datasets.questions import QuestionSource
 from vla.errors import UserError
 from vla.sequences.encode import Encoder
 from vla.training.callbacks import RolloutCallback, StepProgress
