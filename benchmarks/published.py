@@ -43,8 +43,8 @@ from transformers import (
     SmolVLMProcessor,
 )
 from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
-from transformers.models.llava_onevision.video_processing_llava_onevision import LlavaOnevisionVideoProcessor
 from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
+from transformers.models.llava_onevision.video_processing_llava_onevision import LlavaOnevisionVideoProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
@@ -133,16 +133,18 @@ def _paligemma(toy: Toy, second: bool) -> tuple[Any, Any]:
     """google/paligemma-3b-pt-224 and google/paligemma2-3b-pt-224."""
     loc = {256000 + i: f"<loc{i:04d}>" for i in range(1024)}
     special = {0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", 257152: "<image>"}
-    words = tokenizer(
-        257153, special, toy, loc, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>"
-    )
+    words = tokenizer(257153, special, toy, loc, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>")
     images = SiglipImageProcessor(size={"height": 224, "width": 224}, image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=3)
     images.image_seq_length = 256
     processor = PaliGemmaProcessor(images, words)
     text = {**toy.text, "model_type": "gemma2" if second else "gemma", "vocab_size": len(words) + (0 if toy.words else 63)}
     text |= {"num_image_tokens": 256, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
     if second:
-        text |= {"query_pre_attn_scalar": toy.hidden // toy.heads, "attn_logit_softcapping": None, "final_logit_softcapping": None}
+        text |= {
+            "query_pre_attn_scalar": toy.hidden // toy.heads,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+        }
     vision = {"model_type": "siglip_vision_model", **toy.siglip, "image_size": 224, "patch_size": 14}
     vision |= {"projection_dim": toy.hidden, "vision_use_head": False, "num_image_tokens": 256}
     config = PaliGemmaConfig(
@@ -154,15 +156,14 @@ def _paligemma(toy: Toy, second: bool) -> tuple[Any, Any]:
 
 def _gemma3(toy: Toy) -> tuple[Any, Any]:
     """google/gemma-3-4b-it."""
-    unused = {256001 + i: f"<unused{99 + i}>" for i in range(0 if toy.words else 6000)} or {
-        6 + i: f"<unused{i}>" for i in range(99)
-    }
+    unused = {} if toy.words else {256001 + i: f"<unused{99 + i}>" for i in range(6000)}
     special = {0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", 105: "<start_of_turn>", 106: "<end_of_turn>"}
     special |= {255999: "<start_of_image>", 256000: "<end_of_image>", 262144: "<image_soft_token>"}
     words = tokenizer(
-        262145, special, toy, {i: t for i, t in unused.items() if i not in special}, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>",
+        262145, special, toy, unused, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>",
         extra_special_tokens={"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
     )  # fmt: skip
+    known = words.convert_tokens_to_ids
     _begins_with(words, "<bos>")
     images = Gemma3ImageProcessor(size={"height": 224, "width": 224}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     template = (
@@ -171,12 +172,21 @@ def _gemma3(toy: Toy) -> tuple[Any, Any]:
         "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
     )
     processor = Gemma3Processor(images, words, chat_template=template, image_seq_length=16)
-    text = {**toy.text, "vocab_size": len(words) + (0 if toy.words else 63), "sliding_window": 1024, "pad_token_id": 0, "rope_scaling": None}
-    text |= {"query_pre_attn_scalar": toy.hidden // toy.heads, "layer_types": ["sliding_attention", "full_attention"] * (toy.layers // 2)}
+    text = {
+        **toy.text,
+        "vocab_size": len(words) + (0 if toy.words else 63),
+        "sliding_window": 1024,
+        "pad_token_id": 0,
+        "rope_scaling": None,
+    }
+    text |= {
+        "query_pre_attn_scalar": toy.hidden // toy.heads,
+        "layer_types": ["sliding_attention", "full_attention"] * (toy.layers // 2),
+    }
     vision = {"model_type": "siglip_vision_model", **toy.siglip, "image_size": 224, "patch_size": 14, "vision_use_head": False}
     config = Gemma3Config(
-        text_config=text, vision_config=vision, mm_tokens_per_image=16, boi_token_index=words.convert_tokens_to_ids("<start_of_image>"),
-        eoi_token_index=words.convert_tokens_to_ids("<end_of_image>"), image_token_index=words.convert_tokens_to_ids("<image_soft_token>"),
+        text_config=text, vision_config=vision, mm_tokens_per_image=16, boi_token_index=known("<start_of_image>"),
+        eoi_token_index=known("<end_of_image>"), image_token_index=known("<image_soft_token>"),
     )  # fmt: skip
     return config, processor
 
@@ -200,9 +210,17 @@ def _qwen(toy: Toy, version: str) -> tuple[Any, Any]:
     pixels = {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 1280}
     template = chatml("<|vision_start|><|image_pad|><|vision_end|>")
     ids = {f"{name}_token_id": words.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")}
-    ids |= {"image_token_id": words.convert_tokens_to_ids("<|image_pad|>"), "video_token_id": words.convert_tokens_to_ids("<|video_pad|>")}
+    ids |= {
+        "image_token_id": words.convert_tokens_to_ids("<|image_pad|>"),
+        "video_token_id": words.convert_tokens_to_ids("<|video_pad|>"),
+    }
     # The published embeddings have more rows than the tokenizer has tokens.
-    text = {**toy.text, "vocab_size": len(words) + 279, "bos_token_id": None, "eos_token_id": words.convert_tokens_to_ids("<|im_end|>")}
+    text = {
+        **toy.text,
+        "vocab_size": len(words) + 279,
+        "bos_token_id": None,
+        "eos_token_id": words.convert_tokens_to_ids("<|im_end|>"),
+    }
     width = toy.hidden // toy.heads // 2
     section = [width // 4, width * 3 // 8, width - width // 4 - width * 3 // 8]
     rope = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": section}
@@ -212,26 +230,49 @@ def _qwen(toy: Toy, version: str) -> tuple[Any, Any]:
         vision = {"depth": toy.vision_layers, "hidden_size": toy.vision, "intermediate_size": 2 * toy.vision, "num_heads": 2}
         vision |= {"out_hidden_size": toy.hidden, "patch_size": 16, "spatial_merge_size": 2, "deepstack_visual_indexes": [0]}
         rope |= {"mrope_interleaved": True, "rope_theta": 5000000.0}
-        return Qwen3VLConfig(text_config={**text, "rope_parameters": rope}, vision_config=vision, tie_word_embeddings=True, **ids), processor
+        return Qwen3VLConfig(
+            text_config={**text, "rope_parameters": rope}, vision_config=vision, tie_word_embeddings=True, **ids
+        ), processor
     images = Qwen2VLImageProcessor(patch_size=14, merge_size=2, **pixels)
     if version == "2":
         processor = Qwen2VLProcessor(images, words, Qwen2VLVideoProcessor(), chat_template=template)
-        vision = {"depth": toy.vision_layers, "embed_dim": toy.vision, "num_heads": 2, "hidden_size": toy.hidden, "patch_size": 14}
-        return Qwen2VLConfig(text_config={**text, "rope_parameters": rope}, vision_config=vision, tie_word_embeddings=True, **ids), processor
+        vision = {
+            "depth": toy.vision_layers,
+            "embed_dim": toy.vision,
+            "num_heads": 2,
+            "hidden_size": toy.hidden,
+            "patch_size": 14,
+        }
+        return Qwen2VLConfig(
+            text_config={**text, "rope_parameters": rope}, vision_config=vision, tie_word_embeddings=True, **ids
+        ), processor
     processor = Qwen2_5_VLProcessor(images, words, Qwen2VLVideoProcessor(), chat_template=template)
     vision = {"depth": toy.vision_layers, "hidden_size": toy.vision, "intermediate_size": 2 * toy.vision, "num_heads": 2}
-    vision |= {"out_hidden_size": toy.hidden, "patch_size": 14, "window_size": 112, "fullatt_block_indexes": [toy.vision_layers - 1]}
-    return Qwen2_5_VLConfig(text_config={**text, "rope_parameters": rope}, vision_config=vision, tie_word_embeddings=True, **ids), processor
+    vision |= {
+        "out_hidden_size": toy.hidden,
+        "patch_size": 14,
+        "window_size": 112,
+        "fullatt_block_indexes": [toy.vision_layers - 1],
+    }
+    return Qwen2_5_VLConfig(
+        text_config={**text, "rope_parameters": rope}, vision_config=vision, tie_word_embeddings=True, **ids
+    ), processor
 
 
 def _idefics(toy: Toy, smol: bool) -> tuple[Any, Any]:
-    """HuggingFaceTB/SmolVLM-256M-Instruct (model_type idefics3 there; smolvlm since SmolVLM2) and HuggingFaceM4/Idefics3-8B-Llama3."""
+    """HuggingFaceTB/SmolVLM2-256M-Video-Instruct and HuggingFaceM4/Idefics3-8B-Llama3."""
     special = {0: "<|endoftext|>", 1: "<|im_start|>", 2: "<|im_end|>", 49189: "<fake_token_around_image>", 49190: "<image>"}
     special |= {49152: "<global-img>", 49279: "<end_of_utterance>"}
     words = tokenizer(49280, special, toy, bos_token="<|im_start|>", eos_token="<end_of_utterance>", pad_token="<|im_end|>")
     side = {"longest_edge": 512 if smol else 364}
-    kind = (SmolVLMImageProcessor, SmolVLMProcessor, SmolVLMConfig) if smol else (Idefics3ImageProcessor, Idefics3Processor, Idefics3Config)
-    images = kind[0](size={"longest_edge": 4 * side["longest_edge"]}, max_image_size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    kind = (
+        (SmolVLMImageProcessor, SmolVLMProcessor, SmolVLMConfig)
+        if smol
+        else (Idefics3ImageProcessor, Idefics3Processor, Idefics3Config)
+    )
+    images = kind[0](
+        size={"longest_edge": 4 * side["longest_edge"]}, max_image_size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
     patch, scale = (16, 4) if smol else (14, 2)
     length = (side["longest_edge"] // patch // scale) ** 2
     arguments = {"video_processor": SmolVLMVideoProcessor()} if smol else {}
@@ -255,7 +296,12 @@ def _llava(toy: Toy) -> tuple[Any, Any]:
         images, words, LlavaOnevisionVideoProcessor(), num_image_tokens=729, vision_feature_select_strategy="full",
         chat_template=chatml("<image>"),
     )  # fmt: skip
-    text = {**toy.text, "model_type": "qwen2", "vocab_size": len(words) + 352, "eos_token_id": words.convert_tokens_to_ids("<|im_end|>")}
+    text = {
+        **toy.text,
+        "model_type": "qwen2",
+        "vocab_size": len(words) + 352,
+        "eos_token_id": words.convert_tokens_to_ids("<|im_end|>"),
+    }
     vision = {"model_type": "siglip_vision_model", **toy.siglip, "image_size": 384, "patch_size": 14, "vision_use_head": False}
     config = LlavaOnevisionConfig(
         text_config=text, vision_config=vision, image_token_index=words.convert_tokens_to_ids("<image>"),
@@ -269,11 +315,23 @@ def _internvl(toy: Toy) -> tuple[Any, Any]:
     """OpenGVLab/InternVL3-1B-hf."""
     names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<img>", "</img>", "<video>"]
     special = {151643 + i: name for i, name in enumerate(names)}
-    kinds = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}
+    kinds = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
     words = tokenizer(151650, special, toy, pad_token="<|endoftext|>", eos_token="<|im_end|>", extra_special_tokens=kinds)
     images = GotOcr2ImageProcessor(size={"height": 448, "width": 448}, crop_to_patches=True, max_patches=12)
-    processor = InternVLProcessor(images, words, InternVLVideoProcessor(), image_seq_length=256, chat_template=chatml("<IMG_CONTEXT>\n"))
-    text = {**toy.text, "model_type": "qwen2", "vocab_size": len(words) + 292, "eos_token_id": words.convert_tokens_to_ids("<|im_end|>")}
+    processor = InternVLProcessor(
+        images, words, InternVLVideoProcessor(), image_seq_length=256, chat_template=chatml("<IMG_CONTEXT>\n")
+    )
+    text = {
+        **toy.text,
+        "model_type": "qwen2",
+        "vocab_size": len(words) + 292,
+        "eos_token_id": words.convert_tokens_to_ids("<|im_end|>"),
+    }
     vision = {**toy.siglip, "image_size": [448, 448], "patch_size": [14, 14]}
     config = InternVLConfig(
         text_config=text, vision_config=vision, image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"), image_seq_length=256,

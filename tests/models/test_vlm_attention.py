@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from vla.models.inputs import BLOCK, PREFIX
 from vla.models.attention import additive, attend, positions, visible
+from vla.models.inputs import BLOCK, PREFIX
 
 
 def test_prefix_is_bidirectional_and_answers_are_causal():

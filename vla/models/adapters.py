@@ -25,8 +25,8 @@ class Lora:
         dropout: dropout rate of the adapters' input.
         targets: names of layers, or a regular expression for full names; "all-linear" is every linear layer except the head.
         also: names of layers that are trained in full.
-        rows: ids of tokens whose rows of the embeddings and of the head are trained in full; None: the action tokens and locations,
-            unless they are the model's own integers.
+        rows: ids of tokens whose rows of the embeddings and of the head are trained in full; None: the action tokens and
+            locations, unless they are the model's own integers.
     """
 
     rank: int = 0

@@ -18,9 +18,9 @@ def append_tokens(
 ) -> None:
     """Adds tokens to the tokenizer, and rows for them to the model's embeddings and to its output layer if that is not tied.
 
-    With words that are single tokens, a row starts as its word's. With words that are not, as the digits of a number in most public
-    models, rows start as ordinal codes, in the order of the tokens. Without words, a row is a draw from a normal distribution
-    fitted to the existing rows. Tokens that exist already keep their rows.
+    With words that are single tokens, a row starts as its word's. With words that are not, as numbers in most public models, rows
+    start as ordinal codes, in the order of the tokens. Without words, a row is a draw from a normal distribution fitted to the
+    existing rows. Tokens that exist already keep their rows.
 
     Args:
         model: a model without adapters.

@@ -21,9 +21,9 @@ from transformers import (
 from vla.errors import UserError
 from vla.files import why_not_data
 from vla.models.families.find import family_class
-from vla.models.tiny.model import TinyVLM
 from vla.models.ordinal_embeddings import ordinal_init
 from vla.models.tiny.config import TinyVLMConfig
+from vla.models.tiny.model import TinyVLM
 from vla.models.tiny.processor import TinyVLMProcessor
 from vla.models.tiny.text import INTEGERS, LOCATIONS
 

@@ -59,15 +59,17 @@ def action_token_ids(tokenizer: HFTokenizer, tokens: str, spelling: Sequence[str
     if tokens == "append":
         fix = "`vla fit` adds them, or `vla.models.embeddings.append_tokens`"
         return _all(tokenizer.get_vocab(), appended_tokens(len(spelling)), fix)
-    raise UserError(f"unknown action tokens {tokens!r}", "contract.tokens", "use integers, overwrite, overwrite:ID, append or spare")
+    raise UserError(
+        f"unknown action tokens {tokens!r}", "contract.tokens", "use integers, overwrite, overwrite:ID, append or spare"
+    )
 
 
 def chosen_tokens(tokenizer: HFTokenizer, tokens: str, spelling: Sequence[str], rows: int) -> str:
     """What a run's `tokens` setting means for this tokenizer: one of the settings that `action_token_ids` takes.
 
-    "" is the integers, if the tokenizer has one token for each, else "spare". "spare" is, in this order: tokens that the tokenizer
-    has for special purposes (`spare_tokens`); appended tokens, if the embeddings have rows that no token uses; its least used
-    tokens; appended tokens, for which the embeddings grow.
+    "" is the integers, if the tokenizer has one token for each, else "spare". "spare" is, in this order: tokens that the
+    tokenizer has for special purposes (`spare_tokens`); appended tokens, if the embeddings have rows that no token uses; its
+    least used tokens; appended tokens, for which the embeddings grow.
 
     Args:
         spelling: text of each symbol.

@@ -23,7 +23,7 @@ from vla.datasets.questions import QuestionSource
 from vla.errors import UserError
 from vla.sequences.encode import Encoder
 from vla.training.callbacks import RolloutCallback, StepProgress
-from vla.training.checks import check_folders, check_prompts, check_smoothing, check_seed, check_trainer
+from vla.training.checks import check_folders, check_prompts, check_seed, check_smoothing, check_trainer
 from vla.training.contract import ContractOptions, add_tokens, configured, resolve, with_default_chat, with_tokens
 from vla.training.data import VLAData
 from vla.training.duration import Duration, validation_interval

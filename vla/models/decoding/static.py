@@ -14,8 +14,8 @@ from torch.nn import functional
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import StaticLayer
 
-from vla.models.decoding.session import CachedLayer
 from vla.models.attention import NAME, additive
+from vla.models.decoding.session import CachedLayer
 
 ROOM = 128
 """The size of a KV cache is a multiple of this many tokens, so that few sizes occur."""

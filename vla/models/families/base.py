@@ -39,7 +39,6 @@ class PromptFrame:
     after: tuple[int, ...] = ()
 
 
-
 class ModelFamily(Protocol):
     """Prepares the inputs of one kind of model and runs it. Holds the processor but no weights, so data loaders can use it, too.
 

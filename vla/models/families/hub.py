@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NoReturn, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -33,8 +33,8 @@ class HubProcessor(Protocol):
 class HubFamily:
     """The `ModelFamily` of an image-text-to-text model of transformers, which can be decoded; its subclasses can be trained, too.
 
-    A missing image takes no tokens. The language model is causal unless a subclass says otherwise, so several questions may branch
-    off the same images.
+    A missing image takes no tokens. The language model is causal unless a subclass says otherwise, so several questions may
+    branch off the same images.
 
     Args:
         processor: the model's processor.
@@ -149,7 +149,7 @@ class HubFamily:
             inputs, positions = self._each_branch(inputs, positions)
             many = False
         blanks = inputs.group is not None and bool((inputs.group == BLOCK).any())
-        if blanks and not self._sees_all(inputs):
+        if blanks and self.window:
             fix = "write a causal block, or token by token"
             raise UserError("a bidirectional block needs layers that do not see a window only", "contract.block", fix)
         fed = self._fed(model, inputs)

@@ -63,7 +63,11 @@ class HubSession:
 
     def __init__(self, model: HubModel, inputs: Mapping[str, torch.Tensor], static: StaticSteps | None = None):
         self.model, self.ids, self.static = core(model), inputs["input_ids"], static
-        self.rows, self.device, self.vocabulary = len(self.ids), self.ids.device, len(cast(nn.Embedding, model.get_input_embeddings()).weight)
+        self.rows, self.device, self.vocabulary = (
+            len(self.ids),
+            self.ids.device,
+            len(cast(nn.Embedding, model.get_input_embeddings()).weight),
+        )
         self._text = model.config.get_text_config()
         if getattr(self._text, "logits_scaling", 1) != 1:
             raise UserError(f"models of type {self._text.model_type} scale their logits", "decoding", "use another model")

@@ -10,7 +10,7 @@ from vla.models.families.hub import HubFamily
 
 
 class LlavaOnevisionFamily(HubFamily):
-    """LLaVA-OneVision (Li et al. 2024). Every image is seen as one of several: scaled to one tile, which a line-break token ends."""
+    """LLaVA-OneVision (Li et al. 2024). Every image is seen as one of several: one tile, which a line-break token ends."""
 
     trains = True
 

@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Cac
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from vla.errors import UserError
+from vla.models.attention import NAME, additive, positions, visible
 from vla.models.inputs import PREFIX
 from vla.models.int8 import to_int8
 from vla.models.logprobs import scored, token_logprobs
-from vla.models.attention import NAME, additive, positions, visible
 from vla.models.tiny.config import TinyVLMConfig
 from vla.models.tiny.vision import Vision
 

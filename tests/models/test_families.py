@@ -1,0 +1,194 @@
+"""Every family of public models, by a toy of the real classes: our loss, answers and branches are the model's own."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from vla.contract import Camera, Embodiment, PolicyContract
+from vla.datasets.samples import Question, QuestionSample, RobotSample
+from vla.errors import UserError
+from vla.models.adapters import Lora, add_lora, merged
+from vla.models.embeddings import append_tokens
+from vla.models.families.find import family_of
+from vla.models.families.hub import left_padded
+from vla.models.inputs import BLOCK
+from vla.models.logprobs import scored, token_logprobs
+from vla.observation import Observation
+from vla.policies.local import LocalPolicy
+from vla.sequences.encode import Encoder
+from vla.space import Space
+from vla.tokenization.action_tokens import appended_tokens
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "benchmarks/published.py"
+NAMES = ("paligemma", "paligemma2", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision", "internvl")
+NAMES += ("gemma3",)
+SPACE = Space(names=("x", "y"), units=("m", "m"), low=(-1.0, -1.0), high=(1.0, 1.0))
+ROBOT = Embodiment(cameras=(Camera("a", 96, 128), Camera("b", 64, 64)), state=SPACE, action=SPACE)
+
+
+@pytest.fixture(scope="module")
+def published():
+    pytest.importorskip("num2words")
+    spec = importlib.util.spec_from_file_location("published", PUBLISHED)
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up.
+    import sys
+
+    sys.modules["published"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def toy(request, published):
+    """Model, processor and encoder, with appended action tokens and the chat template, where there is one."""
+    model, processor = published.make(request.param)
+    append_tokens(model, processor.tokenizer, appended_tokens(256), [str(1000 + i) for i in range(256)])
+    contract = PolicyContract(
+        {"r": ROBOT}, tokens="append", plan=(), chat=bool(getattr(processor, "chat_template", None)), chunk=2, execute=2
+    )
+    return model, processor, Encoder(contract, family_of(model, processor))
+
+
+def images(seed=0):
+    rng = np.random.default_rng(seed)
+    return {camera.name: rng.integers(0, 256, (camera.height, camera.width, 3), np.uint8) for camera in ROBOT.cameras}
+
+
+def robot(seed=0, words="lift the cube"):
+    actions = np.random.default_rng(seed).uniform(-1, 1, (2, 2)).astype(np.float32)
+    known = {"mask": np.ones(2, bool), "terminate": np.zeros(2, bool), "target": "", "point": None, "offset": None}
+    return RobotSample(
+        images(seed), np.array([0.1, -0.5]), actions, instruction=words, episode=0, step=0, embodiment="r", **known
+    )
+
+
+def asked(*pairs):
+    return QuestionSample({"a": images()["a"]}, [Question(text, [answer], "x") for text, answer in pairs])
+
+
+def logits(toy, *samples):
+    """Logits of the scored tokens, and these tokens."""
+    model, _, encoder = toy
+    batch = encoder.batch([encoder.build(sample) for sample in samples])
+    positions = scored(batch.labels)
+    with torch.inference_mode():
+        return encoder.family.score(model, batch.inputs, positions), batch.labels[:, 1:][positions[:, :-1]], batch
+
+
+def test_the_loss_is_the_model_s_own(toy):
+    model, _, encoder = toy
+    found, ids, batch = logits(toy, robot(0), robot(1, "go"))
+    ours = -token_logprobs(found, ids).mean()
+    inputs = batch.inputs
+    with torch.inference_mode():
+        theirs = model(
+            input_ids=inputs.ids,
+            attention_mask=inputs.attention.long(),
+            labels=batch.labels,
+            **inputs.images,
+            **encoder.family.token_types(inputs),
+        ).loss
+    assert abs(float(ours - theirs)) < 1e-5
+
+
+def test_answers_are_those_of_generate_alone_and_in_company(toy):
+    model, processor, encoder = toy
+    observations = [Observation(str(i), images(i), np.array([0.1, -0.5]), words) for i, words in enumerate(("go", "lift it now"))]
+    together = LocalPolicy(model, processor, encoder.contract, batch=2, encoder=encoder).act(observations)
+    alone = LocalPolicy(model, processor, encoder.contract, batch=1, encoder=encoder)
+    for observation, answer in zip(observations, together, strict=True):
+        assert np.array_equal(alone.act([observation])[0].actions, answer.actions)
+        prompt = left_padded(encoder.batch([encoder.act(observation)]).inputs, encoder.tokenizer.pad_token_id or 0)
+        allowed = encoder.grammar.allowed()
+        # Without padding, the model's own settings need no help.
+        start = int((prompt.attention[0] == 0).sum())
+        fed = {"input_ids": prompt.ids[:, start:], "attention_mask": prompt.attention[:, start:], **prompt.images}
+        types = encoder.family.token_types(dataclasses.replace(prompt, ids=prompt.ids[:, start:]))
+        only = LogitsProcessorList([Only(allowed, fed["input_ids"].shape[1])])
+        settings = {"max_new_tokens": len(allowed), "min_new_tokens": len(allowed), "do_sample": False, "eos_token_id": None}
+        written = model.generate(**fed, **types, **settings, logits_processor=only)[0, fed["input_ids"].shape[1] :]
+        assert np.array_equal(encoder.chunk(written.numpy()).actions, answer.actions)
+
+
+class Only(LogitsProcessor):
+    """Allows these words at each step."""
+
+    def __init__(self, allowed, start):
+        self.allowed, self.start = allowed, start
+
+    def __call__(self, ids, scores):
+        words = self.allowed[ids.shape[1] - self.start]
+        only = torch.full_like(scores, -torch.inf)
+        only[:, words] = scores[:, words]
+        return only
+
+
+def test_questions_on_the_same_image_do_not_see_one_another(toy):
+    pairs = ("what is it", "red"), ("where is that thing", "on the left"), ("and", "no")
+    together = logits(toy, asked(*pairs), robot())[0]
+    single = torch.cat([*(logits(toy, asked(pair))[0] for pair in pairs), logits(toy, robot())[0]])
+    assert torch.allclose(together, single, atol=2e-5)
+
+
+def test_a_missing_image_takes_no_tokens(toy):
+    _, _, encoder = toy
+    one, both = (encoder.build(sample).sequence for sample in (asked(("what", "red")), robot()))
+    ids = encoder.family.image_id
+    first = sum(i == ids for i in encoder.family.image_ids([(96, 128)])[0])
+    assert (one.ids == ids).sum() == first < (both.ids == ids).sum()
+
+
+def test_merged_adapters_change_nothing(toy, published):
+    model, processor, encoder = toy
+    fresh = type(model)(model.config)
+    fresh.load_state_dict(model.state_dict())
+    adapted = add_lora(fresh, Lora(rank=2, rows=list(encoder.vocabulary.action_ids[:8]))).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name or "token" in name:
+                parameter += 0.05 * torch.randn_like(parameter)
+    before = logits((adapted, processor, encoder), robot(), asked(("what", "red")))[0]
+    after = logits((merged(adapted), processor, encoder), robot(), asked(("what", "red")))[0]
+    plain = logits(toy, robot(), asked(("what", "red")))[0]
+    assert torch.allclose(before, after, atol=1e-4) and not torch.allclose(before, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("toy", ["smolvlm", "paligemma", "qwen2.5-vl"], indirect=True)
+def test_blanks_of_a_bidirectional_block_see_one_another(toy):
+    model, processor, encoder = toy
+    contract = dataclasses.replace(encoder.contract, block="bidirectional")
+    blocks = Encoder(contract, encoder.family)
+    batch = blocks.batch([blocks.build(robot())])
+    positions = scored(batch.labels)
+    last = int((batch.inputs.group[0] == BLOCK).nonzero()[-1])
+    changed = batch.inputs.ids.clone()
+    changed[0, last] = 40
+    with torch.inference_mode():
+        one, other = (
+            blocks.family.score(model, dataclasses.replace(batch.inputs, ids=ids), positions)
+            for ids in (batch.inputs.ids, changed)
+        )
+        # The first blank sees the last one; the token before the block does not.
+        assert torch.allclose(one[0], other[0], atol=1e-6) and not torch.allclose(one[1], other[1], atol=1e-6)
+        policy = LocalPolicy(model, processor, contract, encoder=blocks)
+        assert policy.act([Observation("", images(), np.array([0.1, -0.5]), "go")])[0].actions.shape == (2, 2)
+
+
+@pytest.mark.parametrize("toy", ["gemma3"], indirect=True)
+def test_layers_that_see_a_window_only(toy, monkeypatch):
+    """Questions are then computed one by one, with the same result; a bidirectional block is refused."""
+    _, _, encoder = toy
+    pairs = ("what is it", "red"), ("and", "no")
+    together = logits(toy, asked(*pairs))[0]
+    monkeypatch.setattr(encoder.family, "window", 32)
+    assert torch.allclose(logits(toy, asked(*pairs))[0], together, atol=2e-5)
+    blocks = Encoder(dataclasses.replace(encoder.contract, block="bidirectional"), encoder.family)
+    with pytest.raises(UserError, match="see a window only"):
+        logits((toy[0], toy[1], blocks), robot())
