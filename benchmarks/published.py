@@ -159,9 +159,10 @@ def _gemma3(toy: Toy) -> tuple[Any, Any]:
     unused = {} if toy.words else {256001 + i: f"<unused{99 + i}>" for i in range(6000)}
     special = {0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", 105: "<start_of_turn>", 106: "<end_of_turn>"}
     special |= {255999: "<start_of_image>", 256000: "<end_of_image>", 262144: "<image_soft_token>"}
+    kinds = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
     words = tokenizer(
         262145, special, toy, unused, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
+        extra_special_tokens=kinds,
     )  # fmt: skip
     known = words.convert_tokens_to_ids
     _begins_with(words, "<bos>")

@@ -49,20 +49,23 @@ def test_the_page_shows_each_example_and_it_is_short(path):
 
 
 def test_a_family_of_ones_own_learns_and_acts(install, tmp_path):
-    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor, Idefics3Processor
+    from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-    install("vla.families", "idefics3", "idefics3_family:Idefics3Family")
+    install("vla.families", "llava", "llava_family:LlavaFamily")
     tokenizer = train_tokenizer(["Q: what action should the robot take to lift the red cube? state: A:"] * 3, vocab_size=300)
-    sizes = {"size": {"longest_edge": 28}, "max_image_size": {"longest_edge": 28}, "do_image_splitting": False}
-    processor = Idefics3Processor(Idefics3ImageProcessor(**sizes), tokenizer, image_seq_len=4)
+    sizes = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+    processor = LlavaProcessor(CLIPImageProcessor(**sizes), tokenizer, patch_size=7, vision_feature_select_strategy="full")
     small = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {"model_type": "llama", "hidden_size": 48, "num_key_value_heads": 2, "vocab_size": len(tokenizer), **small}
-    vision = {"hidden_size": 32, "image_size": 28, "patch_size": 7, **small}
+    vision = {"model_type": "siglip_vision_model", "hidden_size": 32, "image_size": 28, "patch_size": 7, **small}
     image = tokenizer.convert_tokens_to_ids("<image>")
     torch.manual_seed(0)
-    Idefics3ForConditionalGeneration(
-        Idefics3Config(vision_config=vision, text_config=text, image_token_id=image, scale_factor=2)
-    ).save_pretrained(tmp_path / "vlm")
+    LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config={**vision, "vision_use_head": False}, text_config=text, image_token_index=image,
+            vision_feature_select_strategy="full",
+        )
+    ).save_pretrained(tmp_path / "vlm")  # fmt: skip
     processor.save_pretrained(tmp_path / "vlm")
 
     model, processor = load_vlm(tmp_path / "vlm", history=1)

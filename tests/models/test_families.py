@@ -2,11 +2,14 @@
 
 import dataclasses
 import importlib.util
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from vla.contract import Camera, Embodiment, PolicyContract
@@ -17,6 +20,7 @@ from vla.models.embeddings import append_tokens
 from vla.models.families.find import family_of
 from vla.models.families.hub import left_padded
 from vla.models.inputs import BLOCK
+from vla.models.load import load_vlm
 from vla.models.logprobs import scored, token_logprobs
 from vla.observation import Observation
 from vla.policies.local import LocalPolicy
@@ -192,3 +196,48 @@ def test_layers_that_see_a_window_only(toy, monkeypatch):
     blocks = Encoder(dataclasses.replace(encoder.contract, block="bidirectional"), encoder.family)
     with pytest.raises(UserError, match="see a window only"):
         logits((toy[0], toy[1], blocks), robot())
+
+
+@pytest.fixture(scope="module")
+def saved(published, tmp_path_factory):
+    model, processor = published.make("smolvlm")
+    folder = tmp_path_factory.mktemp("saved")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def changed(saved, folder, weights=None, **config):
+    """A copy of a saved model with other weights or settings."""
+    shutil.copytree(saved, folder)
+    if weights:
+        save_file(weights(load_file(saved / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, **config}))
+    return folder
+
+
+def test_weights_that_lack_or_exceed_are_named(saved, tmp_path):
+    norm = "model.text_model.norm.weight"
+    lacks = changed(saved, tmp_path / "lacks", lambda weights: {k: v for k, v in weights.items() if k != norm})
+    exceeds = changed(saved, tmp_path / "exceeds", lambda weights: {**weights, "model.extra": torch.zeros(2)})
+    with pytest.raises(UserError, match="the weights lack model.text_model.norm.weight"):
+        load_vlm(lacks, history=1)
+    with pytest.raises(UserError, match="what the model has not: model.extra"):
+        load_vlm(exceeds, history=1)
+    own = changed(saved, tmp_path / "own", auto_map={"AutoConfig": "code.C"}, model_type="of-their-own")
+    with pytest.raises(UserError, match="needs code that comes with its weights") as error:
+        load_vlm(own, history=1)
+    assert "trust_remote_code" in error.value.fix
+
+
+@pytest.mark.parametrize("toy", ["qwen3-vl"], indirect=True)
+def test_a_prompt_longer_than_the_context_is_refused(toy, monkeypatch):
+    model, processor, encoder = toy
+    monkeypatch.setattr(encoder.family, "context", 100)
+    with pytest.raises(UserError, match="a sequence has 2.. tokens, the model's context 100"):
+        logits(toy, robot())
+    with pytest.raises(UserError, match="the model's context 100"):
+        LocalPolicy(model, processor, encoder.contract, encoder=encoder).act(
+            [Observation("", images(), np.array([0.1, -0.5]), "go")]
+        )

@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as kinds
-from transformers import GPT2Config, PreTrainedTokenizerFast
+from transformers import Blip2Config, GPT2Config, PreTrainedTokenizerFast, T5Config
 
 from vla.errors import UserError
 from vla.models.load import load_vlm
@@ -38,12 +38,9 @@ def test_a_model_that_cannot_be_made_says_why(wrong, message):
         VLMSpec(**wrong).make()
 
 
-def test_models_of_other_kinds_are_refused_before_anything_is_loaded(tmp_path, hub):
+def test_models_of_other_kinds_are_refused_before_anything_is_loaded(tmp_path):
     """The configuration is all that is there."""
-    for name in ("paligemma", "qwen2.5-vl", "smolvlm"):
-        hub.model(name).config.save_pretrained(tmp_path / name)
-        with pytest.raises(UserError, match="cannot be trained yet"):
+    for name, config in {"text": GPT2Config(), "encoder-decoder": T5Config(), "unknown": Blip2Config()}.items():
+        config.save_pretrained(tmp_path / name)
+        with pytest.raises(UserError, match=f"{config.model_type} cannot be trained"):
             load_vlm(tmp_path / name, history=1)
-    GPT2Config().save_pretrained(tmp_path / "text")
-    with pytest.raises(UserError, match="gpt2 cannot be trained yet"):
-        load_vlm(tmp_path / "text", history=1)

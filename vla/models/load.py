@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
+from transformers.utils import logging
 
 from vla.errors import UserError
 from vla.files import why_not_data
@@ -36,6 +39,17 @@ def shipped_folder(name: str = "tiny") -> Path:
     return Path(str(resources.files("vla.models"))) / "pretrained" / name
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without transformers' table of missing and unexpected weights, which are named in an error."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def load_vlm(
     name: str | Path, trust_remote_code: bool = False, history: int = 0, **kwargs: Any
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -50,7 +64,8 @@ def load_vlm(
         kwargs: arguments of the model's `from_pretrained` (dtype, device_map, ...).
 
     Raises:
-        UserError: there is no model, it is not an image-text-to-text model, or it is to be trained and its family cannot be.
+        UserError: there is no model, it is not an image-text-to-text model, its weights are not those of its configuration, it
+            needs code of its own, or it is to be trained and its family cannot be.
     """
     recipe = SHIPPED.get(str(name))
     where = shipped_folder(str(name)) if recipe else name
@@ -70,12 +85,17 @@ def load_vlm(
             model_type = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code).model_type
             settings = family_class(model_type).history_settings(model_type, history)
         options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, **settings, **kwargs}
-        loaded = AutoModelForImageTextToText.from_pretrained(where, trust_remote_code=trust_remote_code, **options)
+        with _silent():
+            loaded = AutoModelForImageTextToText.from_pretrained(where, trust_remote_code=trust_remote_code, **options)
         model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         pointers = (why for path in sorted(folder.glob("*.safetensors")) if (why := why_not_data(path)))
         why = next(pointers, "") or str(error).strip().splitlines()[0]
+        if "custom code" in why:
+            raise UserError(
+                "the model needs code that comes with its weights", str(name), "read that code, then set model.trust_remote_code"
+            ) from error
         raise UserError(
             f"cannot load the model: {why}", str(name), "name `tiny`, a model folder or a public image-text-to-text model"
         ) from error
@@ -83,6 +103,9 @@ def load_vlm(
     missing = sorted(name for name in info["missing_keys"] if not any(part in name for part in may_be_missing))
     if missing:
         raise UserError(f"the weights lack {', '.join(missing[:5])}", str(where), "export or download the model again")
+    if history and info["unexpected_keys"]:
+        some = ", ".join(sorted(info["unexpected_keys"])[:5])
+        raise UserError(f"the weights have what the model has not: {some}", str(where), "its config.json is another model's")
     for setting, value in settings.items():
         setattr(processor, setting, value)
     return model.eval(), processor

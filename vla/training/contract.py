@@ -17,7 +17,7 @@ from vla.datasets.sources import Split
 from vla.datasets.steps import load_steps
 from vla.errors import UserError
 from vla.models.embeddings import append_tokens
-from vla.tokenization.action_tokens import appended_tokens, chosen_tokens
+from vla.tokenization.action_tokens import HFTokenizer, appended_tokens, chosen_tokens
 from vla.tokenization.base import ActionCodec
 from vla.tokenization.codecs import action_codec, fitted, settings, with_statistic
 from vla.tokenization.vocabulary import INTEGER_WORDS, LOCATION_WORDS
@@ -92,7 +92,7 @@ def with_default_chat(options: ContractOptions, processor: Any) -> ContractOptio
     return dataclasses.replace(options, chat=template if options.chat is None else options.chat)
 
 
-def with_tokens(contract: PolicyContract, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PolicyContract:
+def with_tokens(contract: PolicyContract, model: PreTrainedModel, tokenizer: HFTokenizer) -> PolicyContract:
     """The contract with the action tokens that its setting means for this model; see `chosen_tokens`."""
     rows = len(cast(torch.nn.Embedding, model.get_input_embeddings()).weight)
     return dataclasses.replace(contract, tokens=chosen_tokens(tokenizer, contract.tokens, _largest(contract).spelling, rows))

@@ -3,7 +3,7 @@
 A package adds a family of its own by an entry point, named by the `model_type` of its models:
 
     [project.entry-points."vla.families"]
-    smolvlm = "my_package:SmolVLMFamily"
+    llava = "my_package:LlavaFamily"
 
 The class implements `vla.models.families.base.ModelFamily`.
 """
@@ -42,7 +42,7 @@ def trainable() -> list[str]:
 
 def family_class(model_type: str) -> type[ModelFamily]:
     """Returns the class of the family that models of this type belong to."""
-    return load_object(FAMILIES.get(model_type) or plugins(GROUP).get(model_type) or OTHERS)
+    return load_object(plugins(GROUP).get(model_type) or FAMILIES.get(model_type) or OTHERS)
 
 
 def family_of(model: PreTrainedModel, processor: ProcessorMixin, image_tokens: int = 0, chat: bool = False) -> ModelFamily:

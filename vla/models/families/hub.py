@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_utils import ChannelDimension
 
 from vla.errors import UserError
@@ -55,10 +55,11 @@ class HubFamily:
 
     def __init__(self, processor: HubProcessor, config: PreTrainedConfig, image_tokens: int = 0, chat: bool = False):
         self.processor, self.chat = processor, chat
-        self.tokenizer = cast(PreTrainedTokenizerBase, getattr(processor, "tokenizer", processor))
+        self.tokenizer: Any = getattr(processor, "tokenizer", processor)
         self.image_id, self._image_tokens = config.image_token_id, image_tokens
         text = config.get_text_config()
         self.window: int = (getattr(text, "sliding_window", None) or 0) if _slides(text) else 0
+        self.context: int = getattr(text, "max_position_embeddings", 0)
         self._ids: dict[Size, list[int]] = {}
 
     @classmethod
@@ -144,6 +145,7 @@ class HubFamily:
     def score(self, model: HubModel, inputs: ModelInputs, positions: torch.Tensor) -> torch.Tensor:
         if not self.trains:
             raise _untrainable(f"a {type(model).__name__}")
+        self._check_context(inputs)
         many = inputs.branch is not None and int(inputs.branch.max()) > 1
         if many and not (self.branches and self._sees_all(inputs)):
             inputs, positions = self._each_branch(inputs, positions)
@@ -153,12 +155,18 @@ class HubFamily:
             fix = "write a causal block, or token by token"
             raise UserError("a bidirectional block needs layers that do not see a window only", "contract.block", fix)
         fed = self._fed(model, inputs)
-        if many:
-            fed["position_ids"] = self._positions(model, inputs)
         if many or blanks:
+            fed["position_ids"] = self._positions(model, inputs)
             fed["attention_mask"] = self._mask(inputs, fed, next(model.parameters()).dtype)
         hidden = core(model).model(**fed, use_cache=False).last_hidden_state
         return logits_of(model, hidden[positions])
+
+    def _check_context(self, inputs: ModelInputs) -> None:
+        """Raises UserError if a sequence is longer than what the model was made for."""
+        longest = int(inputs.attention.sum(1).max())
+        if self.context and longest > self.context:
+            fix = "give smaller or fewer images, a shorter history or a shorter prompt"
+            raise UserError(f"a sequence has {longest} tokens, the model's context {self.context}", "prompt", fix)
 
     def _sees_all(self, inputs: ModelInputs) -> bool:
         """Whether no layer's window is shorter than these sequences."""
@@ -187,7 +195,8 @@ class HubFamily:
 
     def _positions(self, model: HubModel, inputs: ModelInputs) -> torch.Tensor:
         """Position ids [..., B, L], where every branch continues from the end of the images."""
-        assert inputs.branch is not None
+        if inputs.branch is None:
+            return self.plain_positions(model, inputs)
         begins = inputs.branch != torch.nn.functional.pad(inputs.branch, (1, 0))[:, :-1]
         order = torch.arange(inputs.ids.shape[1], device=inputs.ids.device).expand_as(inputs.ids)
         start = torch.where(begins, order, 0).cummax(1).values
@@ -240,6 +249,7 @@ class HubFamily:
     def session(
         self, model: HubModel, inputs: ModelInputs, static: StaticSteps | None = None, show: Show | None = None
     ) -> HubSession:
+        self._check_context(inputs)
         if self.trains:
             inputs = left_padded(inputs, self.tokenizer.pad_token_id or 0)
         inputs = inputs.to(model.device)

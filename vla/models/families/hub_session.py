@@ -35,7 +35,7 @@ def core(model: HubModel) -> HubModel:
 
 def logits_of(model: HubModel, hidden: torch.Tensor, words: torch.Tensor | None = None) -> torch.Tensor:
     """Logits of last states [..., D]: of all words [..., V], or of some [U] -> [..., U]."""
-    head, text = core(model).get_output_embeddings(), model.config.get_text_config()
+    head, text = cast(nn.Module, core(model).get_output_embeddings()), model.config.get_text_config()
     if words is None or not isinstance(head, nn.Linear):
         # A head with adapters computes all of its rows.
         logits = head(hidden)
