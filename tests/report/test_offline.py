@@ -74,7 +74,10 @@ def test_names_stand_as_the_data_have_them_and_a_page_has_the_whole_verdict(tmp_
     assert first.startswith(f"{long} ") and len(header) == len(first) == len(second)
     page = write_offline(tmp_path, record(summary=poor)).read_text()
     assert f"<p>{long} is worse than its mean" in page
-    assert f"<p>Its error is 0.100 half ranges, mean 0.400, last 0.200, nearest 0.300, over 8 episodes. In {long} it is worse" in page
+    assert (
+        f"<p>Its error is 0.100 half ranges, mean 0.400, last 0.200, nearest 0.300, over 8 episodes. In {long} it is worse"
+        in page
+    )
     assert "<p>Its error is 0.100 half ranges" in write_offline(tmp_path, record()).read_text()
 
 
