@@ -1,8 +1,8 @@
 """Does the decoded error of `vla evaluate` rank policies as their success does? Teacher-forced errors stand beside it.
 
-`offline_ranking.py --cell NAME --policy CHECKPOINT [--decode mode] [--trained NOTE]` measures a policy of the tabletop and
-writes benchmarks/results/offline_ranking/NAME.json; run again, it resumes. Six cells of different quality come from one training:
-keep its checkpoints (`vla.training.saving.Checkpoints` with `every: 90`, `keep: 10`), and measure those at 10, 20, 40, 70 and
+`offline_ranking.py --cell NAME --policy CHECKPOINT [--decode mode] [--trained NOTE]` measures a policy of the tabletop on fresh
+demonstrations, which it collects if they are missing, and in fresh scenes, and writes its record to
+benchmarks/results/offline_ranking/NAME.json; run again, it resumes. Six cells of different quality come from one training: keep its checkpoints (`vla.training.saving.Checkpoints` with `every: 90`, `keep: 10`), and measure those at 10, 20, 40, 70 and
 100 % of the steps, and the last one decoded by another statistic. Without --cell the recorded cells are merged and compared with
 the bar, and a short form is repeated with runs/demo/export (run `make demo` first). Prints one JSON object.
 """
@@ -27,7 +27,9 @@ from vla.training.export import export
 ROOT = Path(__file__).resolve().parents[1]
 EXPORT, DATA = ROOT / "runs/demo/export", ROOT / "runs/demo/data/robot"
 CELLS, RUNS = ROOT / "benchmarks/results/offline_ranking", ROOT / "runs/offline_ranking"
-CONFIG, HOLDOUT = "configs/demo.yaml", 0.05
+CONFIG = "configs/demo.yaml"
+FRESH, SEED = 100, 1001
+"""Demonstrations that no policy was trained on, and their seed. Four in five are replayed; the others give the baselines."""
 POLICIES, RANK = 6, 0.8
 """The number of policies, and the bar of the rank correlation."""
 
@@ -37,25 +39,24 @@ class Setting:
     """What a policy is measured on.
 
     Attributes:
-        data: robot data of the policy's training; the last HOLDOUT of its episodes are held out.
+        data: robot data of the policy's training, for `vla validate`.
         config: the recipe of the training.
         episodes: scenes of rt2/seen.
-        held_out: number of held-out episodes, evenly spaced; 0 is all.
+        fresh: number of fresh demonstrations that are replayed; 0 is all.
         more: further arguments of `vla validate`.
     """
 
     data: Path = DATA
     config: str = CONFIG
-    episodes: int = 40
-    held_out: int = 0
+    episodes: int = 120
+    fresh: int = 0
     more: tuple[str, ...] = ()
 
 
 def measure(policy: Path, setting: Setting, out: Path) -> dict:
     """Returns decoded error and teacher-forced error in half ranges, and success, of an export."""
-    offline = vla.evaluate_offline(
-        vla.load_policy(policy, batch=16), str(policy), vla.open_dataset(setting.data, holdout=HOLDOUT), setting.held_out
-    )
+    demonstrations = vla.open_dataset(fresh_demonstrations(), holdout=0.8)
+    offline = vla.evaluate_offline(vla.load_policy(policy, batch=16), str(policy), demonstrations, setting.fresh)
     offline.record.save(out / "evaluation")
     forced = teacher_forced(policy, setting, out)
     suite = dataclasses.replace(load_suite("rt2/seen", setting.episodes), kinds=("correct",))
@@ -67,6 +68,15 @@ def measure(policy: Path, setting: Setting, out: Path) -> dict:
         "success": sum(e.success for e in done) / len(done),
         "episodes": len(done),
     }
+
+
+def fresh_demonstrations() -> Path:
+    """The folder of the fresh demonstrations, which are collected if it is not there."""
+    folder = RUNS / "demonstrations"
+    if not (folder / "card.yaml").is_file():
+        options = ["--out", str(folder), "--task", "lift", "--episodes", str(FRESH), "--seed", str(SEED)]
+        subprocess.run([sys.executable, "-m", "vla", "collect", *options], check=True, cwd=ROOT, stdout=sys.stderr)
+    return folder
 
 
 def teacher_forced(policy: Path, setting: Setting, out: Path) -> float:
@@ -110,7 +120,7 @@ def main() -> int:
     parser.add_argument("--trained", default="", help="a note: how it was trained")
     parser.add_argument("--data", type=Path, default=DATA, help="the robot data of its training")
     parser.add_argument("--config", default=CONFIG, help="the recipe of its training")
-    parser.add_argument("--episodes", type=int, default=40, help="scenes of rt2/seen")
+    parser.add_argument("--episodes", type=int, default=120, help="scenes of rt2/seen")
     options = parser.parse_args()
     if not options.policy.exists():
         print(f"no {options.policy}: run make demo, or give --policy", file=sys.stderr)
@@ -128,7 +138,7 @@ def main() -> int:
         return 0
     cells = {path.stem: json.loads(path.read_text()) for path in sorted(CELLS.glob("*.json"))}
     with tempfile.TemporaryDirectory() as folder:
-        repeated = measure(options.policy.resolve(), dataclasses.replace(setting, episodes=10, held_out=2), Path(folder))
+        repeated = measure(options.policy.resolve(), dataclasses.replace(setting, episodes=10, fresh=4), Path(folder))
     shown = {n: {k: cell[k] for k in ("decoded_error", "teacher_forced_error", "success")} for n, cell in cells.items()}
     results = {"bars": bars_of(cells), "ranks": ranks(cells), "cells": shown, "repeated": repeated, **provenance()}
     print(json.dumps(results, indent=1))

@@ -66,6 +66,21 @@ def test_findings_name_a_flipped_gripper():
     assert lines[1] == "gripper agrees with the demonstration in 5 % of the steps: it is mostly the opposite"
 
 
+def test_names_stand_as_the_data_have_them_and_a_page_has_the_whole_verdict(tmp_path):
+    long = "arm/Shoulder_pan.velocity"
+    row = {**summary()["dimensions"][0], "name": long, "difference": {"mean": rate(0.2)}}
+    poor = summary(dimensions=[row, *summary()["dimensions"]], against={name: rate(0.2) for name in ("mean", "last", "nearest")})
+    *_, header, first, second = text(poor).splitlines()
+    assert first.startswith(f"{long} ") and len(header) == len(first) == len(second)
+    page = write_offline(tmp_path, record(summary=poor)).read_text()
+    assert f"<p>{long} is worse than its mean" in page
+    assert (
+        f"<p>Its error is 0.100 half ranges, mean 0.400, last 0.200, nearest 0.300, over 8 episodes. In {long} it is worse"
+        in page
+    )
+    assert "<p>Its error is 0.100 half ranges" in write_offline(tmp_path, record()).read_text()
+
+
 def test_questions_are_said_by_type_with_n_and_interval(tmp_path):
     asked = summary(questions={"colour": wilson(45, 50).to_dict(), "where": wilson(50, 50).to_dict()})
     said = "correct answers: colour 90 % of 50 (79 to 96 %), where 100 % of 50 (93 to 100 %)"

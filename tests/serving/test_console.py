@@ -120,8 +120,9 @@ RECORD = """
 window.written = [];
 const fill = CanvasRenderingContext2D.prototype.fillText;
 CanvasRenderingContext2D.prototype.fillText = function (text, x, y, most = Infinity) {
-  const width = Math.min(this.measureText(text).width, most), left = this.textAlign === "right" ? x - width : x;
-  window.written.push({ text: String(text), left, right: left + width, width: this.canvas.clientWidth });
+  const size = this.measureText(text), width = Math.min(size.width, most), left = this.textAlign === "right" ? x - width : x;
+  const top = y - size.actualBoundingBoxAscent, bottom = y + size.actualBoundingBoxDescent;
+  window.written.push({ text: String(text), left, right: left + width, top, bottom, width: this.canvas.clientWidth });
   fill.call(this, text, x, y, ...(most < Infinity ? [most] : []));
 };
 """
@@ -147,12 +148,14 @@ def test_labels_are_whole_and_the_first_request_is_counted(policy_class, contrac
         written = page.evaluate("window.written")
         assert {"-0.000738", "0.000738", "-1230", "0"} <= {one["text"] for one in written}
         assert all(one["left"] >= 0 and one["right"] <= one["width"] for one in written), written
+        # The first texts of a plot are its name and its lowest, middle and highest value.
+        titles = [i for i, one in enumerate(written) if one["top"] < 10]
+        assert len(titles) >= 7 and all(written[i]["bottom"] + 3 < written[i + 3]["top"] for i in titles), "names over labels"
         assert "observation.state.left_shoulder (m) is 9, far outside -1 to 1" in page.text_content("#warned")
         until(page, "document.querySelector('#p50').textContent.includes('ms')")
         assert float(page.text_content("#rate")) > 0 and page.text_content("#rows") == "1.0"
         page.wait_for_timeout(2500)
         assert "ms" in page.text_content("#p99") and page.text_content("#rows") == "1.0"
-        page.screenshot(path="/tmp/wt-serving-long.png", full_page=True)
 
 
 def test_a_whole_folder_of_films(seeing, page, tmp_path):

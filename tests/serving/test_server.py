@@ -222,6 +222,7 @@ def test_a_policy_that_has_learned_no_questions_refuses_them(policy_class):
     with running({**policies, "mute": policy_class()}) as url:
         answers = {name: httpx.post(f"{url}/policies/{name}/ask", json=question) for name in (*policies, "mute")}
         says = {name: httpx.get(f"{url}/policies/{name}/contract").json()["questions"] for name in answers}
+        offered = {name for name in answers if f"{name}/ask" in httpx.get(f"{url}/policies/{name}/docs").text}
     assert {name: answer.status_code for name, answer in answers.items()} == {
         "yes": 200,
         "no": 409,
@@ -230,6 +231,7 @@ def test_a_policy_that_has_learned_no_questions_refuses_them(policy_class):
         "mute": 501,
     }
     assert says == {"yes": True, "no": False, "unknown": None, "averaged": False, "mute": False}
+    assert offered == {"yes", "unknown"}, "the description offers only what is answered"
     assert "trained on no questions" in answers["no"].json()["error"]["what"] and answers["no"].json()["error"]["fix"]
     assert answers["yes"].json()["note"] == "" and "does not say" in answers["unknown"].json()["note"]
 

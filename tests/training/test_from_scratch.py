@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +81,11 @@ def test_own_data_and_own_model_from_the_packaged_recipe(rlds, web, words, tmp_p
     card = Path("runs/own/export/README.md").read_text()
     assert "| Held-out demonstrations | robot: decoded error" in card and "- web: folder web" in card and "- command: vla" in card
     assert "; web: correct answers: conversation" in card
-    evaluate = ["evaluate", "runs/own/export", "data/own", "--questions", "data/web", "--out", "runs/own/evaluation"]
+    evaluate = ["evaluate", "runs/own/export", "data/own", "--questions", "data/web", "--episodes=1"]
+    evaluate += ["--out", "runs/own/evaluation"]
     assert cli.main(evaluate) == 0
-    printed = capsys.readouterr().out
+    printed, shown = capsys.readouterr()
+    assert re.search(r"evaluate: 100%.* \d+/\d+", shown)
     assert "does not say that it was trained on" not in printed and "\ncorrect answers: conversation" in printed
     assert json.loads(Path("runs/own/evaluation/results.json").read_text())["summary"]["questions"]["conversation"]["n"] == 1
     assert cli.main(["evaluate", "random", "data/own", "--questions", "data/web"]) == 2

@@ -14,7 +14,7 @@ from vla.errors import UserError
 from vla.evaluation.offline.questions import question_accuracy
 from vla.evaluation.offline.replay import BATCH
 from vla.evaluation.offline.report import write
-from vla.evaluation.offline.run import evaluate_offline
+from vla.evaluation.offline.run import evaluate_offline, held_out
 from vla.folders import check_writable
 from vla.policies.load import load_policy
 from vla.policies.trained_on import settings_for
@@ -68,8 +68,8 @@ def evaluate(chosen: Evaluate) -> str:
     robots = {source.card.embodiment: source.card.spec}
     policy = load_policy(chosen.policy, chosen.batch, robots, probabilities=True, execute=chosen.execute)
     questions = question_accuracy(policy, _open_questions(chosen)) if chosen.questions else None
-    steps = sum(map(len, source.restricted("val").demonstrations())) if not chosen.episodes else 0
-    with tqdm(total=steps or None, desc="evaluate", unit="step") as bar:
+    steps = sum(map(len, held_out(source, chosen.episodes)))
+    with tqdm(total=steps, desc="evaluate", unit="step") as bar:
 
         def advance(steps: int) -> None:
             bar.update(steps)

@@ -136,10 +136,12 @@ def answered(questions: Mapping[str, Any]) -> str:
 
 def text(summary: Mapping[str, Any]) -> str:
     """Returns verdict, findings and the table of dimensions as text."""
-    header = f"{'':<14}{'error':>12} {'unit':<8}{'half ranges':>12}" + "".join(f"{name:>10}" for name in BASELINES)
+    name, unit = (max(len(row[key]) for row in summary["dimensions"]) for key in ("name", "unit"))
+    name, unit = max(name, 13), max(unit, 7)
+    header = f"{'':<{name}}{'error':>13} {'unit':<{unit}}{'half ranges':>13}" + "".join(f"{one:>10}" for one in BASELINES)
     rows = [
-        f"{row['name'][:13]:<14}{row['error']:>12.4g} {row['unit'][:7]:<8}{row['half_ranges']:>12.3f}"
-        + "".join(f"{row['baselines'][name]:>10.3f}" for name in BASELINES)
+        f"{row['name']:<{name}}{row['error']:>13.4g} {row['unit']:<{unit}}{row['half_ranges']:>13.3f}"
+        + "".join(f"{row['baselines'][one]:>10.3f}" for one in BASELINES)
         for row in summary["dimensions"]
     ]
     asked = ["", answered(summary["questions"])] if summary.get("questions") else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,15 @@ def write_offline(
         films: dicts with "path" (relative to the folder), "title" and "note".
     """
     summary = record.summary
-    headline, _, numbers = verdict(summary).partition(": its error")
+    headline, *numbers = re.split(r"[:.] [Ii]ts error ", verdict(summary), maxsplit=1)
     return write_page(
         folder / "report.html",
         "offline.html",
         title=f"{record.policy} on {record.data['title']}",
-        headline=headline.partition(". Its error")[0],
-        notes=[f"Error{numbers}."] * bool(numbers)
-        + [f"{line[0].upper()}{line[1:]}." for line in findings(summary)]
+        headline=headline,
+        # A finding may begin with the name of a dimension, which stays as it is.
+        notes=[f"Its error {after}." for after in numbers]
+        + [f"{line}." for line in findings(summary)]
         + [f"Not as the policy is exported: {other}." for other in [other_execute(record)] if other],
         errors=_errors(summary),
         dimensions=_dimensions(summary),

@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Coroutine
-from typing import NotRequired, TypedDict, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -35,7 +35,10 @@ class Error(TypedDict):
 
 def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
     """Returns the routes of one policy; the API's description shows them below `prefix`."""
-    description = describe(service.contract, prefix)
+
+    def description() -> dict[str, Any]:
+        # New weights may have learned questions.
+        return describe(service.contract, prefix, service.answers_questions is not False)
 
     async def show_contract(_: Request) -> Response:
         content = {"contract": service.contract.to_dict(), "hash": service.digest, "questions": service.answers_questions}
@@ -83,11 +86,11 @@ def routes(service: Service, prefix: str = "") -> list[BaseRoute]:
         return JSONResponse({"reset": ids})
 
     async def openapi(_: Request) -> Response:
-        return JSONResponse(description)
+        return JSONResponse(description())
 
     async def docs(request: Request) -> Response:
         url = f"{request.url.scheme}://{request.url.netloc}{prefix}"
-        return Response(page(description, service.contract, url), media_type="text/html")
+        return Response(page(description(), service.contract, url), media_type="text/html")
 
     return [
         Route("/contract", show_contract),

@@ -27,8 +27,8 @@ STATUSES = {
 INFO = "batch (rows of the call), queued_ms, infer_ms, the policy's plan; warnings if the state is far outside its range"
 
 
-def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
-    """Returns an OpenAPI 3.1 document for this contract: its cameras, its state, its actions."""
+def describe(contract: PolicyContract, prefix: str = "", questions: bool = True) -> dict[str, Any]:
+    """Returns an OpenAPI 3.1 document for this contract: its cameras, its state, its actions; with /ask if it takes questions."""
     observations = {name: _observation(name, embodiment) for name, embodiment in contract.embodiments.items()}
     first = contract.embodiment()
     state = {"oneOf": [_numbers(first.state), {"$ref": "#/components/schemas/array"}]}
@@ -107,6 +107,7 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
     array = {"$ref": "#/components/schemas/array"}
     openvla = [array, {"type": "array", "items": array}, {"type": "string"}]
     chunk = {"anyOf": [{"$ref": "#/components/schemas/chunk"}, *openvla]}
+    asking = {f"{prefix}/ask": _path("post", "Answers a question on images with text or a point.", answer, question)}
     return {
         "openapi": "3.1.0",
         "info": {"title": contract.title or "vla serve", "version": contract.hash[:12]},
@@ -118,7 +119,7 @@ def describe(contract: PolicyContract, prefix: str = "") -> dict[str, Any]:
         "security": [{}, {"key": []}],
         "paths": {
             f"{prefix}/act": _path("post", "Answers an observation with an action chunk.", chunk, observation),
-            f"{prefix}/ask": _path("post", "Answers a question on images with text or a point.", answer, question),
+            **(asking if questions else {}),
             f"{prefix}/reset": _path("post", "Drops the state of these streams, for a new episode.", reset, ids),
             f"{prefix}/contract": _path("get", "The contract: what the policy expects and answers.", identity),
         },

@@ -16,7 +16,7 @@ from vla.errors import UserError
 from vla.training.batch import TrainingBatch
 
 STEPS, SECONDS = 10, 20.0
-"""How many steps are measured; fewer, but at least two, if they take longer than this."""
+"""How many steps are measured; fewer, but at least two, if they take longer than this or a validation comes before."""
 
 
 class Duration(L.Callback):
@@ -55,17 +55,25 @@ class Duration(L.Callback):
         if not self._began:
             self._began, self._first = time.perf_counter(), trainer.global_step
             return
-        steps, seconds = trainer.global_step - self._first, time.perf_counter() - self._began
-        if steps >= STEPS or (steps >= 2 and seconds > SECONDS):
-            left = int(trainer.estimated_stepping_batches) - trainer.global_step
-            expected = duration(left * seconds / steps)
-            measured = f"{seconds / steps:.2g} s a step, measured over {steps} steps"
-            tqdm.write(f"expected: {expected} on {_device(trainer)}, without validations ({measured})", file=sys.stderr)
-            self._done = True
+        if trainer.global_step - self._first >= STEPS or time.perf_counter() - self._began > SECONDS:
+            self._say(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Steps before and after a validation are not measured together.
+        # Steps before and after a validation are not measured together, so what has been measured has to do.
+        if self._began and not self._done:
+            self._say(trainer)
         self._began = 0.0
+
+    def _say(self, trainer: L.Trainer) -> None:
+        """Says how long the rest takes, if at least two steps have been measured."""
+        steps, seconds = trainer.global_step - self._first, time.perf_counter() - self._began
+        if steps < 2:
+            return
+        left = int(trainer.estimated_stepping_batches) - trainer.global_step
+        expected = duration(left * seconds / steps)
+        measured = f"{seconds / steps:.2g} s a step, measured over {steps} steps"
+        tqdm.write(f"expected: {expected} on {_device(trainer)}, without validations ({measured})", file=sys.stderr)
+        self._done = True
 
 
 def duration(seconds: float) -> str:

@@ -26,6 +26,7 @@ INFOS = (
     "Restoring states from the checkpoint",  # `--ckpt_path last` names the file before
     "Restored all states from the checkpoint",
     "Loaded model weights from the checkpoint",
+    "`Trainer(val_check_interval=1)` was configured",  # as the recipe says
     "`Trainer.fit` stopped",  # at max_steps, as it was told to
 )
 """Beginnings of logged lines that a user can ignore, or that we say ourselves."""

@@ -44,6 +44,14 @@ class OfflineEvaluation:
         return "\n".join(lines + [f"left out, unreadable: {name}: {why}" for name, why in self.unreadable.items()])
 
 
+def held_out(source: RobotSource, episodes: int = 0) -> list[Demonstration]:
+    """Returns the held-out demonstrations, or this number of them, evenly spaced."""
+    every = source.restricted("val").demonstrations()
+    if not 0 < episodes < len(every):
+        return every
+    return [every[i] for i in np.linspace(0, len(every) - 1, episodes).round().astype(int)]
+
+
 def evaluate_offline(
     policy: Policy,
     name: str,
@@ -68,10 +76,8 @@ def evaluate_offline(
     """
     contract = policy.contract
     source.bind(contract)
-    held_out, training = source.restricted("val").demonstrations(), source.restricted("train").demonstrations()
-    if episodes and episodes < len(held_out):
-        held_out = [held_out[i] for i in np.linspace(0, len(held_out) - 1, episodes).round().astype(int)]
-    replays, unreadable = replay(policy, held_out, execute, progress)
+    training = source.restricted("train").demonstrations()
+    replays, unreadable = replay(policy, held_out(source, episodes), execute, progress)
     if not replays:
         where, why = next(iter(unreadable.items()))
         raise UserError(f"no held-out episode can be read, the first of them: {why}", f"{source.folder}, {where}")

@@ -20,7 +20,7 @@ export function plotDimension(canvas, { name, unit, low, high, values, hz, execu
   // The middle of -0.1 and 0.1 may be 1e-17.
   const ticks = [low, (low + high) / 2, high].map((v) => [v, `${Math.abs(v) < 1e-9 * (high - low) ? 0 : Number(v.toPrecision(3))}`]);
   const left = 10 + Math.ceil(Math.max(...ticks.map(([, text]) => pen.measureText(text).width)));
-  const right = width - 8, top = 20, bottom = height - (probabilities ? 34 : 18);
+  const right = width - 8, top = 28, bottom = height - (probabilities ? 34 : 18);
   const steps = values.length, x = (i) => left + ((right - left) * i) / steps, y = (v) => bottom - ((bottom - top) * (v - low)) / (high - low);
   pen.fillStyle = INK;
   // A long name is written narrower.
