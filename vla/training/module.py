@@ -21,6 +21,7 @@ from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.evaluation.offline.replay import BATCH
 from vla.models.adapters import Lora, add_lora, check_lora, with_token_rows
+from vla.models.blocks import blocks
 from vla.models.families.base import ModelFamily
 from vla.models.families.find import family_of
 from vla.models.load import load_vlm
@@ -68,6 +69,8 @@ class VLAModule(L.LightningModule):
         lora: adapters that learn in place of the weights.
         test_episodes: number of episodes that `vla test` rolls out.
         trust_remote_code: whether code that comes with the weights may run.
+        compile: compiles each block of the model for the training step (torch.compile; needs a C++ compiler on a CPU). The first
+            steps take minutes.
     """
 
     evaluate: Evaluate | None = None
@@ -93,6 +96,7 @@ class VLAModule(L.LightningModule):
         lora: Lora | None = None,
         test_episodes: int = 40,
         trust_remote_code: bool = False,
+        compile: bool = False,
     ):
         super().__init__()
         if learning_rate <= 0 or warmup < 0:
@@ -106,6 +110,7 @@ class VLAModule(L.LightningModule):
         self.optimizer: OptimizerName = optimizer
         self.gradient_checkpointing, self.lora = gradient_checkpointing, lora or Lora()
         self.clock, self._logged, self._steps = WaitClock(), 0, 0
+        self.compile_blocks, self._compiled = compile, False
         self.made: dict[str, Any] = {}  # how, for the model card: `model_card.made_of`
 
     def build(self, tokenizer: Callable[[], Any] | None = None, history: int = 1, cameras: int = 2) -> None:
@@ -151,16 +156,21 @@ class VLAModule(L.LightningModule):
         self.tokens = ActionTokens(self.encoder, len(words))
         self.measure = Measure(self.encoder, self.tokens, source_names)
 
-    def _score(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor, Answers]:
+    def _score(self, batch: TrainingBatch, model: PreTrainedModel | None = None) -> tuple[torch.Tensor, torch.Tensor, Answers]:
         """Logits [N, V] of the scored tokens, their ids [N], and the answer that each belongs to."""
         inputs, labels = batch.sequences.inputs, batch.sequences.labels
         positions = scored(labels)
-        logits = self.family.score(self.model, inputs, positions)
+        logits = self.family.score(model or self.model, inputs, positions)
         return logits, labels[:, 1:][positions[:, :-1]], Answers(positions, inputs.branch)
 
     def _loss(self, logits: torch.Tensor, ids: torch.Tensor, batch: TrainingBatch, answers: Answers) -> torch.Tensor:
         """The loss of each row, [B]."""
         return answers.mean_by_row(self.tokens.loss(logits, ids, self.bin_smoothing, batch.sequences, answers))
+
+    def loss_of(self, model: PreTrainedModel, batch: TrainingBatch) -> torch.Tensor:
+        """The loss of a batch with another model of the same structure; nothing is logged."""
+        logits, ids, answers = self._score(batch, model)
+        return (self._loss(logits, ids, batch, answers) * batch.weight).mean()
 
     def training_step(self, batch: TrainingBatch, _: int) -> torch.Tensor:
         logits, ids, answers = self._score(batch)
@@ -269,9 +279,14 @@ class VLAModule(L.LightningModule):
         entropy = (self.trainer.datamodule.seed, batch.first, self.global_rank)  # type: ignore[attr-defined]
         torch.manual_seed(np.random.SeedSequence(entropy).generate_state(1)[0].item())
         self.clock.arrived()
+        if self._compiled:
+            torch.compiler.set_stance("default")
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: TrainingBatch, batch_idx: int) -> None:
         self.clock.done()
+        if self._compiled:
+            # Decoding has other shapes at every step: it would be compiled again and again.
+            torch.compiler.set_stance("force_eager")
         # Once per logged step, not for each of the batches that are accumulated for the next one.
         if self.global_step != self._logged and self._logs(self.global_step):
             self._logged = self.global_step
@@ -284,7 +299,15 @@ class VLAModule(L.LightningModule):
         self.clock.restart()
 
     def configure_model(self) -> None:
-        """Shards the model if the strategy is ModelParallelStrategy (FSDP2): each layer by itself, then the rest."""
+        """Shards the model if the strategy is ModelParallelStrategy (FSDP2): each block by itself, then the rest. Compiles the
+        blocks if they are to be."""
+        self._shard()
+        if self.compile_blocks and not self._compiled:
+            self._compiled = True
+            for block in blocks(self.model):
+                block.compile()
+
+    def _shard(self) -> None:
         if self.device_mesh is None:
             return
         from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -292,9 +315,8 @@ class VLAModule(L.LightningModule):
         if isinstance(self.model, FSDPModule):
             return
         mesh = self.device_mesh["data_parallel"]
-        for layers in [m for m in self.model.modules() if isinstance(m, torch.nn.ModuleList)]:
-            for layer in layers:
-                fully_shard(layer, mesh=mesh)
+        for block in blocks(self.model):
+            fully_shard(block, mesh=mesh)
         fully_shard(self.model, mesh=mesh)
 
     def configure_optimizers(self) -> Any:
@@ -349,3 +371,9 @@ class VLAModule(L.LightningModule):
         averages = any(isinstance(c, WeightAveraging) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
         if "current_model_state" in checkpoint and not averages:
             raise UserError("the checkpoint has averaged weights", "trainer.callbacks", "resume with vla.training.callbacks.EMA")
+
+
+def ours(module: L.LightningModule) -> VLAModule:
+    """The module of this project, as callbacks are given it."""
+    assert isinstance(module, VLAModule)
+    return module
