@@ -1,4 +1,4 @@
-"""Compares the memory that `vla fit` predicts with what a step takes on a CPU, for toys of public models of 100 million parameters.
+"""Compares the memory that `vla fit` predicts with what a step takes on a CPU, for toys of public models of 100 M parameters.
 
 Each measurement is a process of its own: the highest resident size during three steps, above the size that the process has with
 its libraries loaded and the batch made. glibc is told to give memory back at once (MALLOC_MMAP_THRESHOLD_), so that what is freed

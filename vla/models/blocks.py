@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from vla.models.families.base import ModelFamily
+from vla.models.families.hub import HubFamily
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -15,3 +25,30 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     listed = own or [layer for m in model.modules() if isinstance(m, nn.ModuleList) for layer in m]
     within = {id(part) for block in listed for part in block.modules() if part is not block}
     return [block for block in listed if id(block) not in within]
+
+
+def shard(model: Any, mesh: DeviceMesh, family: ModelFamily) -> None:
+    """Shards a model by FSDP2, each block by itself, then the rest; does nothing if it is sharded already.
+
+    A family that calls parts of its models is called by `model.score`, which gathers what is in no block before.
+    """
+    if isinstance(model, FSDPModule):
+        return
+    for block in blocks(model):
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    if isinstance(family, HubFamily):
+        model.score = functools.partial(family.score, model)
+        register_fsdp_forward_method(model, "score")
+
+
+@contextlib.contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Holds the weights that are in no block whole, if FSDP2 shards them, while parts of the model are called by themselves."""
+    if isinstance(model, FSDPModule):
+        model.unshard()
+    try:
+        yield
+    finally:
+        if isinstance(model, FSDPModule):
+            model.reshard()
