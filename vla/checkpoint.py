@@ -74,10 +74,12 @@ def assemble(checkpoint: dict[str, Any], path: str | Path) -> tuple[Any, Any, Po
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         config = AutoConfig.from_pretrained(folder)
-        if hasattr(config, "quantization_config"):
+        packed = hasattr(config, "quantization_config")
+        if packed:
             # The weights become floats again.
             del config.quantization_config
         model = AutoModelForImageTextToText.from_config(config)
+        model = model.float() if packed else model
         model = add_lora(model, Lora(**checkpoint.get("lora", {})))
         processor = AutoProcessor.from_pretrained(folder)
     try:

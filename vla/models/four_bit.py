@@ -6,6 +6,7 @@ import importlib.util
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from vla.errors import UserError
@@ -32,6 +33,12 @@ def loading() -> dict[str, Any]:
     )
     # By default it would load to the first GPU, in every process.
     return {"quantization_config": config, "device_map": {"": "cpu"}, "dtype": torch.bfloat16}
+
+
+def quantised(module: nn.Module) -> bool:
+    """Whether it is a layer of 4-bit weights of bitsandbytes."""
+    # By name: importing bitsandbytes takes seconds. Adapters wrap such layers in a class of the same name.
+    return type(module).__name__ == "Linear4bit" and not hasattr(module, "base_layer")
 
 
 def check_quantised(model: PreTrainedModel, rank: int, where: str) -> None:

@@ -19,6 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from vla.models.four_bit import quantised
+
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
@@ -120,11 +122,6 @@ def without_content(model: nn.Module, fake: FakeTensorMode, dtype: torch.dtype |
 
 def _cast(value: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     return value.to(dtype) if dtype is not None and value.is_floating_point() else value
-
-
-def quantised(module: nn.Module) -> bool:
-    """Whether it is a layer of 4-bit weights of bitsandbytes."""
-    return type(module).__name__ == "Linear4bit"
 
 
 def step_peak(

@@ -24,7 +24,7 @@ from vla.models.adapters import Lora, add_lora, check_lora, with_token_rows
 from vla.models.blocks import blocks, gathered, shard
 from vla.models.families.base import ModelFamily
 from vla.models.families.find import family_of
-from vla.models.four_bit import Quantise, check_quantised, check_same, loading, without_scales
+from vla.models.four_bit import Quantise, check_quantised, check_same, loading, quantised, without_scales
 from vla.models.load import load_vlm
 from vla.models.logprobs import scored
 from vla.models.tiny.from_scratch import SHORT, VLMSpec
@@ -34,7 +34,6 @@ from vla.training.answers import ActionTokens, Answers
 from vla.training.batch import TrainingBatch
 from vla.training.clock import WaitClock
 from vla.training.decoded import decode, decoded_errors
-from vla.training.footprint import quantised
 from vla.training.measure import Measure, Sums, means, merge
 from vla.training.optimizer import (
     OptimizerName,

@@ -16,8 +16,9 @@ from torch import nn
 from vla.datasets.mixture import Mixture, weigh
 from vla.errors import UserError
 from vla.models.blocks import blocks
+from vla.models.four_bit import quantised
 from vla.training.batch import TrainingBatch
-from vla.training.footprint import Footprint, quantised, step_peak
+from vla.training.footprint import Footprint, step_peak
 from vla.training.module import VLAModule
 from vla.training.rows import Draws, collate
 
