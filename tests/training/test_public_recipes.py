@@ -16,6 +16,7 @@ from vla.errors import UserError
 from vla.models.blocks import blocks
 from vla.models.families.find import family_of
 from vla.models.inputs import PREFIX, ModelInputs
+from vla.models.load import load_vlm
 from vla.training.module import VLAModule
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "benchmarks/published.py"
@@ -148,3 +149,12 @@ def test_quantised_weights_are_not_asked_to_learn_in_full(saved, tmp_path):
         module.build()
     with pytest.raises(UserError, match="do not learn in full"):
         VLAModule(str(folder), quantise="4bit")
+
+
+def test_a_processor_that_lacks_a_package_says_so(saved, monkeypatch):
+    from transformers.models.smolvlm import processing_smolvlm
+
+    folder = saved("smolvlm")
+    monkeypatch.setattr(processing_smolvlm, "num2words", None)
+    with pytest.raises(UserError, match="(?s)num2words.*vla\\[public\\]"):
+        load_vlm(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -147,6 +148,8 @@ class VLAModule(L.LightningModule):
         """Raises UserError if the parameters cannot learn as they are to: no parameter or layer matches, or a package lacks."""
         self._groups()
         check_optimizer(self.optimizer)
+        if self.compile_blocks and not torch.cuda.is_available() and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            raise UserError("there is no C++ compiler", "model.compile", "install g++, or leave compile out")
         check_lora(self.model, self.lora)
 
     def adapt(self, encoder: Encoder) -> None:
