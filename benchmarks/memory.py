@@ -51,6 +51,7 @@ def measure(name: str, way: str) -> dict[str, float]:
     warm = torch.nn.Linear(512, 512)
     warm(torch.randn(512, 512)).sum().backward()
     make_optimizer("adamw", [{"params": list(warm.parameters())}], fused=True).step()
+    step_peak(warm, lambda m: m(torch.randn(2, 512)).sum())
     del warm
     before = resident("VmRSS")
     model, processor = published.make(name, published.Toy(**WIDTHS[name]))

@@ -30,7 +30,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 def shard(model: Any, mesh: DeviceMesh, family: ModelFamily) -> None:
     """Shards a model by FSDP2, each block by itself, then the rest; does nothing if it is sharded already.
 
-    A family that calls parts of its models is called by `model.score`, which gathers what is in no block before.
+    A family that calls parts of its models is called by `model.sharded_score`, which gathers what is in no block before.
     """
     if isinstance(model, FSDPModule):
         return
@@ -38,8 +38,8 @@ def shard(model: Any, mesh: DeviceMesh, family: ModelFamily) -> None:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     if isinstance(family, HubFamily):
-        model.score = functools.partial(family.score, model)
-        register_fsdp_forward_method(model, "score")
+        model.sharded_score = functools.partial(family.score, model)
+        register_fsdp_forward_method(model, "sharded_score")
 
 
 @contextlib.contextmanager

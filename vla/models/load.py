@@ -92,9 +92,8 @@ def load_vlm(
     except ImportError as error:
         # A package that one kind of model alone needs: SmolVLM's processor writes numbers as words (num2words).
         why = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise UserError(
-            f"the model needs a package that is not installed: {why}", str(name), "install it; vla[public] has num2words"
-        ) from error
+        what = f"the model needs a package that is not installed: {why}"
+        raise UserError(what, str(name), "install it; vla[public] has num2words") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         pointers = (why for path in sorted(folder.glob("*.safetensors")) if (why := why_not_data(path)))
         why = next(pointers, "") or str(error).strip().splitlines()[0]

@@ -146,9 +146,9 @@ def step_peak(
     learning = [p for p in shadow.parameters() if p.requires_grad]
     gradients = sum(p.nbytes for p in learning)
     living = Living(fake, weights)
-    if ranks > 1:
+    if ranks > 1 or accumulates:
         for parameter in learning:
-            # Once complete it is handed out.
+            # Once complete it is handed out, or added to what is there.
             parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
     with living:
         value = loss(shadow)

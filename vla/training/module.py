@@ -173,7 +173,7 @@ class VLAModule(L.LightningModule):
         """Logits [N, V] of the scored tokens, their ids [N], and the answer that each belongs to."""
         inputs, labels = batch.sequences.inputs, batch.sequences.labels
         positions = scored(labels)
-        sharded = None if model else getattr(self.model, "score", None)
+        sharded = None if model else getattr(self.model, "sharded_score", None)
         logits = sharded(inputs, positions) if sharded else self.family.score(model or self.model, inputs, positions)
         return logits, labels[:, 1:][positions[:, :-1]], Answers(positions, inputs.branch)
 
