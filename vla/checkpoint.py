@@ -15,6 +15,8 @@ from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.files import why_not_data
 from vla.models.adapters import Lora, add_lora, merged
+from vla.models.four_bit import dequantised
+from vla.models.weights import Weights
 
 
 def describe_model(model: PreTrainedModel, processor: ProcessorMixin) -> dict[str, bytes]:
@@ -56,6 +58,11 @@ def load_checkpoint(path: str | Path) -> tuple[Any, Any, PolicyContract]:
     return assemble(read_checkpoint(path), path)
 
 
+def weights_of(checkpoint: dict[str, Any]) -> Weights:
+    """The model's weights in a checkpoint, with adapters; those of 4 bits as floats."""
+    return dequantised({k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")})
+
+
 def assemble(checkpoint: dict[str, Any], path: str | Path) -> tuple[Any, Any, PolicyContract]:
     """Builds model, processor and contract from a checkpoint's content; errors name `path`. Adapters are merged."""
     contract = PolicyContract.from_dict(checkpoint["contract"], str(path))
@@ -66,12 +73,17 @@ def assemble(checkpoint: dict[str, Any], path: str | Path) -> tuple[Any, Any, Po
                 raise UserError(f"the file name {name!r} points out of its folder", str(path))
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+        config = AutoConfig.from_pretrained(folder)
+        packed = hasattr(config, "quantization_config")
+        if packed:
+            # The weights become floats again.
+            del config.quantization_config
+        model = AutoModelForImageTextToText.from_config(config)
+        model = model.float() if packed else model
         model = add_lora(model, Lora(**checkpoint.get("lora", {})))
         processor = AutoProcessor.from_pretrained(folder)
-    weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
     try:
-        model.load_state_dict(weights, strict=True)
+        model.load_state_dict(weights_of(checkpoint), strict=True)
     except RuntimeError as error:
         raise UserError(f"weights and configuration do not match: {str(error).splitlines()[-1].strip()}", str(path)) from error
     return merged(model).eval(), processor, contract

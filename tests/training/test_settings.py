@@ -1,5 +1,7 @@
 """What cannot be trained is refused in one line, before anything is collected, and leaves an earlier run as it is."""
 
+import sys
+
 import pytest
 import yaml
 
@@ -76,6 +78,8 @@ def test_a_refused_run_says_why_in_one_line_and_touches_nothing(trained, tmp_pat
         (["--model.vlm={tmp}/none"], "there is no such folder"),
         (["--model.freeze=[nothing]"], "no parameter's name begins with 'nothing'"),
         (["--model.optimizer=adamw8bit"], "bitsandbytes is not installed"),
+        (["--model.quantise=4bit", "--model.lora.rank=4"], "bitsandbytes is not installed"),
+        (["--model.quantise=4bit"], "weights in 4 bits do not learn in full"),
         (["--contract.prompt=go"], "it has no {instruction}"),
         (["--contract.chunk=0"], "of chunk 0"),
         (["--data.robot_share=2"], "robot_share 2"),
@@ -89,6 +93,7 @@ def test_a_refused_run_says_why_in_one_line_and_touches_nothing(trained, tmp_pat
 )
 def test_what_needs_no_data_is_checked_before_any_is_collected(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     (tmp_path / "file").write_text("")
     command = ["fit", "-c", "configs/demo.yaml", *[a.replace("{tmp}", str(tmp_path)) for a in arguments]]
     assert cli.main(command) == 2

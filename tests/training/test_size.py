@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -131,6 +132,15 @@ def test_gradient_checkpointing_changes_no_weight(config, tmp_path):
     assert all(torch.allclose(value, plain[name], atol=1e-6) for name, value in state(tmp_path)["state_dict"].items())
 
 
+@pytest.mark.slow
+def test_compiled_blocks_learn_the_same(config, tmp_path):
+    assert cli.main(["fit", "-c", str(config)]) == 0
+    plain = state(tmp_path)["state_dict"]
+    (tmp_path / "run").rename(tmp_path / "plain")
+    assert cli.main(["fit", "-c", str(config), "--model.compile=true"]) == 0
+    assert all(torch.allclose(value, plain[name], atol=1e-4) for name, value in state(tmp_path)["state_dict"].items())
+
+
 def test_throughput_agreement_and_a_profile_are_reported(config, tmp_path, caplog, capsys):
     with_callback(config, "Throughput", every=1)
     with_callback(config, "GradientAgreement", every=2)
@@ -178,13 +188,10 @@ def test_measuring_agreement_changes_no_weight(config, tmp_path):
     assert all(torch.equal(value, plain[name]) for name, value in state(tmp_path)["state_dict"].items())
 
 
-def test_an_optimizer_that_is_not_installed_is_named():
-    pytest.importorskip("torch")
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError:
-        with pytest.raises(UserError, match=r"install vla\[lowbit\]"):
-            make_optimizer("adamw8bit", [{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}], fused=False)
+def test_an_optimizer_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=r"install vla\[lowbit\]"):
+        make_optimizer("adamw8bit", [{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}], fused=False)
 
 
 def test_history_and_modes_train_and_travel_in_the_contract(config, tmp_path):

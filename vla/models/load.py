@@ -89,6 +89,11 @@ def load_vlm(
             loaded = AutoModelForImageTextToText.from_pretrained(where, trust_remote_code=trust_remote_code, **options)
         model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=trust_remote_code)
+    except ImportError as error:
+        # A package that one kind of model alone needs: SmolVLM's processor writes numbers as words (num2words).
+        why = next((line for line in str(error).splitlines() if line.strip()), "")
+        what = f"the model needs a package that is not installed: {why}"
+        raise UserError(what, str(name), "install it; vla[public] has num2words") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         pointers = (why for path in sorted(folder.glob("*.safetensors")) if (why := why_not_data(path)))
         why = next(pointers, "") or str(error).strip().splitlines()[0]

@@ -20,16 +20,10 @@ from tqdm import tqdm
 
 from vla.errors import UserError
 from vla.training.batch import TrainingBatch
-from vla.training.module import VLAModule
+from vla.training.module import ours
 from vla.training.rollouts import Evaluate, averaged, roll_out
 
 P = ParamSpec("P")
-
-
-def ours(module: L.LightningModule) -> VLAModule:
-    """The module of this project, as callbacks are given it."""
-    assert isinstance(module, VLAModule)
-    return module
 
 
 class RolloutCallback(L.Callback):

@@ -14,13 +14,15 @@ from tqdm import tqdm
 
 from vla.errors import UserError
 from vla.training.batch import TrainingBatch
+from vla.training.module import ours
+from vla.training.size import described
 
 STEPS, SECONDS = 10, 20.0
 """How many steps are measured; fewer, but at least two, if they take longer than this or a validation comes before."""
 
 
 class Duration(L.Callback):
-    """Says what a run consists of before it starts, and after its first steps how long the rest will take.
+    """Says before a run what it consists of and what memory it needs, and after its first steps how long the rest will take.
 
     The first step is left out of the measurement, because it also loads and allocates. Waiting for data is included; validations
     and rollouts are not.
@@ -29,6 +31,12 @@ class Duration(L.Callback):
     def __init__(self) -> None:
         self._first = self._began = 0.0
         self._done = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # Before the weights are moved to the device, which may have no room for them.
+        if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            for line in described(ours(pl_module), trainer, _device(trainer)):
+                print(line, file=sys.stderr, flush=True)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         steps, self._first, self._began = int(trainer.estimated_stepping_batches), trainer.global_step + 1, 0.0

@@ -218,10 +218,11 @@ def compare_merged(
     Raises:
         UserError: the logits differ by more than `CLOSE`.
     """
+    from vla.checkpoint import weights_of
     from vla.models.adapters import Lora, add_lora
 
-    adapted = add_lora(type(model)(model.config), Lora(**checkpoint["lora"])).eval()
-    adapted.load_state_dict({k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")})
+    adapted = add_lora(type(model)(model.config).to(model.dtype), Lora(**checkpoint["lora"])).eval()
+    adapted.load_state_dict(weights_of(checkpoint))
     with torch.inference_mode():
         before, after = (family.score(m, inputs, inputs.attention).float() for m in (adapted, model))
     difference = float((before - after).abs().max() / before.abs().max().clamp_min(1e-6))

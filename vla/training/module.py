@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +22,10 @@ from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.evaluation.offline.replay import BATCH
 from vla.models.adapters import Lora, add_lora, check_lora, with_token_rows
+from vla.models.blocks import blocks, gathered, shard
 from vla.models.families.base import ModelFamily
 from vla.models.families.find import family_of
+from vla.models.four_bit import Quantise, check_quantised, check_same, loading, quantised, without_scales
 from vla.models.load import load_vlm
 from vla.models.logprobs import scored
 from vla.models.tiny.from_scratch import SHORT, VLMSpec
@@ -68,6 +71,9 @@ class VLAModule(L.LightningModule):
         lora: adapters that learn in place of the weights.
         test_episodes: number of episodes that `vla test` rolls out.
         trust_remote_code: whether code that comes with the weights may run.
+        quantise: 4bit holds the model's own weights in 4 bits (QLoRA; bitsandbytes), below adapters that learn.
+        compile: compiles each block of the model for the training step (torch.compile; needs a C++ compiler on a CPU). The first
+            steps take minutes.
     """
 
     evaluate: Evaluate | None = None
@@ -93,6 +99,8 @@ class VLAModule(L.LightningModule):
         lora: Lora | None = None,
         test_episodes: int = 40,
         trust_remote_code: bool = False,
+        quantise: Quantise = "",
+        compile: bool = False,
     ):
         super().__init__()
         if learning_rate <= 0 or warmup < 0:
@@ -106,6 +114,9 @@ class VLAModule(L.LightningModule):
         self.optimizer: OptimizerName = optimizer
         self.gradient_checkpointing, self.lora = gradient_checkpointing, lora or Lora()
         self.clock, self._logged, self._steps = WaitClock(), 0, 0
+        if quantise and not self.lora.rank:
+            raise UserError("weights in 4 bits do not learn in full", "model.quantise", "set model.lora.rank, e.g. 16")
+        self.quantise, self.compile_blocks, self._compiled = quantise, compile, False
         self.made: dict[str, Any] = {}  # how, for the model card: `model_card.made_of`
 
     def build(self, tokenizer: Callable[[], Any] | None = None, history: int = 1, cameras: int = 2) -> None:
@@ -118,9 +129,14 @@ class VLAModule(L.LightningModule):
         """
         chosen = SHORT.get(self.vlm, self.vlm) if isinstance(self.vlm, str) else self.vlm
         if isinstance(chosen, VLMSpec):
+            if self.quantise:
+                raise UserError("new weights in 4 bits do not learn", "model.quantise", "name a trained model as model.vlm")
             self.model, self.processor = chosen.make(tokenizer, history, cameras)
         else:
-            self.model, self.processor = load_vlm(chosen, self.trust_remote_code, history)
+            # Published in bf16, they would learn in bf16: steps of a small learning rate would be lost in rounding.
+            options = loading() if self.quantise else {"dtype": torch.float32}
+            self.model, self.processor = load_vlm(chosen, self.trust_remote_code, history, **options)
+            check_quantised(self.model, self.lora.rank, str(chosen))
             if getattr(self.model.config, "int8", False):
                 raise UserError("integer weights do not learn", chosen, "train from an export of another dtype")
         self.family = family_of(self.model, self.processor)
@@ -132,6 +148,8 @@ class VLAModule(L.LightningModule):
         """Raises UserError if the parameters cannot learn as they are to: no parameter or layer matches, or a package lacks."""
         self._groups()
         check_optimizer(self.optimizer)
+        if self.compile_blocks and not torch.cuda.is_available() and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            raise UserError("there is no C++ compiler", "model.compile", "install g++, or leave compile out")
         check_lora(self.model, self.lora)
 
     def adapt(self, encoder: Encoder) -> None:
@@ -151,16 +169,22 @@ class VLAModule(L.LightningModule):
         self.tokens = ActionTokens(self.encoder, len(words))
         self.measure = Measure(self.encoder, self.tokens, source_names)
 
-    def _score(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor, Answers]:
+    def _score(self, batch: TrainingBatch, model: PreTrainedModel | None = None) -> tuple[torch.Tensor, torch.Tensor, Answers]:
         """Logits [N, V] of the scored tokens, their ids [N], and the answer that each belongs to."""
         inputs, labels = batch.sequences.inputs, batch.sequences.labels
         positions = scored(labels)
-        logits = self.family.score(self.model, inputs, positions)
+        sharded = None if model else getattr(self.model, "sharded_score", None)
+        logits = sharded(inputs, positions) if sharded else self.family.score(model or self.model, inputs, positions)
         return logits, labels[:, 1:][positions[:, :-1]], Answers(positions, inputs.branch)
 
     def _loss(self, logits: torch.Tensor, ids: torch.Tensor, batch: TrainingBatch, answers: Answers) -> torch.Tensor:
         """The loss of each row, [B]."""
         return answers.mean_by_row(self.tokens.loss(logits, ids, self.bin_smoothing, batch.sequences, answers))
+
+    def loss_of(self, model: PreTrainedModel, batch: TrainingBatch) -> torch.Tensor:
+        """The loss of a batch with another model of the same structure; nothing is logged."""
+        logits, ids, answers = self._score(batch, model)
+        return (self._loss(logits, ids, batch, answers) * batch.weight).mean()
 
     def training_step(self, batch: TrainingBatch, _: int) -> torch.Tensor:
         logits, ids, answers = self._score(batch)
@@ -211,7 +235,8 @@ class VLAModule(L.LightningModule):
         # In this hook already: averaged weights are in their place until the epoch's end.
         rows = self.trainer.datamodule.decoded(self.device_mesh is not None)  # type: ignore[attr-defined]
         policy = LocalPolicy(self.model, self.processor, self.contract, BATCH, encoder=self.encoder)
-        self._sums = [decoded_errors(policy, rows) if rows else {}]
+        with gathered(self.model):
+            self._sums = [decoded_errors(policy, rows) if rows else {}]
 
     def validation_step(self, batch: TrainingBatch, _: int) -> None:
         logits, ids, answers = self._score(batch)
@@ -269,9 +294,14 @@ class VLAModule(L.LightningModule):
         entropy = (self.trainer.datamodule.seed, batch.first, self.global_rank)  # type: ignore[attr-defined]
         torch.manual_seed(np.random.SeedSequence(entropy).generate_state(1)[0].item())
         self.clock.arrived()
+        if self._compiled:
+            torch.compiler.set_stance("default")
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: TrainingBatch, batch_idx: int) -> None:
         self.clock.done()
+        if self._compiled:
+            # Decoding has other shapes at every step: it would be compiled again and again.
+            torch.compiler.set_stance("force_eager")
         # Once per logged step, not for each of the batches that are accumulated for the next one.
         if self.global_step != self._logged and self._logs(self.global_step):
             self._logged = self.global_step
@@ -284,18 +314,17 @@ class VLAModule(L.LightningModule):
         self.clock.restart()
 
     def configure_model(self) -> None:
-        """Shards the model if the strategy is ModelParallelStrategy (FSDP2): each layer by itself, then the rest."""
-        if self.device_mesh is None:
-            return
-        from torch.distributed.fsdp import FSDPModule, fully_shard
-
-        if isinstance(self.model, FSDPModule):
-            return
-        mesh = self.device_mesh["data_parallel"]
-        for layers in [m for m in self.model.modules() if isinstance(m, torch.nn.ModuleList)]:
-            for layer in layers:
-                fully_shard(layer, mesh=mesh)
-        fully_shard(self.model, mesh=mesh)
+        """Shards the model if the strategy is ModelParallelStrategy (FSDP2): each block by itself, then the rest. Compiles the
+        blocks if they are to be."""
+        if self.device_mesh is not None:
+            if self.quantise:
+                fix = "train with ddp, or leave quantise out"
+                raise UserError("4-bit weights cannot be sharded", "model.quantise", fix)
+            shard(self.model, self.device_mesh["data_parallel"], self.family)
+        if self.compile_blocks and not self._compiled:
+            self._compiled = True
+            for block in blocks(self.model):
+                block.compile()
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.optimizer, self._groups(), fused=self.device_mesh is None)
@@ -335,6 +364,9 @@ class VLAModule(L.LightningModule):
         saved.require(self.contract, "the checkpoint", "this configuration")
         if checkpoint.get("lora", dataclasses.asdict(Lora())) != dataclasses.asdict(self.lora):
             raise UserError(f"the checkpoint has adapters {checkpoint.get('lora')}, now they are {self.lora}", "model.lora")
+        if any(quantised(m) for m in self.model.modules()):
+            check_same(checkpoint["state_dict"], self.state_dict(), "model.vlm")
+            checkpoint["state_dict"] = without_scales(checkpoint["state_dict"])
         if self._trainer is None or not self.trainer.training:
             return
         theirs, ours = checkpoint.get("learning", {}), self._learning()
@@ -349,3 +381,9 @@ class VLAModule(L.LightningModule):
         averages = any(isinstance(c, WeightAveraging) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
         if "current_model_state" in checkpoint and not averages:
             raise UserError("the checkpoint has averaged weights", "trainer.callbacks", "resume with vla.training.callbacks.EMA")
+
+
+def ours(module: L.LightningModule) -> VLAModule:
+    """The module of this project, as callbacks are given it."""
+    assert isinstance(module, VLAModule)
+    return module

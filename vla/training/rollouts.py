@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 
 from vla.errors import UserError
+from vla.models.blocks import gathered
 from vla.policies.local import LocalPolicy
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def roll_out(evaluate: Evaluate | None, module: VLAModule, episodes: int, batch:
     if evaluate is None:
         raise UserError("nothing to roll out with", "rollout", "run it through `vla fit` or `vla test`")
     training = module.model.training
-    rates = evaluate(LocalPolicy(module.model, module.processor, module.contract, batch, encoder=module.encoder), episodes)
+    with gathered(module.model):
+        rates = evaluate(LocalPolicy(module.model, module.processor, module.contract, batch, encoder=module.encoder), episodes)
     module.model.train(training)
     return rates
 

@@ -1,0 +1,160 @@
+"""The recipes for public models train a toy of their family; 4-bit weights; blocks that are computed again."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from vla import cli
+from vla.checkpoint import assemble, read_checkpoint
+from vla.commands.configs import find_config
+from vla.errors import UserError
+from vla.models.blocks import blocks
+from vla.models.families.find import family_of
+from vla.models.inputs import PREFIX, ModelInputs
+from vla.models.load import load_vlm
+from vla.training.module import VLAModule
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "benchmarks/published.py"
+NAMES = ("paligemma", "paligemma2", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision", "internvl")
+NAMES += ("gemma3",)
+RECIPES = {"paligemma-lora": "paligemma", "qwen2.5-vl-lora": "qwen2.5-vl", "smolvlm-full": "smolvlm"}
+
+
+@pytest.fixture(scope="module")
+def published():
+    pytest.importorskip("num2words")
+    spec = importlib.util.spec_from_file_location("published", PUBLISHED)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["published"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def saved(published, tmp_path_factory):
+    """Writes a toy as a folder."""
+
+    def save(name):
+        folder = tmp_path_factory.getbasetemp() / f"toy-{name}"
+        if not folder.is_dir():
+            for part in published.make(name):
+                part.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+def small(recipe, vlm, data, folder, *more):
+    """A recipe's command on a toy, for one step on a CPU."""
+    return [
+        *("fit", "-c", f"configs/{recipe}.yaml", f"--model.vlm={vlm}", f"--data.sources.robot.init_args.folder={data / 'robot'}"),
+        *("--data.sources.robot.init_args.holdout=0.25", "--data.batch_size=2", "--data.workers=0", "--data.val_samples=2"),
+        *("--data.decoded_samples=1", "--trainer.accelerator=cpu", "--trainer.max_steps=1", "--trainer.val_check_interval=1"),
+        *("--trainer.accumulate_grad_batches=1", f"--trainer.default_root_dir={folder}", "--trainer.logger=false", "--export="),
+        *(f"--trainer.callbacks=[{{class_path: vla.training.saving.Checkpoints, init_args: {{dirpath: {folder}, every: 1}}}}]",),
+        *more,
+    ]
+
+
+@pytest.mark.parametrize(("recipe", "name"), RECIPES.items())
+def test_a_recipe_trains_a_toy_of_its_family(recipe, name, saved, data, tmp_path):
+    assert cli.main(small(recipe, saved(name), data, tmp_path)) == 0
+    adapters = any("lora_" in name for name in read_checkpoint(tmp_path / "step=0000001.ckpt")["state_dict"])
+    assert adapters == ("lora" in recipe)
+
+
+@pytest.mark.parametrize("recipe", ["openvla-lora", "fsdp-7b"])
+def test_a_recipe_is_whole_up_to_its_model(recipe, saved, data, tmp_path, monkeypatch, capsys):
+    """Everything is made; only then is the model loaded."""
+
+    def build(module, *_):
+        strategy = type(module.trainer.strategy).__name__ if module._trainer else ""
+        raise UserError(f"learning rate {module.learning_rate}, {strategy}", "here")
+
+    monkeypatch.setattr(VLAModule, "build", build)
+    one = ["--trainer.devices=1"]
+    one += ["--trainer.strategy.init_args.data_parallel_size=1"] if recipe == "fsdp-7b" else []
+    assert cli.main(small(recipe, "tiny", data, tmp_path, *one)) == 2
+    with open(find_config(f"configs/{recipe}.yaml")) as file:
+        rate = yaml.safe_load(file)["model"]["learning_rate"]
+    assert f"learning rate {rate}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_computed_again_give_the_same_gradients(published, name):
+    model, processor = published.make(name)
+    family = family_of(model, processor)
+    picture = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8).numpy()
+    ids = torch.tensor([[*family.image_ids([(64, 64)])[0], *range(300, 312)]])
+    group = torch.full_like(ids, PREFIX)
+    group[:, -4:] = 0
+    inputs = ModelInputs(ids, torch.ones_like(ids), dict(family.images([[picture]])), group, torch.zeros_like(ids))
+
+    def gradients():
+        model.train().zero_grad()
+        family.score(model, inputs, group == 0).logsumexp(-1).sum().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    plain, called = gradients(), [0] * len(blocks(model))
+    for i, block in enumerate(blocks(model)):
+        block.register_forward_hook(lambda *_, i=i: called.__setitem__(i, called[i] + 1))
+    model.gradient_checkpointing_enable()
+    again = gradients()
+    assert plain.keys() == again.keys() and all(torch.allclose(plain[n], again[n], atol=1e-6) for n in plain)
+    # Each ran twice; the vision network's last ones may not be needed.
+    text = [n for block, n in zip(blocks(model), called, strict=True) if any(block is m for m in model.get_decoder().modules())]
+    assert text and set(text) == {2}
+
+
+def test_four_bit_weights_train_adapters_go_on_and_become_floats_again(saved, data, tmp_path, capsys):
+    pytest.importorskip("bitsandbytes")
+    run = ["--model.quantise=4bit", "--trainer.precision=32-true", "--trainer.max_steps=2"]
+    command = small("paligemma-lora", saved("paligemma"), data, tmp_path, *run)
+    assert cli.main(command) == 0
+    checkpoint = read_checkpoint(tmp_path / "step=0000002.ckpt")
+    packed = [name for name, value in checkpoint["state_dict"].items() if value.dtype == torch.uint8 and name.endswith(".weight")]
+    assert packed
+    model, _, _ = assemble(checkpoint, "here")
+    plain = VLAModule(str(saved("paligemma")))
+    plain.build()
+    before, after = plain.model.state_dict(), model.state_dict()
+    assert all(value.is_floating_point() for value in after.values())
+    # NF4 is off by at most half of the widest gap between its levels, 0.152, of the largest weight in 64.
+    name = next(name for name in after if "language_model" in name and "q_proj" in name)
+    assert (after[name] - before[name]).abs().max() < 0.2 * before[name].abs().max()
+    # It goes on, and ends alike.
+    first = checkpoint["state_dict"]
+    (tmp_path / "step=0000002.ckpt").unlink()
+    assert cli.main([*command, f"--ckpt_path={tmp_path / 'step=0000001.ckpt'}"]) == 0
+    again = read_checkpoint(tmp_path / "step=0000002.ckpt")["state_dict"]
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert cli.main(["export", "--ckpt", str(tmp_path / "step=0000002.ckpt"), "--out", str(tmp_path / "export")]) == 0
+
+
+def test_quantised_weights_are_not_asked_to_learn_in_full(saved, tmp_path):
+    import json
+
+    folder = tmp_path / "quantised"
+    shutil.copytree(saved("paligemma"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    (folder / "config.json").write_text(json.dumps(config))
+    module = VLAModule(str(folder))
+    with pytest.raises(UserError, match="quantised by gptq|cannot load"):
+        module.build()
+    with pytest.raises(UserError, match="do not learn in full"):
+        VLAModule(str(folder), quantise="4bit")
+
+
+def test_a_processor_that_lacks_a_package_says_so(saved, monkeypatch):
+    from transformers.models.smolvlm import processing_smolvlm
+
+    folder = saved("smolvlm")
+    monkeypatch.setattr(processing_smolvlm, "num2words", None)
+    with pytest.raises(UserError, match="(?s)num2words.*vla\\[public\\]"):
+        load_vlm(folder)
