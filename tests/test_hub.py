@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from vla import cli, hub
+from vla.commands.serve import names_and_paths
+from vla.contract import PolicyContract
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.lerobot_source import LeRobotSource
 from vla.datasets.questions import QuestionSource
@@ -19,6 +22,7 @@ from vla.errors import UserError
 from vla.evaluation.facts import facts_of
 from vla.models.load import load_vlm
 from vla.policies.load import load_policy
+from vla.training.model_card import Card, mixture_of, model_card
 from vla.training.push import push_export
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -119,6 +123,41 @@ def test_a_policy_acts_as_its_folder_does_and_its_record_has_the_commit(server, 
     forget()
     assert hub.pinned_policy("lab/lift") != f"lab/lift@{commit}"
     assert load_policy(f"lab/lift@{commit}").contract.hash == theirs.contract.hash
+
+
+def test_where_an_evaluation_is_asked_for_its_command_is_named(server, policy, capsys):
+    assert cli.main(["compare", "lab/lift", "lab/lift"]) == 2
+    said = capsys.readouterr().err
+    assert "lab/lift: this is a policy on the hub, not an evaluation" in said
+    assert "`vla rollout --policy lab/lift --suite rt2/seen --out runs/lift`" in said
+
+
+def test_the_name_under_which_it_is_served_has_no_revision(server):
+    assert names_and_paths("lab/lift@v1.0") == {"lift": "lab/lift@v1.0"}
+    assert names_and_paths("a=lab/lift,b=lab/put@v1") == {"a": "lab/lift", "b": "lab/put@v1"}
+
+
+def test_a_card_says_what_training_began_with(server, policy, shards, vlm):
+    base = server.add("models/lab/base", vlm)
+    repo = server.repos["models/lab/base"]
+    base = repo.commit({**repo.head, "README.md": b"---\nlicense: gemma\n---\n"})
+    data = {
+        "sources": {"robot": {"init_args": {"folder": "hf://datasets/lab/own/robot"}}, "mine": {"init_args": {"folder": "/a/b"}}}
+    }
+    card = Card(**mixture_of(data, "lab/base"))
+    assert card.data["robot"]["folder"] == f"hf://datasets/lab/own@{shards}/robot" and card.data["mine"]["folder"] == "b"
+    text = model_card(PolicyContract.load(EXPORT), card)
+    head = yaml.safe_load(text.split("---")[1])
+    assert (head["library_name"], head["license"], head["base_model"], head["datasets"]) == (
+        "vla",
+        "gemma",
+        "lab/base",
+        ["lab/own"],
+    )
+    assert f"| Trained from | `lab/base@{base}` |" in text
+    assert {"license", "base_model", "datasets"}.isdisjoint(
+        yaml.safe_load(model_card(PolicyContract.load(EXPORT), Card()).split("---")[1])
+    )
 
 
 def test_a_model_is_loaded_from_the_hub(server, vlm):
