@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from vla import hub
 from vla.datasets.formats.conventions.prepare import Changes
 from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
 from vla.datasets.formats.conventions.undecided import undecided
@@ -61,6 +62,7 @@ def convert(chosen: Convert) -> int:
         raise UserError(f"holdout {chosen.holdout}", "--holdout", "give a fraction from 0 to 1")
     _check_numbers(rate=chosen.rate, workers=chosen.workers)
     height, width = _size(chosen.size)
+    chosen = dataclasses.replace(chosen, source=hub.pinned(chosen.source))
     options = ConvertOptions(
         **{field.name: getattr(chosen, field.name) for field in dataclasses.fields(Choice)},
         height=height,
@@ -129,7 +131,7 @@ def inspect(source: str, format: str = "auto", card: str = "", images: str = "")
     """Prints what a data set contains, according to its metadata. Exits with 1 if a card names what the data do not have.
 
     Args:
-        source: folder or file in any supported format.
+        source: folder or file in any supported format, or hf://datasets/OWNER/NAME.
         format: the format's name; auto detects it.
         card: conventions, as in `vla data convert`.
         images: folder of the images that a JSON file names.

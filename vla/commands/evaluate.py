@@ -7,9 +7,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vla.datasets.open import is_lerobot, open_dataset
+from vla.datasets.open import open_dataset
 from vla.datasets.questions import QuestionSource
-from vla.datasets.robot import RobotSource
+from vla.datasets.robot import RobotSource, is_lerobot
 from vla.errors import UserError
 from vla.evaluation.offline.questions import question_accuracy
 from vla.evaluation.offline.replay import BATCH
@@ -25,8 +25,8 @@ class Evaluate:
     """The policy, the data, and the output of an offline evaluation.
 
     Attributes:
-        policy: an export's folder, a checkpoint, the address of a server, or "random".
-        data: folder of robot data: our shards, or a LeRobot data set.
+        policy: an export's folder, OWNER/NAME on the hub, a checkpoint, the address of a server, or "random".
+        data: folder of robot data: our shards, or a LeRobot data set; or hf://datasets/OWNER/NAME.
         out: folder for results.json, report.html and films; "" prints only.
         episodes: number of held-out episodes, evenly spaced; 0 is all.
         holdout: share of the episodes that is held out: the last ones, as in training. 0 takes the share of the training, or 0.1

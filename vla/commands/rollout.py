@@ -28,8 +28,8 @@ class Rollout(RolloutOptions):
     """The policy, the scenes, and the output of a rollout.
 
     Attributes:
-        policy: an export's folder, a checkpoint, the http address of `vla serve`, the ws address of an openpi server,
-            openvla+http://… of an OpenVLA server, "expert" or "random".
+        policy: an export's folder, OWNER/NAME on the hub, a checkpoint, the http address of `vla serve`, the ws address of an
+            openpi server, openvla+http://… of an OpenVLA server, "expert" or "random".
         suite: name of a suite, e.g. "rt2/seen", or a .yaml file. It defines tasks, variations, kinds, seeds and horizon.
         task: "lift", "put", "push", "stack", a task of robosuite, e.g. "robosuite-Lift", or one of another simulator.
         instruction: instruction for the robot, e.g. "lift the green cube"; the scene has the objects it names.

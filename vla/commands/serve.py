@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+from vla import hub
 from vla.contract import StatisticOption
 from vla.errors import UserError
 from vla.policies.base import Policy, TemporalEnsemble
@@ -19,7 +20,8 @@ class Serve(ServerOptions):
     """The policies to serve, the address, access, and limits.
 
     Attributes:
-        policy: folder of an export, or a checkpoint. Several: NAME=FOLDER,NAME=FOLDER, each at /policies/NAME.
+        policy: folder of an export, OWNER/NAME on the hub, or a checkpoint. Several: NAME=FOLDER,NAME=FOLDER, each at
+            /policies/NAME.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
         keys: file of API keys, with a name and a key per line. Editing it adds and revokes keys.
@@ -94,7 +96,9 @@ def _name_and_path(policy: str) -> tuple[str, str]:
     name, equals, path = policy.partition("=")
     # No name has a slash: "runs/lift=2/export" is a path, even if nothing is there.
     if not equals or "/" in name or os.path.exists(policy):
-        name, path = re.sub(r"[^\w.-]+", "-", Path(policy).resolve().name), policy
+        found = hub.policy_address(policy)
+        folder = Path(found.repo if found else policy).resolve()
+        name, path = re.sub(r"[^\w.-]+", "-", folder.name), policy
     if not re.fullmatch(r"[\w.-]+", name):
         raise UserError(
             f"the name {name!r} is not valid", policy, "use letters, digits, dots and dashes, e.g. lift=runs/demo/export"

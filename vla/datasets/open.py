@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vla.datasets.robot import RobotSource
+from vla.datasets.robot import RobotSource, is_lerobot
 from vla.errors import UserError
-
-
-def is_lerobot(folder: str | Path) -> bool:
-    """Whether a folder holds a LeRobot data set."""
-    return (Path(folder) / "meta/info.json").is_file()
 
 
 def open_dataset(folder: str | Path, card: str | Path = "", size: int | tuple[int, int] = 0, holdout: float = 0.1) -> RobotSource:
@@ -20,7 +15,7 @@ def open_dataset(folder: str | Path, card: str | Path = "", size: int | tuple[in
     contain.
 
     Args:
-        folder: the data set's folder, or of shards their address.
+        folder: the data set's folder, its address on the hub (hf://datasets/OWNER/NAME), or of shards any address.
         card: of a LeRobot data set: its conventions, as in `vla data convert`; "" uses info.json alone.
         size: of a LeRobot data set: side, or height and width, to which images are scaled; 0 keeps theirs.
         holdout: share of the episodes that is held out: the last ones, at least one.

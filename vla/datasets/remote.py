@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -16,17 +17,19 @@ from typing import IO, cast
 
 from filelock import FileLock
 
+from vla import hub
 from vla.errors import UserError
 
 HOME = "~/.cache/vla/shards"
 NAME = "shard-{:06d}.tar"
+HUB = "hf://datasets/"
 ATTEMPTS = 6
 PAUSE = 1.0
 """Seconds before the second attempt; doubled before each further one."""
 
 
 def is_remote(folder: str | Path) -> bool:
-    """Whether a data set's folder is an address: https://…, s3://…, gs://…, pipe:COMMAND."""
+    """Whether a data set's folder is an address: https://…, s3://…, gs://…, hf://…, pipe:COMMAND."""
     return "://" in str(folder) or str(folder).startswith("pipe:")
 
 
@@ -34,9 +37,9 @@ class RemoteFolder:
     """The files of a remote folder, each fetched at its first use.
 
     http and https are read directly, `pipe:ssh host cat /data/{}` as webdataset does, all else through fsspec (s3:// needs s3fs,
-    gs:// gcsfs, hf:// huggingface_hub). A failed transfer is tried six times over half a minute, unless the server says that
-    the file does not exist. A file appears in the cache when it is complete. The least recently used shards are evicted when
-    the cache exceeds its limit. Several processes may share a cache.
+    gs:// gcsfs). Of hf://datasets/… one commit is read, the one that the address means at the first use. A failed transfer is
+    tried six times over half a minute, unless the server says that the file does not exist. A file appears in the cache when it
+    is complete. The least recently used shards are evicted when the cache exceeds its limit. Several processes may share a cache.
 
     Args:
         url: address of the folder; {} in it is replaced by the file name. Or a list of one address per shard, in the order of
@@ -47,11 +50,23 @@ class RemoteFolder:
 
     def __init__(self, url: str | list[str], cache: str | Path = "", limit: int = 20 * 2**30):
         self.limit = limit
-        self.url = url if isinstance(url, str) else ""
         self.shards = {} if isinstance(url, str) else {NAME.format(number): each for number, each in enumerate(url)}
-        self._identity = hashlib.sha256(str(url).encode()).hexdigest()
-        self.cache = Path(cache) if cache else Path(HOME).expanduser() / self._identity[:16]
+        self._given, self._cache = url, cache
         self._claimed = False
+
+    @functools.cached_property
+    def url(self) -> str:
+        """The address, on the hub with its commit; "" if there is one per shard."""
+        return hub.pinned(self._given) if isinstance(self._given, str) else ""
+
+    @functools.cached_property
+    def _identity(self) -> str:
+        return hashlib.sha256((self.url or str(self._given)).encode()).hexdigest()
+
+    @functools.cached_property
+    def cache(self) -> Path:
+        """The local folder."""
+        return Path(self._cache) if self._cache else Path(HOME).expanduser() / self._identity[:16]
 
     def path(self, name: str, fresh: bool = False) -> Path:
         """The local file, fetched if it is missing. `fresh` fetches it again if the server answers.
@@ -102,6 +117,9 @@ class RemoteFolder:
                 unfinished.unlink(missing_ok=True)
                 if path.is_file():
                     return
+                # The hub's client tries again itself.
+                if isinstance(error, UserError):
+                    raise
                 # webdataset's error about a command begins with the whole call.
                 why = str(error).rsplit("): ", 1)[-1].removesuffix(" {}")
                 if attempt == ATTEMPTS - 1 or not _is_transient(error):
@@ -136,6 +154,9 @@ class RemoteFolder:
 
 
 def _copy(address: str, target: Path) -> None:
+    if address.startswith(HUB):
+        hub.copy_file(address, target)
+        return
     with _open(address) as source, target.open("wb") as file:
         shutil.copyfileobj(source, file, 2**20)
         # urllib reports a dropped connection only by the bytes that are left.

@@ -9,10 +9,12 @@ from typing import Literal
 
 import numpy as np
 
+from vla import hub
 from vla.contract import Camera, Mode, PolicyContract
 from vla.datasets.card import DatasetCard
 from vla.datasets.demonstrations import Demonstration
 from vla.datasets.images import ImageStore
+from vla.datasets.remote import is_remote
 from vla.datasets.samples import Images, RobotSample
 from vla.datasets.sources import Source
 from vla.datasets.steps import Steps, load_steps
@@ -29,6 +31,13 @@ data:
 where card.yaml says what LeRobot does not: vla data card {folder} --out card.yaml
 For a long training convert it, which reads several times faster: vla data convert {folder} data/own --card card.yaml"""
 """What to do with a LeRobot data set."""
+
+
+def is_lerobot(folder: str | Path) -> bool:
+    """Whether a folder, or a data set on the hub, is a LeRobot data set."""
+    if is_remote(folder) and not hub.address(folder):
+        return False
+    return (hub.data_set(folder, ("meta/info.json", "card.yaml")) / "meta/info.json").is_file()
 
 
 class RobotSource(Source[RobotSample]):
@@ -99,7 +108,7 @@ class RobotSource(Source[RobotSample]):
     @functools.cached_property
     def card(self) -> DatasetCard:
         """As of any source; UserError with what to do instead if the folder is a LeRobot data set."""
-        if not self.remote and (Path(self.folder) / "meta/info.json").is_file():
+        if is_lerobot(self.folder):
             raise UserError("a LeRobot data set, not our shards", str(self.folder), LEROBOT.format(folder=self.folder))
         return super().card
 

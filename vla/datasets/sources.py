@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
+from vla import hub
 from vla.datasets.card import FILE, DatasetCard
 from vla.datasets.index import Columns, ShardIndex
 from vla.datasets.remote import RemoteFolder, is_remote
@@ -67,7 +68,8 @@ class Source(Generic[SampleT]):
     """A data set as a mixture draws from it. The constructor touches no file; the data set is opened at its first use.
 
     Args:
-        folder: folder with `card.yaml` and `shard-*.tar`, or its address (https://…, s3://…, pipe:ssh host cat /data/{}).
+        folder: folder with `card.yaml` and `shard-*.tar`, or its address (https://…, s3://…, hf://datasets/OWNER/NAME,
+            pipe:ssh host cat /data/{}).
         weight: share of the draws, relative to the other sources of a mixture.
         warmup_samples: number of samples at the start of a run that come from this source alone, e.g. easy ones.
         max_samples: use only the first samples of the split, at most this many; 0 uses all.
@@ -127,11 +129,13 @@ class Source(Generic[SampleT]):
         return {name: value for name, value in self.__dict__.items() if name not in (*OPENED, "card")}
 
     def settings(self) -> dict[str, Any]:
-        """The settings that determine which samples exist and how they are drawn, but not where they are stored."""
+        """The settings that determine which samples exist and how they are drawn, but not where they are stored. On the hub, the
+        commit does."""
         storage = ("folder", "remote", "fetched", "fetched_bytes", "cache", "urls")
         of_training = ("loss_weight", "chunk", "history", "spacing")
         left_out = (*storage, *of_training, "tolerate", *OPENED, "card")
-        return {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in left_out}
+        address = {"address": hub.pinned(self.folder)} if hub.address(self.folder) else {}
+        return {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in left_out} | address
 
     def restricted(self, split: Split) -> Self:
         """The same source with another split, reopened. Other splits than "train" are neither augmented nor cached."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
+from vla import hub
 from vla.policies.base import Policy
 
 PROTOCOLS = {
@@ -30,16 +30,17 @@ def facts_of(name: str, policy: Policy | None, execute: int = 0) -> dict[str, An
         execute: actions executed of each chunk; 0 takes the contract's number.
 
     Returns:
-        `policy`, the name; `weights` and `contract`, hashes or None; `batch`, rows per call of a local model; `execute`, the
-        number of actions executed of each chunk; `protocol`, by which it was asked; and `contract_settings`, the contract's short
-        fields (its own `execute` and its `decode` among them), {} where the policy does not say its contract.
+        `policy`, the name, on the hub with its commit; `weights` and `contract`, hashes or None; `batch`, rows per call of a
+        local model; `execute`, the number of actions executed of each chunk; `protocol`, by which it was asked; and
+        `contract_settings`, the contract's short fields (its own `execute` and its `decode` among them), {} where the policy does
+        not say its contract.
     """
     rows = getattr(policy, "batch", None)
     contract = policy.contract if policy is not None and getattr(policy, "says_contract", True) else None
     settings = contract.to_dict() if contract else {}
     robots = {"robots": list(settings["embodiments"])} if settings else {}
     return {
-        "policy": name,
+        "policy": hub.pinned_policy(name),
         "weights": weights_file_hash(name),
         "contract": contract.hash if contract else None,
         "batch": [] if rows is None else [rows],
@@ -51,7 +52,7 @@ def facts_of(name: str, policy: Policy | None, execute: int = 0) -> dict[str, An
 
 def weights_file_hash(name: str) -> str | None:
     """Returns the SHA-256 of the files of a local policy's weights; None for a policy without local files."""
-    path = Path(name)
+    path = hub.local(name)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
     if not files:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vla import hub
 from vla.contract import PolicyContract
 from vla.errors import ContractMismatch, UserError
 from vla.policies.load import stated_contract
@@ -31,11 +32,14 @@ def check_robot(contract: PolicyContract, name: str, robots: list[str]) -> None:
 
 
 def check_evaluation(path: str) -> None:
-    """Refuses a training, an export and a checkpoint where an evaluation is asked for.
+    """Refuses a training, an export, a checkpoint and a policy on the hub where an evaluation is asked for.
 
     Raises:
         UserError: it is one of these; the error names the evaluations in the folder, or the command that makes one.
     """
+    if hub.policy_address(path):
+        fix = f"evaluate it first: `{evaluation_command(path)}`"
+        raise UserError("this is a policy on the hub, not an evaluation", path, fix)
     folder = Path(path)
     held = _policy_in(folder)
     if not held or (folder / FILE).is_file():
@@ -49,7 +53,7 @@ def check_evaluation(path: str) -> None:
 
 
 def evaluation_command(policy: str) -> str:
-    """Returns the command that evaluates an export or a checkpoint."""
+    """Returns the command that evaluates an export, a checkpoint or a policy on the hub."""
     contract = stated_contract(policy)
     task = next((task for robot in contract.embodiments if (task := task_for(robot))), "") if contract else ""
     if not task:
@@ -77,6 +81,8 @@ def _has_robot_data(folder: Path) -> bool:
 
 
 def _out(policy: str) -> Path:
+    if found := hub.policy_address(policy):
+        return Path("runs", found.repo.partition("/")[2])
     path = Path("" if "://" in policy else policy)
     return (path.parents[1] if path.parent.name == "checkpoints" else path.parent) / "evaluation"
 

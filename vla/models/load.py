@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from vla import hub
 from vla.errors import UserError
 from vla.files import why_not_data
 from vla.models.families.find import family_class
@@ -56,8 +57,8 @@ def load_vlm(
     """Loads a vision-language model and its processor.
 
     Args:
-        name: "tiny" or "tiny-babyai" (shipped with the package), a folder written by `save_pretrained`, or the name of a public
-            model, which transformers downloads.
+        name: "tiny" or "tiny-babyai" (shipped with the package), a folder written by `save_pretrained`, or OWNER/NAME or
+            OWNER/NAME@REVISION of a public model, which is fetched from the hub.
         trust_remote_code: whether code that comes with the weights may run.
         history: images per camera, for training; 0: as saved. If the model was saved with fewer, the embeddings of the images'
             ages are new.
@@ -68,14 +69,16 @@ def load_vlm(
             needs code of its own, or it is to be trained and its family cannot be.
     """
     recipe = SHIPPED.get(str(name))
-    where = shipped_folder(str(name)) if recipe else name
+    where = shipped_folder(str(name)) if recipe else hub.local(name, (*hub.POLICY, "*.py") if trust_remote_code else hub.POLICY)
     if recipe and not (Path(where) / "config.json").is_file():
         raise UserError(f"the pre-trained model `{name}` is not in this installation", str(where), f"run `vla fit -c {recipe}`")
     folder = Path(where)
     if folder.exists() and not (folder / "config.json").is_file():
-        raise UserError("no model found", str(folder), "a model folder has config.json and *.safetensors")
-    # The name of a public model is OWNER/NAME.
-    if not folder.exists() and (folder.is_absolute() or len(folder.parts) > 2):
+        raise UserError("no model found", str(name), "a model folder has config.json and *.safetensors")
+    if hub.policy_address(name) and not any(folder.glob("*.safetensors")):
+        fix = "choose a revision or another repository with *.safetensors; pickled weights are never loaded"
+        raise UserError("it has no weights as safetensors", hub.pinned_policy(name), fix)
+    if not folder.exists():
         raise UserError(
             "there is no such folder", str(folder), "name `tiny`, a model folder or a public image-text-to-text model"
         )

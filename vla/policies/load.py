@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vla import hub
 from vla.contract import Embodiment, PolicyContract
 from vla.errors import UserError
 from vla.policies.base import Policy, check_execute
 
-KNOWN = "an export's folder, a .ckpt file, http://… of `vla serve`, ws://… of an openpi server, openvla+http://…, or random"
+KNOWN = """an export's folder, OWNER/NAME on the hub, a .ckpt file, http://… of `vla serve`, ws://… of an openpi server, \
+openvla+http://…, or random"""
 
 
 def load_policy(
@@ -23,8 +25,9 @@ def load_policy(
     """Loads a policy. What is asked of a local policy's contract is checked before its weights are loaded.
 
     Args:
-        name: a folder of `vla export` or `vla rl fit`, a checkpoint (*.ckpt) of `vla fit`, the http address of `vla serve`, the
-            ws address of any server of openpi's protocol, openvla+http of any server of OpenVLA's, or "random".
+        name: a folder of `vla export` or `vla rl fit`, such an export on the hub (OWNER/NAME or OWNER/NAME@REVISION), a
+            checkpoint (*.ckpt) of `vla fit`, the http address of `vla serve`, the ws address of any server of openpi's protocol,
+            openvla+http of any server of OpenVLA's, or "random".
         batch: rows per call of a local model; of several sizes, a call takes the smallest that fits.
         embodiments: the robots to be driven, for policies that do not declare theirs.
         probabilities: whether a local model reports the probability of each written token.
@@ -35,7 +38,8 @@ def load_policy(
         UserError: there is no such policy, its `decode` is another, or its chunks are shorter.
     """
     name = str(name)
-    if decode and (name == "random" or (Path(name) / "rl.json").is_file()):
+    folder = _described(name)
+    if decode and (name == "random" or (folder / "rl.json").is_file()):
         raise no_tokens(name)
     if contract := stated_contract(name):
         _check(contract, name, decode, execute)
@@ -47,13 +51,26 @@ def load_policy(
     return policy
 
 
+def _described(name: str) -> Path:
+    """The folder of a policy; of one on the hub, without its weights.
+
+    Raises:
+        UserError: it is on the hub and is no policy.
+    """
+    folder = hub.local(name, hub.DESCRIPTIONS)
+    if hub.policy_address(name) and not any((folder / file).is_file() for file in ("contract.json", "rl.json")):
+        fix = "name an export that `vla export --push` wrote; a model to train from is named in model.vlm"
+        raise UserError("not a policy: it has no contract.json", hub.pinned_policy(name), fix)
+    return folder
+
+
 def stated_contract(name: str) -> PolicyContract | None:
     """Returns the contract of an export or a checkpoint, without loading its weights; None for any other policy.
 
     Raises:
         UserError: it cannot be read.
     """
-    path = Path(name)
+    path = _described(name)
     if name and path.is_dir():
         # A head of other spaces than a robot's has none.
         return PolicyContract.load(path) if (path / "contract.json").is_file() or not (path / "rl.json").is_file() else None
@@ -87,7 +104,7 @@ def _load(name: str, batch: int | Sequence[int], embodiments: dict[str, Embodime
         if not embodiments:
             raise UserError("the policy does not say for which robot it is", name, "use it in `vla rollout` only")
         return _load_for(name, scheme, embodiments)
-    path = Path(name)
+    path = hub.local(name)
     if (path / "rl.json").is_file():
         from vla.policies.prompted import PromptedPolicy
 

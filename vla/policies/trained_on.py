@@ -7,23 +7,27 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vla import hub
 from vla.errors import UserError
 
 FILE = "training.json"
 
 
 def write_sources(folder: Path, sources: dict[str, dict[str, Any]]) -> None:
-    """Writes the sources' settings (name -> setting -> value); of a folder, only the last part of its path."""
+    """Writes the sources' settings (name -> setting -> value); of a folder, only the last part of its path, or its address on the
+    hub."""
     (folder / FILE).write_text(json.dumps({"sources": sources}, indent=1) + "\n", encoding="utf-8")
 
 
 def settings_for(policy: str, data: str | Path) -> dict[str, Any] | None:
-    """The settings with which an export was trained on a data set of this name; None if it does not say.
+    """The settings with which an export was trained on a data set of this name, or of this address on the hub whatever the
+    revision; None if it does not say.
 
     Raises:
         UserError: the file is not what `write_sources` writes.
     """
-    return next((one for one in _sources(policy) if one.get("folder") == Path(data).name), None)
+    name = hub.without_revision(data)
+    return next((one for one in _sources(policy) if hub.without_revision(one.get("folder", "")) == name), None)
 
 
 def folders_of(policy: str) -> list[str]:
@@ -47,7 +51,7 @@ def on_questions(policy: str | Path) -> bool | None:
 
 
 def _sources(policy: str | Path) -> list[dict[str, Any]]:
-    path = Path(policy) / FILE
+    path = hub.local(policy, hub.DESCRIPTIONS) / FILE
     if not path.is_file():
         return []
     try:

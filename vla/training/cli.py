@@ -17,6 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
+from vla import hub
 from vla.checkpoint import read_checkpoint
 from vla.datasets.card import DatasetCard
 from vla.datasets.questions import QuestionSource
@@ -124,6 +125,7 @@ class VLACLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand] if self.subcommand else self.config
+        _pin(config)
         if config.trainer.precision is None and fast_bf16():
             config.trainer.precision = "bf16-mixed"
         if self.subcommand == "fit":
@@ -279,7 +281,8 @@ class VLACLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Claims the folders that this run writes checkpoints into, until it ends, and tells the model how it is made."""
-        self.model.made = made_of(namespace_to_dict(self.config[str(self.subcommand)].data))
+        config = self.config[str(self.subcommand)]
+        self.model.made = made_of(namespace_to_dict(config.data), config.model.vlm)
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         folders = {str(c.dirpath) for c in callbacks if isinstance(c, Checkpoints) and "://" not in str(c.dirpath)}
         for folder in sorted(folders) if self.trainer.is_global_zero else ():
@@ -296,7 +299,18 @@ class VLACLI(LightningCLI):
 
             self.model.on_save_checkpoint(checkpoint)
             data = namespace_to_dict(config.data)
-            finish(config.export, checkpoint, data, self.datamodule.sources, config.evaluate)
+            finish(config.export, checkpoint, data, self.datamodule.sources, config.evaluate, config.model.vlm)
+
+
+def _pin(config: Namespace) -> None:
+    """Writes the commit behind every address on the hub: the run's configuration then says what was read."""
+    if isinstance(vlm := config.model.get("vlm"), str):
+        config.model.vlm = hub.pinned_policy(vlm)
+    for source in (config.data.get("sources") or {}).values():
+        settings = source.get("init_args") or {}
+        for name in ("folder", "urls"):
+            if isinstance(settings.get(name), str):
+                settings[name] = hub.pinned(settings[name])
 
 
 def _raised_by(error: Exception, package: str) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vla import hub
 from vla.contract import ContractSettings, Embodiment, PolicyContract, StatisticOption
 from vla.datasets.card import DatasetCard
 from vla.datasets.robot import RobotSource
@@ -31,7 +32,8 @@ class ContractOptions(ContractSettings):
     """The `contract:` section; cameras, spaces and statistics come from the data's cards.
 
     Attributes:
-        source: an export to take the whole contract from (fine-tuning keeps its statistics and codec); the rest is then ignored.
+        source: an export (a folder, or OWNER/NAME on the hub) to take the whole contract from: fine-tuning keeps its statistics
+            and codec. The rest is then ignored.
         decode: which statistic of the distribution over its values an ordinal token takes: mode, median or local-mean; by
             default the median where anything is ordinal.
         binary: whether an action dimension that has two values in all of the data decodes to one of them.
@@ -54,7 +56,7 @@ def configured(options: ContractOptions, cards: dict[str, DatasetCard]) -> Polic
         UserError: a setting is out of its range, or two sources describe one embodiment differently.
     """
     if options.source:
-        return PolicyContract.load(options.source)
+        return PolicyContract.load(hub.local(options.source, hub.DESCRIPTIONS))
     if not 0 < options.crop <= 1:
         raise UserError(f"crop {options.crop}", "contract", "give more than 0, and at most 1: no crop")
     if options.bins < 2:

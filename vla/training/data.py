@@ -226,6 +226,8 @@ class VLAData(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         ours = self._identity()
         saved = {_renamed(name): value for name, value in state_dict.get("mixture", ours).items()}
+        # Earlier versions did not note the commit.
+        saved = {name: value for name, value in ours.items() if name.endswith(".address")} | saved
         differ = [name for name in sorted(saved.keys() | ours.keys()) if saved.get(name) != ours.get(name)]
         if differ:
             name = differ[0]

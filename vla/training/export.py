@@ -30,6 +30,7 @@ from vla.sequences.encode import Encoder
 from vla.tokenization.codecs import with_statistic
 from vla.training.model_card import Card, copied_card, facts_of, model_card
 
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 CLOSE = 1e-3
 """Largest difference of a logit that merging adapters may make, relative to the largest logit."""
 
@@ -132,18 +133,20 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 def export(
     ckpt: str,
-    out: str,
+    out: str = "",
     merge_lora: bool = True,
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32",
+    dtype: Dtype = "float32",
     alpha: float = 1.0,
     base: str = "",
     results: str = "",
     decode: StatisticOption = "",
+    push: str = "",
+    public: bool = False,
 ) -> str:
-    """Exports a checkpoint of `vla fit` as a folder for `vla rollout` and `vla serve`.
+    """Exports a checkpoint of `vla fit` as a folder for `vla rollout` and `vla serve`, and uploads it to the hub if asked to.
 
     Args:
-        ckpt: checkpoint file; or folder of an export, to copy with another `--decode`.
+        ckpt: checkpoint file; or folder of an export, to copy with another `--decode`, or to `--push` as it is.
         out: folder to write; an earlier export there is replaced.
         merge_lora: merge adapters into the weights, in float32, and compare the logits before and after. Otherwise a checkpoint
             with adapters is refused, because an export has no adapters.
@@ -155,7 +158,26 @@ def export(
             `execute` or decoding than the export's was evaluated.
         decode: the statistic of its distribution that an ordinal token takes, instead of the contract's: mode, median or
             local-mean.
+        push: OWNER/NAME on the Hugging Face hub, to upload the export to. The repository is made if it is not there, private.
+        public: make it public instead.
     """
+    if public and not push:
+        raise UserError("nothing is uploaded that could be public", "--public", "add --push OWNER/NAME")
+    if not push:
+        return _export(ckpt, out, merge_lora, dtype, alpha, base, results, decode)
+    from vla.training.push import check_push, push_export
+
+    if Path(ckpt).is_dir() and not out:
+        return push_export(ckpt, push, public)
+    check_push(push)
+    written = _export(ckpt, out, merge_lora, dtype, alpha, base, results, decode)
+    return f"{written}\n{push_export(out, push, public)}"
+
+
+def _export(
+    ckpt: str, out: str, merge_lora: bool, dtype: Dtype, alpha: float, base: str, results: str, decode: StatisticOption
+) -> str:
+    """Writes the folder; returns what was written."""
     from vla.checkpoint import assemble, read_checkpoint
 
     check_export_folder(out)

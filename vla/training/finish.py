@@ -24,7 +24,12 @@ from vla.training.model_card import Card, mixture_of
 
 
 def finish(
-    folder: str, checkpoint: dict[str, Any], data: dict[str, Any], sources: Mapping[str, Source[Any]], episodes: int
+    folder: str,
+    checkpoint: dict[str, Any],
+    data: dict[str, Any],
+    sources: Mapping[str, Source[Any]],
+    episodes: int,
+    vlm: Any = "",
 ) -> None:
     """Exports a run and evaluates the export.
 
@@ -34,9 +39,10 @@ def finish(
         data: the configuration's `data` section, for the model card.
         sources: the data sources; robot data and questions are evaluated on.
         episodes: number of held-out demonstrations of each; 0 leaves the evaluation out.
+        vlm: the configuration's `model.vlm`, for the model card.
     """
     model, processor, contract = assemble(checkpoint, "the run")
-    card = Card(**mixture_of(data), made=provenance())
+    card = Card(**mixture_of(data, vlm), made=provenance())
     write_export(folder, model, processor, contract, card)
     robots = {name: source for name, source in sources.items() if isinstance(source, RobotSource)}
     # A stream has no end, so its held-out part may be large.

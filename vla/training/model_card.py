@@ -6,11 +6,13 @@ import contextlib
 import dataclasses
 import json
 import pydoc
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from vla import hub
 from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.report import records
@@ -36,6 +38,8 @@ class Card:
         held_out: errors on held-out demonstrations, in a sentence.
         made: command, commit, versions, machine.
         lora, merged_difference: the merged adapters, and how far merging moved a logit.
+        trained_from: the model on the hub that training began with, with its commit; "" is another.
+        license: that model's license; "" is not known.
         base, base_hash, alpha: the model that training began with, and the trained weights' share of the average.
         weights, parameters, dtype: hash, number and type of the written weights.
     """
@@ -48,6 +52,8 @@ class Card:
     made: dict[str, Any] = dataclasses.field(default_factory=dict)
     lora: dict[str, Any] = dataclasses.field(default_factory=dict)
     merged_difference: float | None = None
+    trained_from: str = ""
+    license: str = ""
     base: str = ""
     base_hash: str = ""
     alpha: float = 1.0
@@ -91,30 +97,44 @@ def _measured(results: str, contract: PolicyContract) -> dict[str, Any]:
     return {"suite": record.suite, "success": {kind: str(Rate(**rates["success"])) for kind, rates in kinds.items()}}
 
 
-def made_of(data: dict[str, Any]) -> dict[str, Any]:
+def made_of(data: dict[str, Any], vlm: Any = "") -> dict[str, Any]:
     """What a checkpoint says of its training: the fields of `Card` about data and mixture, and `made`, as plain JSON types.
 
     Args:
         data: the configuration's `data` section.
+        vlm: the configuration's `model.vlm`.
     """
-    return json.loads(json.dumps({**mixture_of(data), "made": provenance()}, default=str))
+    return json.loads(json.dumps({**mixture_of(data, vlm), "made": provenance()}, default=str))
 
 
-def mixture_of(data: dict[str, Any]) -> dict[str, Any]:
-    """The fields of `Card` that the `data` section of a configuration gives."""
+def mixture_of(data: dict[str, Any], vlm: Any = "") -> dict[str, Any]:
+    """The fields of `Card` that the `data` section of a configuration and its `model.vlm` give."""
     data = data.get("init_args", data)
     sources = {name: _settings(source) for name, source in (data.get("sources") or {}).items()}
-    return {"data": sources, "share": data.get("robot_share")}
+    return {"data": sources, "share": data.get("robot_share"), **_start(vlm)}
+
+
+def _start(vlm: Any) -> dict[str, str]:
+    """The fields of `Card` about the model on the hub that training began with, if it did."""
+    if not isinstance(vlm, str) or not hub.policy_address(vlm):
+        return {}
+    readme = hub.local(vlm, hub.DESCRIPTIONS) / "README.md"
+    head = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8") if readme.is_file() else "", re.DOTALL)
+    known: dict[str, Any] = {}
+    with contextlib.suppress(yaml.YAMLError):
+        known = yaml.safe_load(head[1]) if head else {}
+    license = known.get("license") if isinstance(known, dict) else ""
+    return {"trained_from": hub.pinned_policy(vlm), "license": str(license or "")}
 
 
 def _settings(source: dict[str, Any] | None) -> dict[str, Any]:
-    """A source's kind and settings; only the last part of its folder, since the whole path belongs to a machine."""
+    """A source's kind and settings; of its folder only what a record says, since the whole path belongs to a machine."""
     source = source if isinstance(source, dict) else {}
     settings = dict(source.get("init_args", source))
     with contextlib.suppress(pydoc.ErrorDuringImport):
         settings["kind"] = getattr(pydoc.locate(str(source.get("class_path"))), "kind", None)
     return {
-        name: Path(value).name if name in ("path", "folder", "root") and isinstance(value, str) else value
+        name: hub.recorded(value) if name in ("path", "folder", "root") and isinstance(value, str) else value
         for name, value in settings.items()
         if value is not None
     }
@@ -128,9 +148,7 @@ def model_card(contract: PolicyContract, card: Card) -> str:
     actions = ", ".join(f"{name} ({unit})" if unit else name for name, unit in units)
     lines = [
         "---",
-        "license: other",
-        "pipeline_tag: robotics",
-        "tags: [vision-language-action]",
+        *yaml.safe_dump(_front_matter(card), sort_keys=False, default_flow_style=None).splitlines(),
         "---",
         f"# {contract.title or 'A vision-language-action policy'}",
         "",
@@ -154,6 +172,8 @@ def model_card(contract: PolicyContract, card: Card) -> str:
         lines.append(NOT_EVALUATED)
     if card.held_out:
         lines.append(f"| Held-out demonstrations | {card.held_out} |")
+    if card.trained_from:
+        lines.append(f"| Trained from | `{card.trained_from}` |")
     if card.base_hash:
         lines.append(f"| Base | {card.base or 'frozen weights'} `{card.base_hash}` |")
     if card.alpha < 1:
@@ -171,6 +191,19 @@ def model_card(contract: PolicyContract, card: Card) -> str:
     made.pop("versions", None)
     lines += [f"- {name}: {value}" for name, value in made.items()] or ["Not known."]
     return "\n".join(lines) + "\n"
+
+
+def _front_matter(card: Card) -> dict[str, Any]:
+    """What the hub reads of a card."""
+    data = [found for one in card.data.values() if (found := hub.address(one.get("folder", "")))]
+    base = hub.policy_address(card.trained_from)
+    known = {
+        "license": card.license,
+        "base_model": base.repo if base else "",
+        "datasets": sorted({found.repo for found in data if found.kind == "dataset"}),
+    }
+    tags = ["vision-language-action", "robotics"]
+    return {"library_name": "vla", "pipeline_tag": "robotics", "tags": tags, **{k: v for k, v in known.items() if v}}
 
 
 def decodes(contract: PolicyContract) -> str:

@@ -58,8 +58,9 @@ class VLAModule(L.LightningModule):
     the loss weight of its source. The loss of a batch is the mean over its samples, divided by the mean weight.
 
     Args:
-        vlm: "tiny", a folder that `vla export` or `save_pretrained` wrote, "scratch" (the structure and tokenizer of `tiny` with
-            random weights), "new" (the same with a new tokenizer), or the specification of a small model.
+        vlm: "tiny", OWNER/NAME of a model on the hub, a folder that `vla export` or `save_pretrained` wrote, "scratch" (the
+            structure and tokenizer of `tiny` with random weights), "new" (the same with a new tokenizer), or the specification of
+            a small model.
         learning_rate: the peak. The rate rises linearly to it, then falls along a cosine to 2 % of it.
         warmup: optimizer steps until the peak; a number below 1 is a share of all steps, e.g. 0.03 of max_steps.
         weight_decay: of matrices; vectors and embeddings have none.

@@ -35,7 +35,8 @@ class Choice:
     """The user's choices that a job takes unchanged: the source, the result and their formats.
 
     Attributes:
-        source: folder or file of RLDS, LeRobot, robomimic or LIBERO HDF5, WebDataset tar, LLaVA or VQAv2 JSON, or our shards.
+        source: folder or file of RLDS, LeRobot, robomimic or LIBERO HDF5, WebDataset tar, LLaVA or VQAv2 JSON, or our shards;
+            or hf://datasets/OWNER/NAME, with @REVISION and /FOLDER if needed.
         out: folder of the result.
         format: format of the source: auto, rlds, lerobot, hdf5, shards, webdataset, image-text, llava or vqav2.
         to: format of the result.

@@ -10,6 +10,7 @@ from typing import Any, Never
 
 import numpy as np
 
+from vla import hub
 from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.prepare import Changes, Dropped, PreparedEpisode, prepare
@@ -39,7 +40,8 @@ class LeRobotSource(RobotSource):
     Decoding single video frames is several times slower than reading our shards: convert data sets that are used often.
 
     Args:
-        folder: the folder with meta/info.json.
+        folder: the folder with meta/info.json, or hf://datasets/OWNER/NAME. Of that the tables are fetched, and the videos of the
+            cameras that are used.
         conventions: a source card, a file or the name of a shipped one, for what LeRobot does not store; "" uses info.json alone.
         height: height to which images are scaled; 0 keeps theirs.
         width: width to which images are scaled; 0 keeps theirs.
@@ -47,8 +49,9 @@ class LeRobotSource(RobotSource):
 
     def __init__(self, folder: str | Path, conventions: str = "", height: int = 0, width: int = 0, **kwargs: Any):
         super().__init__(folder, **kwargs)
-        if self.remote:
+        if self.remote and not hub.address(folder):
             raise UserError("a LeRobot data set cannot be read remotely", str(folder), "copy it here, or convert it to shards")
+        self.remote = None  # its files are fetched before they are read
         self.conventions, self.height, self.width = conventions, height, width
 
     def __getstate__(self) -> dict:
@@ -59,7 +62,11 @@ class LeRobotSource(RobotSource):
 
     @functools.cached_property
     def reader(self) -> LeRobotReader:
-        return LeRobotReader(self.folder)
+        # The descriptions say which videos are needed.
+        folder = hub.data_set(self.folder, ("meta/*", "data/*"))
+        card = load_source_card(self.conventions) if self.conventions else LeRobotReader(folder).card()
+        videos = [f"videos/*{camera.key}/*" for camera in card.cameras.values()]
+        return LeRobotReader(hub.data_set(self.folder, ("meta/*", "data/*", *videos)))
 
     @functools.cached_property
     def source_card(self) -> SourceCard:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vla import hub
 from vla.datasets.formats.conventions.prepare import Dropped, PreparedEpisode
 from vla.datasets.formats.readers.base import Ref
 from vla.errors import UserError
@@ -102,7 +103,7 @@ def report(job: Job, notes: list[Path]) -> dict[str, Any]:
             entry += names[: NAMED + 1 - len(entry)]
     options = {k: v for k, v in dataclasses.asdict(job.options).items() if k not in ("source", "out", "images")}
     return {
-        "source": Path(job.options.source).name,
+        "source": hub.recorded(job.options.source),
         "format": job.reader.format,
         "records": {"found": sum(map(len, job.parts)), "written": counts["records"]},
         "not_chosen": job.not_chosen,

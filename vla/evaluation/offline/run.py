@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vla import hub
 from vla.datasets.demonstrations import Demonstration
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
@@ -84,7 +85,11 @@ def evaluate_offline(
     embodiment = source.card.embodiment
     facts = facts_of(name, policy, execute)
     record = OfflineRecord(
-        data={"title": source.card.name or Path(source.folder).name, "folder": str(source.folder), "embodiment": embodiment},
+        data={
+            "title": source.card.name or Path(hub.without_revision(source.folder)).name,
+            "folder": hub.pinned(source.folder),
+            "embodiment": embodiment,
+        },
         decode=contract.decode,
         summary=_summary(policy, embodiment, replays, training),
         episodes=[_line(policy, embodiment, one) for one in replays],

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from vla import hub
 from vla.datasets.formats.readers.base import Reader
 from vla.errors import UserError
 from vla.files import why_not_data
@@ -108,8 +109,12 @@ def recognise(path: Path) -> str:
 
 
 def open_reader(path: str | Path, format: str = "auto", images: str = "") -> Reader:
-    """Opens a data set's reader; UserError as in `recognise`, or if the format's name is unknown."""
-    path = Path(path)
+    """Opens a data set's reader; of one on the hub (hf://datasets/OWNER/NAME), after its files have been fetched.
+
+    Raises:
+        UserError: as in `recognise`; the format's name is unknown; or the files cannot be fetched.
+    """
+    path = hub.data_set(path)
     name = recognise(path) if format == "auto" else format
     if name not in READERS:
         raise UserError(f"unknown format {name!r}", "--format", f"one of auto, {', '.join(READERS)}")

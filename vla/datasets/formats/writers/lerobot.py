@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from einops import rearrange
 
+from vla import hub
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.prepare import PreparedEpisode
 from vla.datasets.formats.images import decode
@@ -114,13 +115,13 @@ class LeRobotSink:
         (meta / "info.json").write_text(json.dumps(_info(job, episode, frame, len(tasks)), indent=4))
         spec = embodiment(job, {name: summary(column(notes, name)) for name in ("action", "state")})
         DatasetCard(
-            name=job.card.title or Path(job.options.source).name,
+            name=job.card.title or Path(hub.without_revision(job.options.source)).name,
             kind="robot",
             embodiment=job.card.embodiment,
             spec=spec,
             counts={"episodes": episode, "steps": frame},
             conventions=conventions(job.card),
-            generator={"command": "vla data convert", "format": job.reader.format, "source": Path(job.options.source).name},
+            generator={"command": "vla data convert", "format": job.reader.format, "source": hub.recorded(job.options.source)},
         ).save(meta)
         written = sorted(path for top in ("data", "meta", "videos") for path in (job.folder / top).rglob("*.*") if path.is_file())
         digests = {path.relative_to(job.folder).as_posix(): sha256(path) for path in written}

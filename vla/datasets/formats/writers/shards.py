@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from vla import hub
 from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.prepare import Dropped, PreparedEpisode
@@ -105,14 +106,14 @@ class RobotSink:
             raise UserError("no episode could be written", job.options.source, "see the reasons in conversion.json")
         spec = embodiment(job, {name: summary(column(notes, name)) for name in ("action", "state")})
         card = DatasetCard(
-            name=job.card.title or Path(job.options.source).name,
+            name=job.card.title or Path(hub.without_revision(job.options.source)).name,
             kind="robot",
             embodiment=job.card.embodiment,
             spec=spec,
             counts={"episodes": sum(i["records"] for i in infos), "steps": sum(i["steps"] for i in infos)},
             shards={i["shard"]: i["samples"] for i in infos if i["samples"]},
             conventions=conventions(job.card),
-            generator={"command": "vla data convert", "format": job.reader.format, "source": Path(job.options.source).name},
+            generator={"command": "vla data convert", "format": job.reader.format, "source": hub.recorded(job.options.source)},
         )
         card.save(job.folder)
         return {"constant": constants(spec), "sha256": {i["shard"]: i["sha256"] for i in infos if i["samples"]}}
@@ -147,7 +148,7 @@ class QuestionSink:
                 types[name] = types.get(name, 0) + count
         no_space = Space((), (), (), ())
         card = DatasetCard(
-            name=job.card.title or Path(job.options.source).name,
+            name=job.card.title or Path(hub.without_revision(job.options.source)).name,
             kind="questions",
             embodiment=job.card.embodiment,
             spec=Embodiment(_cameras(job), no_space, no_space),
@@ -155,7 +156,7 @@ class QuestionSink:
             shards={i["shard"]: i["samples"] for i in infos if i["samples"]},
             questions=types,
             conventions=dict(job.card.conventions),
-            generator={"command": "vla data convert", "format": job.reader.format, "source": Path(job.options.source).name},
+            generator={"command": "vla data convert", "format": job.reader.format, "source": hub.recorded(job.options.source)},
         )
         card.save(job.folder)
         return {"questions": types, "sha256": {i["shard"]: i["sha256"] for i in infos if i["samples"]}}

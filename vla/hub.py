@@ -1,0 +1,286 @@
+"""The Hugging Face hub: addresses of policies, models and data sets, the commit that one means, and local copies of the files.
+
+A policy or a model is OWNER/NAME, a data set hf://datasets/OWNER/NAME, or a folder in it, with /FOLDER. NAME may
+be followed by @REVISION: a branch, a tag or a commit. Files are kept in the hub's own cache (HF_HOME) and fetched once; with
+HF_HUB_OFFLINE they are only read from there. A token is taken from HF_TOKEN or from `hf auth login`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from vla.errors import UserError
+
+DESCRIPTIONS = ("*.json", "card.yaml", "README.md")
+"""What says what a repository holds. These files are small."""
+POLICY = (*DESCRIPTIONS, "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+"""The files of a policy or a model. Weights are safetensors; the state of an optimizer and pickled files are not among them."""
+NEVER = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "optimizer*", "*/optimizer*", "checkpoint-*/*", "original/*")
+"""What is not fetched, whatever asks for it."""
+PART = r"[A-Za-z0-9][\w.-]*"
+POLICIES = re.compile(rf"(hf://)?(?P<repo>{PART}/{PART})(@(?P<revision>.+))?")
+DATA_SETS = re.compile(rf"hf://datasets/(?P<repo>{PART}/{PART})(@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?(/(?P<path>.*))?")
+FILES = (".ckpt", ".safetensors", ".pt", ".yaml", ".yml", ".json", ".tar")
+"""How a name ends that is a file's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """A repository on the hub, and which revision of it.
+
+    Attributes:
+        repo: OWNER/NAME.
+        kind: whether it holds a policy or model, or a data set.
+        revision: a branch, a tag or a commit; "" is the default branch.
+        path: the folder in a data set's repository; "" is all of it.
+        bare: whether it was written without hf://, so that a folder on this machine may have been meant.
+    """
+
+    repo: str
+    kind: Literal["model", "dataset"]
+    revision: str = ""
+    path: str = ""
+    bare: bool = False
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"{self._start}{self.repo}{revision}{self._end}"
+
+    @property
+    def name(self) -> str:
+        """The address without a revision."""
+        return f"{self._start}{self.repo}{self._end}"
+
+    @property
+    def _start(self) -> str:
+        return "hf://datasets/" if self.kind == "dataset" else ""
+
+    @property
+    def _end(self) -> str:
+        return f"/{self.path}" if self.path else ""
+
+    @property
+    def page(self) -> str:
+        """The web page of the repository."""
+        from huggingface_hub import constants
+
+        return f"{constants.ENDPOINT}/{'datasets/' * (self.kind == 'dataset')}{self.repo}"
+
+
+def address(name: str | Path) -> Address | None:
+    """Reads an address that begins with hf://; None for anything else.
+
+    Raises:
+        UserError: it begins with hf:// and is no address.
+    """
+    text = str(name)
+    if text.startswith("hf://datasets/"):
+        if match := DATA_SETS.fullmatch(text):
+            path = (match["path"] or "").strip("/")
+            return Address(match["repo"], "dataset", (match["revision"] or "").replace("%2F", "/"), path)
+        fix = "give hf://datasets/OWNER/NAME, with @REVISION and /FOLDER if needed"
+        raise UserError("not the address of a data set", text, fix)
+    if not text.startswith("hf://"):
+        return None
+    if match := POLICIES.fullmatch(text):
+        return Address(match["repo"], "model", match["revision"] or "")
+    raise UserError("not an address on the hub", text, "give hf://OWNER/NAME, or hf://datasets/OWNER/NAME for data")
+
+
+def policy_address(name: str | Path) -> Address | None:
+    """Reads the address of a policy or a model, which may lack hf://; None for a folder, a file or another kind of address.
+
+    A folder that is there comes first, and OWNER/NAME is not on the hub if there is a folder OWNER here.
+
+    Raises:
+        UserError: as `address`.
+    """
+    text = str(name)
+    match = POLICIES.fullmatch(text)
+    if text.startswith("hf://") or not match:
+        return address(text)
+    if os.path.exists(text) or os.path.isdir(text.partition("/")[0]) or text.endswith(FILES):
+        return None
+    return Address(match["repo"], "model", match["revision"] or "", bare=True)
+
+
+def pinned(name: str | Path) -> str:
+    """Returns an hf:// address with the commit that it means now; any other name as it is. In one process it means one commit.
+
+    Raises:
+        UserError: there is no such repository or revision, it may not be read, or the hub cannot be reached and its cache has not
+            seen it.
+    """
+    found = address(name)
+    return str(_at_commit(found)) if found else str(name)
+
+
+def pinned_policy(name: str | Path) -> str:
+    """Returns the name of a policy or a model with its commit, as `pinned` does."""
+    found = policy_address(name)
+    return str(_at_commit(found)) if found else str(name)
+
+
+def without_revision(name: str | Path) -> str:
+    """Returns an hf:// address without its revision; of a path, the last part."""
+    found = address(name)
+    return found.name if found else Path(name).name
+
+
+def recorded(name: str | Path) -> str:
+    """Returns what a record says of data: an address with its commit; of a path, which belongs to a machine, the last part."""
+    return pinned(name) if address(name) else Path(name).name
+
+
+def local(name: str | Path, patterns: Sequence[str] = POLICY) -> Path:
+    """Returns the folder of a policy or model; of one on the hub, that of its files, which are fetched if they are not here.
+
+    Args:
+        name: a folder, or OWNER/NAME with @REVISION if needed.
+        patterns: which files are needed.
+
+    Raises:
+        UserError: as `pinned`; or the connection broke off.
+    """
+    found = policy_address(name)
+    return _folder(_at_commit(found), tuple(patterns)) if found else Path(name)
+
+
+def data_set(name: str | Path, patterns: Sequence[str] = ("*",)) -> Path:
+    """Returns the folder of a data set, as `local` does for a policy.
+
+    Args:
+        name: a folder or file, or an address hf://datasets/OWNER/NAME.
+        patterns: which files of the folder are needed.
+
+    Raises:
+        UserError: as `local`; or there is no such folder in the repository.
+    """
+    found = address(name)
+    if not found:
+        return Path(name)
+    if found.kind != "dataset":
+        raise UserError("a policy or model, not a data set", str(name), "the address of data is hf://datasets/OWNER/NAME")
+    found = _at_commit(found)
+    below = [f"{found.path}/{pattern}" for pattern in patterns] if found.path else patterns
+    # A single file may be named, too.
+    folder = _folder(found, (*below, *([found.path] if found.path else ()))) / found.path
+    if not folder.exists() and "*" in patterns:
+        raise UserError("there is no such folder in the repository", str(found), f"look at {found.page}")
+    return folder
+
+
+def copy_file(name: str, target: Path) -> None:
+    """Copies a single file of a data set's repository, e.g. hf://datasets/OWNER/NAME/shard-000000.tar, past the cache.
+
+    Raises:
+        UserError: as `local`.
+        FileNotFoundError: there is no such file.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    found = address(name)
+    assert found is not None
+    found = _at_commit(found)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".hub-") as folder:
+        try:
+            with plain_errors(found):
+                file = hf_hub_download(found.repo, found.path, repo_type=found.kind, revision=found.revision, local_dir=folder)
+        except UserError as error:
+            if isinstance(error.__cause__, RemoteEntryNotFoundError):
+                raise FileNotFoundError("there is no such file") from None
+            raise
+        os.replace(file, target)
+
+
+@functools.lru_cache
+def _at_commit(found: Address) -> Address:
+    from huggingface_hub import HfApi
+
+    with plain_errors(found):
+        resolved = HfApi().resolve_revision(found.repo, repo_type=found.kind, revision=found.revision or None)
+    return dataclasses.replace(found, revision=resolved.resolved, bare=False)
+
+
+@functools.lru_cache
+def _folder(found: Address, patterns: tuple[str, ...]) -> Path:
+    """The folder of a repository in the cache, with the files that match."""
+    from huggingface_hub import snapshot_download
+
+    with plain_errors(found):
+        folder = snapshot_download(
+            found.repo,
+            repo_type=found.kind,
+            revision=found.revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=list(NEVER),
+        )
+    return Path(folder)
+
+
+@contextlib.contextmanager
+def plain_errors(found: Address) -> Iterator[None]:
+    """Makes a UserError of what the hub's client raises."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (explained := _explained(error, found)) is None:
+            raise
+        raise explained from error
+
+
+def _explained(error: BaseException, found: Address) -> UserError | None:
+    """What went wrong, and what to do; None if it is not the hub's or the connection's."""
+    from huggingface_hub import constants, errors
+
+    where, login = str(found), "set HF_TOKEN, or run `hf auth login`"
+    nowhere = "there is no such folder here, and " * found.bare
+    if isinstance(error, errors.GatedRepoError):
+        fix = f"accept the conditions on {found.page}; then {login}"
+        return UserError("its owner gives access only to those who ask", where, fix)
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return UserError(
+            f"{nowhere}the hub has no such repository for this account", where, f"check the name; if it is private, {login}"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return UserError(
+            f"there is no revision {found.revision}", found.name, f"name a branch, a tag or a commit; see {found.page}"
+        )
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return UserError("a file that it should have is not there", where, f"look at {found.page}")
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return UserError("the hub is not asked, for HF_HUB_OFFLINE is set", where, "run it without HF_HUB_OFFLINE")
+    if constants.is_offline_mode() and isinstance(error, errors.LocalEntryNotFoundError | errors.RevisionResolutionError):
+        return UserError(
+            f"{nowhere}it is not in the hub's cache; HF_HUB_OFFLINE is set", where, "run it once without HF_HUB_OFFLINE"
+        )
+    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
+        status = error.response.status_code
+        if status == 401:
+            return UserError("the hub does not accept the token", where, login)
+        if status == 403:
+            return UserError("the token does not permit this", where, f"take one that may, e.g. with write access; {login}")
+        why = error.server_message or f"status {status}"
+        return UserError(f"the hub refuses: {why}" if status < 500 else f"the hub has a fault: {why}", where, "try again later")
+    if isinstance(error, errors.HFValidationError):
+        return UserError(f"not a name that the hub allows: {error}", where, "give OWNER/NAME")
+    if error.__cause__ is not None and (explained := _explained(error.__cause__, found)):
+        return explained
+    # The class beneath HfHubHTTPError is that of the HTTP library, which is not everywhere the same.
+    of_connections = (errors.HfHubHTTPError.__mro__[1], ConnectionError, errors.RevisionResolutionError)
+    # The client's own errors about files have no number, the system's do: a full disk is not the hub's.
+    if not isinstance(error, of_connections) and not (isinstance(error, OSError) and error.errno is None):
+        return None
+    why = " ".join(str(error).split())[:200] or type(error).__name__
+    return UserError(f"{nowhere}the hub cannot be reached: {why}", where, "check the connection; what has been fetched is kept")
