@@ -61,6 +61,9 @@ class HubFamily:
         self.window: int = (getattr(text, "sliding_window", None) or 0) if _slides(text) else 0
         self._ids: dict[Size, list[int]] = {}
 
+    words = None
+    text_encoder = ""
+
     @classmethod
     def history_settings(cls, model_type: str, history: int) -> dict[str, int]:
         if not cls.trains:
