@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.vla-setup
-extras='.[sim,serve,report,lora,lowbit,public,wandb,formats,ray,rl,dev]'
+extras='.[sim,serve,report,lora,lowbit,public,gguf,wandb,formats,ray,rl,dev]'
 disk_gb=9
 spare_gb=2 # what is needed where the environment is whole and some packages change
 # EGL renders; OSMesa is its fall-back, and newer distributions no longer have it.

@@ -51,12 +51,22 @@ RL: Table = {
     "table": ("vla.commands.rl:run_table", "compares policies on the same episodes, with their costs"),
     "questions": ("vla.commands.rl:run_questions", "writes images of BabyAI's rooms with questions, to train a model on"),
 }
+MODELS: Table = {
+    "fetch": ("vla.commands.models:fetch_models", "downloads pre-trained models into a cache"),
+    "list": ("vla.commands.models:list_models", "lists the models that can be fetched"),
+}
+SEVERAL = {
+    "records": "folders of two or more evaluations, or of training runs",
+    "names": "names of models; `vla models list` shows them",
+}
+"""What arguments mean of which a command takes any number."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a disk or a quota that is full, or of a file that may not grow."""
 Command = Callable[..., int | str | None]
 """Returns an exit code, or text to print."""
 GROUPS: dict[str, tuple[Table, str]] = {
     "data": (DATA, "converts, checks, describes and shows data sets of other formats"),
+    "models": (MODELS, "fetches small pre-trained models, to build a model from"),
     "rl": (RL, "trains reinforcement-learning heads on a frozen, prompted model"),
 }
 
@@ -138,7 +148,7 @@ def _run(function: Command, name: str, argv: list[str]) -> int | str | None:
         # jsonargparse makes no positional arguments of *names.
         names = parameters[0].name
         parser = ArgumentParser(prog=f"vla {name}", description=description, exit_on_error=False)
-        parser.add_argument(names, nargs="+", type=str, help="folders of two or more evaluations, or of training runs")
+        parser.add_argument(names, nargs="+", type=str, help=SEVERAL[names])
         parser.add_function_arguments(function, as_group=False)
         options = parser.parse_args(args).as_dict()
         return function(*options.pop(names), **options)

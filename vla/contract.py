@@ -16,10 +16,11 @@ from vla.errors import ContractMismatch, UserError
 from vla.space import Space
 
 Json = str | int | float | bool | None | list["Json"] | tuple["Json", ...] | dict[str, "Json"]
-SCHEMA = 4
+SCHEMA = 5
 NEW_FIELDS: dict[int, dict[str, Any]] = {
     2: {"codec_args": {}, "tokens": "integers", "chat": False, "block": "none", "words": 16},
     3: {"decode": "mode"},
+    5: {"text_encoder": ""},
 }
 """Schema -> fields it added, with the values that mean the same as no such field; the hash leaves those out. Schema 4 added
 `Space.binary`."""
@@ -130,11 +131,14 @@ class PolicyContract(ContractSettings):
         embodiments: name -> embodiment; the first is the default.
         decode: the statistic of its distribution that an ordinal token takes. Ordinal are action dimensions that are not
             flags, coordinates and integers of the plan, and answers that are points or integers.
+        text_encoder: name of the frozen encoder that reads instructions and questions, and the beginning of its weights' SHA-256;
+            "" is none: the language model reads them itself.
         schema: version of the format.
     """
 
     embodiments: dict[str, Embodiment]
     decode: Statistic = "mode"
+    text_encoder: str = ""
     schema: int = SCHEMA
 
     def __post_init__(self):
@@ -196,7 +200,7 @@ class PolicyContract(ContractSettings):
             embodiment.pop("keys")
             for space in (embodiment["state"], embodiment["action"]):
                 if any(space["binary"]):
-                    content["schema"] = 4
+                    content["schema"] = max(4, content["schema"])
                 else:
                     del space["binary"]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

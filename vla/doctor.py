@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypedDict
 
-from vla import openmp
+from vla import fetched, openmp
 from vla.errors import UserError
 from vla.sim import gl
 
@@ -112,6 +112,7 @@ def checks(renderers: int = 2) -> Iterator[Check]:
     yield from rendering(renderers)
     yield disk()
     yield ffmpeg()
+    yield models()
 
 
 def python() -> Check:
@@ -209,6 +210,14 @@ def ffmpeg() -> Check:
     except (ImportError, RuntimeError):
         path = shutil.which("ffmpeg")
         return Check("ffmpeg", path is not None, path or "none", "make setup, or: pip install 'vla[report]' (videos need it)")
+
+
+def models() -> Check:
+    """Says which pre-trained models are in the cache. None is needed."""
+    found = {name: fetched.is_fetched(name) for name in fetched.FETCHABLE}
+    have, lack = (", ".join(name for name, here in found.items() if here is wanted) for wanted in (True, False))
+    parts = [f"fetched: {have}"] * bool(have) + [f"not fetched: {lack} (vla models fetch NAME)"] * bool(lack)
+    return Check("models", True, "; ".join(parts))
 
 
 def _start(gl_platform: str, frames: int) -> subprocess.Popen[str]:

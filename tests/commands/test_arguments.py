@@ -16,7 +16,7 @@ from vla.training.rows import Sources
         (["--vlm.image_size=big"], "vlm: vla.models.tiny.from_scratch.VLMSpec: image_size: expected int, got big"),
         (
             ["--vlm.prefix=z"],
-            "vlm: vla.models.tiny.from_scratch.VLMSpec: prefix: expected one of 'bidirectional', 'causal', got z",
+            "vlm: vla.models.tiny.from_scratch.VLMSpec: prefix: expected one of 'auto', 'bidirectional', 'causal', got z",
         ),
         (["--vlm.sise=3"], "vlm: vla.models.tiny.from_scratch.VLMSpec: Option 'sise' is not accepted"),
         (["--colour=blue"], "unrecognized arguments: --colour=blue"),

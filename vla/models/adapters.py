@@ -26,7 +26,7 @@ class Lora:
         targets: names of layers, or a regular expression for full names; "all-linear" is every linear layer except the head.
         also: names of layers that are trained in full.
         rows: ids of tokens whose rows of the embeddings and of the head are trained in full; None: the action tokens and
-            locations, unless they are the model's own integers.
+            locations, unless they are the model's own integers, and the words that were added to a pre-trained language model.
     """
 
     rank: int = 0
@@ -57,6 +57,8 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
         lora_dropout=lora.dropout,
         target_modules=lora.targets,
         modules_to_save=lora.also or None,
+        # The states of a frozen text encoder are kept: adapters would change nothing.
+        exclude_modules=r"text_encoder\..*" if getattr(model, "text_encoder", None) is not None else None,
         trainable_token_indices={name: list(lora.rows) for name in names} if lora.rows else None,
     )
     try:
@@ -82,12 +84,20 @@ def check_lora(model: PreTrainedModel, lora: Lora) -> None:
             raise UserError(f"no layer is named {target!r}", "model.lora.targets", "name layers of the model")
 
 
-def with_token_rows(lora: Lora, contract: PolicyContract, vocabulary: Vocabulary) -> Lora:
-    """The settings, where the rows of the action tokens learn unless something else is said."""
+def with_token_rows(lora: Lora, contract: PolicyContract, vocabulary: Vocabulary, own_words: int = 0) -> Lora:
+    """The settings, where the rows of the action tokens learn unless something else is said.
+
+    Args:
+        own_words: number of words that a small model's pre-trained language model came with; 0: all are its own.
+    """
     if not lora.rank or lora.rows is not None:
         return lora
-    own = contract.tokens == "integers"
-    return dataclasses.replace(lora, rows=[] if own else [*vocabulary.action_ids, *vocabulary.loc_ids])
+    rows = [*vocabulary.action_ids, *vocabulary.loc_ids]
+    if own_words:
+        rows = sorted({i for i in (*rows, *vocabulary.integer_ids) if i >= own_words})
+    elif contract.tokens == "integers":
+        rows = []
+    return dataclasses.replace(lora, rows=rows)
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:

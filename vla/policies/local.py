@@ -28,8 +28,9 @@ BUCKET = 16
 
 
 SMALL = 5_000_000
-"""Number of parameters below which one thread decodes on a CPU. The steps of a small model are too short to be shared: the demo's
-(1.7 M parameters) takes 43 ms for an answer with one thread, 40 with two that spin while they wait, 95 with two that sleep."""
+"""Number of parameters of the language model below which one thread decodes on a CPU. The steps of a small model are too short to
+be shared: the demo's (1.7 M parameters) takes 43 ms for an answer with one thread, 40 with two that spin while they wait, 95 with
+two that sleep."""
 
 
 @contextlib.contextmanager
@@ -94,7 +95,7 @@ class LocalPolicy:
         self.encoder = encoder or Encoder(contract, family_of(model, processor))
         self._ordinals = self.encoder.grammar.ordinals()
         self._static = static_steps(self.model)
-        self._small = self.model.device.type == "cpu" and self.model.num_parameters() < SMALL
+        self._small = self.model.device.type == "cpu" and self.encoder.family.decoder(self.model).num_parameters() < SMALL
         self._history: dict[str, list[Images]] = {}
 
     @classmethod

@@ -8,7 +8,7 @@ import numpy as np
 
 from vla.contract import Mode, PolicyContract
 from vla.datasets.samples import Images, QuestionSample, RobotSample
-from vla.errors import UserError
+from vla.errors import ContractMismatch, UserError
 from vla.models.families.base import ModelFamily, PromptFrame
 from vla.observation import ActionChunk, Observation
 from vla.sequences.batch import BUCKET, Batch, Example, collate_examples
@@ -51,12 +51,18 @@ class Encoder:
     def __init__(self, contract: PolicyContract, family: ModelFamily):
         self.contract, self.family, self.tokenizer = contract, family, family.tokenizer
         self._images, self._frame = ImageTokens(contract, family), family.frame
+        self._prompting = family.processor, family.image_text, family.words is not None
+        if family.text_encoder != contract.text_encoder:
+            what = (
+                f"the contract's text encoder is {contract.text_encoder or 'none'}, the model's {family.text_encoder or 'none'}"
+            )
+            raise ContractMismatch(what, fix="use the contract and the model of one training")
         codecs = {name: action_codec(contract, name) for name in contract.embodiments}
         self._states = {name: state_codec(contract, embodiment) for name, embodiment in contract.embodiments.items()}
         # The embodiment with the most symbols has those of the others.
         largest = max(codecs.values(), key=lambda codec: codec.size)
         self.vocabulary = Vocabulary.from_tokenizer(self.tokenizer, contract.tokens, largest.spelling)
-        self.text = TextTokens(self.tokenizer, self.vocabulary)
+        self.text = TextTokens(self.tokenizer, self.vocabulary, family.words)
         self.plan = PlanTokens(contract, self.text)
         self.grammar = ActionGrammar(contract, codecs, self.plan, self.tokenizer.pad_token_id)
 
@@ -142,7 +148,7 @@ class Encoder:
     def _action_prompt(self, observation: Observation, mode: Mode | str, frames: Frames) -> tuple[list[Sequence], list[Sequence]]:
         """The prompt up to the last image, and the rest of it."""
         state = self.contract.embodiment(observation.embodiment).state.check(observation.state, "the state")
-        segments = action_prompt(self.contract, observation.instruction, self.family.processor, self.family.image_text)
+        segments = action_prompt(self.contract, observation.instruction, *self._prompting)
         ids = None
         if Placeholder.STATE in segments:
             ids = self.vocabulary.bins_to_ids(self._states[observation.embodiment or next(iter(self._states))].encode(state))
@@ -155,7 +161,7 @@ class Encoder:
 
     def _question_prompt(self, question: str, frames: Frames) -> tuple[list[Sequence], list[Sequence]]:
         """The prompt up to the last image, and the rest of it."""
-        segments = question_prompt(self.contract, question, self.family.processor, self.family.image_text)
+        segments = question_prompt(self.contract, question, *self._prompting)
         return self._framed(*tokenize_prompt(segments, self.text.prompt, None, self._images.tokens(frames)))
 
     def _framed(self, trunk: list[Sequence], words: list[Sequence]) -> tuple[list[Sequence], list[Sequence]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from vla.tokenization.prompts import Mark
+from vla.tokenization.prompts import Mark, Words
 from vla.tokenization.sequence import Role, Sequence, piece
 from vla.tokenization.vocabulary import Vocabulary
 from vla.transforms import Point
@@ -19,10 +20,13 @@ class TextTokens:
 
     Args:
         vocabulary: ids of integers, locations and the end token.
+        words: ids of an instruction or question that stands apart; see `ModelFamily.words`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary):
-        self.tokenizer, self.vocabulary = tokenizer, vocabulary
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, words: Callable[[str], list[int]] | None = None
+    ):
+        self.tokenizer, self.vocabulary, self.words = tokenizer, vocabulary, words
         self.prompt = functools.lru_cache(4096, typed=True)(self._prompt)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -35,6 +39,8 @@ class TextTokens:
 
     def _prompt(self, text: str) -> Sequence:
         """The tokens of a part of a prompt. "<image>" in a user's text is letters; in a chat template it is a token."""
+        if self.words is not None and isinstance(text, Words):
+            return piece(self.words(str(text)), Role.PROMPT)
         letters = not isinstance(text, Mark)
         return piece(self.tokenizer(str(text), add_special_tokens=False, split_special_tokens=letters)["input_ids"], Role.PROMPT)
 

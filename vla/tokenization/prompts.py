@@ -43,11 +43,15 @@ class Mark(str):
     """Text of a chat template. Special tokens are read in it, but not in a user's text."""
 
 
+class Words(str):
+    """An instruction or question that stands apart, for a model that reads it by a text encoder."""
+
+
 Segment = str | Placeholder
 
 
 def action_prompt(
-    contract: PolicyContract, instruction: str, processor: Processor | None = None, image_text: str = ""
+    contract: PolicyContract, instruction: str, processor: Processor | None = None, image_text: str = "", apart: bool = False
 ) -> list[Segment]:
     """The segments of an action prompt. The instruction is normalised as the contract says, and never read as a template.
 
@@ -56,18 +60,21 @@ def action_prompt(
         instruction: the instruction to the robot.
         processor: has the chat template, itself or in its `tokenizer`.
         image_text: what stands for an image in the chat template; "" is the processor's `image_token`.
+        apart: whether the instruction is a segment of its own, `Words`.
 
     Raises:
         UserError: the template has an unknown field or no field for the instruction, or there is no chat template.
     """
-    return _chat(contract, _render(contract.prompt, "instruction", contract.instruction(instruction)), processor, image_text)
+    segments = _render(contract.prompt, "instruction", contract.instruction(instruction), apart)
+    return _chat(contract, segments, processor, image_text)
 
 
 def question_prompt(
-    contract: PolicyContract, question: str, processor: Processor | None = None, image_text: str = ""
+    contract: PolicyContract, question: str, processor: Processor | None = None, image_text: str = "", apart: bool = False
 ) -> list[Segment]:
     """The segments of a question prompt; see `action_prompt`."""
-    return _chat(contract, _render(contract.question, "question", contract.instruction(question)), processor, image_text)
+    segments = _render(contract.question, "question", contract.instruction(question), apart)
+    return _chat(contract, segments, processor, image_text)
 
 
 def tokenize_prompt(
@@ -112,8 +119,8 @@ def tokenize_prompt(
     return parts[:end_of_images], parts[end_of_images:]
 
 
-def _render(template: str, field: str, words: str) -> list[Segment]:
-    """Splits a template into segments, with `words` for its field."""
+def _render(template: str, field: str, words: str, apart: bool) -> list[Segment]:
+    """Splits a template into segments, with `words` for its field, which may stand apart."""
     segments: list[Segment] = []
     fields = []
     try:
@@ -123,9 +130,12 @@ def _render(template: str, field: str, words: str) -> list[Segment]:
     for text, name, _, _ in parsed:
         fields.append(name)
         value = words if name == field else ""
-        if text or value:
-            previous = segments.pop() if segments and isinstance(segments[-1], str) else ""
-            segments.append(f"{previous}{text}{value}")
+        joined = text if apart else text + value
+        if joined:
+            previous = segments.pop() if segments and type(segments[-1]) is str else ""
+            segments.append(f"{previous}{joined}")
+        if apart and name == field:
+            segments.append(Words(words))
         if name in ("state", "images"):
             segments.append(Placeholder(name))
         elif name not in (None, field):

@@ -97,7 +97,8 @@ def with_default_chat(options: ContractOptions, processor: Any) -> ContractOptio
 def with_tokens(contract: PolicyContract, model: PreTrainedModel, tokenizer: HFTokenizer) -> PolicyContract:
     """The contract with the action tokens that its setting means for this model; see `chosen_tokens`."""
     rows = len(cast(torch.nn.Embedding, model.get_input_embeddings()).weight)
-    return dataclasses.replace(contract, tokens=chosen_tokens(tokenizer, contract.tokens, _largest(contract).spelling, rows))
+    tokens = chosen_tokens(tokenizer, contract.tokens, _largest(contract).spelling, rows)
+    return dataclasses.replace(contract, tokens=tokens, text_encoder=getattr(model.config, "text_encoder", ""))
 
 
 def _largest(contract: PolicyContract) -> ActionCodec:

@@ -65,7 +65,8 @@ class VLAModule(L.LightningModule):
         warmup: optimizer steps until the peak; a number below 1 is a share of all steps, e.g. 0.03 of max_steps.
         weight_decay: of matrices; vectors and embeddings have none.
         bin_smoothing: standard deviation, in bins, of the Gaussian that integer targets are smoothed with; 0 is none.
-        freeze: names of parameters that do not learn, as regular expressions that match from the start, e.g. "vision".
+        freeze: names of parameters that do not learn, as regular expressions that match from the start, e.g. "vision"; with [:N]
+            at the end, only the first N rows of a matrix, e.g. "language.embed_tokens[:49152]".
         rates: regular expression -> factor of the learning rate, e.g. {vision: 0.1}; the first that matches holds.
         optimizer: adamw, or adamw8bit (bitsandbytes; needs a GPU).
         gradient_checkpointing: saves memory for a third more computation.
@@ -155,7 +156,8 @@ class VLAModule(L.LightningModule):
 
     def adapt(self, encoder: Encoder) -> None:
         """Adds the adapters and freezes what does not learn. Called once, after tokens have been added."""
-        self.lora = with_token_rows(self.lora, encoder.contract, encoder.vocabulary)
+        own_words = getattr(self.model.config, "own_words", 0)
+        self.lora = with_token_rows(self.lora, encoder.contract, encoder.vocabulary, own_words)
         self.model = add_lora(self.model, self.lora)
         freeze(self.model, self.freeze_names)
         self.model.train()

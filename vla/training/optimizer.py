@@ -18,16 +18,37 @@ FLOOR = 0.02
 
 
 def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
-    """Freezes the parameters whose names match one of the patterns (regular expressions that match from the name's start).
+    """Freezes the parameters whose names match one of the patterns (regular expressions that match from the name's start), or
+    their first N rows, where a pattern ends with [:N].
 
     Raises:
         UserError: a pattern matches no parameter, or nothing is left to learn.
     """
     for pattern in patterns:
-        for _, parameter in _matching(model, pattern, "model.freeze"):
-            parameter.requires_grad = False
+        rows = re.search(r"\[:(\d+)\]$", pattern)
+        for _, parameter in _matching(model, pattern[: rows.start()] if rows else pattern, "model.freeze"):
+            if rows:
+                _freeze_rows(parameter, int(rows[1]))
+            else:
+                parameter.requires_grad = False
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError("every parameter is frozen", "model.freeze", "leave something to learn")
+
+
+def _freeze_rows(parameter: nn.Parameter, count: int) -> None:
+    """Keeps the first rows of a matrix: their gradient is 0, and so are Adam's moments. It must not decay."""
+    if not parameter.requires_grad:
+        return
+    if getattr(parameter, "_frozen_rows", 0):
+        return  # a second call, after adapters were added
+
+    def without(gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone()
+        gradient[:count] = 0
+        return gradient
+
+    parameter._frozen_rows = count  # type: ignore[attr-defined]
+    parameter.register_hook(without)
 
 
 def parameter_groups(model: nn.Module, rate: float, decay: float, rates: dict[str, float]) -> list[dict[str, Any]]:

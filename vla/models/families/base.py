@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,12 +51,17 @@ class ModelFamily(Protocol):
         image_id: id of the image placeholder.
         image_text: the text that stands for an image in the chat template.
         frame: what stands around a prompt that is in no chat template.
+        words: a function from an instruction or question to its ids, for models that read it by a text encoder; None: it is text
+            like the rest of the prompt.
+        text_encoder: name and hash of that encoder, as the contract has it; "" is none.
         new_weights: parts of the names of weights that a saved model may lack.
     """
 
     processor: ProcessorMixin
     tokenizer: Any
     image_id: int
+    words: Callable[[str], list[int]] | None
+    text_encoder: str
 
     @property
     def image_text(self) -> str: ...

@@ -62,6 +62,9 @@ class HubFamily:
         self.context: int = getattr(text, "max_position_embeddings", 0)
         self._ids: dict[Size, list[int]] = {}
 
+    words = None
+    text_encoder = ""
+
     @classmethod
     def history_settings(cls, model_type: str, history: int) -> dict[str, int]:
         if not cls.trains:

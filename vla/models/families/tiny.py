@@ -35,6 +35,8 @@ class TinyFamily:
         self.processor = processor
         self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self.image_id = processor.image_token_id
+        self.words = processor.words if processor.reads else None
+        self.text_encoder = getattr(config, "text_encoder", "")
 
     @classmethod
     def history_settings(cls, model_type: str, history: int) -> dict[str, int]:
@@ -67,7 +69,7 @@ class TinyFamily:
         attention = torch.zeros(ids.shape, dtype=torch.bool)
         ids[:, :shown], attention[:, :shown] = self.image_id, True
         for row, text in enumerate(texts):
-            words = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            words = self.processor.words(text)
             check_length(self.image_tokens + len(words), length, text)
             ids[row, shown : shown + len(words)] = torch.tensor(words, dtype=torch.long)
             attention[row, shown : shown + len(words)] = True

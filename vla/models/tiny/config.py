@@ -45,6 +45,12 @@ class TinyVLMConfig(PreTrainedConfig):
         history: images per camera.
         image_token_id: the placeholder in `input_ids`, repeated once per image token.
         prefix: "bidirectional": tokens of the prefix attend to the whole prefix; "causal": only to earlier tokens.
+        frozen_norm: whether the batch norms of the vision network keep the statistics and scales of its pre-trained weights.
+        own_words: number of words of the pre-trained language model, those before the words that were added; 0: there is none.
+        encoder_config: configuration of a frozen text encoder (a dict with `model_type`), which reads instructions and questions
+            in place of the language model's embeddings; None: there is no encoder.
+        first_id: the encoder's id that every text begins with.
+        text_encoder: name of that encoder, and the beginning of its weights' SHA-256.
         int8: whether the language model's weights are 8-bit integers (`vla.models.int8`); such a model cannot be trained.
     """
 
@@ -60,6 +66,11 @@ class TinyVLMConfig(PreTrainedConfig):
     history: int = 1
     image_token_id: int = 3
     prefix: str = "bidirectional"
+    frozen_norm: bool = False
+    own_words: int = 0
+    encoder_config: dict = None  # type: ignore[assignment]
+    first_id: int = 0
+    text_encoder: str = ""
     int8: bool = False
     tie_word_embeddings: bool = True
 

@@ -1,4 +1,4 @@
-"""The specification of a small model that is trained from scratch."""
+"""The specification of a small model, of random weights or of two pre-trained halves."""
 
 from __future__ import annotations
 
@@ -6,24 +6,36 @@ import dataclasses
 import difflib
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vla.errors import UserError
+from vla.fetched import ALIASES
+from vla.language.encoders import load_encoder, token_ids
 from vla.models.load import new_tiny, shipped_folder
 from vla.models.tiny.config import TinyVLMConfig
+from vla.models.tiny.halves import load_language, put_language, put_vision, vision_name
 from vla.models.tiny.model import TinyVLM
 from vla.models.tiny.processor import TinyVLMProcessor
+from vla.models.tiny.reading import LIMIT, put_encoder
 from vla.models.tiny.text import complete
+from vla.models.weights import weights_hash
 
 
 @dataclasses.dataclass
 class VLMSpec:
-    """A small vision-language model with random weights: a timm network, a projector and a causal language model.
+    """A small vision-language model: a timm network, a projector and a causal language model, of random weights by default.
 
     Attributes:
+        language_weights: a pre-trained language model, whose sizes and tokenizer are taken: smollm2 (see `vla models list`), a
+            folder, a GGUF file, or a public model's name. Its output layer must be that of its embeddings.
+        vision_weights: pre-trained weights of the vision network: efficientnet-lite0, a file, or a name of timm's own, such as
+            resnet18.a1_in1k, which also say what network it is. Batch norms are frozen.
+        text_encoder: a frozen encoder that reads the instruction or question in place of the language model's embeddings: minilm
+            (all-MiniLM-L6-v2), a folder or a public name. Exports hold its weights.
         tokenizer: "tiny" (the shipped model's), "new" (trained on the simulator's words), a folder with a transformers tokenizer,
             or the name of a public one; integers, locations and `<image>` are added where it lacks them.
         text_config: settings of the language model (hidden_size, num_hidden_layers, …) that replace those of `tiny`. A model_type
@@ -34,7 +46,8 @@ class VLMSpec:
         image_size: side of the square to which images are resized, in pixels.
         pools: one per camera, cells per side that are averaged into one token; by default 1 for the first camera and 2 for the
             others.
-        prefix: whether attention within the prompt is bidirectional or causal.
+        prefix: whether attention within the prompt is bidirectional or causal; auto: causal with pre-trained language weights,
+            which have seen nothing else, and bidirectional without.
         seed: seed of the weights.
     """
 
@@ -45,8 +58,11 @@ class VLMSpec:
     stride: int = TinyVLMConfig.stride
     image_size: int = TinyVLMConfig.image_size
     pools: list[int] | None = None
-    prefix: Literal["bidirectional", "causal"] = "bidirectional"
+    prefix: Literal["auto", "bidirectional", "causal"] = "auto"
     seed: int = 0
+    language_weights: str = ""
+    vision_weights: str = ""
+    text_encoder: str = ""
 
     def make(
         self, new_tokenizer: Callable[[], PreTrainedTokenizerBase] | None = None, history: int = 1, cameras: int = 2
@@ -62,16 +78,45 @@ class VLMSpec:
             UserError: the tokenizer or network does not exist, or sizes do not fit together.
         """
         check_text_config(self.text_config)
-        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "tokenizer"}
+        others = ("tokenizer", *HALVES)
+        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in others}
         settings["pools"] = self.pools or [1] + [2] * (cameras - 1)
-        tokenizer = self._tokenizer(new_tokenizer)
+        if self.prefix == "auto":
+            settings["prefix"] = "causal" if self.language_weights else "bidirectional"
+        if self.vision_weights:
+            settings |= {"vision_name": vision_name(self.vision_weights, self.vision_name), "frozen_norm": True}
+        language = None
+        if self.language_weights:
+            language, tokenizer = self._language()
+            settings |= {"own_words": len(tokenizer), "text_config": _sizes(language, complete(tokenizer))}
+        else:
+            tokenizer = self._tokenizer(new_tokenizer)
+        reader = load_encoder(self.text_encoder) if self.text_encoder else None
+        if reader:
+            settings |= _encoder_settings(self.text_encoder, *reader)
         try:
-            return new_tiny(tokenizer, history=history, **settings)
+            model, processor = new_tiny(tokenizer, history=history, **settings)
         except (ValueError, RuntimeError, TypeError, AttributeError, ZeroDivisionError, StrictDataclassError) as error:
             why = textwrap.shorten(str(error), 300)
             raise UserError(
                 f"no model can be made: {why}", "model.vlm", "check its vision_name, vision_args and text_config"
             ) from error
+
+        if language is not None:
+            put_language(model, language, tokenizer.get_vocab(), self.seed)
+        if self.vision_weights:
+            put_vision(model, self.vision_weights)
+        if reader:
+            put_encoder(model, reader[0])
+            processor.reads, processor.reader = True, reader[1]
+        return model, processor
+
+    def _language(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The pre-trained language model and its tokenizer."""
+        for name in ("tokenizer", "text_config"):
+            if getattr(self, name) != getattr(VLMSpec(), name):
+                raise UserError(f"{name} is that of the language weights", f"model.vlm.{name}", "leave it out")
+        return load_language(self.language_weights)
 
     def _tokenizer(self, new_tokenizer: Callable[[], PreTrainedTokenizerBase] | None) -> PreTrainedTokenizerBase:
         if self.tokenizer == "new":
@@ -86,6 +131,31 @@ class VLMSpec:
             raise UserError(
                 f"cannot load the tokenizer: {why}", self.tokenizer, "name tiny, new, a folder or a public tokenizer"
             ) from error
+
+
+HALVES = ("language_weights", "vision_weights", "text_encoder")
+"""Fields of a specification that name pre-trained weights."""
+
+
+def _sizes(language: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The language model's configuration, with room for the tokenizer's words."""
+    config = _plain(language.config)
+    rows = max(len(tokenizer), config["vocab_size"])
+    return {**config, "vocab_size": rows, "pad_token_id": tokenizer.pad_token_id, "tie_word_embeddings": True}
+
+
+def _plain(config: PreTrainedConfig) -> dict[str, Any]:
+    """A configuration without what is of its file and not of the model."""
+    return {
+        k: v for k, v in config.to_dict().items() if k not in ("architectures", "dtype", "transformers_version", "_name_or_path")
+    }
+
+
+def _encoder_settings(name: str, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The settings of a model with this text encoder."""
+    title = f"{ALIASES.get(name, Path(name).name)} {weights_hash(encoder.state_dict())[:12]}"
+    first = token_ids(tokenizer, "", LIMIT)[0]
+    return {"encoder_config": _plain(encoder.config), "text_encoder": title, "first_id": first}
 
 
 def check_text_config(text: dict[str, Any]) -> None:

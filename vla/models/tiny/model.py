@@ -11,11 +11,13 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Cac
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from vla.errors import UserError
+from vla.language.encoders import StateCache
 from vla.models.attention import NAME, additive, positions, visible
 from vla.models.inputs import PREFIX
 from vla.models.int8 import to_int8
 from vla.models.logprobs import scored, token_logprobs
 from vla.models.tiny.config import TinyVLMConfig
+from vla.models.tiny.reading import FIRST, Reading, encoder_of, texts_of
 from vla.models.tiny.vision import Vision
 
 
@@ -42,6 +44,10 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
             if module is not self.vision.age:
                 module._is_hf_initialized = True  # type: ignore[assignment]
         self.language: PreTrainedModel = AutoModel.from_config(config.text_config, attn_implementation=NAME)
+        self.text_encoder, self.reading = encoder_of(config), None
+        if self.text_encoder is not None:
+            self.reading = Reading(self.text_encoder.config.hidden_size, config.text_config.hidden_size)
+        self._states = StateCache()
         if config.int8:
             to_int8(self.language, empty=True)
         self.post_init()
@@ -54,6 +60,26 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
 
     def get_decoder(self) -> PreTrainedModel:
         return self.language
+
+    def train(self, mode: bool = True) -> TinyVLM:
+        """Switches between training and evaluation. The text encoder stays frozen, and so without dropout."""
+        super().train(mode)
+        if self.text_encoder is not None:
+            self.text_encoder.eval()
+        return self
+
+    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """The embeddings [B, L, D] of words; those that the text encoder reads are its projected states."""
+        if self.text_encoder is None or self.reading is None:
+            return self.get_input_embeddings()(ids)
+        read = ids >= FIRST
+        embeds = self.get_input_embeddings()(ids.masked_fill(read, 0))
+        texts = texts_of(ids[read].tolist(), self.config.first_id)
+        if not texts:
+            return embeds
+        encoder = cast(PreTrainedModel, self.text_encoder)
+        states = torch.cat([self._states(encoder, text) for text in texts])
+        return embeds.index_put(read.nonzero(as_tuple=True), self.reading(states.to(embeds.dtype)).to(embeds.dtype))
 
     def hidden(
         self,
@@ -82,7 +108,7 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
         if branch_ids is None and past == 0:
             # The trunk ends with the last image token.
             branch_ids = 1 - (input_ids == self.config.image_token_id).long().flip(1).cummax(1).values.flip(1)
-        embeds = self.get_input_embeddings()(input_ids)
+        embeds = self._embed(input_ids)
         if pixel_values is not None:
             embeds = self._insert(embeds, input_ids, self.vision(pixel_values))
         device = input_ids.device.type

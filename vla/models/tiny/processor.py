@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
-from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
 from vla.errors import UserError
+from vla.language.encoders import token_ids
 from vla.models.tiny.config import TinyVLMConfig
+from vla.models.tiny.reading import FIRST, LIMIT
 from vla.transforms import Resize, scaled
+
+READER = "text_encoder"
+"""Folder of the text encoder's tokenizer."""
 
 
 class TinyVLMProcessor(ProcessorMixin):
@@ -21,14 +28,50 @@ class TinyVLMProcessor(ProcessorMixin):
         tokenizer: a fast tokenizer with an `<image>` token.
         image_size: side of the model's square images, in pixels.
         image_tokens: number of tokens of each camera's image.
+        reads: whether a text encoder reads instructions and questions; its tokenizer is saved in the folder `text_encoder`.
         history: images per camera. Images are ordered by time, oldest first, and within a time by camera.
     """
 
     def __init__(
-        self, tokenizer=None, image_size: int = 64, image_tokens: Sequence[int] = (64, 16), history: int = 1, chat_template=None
+        self,
+        tokenizer=None,
+        image_size: int = 64,
+        image_tokens: Sequence[int] = (64, 16),
+        history: int = 1,
+        reads: bool = False,
+        chat_template=None,
     ):
         super().__init__(tokenizer, chat_template=chat_template)
+        self.reads, self.reader = reads, None
         self.image_size, self.image_tokens, self.history = image_size, list(image_tokens), history
+
+    def words(self, text: str) -> list[int]:
+        """The ids of an instruction or question: the text encoder's, if there is one, or the tokenizer's."""
+        if self.reader is not None:
+            return [FIRST + i for i in token_ids(self.reader, text, LIMIT)]
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def to_dict(self, *args, **kwargs) -> dict[str, Any]:
+        """The settings, without the text encoder's tokenizer, which is a folder of its own."""
+        reader, self.reader = self.reader, None
+        try:
+            return {k: v for k, v in super().to_dict(*args, **kwargs).items() if k != "reader"}
+        finally:
+            self.reader = reader
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Saves the processor, and the text encoder's tokenizer in a folder beside it."""
+        if self.reader is not None:
+            self.reader.save_pretrained(Path(save_directory) / READER)
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Loads what `save_pretrained` wrote."""
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if processor.reads:
+            processor.reader = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, subfolder=READER)
+        return processor
 
     @property
     def image_token_id(self) -> int:
@@ -81,7 +124,8 @@ class TinyVLMProcessor(ProcessorMixin):
         """
         texts = [text] if isinstance(text, str) else list(text or [])
         placeholders = sum(self.image_ids(), []) if images is not None else []
-        rows = [placeholders + self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+        tokens = [self.words(t) if self.reader else self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+        rows = [placeholders + words for words in tokens]
         data = dict(self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt"))
         if images is not None:
             data["pixel_values"] = self.pixels(images)

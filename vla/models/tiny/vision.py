@@ -9,6 +9,7 @@ import timm
 import torch
 from einops import rearrange, repeat
 from timm.models import FeatureInfo
+from timm.utils.model import freeze_batch_norm_2d
 from torch import nn
 
 from vla.errors import UserError
@@ -71,6 +72,8 @@ def _network(config: TinyVLMConfig) -> tuple[nn.Module, int]:
         )
     index = reductions.index(config.stride)
     network = timm.create_model(config.vision_name, pretrained=False, features_only=True, out_indices=(index,), **args)
+    if config.frozen_norm:
+        network = freeze_batch_norm_2d(network)
     return network.to(memory_format=torch.channels_last), info.channels()[index]
 
 

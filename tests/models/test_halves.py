@@ -1,0 +1,158 @@
+"""A small model put together from two pre-trained halves, as tiny random instances of the real classes."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from vla.errors import UserError
+from vla.models.adapters import Lora, add_lora, with_token_rows
+from vla.models.load import load_vlm
+from vla.models.tiny.from_scratch import VLMSpec
+from vla.models.tiny.halves import LITE
+from vla.tokenization.vocabulary import Vocabulary
+from vla.training.optimizer import freeze
+
+NET = {"vision_name": "resnet10t", "vision_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}}
+
+
+@pytest.fixture(scope="module")
+def halves():
+    spec = importlib.util.spec_from_file_location("halves", Path(__file__).with_name("halves.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def made(halves, tmp_path_factory):
+    """The language half in its folder, and the model put together."""
+    folder = tmp_path_factory.mktemp("llama")
+    language = halves.llama(folder)
+    model, processor = VLMSpec(
+        language_weights=str(folder), vision_name=NET["vision_name"], vision_args=NET["vision_args"]
+    ).make()
+    return folder, language, model, processor
+
+
+def says(model, processor, text):
+    row = torch.tensor([processor.tokenizer(text)["input_ids"]])
+    with torch.no_grad():
+        return model(row).logits[0, -1]
+
+
+def test_the_language_half_says_what_it_said(made, halves):
+    _, language, model, processor = made
+    words = halves.tokenizer()
+    with torch.no_grad():
+        before = language(torch.tensor([words("pick up the")["input_ids"]])).logits[0, -1]
+    after = says(model, processor, "pick up the")
+    assert model.config.prefix == "causal" and torch.allclose(after[: len(words)], before, atol=1e-5)
+
+
+def test_new_words_have_the_scale_of_the_old_and_integers_the_order_of_their_values(made, halves):
+    _, language, model, processor = made
+    own, weight = len(halves.tokenizer()), model.get_input_embeddings().weight.detach()
+    assert model.config.own_words == own and torch.equal(weight[:own], language.get_input_embeddings().weight)
+    vocabulary = Vocabulary.from_tokenizer(processor.tokenizer)
+    new = [i for i in vocabulary.integer_ids if i >= own]
+    assert len(new) == 246 and list(vocabulary.integer_ids[:10]) == [processor.tokenizer.get_vocab()[str(i)] for i in range(10)]
+    for ids in (new, list(vocabulary.loc_ids)):
+        assert torch.isclose(weight[ids].std(), weight[:own].std(), rtol=0.1)
+        similarity = torch.nn.functional.cosine_similarity(weight[ids][:, None], weight[ids][None], dim=-1)
+        assert similarity.diagonal(1).mean() > 0.6
+    with torch.no_grad():
+        image = model.vision(torch.rand(1, 2, 3, 64, 64))
+    assert torch.isclose(image.std(), weight[:own].std(), rtol=0.2)
+
+
+def test_a_gguf_file_is_the_same_model(made, halves, tmp_path):
+    pytest.importorskip("gguf")
+    _, language, model, processor = made
+    path = halves.gguf(language, tmp_path / "small.gguf")
+    again, reads = VLMSpec(language_weights=str(path), **NET).make()
+    assert reads.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    assert torch.allclose(says(again, reads, "where is the"), says(model, processor, "where is the"), atol=1e-5)
+
+
+def test_a_vision_network_keeps_its_weights_and_its_batch_norms(tmp_path):
+    full = timm.create_model(NET["vision_name"], **NET["vision_args"])
+    for module in full.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(), module.running_var.uniform_(0.5, 2)
+    save_file({k: v for k, v in full.state_dict().items() if not k.startswith("fc.")}, tmp_path / "eyes.safetensors")
+    model, processor = VLMSpec(vision_weights=str(tmp_path / "eyes.safetensors"), **NET).make()
+    pixels = torch.rand(4, 3, 64, 64) * 2 - 1
+    features = timm.create_model(NET["vision_name"], features_only=True, out_indices=(2,), **NET["vision_args"]).eval()
+    features.load_state_dict(full.state_dict(), strict=False)
+    model.train()
+    with torch.no_grad():
+        assert torch.allclose(model.vision.network(pixels)[0], features(pixels)[0], atol=1e-5)
+    model.save_pretrained(tmp_path / "saved"), processor.save_pretrained(tmp_path / "saved")
+    again, _ = load_vlm(tmp_path / "saved", history=1)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    save_file({"stem.weight": torch.ones(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="of another network: conv1"):
+        VLMSpec(vision_weights=str(tmp_path / "other.safetensors"), **NET).make()
+
+
+def test_the_names_of_the_fetched_efficientnet_are_read_by_their_order(tmp_path, monkeypatch):
+    full = timm.create_model(LITE)
+    state = {"_conv_stem.weight" if i == 0 else f"_{i}": v for i, v in enumerate(full.state_dict().values())}
+    torch.save(state, tmp_path / "lite.pth")
+    monkeypatch.setattr("vla.models.tiny.halves.fetched", lambda name: str(tmp_path / "lite.pth"))
+    model, _ = VLMSpec(vision_weights="efficientnet-lite0").make()
+    assert model.config.vision_name == LITE
+    own = model.vision.network.state_dict()
+    assert torch.equal(own["conv_stem.weight"], full.state_dict()["conv_stem.weight"]) and len(own) > 50
+
+
+def test_a_half_that_does_not_fit_says_why(halves, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    halves.llama(tmp_path / "untied", tied=False)
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+    for wrong, message in [
+        ({"language_weights": "smollm2"}, "has not been fetched.*vla models fetch smollm2"),
+        ({"language_weights": str(tmp_path / "untied")}, "output layer has weights of its own"),
+        ({"language_weights": str(tmp_path / "none.gguf")}, "no such file"),
+        ({"language_weights": str(tmp_path / "broken.gguf")}, "cannot load the language model"),
+        ({"language_weights": str(tmp_path / "untied"), "tokenizer": "new"}, "tokenizer is that of the language weights"),
+        ({"text_encoder": str(tmp_path / "untied")}, "is no encoder|cannot load the encoder"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            VLMSpec(**wrong, **NET).make()
+
+
+def test_the_first_rows_of_a_matrix_can_be_frozen_alone(made):
+    folder, _, _, _ = made
+    model, _ = VLMSpec(language_weights=str(folder), **NET).make()
+    own, table = model.config.own_words, model.get_input_embeddings().weight
+    freeze(model, ["language.layers", "language.norm", f"language.embed_tokens[:{own}]"])
+    before, optimizer = table.detach().clone(), torch.optim.AdamW([table], weight_decay=0.0)
+    for _ in range(2):
+        model.logits(model.hidden(torch.tensor([[5, 9, own + 20]])).last_hidden_state).square().sum().backward()
+        optimizer.step()
+    assert torch.equal(table[:own], before[:own]) and not torch.equal(table[own:], before[own:])
+
+
+def test_adapters_train_the_new_words_and_merge(made):
+    from vla.contract import PolicyContract
+    from vla.sim.tabletop.embodiment import EMBODIMENT
+
+    folder, _, _, _ = made
+    model, processor = VLMSpec(language_weights=str(folder), **NET).make()
+    vocabulary, own = Vocabulary.from_tokenizer(processor.tokenizer), model.config.own_words
+    lora = with_token_rows(Lora(rank=2, targets=r"language\..*proj"), PolicyContract({"x": EMBODIMENT}), vocabulary, own)
+    assert lora.rows and len(lora.rows) == 246 + 64 and min(lora.rows) >= own
+    adapted = add_lora(model, lora).train()
+    row = torch.tensor([[5, 9, own + 20]])
+    learning = [p for p in adapted.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(learning, lr=0.1)
+    adapted(row).logits.logsumexp(-1).sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        before = adapted.eval()(row).logits
+        assert torch.allclose(adapted.merge_and_unload()(row).logits, before, atol=1e-4)

@@ -1,0 +1,1 @@
+"""Language models that are used as they are: sentence encoders."""
