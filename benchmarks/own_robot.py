@@ -25,7 +25,7 @@ MINUTES = 12
 FLIPPED, SHORT = 300, 20
 """Steps of the training on flipped data, and of every training of the short form."""
 RESULTS = ROOT / "benchmarks/results/own_robot.json"
-FIT = ("fit", "-c", "configs/own-small.yaml")
+FIT = ("fit", "-c", "configs/own.yaml")
 EVALUATE = ("evaluate", "runs/own/export")
 HANDS = {
     "before": [
@@ -41,7 +41,7 @@ HANDS = {
     "now": [
         "vla data card SOURCE --out card.yaml",
         "vla data convert SOURCE data/own --card CARD",
-        "vla fit -c configs/own-small.yaml",
+        "vla fit -c configs/own.yaml",
         "vla serve runs/own/export",
     ],
 }

@@ -77,7 +77,7 @@ def assemble(checkpoint: dict[str, Any], path: str | Path) -> tuple[Any, Any, Po
         packed = hasattr(config, "quantization_config")
         if packed:
             # The weights become floats again.
-            del config.quantization_config
+            delattr(config, "quantization_config")
         model = AutoModelForImageTextToText.from_config(config)
         model = model.float() if packed else model
         model = add_lora(model, Lora(**checkpoint.get("lora", {})))

@@ -243,7 +243,9 @@ def compare_merged(
     from vla.checkpoint import weights_of
     from vla.models.adapters import Lora, add_lora
 
-    adapted = add_lora(type(model)(model.config).to(model.dtype), Lora(**checkpoint["lora"])).eval()
+    bare = type(model)(model.config)
+    bare.to(dtype=model.dtype)
+    adapted = add_lora(bare, Lora(**checkpoint["lora"])).eval()
     adapted.load_state_dict(weights_of(checkpoint))
     with torch.inference_mode():
         before, after = (family.score(m, inputs, inputs.attention).float() for m in (adapted, model))

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -115,7 +115,8 @@ def without_content(model: nn.Module, fake: FakeTensorMode, dtype: torch.dtype |
     for module in model.modules():
         if quantised(module):
             with fake:
-                plain = nn.Linear(module.in_features, module.out_features, module.bias is not None, dtype=torch.bfloat16)
+                linear = cast(nn.Linear, module)
+                plain = nn.Linear(linear.in_features, linear.out_features, linear.bias is not None, dtype=torch.bfloat16)
             memo[id(module)] = plain.requires_grad_(False)
     return copy.deepcopy(model, memo)
 

@@ -52,7 +52,7 @@ class TinyFamily:
             raise UserError(
                 f"the model takes {len(ids)} images, the contract gives {len(sizes)}",
                 "model.vlm",
-                "train a new model, which takes as many cameras as the data has",
+                "scratch, or a model described there, takes as many cameras as the data have",
             )
         return ids
 
