@@ -2,10 +2,10 @@
 
 `offline_ranking.py --cell NAME --policy CHECKPOINT [--decode mode] [--trained NOTE]` measures a policy of the tabletop on fresh
 demonstrations, which it collects if they are missing, and in fresh scenes, and writes its record to
-benchmarks/results/offline_ranking/NAME.json; run again, it resumes. Six cells of different quality come from one training: keep its
-checkpoints (`vla.training.saving.Checkpoints` with `every: 90`, `keep: 10`), and measure those at 10, 20, 40, 70 and 100 % of the
-steps, and the last one decoded by another statistic. Without --cell the recorded cells are merged and compared with the bar, and a
-short form is repeated with runs/demo/export (run `make demo` first). Prints one JSON object.
+benchmarks/results/offline_ranking/NAME.json; run again, it resumes. Six cells of different quality come from one training: keep
+its checkpoints (`vla.training.saving.Checkpoints` with `every: 90`, `keep: 10`), and measure those at 10, 20, 40, 70 and 100 %
+of the steps, and the last one decoded by another statistic. Without --cell the recorded cells are merged and compared with the
+bar, and a short form is repeated with runs/demo/export (run `make demo` first). Prints one JSON object.
 """
 
 import argparse

@@ -73,7 +73,8 @@ def test_own_data_and_own_model_from_the_packaged_recipe(rlds, web, words, tmp_p
     network = '--model.vlm.vision_args={"depths": [1, 1, 1, 1], "dims": [8, 16, 16, 16]}'
     questions = {"class_path": "vla.datasets.questions.QuestionSource", "init_args": {"folder": "data/web", "holdout": 0.5}}
     more = [f"--data.sources.web={json.dumps(questions)}", network, "--model.vlm.image_size=64", "--model.vlm.prefix=causal"]
-    assert cli.main(["fit", "-c", "configs/own.yaml", "-c", "mine.yaml", *more, *SMALL]) == 0
+    recipe = ["-c", "configs/own.yaml", "-c", "configs/own-large.yaml", "-c", "mine.yaml"]
+    assert cli.main(["fit", *recipe, *more, *SMALL]) == 0
     printed = capsys.readouterr().out
     assert "half ranges" in printed and "export: runs/own/export" in printed
     assert "web, held-out images\ncorrect answers: conversation" in printed
