@@ -279,6 +279,13 @@ def test_samples_of_shards_on_the_hub_are_those_of_the_folder(server, shards, da
     assert len(RobotSource("hf://datasets/lab/own/robot", chunk=2)) == len(RobotSource(data / "robot", chunk=2))
 
 
+def test_a_busy_hub_does_not_end_a_training(server, shards):
+    source = RobotSource("hf://datasets/lab/own/robot", chunk=2)
+    assert source.card.name == "robot"
+    server.busy = 8  # more often than the client itself tries
+    assert len(source) == 24 and not server.busy
+
+
 def test_a_later_commit_is_other_data(server, shards):
     name = "hf://datasets/lab/own/robot"
     assert RobotSource(name, chunk=2).card.name == "robot"
