@@ -32,6 +32,10 @@ FILES = (".ckpt", ".safetensors", ".pt", ".yaml", ".yml", ".json", ".tar")
 """How a name ends that is a file's."""
 
 
+class Unreachable(UserError):
+    """The hub does not answer, or has a fault: another try may succeed."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Address:
     """A repository on the hub, and which revision of it.
@@ -272,7 +276,9 @@ def _explained(error: BaseException, found: Address) -> UserError | None:
         if status == 403:
             return UserError("the token does not permit this", where, f"take one that may, e.g. with write access; {login}")
         why = error.server_message or f"status {status}"
-        return UserError(f"the hub refuses: {why}" if status < 500 else f"the hub has a fault: {why}", where, "try again later")
+        if status >= 500 or status in (408, 429):
+            return Unreachable(f"the hub cannot answer now: {why}", where, "try again later")
+        return UserError(f"the hub refuses: {why}", where, f"look at {found.page}")
     if isinstance(error, errors.HFValidationError):
         return UserError(f"not a name that the hub allows: {error}", where, "give OWNER/NAME")
     if error.__cause__ is not None and (explained := _explained(error.__cause__, found)):
@@ -283,4 +289,4 @@ def _explained(error: BaseException, found: Address) -> UserError | None:
     if not isinstance(error, of_connections) and not (isinstance(error, OSError) and error.errno is None):
         return None
     why = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"{nowhere}the hub cannot be reached: {why}", where, "check the connection; what has been fetched is kept")
+    return Unreachable(f"{nowhere}the hub cannot be reached: {why}", where, "check the connection; what has been fetched is kept")

@@ -117,11 +117,10 @@ class RemoteFolder:
                 unfinished.unlink(missing_ok=True)
                 if path.is_file():
                     return
-                # The hub's client tries again itself.
-                if isinstance(error, UserError):
+                if isinstance(error, UserError) and not isinstance(error, hub.Unreachable):
                     raise
                 # webdataset's error about a command begins with the whole call.
-                why = str(error).rsplit("): ", 1)[-1].removesuffix(" {}")
+                why = getattr(error, "what", str(error)).rsplit("): ", 1)[-1].removesuffix(" {}")
                 if attempt == ATTEMPTS - 1 or not _is_transient(error):
                     tried = f" ({attempt + 1} times)" if attempt else ""
                     raise UserError(f"cannot be read{tried}: {why}", address, "check the address and the connection") from error

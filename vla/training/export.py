@@ -180,6 +180,8 @@ def _export(
     """Writes the folder; returns what was written."""
     from vla.checkpoint import assemble, read_checkpoint
 
+    if not out:
+        raise UserError("no folder is named for the export", "--out", "give one")
     check_export_folder(out)
     if Path(ckpt).is_dir():
         if not decode or (merge_lora, dtype, alpha, base, results) != (True, "float32", 1.0, "", ""):
