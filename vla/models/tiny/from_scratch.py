@@ -146,9 +146,8 @@ def _sizes(language: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dic
 
 def _plain(config: PreTrainedConfig) -> dict[str, Any]:
     """A configuration without what is of its file and not of the model."""
-    return {
-        k: v for k, v in config.to_dict().items() if k not in ("architectures", "dtype", "transformers_version", "_name_or_path")
-    }
+    of_file = ("architectures", "dtype", "quantization_config", "transformers_version", "_name_or_path")
+    return {name: value for name, value in config.to_dict().items() if name not in of_file}
 
 
 def _encoder_settings(name: str, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
