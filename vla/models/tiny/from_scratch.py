@@ -88,7 +88,8 @@ class VLMSpec:
         language = None
         if self.language_weights:
             language, tokenizer = self._language()
-            settings |= {"own_words": len(tokenizer), "text_config": _sizes(language, complete(tokenizer))}
+            own = min(len(tokenizer), language.config.vocab_size)
+            settings |= {"own_words": own, "text_config": _sizes(language, complete(tokenizer))}
         else:
             tokenizer = self._tokenizer(new_tokenizer)
         reader = load_encoder(self.text_encoder) if self.text_encoder else None
