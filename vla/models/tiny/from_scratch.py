@@ -88,7 +88,8 @@ class VLMSpec:
         language = None
         if self.language_weights:
             language, tokenizer = self._language()
-            settings |= {"own_words": len(tokenizer), "text_config": _sizes(language, complete(tokenizer))}
+            own = min(len(tokenizer), language.config.vocab_size)
+            settings |= {"own_words": own, "text_config": _sizes(language, complete(tokenizer))}
         else:
             tokenizer = self._tokenizer(new_tokenizer)
         reader = load_encoder(self.text_encoder) if self.text_encoder else None
@@ -146,9 +147,8 @@ def _sizes(language: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dic
 
 def _plain(config: PreTrainedConfig) -> dict[str, Any]:
     """A configuration without what is of its file and not of the model."""
-    return {
-        k: v for k, v in config.to_dict().items() if k not in ("architectures", "dtype", "transformers_version", "_name_or_path")
-    }
+    of_file = ("architectures", "dtype", "quantization_config", "transformers_version", "_name_or_path")
+    return {name: value for name, value in config.to_dict().items() if name not in of_file}
 
 
 def _encoder_settings(name: str, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

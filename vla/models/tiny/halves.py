@@ -8,6 +8,7 @@ from typing import cast
 
 import timm
 import torch
+import transformers
 from safetensors.torch import load_file
 from timm.models import is_model
 from torch import nn
@@ -38,7 +39,10 @@ def load_language(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             raise UserError("no such file", where, "give a GGUF file, a folder or a public model's name")
         where, options = str(Path(where).parent), {"gguf_file": Path(where).name}
     try:
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options)
+        # Newer versions would keep the file's blocks, which do not learn, where they have kernels for them.
+        gguf_config = getattr(transformers, "GgufConfig", None) if options else None
+        dense = {"quantization_config": gguf_config(dequantize=True)} if gguf_config else {}
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options, **dense)
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except ImportError as error:
         raise UserError("gguf is not installed", name, "install vla[gguf]") from error

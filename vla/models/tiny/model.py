@@ -62,10 +62,11 @@ class TinyVLM(PreTrainedModel, GenerationMixin):
         return self.language
 
     def train(self, mode: bool = True) -> TinyVLM:
-        """Switches between training and evaluation. The text encoder stays frozen, and so without dropout."""
+        """Switches between training and evaluation. The text encoder stays frozen, and without dropout."""
         super().train(mode)
         if self.text_encoder is not None:
-            self.text_encoder.eval()
+            # Loading makes new parameters, which would learn.
+            self.text_encoder.eval().requires_grad_(False)
         return self
 
     def _embed(self, ids: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,8 @@ from typing import cast
 import timm
 import torch
 from einops import rearrange, repeat
+from timm.layers import freeze_batch_norm_2d
 from timm.models import FeatureInfo
-from timm.utils.model import freeze_batch_norm_2d
 from torch import nn
 
 from vla.errors import UserError
