@@ -18,12 +18,15 @@ from transformers import (
     ProcessorMixin,
 )
 
+import vla.models.openvla.model
+import vla.models.openvla.processor  # noqa: F401  (these two register OpenVLA with transformers)
 from vla.errors import UserError
 from vla.files import why_not_data
 from vla.models.families.find import family_class
-from vla.models.tiny.model import TinyVLM
+from vla.models.openvla.published import check_not_oft
 from vla.models.ordinal_embeddings import ordinal_init
 from vla.models.tiny.config import TinyVLMConfig
+from vla.models.tiny.model import TinyVLM
 from vla.models.tiny.processor import TinyVLMProcessor
 from vla.models.tiny.text import INTEGERS, LOCATIONS
 
@@ -64,6 +67,7 @@ def load_vlm(
         raise UserError(
             "there is no such folder", str(folder), "name `tiny`, a model folder or a public image-text-to-text model"
         )
+    check_not_oft(folder)
     settings: dict[str, int] = {}
     try:
         if history:

@@ -8,8 +8,12 @@ from pathlib import Path
 from vla.contract import Embodiment, PolicyContract
 from vla.errors import UserError
 from vla.policies.base import Policy, check_execute
+from vla.policies.openvla_checkpoint import Checkpoint, load_openvla
 
-KNOWN = "an export's folder, a .ckpt file, http://… of `vla serve`, ws://… of an openpi server, openvla+http://…, or random"
+KNOWN = (
+    "an export's folder, a .ckpt file, an OpenVLA checkpoint's folder, http://… of `vla serve`, ws://… of an openpi server, "
+    "openvla+http://…, or random"
+)
 
 
 def load_policy(
@@ -23,7 +27,8 @@ def load_policy(
     """Loads a policy. What is asked of a local policy's contract is checked before its weights are loaded.
 
     Args:
-        name: a folder of `vla export` or `vla rl fit`, a checkpoint (*.ckpt) of `vla fit`, the http address of `vla serve`, the
+        name: a folder of `vla export` or `vla rl fit`, a checkpoint (*.ckpt) of `vla fit`, the folder of a published OpenVLA
+            checkpoint (`openvla_checkpoint.Checkpoint.find`), the http address of `vla serve`, the
             ws address of any server of openpi's protocol, openvla+http of any server of OpenVLA's, or "random".
         batch: rows per call of a local model; of several sizes, a call takes the smallest that fits.
         embodiments: the robots to be driven, for policies that do not declare theirs.
@@ -54,6 +59,8 @@ def stated_contract(name: str) -> PolicyContract | None:
         UserError: it cannot be read.
     """
     path = Path(name)
+    if Checkpoint.find(name):
+        return None
     if name and path.is_dir():
         # A head of other spaces than a robot's has none.
         return PolicyContract.load(path) if (path / "contract.json").is_file() or not (path / "rl.json").is_file() else None
@@ -87,6 +94,8 @@ def _load(name: str, batch: int | Sequence[int], embodiments: dict[str, Embodime
         if not embodiments:
             raise UserError("the policy does not say for which robot it is", name, "use it in `vla rollout` only")
         return _load_for(name, scheme, embodiments)
+    if checkpoint := Checkpoint.find(name):
+        return load_openvla(checkpoint, batch, embodiments, probabilities, name)
     path = Path(name)
     if (path / "rl.json").is_file():
         from vla.policies.prompted import PromptedPolicy
