@@ -20,8 +20,8 @@ class Serve(ServerOptions):
     """The policies to serve, the address, access, and limits.
 
     Attributes:
-        policy: folder of an export, OWNER/NAME on the hub, or a checkpoint. Several: NAME=FOLDER,NAME=FOLDER, each at
-            /policies/NAME.
+        policy: folder of an export, OWNER/NAME on the hub, or a checkpoint; a published one of OpenVLA is
+            FOLDER?unnorm_key=NAME. Several: NAME=FOLDER,NAME=FOLDER, each at /policies/NAME.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
         keys: file of API keys, with a name and a key per line. Editing it adds and revokes keys.
@@ -95,9 +95,10 @@ def _name_and_path(policy: str) -> tuple[str, str]:
     """Splits NAME=FOLDER. The name of a folder alone is its last part."""
     name, equals, path = policy.partition("=")
     # No name has a slash: "runs/lift=2/export" is a path, even if nothing is there.
-    if not equals or "/" in name or os.path.exists(policy):
+    # Nor a "?", which begins the options of a published checkpoint.
+    if not equals or "/" in name or "?" in name or os.path.exists(policy):
         found = hub.policy_address(policy)
-        folder = Path(found.repo if found else policy).resolve()
+        folder = Path(found.repo if found else policy.partition("?")[0]).resolve()
         name, path = re.sub(r"[^\w.-]+", "-", folder.name), policy
     if not re.fullmatch(r"[\w.-]+", name):
         raise UserError(

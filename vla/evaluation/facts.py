@@ -52,7 +52,8 @@ def facts_of(name: str, policy: Policy | None, execute: int = 0) -> dict[str, An
 
 def weights_file_hash(name: str) -> str | None:
     """Returns the SHA-256 of the files of a local policy's weights; None for a policy without local files."""
-    path = hub.local(name)
+    # What follows "?" are options of a published checkpoint.
+    path = hub.local(name.partition("?")[0])
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
     if not files:
         return None

@@ -21,10 +21,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
+import vla.models.openvla.model
+import vla.models.openvla.processor  # noqa: F401  (these two register OpenVLA with transformers)
 from vla import hub
 from vla.errors import UserError
 from vla.files import why_not_data
 from vla.models.families.find import family_class
+from vla.models.openvla.published import check_not_oft
 from vla.models.ordinal_embeddings import ordinal_init
 from vla.models.tiny.config import TinyVLMConfig
 from vla.models.tiny.model import TinyVLM
@@ -82,6 +85,7 @@ def load_vlm(
         raise UserError(
             "there is no such folder", str(folder), "name `tiny`, a model folder or a public image-text-to-text model"
         )
+    check_not_oft(folder)
     settings: dict[str, int] = {}
     try:
         if history:

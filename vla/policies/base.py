@@ -134,6 +134,7 @@ class TemporalEnsemble:
         # Questions go to the policy directly.
         self.ask = getattr(policy, "ask", None)
         self.trained_on_questions = getattr(policy, "trained_on_questions", None)
+        self.any_size = getattr(policy, "any_size", False)
         self._chunks: dict[str, list[np.ndarray]] = {}
         self._last: dict[str, np.ndarray] = {}
 

@@ -9,9 +9,10 @@ from vla import hub
 from vla.contract import Embodiment, PolicyContract
 from vla.errors import UserError
 from vla.policies.base import Policy, check_execute
+from vla.policies.openvla_checkpoint import Checkpoint, load_openvla
 
-KNOWN = """an export's folder, OWNER/NAME on the hub, a .ckpt file, http://… of `vla serve`, ws://… of an openpi server, \
-openvla+http://…, or random"""
+KNOWN = """an export's folder, OWNER/NAME on the hub, a .ckpt file, an OpenVLA checkpoint's folder, http://… of `vla serve`, \
+ws://… of an openpi server, openvla+http://…, or random"""
 
 
 def load_policy(
@@ -26,8 +27,9 @@ def load_policy(
 
     Args:
         name: a folder of `vla export` or `vla rl fit`, such an export on the hub (OWNER/NAME or OWNER/NAME@REVISION), a
-            checkpoint (*.ckpt) of `vla fit`, the http address of `vla serve`, the ws address of any server of openpi's protocol,
-            openvla+http of any server of OpenVLA's, or "random".
+            checkpoint (*.ckpt) of `vla fit`, the folder of a published OpenVLA checkpoint
+            (`openvla_checkpoint.Checkpoint.find`), the http address of `vla serve`, the ws address of any server of openpi's
+            protocol, openvla+http of any server of OpenVLA's, or "random".
         batch: rows per call of a local model; of several sizes, a call takes the smallest that fits.
         embodiments: the robots to be driven, for policies that do not declare theirs.
         probabilities: whether a local model reports the probability of each written token.
@@ -70,6 +72,8 @@ def stated_contract(name: str) -> PolicyContract | None:
     Raises:
         UserError: it cannot be read.
     """
+    if Checkpoint.find(name):
+        return None
     path = _described(name)
     if name and path.is_dir():
         # A head of other spaces than a robot's has none.
@@ -104,6 +108,8 @@ def _load(name: str, batch: int | Sequence[int], embodiments: dict[str, Embodime
         if not embodiments:
             raise UserError("the policy does not say for which robot it is", name, "use it in `vla rollout` only")
         return _load_for(name, scheme, embodiments)
+    if checkpoint := Checkpoint.find(name):
+        return load_openvla(checkpoint, batch, embodiments, probabilities, name)
     path = hub.local(name)
     if (path / "rl.json").is_file():
         from vla.policies.prompted import PromptedPolicy

@@ -75,9 +75,11 @@ class LocalPolicy:
 
     Attributes:
         trained_on_questions: whether the model was trained on questions; None if that is not known.
+        any_size: whether it takes images of any size; else a server scales them to the contract's.
     """
 
     trained_on_questions: bool | None = None
+    any_size: bool = False
 
     def __init__(
         self,
@@ -100,7 +102,12 @@ class LocalPolicy:
 
     @classmethod
     def from_export(
-        cls, folder: str | Path, batch: int | Sequence[int] = 1, probabilities: bool = False, device: str = ""
+        cls,
+        folder: str | Path,
+        batch: int | Sequence[int] = 1,
+        probabilities: bool = False,
+        device: str = "",
+        contract: PolicyContract | None = None,
     ) -> LocalPolicy:
         """Loads a folder written by `vla export`. It computes in float32, whatever the type of the weights.
 
@@ -108,8 +115,9 @@ class LocalPolicy:
             folder: the folder.
             batch, probabilities: as for the class.
             device: cpu, cuda …; "" is the GPU if there is one.
+            contract: the contract, if the folder has none.
         """
-        contract = PolicyContract.load(folder)
+        contract = contract or PolicyContract.load(folder)
         model, processor = load_vlm(folder, dtype=torch.float32)
         model = model.requires_grad_(False).to(device or default_device())  # type: ignore[arg-type]
         policy = cls(model, processor, contract, batch, probabilities=probabilities)

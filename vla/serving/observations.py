@@ -28,11 +28,12 @@ def is_quick_to_read(request: Value) -> bool:
     return isinstance(images, dict) and all(isinstance(image, np.ndarray) and image.size <= SMALL for image in images.values())
 
 
-def read_observation(request: Value, contract: PolicyContract, side: int) -> Observation:
+def read_observation(request: Value, contract: PolicyContract, side: int, any_size: bool = False) -> Observation:
     """Reads {"id"?, "images", "state", "instruction" or "prompt", "embodiment"?}; images and state may be arrays (msgpack).
 
     Args:
         side: the longest side of an image that is accepted, in pixels.
+        any_size: whether images stay as they are; else they are scaled down to the contract's sizes.
 
     Raises:
         UserError: a field is missing, unknown or of the wrong type, or an image cannot be read.
@@ -47,7 +48,7 @@ def read_observation(request: Value, contract: PolicyContract, side: int) -> Obs
     embodiment = contract.embodiment(name)
     return Observation(
         id=read_text(fields, "id", "default"),
-        images=_images(fields.get("images"), embodiment, side),
+        images=_images(fields.get("images"), embodiment, side, any_size),
         state=_state(fields.get("state"), embodiment),
         instruction=read_text(fields, "instruction"),
         embodiment=name,
@@ -86,7 +87,7 @@ def read_text(fields: Mapping[str, Value], field: str, default: str | None = Non
     return value
 
 
-def _images(images: Value, embodiment: Embodiment, side: int) -> Images:
+def _images(images: Value, embodiment: Embodiment, side: int, any_size: bool = False) -> Images:
     names = [camera.name for camera in embodiment.cameras]
     expected = f"send images from {', '.join(names)}"
     if not isinstance(images, dict):
@@ -98,7 +99,8 @@ def _images(images: Value, embodiment: Embodiment, side: int) -> Images:
         if name not in images:
             received = ", ".join(map(str, images))[:200] or "none"
             raise ContractMismatch(f"camera {name!r} is missing, got {received}", "images", expected)
-    return {c.name: fit_camera(_image(images[c.name], f"images.{c.name}", side), c) for c in embodiment.cameras}
+    read = {c.name: _image(images[c.name], f"images.{c.name}", side) for c in embodiment.cameras}
+    return read if any_size else {c.name: fit_camera(read[c.name], c) for c in embodiment.cameras}
 
 
 def _image(value: Value, where: str, side: int) -> np.ndarray:

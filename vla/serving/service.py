@@ -141,11 +141,11 @@ class Service:
             UserError: the request is refused; `as_refusal` gives the status.
         """
         name = f"{client.name}/{stream}"
-        side = self.options.side
+        reading = request, self.contract, self.options.side, getattr(self.policy, "any_size", False)
         if is_quick_to_read(request):
-            observation = read_observation(request, self.contract, side)
+            observation = read_observation(*reading)
         else:
-            observation = await asyncio.to_thread(read_observation, request, self.contract, side)
+            observation = await asyncio.to_thread(read_observation, *reading)
         observation.id = name
         far = self._far_outside(observation)
         self.streams.touch(name)

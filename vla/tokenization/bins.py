@@ -192,6 +192,9 @@ class OpenVLABins(Bins):
             )
         self.raw = np.isin(space.names, list(raw))
         self.low, self.high = np.where(self.raw, -1.0, space.statistics["q01"]), np.where(self.raw, 1.0, space.statistics["q99"])
+        # OpenVLA trains 0, the middle, for a dimension that never varied.
+        least, most = (space.statistics.get(end, (np.nan,)) for end in ("min", "max"))
+        self.still = space.free & np.equal(least, most)
         self.edges = np.linspace(-1, 1, 256)
         self.centres = (self.edges[:-1] + self.edges[1:]) / 2
 
@@ -201,7 +204,8 @@ class OpenVLABins(Bins):
 
     def _find(self, values: np.ndarray) -> np.ndarray:
         scaled = 2 * (values - self.low) / (self.high - self.low + EPSILON) - 1
-        return np.digitize(np.clip(np.where(self.raw, values, scaled), -1, 1), self.edges) - 1
+        scaled = np.where(self.still, 0, np.where(self.raw, values, scaled))
+        return np.digitize(np.clip(scaled, -1, 1), self.edges) - 1
 
     def _centre(self, bins: np.ndarray) -> np.ndarray:
         centres = self.centres[np.minimum(bins, len(self.centres) - 1)]

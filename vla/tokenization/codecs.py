@@ -10,6 +10,7 @@ import numpy as np
 
 from vla.contract import Embodiment, PolicyContract, StatisticOption
 from vla.errors import UserError
+from vla.space import Space
 from vla.tokenization.base import ActionCodec
 from vla.tokenization.bins import Levels, OpenVLABins, QuantileBins, UniformBins
 from vla.tokenization.fast import Fast
@@ -59,8 +60,17 @@ def action_codec(contract: PolicyContract, name: str = "") -> ActionCodec:
     if contract.codec == "quantile":
         return StepCodec(QuantileBins(space, args["edges"][name or next(iter(contract.embodiments))]), *shape)
     if contract.codec == "openvla":
-        return StepCodec(OpenVLABins(space, [n for n in args["raw"] if n in space.names]), *shape)
+        return StepCodec(OpenVLABins(space, _raw(space, args["raw"])), *shape)
     return StepCodec(UniformBins(space, contract.bins) if contract.codec == "uniform" else Levels(space, 21), *shape)
+
+
+def _raw(space: Space, raw: str | list[str]) -> list[str]:
+    """The dimensions that OpenVLA's bins do not scale: those named, or with "mask" those that the statistics' mask leaves out."""
+    if raw != "mask":
+        return [name for name in raw if name in space.names]
+    if "mask" not in space.statistics:
+        raise UserError("the statistics have no mask", "contract codec_args.raw", "name the dimensions that are not scaled")
+    return [name for name, scaled in zip(space.names, space.statistics["mask"], strict=True) if not scaled]
 
 
 def state_codec(contract: PolicyContract, embodiment: Embodiment) -> UniformBins:

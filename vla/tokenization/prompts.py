@@ -27,6 +27,11 @@ RT2 = "Q: what action should the robot take to {instruction}? A:"
 """RT-2's question (Brohan et al. 2023, section 3.2)."""
 OPENVLA = "In: What action should the robot take to {instruction}?\nOut: "
 """OpenVLA's prompt, for `normalise: lower`; the final space is its token 29871."""
+OPENVLA_V01 = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
+    "answers to the user's questions. USER: What action should the robot take to {instruction}? ASSISTANT: "
+)
+"""The prompt of OpenVLA v0.1, whose language model is Vicuna."""
 
 
 class Placeholder(Enum):

@@ -18,6 +18,7 @@ from vla.datasets.sources import Split
 from vla.datasets.steps import load_steps
 from vla.errors import UserError
 from vla.models.embeddings import append_tokens
+from vla.policies.openvla_checkpoint import Checkpoint
 from vla.tokenization.action_tokens import HFTokenizer, appended_tokens, chosen_tokens
 from vla.tokenization.base import ActionCodec
 from vla.tokenization.codecs import action_codec, fitted, settings, with_statistic
@@ -32,8 +33,8 @@ class ContractOptions(ContractSettings):
     """The `contract:` section; cameras, spaces and statistics come from the data's cards.
 
     Attributes:
-        source: an export (a folder, or OWNER/NAME on the hub) to take the whole contract from: fine-tuning keeps its statistics
-            and codec. The rest is then ignored.
+        source: an export (a folder, or OWNER/NAME on the hub) or a published OpenVLA checkpoint, to take the whole contract from:
+            fine-tuning keeps its statistics and codec. The rest is then ignored.
         decode: which statistic of the distribution over its values an ordinal token takes: mode, median or local-mean; by
             default the median where anything is ordinal.
         binary: whether an action dimension that has two values in all of the data decodes to one of them.
@@ -56,7 +57,8 @@ def configured(options: ContractOptions, cards: dict[str, DatasetCard]) -> Polic
         UserError: a setting is out of its range, or two sources describe one embodiment differently.
     """
     if options.source:
-        return PolicyContract.load(hub.local(options.source, hub.DESCRIPTIONS))
+        published = Checkpoint.find(options.source)
+        return published.contract() if published else PolicyContract.load(hub.local(options.source, hub.DESCRIPTIONS))
     if not 0 < options.crop <= 1:
         raise UserError(f"crop {options.crop}", "contract", "give more than 0, and at most 1: no crop")
     if options.bins < 2:

@@ -28,6 +28,7 @@ FAMILIES = {
     "smolvlm": f"{_HOME}idefics:IdeficsFamily",
     "llava_onevision": f"{_HOME}llava:LlavaOnevisionFamily",
     "internvl": f"{_HOME}internvl:InternVLFamily",
+    "openvla": f"{_HOME}openvla:OpenVLAFamily",
 }
 """`model_type` of a configuration -> class of the family."""
 OTHERS = "vla.models.families.hub:HubFamily"

@@ -1,0 +1,1 @@
+"""OpenVLA (Kim et al. 2024) in the layout of its published checkpoints, without their code."""
