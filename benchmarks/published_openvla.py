@@ -83,6 +83,8 @@ def parts(seed: int = 0, networks: tuple[int, ...] = (0, 1)) -> Parts:
     language = LlamaForCausalLM(LlamaConfig(**TEXT))
     with torch.no_grad():
         language.lm_head.weight[ACTIONS] *= 20
+        # With initial rows of 0.02 the last word would not count, and one token would be written again and again.
+        language.get_input_embeddings().weight *= 50
         for network in vision:
             for name, weight in network.named_parameters():
                 # timm's initial values would hide a mistake: they scale branches by 1e-5 and start biases at 0.

@@ -48,8 +48,6 @@ def encoder_of(config: TinyVLMConfig) -> PreTrainedModel | None:
         return None
     settings = dict(config.encoder_config)
     encoder = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
-    for module in encoder.modules():
-        module._is_hf_initialized = True
     return encoder.eval().requires_grad_(False)
 
 
