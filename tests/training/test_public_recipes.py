@@ -102,7 +102,8 @@ def test_blocks_computed_again_give_the_same_gradients(published, name):
 
     plain, called = gradients(), [0] * len(blocks(model))
     for i, block in enumerate(blocks(model)):
-        block.register_forward_hook(lambda *_, i=i: called.__setitem__(i, called[i] + 1))
+        # Hooks of a block itself stay outside of its checkpoint.
+        next(iter(block.children())).register_forward_pre_hook(lambda *_, i=i: called.__setitem__(i, called[i] + 1))
     model.gradient_checkpointing_enable()
     again = gradients()
     assert plain.keys() == again.keys() and all(torch.allclose(plain[n], again[n], atol=1e-6) for n in plain)
@@ -145,7 +146,7 @@ def test_quantised_weights_are_not_asked_to_learn_in_full(saved, tmp_path):
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
     (folder / "config.json").write_text(json.dumps(config))
     module = VLAModule(str(folder))
-    with pytest.raises(UserError, match="quantised by gptq|cannot load"):
+    with pytest.raises(UserError, match="quantised by gptq|cannot load|GPTQ quantized model requires"):
         module.build()
     with pytest.raises(UserError, match="do not learn in full"):
         VLAModule(str(folder), quantise="4bit")

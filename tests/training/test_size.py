@@ -189,7 +189,8 @@ def test_measuring_agreement_changes_no_weight(config, tmp_path):
 
 
 def test_an_optimizer_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    for name in ("bitsandbytes", "bitsandbytes.optim"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=r"install vla\[lowbit\]"):
         make_optimizer("adamw8bit", [{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}], fused=False)
 

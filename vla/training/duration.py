@@ -75,7 +75,7 @@ class Duration(L.Callback):
     def _say(self, trainer: L.Trainer) -> None:
         """Says how long the rest takes, if at least two steps have been measured."""
         steps, seconds = trainer.global_step - self._first, time.perf_counter() - self._began
-        if steps < 2:
+        if steps < min(STEPS, 2):
             return
         left = int(trainer.estimated_stepping_batches) - trainer.global_step
         expected = duration(left * seconds / steps)

@@ -365,7 +365,9 @@ class VLAModule(L.LightningModule):
             raise UserError("the checkpoint holds no contract", "checkpoint", "only checkpoints of `vla fit` can be used")
         saved = PolicyContract.from_dict(checkpoint["contract"], "checkpoint")
         saved.require(self.contract, "the checkpoint", "this configuration")
-        if checkpoint.get("lora", dataclasses.asdict(Lora())) != dataclasses.asdict(self.lora):
+        before = Lora(**checkpoint.get("lora", {}))
+        # Of a run of an earlier version no rows are known: none learned.
+        if dataclasses.replace(before, rows=before.rows or []) != dataclasses.replace(self.lora, rows=self.lora.rows or []):
             raise UserError(f"the checkpoint has adapters {checkpoint.get('lora')}, now they are {self.lora}", "model.lora")
         if any(quantised(m) for m in self.model.modules()):
             check_same(checkpoint["state_dict"], self.state_dict(), "model.vlm")

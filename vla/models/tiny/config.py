@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import AutoConfig, PreTrainedConfig
 
 from vla.errors import UserError
@@ -94,7 +96,16 @@ class TinyVLMConfig(PreTrainedConfig):
                 )
         super().__post_init__(**kwargs)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The settings. Those of pre-trained halves are left out where there are none, as in models of earlier versions."""
+        unused = {"frozen_norm": False, "own_words": 0, "encoder_config": None, "first_id": 0, "text_encoder": ""}
+        return {k: v for k, v in super().to_dict().items() if k not in unused or v != unused[k]}
+
     @property
     def image_tokens(self) -> list[int]:
         """Number of image tokens of each camera."""
         return [(self.image_size // self.stride // pool) ** 2 for pool in self.pools]
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        # A frozen text encoder has a configuration, too, and transformers would not know which is meant.
+        return self.text_config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -46,7 +47,7 @@ def load_language(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except ImportError as error:
         raise UserError("gguf is not installed", name, "install vla[gguf]") from error
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, struct.error) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"cannot load the language model: {why}", name, "give a folder, a GGUF file or a public model") from error
     head, words = model.get_output_embeddings(), model.get_input_embeddings()

@@ -55,7 +55,9 @@ class TinyVLMProcessor(ProcessorMixin):
         """The settings, without the text encoder's tokenizer, which is a folder of its own."""
         reader, self.reader = self.reader, None
         try:
-            return {k: v for k, v in super().to_dict(*args, **kwargs).items() if k != "reader"}
+            # A processor of an earlier version does not know the setting.
+            left_out = {"reader"} if self.reads else {"reader", "reads"}
+            return {k: v for k, v in super().to_dict(*args, **kwargs).items() if k not in left_out}
         finally:
             self.reader = reader
 
