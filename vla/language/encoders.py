@@ -33,7 +33,9 @@ def load_encoder(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     except (OSError, ValueError, RuntimeError) as error:
         why = str(error).strip().splitlines()[0]
         raise UserError(f"cannot load the encoder: {why}", name, "name minilm, a folder or a public sentence encoder") from error
-    if model.config.is_encoder_decoder or getattr(model.config, "is_decoder", False) or model.can_generate():
+    decodes = model.config.is_encoder_decoder or getattr(model.config, "is_decoder", False) or model.can_generate()
+    # A decoder without its head does not say what it is, but an encoder's tokenizer begins every text with a token of its own.
+    if decodes or not tokenizer("")["input_ids"]:
         raise UserError(f"{type(model).__name__} is no encoder", name, "name a sentence encoder, such as minilm")
     return model.eval().requires_grad_(False), tokenizer
 
