@@ -214,8 +214,8 @@ def ffmpeg() -> Check:
 
 def models() -> Check:
     """Says which pre-trained models are in the cache. None is needed."""
-    found = {name: fetched.is_fetched(name) for name in fetched.FETCHABLE}
-    have, lack = (", ".join(name for name, here in found.items() if here is wanted) for wanted in (True, False))
+    cached = {name: fetched.is_fetched(name) for name in fetched.FETCHABLE}
+    have, lack = (", ".join(name for name, here in cached.items() if here is wanted) for wanted in (True, False))
     parts = [f"fetched: {have}"] * bool(have) + [f"not fetched: {lack} (vla models fetch NAME)"] * bool(lack)
     return Check("models", True, "; ".join(parts))
 

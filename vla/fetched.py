@@ -85,9 +85,9 @@ def cache_folder() -> Path:
 
 def fetchable(name: str) -> Fetchable:
     """The model of that name or alias. Raises UserError for an unknown one."""
-    if (found := FETCHABLE.get(ALIASES.get(name, name))) is None:
+    if (model := FETCHABLE.get(ALIASES.get(name, name))) is None:
         raise UserError(f"unknown model {name!r}", "vla models fetch", f"one of {', '.join(FETCHABLE)}")
-    return found
+    return model
 
 
 def is_fetched(name: str) -> bool:

@@ -123,20 +123,20 @@ def pinned(name: str | Path) -> str:
         UserError: there is no such repository or revision, it may not be read, or the hub cannot be reached and its cache has not
             seen it.
     """
-    found = address(name)
-    return str(_at_commit(found)) if found else str(name)
+    remote = address(name)
+    return str(_at_commit(remote)) if remote else str(name)
 
 
 def pinned_policy(name: str | Path) -> str:
     """Returns the name of a policy or a model with its commit, as `pinned` does."""
-    found = policy_address(name)
-    return str(_at_commit(found)) if found else str(name)
+    remote = policy_address(name)
+    return str(_at_commit(remote)) if remote else str(name)
 
 
 def without_revision(name: str | Path) -> str:
     """Returns an hf:// address without its revision; of a path, the last part."""
-    found = address(name)
-    return found.name if found else Path(name).name
+    remote = address(name)
+    return remote.name if remote else Path(name).name
 
 
 def recorded(name: str | Path) -> str:
@@ -154,8 +154,8 @@ def local(name: str | Path, patterns: Sequence[str] = POLICY) -> Path:
     Raises:
         UserError: as `pinned`; or the connection broke off.
     """
-    found = policy_address(name)
-    return _folder(_at_commit(found), tuple(patterns)) if found else Path(name)
+    remote = policy_address(name)
+    return _folder(_at_commit(remote), tuple(patterns)) if remote else Path(name)
 
 
 def data_set(name: str | Path, patterns: Sequence[str] = ("*",)) -> Path:
@@ -168,17 +168,17 @@ def data_set(name: str | Path, patterns: Sequence[str] = ("*",)) -> Path:
     Raises:
         UserError: as `local`; or there is no such folder in the repository.
     """
-    found = address(name)
-    if not found:
+    remote = address(name)
+    if not remote:
         return Path(name)
-    if found.kind != "dataset":
+    if remote.kind != "dataset":
         raise UserError("a policy or model, not a data set", str(name), "the address of data is hf://datasets/OWNER/NAME")
-    found = _at_commit(found)
-    below = [f"{found.path}/{pattern}" for pattern in patterns] if found.path else patterns
+    remote = _at_commit(remote)
+    below = [f"{remote.path}/{pattern}" for pattern in patterns] if remote.path else patterns
     # A single file may be named, too.
-    folder = _folder(found, (*below, *([found.path] if found.path else ()))) / found.path
+    folder = _folder(remote, (*below, *([remote.path] if remote.path else ()))) / remote.path
     if not folder.exists() and "*" in patterns:
-        raise UserError("there is no such folder in the repository", str(found), f"look at {found.page}")
+        raise UserError("there is no such folder in the repository", str(remote), f"look at {remote.page}")
     return folder
 
 
@@ -192,13 +192,15 @@ def copy_file(name: str, target: Path) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    found = address(name)
-    assert found is not None
-    found = _at_commit(found)
+    remote = address(name)
+    assert remote is not None
+    remote = _at_commit(remote)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".hub-") as folder:
         try:
-            with plain_errors(found):
-                file = hf_hub_download(found.repo, found.path, repo_type=found.kind, revision=found.revision, local_dir=folder)
+            with plain_errors(remote):
+                file = hf_hub_download(
+                    remote.repo, remote.path, repo_type=remote.kind, revision=remote.revision, local_dir=folder
+                )
         except UserError as error:
             if isinstance(error.__cause__, RemoteEntryNotFoundError):
                 raise FileNotFoundError("there is no such file") from None
@@ -207,24 +209,24 @@ def copy_file(name: str, target: Path) -> None:
 
 
 @functools.lru_cache
-def _at_commit(found: Address) -> Address:
+def _at_commit(remote: Address) -> Address:
     from huggingface_hub import HfApi
 
-    with plain_errors(found):
-        resolved = HfApi().resolve_revision(found.repo, repo_type=found.kind, revision=found.revision or None)
-    return dataclasses.replace(found, revision=resolved.resolved, bare=False)
+    with plain_errors(remote):
+        resolved = HfApi().resolve_revision(remote.repo, repo_type=remote.kind, revision=remote.revision or None)
+    return dataclasses.replace(remote, revision=resolved.resolved, bare=False)
 
 
 @functools.lru_cache
-def _folder(found: Address, patterns: tuple[str, ...]) -> Path:
+def _folder(remote: Address, patterns: tuple[str, ...]) -> Path:
     """The folder of a repository in the cache, with the files that match."""
     from huggingface_hub import snapshot_download
 
-    with plain_errors(found):
+    with plain_errors(remote):
         folder = snapshot_download(
-            found.repo,
-            repo_type=found.kind,
-            revision=found.revision,
+            remote.repo,
+            repo_type=remote.kind,
+            revision=remote.revision,
             allow_patterns=list(patterns),
             ignore_patterns=list(NEVER),
         )
@@ -232,26 +234,26 @@ def _folder(found: Address, patterns: tuple[str, ...]) -> Path:
 
 
 @contextlib.contextmanager
-def plain_errors(found: Address) -> Iterator[None]:
+def plain_errors(remote: Address) -> Iterator[None]:
     """Makes a UserError of what the hub's client raises."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if (explained := _explained(error, found)) is None:
+        if (explained := _explained(error, remote)) is None:
             raise
         raise explained from error
 
 
-def _explained(error: BaseException, found: Address) -> UserError | None:
+def _explained(error: BaseException, remote: Address) -> UserError | None:
     """What went wrong, and what to do; None if it is not the hub's or the connection's."""
     from huggingface_hub import constants, errors
 
-    where, login = str(found), "set HF_TOKEN, or run `hf auth login`"
-    nowhere = "there is no such folder here, and " * found.bare
+    where, login = str(remote), "set HF_TOKEN, or run `hf auth login`"
+    nowhere = "there is no such folder here, and " * remote.bare
     if isinstance(error, errors.GatedRepoError):
-        fix = f"accept the conditions on {found.page}; then {login}"
+        fix = f"accept the conditions on {remote.page}; then {login}"
         return UserError("its owner gives access only to those who ask", where, fix)
     if isinstance(error, errors.RepositoryNotFoundError):
         return UserError(
@@ -259,10 +261,10 @@ def _explained(error: BaseException, found: Address) -> UserError | None:
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return UserError(
-            f"there is no revision {found.revision}", found.name, f"name a branch, a tag or a commit; see {found.page}"
+            f"there is no revision {remote.revision}", remote.name, f"name a branch, a tag or a commit; see {remote.page}"
         )
     if isinstance(error, errors.RemoteEntryNotFoundError):
-        return UserError("a file that it should have is not there", where, f"look at {found.page}")
+        return UserError("a file that it should have is not there", where, f"look at {remote.page}")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return UserError("the hub is not asked, for HF_HUB_OFFLINE is set", where, "run it without HF_HUB_OFFLINE")
     if constants.is_offline_mode() and isinstance(error, errors.LocalEntryNotFoundError | errors.RevisionResolutionError):
@@ -278,10 +280,10 @@ def _explained(error: BaseException, found: Address) -> UserError | None:
         why = error.server_message or f"status {status}"
         if status >= 500 or status in (408, 429):
             return Unreachable(f"the hub cannot answer now: {why}", where, "try again later")
-        return UserError(f"the hub refuses: {why}", where, f"look at {found.page}")
+        return UserError(f"the hub refuses: {why}", where, f"look at {remote.page}")
     if isinstance(error, errors.HFValidationError):
         return UserError(f"not a name that the hub allows: {error}", where, "give OWNER/NAME")
-    if error.__cause__ is not None and (explained := _explained(error.__cause__, found)):
+    if error.__cause__ is not None and (explained := _explained(error.__cause__, remote)):
         return explained
     # The class beneath HfHubHTTPError is that of the HTTP library, which is not everywhere the same.
     of_connections = (errors.HfHubHTTPError.__mro__[1], ConnectionError, errors.RevisionResolutionError)

@@ -140,6 +140,15 @@ def test_questions_on_the_same_image_do_not_see_one_another(toy):
     assert torch.allclose(together, single, atol=2e-5)
 
 
+@pytest.mark.parametrize("toy", ["smolvlm", "qwen2.5-vl", "gemma3"], indirect=True)
+def test_branches_in_mixed_precision(toy):
+    pairs = ("what is it", "red"), ("and", "no")
+    with torch.autocast("cpu", torch.bfloat16):
+        together = logits(toy, asked(*pairs))[0]
+        single = torch.cat([logits(toy, asked(pair))[0] for pair in pairs])
+    assert torch.allclose(together.float(), single.float(), atol=0.05)
+
+
 def test_a_missing_image_takes_no_tokens(toy):
     _, _, encoder = toy
     one, both = (encoder.build(sample).sequence for sample in (asked(("what", "red")), robot()))

@@ -146,7 +146,7 @@ def test_quantised_weights_are_not_asked_to_learn_in_full(saved, tmp_path):
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
     (folder / "config.json").write_text(json.dumps(config))
     module = VLAModule(str(folder))
-    with pytest.raises(UserError, match="quantised by gptq|cannot load|GPTQ quantized model requires"):
+    with pytest.raises(UserError, match="quantised by gptq"):
         module.build()
     with pytest.raises(UserError, match="do not learn in full"):
         VLAModule(str(folder), quantise="4bit")

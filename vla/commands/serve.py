@@ -97,8 +97,8 @@ def _name_and_path(policy: str) -> tuple[str, str]:
     # No name has a slash: "runs/lift=2/export" is a path, even if nothing is there.
     # Nor a "?", which begins the options of a published checkpoint.
     if not equals or "/" in name or "?" in name or os.path.exists(policy):
-        found = hub.policy_address(policy)
-        folder = Path(found.repo if found else policy.partition("?")[0]).resolve()
+        remote = hub.policy_address(policy)
+        folder = Path(remote.repo if remote else policy.partition("?")[0]).resolve()
         name, path = re.sub(r"[^\w.-]+", "-", folder.name), policy
     if not re.fullmatch(r"[\w.-]+", name):
         raise UserError(

@@ -77,15 +77,15 @@ def check_lora(model: PreTrainedModel, lora: Lora) -> None:
     for target in [lora.targets] if isinstance(lora.targets, str) else lora.targets:
         try:
             whole = isinstance(lora.targets, str)
-            found = any(re.fullmatch(target, name) if whole else f".{name}".endswith(f".{target}") for name in names)
+            matches = any(re.fullmatch(target, name) if whole else f".{name}".endswith(f".{target}") for name in names)
         except re.error as error:
             raise UserError(f"{target!r} is no regular expression: {error}", "model.lora.targets") from error
-        if target != "all-linear" and not found:
+        if target != "all-linear" and not matches:
             raise UserError(f"no layer is named {target!r}", "model.lora.targets", "name layers of the model")
 
 
 def with_token_rows(lora: Lora, contract: PolicyContract, vocabulary: Vocabulary, own_words: int = 0) -> Lora:
-    """The settings, where the rows of the action tokens learn unless something else is said.
+    """The settings, where the rows of the action tokens learn unless `rows` are given.
 
     Args:
         own_words: number of words that a small model's pre-trained language model came with; 0: all are its own.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from vla.errors import UserError
 from vla.models.weights import Weights
@@ -41,8 +41,20 @@ def quantised(module: nn.Module) -> bool:
     return type(module).__name__ == "Linear4bit" and not hasattr(module, "base_layer")
 
 
+def check_method(config: PreTrainedConfig, where: str) -> None:
+    """Raises UserError if a model's weights are quantised in another way than ours. Needs neither weights nor their package."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return
+    settings = settings if isinstance(settings, dict) else settings.to_dict()
+    if not settings.get("load_in_4bit"):
+        method = settings.get("quant_method", "an unknown method")
+        fix = "use the original weights, with model.quantise: 4bit if they are too large"
+        raise UserError(f"the weights are quantised by {getattr(method, 'value', method)}, and do not learn", where, fix)
+
+
 def check_quantised(model: PreTrainedModel, rank: int, where: str) -> None:
-    """Checks that a model with quantised weights can be trained.
+    """Checks that a model can be trained if its weights are quantised.
 
     Args:
         rank: of the adapters; 0: all weights are to learn.
@@ -51,14 +63,7 @@ def check_quantised(model: PreTrainedModel, rank: int, where: str) -> None:
     Raises:
         UserError: it cannot.
     """
-    config = getattr(model.config, "quantization_config", None)
-    if config is None:
-        return
-    if not getattr(config, "load_in_4bit", False):
-        method = getattr(config, "quant_method", "an unknown method")
-        fix = "use the original weights, with model.quantise: 4bit if they are too large"
-        raise UserError(f"the weights are quantised by {getattr(method, 'value', method)}, and do not learn", where, fix)
-    if not rank:
+    if getattr(model.config, "quantization_config", None) is not None and not rank:
         raise UserError(
             "quantised weights do not learn in full", where, "set model.lora.rank, e.g. 16, or use the original weights"
         )

@@ -27,6 +27,7 @@ from vla import hub
 from vla.errors import UserError
 from vla.files import why_not_data
 from vla.models.families.find import family_class
+from vla.models.four_bit import check_method
 from vla.models.openvla.published import check_not_oft
 from vla.models.ordinal_embeddings import ordinal_init
 from vla.models.tiny.config import TinyVLMConfig
@@ -89,7 +90,9 @@ def load_vlm(
     settings: dict[str, int] = {}
     try:
         if history:
-            model_type = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code).model_type
+            config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
+            check_method(config, str(name))
+            model_type = config.model_type
             settings = family_class(model_type).history_settings(model_type, history)
         options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, **settings, **kwargs}
         with _silent():

@@ -91,7 +91,7 @@ def configured(options: ContractOptions, cards: dict[str, DatasetCard]) -> Polic
 
 
 def with_default_chat(options: ContractOptions, processor: Any) -> ContractOptions:
-    """The options, where prompts are in the model's chat template if it has one and nothing else is said."""
+    """The options, where prompts are in the model's chat template if it has one, unless `chat` is given."""
     template = any(getattr(one, "chat_template", None) for one in (processor, processor.tokenizer))
     return dataclasses.replace(options, chat=template if options.chat is None else options.chat)
 

@@ -105,25 +105,25 @@ def _unpacked(model: nn.Module) -> int:
 
 def remedies(module: VLAModule, batch: TrainingBatch, trainer: L.Trainer, now: Footprint) -> dict[str, int]:
     """Settings that need less memory -> bytes that a process would then need; those with the least effect on training first."""
-    found: dict[str, int] = {}
+    settings: dict[str, int] = {}
     learns = now.gradients + now.optimizer
     if not module.gradient_checkpointing and module.model.supports_gradient_checkpointing:
         module.model.gradient_checkpointing_enable()
-        found["model.gradient_checkpointing=true"] = predicted(module, batch, trainer).total
+        settings["model.gradient_checkpointing=true"] = predicted(module, batch, trainer).total
         module.model.gradient_checkpointing_disable()
     if len(batch) > 1:
         size, steps = trainer.datamodule.batch_size, trainer.accumulate_grad_batches  # type: ignore[attr-defined]
         setting = f"data.batch_size={size // 2} with trainer.accumulate_grad_batches={2 * steps}"
-        found[setting] = now.total - now.activations // 2
+        settings[setting] = now.total - now.activations // 2
     if trainer.precision in ("32-true", "bf16-mixed") and module.lora.rank:
-        found["trainer.precision=bf16-true"] = now.total - (now.weights + learns) // 2
+        settings["trainer.precision=bf16-true"] = now.total - (now.weights + learns) // 2
     if module.optimizer == "adamw" and now.optimizer > now.total // 10:
-        found["model.optimizer=adamw8bit"] = now.total - now.optimizer * 3 // 4
+        settings["model.optimizer=adamw8bit"] = now.total - now.optimizer * 3 // 4
     if trainer.world_size > 1 and not isinstance(trainer.strategy, ModelParallelStrategy):
-        found["FSDP2 (configs/fsdp-7b.yaml)"] = (now.weights + learns) // trainer.world_size + now.activations
+        settings["FSDP2 (configs/fsdp-7b.yaml)"] = (now.weights + learns) // trainer.world_size + now.activations
     if not module.lora.rank:
-        found["model.lora.rank=16"] = now.total - learns
-    return {setting: size for setting, size in found.items() if size < now.total}
+        settings["model.lora.rank=16"] = now.total - learns
+    return {setting: size for setting, size in settings.items() if size < now.total}
 
 
 def described(module: VLAModule, trainer: L.Trainer, device: str) -> list[str]:

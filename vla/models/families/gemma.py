@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from vla.models.attention import additive, visible
 from vla.models.families.base import PromptFrame
 from vla.models.families.hub import HubFamily
 from vla.models.families.hub_session import HubModel
@@ -54,7 +51,7 @@ class Gemma3Family(HubFamily):
         begins = image & ~torch.nn.functional.pad(image, (1, 0))[:, :-1]
         return torch.where(image, 10 + begins.cumsum(1), group)
 
-    def _mask(self, inputs: ModelInputs, fed: dict[str, Any], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    def _mask(self, inputs: ModelInputs, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         # `score` has made sure that the sequences are not longer than the window.
-        mask = additive(visible(inputs.attention.bool(), self._groups(inputs), inputs.branch), dtype)
+        mask = super()._mask(inputs, dtype)
         return {"full_attention": mask, "sliding_attention": mask}

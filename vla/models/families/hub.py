@@ -49,6 +49,8 @@ class HubFamily:
     """
 
     new_weights = ()
+    words = None
+    text_encoder = ""
     one_tile: ClassVar[dict[str, Any]] = {}
     branches: ClassVar[bool] = True
     trains: ClassVar[bool] = False
@@ -61,9 +63,6 @@ class HubFamily:
         self.window: int = (getattr(text, "sliding_window", None) or 0) if _slides(text) else 0
         self.context: int = getattr(text, "max_position_embeddings", 0)
         self._ids: dict[Size, list[int]] = {}
-
-    words = None
-    text_encoder = ""
 
     @classmethod
     def history_settings(cls, model_type: str, history: int) -> dict[str, int]:
@@ -160,7 +159,7 @@ class HubFamily:
         fed = self._fed(model, inputs)
         if many or blanks:
             fed["position_ids"] = self._positions(model, inputs)
-            fed["attention_mask"] = self._mask(inputs, fed, next(model.parameters()).dtype)
+            fed["attention_mask"] = self._mask(inputs, core(model).dtype)
         hidden = core(model).model(**fed, use_cache=False).last_hidden_state
         return logits_of(model, hidden[positions])
 
@@ -177,7 +176,7 @@ class HubFamily:
 
     def _fed(self, model: HubModel, inputs: ModelInputs) -> dict[str, Any]:
         """The arguments of the model without its head."""
-        dtype = next(model.parameters()).dtype
+        dtype = core(model).dtype
         images = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.images.items()}
         return {"input_ids": inputs.ids, "attention_mask": inputs.attention.long(), **images, **self.token_types(inputs)}
 
@@ -185,10 +184,9 @@ class HubFamily:
         """Further arguments of the model that tell the tokens of a sequence apart, [B, L] each."""
         return {}
 
-    def _mask(self, inputs: ModelInputs, fed: dict[str, Any], dtype: torch.dtype) -> Any:
+    def _mask(self, inputs: ModelInputs, dtype: torch.dtype) -> Any:
         """The attention mask where blanks see one another, or prompts branch off the images."""
-        groups = self._groups(inputs)
-        return additive(visible(inputs.attention.bool(), groups, inputs.branch), dtype)
+        return additive(visible(inputs.attention.bool(), self._groups(inputs), inputs.branch), dtype)
 
     def _groups(self, inputs: ModelInputs) -> torch.Tensor:
         """[B, L], the group within which a token's attention is bidirectional; 0 is none."""

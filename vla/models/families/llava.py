@@ -15,7 +15,10 @@ class LlavaOnevisionFamily(HubFamily):
     trains = True
 
     def _of_size(self, size: tuple[int, int]) -> list[int]:
-        return [self.image_id] * (self.processor.num_image_tokens + 1)  # type: ignore[attr-defined]
+        processor: Any = self.processor
+        # Without the vision network's class token, if the model leaves it out.
+        patches = processor.num_image_tokens - (processor.vision_feature_select_strategy == "default")
+        return [self.image_id] * (patches + 1)
 
     def _chosen(self, made: dict[str, Any]) -> dict[str, torch.Tensor]:
         sizes = made["image_sizes"]

@@ -28,10 +28,6 @@ class QwenFamily(HubFamily):
         return {"mm_token_type_ids": (inputs.ids == self.image_id).int()}
 
     def plain_positions(self, model: HubModel, inputs: ModelInputs) -> torch.Tensor:
-        found = core(model).model.get_rope_index(  # type: ignore[operator]
-            inputs.ids,
-            image_grid_thw=inputs.images["image_grid_thw"],
-            attention_mask=inputs.attention.long(),
-            **self.token_types(inputs),
-        )
-        return found[0]
+        grid, attention = inputs.images["image_grid_thw"], inputs.attention.long()
+        index = core(model).model.get_rope_index  # type: ignore[operator]
+        return index(inputs.ids, image_grid_thw=grid, attention_mask=attention, **self.token_types(inputs))[0]

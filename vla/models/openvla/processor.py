@@ -87,24 +87,24 @@ class PrismaticProcessor(ProcessorMixin):
     def _pixels(self, image: np.ndarray) -> torch.Tensor:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise UserError(f"an image of shape {image.shape} and type {image.dtype}", "observation", "give uint8 [H, W, 3]")
-        picture = Image.fromarray(np.ascontiguousarray(image))
+        pil = Image.fromarray(np.ascontiguousarray(image))
         if self.image_resize_strategy == "letterbox":
-            picture = _letterboxed(picture, tuple(int(255 * value) for value in self.means[-1]))
+            pil = _letterboxed(pil, tuple(int(255 * value) for value in self.means[-1]))
         squares, parts = {}, []
         for (_, height, width), mean, std, how in zip(self.input_sizes, self.means, self.stds, self.interpolations, strict=True):
             key = (height, width, how)
             if key not in squares:
-                squares[key] = np.asarray(self._square(picture, height, width, how), np.float32) / np.float32(255)
+                squares[key] = np.asarray(self._square(pil, height, width, how), np.float32) / np.float32(255)
             parts.append((squares[key] - np.array(mean, np.float32)) / np.array(std, np.float32))
         return torch.from_numpy(np.concatenate(parts, 2)).movedim(2, 0).contiguous()
 
-    def _square(self, picture: Image.Image, height: int, width: int, how: str) -> Image.Image:
+    def _square(self, pil: Image.Image, height: int, width: int, how: str) -> Image.Image:
         resampling = Image.Resampling[how.upper()]
         if self.image_resize_strategy == "resize-naive":
-            return picture.resize((width, height), resampling)
+            return pil.resize((width, height), resampling)
         # The shorter side gets the square's length; the other is cut at both ends.
-        short = min(picture.size)
-        scaled = picture.resize((height * picture.width // short, height * picture.height // short), resampling)
+        short = min(pil.size)
+        scaled = pil.resize((height * pil.width // short, height * pil.height // short), resampling)
         left, top = round((scaled.width - width) / 2), round((scaled.height - height) / 2)
         return scaled.crop((left, top, left + width, top + height))
 
@@ -131,12 +131,12 @@ class PrismaticProcessor(ProcessorMixin):
         return BatchFeature({**self.tokenizer.pad({"input_ids": rows}, **options), "pixel_values": self.pixels(shown)})
 
 
-def _letterboxed(picture: Image.Image, fill: tuple[int, ...]) -> Image.Image:
-    """The picture in the middle of a square of its longer side, within a border of that colour."""
-    side = max(picture.size)
-    left, top = (side - picture.width) // 2, (side - picture.height) // 2
-    square = Image.new("RGB", (picture.width + 2 * left, picture.height + 2 * top), fill)
-    square.paste(picture, (left, top))
+def _letterboxed(pil: Image.Image, fill: tuple[int, ...]) -> Image.Image:
+    """The image in the middle of a square of its longer side, within a border of that colour."""
+    side = max(pil.size)
+    left, top = (side - pil.width) // 2, (side - pil.height) // 2
+    square = Image.new("RGB", (pil.width + 2 * left, pil.height + 2 * top), fill)
+    square.paste(pil, (left, top))
     return square
 
 

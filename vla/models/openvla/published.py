@@ -29,8 +29,8 @@ def is_published(folder: str | Path) -> bool:
 
 def check_not_oft(folder: str | Path) -> None:
     """Raises UserError if the folder is a checkpoint of OpenVLA-OFT, naming the parts that we do not have."""
-    found = {kind: sorted(Path(folder).glob(kind)) for kind in OFT}
-    parts = [f"{OFT[kind]} ({files[0].name})" for kind, files in found.items() if files]
+    files = {kind: sorted(Path(folder).glob(kind)) for kind in OFT}
+    parts = [f"{OFT[kind]} ({there[0].name})" for kind, there in files.items() if there]
     if parts:
         raise UserError(
             f"an OpenVLA-OFT checkpoint: it has {', '.join(parts)}, and writes no action tokens",
