@@ -27,6 +27,14 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return [block for block in listed if id(block) not in within]
 
 
+def compute_again(model: Any, again: bool = True) -> None:
+    """Whether the blocks are computed again in the backward pass (activation checkpointing)."""
+    method = "enable" if again else "disable"
+    # transformers renamed it.
+    prefix = "activation" if hasattr(model, f"activation_checkpointing_{method}") else "gradient"
+    getattr(model, f"{prefix}_checkpointing_{method}")()
+
+
 def shard(model: Any, mesh: DeviceMesh, family: ModelFamily) -> None:
     """Shards a model by FSDP2, each block by itself, then the rest; does nothing if it is sharded already.
 

@@ -22,7 +22,7 @@ from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.evaluation.offline.replay import BATCH
 from vla.models.adapters import Lora, add_lora, check_lora, with_token_rows
-from vla.models.blocks import blocks, gathered, shard
+from vla.models.blocks import blocks, compute_again, gathered, shard
 from vla.models.families.base import ModelFamily
 from vla.models.families.find import family_of
 from vla.models.four_bit import Quantise, check_quantised, check_same, loading, quantised, without_scales
@@ -143,7 +143,7 @@ class VLAModule(L.LightningModule):
                 raise UserError("integer weights do not learn", chosen, "train from an export of another dtype")
         self.family = family_of(self.model, self.processor)
         if self.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable()
+            compute_again(self.model)
         freeze(self.model, self.freeze_names)
 
     def check_learning(self) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from vla.datasets.mixture import Mixture, weigh
 from vla.errors import UserError
-from vla.models.blocks import blocks
+from vla.models.blocks import blocks, compute_again
 from vla.models.four_bit import quantised
 from vla.training.batch import TrainingBatch
 from vla.training.footprint import Footprint, step_peak
@@ -108,9 +108,9 @@ def remedies(module: VLAModule, batch: TrainingBatch, trainer: L.Trainer, now: F
     settings: dict[str, int] = {}
     learns = now.gradients + now.optimizer
     if not module.gradient_checkpointing and module.model.supports_gradient_checkpointing:
-        module.model.gradient_checkpointing_enable()
+        compute_again(module.model)
         settings["model.gradient_checkpointing=true"] = predicted(module, batch, trainer).total
-        module.model.gradient_checkpointing_disable()
+        compute_again(module.model, False)
     if len(batch) > 1:
         size, steps = trainer.datamodule.batch_size, trainer.accumulate_grad_batches  # type: ignore[attr-defined]
         setting = f"data.batch_size={size // 2} with trainer.accumulate_grad_batches={2 * steps}"
