@@ -9,7 +9,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -245,9 +245,8 @@ def compare_merged(
     from vla.checkpoint import weights_of
     from vla.models.adapters import Lora, add_lora
 
-    bare = type(model)(model.config)
-    bare.to(dtype=model.dtype)
-    adapted = add_lora(bare, Lora(**checkpoint["lora"])).eval()
+    bare = cast(torch.nn.Module, type(model)(model.config))
+    adapted = add_lora(cast(PreTrainedModel, bare.to(dtype=model.dtype)), Lora(**checkpoint["lora"])).eval()
     adapted.load_state_dict(weights_of(checkpoint))
     with torch.inference_mode():
         before, after = (family.score(m, inputs, inputs.attention).float() for m in (adapted, model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,5 +30,5 @@ class QwenFamily(HubFamily):
 
     def plain_positions(self, model: HubModel, inputs: ModelInputs) -> torch.Tensor:
         grid, attention = inputs.images["image_grid_thw"], inputs.attention.long()
-        index = core(model).model.get_rope_index  # type: ignore[operator]
+        index: Callable[..., tuple[torch.Tensor, ...]] = core(model).model.get_rope_index  # type: ignore[assignment]
         return index(inputs.ids, image_grid_thw=grid, attention_mask=attention, **self.token_types(inputs))[0]

@@ -8,7 +8,8 @@ from typing import Any, cast
 import timm
 import torch
 from einops import rearrange
-from timm.models.vision_transformer import LayerScale, VisionTransformer
+from timm.layers.layer_scale import LayerScale
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -112,7 +113,8 @@ class OpenVLA(PreTrainedModel, GenerationMixin):
         for module in self.vision_backbone.modules():
             # timm has initialised them.
             module._is_hf_initialized = True  # type: ignore[assignment]
-        blocks = [(name, len(network.blocks)) for name, network in self.vision_backbone.named_children()]
+        networks = self.vision_backbone.named_children()
+        blocks = [(name, len(cast(VisionTransformer, network).blocks)) for name, network in networks]
         unused = [rf"blocks\.{count}\.|norm\.|attn_pool\.|fc_norm\.|head\." for _, count in blocks]
         self._keys_to_ignore_on_load_unexpected = [
             rf"vision_backbone\.{re.escape(name)}\.({tail})" for (name, _), tail in zip(blocks, unused, strict=True)

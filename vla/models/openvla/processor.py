@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from vla.errors import UserError
 from vla.models.openvla.config import OpenVLAConfig

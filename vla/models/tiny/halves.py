@@ -50,7 +50,7 @@ def load_language(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     except (OSError, ValueError, RuntimeError, LookupError, struct.error) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"cannot load the language model: {why}", name, "give a folder, a GGUF file or a public model") from error
-    head, words = model.get_output_embeddings(), model.get_input_embeddings()
+    head, words = (cast(nn.Embedding, layer) for layer in (model.get_output_embeddings(), model.get_input_embeddings()))
     if not torch.equal(head.weight, words.weight):
         raise UserError("its output layer has weights of its own", name, "give a model whose output layer is its embeddings")
     return cast(PreTrainedModel, model.base_model), tokenizer

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from vla.errors import UserError
 from vla.language.encoders import token_ids
@@ -42,7 +42,8 @@ class TinyVLMProcessor(ProcessorMixin):
         chat_template=None,
     ):
         super().__init__(tokenizer, chat_template=chat_template)
-        self.reads, self.reader = reads, None
+        self.reads = reads
+        self.reader: PreTrainedTokenizerBase | None = None
         self.image_size, self.image_tokens, self.history = image_size, list(image_tokens), history
 
     def words(self, text: str) -> list[int]:

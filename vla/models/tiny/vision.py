@@ -8,7 +8,7 @@ from typing import cast
 import timm
 import torch
 from einops import rearrange, repeat
-from timm.layers import freeze_batch_norm_2d
+from timm.layers.norm_act import freeze_batch_norm_2d
 from timm.models import FeatureInfo
 from torch import nn
 
