@@ -1,4 +1,4 @@
-"""A small model and small data of the tabletop's form. Torch comes first: Mesa's LLVM, once loaded, crashes it (sim/gl.py)."""
+"""A small model and small data of the tabletop's form."""
 
 import functools
 import os
@@ -10,23 +10,37 @@ import vla  # noqa: F401
 # isort: split
 import numpy as np
 import pytest
-import torch
 
 from vla.contract import PolicyContract
 from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter
-from vla.models.load import new_tiny
 from vla.observation import ActionChunk
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 
 # One thread in every process: cores are shared with other tests. pytest's workers inherit it, and what a test starts.
-torch.set_num_threads(1)
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+LONGEST = {"demo", "sim", "training"}
+"""Folders whose files take longest."""
 SMALL = {"text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}}
 
 
+def pytest_configure(config):
+    """Torch and its triton come first: Mesa's LLVM, once loaded, crashes them (sim/gl.py).
+
+    xdist's own process runs no test and goes without, so that the others start seconds earlier.
+    """
+    if not config.getoption("numprocesses", None):
+        import torch
+
+        import vla.models.load  # noqa: F401
+
+        torch.set_num_threads(1)
+
+
 def pytest_collection_modifyitems(items):
+    # The longest files first: what is left in the end is short, and neither of two processes waits long for the other.
+    items.sort(key=lambda item: LONGEST.isdisjoint(item.path.parts))
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3600))
@@ -36,6 +50,7 @@ def pytest_collection_modifyitems(items):
 def vlm(tmp_path_factory):
     """A model folder of the real classes, small and random."""
     from vla.commands.training import new_tokenizer
+    from vla.models.load import new_tiny
 
     folder = tmp_path_factory.mktemp("vlm")
     model, processor = new_tiny(new_tokenizer(), **SMALL)

@@ -51,7 +51,7 @@ def served(make, tmp_path):
     (folder / "card.yaml").write_text(yaml.safe_dump(card))
     handler = type("Handler", (Server,), {})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield folder, f"http://127.0.0.1:{server.server_address[1]}", handler
     server.shutdown()
 

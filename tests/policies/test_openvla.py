@@ -45,7 +45,7 @@ def server(answer, status=200):
             pass
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield f"openvla+http://127.0.0.1:{httpd.server_port}", received
     finally:

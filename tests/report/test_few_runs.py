@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from vla.report.few_runs import improvement, interquartile_mean, interval, profile, ratio, table
 
@@ -14,6 +15,9 @@ def scores():
 
 def test_definitions():
     assert interquartile_mean(np.array([[0.0], [1.0], [2.0], [100.0]])) == 1.5
+    for n in range(1, 12):
+        values = np.random.default_rng(n).normal(size=(n, 3))
+        assert interquartile_mean(values) == stats.trim_mean(values.ravel(), 0.25)
     assert improvement(np.array([[1.0], [2.0]]), np.array([[1.0], [0.0]])) == (0.5 + 1 + 1 + 1) / 4
     assert np.array_equal(profile(np.array([[0.2], [0.6]]), np.array([0.0, 0.2, 0.5, 0.9])), [1.0, 0.5, 0.5, 0.0])
     assert ratio(np.ones((2, 1)), np.full((2, 1), 0.5)) == 2.0 and ratio(np.ones((2, 1)), np.zeros((2, 1))) == np.inf

@@ -11,6 +11,6 @@ def test_under_a_mixed_load_every_request_gets_its_own_answer():
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     with benchmark.stand_in(0.002, 0.0002, 16) as (address, process):
-        counts = asyncio.run(benchmark.load(address, process, 8.0))
-    assert counts["answers"] > 100 and counts["rubbish refused"] > 5, counts
+        counts = asyncio.run(benchmark.load(address, process, 4.0))
+    assert counts["answers"] > 50 and counts["rubbish refused"] > 2, counts
     assert counts["wrong"] == counts["lost"] == 0 and counts["growth (MiB)"] < 60, counts

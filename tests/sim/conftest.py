@@ -1,16 +1,25 @@
-"""What the tests of the simulator share."""
+"""What the tests of the simulator share. A renderer is loaded after torch, which pytest_configure loads after this file."""
 
 import pytest
 
-from vla.sim.tabletop.tabletop import Tabletop
+from vla.sim.workers import Workers
 
 
 @pytest.fixture(scope="session")
 def table():
     """One for all tests: it takes seconds to make, and every test resets it."""
+    from vla.sim.tabletop.tabletop import Tabletop
+
     made = Tabletop()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def worker():
+    """One worker process for all tests: it takes seconds to start. What it ran before changes nothing."""
+    with Workers(1) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def on_cluster(cluster):
     return RayWorkers
 
 
-@pytest.mark.parametrize("trouble", ["", "raise", *(pytest.param(t, marks=pytest.mark.slow) for t in ("kill", "stop"))])
+@pytest.mark.parametrize("trouble", ["raise", *(pytest.param(t, marks=pytest.mark.slow) for t in ("", "kill", "stop"))])
 def test_a_rollout_on_a_cluster_is_the_local_one(toy, seeing, tmp_path, on_cluster, trouble):
     with Workers(1, toy()) as workers:
         expected = rollout(seeing(), EPISODES, workers)

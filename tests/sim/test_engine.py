@@ -95,13 +95,13 @@ def test_nothing_depends_on_workers_and_order(toy, seeing):
     episodes = [Episode(seed, horizon=3) for seed in range(4)]
     vlm = load_vlm("tiny")
     contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=1, execute=1, plan=())
-    for make in (seeing, lambda: LocalPolicy(*vlm, contract, batch=2), lambda: RandomPolicy({EMBODIMENT_NAME: EMBODIMENT})):
-        found = []
-        for count, order in ((1, 1), (2, 1), (3, -1)):
-            with Workers(count, toy()) as workers:
-                found.append(lines(rollout(make(), episodes[::order], workers))[::order])
-        assert found[0] == found[1] == found[2]
-        assert len({line["state"] for line in found[0]}) > 3
+    policies = (seeing, lambda: LocalPolicy(*vlm, contract, batch=2), lambda: RandomPolicy({EMBODIMENT_NAME: EMBODIMENT}))
+    found = []
+    for count, order in ((1, 1), (2, 1), (3, -1)):
+        with Workers(count, toy()) as workers:
+            found.append([lines(rollout(make(), episodes[::order], workers))[::order] for make in policies])
+    assert found[0] == found[1] == found[2]
+    assert all(len({line["state"] for line in one}) > 3 for one in found[0])
 
 
 def test_the_same_episode_twice_is_refused(toy, seeing):

@@ -21,7 +21,8 @@ def spoil(source, folder, change):
     return folder
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+# With loader processes: test_resume.py, whose data has an image that cannot be read, and the slow suite.
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_cannot_be_read_is_named_counted_and_left_out(config, data, tmp_path, capsys, workers):
     bad = {3: {"front.jpg": b"nothing"}, 7: {"action.npy": b"rubbish"}, 21: {"wrist.jpg": b"nothing"}}  # 21 is held out
     folder = spoil(data / "robot", tmp_path / "robot", lambda i, _: bad.get(i, {}))

@@ -96,11 +96,9 @@ class Job:
         return path
 
     def _collect(self) -> dict[str, Any]:
-        held_out = {"out": str(self.data / "held-out"), "task": "questions", "seed": 3}
-        data_sets = {
-            **self.config["collect"],
-            "held_out": {**held_out, "images": self.amounts.images, "poses": self.amounts.poses},
-        }
+        held_out = {"out": str(self.data / "held-out"), "seed": 3, "images": self.amounts.images, "poses": self.amounts.poses}
+        collected = self.config["collect"]
+        data_sets = {**collected, "held_out": {**collected["questions"], **held_out}}
         counts = {name: collect_with_progress(Collect(**options, overwrite=True)) for name, options in data_sets.items()}
         robot = counts["robot"]
         text = f"{robot['episodes']} episodes, {robot['steps']} steps, {robot['discarded']} failed attempts discarded"

@@ -44,11 +44,12 @@ def configuration(smoke: bool = False, from_scratch: bool = False) -> dict[str, 
     if from_scratch:
         config["model"]["vlm"] = "scratch"
     if smoke:
-        config["collect"]["robot"]["episodes"] = 4
-        config["collect"]["questions"] |= {"images": 50, "poses": 2}
+        # One process each: starting it takes longer than what it does.
+        config["collect"]["robot"] |= {"episodes": 4, "workers": 1}
+        config["collect"]["questions"] |= {"images": 50, "poses": 1, "workers": 1}
         config["data"] |= {"batch_size": 16, "val_samples": 16, "epoch_steps": 4}
         config["trainer"] |= {"max_steps": 4, "accumulate_grad_batches": 1, "val_check_interval": 4, "log_every_n_steps": 2}
-        few = {"RolloutCallback": {"every": 4, "episodes": 2}, "Checkpoints": {"every": 4}}
+        few = {"RolloutCallback": {"every": 4, "episodes": 1}, "Checkpoints": {"every": 4}}
         for callback in config["trainer"]["callbacks"]:
             callback.setdefault("init_args", {}).update(few.get(callback["class_path"].rsplit(".", 1)[1], {}))
     return config

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from einops import rearrange
-from scipy import stats
 
 from vla.report.intervals import Rate
 
@@ -18,7 +17,9 @@ DRAWS = 2000
 
 def interquartile_mean(scores: np.ndarray) -> float:
     """Returns the mean of the middle half of all scores."""
-    return float(stats.trim_mean(np.ravel(scores), 0.25))
+    values, cut = np.ravel(scores), scores.size // 4
+    # As scipy's trim_mean, which takes ten times as long for a handful: an interval needs thousands.
+    return float(np.partition(values, (cut, len(values) - cut - 1))[cut : len(values) - cut].mean())
 
 
 def profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ class VLACLI(LightningCLI):
     same contract to both."""
 
     def __init__(self, argv: list[str], hooks: Hooks, held: contextlib.ExitStack):
-        self._hooks, self._held = hooks, held
+        self._command, self._hooks, self._held = argv[0], hooks, held
         super().__init__(
             VLAModule,
             VLAData,
@@ -99,10 +99,14 @@ class VLACLI(LightningCLI):
                 "prog": "vla",
                 "description": "Trains and checks policies.",
                 # It would print all options above its one line.
-                **dict.fromkeys(VLACLI.subcommands(), {"exit_on_error": False}),
+                **dict.fromkeys(self.subcommands(), {"exit_on_error": False}),
                 "exit_on_error": False,
             },
         )
+
+    def subcommands(self) -> dict[str, set[str]]:
+        """The one that runs: preparing the options of the others would take most of the time of parsing."""
+        return {self._command: LightningCLI.subcommands()[self._command]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(ContractOptions, "contract")
@@ -122,6 +126,10 @@ class VLACLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would read hyperparameters from the checkpoint. Ours are in its contract, which is checked on loading."""
+
+    def _dump_config(self) -> None:
+        """Lightning would write the whole configuration and read it again, for hyperparameters, which we do not save."""
+        self.config_dump: dict[str, Any] = {}
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand] if self.subcommand else self.config

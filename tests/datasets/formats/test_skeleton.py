@@ -206,3 +206,7 @@ def test_what_was_assumed_stays_said(foreign, tmp_path, capsys):
     text = vla(capsys, "inspect", tmp_path / "out")[1]
     assert "mode: not said (assumed: delta)" in text and "control_hz: 10 (card.yaml)" in text
     assert isinstance(card.spec, Embodiment) and card.spec.mode == "delta"
+    # Edited by hand.
+    card.conventions["not said"] = True
+    card.save(tmp_path / "out")
+    assert vla(capsys, "inspect", tmp_path / "out")[0] == 0

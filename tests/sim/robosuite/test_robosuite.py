@@ -90,9 +90,9 @@ def test_rollouts_are_the_same_for_any_workers_and_whatever_ran_before():
     ]
     robosuite = episodes[:4]
     with Workers(2) as workers:
-        mixed = rollout(None, episodes, workers)
         one = rollout(Reaching(), robosuite, workers)
     with Workers(1) as workers:
+        mixed = rollout(None, episodes, workers)
         other = rollout(Reaching(), robosuite[::-1], workers)[::-1]
         again = rollout(Reaching(), [dataclasses.replace(e, video=True) for e in robosuite[:1]], workers)
     assert lines(one) == lines(other) and lines(again) == lines(one[:1])

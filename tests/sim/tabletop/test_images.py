@@ -10,7 +10,7 @@ from vla.sim.episodes import Episode
 from vla.sim.tabletop.episodes import set_up
 
 ROOT = Path(__file__).resolve().parents[3]
-SCENES = 50
+SCENES = 20
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from vla.datasets.card import DatasetCard
 from vla.sim.collect import collect
 from vla.sim.collect_options import Collect
 from vla.sim.episodes import Episode
-from vla.sim.rollout import Workers, rollout
+from vla.sim.rollout import rollout
 from vla.sim.tabletop import collect as collecting
 from vla.sim.tabletop.episodes import EVALUATION, set_up
 from vla.sim.tabletop.experts import done, expert_action
@@ -285,11 +285,10 @@ def test_a_demonstration_may_go_astray_to_the_object_that_its_own_belongs_on(tab
         assert not np.allclose(table.state(), before, atol=1e-3)
 
 
-def test_rollouts_of_every_task_say_what_was_done():
+def test_rollouts_of_every_task_say_what_was_done(worker):
     """Recognition and language use compare `first` and `target`: goals that differ in their place alone must differ there."""
     episodes = [Episode(0, kind, task=task) for task in NEW for kind in ("correct", "swapped")]
-    with Workers(1) as workers:
-        results = rollout(None, episodes, workers)
+    results = rollout(None, episodes, worker)
     for correct, swapped in zip(results[::2], results[1::2], strict=True):
         assert correct.success and swapped.success and correct.target != swapped.target
         assert (correct.first, swapped.first) == (correct.target, swapped.target)

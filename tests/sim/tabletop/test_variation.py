@@ -19,6 +19,7 @@ EVERYTHING = TabletopVariation(
     walls=(0.1, 0.9, 0.1),
     light=(0.8, 0.9, 1.1),
     camera=(-0.05, 0.04, 0.03),
+    raised=-0.03,
 )
 
 
@@ -64,14 +65,9 @@ def test_a_black_image_is_a_lost_context(simulation, monkeypatch):
 
 
 @pytest.mark.parametrize("task", ["lift", "push"])
-@pytest.mark.parametrize("raised", [0.03, -0.03])
-def test_a_raised_table_is_a_fresh_processs_and_the_expert_works_on_it(simulation, task, raised):
-    table, episode = simulation.table, Episode(2, task=task, variation=TabletopVariation("high", raised=raised))
-    with Workers(1) as workers:
-        (fresh,) = rollout(None, [dataclasses.replace(episode, video=True, horizon=3)], workers)
-    simulation.expert(Episode(1, task="lift", horizon=3))
-    used = simulation.expert(dataclasses.replace(episode, video=True, horizon=3))
-    assert used.state == fresh.state and all(np.array_equal(a, b) for a, b in zip(fresh.frames, used.frames, strict=True))
+@pytest.mark.parametrize("metres", [0.03, -0.03])
+def test_the_expert_works_on_a_raised_table(simulation, task, metres):
+    table, episode = simulation.table, Episode(2, task=task, variation=TabletopVariation("high", raised=metres))
     assert simulation.expert(episode).success
     simulation.start(episode, look=False)
     lying, hand = table.data.xpos[table.body(0)][2], table.state()[2]
@@ -80,4 +76,4 @@ def test_a_raised_table_is_a_fresh_processs_and_the_expert_works_on_it(simulatio
     assert abs(table.data.xpos[table.body(0)][2] - lying) < 0.002 and abs(table.lift(0)) < 0.002
     simulation.start(dataclasses.replace(episode, variation=TabletopVariation()), look=False)
     # The robot, and what it calls its height, stay.
-    assert table.raised == 0 and table.state()[2] == hand and lying - table.data.xpos[table.body(0)][2] == pytest.approx(raised)
+    assert table.raised == 0 and table.state()[2] == hand and lying - table.data.xpos[table.body(0)][2] == pytest.approx(metres)

@@ -34,10 +34,11 @@ def from_card(
     )
 
 
-def _stated(not_said: str | None) -> dict[str, str] | None:
+def _stated(not_said: object) -> dict[str, str] | None:
     """What the card says, for `SourceCard.stated`, if it names what it does not say."""
     names = ("orientation", "mode", "alignment", "control_hz")
-    return None if not_said is None else {name: "card.yaml" for name in names if name not in not_said.split(", ")}
+    # A card edited by hand may hold something else than a text.
+    return None if not_said is None else {name: "card.yaml" for name in names if name not in str(not_said).split(", ")}
 
 
 def _parts(key: str, space: Space) -> tuple[Part, ...]:
