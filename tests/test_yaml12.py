@@ -1,12 +1,15 @@
 """Numbers as people write them in YAML."""
 
 import pytest
+import yaml
 
 from vla import yaml12
 from vla.commands.configs import with_paths
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.source_card import load_source_card
+from vla.errors import UserError
 from vla.rl.runs.compose import _read
+from vla.sim.suites import load_suite
 
 
 @pytest.mark.parametrize(
@@ -56,3 +59,25 @@ def test_every_yaml_file_of_a_user(tmp_path):
     with open(renamed) as file:
         content = yaml12.load(file.read())
     assert content["model"]["learning_rate"] == 0.0001 and content["data"]["sources"]["q"]["init_args"]["weight"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[" * 2000, "nested too deeply"), ("a: " + "{b: " * 2000, "nested too deeply"), ("a: &a [*a]", "an alias to what it is part of")],
+)
+def test_what_no_reader_of_it_could_walk_through_is_refused(text, message):
+    with pytest.raises(yaml.YAMLError, match=message):
+        yaml12.load(text)
+
+
+def test_an_alias_to_another_part_is_read():
+    assert yaml12.load("a: &a [1, {b: 2}]\nc: *a\n") == {"a": [1, {"b": 2}], "c": [1, {"b": 2}]}
+
+
+@pytest.mark.parametrize("read", [lambda path: with_paths(["fit", "-c", path]), load_source_card, load_suite, _read])
+def test_every_reader_names_the_file(read, tmp_path):
+    file = tmp_path / "deep.yaml"
+    file.write_text("[" * 2000)
+    with pytest.raises(UserError, match="nested too deeply") as error:
+        read(str(file))
+    assert str(file) in str(error.value)

@@ -12,7 +12,12 @@ _NUMBER = re.compile(r"[-+]?(?:[0-9]{1,17}(?:\.[0-9]*)?|\.[0-9]{1,17})[eE][-+]?[
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        node = super().compose_node(parent, index)
+        # An alias of a node that has not ended.
+        if node is not None and node.end_mark is None:
+            raise yaml.composer.ComposerError(None, None, "an alias to what it is part of", node.start_mark)
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -24,8 +29,11 @@ for each in (_Loader, _Dumper):
 
 
 def load(text: str) -> Any:
-    """Parses one document into plain types; yaml.YAMLError if it is malformed."""
-    return yaml.load(text, _Loader)
+    """Parses one document into plain types; yaml.YAMLError if it is malformed, nested too deeply or contains itself."""
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def dump(data: Any, **options: Any) -> str:

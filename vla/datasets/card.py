@@ -86,7 +86,7 @@ class DatasetCard:
             raise UserError("no dataset card found", str(path), "give the folder that `vla collect` or a converter wrote")
         try:
             data = yaml12.load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"not YAML: {error}", str(path)) from error
         return cls._from_dict(data, str(path))
 

@@ -193,7 +193,7 @@ def load_source_card(name: str) -> SourceCard:
     check_decided(text, name)
     try:
         data = yaml12.load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise UserError(f"not YAML: {' '.join(str(error).split())}", name) from error
     return source_card(data, name)
 
