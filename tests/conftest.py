@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 from pathlib import Path
 
 # It says how torch's threads wait, which they read when torch is loaded.
@@ -20,6 +21,8 @@ from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 # One thread in every process: cores are shared with other tests. pytest's workers inherit it, and what a test starts.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+# Toys of public models: published.py, published_openvla.py.
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 LONGEST = {"demo", "sim", "training"}
 """Folders whose files take longest."""
 SMALL = {"text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}}

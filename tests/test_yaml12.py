@@ -63,7 +63,11 @@ def test_every_yaml_file_of_a_user(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[" * 2000, "nested too deeply"), ("a: " + "{b: " * 2000, "nested too deeply"), ("a: &a [*a]", "an alias to what it is part of")],
+    [
+        ("[" * 2000, "nested too deeply"),
+        ("a: " + "{b: " * 2000, "nested too deeply"),
+        ("a: &a [*a]", "an alias to what it is part of"),
+    ],
 )
 def test_what_no_reader_of_it_could_walk_through_is_refused(text, message):
     with pytest.raises(yaml.YAMLError, match=message):

@@ -1,12 +1,11 @@
 """Every family of public models, by a toy of the real classes: our loss, answers and branches are the model's own."""
 
 import dataclasses
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
+import published
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,28 +27,13 @@ from vla.sequences.encode import Encoder
 from vla.space import Space
 from vla.tokenization.action_tokens import appended_tokens
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "benchmarks/published.py"
-NAMES = ("paligemma", "paligemma2", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision", "internvl")
-NAMES += ("gemma3",)
+pytest.importorskip("num2words")
 SPACE = Space(names=("x", "y"), units=("m", "m"), low=(-1.0, -1.0), high=(1.0, 1.0))
 ROBOT = Embodiment(cameras=(Camera("a", 96, 128), Camera("b", 64, 64)), state=SPACE, action=SPACE)
 
 
-@pytest.fixture(scope="module")
-def published():
-    pytest.importorskip("num2words")
-    spec = importlib.util.spec_from_file_location("published", PUBLISHED)
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up.
-    import sys
-
-    sys.modules["published"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module", params=NAMES)
-def toy(request, published):
+@pytest.fixture(scope="module", params=published.FAMILIES)
+def toy(request):
     """Model, processor and encoder, with appended action tokens and the chat template, where there is one."""
     model, processor = published.make(request.param)
     append_tokens(model, processor.tokenizer, appended_tokens(256), [str(1000 + i) for i in range(256)])
@@ -157,7 +141,7 @@ def test_a_missing_image_takes_no_tokens(toy):
     assert (one.ids == ids).sum() == first < (both.ids == ids).sum()
 
 
-def test_merged_adapters_change_nothing(toy, published):
+def test_merged_adapters_change_nothing(toy):
     model, processor, encoder = toy
     fresh = type(model)(model.config)
     fresh.load_state_dict(model.state_dict())
@@ -208,7 +192,7 @@ def test_layers_that_see_a_window_only(toy, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def saved(published, tmp_path_factory):
+def saved(tmp_path_factory):
     model, processor = published.make("smolvlm")
     folder = tmp_path_factory.mktemp("saved")
     model.save_pretrained(folder)

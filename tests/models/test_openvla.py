@@ -4,11 +4,10 @@ import base64
 import dataclasses
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import httpx
 import numpy as np
+import published_openvla as published
 import pytest
 import torch
 from PIL import Image
@@ -26,9 +25,6 @@ from vla.sequences.encode import Encoder
 from vla.serving.server import running
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.tokenization.codecs import action_codec
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import published_openvla as published
 
 INSTRUCTION = "Pick up the RED cube"
 KEY = "bridge_orig"

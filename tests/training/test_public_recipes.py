@@ -1,10 +1,8 @@
 """The recipes for public models train a toy of their family; 4-bit weights; blocks that are computed again."""
 
-import importlib.util
 import shutil
-import sys
-from pathlib import Path
 
+import published
 import pytest
 import torch
 import yaml
@@ -19,24 +17,12 @@ from vla.models.inputs import PREFIX, ModelInputs
 from vla.models.load import load_vlm
 from vla.training.module import VLAModule
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "benchmarks/published.py"
-NAMES = ("paligemma", "paligemma2", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "llava-onevision", "internvl")
-NAMES += ("gemma3",)
+pytest.importorskip("num2words")
 RECIPES = {"paligemma-lora": "paligemma", "qwen2.5-vl-lora": "qwen2.5-vl", "smolvlm-full": "smolvlm"}
 
 
 @pytest.fixture(scope="module")
-def published():
-    pytest.importorskip("num2words")
-    spec = importlib.util.spec_from_file_location("published", PUBLISHED)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["published"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def saved(published, tmp_path_factory):
+def saved(tmp_path_factory):
     """Writes a toy as a folder."""
 
     def save(name):
@@ -85,8 +71,8 @@ def test_a_recipe_is_whole_up_to_its_model(recipe, saved, data, tmp_path, monkey
     assert f"learning rate {rate}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_blocks_computed_again_give_the_same_gradients(published, name):
+@pytest.mark.parametrize("name", published.FAMILIES)
+def test_blocks_computed_again_give_the_same_gradients(name):
     model, processor = published.make(name)
     family = family_of(model, processor)
     picture = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8).numpy()
