@@ -6,17 +6,14 @@ repeats a short form.
 
 import argparse
 import json
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
-from xml.etree import ElementTree
+
+import recorded_tests
 
 from vla.report.provenance import provenance
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks/results/resume.json"
+RESULTS = Path(__file__).parent / "results/resume.json"
 CELLS = {
     "workers-0": ("test_resume.py", "killed_anywhere and [0-"),
     "workers-2": ("test_resume.py", "killed_anywhere and [2-"),
@@ -33,22 +30,14 @@ POINTS, PRODUCT, PAIRS = 20, 2 * 2 * 4, 6
 
 def run(file: str, wanted: str) -> dict:
     """Runs tests; returns where each run was killed, which runs did not end bit for bit the same, and the seconds."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "report.xml")
-        line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", f"--rootdir={ROOT}"]
-        line += [f"--basetemp={folder}/runs", f"--junitxml={report}", "-m", "", "-k", wanted, str(ROOT / "tests/training" / file)]
-        began = time.monotonic()
-        subprocess.run(line, cwd=folder, stdout=sys.stderr, check=False)
-        seconds = time.monotonic() - began
-        cases = list(ElementTree.parse(report).iter("testcase"))
-    killed, other = {}, []
-    for case in cases:
-        name = str(case.get("name")).partition("[")[2].rstrip("]")
-        properties = {str(p.get("name")): p.get("value") for p in case.iter("property")}
-        prefix = f"told at {properties['told']}, then " if "told" in properties else ""
-        killed[name] = f"{prefix}killed at {properties.get('killed')}"
-        if any(case.find(end) is not None for end in ("failure", "error", "skipped")):
-            other.append(name)
+    began = time.monotonic()
+    cases = {name.partition("[")[2].rstrip("]"): case for name, case in recorded_tests.run(f"training/{file}", wanted).items()}
+    seconds = time.monotonic() - began
+    killed = {}
+    for name, case in cases.items():
+        prefix = f"told at {case['told']}, then " if "told" in case else ""
+        killed[name] = f"{prefix}killed at {case.get('killed')}"
+    other = [name for name, case in cases.items() if not case["passed"]]
     same = len(cases) - len(other)
     return {"runs": len(cases), "same": same, "not_the_same": other, "seconds": round(seconds), "killed": killed}
 

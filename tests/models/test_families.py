@@ -69,7 +69,7 @@ def logits(toy, *samples):
         return encoder.family.score(model, batch.inputs, positions), batch.labels[:, 1:][positions[:, :-1]], batch
 
 
-def test_the_loss_is_the_model_s_own(toy):
+def test_the_loss_is_the_model_s_own(toy, record_property):
     model, _, encoder = toy
     found, ids, batch = logits(toy, robot(0), robot(1, "go"))
     ours = -token_logprobs(found, ids).mean()
@@ -82,6 +82,7 @@ def test_the_loss_is_the_model_s_own(toy):
             **inputs.images,
             **encoder.family.token_types(inputs),
         ).loss
+    record_property("difference", abs(float(ours - theirs)))
     assert abs(float(ours - theirs)) < 1e-5
 
 
@@ -117,10 +118,12 @@ class Only(LogitsProcessor):
         return only
 
 
-def test_questions_on_the_same_image_do_not_see_one_another(toy):
+def test_questions_on_the_same_image_do_not_see_one_another(toy, record_property):
+    """A batch of them and a robot sample equals its rows, and a row its questions, one by one."""
     pairs = ("what is it", "red"), ("where is that thing", "on the left"), ("and", "no")
     together = logits(toy, asked(*pairs), robot())[0]
     single = torch.cat([*(logits(toy, asked(pair))[0] for pair in pairs), logits(toy, robot())[0]])
+    record_property("difference", float((together - single).abs().max()))
     assert torch.allclose(together, single, atol=2e-5)
 
 
@@ -141,7 +144,7 @@ def test_a_missing_image_takes_no_tokens(toy):
     assert (one.ids == ids).sum() == first < (both.ids == ids).sum()
 
 
-def test_merged_adapters_change_nothing(toy):
+def test_merged_adapters_change_nothing(toy, record_property):
     model, processor, encoder = toy
     fresh = type(model)(model.config)
     fresh.load_state_dict(model.state_dict())
@@ -154,6 +157,7 @@ def test_merged_adapters_change_nothing(toy):
     before = logits((adapted, processor, encoder), robot(), asked(("what", "red")))[0]
     after = logits((merged(adapted), processor, encoder), robot(), asked(("what", "red")))[0]
     plain = logits(toy, robot(), asked(("what", "red")))[0]
+    record_property("difference", float((before - after).abs().max()))
     assert torch.allclose(before, after, atol=1e-4) and not torch.allclose(before, plain, atol=1e-3)
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from vla.checkpoint import describe_model, read_checkpoint
+from vla.checkpoint import assemble, describe_model, read_checkpoint
 from vla.cli import main
 from vla.contract import NEW_FIELDS, SCHEMA, PolicyContract
 from vla.errors import UserError
 from vla.evaluation.run import open_policy
 from vla.models.adapters import Lora, add_lora, merged
 from vla.models.families.find import family_of
-from vla.models.load import load_vlm
+from vla.models.load import load_vlm, new_tiny
 from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.policies.local import LocalPolicy
@@ -23,7 +23,7 @@ from vla.report.offline import OfflineRecord
 from vla.report.records import EpisodeRecord, Record
 from vla.sequences.encode import Encoder
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
-from vla.training.export import compare_merged, export, interpolated, prompts, weights_hash
+from vla.training.export import _with_adapters_apart, compare_merged, export, interpolated, prompts, weights_hash
 
 CONTRACT = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=1)
 
@@ -48,6 +48,11 @@ def checkpoint(path, vlm, lora=None, change=0.01):
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)
     return content
+
+
+def apart(content):
+    """The model of a checkpoint, its adapters not merged."""
+    return _with_adapters_apart(content, assemble(content, "")[0])
 
 
 def weights(folder):
@@ -99,17 +104,45 @@ def test_adapters_are_merged_and_compared_and_the_base_is_named(tmp_path, vlm):
     assert "rank 2, merged" in card and weights_hash(weights(vlm)) in card
     changed = [n for n, v in weights(tmp_path / "out").items() if not torch.equal(v, weights(vlm)[n])]
     assert changed, "the adapters' product is in the weights"
-    with pytest.raises(UserError, match="has adapters"):
-        export(ckpt, str(tmp_path / "out"), merge_lora=False)
     model = add_lora(load_vlm(vlm)[0], Lora(rank=2))
     family = family_of(*load_vlm(vlm))
     inputs = prompts(Encoder(CONTRACT, family))
     with pytest.raises(UserError, match="changes logits"):
-        compare_merged(content, merged(model), family, inputs)
+        compare_merged(apart(content), merged(model), family, inputs)
     # Adapters of the image encoder alone are seen too.
     eyes = checkpoint(tmp_path / "eyes/checkpoints/last.ckpt", vlm, Lora(rank=2, targets=r".*\.project\.[02]"), change=0.3)
     with pytest.raises(UserError, match="changes logits"):
-        compare_merged(eyes, load_vlm(vlm)[0].eval(), family, inputs)
+        compare_merged(apart(eyes), load_vlm(vlm)[0].eval(), family, inputs)
+
+
+def test_adapters_alone_are_exported_and_acted_with(tmp_path, vlm):
+    pytest.importorskip("peft")
+    ckpt = str(tmp_path / "run/checkpoints/last.ckpt")
+    checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm, Lora(rank=2, rows=[5, 6]), change=0.3)
+    export(ckpt, str(tmp_path / "whole"))
+    export(ckpt, str(tmp_path / "apart"), merge_lora=False, base=str(vlm))
+    assert (tmp_path / "apart/adapter_model.safetensors").is_file() and not (tmp_path / "apart/model.safetensors").is_file()
+    card = (tmp_path / "apart/README.md").read_text()
+    assert "rank 2, apart" in card and f"| Base | {vlm} `{weights_hash(weights(vlm))}`" in card
+    whole, apart = weights(tmp_path / "whole"), weights(tmp_path / "apart")
+    assert all(torch.allclose(whole[name], apart[name], atol=1e-6) for name in whole)
+    images = {c.name: np.zeros((64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
+    observation = Observation("a", images, np.array([0, 0, 0.1, 0, 0.04]), "go")
+    chunks = [LocalPolicy.from_export(tmp_path / name).act([observation])[0].actions for name in ("whole", "apart")]
+    assert np.allclose(*chunks)
+    other = new_tiny(load_vlm(vlm)[1].tokenizer, seed=1, text_config=load_vlm(vlm)[0].config.text_config.to_dict())
+    for part in other:
+        part.save_pretrained(tmp_path / "other")
+    for base, message in (("", "does not say which model"), (str(tmp_path / "other"), "not those that were trained")):
+        with pytest.raises(UserError, match=message):
+            export(ckpt, str(tmp_path / "no"), merge_lora=False, base=base)
+    with pytest.raises(UserError, match="only adapters in float32"):
+        export(ckpt, str(tmp_path / "no"), merge_lora=False, base=str(vlm), dtype="bfloat16")
+    assert not (tmp_path / "no").exists()
+    config = json.loads((tmp_path / "apart/adapter_config.json").read_text())
+    (tmp_path / "apart/adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "./gone"}))
+    with pytest.raises(UserError, match="the adapters' base cannot be loaded: there is no such folder"):
+        load_vlm(tmp_path / "apart")
 
 
 def test_a_checkpoint_of_an_older_contract_is_exported_with_todays(tmp_path, vlm):

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.tokenization.vocabulary import Vocabulary
+
+ADAPTERS = "adapter_config.json"
+"""peft's description of adapters, in a folder that has them beside no other weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,3 +110,36 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
     """Returns the plain model with its adapters merged into the weights; the model itself if it has no adapters."""
     merge: Callable[[], PreTrainedModel] | None = getattr(model, "merge_and_unload", None)
     return model if merge is None else merge()
+
+
+def save_adapters(model: PreTrainedModel, folder: str | Path, base: str) -> None:
+    """Writes the adapters of a model in peft's format, and the model's configuration, without the model's own weights.
+
+    Args:
+        base: the model that they are added to: a folder, or a name that `load_vlm` knows.
+    """
+    from peft import PeftModel
+
+    adapted = cast(PeftModel, model)
+    adapted.peft_config["default"].base_model_name_or_path = base
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    adapted.get_base_model().config.save_pretrained(folder)
+
+
+def base_of(folder: str | Path) -> str:
+    """The model that the adapters of a folder are added to; "" if there are none."""
+    path = Path(folder) / ADAPTERS
+    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.is_file() else ""
+
+
+def with_saved_adapters(model: PreTrainedModel, folder: str | Path, words: int) -> PreTrainedModel:
+    """Returns the model with the adapters that `save_adapters` wrote merged into its weights.
+
+    Args:
+        words: rows of the embeddings that the adapters were trained with: there may be new ones.
+    """
+    from peft import PeftModel
+
+    if len(cast(nn.Embedding, model.get_input_embeddings()).weight) != words:
+        model.resize_token_embeddings(words, mean_resizing=False)
+    return merged(cast(PreTrainedModel, PeftModel.from_pretrained(model, str(folder))))

@@ -26,6 +26,7 @@ import vla.models.openvla.processor  # noqa: F401  (these two register OpenVLA w
 from vla import hub
 from vla.errors import UserError
 from vla.files import why_not_data
+from vla.models.adapters import base_of, with_saved_adapters
 from vla.models.families.find import family_class
 from vla.models.four_bit import check_method
 from vla.models.openvla.published import check_not_oft
@@ -87,6 +88,8 @@ def load_vlm(
             "there is no such folder", str(folder), "name `tiny`, a model folder or a public image-text-to-text model"
         )
     check_not_oft(folder)
+    if base := base_of(folder):
+        return _with_adapters(base, folder, trust_remote_code, history, **kwargs)
     settings: dict[str, int] = {}
     try:
         if history:
@@ -124,6 +127,22 @@ def load_vlm(
     for setting, value in settings.items():
         setattr(processor, setting, value)
     return model.eval(), processor
+
+
+def _with_adapters(
+    base: str, folder: Path, trust_remote_code: bool, history: int, **kwargs: Any
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The base of an export that was not merged, with the export's adapters merged into it, and the export's processor."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    try:
+        model, _ = load_vlm(base, trust_remote_code, history or getattr(config, "history", 0), **kwargs)
+        model = with_saved_adapters(model, folder, config.get_text_config().vocab_size)
+    except UserError as error:
+        raise UserError(f"the adapters' base cannot be loaded: {error.what}", f"{folder}, {base}", error.fix) from error
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise UserError(f"the adapters are not those of {base}: {why}", str(folder), "export the run again") from error
+    return model.eval(), AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 def new_tiny(tokenizer: PreTrainedTokenizerBase, seed: int = 0, **config: Any) -> tuple[TinyVLM, TinyVLMProcessor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from vla.contract import PolicyContract, Statistic, StatisticOption
 from vla.errors import UserError
 from vla.folders import check_writable
+from vla.models.adapters import Lora, add_lora, save_adapters
 from vla.models.families.base import ModelFamily
 from vla.models.families.find import family_of
 from vla.models.inputs import ModelInputs
@@ -41,20 +43,42 @@ def write_export(
     processor: ProcessorMixin,
     contract: PolicyContract,
     card: Card | None = None,
+    adapted: PreTrainedModel | None = None,
 ) -> Path:
     """Writes the folder whole or not at all, replacing an earlier export.
 
+    Args:
+        adapted: the model with its adapters apart, to write these instead of the weights; `card.base` is what they are added to.
+
     Raises:
-        UserError: the folder is there and is no export.
+        UserError: the folder is there and is no export; or base and adapters do not give the model.
     """
     folder, card = Path(folder), card or Card()
     with _whole(folder) as unfinished:
-        model.save_pretrained(unfinished)
+        if adapted is None:
+            model.save_pretrained(unfinished)
+        else:
+            save_adapters(adapted, unfinished, card.base)
         processor.save_pretrained(unfinished)
+        if adapted is not None:
+            _check_restored(unfinished, model, card.base)
         contract.save(unfinished)
         write_card(unfinished, model, contract, card)
         write_sources(unfinished, card.data)
     return folder
+
+
+def _check_restored(folder: Path, model: PreTrainedModel, base: str) -> None:
+    """Raises UserError if the base with the folder's adapters is not the model."""
+    restored, weights = _base_weights(str(folder)), model.state_dict()
+    different = sorted(
+        name for name in restored.keys() | weights.keys()
+        if name not in restored or name not in weights or restored[name].shape != weights[name].shape
+        or not torch.allclose(restored[name].float(), weights[name].float(), rtol=1e-4, atol=1e-6)
+    )  # fmt: skip
+    if different:
+        what = f"with the adapters, its weights are not those that were trained: {', '.join(different[:3])}"
+        raise UserError(what, base, "give the model that training began with as --base, or leave --merge_lora on")
 
 
 def write_card(folder: str | Path, model: PreTrainedModel, contract: PolicyContract, card: Card) -> None:
@@ -148,12 +172,13 @@ def export(
     Args:
         ckpt: checkpoint file; or folder of an export, to copy with another `--decode`, or to `--push` as it is.
         out: folder to write; an earlier export there is replaced.
-        merge_lora: merge adapters into the weights, in float32, and compare the logits before and after. Otherwise a checkpoint
-            with adapters is refused, because an export has no adapters.
+        merge_lora: merge adapters into the weights, in float32, and compare the logits before and after. Otherwise the export has
+            the adapters alone, in peft's format, and names the model that they are added to, which is loaded with it.
         dtype: type of the exported weights; int8 applies to the language model's layers only. Types shorter than float32 may
             change answers, so evaluate again.
         alpha: 1 exports the trained weights, 0 those of the base; values between average them (WiSE-FT, Wortsman et al. 2022).
-        base: the model that training started from (`tiny` or a folder); needed for alpha below 1.
+        base: the model that training started from (`tiny`, a folder or OWNER/NAME); needed for alpha below 1, and for adapters
+            alone unless it came from the hub.
         results: folder of an evaluation of `vla rollout` or `vla evaluate`, for the model card. It is refused if another
             `execute` or decoding than the export's was evaluated.
         decode: the statistic of its distribution that an ordinal token takes, instead of the contract's: mode, median or
@@ -195,12 +220,19 @@ def _export(
     model, processor, contract = assemble(checkpoint, ckpt)
     contract = with_statistic(contract, decode) if decode else contract
     card = Card(**facts_of(ckpt, checkpoint, results, contract), dtype=dtype, alpha=alpha, base=base)
+    adapted = None
     if checkpoint.get("lora", {}).get("rank"):
-        if not merge_lora:
-            raise UserError("the checkpoint has adapters", ckpt, "leave --merge_lora on: an export holds whole weights")
+        adapted = _with_adapters_apart(checkpoint, model)
         family = family_of(model, processor)
-        difference, digest = compare_merged(checkpoint, model, family, prompts(Encoder(contract, family)))
+        difference = compare_merged(adapted, model, family, prompts(Encoder(contract, family)))
+        digest = weights_hash(_without_adapters(adapted.state_dict()))
         card = dataclasses.replace(card, lora=checkpoint["lora"], merged_difference=difference, base_hash=digest)
+    if not merge_lora:
+        if adapted is None or dtype != "float32" or alpha < 1:
+            what = "only adapters in float32 can be exported apart" if adapted is not None else "the checkpoint has no adapters"
+            raise UserError(what, ckpt, "leave --merge_lora on")
+        card = dataclasses.replace(card, base=_where(base or card.trained_from, ckpt), apart=True)
+        return _written(write_export(out, model, processor, contract, card, adapted), contract)
     if base:
         start = _base_weights(base)
         card = dataclasses.replace(card, base_hash=weights_hash(start))
@@ -211,9 +243,29 @@ def _export(
         model.config.int8 = True
     else:
         model.to(getattr(torch, dtype))
-    folder = write_export(out, model, processor, contract, card)
+    return _written(write_export(out, model, processor, contract, card), contract)
+
+
+def _written(folder: Path, contract: PolicyContract) -> str:
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20
     return f"{folder}: {size:.1f} MiB, contract {contract.hash[:12]}"
+
+
+def _where(base: str, ckpt: str) -> str:
+    """The base as every working folder finds it."""
+    if not base:
+        raise UserError("the checkpoint does not say which model its adapters belong to", ckpt, "give --base, e.g. --base tiny")
+    return str(Path(base).resolve()) if Path(base).is_dir() else base
+
+
+def _with_adapters_apart(checkpoint: dict[str, Any], like: PreTrainedModel) -> PreTrainedModel:
+    """The checkpoint's model, its adapters not merged."""
+    from vla.checkpoint import weights_of
+
+    bare = cast(torch.nn.Module, type(like)(like.config))
+    adapted = add_lora(cast(PreTrainedModel, bare.to(dtype=like.dtype)), Lora(**checkpoint["lora"])).eval()
+    adapted.load_state_dict(weights_of(checkpoint))
+    return adapted
 
 
 def prompts(encoder: Encoder) -> ModelInputs:
@@ -226,34 +278,23 @@ def prompts(encoder: Encoder) -> ModelInputs:
     return encoder.batch(examples).inputs
 
 
-def compare_merged(
-    checkpoint: dict[str, Any], model: PreTrainedModel, family: ModelFamily, inputs: ModelInputs
-) -> tuple[float, str]:
-    """Checks that merging adapters changed nothing.
+def compare_merged(adapted: PreTrainedModel, model: PreTrainedModel, family: ModelFamily, inputs: ModelInputs) -> float:
+    """Returns how far merging adapters moved a logit, relative to the largest logit.
 
     Args:
-        checkpoint: as it was saved, with adapters.
+        adapted: the model as it was trained, with adapters.
         model: with adapters merged.
         inputs: what both are given, as `prompts` makes it.
-
-    Returns:
-        The largest difference of a logit, relative to the largest logit; the hash of the base's weights, without adapters.
 
     Raises:
         UserError: the logits differ by more than `CLOSE`.
     """
-    from vla.checkpoint import weights_of
-    from vla.models.adapters import Lora, add_lora
-
-    bare = cast(torch.nn.Module, type(model)(model.config))
-    adapted = add_lora(cast(PreTrainedModel, bare.to(dtype=model.dtype)), Lora(**checkpoint["lora"])).eval()
-    adapted.load_state_dict(weights_of(checkpoint))
     with torch.inference_mode():
         before, after = (family.score(m, inputs, inputs.attention).float() for m in (adapted, model))
     difference = float((before - after).abs().max() / before.abs().max().clamp_min(1e-6))
     if not difference <= CLOSE:
         raise UserError(f"merging the adapters changes logits by {difference:.2g} of the largest", "export", "please report this")
-    return difference, weights_hash(_without_adapters(adapted.state_dict()))
+    return difference
 
 
 def interpolated(base: Weights, trained: Weights, alpha: float) -> Weights:
@@ -276,9 +317,9 @@ def interpolated(base: Weights, trained: Weights, alpha: float) -> Weights:
 def _without_adapters(weights: Weights) -> Weights:
     """What peft's names hide: the weights of the model before adapters were added."""
     return {
-        name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", "."): value
+        re.sub(r"(\.token_adapter)?\.base_layer\.|\.original_module\.", ".", name.removeprefix("base_model.model.")): value
         for name, value in weights.items()
-        if "lora_" not in name and ".modules_to_save." not in name
+        if not re.search(r"lora_|\.modules_to_save\.|\.trainable_tokens_delta\.", name)
     }
 
 

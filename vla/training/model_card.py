@@ -37,7 +37,8 @@ class Card:
         suite: the suite on which this was measured.
         held_out: errors on held-out demonstrations, in a sentence.
         made: command, commit, versions, machine.
-        lora, merged_difference: the merged adapters, and how far merging moved a logit.
+        lora, merged_difference: the adapters, and how far merging moved a logit.
+        apart: whether the export has the adapters alone.
         trained_from: the model on the hub that training began with, with its commit; "" is another.
         license: that model's license; "" is not known.
         base, base_hash, alpha: the model that training began with, and the trained weights' share of the average.
@@ -52,6 +53,7 @@ class Card:
     made: dict[str, Any] = dataclasses.field(default_factory=dict)
     lora: dict[str, Any] = dataclasses.field(default_factory=dict)
     merged_difference: float | None = None
+    apart: bool = False
     trained_from: str = ""
     license: str = ""
     base: str = ""
@@ -180,7 +182,8 @@ def model_card(contract: PolicyContract, card: Card) -> str:
         lines.append(f"| Averaged | base + {card.alpha:g} (trained - base) |")
     if card.lora:
         moved = f"logits moved by {card.merged_difference:.1g} of the largest"
-        lines.append(f"| Adapters | rank {card.lora['rank']}, merged in float32, {moved} |")
+        how = "apart, added to the base when it is loaded" if card.apart else f"merged in float32, {moved}"
+        lines.append(f"| Adapters | rank {card.lora['rank']}, {how} |")
     lines += ["", "## Data", ""]
     given = {name: {k: v for k, v in one.items() if v not in ("", [], {})} for name, one in card.data.items()}
     lines += [f"- {name}: {', '.join(f'{k} {v}' for k, v in one.items())}" for name, one in given.items()] or ["Not known."]
