@@ -1,5 +1,5 @@
 """Measures training: the loop of `vla fit` against a bare PyTorch loop over the same batches and model, in turns; the wait for
-data; on a GPU also the speed of a model of three billion weights.
+data; on a GPU also the speed of large models with random weights, trained in full or with adapters.
 
 Reads the demo's data and configuration (run `make demo` first), except with --structure.
 """
@@ -15,13 +15,16 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # It says how torch's threads wait, which they read when torch is loaded.
 import vla  # noqa: F401
 
 # isort: split
+import decode
 import lightning as L
 import numpy as np
+import published
 import torch
 import yaml
 from torch.utils.data import DataLoader
@@ -29,6 +32,8 @@ from torch.utils.data import DataLoader
 from vla.commands.training import new_tokenizer
 from vla.contract import Camera, PolicyContract
 from vla.datasets.samples import RobotSample
+from vla.models.adapters import Lora, add_lora, with_token_rows
+from vla.models.blocks import compute_again
 from vla.models.families.find import family_of
 from vla.models.load import new_tiny
 from vla.report.provenance import provenance
@@ -36,7 +41,7 @@ from vla.sequences.encode import Encoder
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.training.batch import Failure, TrainingBatch
 from vla.training.callbacks import StepProgress, Throughput
-from vla.training.contract import ContractOptions, resolve
+from vla.training.contract import ContractOptions, resolve, with_tokens
 from vla.training.data import VLAData
 from vla.training.module import VLAModule
 from vla.training.optimizer import make_optimizer, parameter_groups
@@ -147,21 +152,42 @@ STRUCTURES = {
 }
 
 
-def structure(name: str, batch: int, steps: int) -> dict:
-    """Measures `vla fit`'s loop with a random model of a given structure, on random images, in bf16 with all weights trained."""
+PUBLIC = ("paligemma-3b", "openvla-7b")
+"""Public models' structures, as `decode.random_model` makes them."""
+
+
+def random_vlm(name: str, toy: bool) -> tuple[Any, Any, int]:
+    """A model with random weights, its processor, and the side of its images."""
+    if name in PUBLIC:
+        model = decode.random_model(name, torch.bfloat16, "cuda" if torch.cuda.is_available() else "cpu", toy)
+        # Its placeholder for images is the last word, as the model's.
+        _, processor = published.FAMILIES["paligemma"](published.Toy(words=model.config.text_config.vocab_size))
+        return model, processor, 224
     vision, text = STRUCTURES[name]
-    size = vision["image_size"]
+    text = {"model_type": "llama", "num_key_value_heads": text["num_attention_heads"], **text}
+    return *new_tiny(new_tokenizer(), text_config=text, **vision), vision["image_size"]
+
+
+def structure(name: str, batch: int, steps: int, rank: int = 0, toy: bool = False) -> dict:
+    """Measures `vla fit`'s loop with a random model of a given structure, on random images, in bf16.
+
+    Args:
+        rank: of adapters of all linear layers; 0: all weights learn.
+        toy: whether a public model's structure is made small.
+    """
+    model, processor, size = random_vlm(name, toy)
     spec = dataclasses.replace(EMBODIMENT, cameras=tuple(Camera(c.name, size, size) for c in EMBODIMENT.cameras))
     contract = PolicyContract({EMBODIMENT_NAME: spec}, chunk=4)
-    module = VLAModule(learning_rate=1e-5, gradient_checkpointing=name != "toy")
-    module.model, module.processor = new_tiny(
-        new_tokenizer(), text_config={"model_type": "llama", "num_key_value_heads": text["num_attention_heads"], **text}, **vision
-    )
-    module.family = family_of(module.model, module.processor)
+    if name in PUBLIC:
+        contract = with_tokens(dataclasses.replace(contract, tokens="", plan=(), modes=()), model, processor.tokenizer)
+    module = VLAModule(learning_rate=1e-5, gradient_checkpointing=name != "toy", lora=Lora(rank=rank))
+    module.processor, module.family = processor, family_of(model, processor)
     if module.gradient_checkpointing:
-        module.model.gradient_checkpointing_enable()
-    module.model.train()
-    module.bind(Encoder(contract, module.family), ["robot"])
+        compute_again(model)
+    encoder = Encoder(contract, module.family)
+    lora = with_token_rows(module.lora, contract, encoder.vocabulary)
+    module.model = add_lora(model, lora).train()
+    module.bind(encoder, ["robot"])
     rng = np.random.default_rng(0)
 
     def item() -> RobotSample:
@@ -201,11 +227,12 @@ def structure(name: str, batch: int, steps: int) -> dict:
     trainer.fit(module, datamodule=Prepared(batches[:steps]))
     # Without a GPU whose peak is known there is no MFU.
     rates = {"mfu": None, **{name: round(value, 4) for name, value in throughput.medians().items()}}
-    weights = sum(p.numel() for p in module.model.parameters())
+    parameters = list(module.model.parameters())
     memory = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
     return {
         "structure": name,
-        "weights": weights,
+        "weights": sum(p.numel() for p in parameters),
+        "learning": sum(p.numel() for p in parameters if p.requires_grad),
         "batch": batch,
         "tokens": batches[0].sequences.labels.shape[1],
         **rates,
@@ -217,14 +244,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, default=45, help="of a turn; the first nine are not timed")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--structure", choices=sorted(STRUCTURES), help="only the speed of a model of this structure")
+    names = [*STRUCTURES, *PUBLIC]
+    parser.add_argument("--structure", choices=names, help="only the speed of a model of this structure")
+    parser.add_argument("--rank", type=int, default=0, help="adapters of this rank learn in the structure; 0: all weights")
+    parser.add_argument("--toy", action="store_true", help="make a public model's structure small: does it run?")
     parser.add_argument("--batch", type=int, default=16, help="samples per batch of the structure")
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps of the structure")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     where = provenance()
     if options.structure:
-        results = structure(options.structure, options.batch, options.steps)
+        results = structure(options.structure, options.batch, options.steps, options.rank, options.toy)
         mfu = results["mfu"]
         bars = {"MFU (aim)": {"value": mfu, "bar": ">= 0.5", "holds": mfu is not None and mfu >= 0.5}}
         print(json.dumps({"bars": bars, "measured": results, **where}, indent=1))
