@@ -29,7 +29,7 @@ from vla.policies.local import LocalPolicy
 from vla.report.provenance import provenance
 from vla.sequences.encode import Encoder
 from vla.space import Space
-from vla.training.contract import with_tokens
+from vla.training.contract import add_tokens, with_tokens
 
 RESULTS = Path(__file__).parent / "results/families.json"
 CELLS = {
@@ -51,6 +51,7 @@ def against_generate(name: str, rounds: int) -> dict[str, Any]:
     model, processor = published.make(name, TOY)
     contract = PolicyContract({"r": ROBOT}, plan=(), chat=bool(getattr(processor, "chat_template", None)), chunk=4, execute=2)
     contract = with_tokens(dataclasses.replace(contract, decode="mode", tokens=""), model, processor.tokenizer)
+    add_tokens(contract, model, processor.tokenizer, points=False)
     encoder = Encoder(contract, family_of(model, processor))
     policy = LocalPolicy(model, processor, contract, encoder=encoder)
     rng = np.random.default_rng(0)
