@@ -50,6 +50,7 @@ def test_osmesa_is_found_where_egl_fails(monkeypatch):
     assert not first.ok and second.ok and "MUJOCO_GL=osmesa" in advice.fix
 
 
+@pytest.mark.slow
 def test_the_fix_for_too_many_renderers_names_what_works(monkeypatch, tmp_path):
     """At most three renderers work at a time; each has a file while it runs."""
     monkeypatch.setattr(doctor, "SECONDS", 5.0)

@@ -36,7 +36,10 @@ def displayed(code: str, **environment: str) -> dict[str, str]:
     [
         "import vla.sim.workers, torch",
         # A child of a program that has loaded torch first.
-        "import torch, vla, subprocess, sys; subprocess.run([sys.executable, '-c', 'import torch'], check=True)",
+        pytest.param(
+            "import torch, vla, subprocess, sys; subprocess.run([sys.executable, '-c', 'import torch'], check=True)",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_waiting_threads_soon_sleep(code):

@@ -138,7 +138,7 @@ def test_the_readmes_command_drives_the_robot_with_the_export(run, tmp_path, pri
     assert "success:" in printed and "green cube" in printed and (tmp_path / "out.mp4").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_told_to_end_it_ends_training_too(moved, number):
     """Also: while it is at work another one is refused."""
     forget(moved, "train")

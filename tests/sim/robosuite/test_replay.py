@@ -65,6 +65,7 @@ def test_images_and_state_are_what_the_environment_showed(recorded):
         assert np.allclose(raw["obs/robot0_gripper_qpos"], place[:, 6:])
 
 
+@pytest.mark.slow
 def test_converted_data_is_that_of_rollouts(recorded, tmp_path):
     path, seen = recorded
     out = str(tmp_path / "out")

@@ -81,6 +81,7 @@ def lines(results):
     return [{k: v for k, v in r.to_dict().items() if k != "seconds"} for r in results]
 
 
+@pytest.mark.slow  # test_engine.py and test_tabletop.py have it for the evaluator
 def test_rollouts_are_the_same_for_any_workers_and_whatever_ran_before():
     episodes = [
         Episode(seed, kind, horizon=6, task=task)

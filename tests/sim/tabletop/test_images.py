@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from vla.sim.episodes import Episode
 from vla.sim.tabletop.episodes import set_up
@@ -26,6 +27,7 @@ def similarity(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.mean((2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))))
 
 
+@pytest.mark.slow
 def test_images_are_like_stock_ones(table):
     spec = importlib.util.spec_from_file_location("benchmark_sim", ROOT / "benchmarks/sim.py")
     benchmark = importlib.util.module_from_spec(spec)

@@ -265,6 +265,7 @@ class Descend:
         return [ActionChunk(np.stack([a, a]), np.zeros(2, bool)) for a in action]
 
 
+@pytest.mark.slow  # collecting has it, below, and test_engine.py
 def test_rollout_is_the_same_for_any_number_of_workers(worker):
     episodes = [Episode(i, horizon=4) for i in range(3)]
 
