@@ -20,6 +20,14 @@ from vla.datasets.shards import ShardWriter
 
 STEPS, EPOCH = 6, 4
 """Optimizer steps of a run, and of an epoch."""
+FSDP2 = [
+    "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy",
+    "--trainer.strategy.data_parallel_size=2",
+    "--trainer.strategy.tensor_parallel_size=1",
+    "--trainer.strategy.save_distributed_checkpoint=false",
+]
+TWO = {"ddp": ["--trainer.strategy=ddp", "--trainer.devices=2"], "fsdp2": [*FSDP2, "--trainer.devices=2"]}
+"""Options of two ranks."""
 
 
 def options(workers=0, accumulate=1, every=2):
@@ -124,6 +132,11 @@ def states(run, step=STEPS):
         for name in ("best_model_path", "best_k_models", "kth_best_model_path", "kth_value", "last_model_path", "dirpath"):
             state.pop(name, None)
     return saved
+
+
+def agree(one, other):
+    """Whether two runs that add in different orders have the same weights."""
+    return all(torch.allclose(value, other["state_dict"][name], atol=2e-4) for name, value in one["state_dict"].items())
 
 
 def assert_same(one, other, where=""):

@@ -74,3 +74,16 @@ def test_the_table_says_what_does_not_fit_and_what_to_change(config, capsys, mon
     table = said[said.index("memory, predicted") : said.index("training ")]
     assert "weights" in table and "with 4 rows of" in table and "does not fit this CPU" in table
     assert "data.batch_size=2 with trainer.accumulate_grad_batches=2: " in table and "model.lora.rank=16: " in table
+
+
+def test_what_cannot_be_predicted_is_said(config, capsys, monkeypatch):
+    from vla import cli
+    from vla.training import size
+
+    def fails(*_):
+        raise RuntimeError("data-dependent")
+
+    monkeypatch.setattr(size, "LARGE", 0)
+    monkeypatch.setattr(size, "predicted", fails)
+    assert cli.main(["fit", "-c", str(config), "--trainer.max_steps=1", "--trainer.val_check_interval=1"]) == 0
+    assert "memory: not predicted; what this model computes depends on its weights (data-dependent)" in capsys.readouterr().err

@@ -6,13 +6,15 @@ import numpy as np
 import published
 import published_openvla
 import pytest
+import torch
 import yaml
-from resuming import assert_same, command, fork, options, states
+from resuming import TWO, agree, assert_same, command, fork, options, states
 
 from vla import cli
 from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter
+from vla.models.load import load_vlm
 from vla.space import Space
 
 pytest.importorskip("num2words")
@@ -87,3 +89,27 @@ def test_a_killed_run_goes_on_exactly(config, tmp_path):
     assert fork(command(config, *chosen, dies={"moment": "on_after_backward", "number": 4})) == [-9]
     assert cli.main(command(config, *chosen, "--ckpt_path=last")) == 0
     assert_same(states(straight), states(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("toy", ["smolvlm", "qwen2.5-vl", "paligemma"], indirect=True)
+def test_two_ranks_of_fsdp2_agree_with_one(config, tmp_path):
+    chosen = [*options(), "--trainer.max_steps=2", "--trainer.val_check_interval=2"]
+    assert cli.main(command(config, *chosen, "--export=")) == 0
+    single = states(tmp_path / "run", 2)
+    (tmp_path / "run").rename(tmp_path / "single")
+    assert fork(command(config, *chosen, *TWO["fsdp2"], f"--export={tmp_path / 'export'}"), 2) == [0, 0]
+    double = states(tmp_path / "run", 2)
+    assert agree(single, double)
+    exported = load_vlm(tmp_path / "export")[0].state_dict()
+    assert all(torch.equal(exported[name.removeprefix("model.")], value) for name, value in double["state_dict"].items())
+
+
+@pytest.mark.parametrize("toy", ["smolvlm", "qwen2.5-vl"], indirect=True)
+def test_compiled_blocks_learn_the_same(config, tmp_path):
+    chosen = [*options(), "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--export="]
+    weights = []
+    for more in ([], ["--model.compile=true"]):
+        assert cli.main(command(config, *chosen, *more)) == 0
+        weights.append(states(tmp_path / "run", 2))
+        (tmp_path / "run").rename(tmp_path / f"run{len(weights)}")
+    assert agree(*weights)

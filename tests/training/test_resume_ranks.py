@@ -4,27 +4,28 @@ import random
 
 import pytest
 import torch
-from resuming import STEPS, assert_same, command, edit_config, fork, free_port, options, spawn, states, stream_questions
+from resuming import (
+    STEPS,
+    TWO,
+    agree,
+    assert_same,
+    command,
+    edit_config,
+    fork,
+    free_port,
+    options,
+    spawn,
+    states,
+    stream_questions,
+)
 
 from vla import cli
 from vla.models.load import load_vlm
 from vla.training.saving import newest
 
-FSDP2 = [
-    "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy",
-    "--trainer.strategy.data_parallel_size=2",
-    "--trainer.strategy.tensor_parallel_size=1",
-    "--trainer.strategy.save_distributed_checkpoint=false",
-]
-TWO = {"ddp": ["--trainer.strategy=ddp", "--trainer.devices=2"], "fsdp2": [*FSDP2, "--trainer.devices=2"]}
 ADAPTED = ["--model.lora.rank=4", "--model.lora.dropout=0.1", "--model.learning_rate=0.01"]
 SEEN = ["--contract.history=2", "--contract.modes=[think, act]", "--data.sources.robot.init_args.modes={think: 0.5, act: 0.5}"]
 """Images of the past, and modes."""
-
-
-def agree(one, other):
-    """Whether two runs that add in different orders have the same weights."""
-    return all(torch.allclose(value, other["state_dict"][name], atol=2e-4) for name, value in one["state_dict"].items())
 
 
 @pytest.mark.slow

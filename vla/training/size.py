@@ -127,7 +127,7 @@ def remedies(module: VLAModule, batch: TrainingBatch, trainer: L.Trainer, now: F
 
 
 def described(module: VLAModule, trainer: L.Trainer, device: str) -> list[str]:
-    """The lines of the size table; none for a small model, or where nothing can be predicted.
+    """The lines of the size table; none for a small model.
 
     Args:
         device: what the processes run on, in words.
@@ -137,8 +137,10 @@ def described(module: VLAModule, trainer: L.Trainer, device: str) -> list[str]:
     try:
         batch = first_batch(trainer)
         now = predicted(module, batch, trainer)
-    except (UserError, RuntimeError):
+    except UserError:
         return []  # the run itself says what is wrong with the data
+    except RuntimeError as error:
+        return [f"memory: not predicted; what this model computes depends on its weights ({str(error).splitlines()[0]})"]
     parts = ", ".join(f"{name} {_gib(size)}" for name, size in dataclasses.asdict(now).items())
     each = " per process" if trainer.world_size > 1 else ""
     rows, tokens = batch.sequences.inputs.ids.shape
