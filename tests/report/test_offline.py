@@ -9,7 +9,7 @@ from vla import cli
 from vla.errors import UserError
 from vla.report.intervals import wilson
 from vla.report.offline import OfflineRecord, findings, held_out, load_offline, text, verdict
-from vla.report.offline_comparison import compare_offline
+from vla.report.offline_comparison import compare_offline, sentences
 from vla.report.offline_page import write_offline
 
 
@@ -124,6 +124,23 @@ def test_how_policies_were_asked_is_shown_where_it_differs(tmp_path, capsys):
         assert words in shown and words in page
     assert "The same for all: contract cccccccccccc, decode median, torch 2.9" in shown and "torch 2.9" in page
     assert json.loads((tmp_path / "c/compare.json").read_text())["settings"]["differ"]["execute"] == ["2", "4"]
+
+
+def test_errors_are_in_the_same_unit_whatever_the_contracts_limits(tmp_path):
+    """The same actions under limits twice as wide have half the error in half ranges."""
+    wide = [{**row, "half_ranges": row["half_ranges"] / 2} for row in summary()["dimensions"]]
+    record("a", 0.1).save(tmp_path / "a")
+    record("b", 0.05, summary=summary(dimensions=wide)).save(tmp_path / "b")
+    compared = compare_offline([load_offline(tmp_path / name) for name in "ab"])
+    assert compared.errors[0].rate == pytest.approx(compared.errors[1].rate) and not compared.pairs[0].separated
+    assert compared.dimensions["x"][0] == pytest.approx(compared.dimensions["x"][1])
+    said = "The contract of b has other limits of x: all errors are in half ranges of the limits of a."
+    assert said in sentences(compared)
+    same = compare_offline([load_offline(tmp_path / "a"), load_offline(record("c", 0.05).save(tmp_path / "c"))])
+    assert same.pairs[0].separated and not same.other_limits
+    exact = summary(dimensions=[{**row, "error": 0.0, "half_ranges": 0.0} for row in wide])
+    record("d", 0.0, summary=exact).save(tmp_path / "d")
+    assert compare_offline([load_offline(tmp_path / name) for name in "ad"]).errors[1].rate == 0
 
 
 def test_other_demonstrations_are_no_pairs(tmp_path):

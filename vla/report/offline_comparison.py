@@ -46,6 +46,8 @@ class OfflineComparison:
         dimensions: name of each varying dimension -> the policies' errors.
         settings: how the policies were evaluated.
         other_execute: policy -> how it was evaluated with another `execute` than its contract's.
+        other_limits: policy -> dimensions for which its contract has other limits than the first policy's. Errors of all policies
+            are in half ranges of the first one's limits.
     """
 
     data: str
@@ -58,6 +60,7 @@ class OfflineComparison:
     dimensions: dict[str, list[float]]
     settings: Settings
     other_execute: dict[str, str]
+    other_limits: dict[str, list[str]]
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -89,10 +92,13 @@ def compare_offline(records: Sequence[OfflineRecord], alpha: float = 0.05) -> Of
             what = f"errors of {', '.join(columns[0])} and of {', '.join(names_of_one)}"
             where = f"{records[0].source} and {record.source}"
             raise UserError(what, where, "compare policies whose contracts have the same constant dimensions")
-    errors = [_by_episode(table, common) for table in tables]
+    scales = [_half_ranges(record) / _half_ranges(records[0]) for record in records]
+    scales = [np.where(np.isclose(scale, 1) | np.isnan(scale), 1.0, scale) for scale in scales]
+    errors = [[one * scale for one in _by_episode(table, common)] for table, scale in zip(tables, scales, strict=True)]
     means = np.array([[one.mean() for one in row] for row in errors])
     indices = list(itertools.combinations(range(len(records)), 2))
     level = 1 - alpha / len(indices)
+    scaled = {name: np.flatnonzero(scale != 1) for name, scale in zip(names, scales, strict=True)}
     return OfflineComparison(
         data=records[0].data["title"],
         alpha=alpha,
@@ -106,7 +112,14 @@ def compare_offline(records: Sequence[OfflineRecord], alpha: float = 0.05) -> Of
         },
         settings=Settings.of(records),
         other_execute={name: other for name, record in zip(names, records, strict=True) if (other := other_execute(record))},
+        other_limits={name: [columns[0][i] for i in found] for name, found in scaled.items() if len(found)},
     )
+
+
+def _half_ranges(record: OfflineRecord) -> np.ndarray:
+    """Half the distance between the limits of each varying dimension, [V]; NaN where no error tells it."""
+    pairs = ((row["error"], row["half_ranges"]) for row in record.summary["dimensions"])
+    return np.array([error / share if share else np.nan for error, share in pairs])
 
 
 def _by_episode(lines: dict[tuple[int, int, str], dict[str, Any]], keys: Sequence[tuple[int, int, str]]) -> list[np.ndarray]:
@@ -141,6 +154,9 @@ def sentences(c: OfflineComparison) -> list[str]:
         f"Paired by episode and step over {c.episodes} held-out episodes; intervals draw episodes. A decoded error says how "
         "close actions are to demonstrated ones, not whether the task succeeds."
     )
+    for name, dimensions in c.other_limits.items():
+        differ = f"The contract of {name} has other limits of {', '.join(dimensions)}"
+        lines.append(f"{differ}: all errors are in half ranges of the limits of {c.names[0]}.")
     lines += [f"{name} was not evaluated as it is exported: {other}." for name, other in c.other_execute.items()]
     return [*lines, c.settings.sentence()] if c.settings.conditions else lines
 
