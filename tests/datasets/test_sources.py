@@ -214,7 +214,7 @@ def test_all_images_of_a_sample_are_augmented_alike(robot):
 def test_a_contract_of_another_robot_is_refused(robot):
     spec = RobotSource(robot).card.spec
     for embodiments, message in (
-        ({"other": spec}, "unknown embodiment 'arm'"),
+        ({"other": spec}, "its robot is arm, the policy is for other"),
         ({"arm": dataclasses.replace(spec, cameras=spec.cameras[:1])}, "cameras: the policy has front, the data front, wrist"),
         ({"arm": dataclasses.replace(spec, action=spec.state)}, "action: the policy has x, y, the data dx, grip"),
     ):

@@ -47,6 +47,8 @@ def test_a_policy_of_an_unknown_robot_is_refused_before_its_weights_are_loaded(e
     suite = ["--suite", "rt2/seen", "--out", "runs/own/seen"]
     assert f"`vla evaluate {policy} data/own --out runs/own/evaluation`" in refusal(capsys, "rollout", "--policy", policy, *suite)
     assert not (tmp_path / "runs/own/seen").exists()
+    assert refusal(capsys, "rollout", "--policy", policy, "--episodes", "3").startswith("error: "), "without a progress bar"
+    assert refusal(capsys, "rollout", "--policy", policy, *suite).startswith("error: ")
 
 
 def test_a_policy_of_another_robot_is_told_its_task(export, capsys):

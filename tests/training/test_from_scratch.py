@@ -74,8 +74,9 @@ def test_own_data_and_own_model_from_the_packaged_recipe(rlds, web, words, tmp_p
     questions = {"class_path": "vla.datasets.questions.QuestionSource", "init_args": {"folder": "data/web", "holdout": 0.5}}
     more = [f"--data.sources.web={json.dumps(questions)}", network, "--model.vlm.image_size=64", "--model.vlm.prefix=causal"]
     recipe = ["-c", "configs/own.yaml", "-c", "configs/own-large.yaml", "-c", "mine.yaml"]
-    assert cli.main(["fit", *recipe, *more, *SMALL]) == 0
-    printed = capsys.readouterr().out
+    assert cli.main(["fit", *recipe, *more, *SMALL, "--trainer.enable_progress_bar=true"]) == 0
+    printed, shown = capsys.readouterr()
+    assert re.search(r"evaluate: 100%.* \d+/\d+", shown)
     assert "half ranges" in printed and "export: runs/own/export" in printed
     assert "web, held-out images\ncorrect answers: conversation" in printed
     assert "next: vla evaluate runs/own/export data/own --questions data/web --out runs/own/evaluation" in printed

@@ -10,7 +10,7 @@ import yaml
 
 from vla import cli
 from vla.errors import UserError
-from vla.training.saving import Checkpoints, WholeFiles, claimed, newest, steps_in
+from vla.training.saving import Checkpoints, WholeFiles, claimed, newest, put_aside, steps_in
 
 
 def write(path, step, age):
@@ -73,10 +73,17 @@ def test_checkpoints_beyond_where_a_run_begins_are_put_aside(trained, tmp_path, 
     assert cli.main(["fit", "-c", str(trained), "--trainer.max_steps=2"]) == 0
     assert sorted(p.name for p in folder.iterdir()) == ["before-1", "last.ckpt", "step=0000002.ckpt"]
     assert sorted(p.name for p in (folder / "before-1").iterdir()) == ["step=0000002.ckpt", "step=0000004.ckpt"]
-    assert newest(folder) == (folder / "step=0000002.ckpt").resolve() and "before-1" in capsys.readouterr().err
+    assert newest(folder) == (folder / "step=0000002.ckpt").resolve()
+    assert f"2 checkpoints of another run are now in {folder}/before-1" in capsys.readouterr().err
     # Those that a resumed run comes from stay.
     assert cli.main(["fit", "-c", str(trained), "--ckpt_path", "last"]) == 0
     assert sorted(p.name for p in folder.glob("step*")) == ["step=0000002.ckpt", "step=0000004.ckpt"]
+
+
+def test_one_checkpoint_is_put_aside_in_the_singular(tmp_path, capsys):
+    write(tmp_path / "step=0000004.ckpt", 4, 0)
+    put_aside(tmp_path, 2)
+    assert capsys.readouterr().err == f"1 checkpoint of another run is now in {tmp_path}/before-1\n"
 
 
 def test_two_runs_never_write_into_one_folder(trained, tmp_path, capsys):

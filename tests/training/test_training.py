@@ -208,7 +208,10 @@ def test_predict_refuses_what_is_not_there_or_of_another_robot(config, data, tmp
     card = (other / "card.yaml").read_text()
     (other / "card.yaml").write_text(card.replace("name: wrist", "name: side"))
     assert cli.main(["predict", "-c", str(config), f"--data.predict={other}"]) == 2
-    assert "cameras: the policy has front, wrist, the data front, side" in capsys.readouterr().err
+    assert f"{other}: cameras: the policy has front, wrist, the data front, side" in capsys.readouterr().err
+    (other / "card.yaml").write_text(card.replace(f"embodiment: {EMBODIMENT_NAME}", "embodiment: my-arm"))
+    assert cli.main(["predict", "-c", str(config), f"--data.predict={other}"]) == 2
+    assert f"error: {other}: its robot is my-arm, the policy is for {EMBODIMENT_NAME}" in capsys.readouterr().err
 
 
 def test_checkpoints_are_chosen_by_success(config, tmp_path):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tqdm import tqdm
-
 from vla.datasets.open import open_dataset
 from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource, is_lerobot
@@ -14,7 +12,7 @@ from vla.errors import UserError
 from vla.evaluation.offline.questions import question_accuracy
 from vla.evaluation.offline.replay import BATCH
 from vla.evaluation.offline.report import write
-from vla.evaluation.offline.run import evaluate_offline, held_out
+from vla.evaluation.offline.run import evaluate_with_progress
 from vla.folders import check_writable
 from vla.policies.load import load_policy
 from vla.policies.trained_on import settings_for
@@ -68,13 +66,7 @@ def evaluate(chosen: Evaluate) -> str:
     robots = {source.card.embodiment: source.card.spec}
     policy = load_policy(chosen.policy, chosen.batch, robots, probabilities=True, execute=chosen.execute)
     questions = question_accuracy(policy, _open_questions(chosen)) if chosen.questions else None
-    steps = sum(map(len, held_out(source, chosen.episodes)))
-    with tqdm(total=steps, desc="evaluate", unit="step") as bar:
-
-        def advance(steps: int) -> None:
-            bar.update(steps)
-
-        result = evaluate_offline(policy, chosen.policy, source, chosen.episodes, chosen.execute, advance)
+    result = evaluate_with_progress(policy, chosen.policy, source, chosen.episodes, chosen.execute)
     if questions is not None:
         result.record.summary["questions"] = questions
     lines = [str(result)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Callable
@@ -89,9 +90,14 @@ def rollout(chosen: Rollout) -> str:
     )
     suite = load_suite(chosen.suite, chosen.episodes) if chosen.suite else single
     episodes = suite.all()
-    with tqdm(total=len(episodes), desc=suite.name, unit="episode", disable=len(episodes) == 1) as bar:
+    bar: tqdm | None = None
+    with contextlib.ExitStack() as held:
 
         def progress(result: Result | None, finished: int) -> None:
+            nonlocal bar
+            if bar is None:
+                # Not earlier: a policy that is refused gets none.
+                bar = held.enter_context(tqdm(total=len(episodes), desc=suite.name, unit="episode", disable=len(episodes) == 1))
             bar.update(finished - bar.n)
             if result is not None:
                 bar.write(describe(result) + "".join(f"; repeated: {why}" for why in result.more["restarts"]))
@@ -121,6 +127,7 @@ def _roll_out(chosen: Rollout, suite: Suite, progress: Progress) -> str:
     policy = open_policy(chosen.policy, chosen.batch or count, suite.tasks, chosen.decode, chosen.execute)
     episodes[0] = dataclasses.replace(episodes[0], video=bool(chosen.video))
     finished = 0
+    progress(None, finished)
 
     def count_one(result: Result) -> None:
         nonlocal finished

@@ -87,6 +87,9 @@ class RobotSource(Source[RobotSample]):
             ContractMismatch: the contract lacks the robot, or has other cameras, states or actions for it.
             UserError: the contract lacks a mode.
         """
+        if self.card.embodiment not in contract.embodiments:
+            what = f"its robot is {self.card.embodiment}, the policy is for {', '.join(contract.embodiments)}"
+            raise ContractMismatch(what, str(self.folder), "give data of the policy's robot")
         embodiment = contract.embodiment(self.card.embodiment)
         for name in ("cameras", "state", "action"):
             policy_names, data_names = (_names(getattr(spec, name)) for spec in (embodiment, self.card.spec))

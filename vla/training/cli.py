@@ -307,7 +307,8 @@ class VLACLI(LightningCLI):
 
             self.model.on_save_checkpoint(checkpoint)
             data = namespace_to_dict(config.data)
-            finish(config.export, checkpoint, data, self.datamodule.sources, config.evaluate, config.model.vlm)
+            bar = config.trainer.enable_progress_bar is not False
+            finish(config.export, checkpoint, data, self.datamodule.sources, config.evaluate, config.model.vlm, bar)
 
 
 def _pin(config: Namespace) -> None:

@@ -15,7 +15,7 @@ from vla.datasets.stream import QuestionStream
 from vla.errors import UserError
 from vla.evaluation.offline.questions import question_accuracy
 from vla.evaluation.offline.replay import BATCH
-from vla.evaluation.offline.run import evaluate_offline
+from vla.evaluation.offline.run import evaluate_with_progress
 from vla.policies.local import LocalPolicy
 from vla.report.offline import answered, held_out, text
 from vla.report.provenance import provenance
@@ -30,6 +30,7 @@ def finish(
     sources: Mapping[str, Source[Any]],
     episodes: int,
     vlm: Any = "",
+    progress: bool = True,
 ) -> None:
     """Exports a run and evaluates the export.
 
@@ -40,6 +41,7 @@ def finish(
         sources: the data sources; robot data and questions are evaluated on.
         episodes: number of held-out demonstrations of each; 0 leaves the evaluation out.
         vlm: the configuration's `model.vlm`, for the model card.
+        progress: whether the evaluation shows a progress bar.
     """
     model, processor, contract = assemble(checkpoint, "the run")
     card = Card(**mixture_of(data, vlm), made=provenance())
@@ -57,7 +59,7 @@ def finish(
                 result = answered(question_accuracy(policy, source))
                 print(f"\n{name}, held-out images\n{result}", flush=True)
             else:
-                summary = evaluate_offline(policy, folder, source, episodes).record.summary
+                summary = evaluate_with_progress(policy, folder, source, episodes, shown=progress).record.summary
                 result = held_out(summary)
                 print(f"\n{name}, {summary['episodes']} held-out episodes\n{text(summary)}", flush=True)
         except UserError as error:

@@ -125,7 +125,7 @@ class Checkpoints(ModelCheckpoint):
             return
         if self._began >= 0 and self.monitor == "step" and trainer.is_global_zero:
             # Not earlier: until its first batch is done a run may be refused, and then those of another stay where they are.
-            _put_aside(Path(str(self.dirpath)), self._began)
+            put_aside(Path(str(self.dirpath)), self._began)
         self._began = -1
         # Lightning's own would postpone saves at an epoch's last batch to the next validation, and after a resume would save
         # between two optimizer steps.
@@ -191,7 +191,7 @@ def _any_rank(trainer: L.Trainer, number: int) -> int:
     return int(highest)
 
 
-def _put_aside(folder: Path, step: int) -> None:
+def put_aside(folder: Path, step: int) -> None:
     """Moves checkpoints of later steps aside, since `last` would resume from them, and removes unfinished ones."""
     for path in folder.glob(f"*{UNFINISHED}"):
         path.unlink(missing_ok=True)
@@ -201,7 +201,8 @@ def _put_aside(folder: Path, step: int) -> None:
         (folder / f"before-{number}").mkdir()
         for path in later:
             path.rename(folder / f"before-{number}" / path.name)
-        print(f"{len(later)} checkpoints of another run are now in {folder / f'before-{number}'}", file=sys.stderr)
+        moved = "1 checkpoint of another run is" if len(later) == 1 else f"{len(later)} checkpoints of another run are"
+        print(f"{moved} now in {folder / f'before-{number}'}", file=sys.stderr)
 
 
 @contextlib.contextmanager

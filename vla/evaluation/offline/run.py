@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from vla import hub
 from vla.datasets.demonstrations import Demonstration
@@ -69,7 +71,7 @@ def evaluate_offline(
         source: the data set; its `holdout` says which episodes are held out. The others give the baselines.
         episodes: number of held-out demonstrations, evenly spaced; 0 is all.
         execute: actions executed of each chunk; 0 takes the contract's.
-        progress: called with the number of steps done since the last call.
+        progress: called with the number of steps done since the last call; first with 0, once the policy fits the data.
 
     Raises:
         ContractMismatch: the policy is for another robot than the data's.
@@ -77,8 +79,9 @@ def evaluate_offline(
     """
     contract = policy.contract
     source.bind(contract)
-    training = source.restricted("train").demonstrations()
-    replays, unreadable = replay(policy, held_out(source, episodes), execute, progress)
+    training, chosen = source.restricted("train").demonstrations(), held_out(source, episodes)
+    progress(0)
+    replays, unreadable = replay(policy, chosen, execute, progress)
     if not replays:
         where, why = next(iter(unreadable.items()))
         raise UserError(f"no held-out episode can be read, the first of them: {why}", f"{source.folder}, {where}")
@@ -97,6 +100,23 @@ def evaluate_offline(
         more={"unreadable": unreadable, **facts, **provenance()},
     )
     return OfflineEvaluation(record, replays, unreadable)
+
+
+def evaluate_with_progress(
+    policy: Policy, name: str, source: RobotSource, episodes: int = 0, execute: int = 0, shown: bool = True
+) -> OfflineEvaluation:
+    """Evaluates as `evaluate_offline`, with a progress bar over steps if `shown`; a policy that is refused gets none."""
+    bar: tqdm | None = None
+    with contextlib.ExitStack() as held:
+
+        def advance(steps: int) -> None:
+            nonlocal bar
+            if bar is None:
+                total = sum(map(len, held_out(source, episodes)))
+                bar = held.enter_context(tqdm(total=total, desc="evaluate", unit="step", disable=not shown))
+            bar.update(steps)
+
+        return evaluate_offline(policy, name, source, episodes, execute, advance)
 
 
 def _line(policy: Policy, embodiment: str, one: Replay) -> dict[str, Any]:
