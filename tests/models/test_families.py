@@ -222,10 +222,25 @@ def test_weights_that_lack_or_exceed_are_named(saved, tmp_path):
         load_vlm(lacks, history=1)
     with pytest.raises(UserError, match="what the model has not: model.extra"):
         load_vlm(exceeds, history=1)
+    shorter = changed(saved, tmp_path / "shape", lambda weights: {**weights, norm: torch.zeros(7)})
+    with pytest.raises(UserError, match=r"text_model.norm.weight has shape \[7\] where its config.json says \[64\]"):
+        load_vlm(shorter)
     own = changed(saved, tmp_path / "own", auto_map={"AutoConfig": "code.C"}, model_type="of-their-own")
     with pytest.raises(UserError, match="needs code that comes with its weights") as error:
         load_vlm(own, history=1)
     assert "trust_remote_code" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("files", "what"),
+    [(("tokenizer.json", "tokenizer_config.json"), "no tokenizer"), (("processor_config.json",), "no preprocessor_config.json")],
+)
+def test_what_a_folder_lacks_of_its_processor_is_named(saved, tmp_path, files, what):
+    folder = changed(saved, tmp_path / "lacks")
+    for file in files:
+        (folder / file).unlink()
+    with pytest.raises(UserError, match=what):
+        load_vlm(folder)
 
 
 @pytest.mark.parametrize("toy", ["qwen3-vl"], indirect=True)

@@ -91,6 +91,7 @@ def load_vlm(
     if base := base_of(folder):
         return _with_adapters(base, folder, trust_remote_code, history, **kwargs)
     settings: dict[str, int] = {}
+    model: PreTrainedModel | None = None
     try:
         if history:
             config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
@@ -98,9 +99,11 @@ def load_vlm(
             model_type = config.model_type
             settings = family_class(model_type).history_settings(model_type, history)
         options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, **settings, **kwargs}
+        # What does not fit is named below; transformers would refer to a table that is not printed.
+        options["ignore_mismatched_sizes"] = True
         with _silent():
             loaded = AutoModelForImageTextToText.from_pretrained(where, trust_remote_code=trust_remote_code, **options)
-        model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
+        model, info = cast(tuple[PreTrainedModel, dict[str, set[Any]]], loaded)
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=trust_remote_code)
     except ImportError as error:
         # A package that one kind of model alone needs: SmolVLM's processor writes numbers as words (num2words).
@@ -109,7 +112,7 @@ def load_vlm(
         raise UserError(what, str(name), "install it; vla[public] has num2words") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         pointers = (why for path in sorted(folder.glob("*.safetensors")) if (why := why_not_data(path)))
-        why = next(pointers, "") or str(error).strip().splitlines()[0]
+        why = next(pointers, "") or (_lacking(folder) if model is not None else "") or str(error).strip().splitlines()[0]
         if "custom code" in why:
             raise UserError(
                 "the model needs code that comes with its weights", str(name), "read that code, then set model.trust_remote_code"
@@ -117,6 +120,10 @@ def load_vlm(
         raise UserError(
             f"cannot load the model: {why}", str(name), "name `tiny`, a model folder or a public image-text-to-text model"
         ) from error
+    if info["mismatched_keys"]:
+        key, there, expected = min(info["mismatched_keys"])
+        what = f"{key} has shape {list(there)} where its config.json says {list(expected)}"
+        raise UserError(what, str(where), "its config.json is another model's, or the weights are")
     may_be_missing = family_class(model.config.model_type).new_weights
     missing = sorted(name for name in info["missing_keys"] if not any(part in name for part in may_be_missing))
     if missing:
@@ -127,6 +134,15 @@ def load_vlm(
     for setting, value in settings.items():
         setattr(processor, setting, value)
     return model.eval(), processor
+
+
+def _lacking(folder: Path) -> str:
+    """What a folder of a model lacks of its processor; "" if nothing is seen."""
+    if not any(path for name in ("tokenizer.*", "*.model", "vocab.*", "*.tiktoken") for path in folder.glob(name)):
+        return "it has no tokenizer"
+    if not any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+        return "it has no preprocessor_config.json"
+    return ""
 
 
 def _with_adapters(
