@@ -136,6 +136,13 @@ def test_adapters_alone_are_exported_and_acted_with(tmp_path, vlm):
     for base, message in (("", "does not say which model"), (str(tmp_path / "other"), "not those that were trained")):
         with pytest.raises(UserError, match=message):
             export(ckpt, str(tmp_path / "no"), merge_lora=False, base=base)
+    narrow = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    for part in new_tiny(load_vlm(vlm)[1].tokenizer, text_config=narrow):
+        part.save_pretrained(tmp_path / "narrow")
+    for base, message in (("narrow", "the adapters are not those of"), ("nowhere", "there is no such folder")):
+        with pytest.raises(UserError, match=message) as error:
+            export(ckpt, str(tmp_path / "no"), merge_lora=False, base=str(tmp_path / base))
+        assert error.value.where == str(tmp_path / base) and "--base" in error.value.fix
     with pytest.raises(UserError, match="only adapters in float32"):
         export(ckpt, str(tmp_path / "no"), merge_lora=False, base=str(vlm), dtype="bfloat16")
     assert not (tmp_path / "no").exists()

@@ -70,7 +70,12 @@ def write_export(
 
 def _check_restored(folder: Path, model: PreTrainedModel, base: str) -> None:
     """Raises UserError if the base with the folder's adapters is not the model."""
-    restored, weights = _base_weights(str(folder)), model.state_dict()
+    fix = "give the model that training began with as --base, or leave --merge_lora on"
+    try:
+        restored, weights = _base_weights(str(folder)), model.state_dict()
+    except UserError as error:
+        # The folder is not there yet, and its checkpoint is not at fault.
+        raise UserError(error.what, base, fix) from error
     different = sorted(
         name for name in restored.keys() | weights.keys()
         if name not in restored or name not in weights or restored[name].shape != weights[name].shape
@@ -78,7 +83,7 @@ def _check_restored(folder: Path, model: PreTrainedModel, base: str) -> None:
     )  # fmt: skip
     if different:
         what = f"with the adapters, its weights are not those that were trained: {', '.join(different[:3])}"
-        raise UserError(what, base, "give the model that training began with as --base, or leave --merge_lora on")
+        raise UserError(what, base, fix)
 
 
 def write_card(folder: str | Path, model: PreTrainedModel, contract: PolicyContract, card: Card) -> None:
