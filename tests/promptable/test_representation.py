@@ -1,5 +1,7 @@
 """The states are those that transformers' own `generate` and a whole forward pass give, whatever the batch and the layers."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -212,6 +214,17 @@ def test_bad_observations_are_refused(tiny, seen, change, message):
     with pytest.raises(UserError) as caught:
         represent(tiny)(*change(*seen(2)))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_prompts_of_a_public_model_that_are_too_long_say_what_to_set(public, seen, same):
+    """Of equal and of unequal lengths."""
+    images, fields = seen(3)
+    fields = [fields[2]] * 3 if same else fields
+    for settings, fix in (({"tokens": 0, "words": 4}, "set words"), ({"words": 64, "image_tokens": 2}, "image_tokens: 4$")):
+        with pytest.raises(UserError) as error:
+            represent(public, batch=3, **settings)(images, fields)
+        assert re.search(fix, error.value.fix)
 
 
 @pytest.mark.parametrize(

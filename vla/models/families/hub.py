@@ -125,17 +125,26 @@ class HubFamily:
     def prompts(self, images: Sequence[Images], texts: Sequence[str], length: int) -> ModelInputs:
         wrapped = [self._wrap(text, len(shown)) for text, shown in zip(texts, images, strict=True)]
         options = {"padding": "max_length", "max_length": length, "padding_side": "left", "return_tensors": "pt"}
-        encoded = dict(self.processor(text=wrapped, images=[list(shown) for shown in images], **options))
+        try:
+            encoded = dict(self.processor(text=wrapped, images=[list(shown) for shown in images], **options))
+        except ValueError:
+            # Prompts of unequal lengths that are longer than the room make no tensor.
+            alone = [self.processor(text=[one], images=[list(shown)]) for one, shown in zip(wrapped, images, strict=True)]
+            self._check_prompts([made["input_ids"][0] for made in alone], texts, length)
+            raise
         # Some processors add labels.
         encoded.pop("labels", None)
         ids, attention = encoded.pop("input_ids"), encoded.pop("attention_mask")
-        check_length(ids.shape[1], length, texts[0])
-        tokens = (ids == self.image_id).sum(1)
-        if (tokens != self.image_tokens).any():
-            raise UserError(
-                f"a prompt has {int(tokens[0])} image tokens", "representation", f"set image_tokens: {int(tokens[0])}"
-            )
+        self._check_prompts(ids.tolist(), texts, length)
         return ModelInputs(ids, attention, encoded)
+
+    def _check_prompts(self, rows: Sequence[Sequence[int]], texts: Sequence[str], length: int) -> None:
+        """Raises UserError if a prompt has another number of image tokens than was set, or more tokens than there is room for."""
+        for row, text in zip(rows, texts, strict=True):
+            tokens = sum(i == self.image_id for i in row)
+            if tokens != self.image_tokens:
+                raise UserError(f"a prompt has {tokens} image tokens", "representation", f"set image_tokens: {tokens}")
+            check_length(len(row), length, text)
 
     def _wrap(self, text: str, images: int) -> str:
         """Adds the image placeholders, and the chat template if set, to a prompt."""
