@@ -19,7 +19,7 @@ BAR = 0.2
 ROWS, IMAGES, WORDS, ANSWER = 4, 2, 48, 16
 WAYS = ("full", "checkpointed", "lora")
 WIDTHS = {
-    "paligemma": {"hidden": 768, "layers": 12, "heads": 8, "key_heads": 1, "vision": 512, "vision_layers": 12, "words": 16384},
+    "paligemma": {"hidden": 768, "layers": 13, "heads": 8, "key_heads": 1, "vision": 512, "vision_layers": 12, "words": 16384},
     "qwen2.5-vl": {"hidden": 768, "layers": 12, "heads": 12, "key_heads": 2, "vision": 512, "vision_layers": 12, "words": 16384},
     "smolvlm": {"hidden": 768, "layers": 14, "heads": 12, "key_heads": 4, "vision": 512, "vision_layers": 12, "words": 16384},
 }

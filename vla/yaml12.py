@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 # Longer ones, such as a commit's hash, are texts.
 _NUMBER = re.compile(r"[-+]?(?:[0-9]{1,17}(?:\.[0-9]*)?|\.[0-9]{1,17})[eE][-+]?[0-9]{1,2}\Z")
@@ -16,7 +17,7 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         # An alias of a node that has not ended.
         if node is not None and node.end_mark is None:
-            raise yaml.composer.ComposerError(None, None, "an alias to what it is part of", node.start_mark)
+            raise ComposerError(None, None, "an alias to what it is part of", node.start_mark)
         return node
 
 

@@ -123,7 +123,7 @@ def save_adapters(model: PreTrainedModel, folder: str | Path, base: str) -> None
     adapted = cast(PeftModel, model)
     adapted.peft_config["default"].base_model_name_or_path = base
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
-    adapted.get_base_model().config.save_pretrained(folder)
+    cast(PreTrainedModel, adapted.get_base_model()).config.save_pretrained(folder)
 
 
 def base_of(folder: str | Path) -> str:
