@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -146,8 +147,13 @@ def test_adapters_alone_are_exported_and_acted_with(tmp_path, vlm):
     with pytest.raises(UserError, match="only adapters in float32"):
         export(ckpt, str(tmp_path / "no"), merge_lora=False, base=str(vlm), dtype="bfloat16")
     assert not (tmp_path / "no").exists()
-    config = json.loads((tmp_path / "apart/adapter_config.json").read_text())
-    (tmp_path / "apart/adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "./gone"}))
+    # Another model of the same shapes in the base's folder.
+    base, known = tmp_path / "base", json.loads((tmp_path / "apart/base.json").read_text())
+    shutil.copytree(tmp_path / "other", base)
+    (tmp_path / "apart/base.json").write_text(json.dumps({**known, "model": str(base)}))
+    with pytest.raises(UserError, match="its weights are not those that the adapters were trained on"):
+        load_vlm(tmp_path / "apart")
+    (tmp_path / "apart/base.json").write_text(json.dumps({**known, "model": "./gone"}))
     with pytest.raises(UserError, match="the adapters' base cannot be loaded: there is no such folder"):
         load_vlm(tmp_path / "apart")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from vla import hub
@@ -52,14 +51,11 @@ def facts_of(name: str, policy: Policy | None, execute: int = 0) -> dict[str, An
 
 def weights_file_hash(name: str) -> str | None:
     """Returns the SHA-256 of the files of a local policy's weights; None for a policy without local files."""
+    from vla.models.adapters import BASE
+    from vla.models.weights import files_hash
+
     # What follows "?" are options of a published checkpoint.
     path = hub.local(name.partition("?")[0])
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            while part := content.read(2**20):
-                digest.update(part)
-    return digest.hexdigest()
+    # Adapters alone are added to a base, which this file names.
+    return files_hash([*files, *path.glob(BASE)]) if files else None

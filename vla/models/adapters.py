@@ -17,8 +17,8 @@ from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.tokenization.vocabulary import Vocabulary
 
-ADAPTERS = "adapter_config.json"
-"""peft's description of adapters, in a folder that has them beside no other weights."""
+BASE = "base.json"
+"""In a folder of adapters alone: the model that they are added to, and the hash of its files if they are on this machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,11 +112,12 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
     return model if merge is None else merge()
 
 
-def save_adapters(model: PreTrainedModel, folder: str | Path, base: str) -> None:
+def save_adapters(model: PreTrainedModel, folder: str | Path, base: str, base_files: str) -> None:
     """Writes the adapters of a model in peft's format, and the model's configuration, without the model's own weights.
 
     Args:
         base: the model that they are added to: a folder, or a name that `load_vlm` knows.
+        base_files: the hash of its files; "" for a model on the hub, whose name has a commit.
     """
     from peft import PeftModel
 
@@ -124,12 +125,14 @@ def save_adapters(model: PreTrainedModel, folder: str | Path, base: str) -> None
     adapted.peft_config["default"].base_model_name_or_path = base
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     cast(PreTrainedModel, adapted.get_base_model()).config.save_pretrained(folder)
+    (Path(folder) / BASE).write_text(json.dumps({"model": base, "files": base_files}), encoding="utf-8")
 
 
-def base_of(folder: str | Path) -> str:
-    """The model that the adapters of a folder are added to; "" if there are none."""
-    path = Path(folder) / ADAPTERS
-    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.is_file() else ""
+def base_of(folder: str | Path) -> tuple[str, str]:
+    """The model that the adapters of a folder are added to, and the hash of its files; ("", "") if there are none."""
+    path = Path(folder) / BASE
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"model": "", "files": ""}
+    return known["model"], known["files"]
 
 
 def with_saved_adapters(model: PreTrainedModel, folder: str | Path, words: int) -> PreTrainedModel:

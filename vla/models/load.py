@@ -35,6 +35,7 @@ from vla.models.tiny.config import TinyVLMConfig
 from vla.models.tiny.model import TinyVLM
 from vla.models.tiny.processor import TinyVLMProcessor
 from vla.models.tiny.text import INTEGERS, LOCATIONS
+from vla.models.weights import files_hash
 
 SHIPPED = {"tiny": "configs/pretrain-tiny.yaml", "tiny-babyai": "configs/pretrain-babyai.yaml"}
 """The models that come with the package, and the configuration that each was made with."""
@@ -88,8 +89,9 @@ def load_vlm(
             "there is no such folder", str(folder), "name `tiny`, a model folder or a public image-text-to-text model"
         )
     check_not_oft(folder)
-    if base := base_of(folder):
-        return _with_adapters(base, folder, trust_remote_code, history, **kwargs)
+    base, files = base_of(folder)
+    if base:
+        return _with_adapters(base, files, folder, trust_remote_code, history, **kwargs)
     settings: dict[str, int] = {}
     model: PreTrainedModel | None = None
     try:
@@ -145,13 +147,21 @@ def _lacking(folder: Path) -> str:
     return ""
 
 
+def local_files_hash(name: str) -> str:
+    """The hash of the weights' files of a model in a folder, or of a shipped one; "" for a model on the hub."""
+    folder = shipped_folder(name) if name in SHIPPED else Path(name)
+    return "" if hub.policy_address(name) else files_hash(sorted(folder.glob("*.safetensors")))
+
+
 def _with_adapters(
-    base: str, folder: Path, trust_remote_code: bool, history: int, **kwargs: Any
+    base: str, files: str, folder: Path, trust_remote_code: bool, history: int, **kwargs: Any
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The base of an export that was not merged, with the export's adapters merged into it, and the export's processor."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     try:
         model, _ = load_vlm(base, trust_remote_code, history or getattr(config, "history", 0), **kwargs)
+        if local_files_hash(base) != files:
+            raise UserError("its weights are not those that the adapters were trained on", base, "restore them, or export merged")
         model = with_saved_adapters(model, folder, config.get_text_config().vocab_size)
     except UserError as error:
         raise UserError(f"the adapters' base cannot be loaded: {error.what}", f"{folder}, {base}", error.fix) from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
@@ -16,4 +18,14 @@ def weights_hash(weights: Weights) -> str:
         value = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def files_hash(files: Iterable[Path]) -> str:
+    """Returns the SHA-256 of the contents of files, in this order."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            while part := content.read(2**20):
+                digest.update(part)
     return digest.hexdigest()

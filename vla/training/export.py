@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, ProcessorMixin
 
+from vla import hub
 from vla.contract import PolicyContract, Statistic, StatisticOption
 from vla.errors import UserError
 from vla.folders import check_writable
@@ -25,6 +26,7 @@ from vla.models.families.base import ModelFamily
 from vla.models.families.find import family_of
 from vla.models.inputs import ModelInputs
 from vla.models.int8 import to_int8
+from vla.models.load import local_files_hash
 from vla.models.weights import Weights, weights_hash
 from vla.observation import Observation
 from vla.policies.trained_on import write_sources
@@ -58,7 +60,7 @@ def write_export(
         if adapted is None:
             model.save_pretrained(unfinished)
         else:
-            save_adapters(adapted, unfinished, card.base)
+            save_adapters(adapted, unfinished, card.base, local_files_hash(card.base))
         processor.save_pretrained(unfinished)
         if adapted is not None:
             _check_restored(unfinished, model, card.base)
@@ -260,7 +262,7 @@ def _where(base: str, ckpt: str) -> str:
     """The base as every working folder finds it."""
     if not base:
         raise UserError("the checkpoint does not say which model its adapters belong to", ckpt, "give --base, e.g. --base tiny")
-    return str(Path(base).resolve()) if Path(base).is_dir() else base
+    return str(Path(base).resolve()) if Path(base).is_dir() else hub.pinned_policy(base) if hub.policy_address(base) else base
 
 
 def _with_adapters_apart(checkpoint: dict[str, Any], like: PreTrainedModel) -> PreTrainedModel:
