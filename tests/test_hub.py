@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import published_openvla
 import pytest
 import yaml
 
@@ -21,6 +22,7 @@ from vla.datasets.robot import RobotSource, is_lerobot
 from vla.errors import UserError
 from vla.evaluation.facts import facts_of
 from vla.models.load import load_vlm
+from vla.observation import Observation
 from vla.policies.load import load_policy
 from vla.training.model_card import Card, mixture_of, model_card
 from vla.training.push import push_export
@@ -123,6 +125,21 @@ def test_a_policy_acts_as_its_folder_does_and_its_record_has_the_commit(server, 
     forget()
     assert hub.pinned_policy("lab/lift") != f"lab/lift@{commit}"
     assert load_policy(f"lab/lift@{commit}").contract.hash == theirs.contract.hash
+
+
+def test_a_published_openvla_acts_as_its_folder_does(server, tmp_path):
+    folder = published_openvla.save(tmp_path / "openvla-7b", published_openvla.parts())
+    commit = server.add("models/lab/openvla-7b", folder)
+    name, options = "lab/openvla-7b", "unnorm_key=bridge_orig"
+    mine, theirs = load_policy(f"{name}?{options}"), load_policy(f"{folder}?{options}")
+    assert mine.contract == theirs.contract and mine.contract.title == "openvla-7b"
+    image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
+    observation = Observation("", {"image": image}, np.zeros(7), "lift the cube")
+    assert np.array_equal(*(policy.act([observation])[0].actions for policy in (mine, theirs)))
+    assert facts_of(f"{name}?{options}", mine)["policy"] == f"{name}@{commit}?{options}"
+    with pytest.raises(UserError, match="statistics of 2 data sets") as error:
+        load_policy(name)
+    assert f"give {name}?unnorm_key=NAME" in error.value.fix
 
 
 def test_where_an_evaluation_is_asked_for_its_command_is_named(server, policy, capsys):

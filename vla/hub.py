@@ -102,12 +102,13 @@ def address(name: str | Path) -> Address | None:
 def policy_address(name: str | Path) -> Address | None:
     """Reads the address of a policy or a model, which may lack hf://; None for a folder, a file or another kind of address.
 
-    A folder that is there comes first, and OWNER/NAME is not on the hub if there is a folder OWNER here.
+    A folder that is there comes first, and OWNER/NAME is not on the hub if there is a folder OWNER here. What follows "?" are
+    options of a published checkpoint.
 
     Raises:
         UserError: as `address`.
     """
-    text = str(name)
+    text = str(name).partition("?")[0]
     match = POLICIES.fullmatch(text)
     if text.startswith("hf://") or not match:
         return address(text)
@@ -129,8 +130,8 @@ def pinned(name: str | Path) -> str:
 
 def pinned_policy(name: str | Path) -> str:
     """Returns the name of a policy or a model with its commit, as `pinned` does."""
-    remote = policy_address(name)
-    return str(_at_commit(remote)) if remote else str(name)
+    remote, (_, mark, options) = policy_address(name), str(name).partition("?")
+    return f"{_at_commit(remote)}{mark}{options}" if remote else str(name)
 
 
 def without_revision(name: str | Path) -> str:

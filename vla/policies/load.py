@@ -8,6 +8,7 @@ from pathlib import Path
 from vla import hub
 from vla.contract import Embodiment, PolicyContract
 from vla.errors import UserError
+from vla.models.openvla.published import is_published
 from vla.policies.base import Policy, check_execute
 from vla.policies.openvla_checkpoint import Checkpoint, load_openvla
 
@@ -60,7 +61,8 @@ def _described(name: str) -> Path:
         UserError: it is on the hub and is no policy.
     """
     folder = hub.local(name, hub.DESCRIPTIONS)
-    if hub.policy_address(name) and not any((folder / file).is_file() for file in ("contract.json", "rl.json")):
+    known = is_published(folder) or any((folder / file).is_file() for file in ("contract.json", "rl.json"))
+    if hub.policy_address(name) and not known:
         fix = "name an export that `vla export --push` wrote; a model to train from is named in model.vlm"
         raise UserError("not a policy: it has no contract.json", hub.pinned_policy(name), fix)
     return folder

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 
 import numpy as np
 
+from vla import hub
 from vla.contract import Camera, Embodiment, PolicyContract
 from vla.datasets.formats.statistics.norm_stats import embodiments
 from vla.errors import UserError
@@ -33,13 +34,15 @@ class Checkpoint:
     """A published checkpoint, and how it is to be used.
 
     Attributes:
-        folder: its folder.
+        name: its folder, or its name on the hub.
+        folder: the folder with its description; of one on the hub, without its weights.
         unnorm_key: the data set whose statistics scale the actions; "" if there is only one.
         center_crop: whether the model sees the middle 0.9 of the image's area, as OpenVLA evaluates models that were fine-tuned
             with image augmentation.
         camera: the robot's camera that it sees; "" is the first.
     """
 
+    name: str
     folder: Path
     unnorm_key: str = ""
     center_crop: bool = False
@@ -47,20 +50,23 @@ class Checkpoint:
 
     @classmethod
     def find(cls, name: str) -> Checkpoint | None:
-        """Reads FOLDER?unnorm_key=NAME&center_crop=1&camera=NAME; None if there is no published checkpoint.
+        """Reads FOLDER?unnorm_key=NAME&center_crop=1&camera=NAME; None if there is no published checkpoint. FOLDER may be a name
+        on the hub.
 
         Raises:
             UserError: an option is unknown.
         """
-        folder, _, query = name.partition("?")
-        if not folder or not is_published(folder):
+        base, _, query = name.partition("?")
+        folder = hub.local(base, hub.DESCRIPTIONS)
+        if not base or not is_published(folder):
             return None
         options = {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}
         if unknown := options.keys() - set(OPTIONS):
             raise UserError(f"unknown option {min(unknown)!r}", name, f"known are {', '.join(OPTIONS)}")
         if options.get("center_crop", "0") not in ("0", "1"):
             raise UserError(f"center_crop={options['center_crop']}", name, "0 or 1")
-        return cls(Path(folder), options.get("unnorm_key", ""), options.get("center_crop") == "1", options.get("camera", ""))
+        crop = options.get("center_crop") == "1"
+        return cls(base, folder, options.get("unnorm_key", ""), crop, options.get("camera", ""))
 
     def contract(self) -> PolicyContract:
         """The contract that the checkpoint was trained with: its prompt, its bins and token ids, its statistics.
@@ -74,8 +80,8 @@ class Checkpoint:
         if (not self.unnorm_key and len(statistics) > 1) or (self.unnorm_key and self.unnorm_key not in statistics):
             what = f"it has statistics of {len(statistics)} data sets"
             what = f"no statistics of {self.unnorm_key!r}" if self.unnorm_key else what
-            fix = f"give {self.folder}?unnorm_key=NAME with one of {', '.join(sorted(statistics))}"
-            raise UserError(what, f"{self.folder}, unnorm_key", fix)
+            fix = f"give {self.name}?unnorm_key=NAME with one of {', '.join(sorted(statistics))}"
+            raise UserError(what, f"{self.name}, unnorm_key", fix)
         chosen = self.unnorm_key or next(iter(statistics))
         side = (config.get("image_sizes") or [224])[0]
         robots = embodiments(
@@ -96,7 +102,7 @@ class Checkpoint:
             execute=1,
             crop=math.sqrt(AREA) if self.center_crop else 1.0,
             terminate=False,
-            title=self.folder.name,
+            title=Path(self.name.partition("@")[0]).name,
         )
 
 
@@ -163,7 +169,7 @@ def load_openvla(
     from vla.policies.local import LocalPolicy
 
     contract = checkpoint.contract()
-    local = LocalPolicy.from_export(checkpoint.folder, batch, probabilities, contract=contract)
+    local = LocalPolicy.from_export(checkpoint.name, batch, probabilities, contract=contract)
     # The processor scales images of any size and shape, as it does for OpenVLA's own server.
     local.any_size = True
     if not robots or set(robots) <= set(contract.embodiments):
