@@ -19,7 +19,11 @@ from vla.space import Space
 
 pytest.importorskip("num2words")
 pytestmark = pytest.mark.slow
-SPACE = Space(names=("x", "y", "z"), units=("m",) * 3, low=(-1.0,) * 3, high=(1.0,) * 3)
+STATISTICS = {"mean": 0.0, "std": 0.6, "min": -1.0, "max": 1.0, "q01": -0.98, "q99": 0.98}
+SPACE = Space(
+    names=("x", "y", "z"), units=("m",) * 3, low=(-1.0,) * 3, high=(1.0,) * 3,
+    statistics={name: (value,) * 3 for name, value in STATISTICS.items()},
+)  # fmt: skip
 ROBOT = Embodiment(cameras=(Camera("front", 64, 64),), state=SPACE, action=SPACE)
 OPENVLA = yaml.safe_load("{codec: openvla, tokens: overwrite, terminate: false, normalise: lower, decode: mode, binary: false}")
 
