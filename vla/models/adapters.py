@@ -129,10 +129,19 @@ def save_adapters(model: PreTrainedModel, folder: str | Path, base: str, base_fi
 
 
 def base_of(folder: str | Path) -> tuple[str, str]:
-    """The model that the adapters of a folder are added to, and the hash of its files; ("", "") if there are none."""
+    """The model that the adapters of a folder are added to, and the hash of its files; ("", "") if there are none.
+
+    Raises:
+        UserError: the folder's file that says so is damaged.
+    """
     path = Path(folder) / BASE
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"model": "", "files": ""}
-    return known["model"], known["files"]
+    if not path.is_file():
+        return "", ""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return str(known["model"]), str(known["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError("it does not say which model the adapters are added to", str(path), "export the run again") from error
 
 
 def with_saved_adapters(model: PreTrainedModel, folder: str | Path, words: int) -> PreTrainedModel:

@@ -140,7 +140,7 @@ def described(module: VLAModule, trainer: L.Trainer, device: str) -> list[str]:
     except UserError:
         return []  # the run itself says what is wrong with the data
     except RuntimeError as error:
-        return [f"memory: not predicted; what this model computes depends on its weights ({str(error).splitlines()[0]})"]
+        return [f"memory: not predicted; what this model computes depends on its weights ({str(error).partition(chr(10))[0]})"]
     parts = ", ".join(f"{name} {_gib(size)}" for name, size in dataclasses.asdict(now).items())
     each = " per process" if trainer.world_size > 1 else ""
     rows, tokens = batch.sequences.inputs.ids.shape
