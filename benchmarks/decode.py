@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LogitsProcessor, LogitsProcessorList, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from vla.contract import PolicyContract
-from vla.models.decoding.decode import static_steps, write
+from vla.models.decoding.decode import fast_steps, write
 from vla.models.decoding.static import StaticSteps
 from vla.models.families.hub_session import HubSession
 from vla.models.inputs import ModelInputs
@@ -94,7 +94,7 @@ def acting(toy: bool) -> tuple[LocalPolicy, list[Observation]]:
 
 def answer(policy: LocalPolicy, inputs: ModelInputs, **how: Any) -> torch.Tensor:
     """The ids that the policy's model writes, as `write` is told."""
-    return write(policy.encoder.family.session(policy.model, inputs), **how).ids
+    return write(policy.encoder.family.session(policy.model, inputs, policy.steps), **how).ids
 
 
 def demo(policy: LocalPolicy, seen: list[Observation], rounds: int) -> dict:
@@ -234,7 +234,7 @@ def structure(name: str, dtype: torch.dtype, device: str, rounds: int, compiled:
 
     def steps_of(model: Any) -> StaticSteps | None:
         # As a toy also what a GPU would record, where there is none.
-        return StaticSteps(model.get_decoder(), compiled) if toy and name != "400m" else static_steps(model, compiled)
+        return StaticSteps(model.get_decoder(), compiled) if toy and name != "400m" else fast_steps(model, compiled)
 
     static = steps_of(model)
 

@@ -53,7 +53,8 @@ def against_generate(name: str, rounds: int) -> dict[str, Any]:
     contract = with_tokens(dataclasses.replace(contract, decode="mode", tokens=""), model, processor.tokenizer)
     add_tokens(contract, model, processor.tokenizer, points=False)
     encoder = Encoder(contract, family_of(model, processor))
-    policy = LocalPolicy(model, processor, contract, encoder=encoder)
+    # As a policy loads an export.
+    policy = LocalPolicy(model.requires_grad_(False), processor, contract, encoder=encoder)
     rng = np.random.default_rng(0)
     images = {camera.name: rng.integers(0, 256, (224, 224, 3), np.uint8) for camera in ROBOT.cameras}
     observation = Observation("", images, np.zeros(7, np.float32), "lift the red cube")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vla.models.decoding.allowed import Block, Ordinal
-from vla.models.decoding.decode import static_steps, write
+from vla.models.decoding.decode import fast_steps, write
 from vla.models.decoding.static import ROOM, StaticSteps
 from vla.models.families.hub_session import HubSession
 from vla.models.families.tiny import TinySession
@@ -47,7 +47,7 @@ def test_an_answer_may_outgrow_its_room(small, prompts):
 def test_public_models_too(hub, name, block):
     model, options = hub.model(name), {"block": block[0]} if block else {}
     static = StaticSteps(model.get_decoder())
-    assert StaticSteps.fits(model.get_decoder()) and static_steps(model) is None  # on a CPU
+    assert StaticSteps.fits(model.get_decoder()) and not isinstance(fast_steps(model), StaticSteps)  # on a CPU
     for _ in range(2):
         ours = write(HubSession(model, hub.prompts(name), static), ALLOWED, **options)
         assert_same(ours, write(HubSession(model, hub.prompts(name)), ALLOWED, **options))
@@ -60,7 +60,7 @@ def test_a_graph_is_recorded_and_replayed(small, prompts, hub, name, compiled, m
     import copy
 
     model = (copy.deepcopy(small[0]) if name == "tiny" else hub.model(name)).cuda()
-    static, replays = static_steps(model, compiled), []
+    static, replays = fast_steps(model, compiled), []
     replay = torch.cuda.CUDAGraph.replay
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph))[1])
 

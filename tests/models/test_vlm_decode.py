@@ -6,8 +6,8 @@ import torch
 
 from vla.errors import UserError
 from vla.models.decoding.allowed import Block, Follow, Free
-from vla.models.decoding.cpu_decode_step import ROOM
 from vla.models.decoding.decode import write
+from vla.models.decoding.kv_cache import ROOM
 from vla.models.families import tiny as tiny_family
 from vla.models.families.tiny import TinySession
 from vla.models.inputs import BLOCK

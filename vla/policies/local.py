@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from vla.contract import PolicyContract
 from vla.datasets.samples import Images
-from vla.models.decoding.decode import Decoded, static_steps, write
+from vla.models.decoding.decode import Decoded, fast_steps, write
 from vla.models.families.find import family_of
 from vla.models.load import load_vlm
 from vla.observation import ActionChunk, Observation
@@ -76,6 +76,7 @@ class LocalPolicy:
     Attributes:
         trained_on_questions: whether the model was trained on questions; None if that is not known.
         any_size: whether it takes images of any size; else a server scales them to the contract's.
+        steps: the decoding steps of the model for an answer's tokens; None: its modules are called.
     """
 
     trained_on_questions: bool | None = None
@@ -96,7 +97,7 @@ class LocalPolicy:
         self.batch = self.shapes[-1]
         self.encoder = encoder or Encoder(contract, family_of(model, processor))
         self._ordinals = self.encoder.grammar.ordinals()
-        self._static = static_steps(self.model)
+        self.steps = fast_steps(self.model)
         self._small = self.model.device.type == "cpu" and self.encoder.family.decoder(self.model).num_parameters() < SMALL
         self._history: dict[str, list[Images]] = {}
 
@@ -207,4 +208,4 @@ class LocalPolicy:
         padded = examples + [examples[0]] * (self._shape(len(examples)) - len(examples))
         inputs = self.encoder.batch(padded, BUCKET).inputs
         with _one_thread() if self._small else contextlib.nullcontext():
-            return write(self.encoder.family.session(self.model, inputs, self._static), **options)
+            return write(self.encoder.family.session(self.model, inputs, self.steps), **options)

@@ -8,7 +8,7 @@ of a rotated pair are stored side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -17,12 +17,8 @@ from torch.nn import functional
 from transformers import GPTNeoXModel
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
+from vla.models.decoding.kv_cache import KVCache, Show, interleave
 from vla.models.decoding.session import CachedLayer
-
-ROOM = 64
-"""The KV cache grows by this many tokens at a time."""
-Show = Callable[[int, torch.Tensor], None]
-"""A function that is called with (k, input [B, N, D] of layer k) for every layer, and (depth, normalised last states)."""
 
 
 def cpu_decode_step(language: nn.Module) -> CpuDecodeStep | None:
@@ -82,7 +78,7 @@ class CpuDecodeStep:
         # The model stores query, key and value head by head; here come the queries of all heads, then all keys, then all values.
         parts = [t.view(self.heads, 3, self.size, -1).transpose(0, 1) for t in (weight, bias)]
         for part in parts:
-            _interleave(part[:2], part[:2].clone(), self.pairs, 2)
+            interleave(part[:2], part[:2].clone(), self.pairs, 2)
             part[0] *= attention.scaling
         up, up_bias = _after_norm(forward.dense_h_to_4h, layer.post_attention_layernorm)
         into = torch.cat([parts[0].flatten(0, 2), up])
@@ -127,65 +123,9 @@ class CpuDecodeStep:
         return KVCache(self, layers, attention, show)
 
 
-class KVCache:
-    """Keys and values of the tokens read so far, with room for more.
-
-    Args:
-        step: computes the next tokens.
-        layers, attention, show: as for `CpuDecodeStep.begin`.
-    """
-
-    def __init__(self, step: CpuDecodeStep, layers: Sequence[CachedLayer], attention: torch.Tensor, show: Show | None = None):
-        self.step, self.show = step, show or (lambda depth, states: None)
-        rows, heads, self.length, size = layers[0].keys.shape
-        self.table = torch.empty(len(layers), 2, rows, heads, self.length + ROOM, size)
-        for (keys, values), layer in zip(self.table[..., : self.length, :], layers, strict=True):
-            _interleave(keys, layer.keys, step.pairs, 3)
-            values.copy_(layer.values)
-        self.ends = attention.sum(1, keepdim=True)
-        self.padded = not bool(attention.all())
-        self.bias = torch.zeros(rows, 1, 1, self.length).masked_fill_(~attention[:, None, None], -torch.inf)
-
-    def read(self, fresh: torch.Tensor, ahead: int = 0, mutual: bool = False) -> tuple[torch.Tensor, KVCache]:
-        """Returns the last states [B, N, D] of tokens [B, N], and the cache that reads the next ones; as `StaticStep.read`."""
-        return self.step(fresh, self, ahead if mutual else 0), self
-
-    def positions(self, count: int) -> torch.Tensor:
-        """Returns the position ids [B, N] of the next tokens."""
-        return self.ends + torch.arange(count)
-
-    def mask(self, count: int, mutual: int) -> torch.Tensor | None:
-        """Returns what is added to the scores of the next tokens, [B, 1, N, length + N]; None: nothing."""
-        if count == 1 and not self.padded:
-            return None
-        mask = functional.pad(self.bias, (0, self.length + count - self.bias.shape[-1]))
-        if count > 1:
-            later = torch.full((count, count), -torch.inf).triu(1)
-            later[count - mutual :, count - mutual :] = 0
-            mask = mask + functional.pad(later, (self.length, 0))
-        return mask
-
-    def add(self, count: int) -> tuple[tuple[torch.Tensor, ...], ...]:
-        """Makes room for new tokens. Returns views per layer: new keys and values, all keys (transposed), all values."""
-        start, end = self.length, self.length + count
-        if end > self.table.shape[4]:
-            self.table = functional.pad(self.table, (0, 0, 0, end - self.table.shape[4] + ROOM))
-        self.length, self.ends = end, self.ends + count
-        keys, values = self.table[..., :end, :].flatten(2, 3).unbind(1)
-        return self.table[..., start:end, :].unbind(), keys.transpose(2, 3).unbind(), values.unbind()
-
-
 def _after_norm(linear: nn.Linear, norm: nn.LayerNorm) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns weight and bias of a linear layer with the scale and shift of the preceding norm folded in."""
     return linear.weight * norm.weight, _bias(linear) + linear.weight @ norm.bias
-
-
-def _interleave(target: torch.Tensor, source: torch.Tensor, pairs: int, dim: int) -> None:
-    """Copies the numbers of heads along `dim`, so that the two of a rotated pair, `pairs` apart in `source`, become adjacent."""
-    sizes = [2 * pairs, source.shape[dim] - 2 * pairs]
-    (rotated, unrotated), (halves, rest) = target.split(sizes, dim), source.split(sizes, dim)
-    rotated.unflatten(dim, (pairs, 2)).copy_(halves.unflatten(dim, (2, pairs)).transpose(dim, dim + 1))
-    unrotated.copy_(rest)
 
 
 def _bias(linear: nn.Linear) -> torch.Tensor:

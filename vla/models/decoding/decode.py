@@ -14,7 +14,8 @@ from vla.contract import Statistic
 from vla.errors import UserError
 from vla.models.decoding.allowed import Allowed, Block, Choice, Follow, Free, Ordinal, at, check
 from vla.models.decoding.choose import likeliest, ordinal_choice
-from vla.models.decoding.session import DecodingSession
+from vla.models.decoding.cpu_llama_step import CpuLlamaStep
+from vla.models.decoding.session import DecodingSession, FastSteps
 from vla.models.decoding.static import StaticSteps
 from vla.models.logprobs import allowed_mass, token_logprobs
 
@@ -38,14 +39,17 @@ class Decoded:
     valid_mass: torch.Tensor | None = None
 
 
-def static_steps(model: PreTrainedModel, compiled: bool = False) -> StaticSteps | None:
-    """Returns the static decoding steps of a model on a GPU; None if its own modules must be used.
+def fast_steps(model: PreTrainedModel, compiled: bool = False) -> FastSteps | None:
+    """Returns the decoding steps of a model: static ones on a GPU, lean ones of Llama and Qwen2 on a CPU; None if its own modules
+    must be used.
 
     Args:
         model: on its device; its weights may change later, but not move.
-        compiled: whether to fuse the operations of a step (`torch.compile`), which takes a minute at the first answer.
+        compiled: whether to fuse the operations of a step on a GPU (`torch.compile`), which takes a minute at the first answer.
     """
     decoder = model.get_decoder()
+    if CpuLlamaStep.fits(decoder):
+        return CpuLlamaStep(decoder)
     # Sharded weights (FSDP) are gathered anew for each step, at no fixed address.
     unsharded = not hasattr(next(decoder.parameters()), "device_mesh")
     return StaticSteps(decoder, compiled) if unsharded and model.device.type == "cuda" and StaticSteps.fits(decoder) else None

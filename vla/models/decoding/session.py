@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -12,6 +13,33 @@ class CachedLayer(Protocol):
 
     keys: torch.Tensor
     values: torch.Tensor
+
+
+class RunningAnswer(Protocol):
+    """The step of an answer that has begun."""
+
+    def read(self, fresh: torch.Tensor, ahead: int = 0, mutual: bool = False) -> tuple[torch.Tensor, RunningAnswer]:
+        """Returns the last states [B, N, D] of tokens [B, N], and the step for the next ones.
+
+        Args:
+            fresh: the tokens.
+            ahead, mutual: as for `DecodingSession.read`.
+        """
+        ...
+
+
+class FastSteps(Protocol):
+    """Decoding steps of one model, which read an answer's tokens faster than its modules do. Keep them as long as the model."""
+
+    def begin(self, layers: Sequence[CachedLayer], mask: torch.Tensor, positions: torch.Tensor) -> RunningAnswer:
+        """Starts an answer after prompts.
+
+        Args:
+            layers: the KV cache of the prompts, layer by layer.
+            mask: [B, L] bool, False is padding.
+            positions: [..., B, 1] position ids of the next token.
+        """
+        ...
 
 
 class DecodingSession(Protocol):

@@ -11,9 +11,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from vla.errors import UserError
-from vla.models.decoding.cpu_decode_step import Show
-from vla.models.decoding.session import DecodingSession
-from vla.models.decoding.static import StaticSteps
+from vla.models.decoding.kv_cache import Show
+from vla.models.decoding.session import DecodingSession, FastSteps
 from vla.models.inputs import ModelInputs
 
 Images = Sequence[np.ndarray]
@@ -119,12 +118,12 @@ class ModelFamily(Protocol):
         ...
 
     def session(
-        self, model: PreTrainedModel, inputs: ModelInputs, static: StaticSteps | None = None, show: Show | None = None
+        self, model: PreTrainedModel, inputs: ModelInputs, steps: FastSteps | None = None, show: Show | None = None
     ) -> DecodingSession:
         """Starts a decoding session with these prompts, on the model's device.
 
         Args:
-            static: static decoding steps of this model for the answer's tokens; None: the model's modules are called.
+            steps: decoding steps of this model for the answer's tokens; None: the model's modules are called.
             show: is called with the states of layers that are computed without calling the layers' modules.
         """
         ...

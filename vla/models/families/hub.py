@@ -12,8 +12,8 @@ from transformers.image_utils import ChannelDimension
 
 from vla.errors import UserError
 from vla.models.attention import additive, visible
-from vla.models.decoding.cpu_decode_step import Show
-from vla.models.decoding.static import StaticSteps
+from vla.models.decoding.kv_cache import Show
+from vla.models.decoding.session import FastSteps
 from vla.models.families.base import Images, OptionalImages, PromptFrame, Size, check_length
 from vla.models.families.hub_session import HubModel, HubSession, core, logits_of
 from vla.models.inputs import BLOCK, PREFIX, ModelInputs
@@ -257,7 +257,7 @@ class HubFamily:
         return int((ids == self.image_id).sum()) // self.image_tokens
 
     def session(
-        self, model: HubModel, inputs: ModelInputs, static: StaticSteps | None = None, show: Show | None = None
+        self, model: HubModel, inputs: ModelInputs, steps: FastSteps | None = None, show: Show | None = None
     ) -> HubSession:
         self._check_context(inputs)
         if self.trains:
@@ -265,7 +265,7 @@ class HubFamily:
         inputs = inputs.to(model.device)
         types = self.token_types(inputs) if self.trains else {}
         fed = {"input_ids": inputs.ids, "attention_mask": inputs.attention, **inputs.images, **types}
-        return HubSession(model, fed, static)
+        return HubSession(model, fed, steps)
 
     def decoder(self, model: HubModel) -> PreTrainedModel:
         return model.get_decoder()
@@ -276,10 +276,14 @@ class HubFamily:
 
 
 def left_padded(inputs: ModelInputs, pad: int) -> ModelInputs:
-    """Prompts that were padded on the right, padded on the left: what is written follows the prompt."""
-    length = inputs.ids.shape[1]
-    columns = torch.arange(length, device=inputs.ids.device)
+    """Prompts that were padded on the right, padded on the left: what is written follows the prompt.
+
+    A single prompt loses its padding: attention without a mask takes half as long.
+    """
+    columns = torch.arange(inputs.ids.shape[1], device=inputs.ids.device)
     used = (inputs.attention * (columns + 1)).amax(1, keepdim=True)
+    length = int(used) if len(used) == 1 else len(columns)
+    columns = columns[:length]
     source = columns - (length - used)
     ids = inputs.ids.gather(1, source.clamp_min(0)).masked_fill(source < 0, pad)
     attention = inputs.attention.gather(1, source.clamp_min(0)).bool() & (source >= 0)

@@ -12,8 +12,7 @@ from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from vla.errors import UserError
-from vla.models.decoding.session import CachedLayer
-from vla.models.decoding.static import StaticStep, StaticSteps
+from vla.models.decoding.session import CachedLayer, FastSteps, RunningAnswer
 
 if TYPE_CHECKING:
 
@@ -55,14 +54,14 @@ class HubSession:
     Args:
         model: an `AutoModelForImageTextToText`.
         inputs: as the model's processor makes them; prompts of unequal length are padded on the left.
-        static: static decoding steps of this model for the answer's tokens; None: its modules are called.
+        steps: decoding steps of this model for the answer's tokens; None: its modules are called.
 
     Raises:
         UserError: a prompt is padded on the right, so that its answer would follow padding; or the head scales its logits.
     """
 
-    def __init__(self, model: HubModel, inputs: Mapping[str, torch.Tensor], static: StaticSteps | None = None):
-        self.model, self.ids, self.static = core(model), inputs["input_ids"], static
+    def __init__(self, model: HubModel, inputs: Mapping[str, torch.Tensor], steps: FastSteps | None = None):
+        self.model, self.ids, self.steps = core(model), inputs["input_ids"], steps
         self.rows, self.device, self.vocabulary = (
             len(self.ids),
             self.ids.device,
@@ -79,13 +78,13 @@ class HubSession:
         self.inputs["position_ids"] = model._prepare_position_ids_for_generation(self.ids, {**self.inputs, "input_ids": self.ids})
         self._first = True
         self._next = torch.empty(0)
-        self._running: StaticStep | None = None
+        self._running: RunningAnswer | None = None
 
     def read(self, fresh: torch.Tensor, words: torch.Tensor | None, ahead: int = 0, mutual: bool = False) -> torch.Tensor:
-        if self.static is not None and not self._first:
+        if self.steps is not None and not self._first:
             if self._running is None:
                 layers, mask = self.inputs["past_key_values"].layers, self.inputs["attention_mask"].bool()
-                self._running = self.static.begin(cast("list[CachedLayer]", layers), mask, self._next)
+                self._running = self.steps.begin(cast("list[CachedLayer]", layers), mask, self._next)
             hidden, self._running = self._running.read(fresh, ahead, mutual)
             return logits_of(self.model, hidden[:, -1 - ahead :], words)
         if ahead and mutual:
@@ -113,7 +112,7 @@ class HubSession:
         if mutual:
             fed["attention_mask"] = self.inputs["attention_mask"].bool()[:, None, None].expand(-1, 1, fresh.shape[1], -1)
         self._first = False
-        if self.static is not None:
+        if self.steps is not None:
             self._next = fed["position_ids"][..., -1:] + 1
         return self.model.model(**fed).last_hidden_state[:, -wanted:]
 

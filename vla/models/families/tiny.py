@@ -10,9 +10,9 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vla.errors import UserError
-from vla.models.decoding.cpu_decode_step import KVCache, Show, cpu_decode_step
-from vla.models.decoding.session import CachedLayer
-from vla.models.decoding.static import StaticStep, StaticSteps
+from vla.models.decoding.cpu_decode_step import cpu_decode_step
+from vla.models.decoding.kv_cache import Show
+from vla.models.decoding.session import CachedLayer, FastSteps, RunningAnswer
 from vla.models.families.base import Images, OptionalImages, PromptFrame, Size, check_length
 from vla.models.inputs import BLOCK, ModelInputs
 from vla.models.tiny.model import TinyVLM
@@ -89,11 +89,11 @@ class TinyFamily:
         ).logits
 
     def session(
-        self, model: TinyVLM, inputs: ModelInputs, static: StaticSteps | None = None, show: Show | None = None
+        self, model: TinyVLM, inputs: ModelInputs, steps: FastSteps | None = None, show: Show | None = None
     ) -> TinySession:
         inputs = inputs.to(model.device)
         group = inputs.attention if inputs.group is None else inputs.group
-        return TinySession(model, inputs.ids, group, inputs.attention, inputs.images["pixel_values"], static, show)
+        return TinySession(model, inputs.ids, group, inputs.attention, inputs.images["pixel_values"], steps, show)
 
     def decoder(self, model: TinyVLM) -> PreTrainedModel:
         return model.language
@@ -111,7 +111,7 @@ class TinySession:
         prefix: [B, L], 1 where a token belongs to the bidirectional prefix.
         attention: [B, L], False is padding.
         pixels: [B, C, 3, H, W] in [-1, 1].
-        static: static decoding steps of this model for the answer's tokens; None: `cpu_decode_step`, or the model's modules.
+        steps: decoding steps of this model for the answer's tokens; None: `cpu_decode_step`, or the model's modules.
         show: is called with the states that `cpu_decode_step` computes, as it calls no modules.
     """
 
@@ -122,14 +122,14 @@ class TinySession:
         prefix: torch.Tensor,
         attention: torch.Tensor,
         pixels: torch.Tensor | None,
-        static: StaticSteps | None = None,
+        steps: FastSteps | None = None,
         show: Show | None = None,
     ):
-        self.model, self.ids, self.pixels, self.static, self.show = model, ids, pixels, static, show
+        self.model, self.ids, self.pixels, self.steps, self.show = model, ids, pixels, steps, show
         self.prefix, self.attention = prefix.to(torch.int8), attention.bool()
         self.rows, self.device, self.vocabulary = len(ids), ids.device, len(model.get_input_embeddings().weight)
         self.cache = DynamicCache()
-        self._running: StaticStep | KVCache | None = None
+        self._running: RunningAnswer | None = None
         self._words: torch.Tensor | None = None
 
     def read(self, fresh: torch.Tensor, words: torch.Tensor | None, ahead: int = 0, mutual: bool = False) -> torch.Tensor:
@@ -161,11 +161,11 @@ class TinySession:
             wanted = torch.cat([end[:, None], wanted[:, 1:]], 1)
         return self._logits(wanted, words)
 
-    def _begin(self) -> StaticStep | KVCache | None:
+    def _begin(self) -> RunningAnswer | None:
         """Returns what reads the answer's tokens, after the prompts have been read; None: the model's modules."""
         layers = cast("list[CachedLayer]", self.cache.layers)
-        if self.static is not None:
-            return self.static.begin(layers, self.attention, self.attention.sum(1, keepdim=True))
+        if self.steps is not None:
+            return self.steps.begin(layers, self.attention, self.attention.sum(1, keepdim=True))
         step = cpu_decode_step(self.model.language)
         return None if step is None else step.begin(layers, self.attention, self.show)
 
