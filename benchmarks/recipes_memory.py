@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,7 +68,11 @@ SIZES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "openvla-lora": ("openvla", text(4096, 11008, 32, 32, 32), {}),
 }
 """Recipe -> family, and the published sizes of the language model and the vision network."""
-SPACE = Space(("x", "y", "z", "roll", "pitch", "yaw", "gripper"), ("",) * 7, (-1.0,) * 7, (1.0,) * 7)
+STATISTICS = {"mean": 0.0, "std": 0.6, "min": -1.0, "max": 1.0, "q01": -0.98, "q99": 0.98}
+SPACE = Space(
+    ("x", "y", "z", "roll", "pitch", "yaw", "gripper"), ("",) * 7, (-1.0,) * 7, (1.0,) * 7,
+    statistics={name: (value,) * 7 for name, value in STATISTICS.items()},
+)  # fmt: skip
 
 
 def with_sizes(config: PreTrainedConfig, language: dict[str, Any], vision: dict[str, Any]) -> PreTrainedConfig:
@@ -151,7 +156,11 @@ def footprint(recipe: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    print(json.dumps({"bars": {}, "recipes": {recipe: footprint(recipe) for recipe in SIZES}, **provenance()}, indent=1))
+    recipes = {}
+    for recipe in SIZES:
+        recipes[recipe] = footprint(recipe)
+        print(recipe, recipes[recipe], file=sys.stderr)
+    print(json.dumps({"bars": {}, "recipes": recipes, **provenance()}, indent=1))
     return 0
 
 

@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from vla.contract import PolicyContract
+from vla.contract import Camera, PolicyContract
 from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
@@ -211,11 +211,38 @@ def test_all_images_of_a_sample_are_augmented_alike(robot):
     assert np.diff(levels).tolist() == [1, 1] and levels[0] != 20
 
 
+def test_chosen_cameras_are_all_that_a_sample_has(robot):
+    source = RobotSource(robot, chunk=1, cameras=["wrist"])
+    whole = RobotSource(robot, chunk=1)
+    assert [camera.name for camera in source.card.spec.cameras] == ["wrist"]
+    for one in (source, pickle.loads(pickle.dumps(source)), source.restricted("val")):
+        assert one.sample(0, RNG).images.keys() == {"wrist"}
+    assert np.array_equal(source.sample(3, RNG).images["wrist"], whole.sample(3, RNG).images["wrist"])
+    both = RobotSource(robot, chunk=1, cameras=["wrist", "front"])
+    assert list(both.sample(0, RNG).images) == ["wrist", "front"]
+    assert source.settings() == whole.settings()  # the same samples: a run may be resumed
+    for wrong in (["top"], [], ["front", "front"]):
+        with pytest.raises(UserError, match="cameras") as error:
+            _ = RobotSource(robot, cameras=wrong).card
+        assert "front, wrist" in error.value.fix
+
+
+def test_a_policy_of_one_camera_takes_that_of_the_data(robot):
+    spec = RobotSource(robot).card.spec
+    source = RobotSource(robot)
+    assert source.bind(PolicyContract({"arm": dataclasses.replace(spec, cameras=spec.cameras[1:])}, chunk=2)) is None
+    assert source.sample(0, RNG).images.keys() == {"wrist"}
+    assert source.demonstrations()[0].images(0).keys() == {"wrist"}
+
+
 def test_a_contract_of_another_robot_is_refused(robot):
     spec = RobotSource(robot).card.spec
     for embodiments, message in (
         ({"other": spec}, "its robot is arm, the policy is for other"),
-        ({"arm": dataclasses.replace(spec, cameras=spec.cameras[:1])}, "cameras: the policy has front, the data front, wrist"),
+        (
+            {"arm": dataclasses.replace(spec, cameras=(Camera("top", 8, 8),))},
+            "cameras: the policy has top, the data front, wrist",
+        ),
         ({"arm": dataclasses.replace(spec, action=spec.state)}, "action: the policy has x, y, the data dx, grip"),
     ):
         with pytest.raises(UserError, match=message):

@@ -156,6 +156,11 @@ def test_adapters_alone_are_exported_and_acted_with(tmp_path, vlm):
     (tmp_path / "apart/base.json").write_text(json.dumps({**known, "model": "./gone"}))
     with pytest.raises(UserError, match="the adapters' base cannot be loaded: there is no such folder"):
         load_vlm(tmp_path / "apart")
+    for damaged in ("", "[]", '{"model": "tiny"}'):
+        (tmp_path / "apart/base.json").write_text(damaged)
+        with pytest.raises(UserError, match="does not say which model") as error:
+            load_vlm(tmp_path / "apart")
+        assert error.value.where == str(tmp_path / "apart/base.json")
 
 
 def test_a_checkpoint_of_an_older_contract_is_exported_with_todays(tmp_path, vlm):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +53,7 @@ class RobotSource(Source[RobotSample]):
         state_noise: standard deviation of noise added to the states of the training split, as a share of each dimension's range
             from q01 to q99. Actions remain those of the true state. The policy then relies less on exact states and more on
             images.
+        cameras: names of the cameras that are used, in the order in which the model gets their images; None: all of them.
     """
 
     kind = "robot"
@@ -65,6 +68,7 @@ class RobotSource(Source[RobotSample]):
         first_steps: int = 0,
         first_times: int = 1,
         state_noise: float = 0.0,
+        cameras: list[str] | None = None,
         **kwargs,
     ):
         super().__init__(folder, weight, loss_weight, **kwargs)
@@ -77,11 +81,11 @@ class RobotSource(Source[RobotSample]):
         if modes is not None and not (min(modes.values(), default=-1) >= 0 and sum(modes.values()) > 0):
             raise UserError(f"modes {modes}", str(folder), "give each mode at least 0, and one of them more")
         self.chunk, self.modes, self.first_steps, self.first_times = chunk, modes, first_steps, first_times
-        self.state_noise = state_noise
+        self.state_noise, self.cameras = state_noise, cameras
         self.history, self.spacing = 1, 1
 
     def bind(self, contract: PolicyContract) -> None:
-        """Takes chunk length and history from the contract.
+        """Takes chunk length, history and, of the data's cameras, the policy's from the contract.
 
         Raises:
             ContractMismatch: the contract lacks the robot, or has other cameras, states or actions for it.
@@ -91,6 +95,10 @@ class RobotSource(Source[RobotSample]):
             what = f"its robot is {self.card.embodiment}, the policy is for {', '.join(contract.embodiments)}"
             raise ContractMismatch(what, str(self.folder), "give data of the policy's robot")
         embodiment = contract.embodiment(self.card.embodiment)
+        if set(_names(embodiment.cameras)) < set(_names(self.card.spec.cameras)):
+            self.cameras = _names(embodiment.cameras)
+            self.card = self.described(self.card)
+            self.__dict__.pop("_images", None)
         for name in ("cameras", "state", "action"):
             policy_names, data_names = (_names(getattr(spec, name)) for spec in (embodiment, self.card.spec))
             if policy_names != data_names:
@@ -113,7 +121,22 @@ class RobotSource(Source[RobotSample]):
         """As of any source; UserError with what to do instead if the folder is a LeRobot data set."""
         if is_lerobot(self.folder):
             raise UserError("a LeRobot data set, not our shards", str(self.folder), LEROBOT.format(folder=self.folder))
-        return super().card
+        return self.described(super().card)
+
+    def described(self, card: DatasetCard) -> DatasetCard:
+        """The card with the cameras that are used. Raises UserError if the data lack one."""
+        known = {camera.name: camera for camera in card.spec.cameras}
+        return dataclasses.replace(card, spec=dataclasses.replace(card.spec, cameras=tuple(known[c] for c in self.chosen(known))))
+
+    def chosen(self, known: Iterable[str]) -> list[str]:
+        """The names of the cameras that are used, of those that the data have. Raises UserError if they lack one."""
+        names = [*known]
+        if self.cameras is None:
+            return names
+        if not self.cameras or set(self.cameras) - set(names) or len(set(self.cameras)) < len(self.cameras):
+            what = f"cameras {', '.join(self.cameras) or 'none'}"
+            raise UserError(what, str(self.folder), f"name some of the data's, each once: {', '.join(names)}")
+        return self.cameras
 
     @functools.cached_property
     def _table(self) -> Steps:

@@ -132,7 +132,7 @@ class Source(Generic[SampleT]):
         """The settings that determine which samples exist and how they are drawn, but not where they are stored. On the hub, the
         commit does."""
         storage = ("folder", "remote", "fetched", "fetched_bytes", "cache", "urls")
-        of_training = ("loss_weight", "chunk", "history", "spacing")
+        of_training = ("loss_weight", "chunk", "history", "spacing", "cameras")
         left_out = (*storage, *of_training, "tolerate", *OPENED, "card")
         address = {"address": hub.pinned(self.folder)} if hub.address(self.folder) else {}
         return {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in left_out} | address
@@ -193,6 +193,10 @@ class Source(Generic[SampleT]):
         card = DatasetCard.load(self.remote.cache if self.remote else self.folder)
         if card.kind != self.kind:
             raise UserError(f"a {card.kind} data set, not {self.kind}", str(self.folder), "use RobotSource or QuestionSource")
+        return card
+
+    def described(self, card: DatasetCard) -> DatasetCard:
+        """The card of what the source gives of data with this card."""
         return card
 
     @functools.cached_property

@@ -247,7 +247,7 @@ class VLACLI(LightningCLI):
             _, card = missing.get(Path(source.folder).resolve(), (None, None))
             if card and card.kind != source.kind:
                 raise UserError(f"{source.folder} gets {card.kind} data, not {source.kind}", f"data.sources.{name}")
-            cards[name] = card or source.card
+            cards[name] = source.described(card) if card else source.card
         return {name: card for name, card in cards.items() if card}
 
     def _prepare_rollouts(self, cards: dict[str, DatasetCard]) -> None:

@@ -1,10 +1,14 @@
 """Training on a LeRobot data set without conversion: how a user learns of it, and what is said of its images."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import yaml
 from jsonargparse import ArgumentParser
 from lerobot_files import write_v2
 
+from vla.contract import PolicyContract
 from vla.datasets.formats.lerobot_source import LeRobotSource
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
@@ -47,3 +51,22 @@ def test_a_wrong_instruction_key_is_told_the_right_one(folder, tmp_path):
     (tmp_path / "card.yaml").write_text(CARD.replace("KEY", "language_instruction"))
     with pytest.raises(UserError, match="there is no language_instruction; there are texts in task"):
         _ = LeRobotSource(folder, str(tmp_path / "card.yaml")).card
+
+
+def test_videos_of_cameras_that_are_not_used_are_not_opened(tmp_path):
+    folder = write_v2(tmp_path / "arm")
+    for path in folder.rglob("*wrist*/*.mp4"):
+        path.unlink()
+    source = LeRobotSource(folder, chunk=1, cameras=["top"])
+    assert [camera.name for camera in source.card.spec.cameras] == ["top"] and not source.unreadable
+    assert source.sample(0, np.random.default_rng(0)).images.keys() == {"top"}
+    with pytest.raises(UserError, match="cameras side") as error:
+        _ = LeRobotSource(folder, cameras=["side"]).card
+    assert "top, wrist" in error.value.fix
+
+
+def test_a_policy_of_one_camera_takes_that_of_the_data(folder):
+    source = LeRobotSource(folder)
+    spec = source.card.spec
+    source.bind(PolicyContract({source.card.embodiment: dataclasses.replace(spec, cameras=spec.cameras[1:])}, chunk=1))
+    assert source.sample(0, np.random.default_rng(0)).images.keys() == {"wrist"}

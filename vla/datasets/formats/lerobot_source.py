@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import sys
 from pathlib import Path
@@ -64,13 +65,18 @@ class LeRobotSource(RobotSource):
     def reader(self) -> LeRobotReader:
         # The descriptions say which videos are needed.
         folder = hub.data_set(self.folder, ("meta/*", "data/*"))
-        card = load_source_card(self.conventions) if self.conventions else LeRobotReader(folder).card()
+        card = self._with_used(load_source_card(self.conventions) if self.conventions else LeRobotReader(folder).card())
         videos = [f"videos/*{camera.key}/*" for camera in card.cameras.values()]
         return LeRobotReader(hub.data_set(self.folder, ("meta/*", "data/*", *videos)))
 
     @functools.cached_property
     def source_card(self) -> SourceCard:
-        return load_source_card(self.conventions) if self.conventions else self.reader.card()
+        return self._with_used(load_source_card(self.conventions) if self.conventions else self.reader.card())
+
+    def _with_used(self, card: SourceCard) -> SourceCard:
+        """The source card without the cameras that are not used: their videos are neither fetched nor opened."""
+        used = self.chosen(card.cameras)
+        return dataclasses.replace(card, cameras={name: card.cameras[name] for name in used})
 
     @functools.cached_property
     def index(self) -> Never:
@@ -142,7 +148,8 @@ class LeRobotSource(RobotSource):
             control_hz=source_card.control_hz,
         )
         counts = {"episodes": len(episodes), "steps": sum(len(e) for e, _ in episodes)}
-        return DatasetCard(source_card.title, "robot", source_card.embodiment, spec, counts, conventions=conventions(source_card))
+        card = DatasetCard(source_card.title, "robot", source_card.embodiment, spec, counts, conventions=conventions(source_card))
+        return self.described(card)
 
     @functools.cached_property
     def _sizes(self) -> dict[str, tuple[int, int]]:
@@ -225,14 +232,15 @@ class _Images:
 
     def __call__(self, record: int) -> dict[str, np.ndarray]:
         images = {}
-        for name, size in self.source._sizes.items():
+        for camera in self.source.card.spec.cameras:
+            name = camera.name
             try:
                 pixels = self.pixels(record, name)
             except UserError as error:
                 step = int(self.source._table.step[record])
                 raise Unreadable(error.what, f"{error.where}, step {step}", error.fix) from error
             upright = Orient(self.source.source_card.cameras[name].orientation)(pixels)
-            images[name] = Resize(*size)(upright)
+            images[name] = Resize(camera.height, camera.width)(upright)
         return images
 
     def pixels(self, record: int, camera: str) -> np.ndarray:

@@ -20,7 +20,7 @@ class OpenVLAFamily(HubFamily):
 
     def image_ids(self, sizes: Sequence[Size | None]) -> list[list[int]]:
         if len(sizes) != 1:
-            fix = "give data with one camera, and history 1"
+            fix = "choose one of the data's cameras (`cameras: [NAME]` of the source), and history 1"
             raise UserError(f"OpenVLA takes one image, the contract gives {len(sizes)}", "model.vlm", fix)
         return super().image_ids(sizes)
 

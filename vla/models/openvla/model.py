@@ -158,7 +158,7 @@ class OpenVLA(PreTrainedModel, GenerationMixin):
         """
         embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
-            patches = self.projector(self.vision_backbone(pixel_values)).to(embeds.dtype)
+            patches = self.projector(self.vision_backbone(pixel_values.to(self.dtype))).to(embeds.dtype)
             placeholders = (input_ids == self.config.image_token_id).nonzero(as_tuple=True)
             if len(placeholders[0]) != patches.shape[0] * patches.shape[1]:
                 what = f"{len(placeholders[0])} placeholders for {patches.shape[0]} images of {patches.shape[1]} patches"
