@@ -1,6 +1,7 @@
 """The recipes for public models train a toy of their family; 4-bit weights; blocks that are computed again."""
 
 import dataclasses
+import json
 import shutil
 
 import published
@@ -158,3 +159,13 @@ def test_a_processor_that_lacks_a_package_says_so(saved, monkeypatch):
     monkeypatch.setattr(processing_smolvlm, "num2words", None)
     with pytest.raises(UserError, match="(?s)num2words.*vla\\[public\\]"):
         load_vlm(folder)
+
+
+def test_a_sequence_beyond_the_context_is_one_error_on_a_line_of_its_own(saved, data, tmp_path, capsys):
+    folder = shutil.copytree(saved("smolvlm"), tmp_path / "short")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 64
+    (folder / "config.json").write_text(json.dumps(config))
+    assert cli.main(small("smolvlm-full", folder, data, tmp_path)) == 2
+    lines = capsys.readouterr().err.split("\n")
+    assert any(line.startswith("error: prompt: a sequence has") for line in lines)

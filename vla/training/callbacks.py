@@ -131,6 +131,10 @@ class StepProgress(ProgressBar):
         if self._bar is not None:
             self._bar.close()
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        # What is said of it begins its own line.
+        self.on_train_end(trainer, pl_module)
+
 
 class Throughput(L.Callback):
     """Logs samples/s, tokens/s and, on a GPU whose peak is known, the share of the peak that the model's products reach (MFU).
