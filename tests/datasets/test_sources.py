@@ -211,7 +211,7 @@ def test_all_images_of_a_sample_are_augmented_alike(robot):
     assert np.diff(levels).tolist() == [1, 1] and levels[0] != 20
 
 
-def test_chosen_cameras_are_all_that_a_sample_has(robot):
+def test_chosen_cameras_are_all_that_a_sample_has(robot, questions_folder):
     source = RobotSource(robot, chunk=1, cameras=["wrist"])
     whole = RobotSource(robot, chunk=1)
     assert [camera.name for camera in source.card.spec.cameras] == ["wrist"]
@@ -221,6 +221,12 @@ def test_chosen_cameras_are_all_that_a_sample_has(robot):
     both = RobotSource(robot, chunk=1, cameras=["wrist", "front"])
     assert list(both.sample(0, RNG).images) == ["wrist", "front"]
     assert source.settings() == whole.settings()  # the same samples: a run may be resumed
+    # A point is a place in the data's first camera's image.
+    assert source.sample(0, RNG).point is None and whole.sample(0, RNG).point
+    asked = QuestionSource(questions_folder, cameras=["wrist"])
+    assert list(asked.sample(0, RNG, which=1).images) == ["wrist"]
+    with pytest.raises(UserError, match="places in answers are in the image of front"):
+        asked.sample(0, RNG, which=0)
     for wrong in (["top"], [], ["front", "front"]):
         with pytest.raises(UserError, match="cameras") as error:
             _ = RobotSource(robot, cameras=wrong).card

@@ -102,6 +102,9 @@ class QuestionSource(Source[QuestionSample]):
             drawn = [questions[which]]
         saved = [_parts(q["answer"]) for q in drawn]
         points = [(part[0], part[1]) for parts in saved for part in parts if isinstance(part, list)]
+        if points and not self.keeps_points:
+            what = f"places in answers are in the image of {self._first}, and the model's first camera is another"
+            raise UserError(what, str(self.folder), f"put {self._first} first in `cameras`, or leave such types out")
         images, points = self._augmented(self.images(i), points, rng)
         moved = iter(points)
         answers = [[next(moved) if isinstance(part, list) else part for part in parts] for parts in saved]

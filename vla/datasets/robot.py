@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -53,7 +51,6 @@ class RobotSource(Source[RobotSample]):
         state_noise: standard deviation of noise added to the states of the training split, as a share of each dimension's range
             from q01 to q99. Actions remain those of the true state. The policy then relies less on exact states and more on
             images.
-        cameras: names of the cameras that are used, in the order in which the model gets their images; None: all of them.
     """
 
     kind = "robot"
@@ -68,7 +65,6 @@ class RobotSource(Source[RobotSample]):
         first_steps: int = 0,
         first_times: int = 1,
         state_noise: float = 0.0,
-        cameras: list[str] | None = None,
         **kwargs,
     ):
         super().__init__(folder, weight, loss_weight, **kwargs)
@@ -81,7 +77,7 @@ class RobotSource(Source[RobotSample]):
         if modes is not None and not (min(modes.values(), default=-1) >= 0 and sum(modes.values()) > 0):
             raise UserError(f"modes {modes}", str(folder), "give each mode at least 0, and one of them more")
         self.chunk, self.modes, self.first_steps, self.first_times = chunk, modes, first_steps, first_times
-        self.state_noise, self.cameras = state_noise, cameras
+        self.state_noise = state_noise
         self.history, self.spacing = 1, 1
 
     def bind(self, contract: PolicyContract) -> None:
@@ -121,22 +117,7 @@ class RobotSource(Source[RobotSample]):
         """As of any source; UserError with what to do instead if the folder is a LeRobot data set."""
         if is_lerobot(self.folder):
             raise UserError("a LeRobot data set, not our shards", str(self.folder), LEROBOT.format(folder=self.folder))
-        return self.described(super().card)
-
-    def described(self, card: DatasetCard) -> DatasetCard:
-        """The card with the cameras that are used. Raises UserError if the data lack one."""
-        known = {camera.name: camera for camera in card.spec.cameras}
-        return dataclasses.replace(card, spec=dataclasses.replace(card.spec, cameras=tuple(known[c] for c in self.chosen(known))))
-
-    def chosen(self, known: Iterable[str]) -> list[str]:
-        """The names of the cameras that are used, of those that the data have. Raises UserError if they lack one."""
-        names = [*known]
-        if self.cameras is None:
-            return names
-        if not self.cameras or set(self.cameras) - set(names) or len(set(self.cameras)) < len(self.cameras):
-            what = f"cameras {', '.join(self.cameras) or 'none'}"
-            raise UserError(what, str(self.folder), f"name some of the data's, each once: {', '.join(names)}")
-        return self.cameras
+        return super().card
 
     @functools.cached_property
     def _table(self) -> Steps:
@@ -212,6 +193,8 @@ class RobotSource(Source[RobotSample]):
         ahead = row + np.arange(self.chunk)
         inside = np.minimum(ahead, table.end[row] - 1)
         description = table.description(row)
+        if not self.keeps_points:
+            description["point"] = None
         # The history does not extend into an earlier segment.
         before = [int(row) - k * self.spacing for k in range(self.history - 1, 0, -1)]
         frames = [self._images(int(table.record[r])) if r >= table.start[row] else None for r in (*before, row)]

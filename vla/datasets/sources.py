@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
@@ -84,6 +85,7 @@ class Source(Generic[SampleT]):
         augment: augmentations in order: (images, points, rng) -> (images, points).
         tolerate: share of the samples that may be unreadable (ten are always tolerated). Each is reported, and the next sample
             replaces it.
+        cameras: names of the cameras that are used, in the order in which the model gets their images; None: all of them.
     """
 
     kind = ""
@@ -103,6 +105,7 @@ class Source(Generic[SampleT]):
         fetched_gib: float = 20.0,
         together: int = 8,
         tolerate: float = 0.001,
+        cameras: list[str] | None = None,
     ):
         if together < 1:
             raise UserError(f"together {together}", str(folder), "give at least 1 shard")
@@ -122,7 +125,7 @@ class Source(Generic[SampleT]):
         self.remote = RemoteFolder(str(folder), fetched, self.fetched_bytes) if is_remote(folder) else None
         self.split, self.holdout, self.cache, self.augment = split, holdout, cache, list(augment)
         self.warmup_samples, self.max_samples, self.together = warmup_samples, max_samples, together
-        self.tolerate = tolerate
+        self.tolerate, self.cameras, self._first = tolerate, cameras, ""
 
     def __getstate__(self) -> dict:
         # A spawned worker reopens the data set, which is cheaper than pickling the images.
@@ -193,11 +196,28 @@ class Source(Generic[SampleT]):
         card = DatasetCard.load(self.remote.cache if self.remote else self.folder)
         if card.kind != self.kind:
             raise UserError(f"a {card.kind} data set, not {self.kind}", str(self.folder), "use RobotSource or QuestionSource")
-        return card
+        return self.described(card)
 
     def described(self, card: DatasetCard) -> DatasetCard:
-        """The card of what the source gives of data with this card."""
-        return card
+        """The card with the cameras that are used. Raises UserError if the data lack one."""
+        known = {camera.name: camera for camera in card.spec.cameras}
+        return dataclasses.replace(card, spec=dataclasses.replace(card.spec, cameras=tuple(known[c] for c in self.chosen(known))))
+
+    def chosen(self, known: Iterable[str]) -> list[str]:
+        """The names of the cameras that are used, of those that the data have. Raises UserError if they lack one."""
+        names = [*known]
+        self._first = self._first or names[0]
+        if self.cameras is None:
+            return names
+        if not self.cameras or set(self.cameras) - set(names) or len(set(self.cameras)) < len(self.cameras):
+            what = f"cameras {', '.join(self.cameras) or 'none'}"
+            raise UserError(what, str(self.folder), f"name some of the data's, each once: {', '.join(names)}")
+        return self.cameras
+
+    @property
+    def keeps_points(self) -> bool:
+        """Whether the model's first camera is the data's, to whose image points in it refer."""
+        return self.card.spec.cameras[0].name == self._first
 
     @functools.cached_property
     def index(self) -> ShardIndex:

@@ -24,6 +24,8 @@ from vla.tokenization.base import ActionCodec
 from vla.tokenization.codecs import action_codec, fitted, settings, with_statistic
 from vla.tokenization.vocabulary import INTEGER_WORDS, LOCATION_WORDS
 
+NO_STATE = "Q: what action should the robot take to {instruction}? A:"
+"""The prompt by default for robots without proprioception."""
 WINDOWS = 20_000
 """The number of chunks per embodiment that a codec is fitted on at most."""
 
@@ -85,6 +87,8 @@ def configured(options: ContractOptions, cards: dict[str, DatasetCard]) -> Polic
         robots = [card for card in cards.values() if card.kind == "robot"]
         embodiments = {name: _with_binary(name, spec, robots) for name, spec in embodiments.items()}
     fields = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("source", "decode", "binary")}
+    if options.prompt == ContractOptions.prompt and not any(spec.state.names for spec in embodiments.values()):
+        fields["prompt"] = NO_STATE
     contract = PolicyContract(embodiments=embodiments, **{**fields, "chat": bool(options.chat)})
     settings(contract)
     return contract

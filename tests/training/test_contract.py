@@ -1,4 +1,4 @@
-"""Which dimensions of a contract are binary: those with two values in all of a robot's data sets."""
+"""The contract that follows from the cards: which dimensions are binary (with two values in all of a robot's data), and the prompt."""
 
 import dataclasses
 
@@ -39,3 +39,11 @@ def test_all_data_sets_of_a_robot_must_agree(tmp_path):
     assert binary([closed], binary=False) == {"arm": (None, None)}
     closed.save(tmp_path)
     assert "binary" not in (tmp_path / "card.yaml").read_text() and DatasetCard.load(tmp_path) == closed
+
+
+def test_a_robot_without_proprioception_has_no_state_in_its_prompt():
+    none = dataclasses.replace(EMBODIMENT, state=Space((), (), (), ()))
+    cards = {"data": DatasetCard("data", "robot", "arm", none)}
+    assert "state" not in configured(ContractOptions(plan=()), cards).prompt
+    assert configured(ContractOptions(plan=(), prompt="{instruction} {state}"), cards).prompt == "{instruction} {state}"
+    assert "state" in configured(ContractOptions(plan=()), {"data": card(None)}).prompt
