@@ -1,4 +1,4 @@
-"""The contract that follows from the cards: which dimensions are binary (with two values in all of a robot's data), and the prompt."""
+"""The contract that follows from the cards: the prompt, and binary dimensions, which have two values in all of a robot's data."""
 
 import dataclasses
 
