@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from vla.commands.collect import collected
 from vla.commands.configs import with_paths
 from vla.commands.replaced import say_what_is_replaced
 from vla.commands.training_help import asks_for_all, requested
@@ -13,7 +14,7 @@ from vla.datasets.card import DatasetCard
 from vla.errors import UserError
 from vla.policies.base import Policy
 from vla.report.summary import rates
-from vla.sim.collect import check, collect_with_progress, generator
+from vla.sim.collect import check, generator
 from vla.sim.collect_options import Collect
 from vla.sim.conventions import check_conventions
 from vla.sim.episodes import Episode
@@ -101,7 +102,7 @@ def train(argv: list[str]) -> int:
     evaluator, argv = Evaluator(), with_paths(argv)
     say_what_is_replaced(argv)
     try:
-        lightning(argv, Hooks(evaluator, new_tokenizer, collect_with_progress, Collect, planned_card))
+        lightning(argv, Hooks(evaluator, new_tokenizer, collected, Collect, planned_card))
     finally:
         evaluator.close()
     return 0

@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import tokenize
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,25 +158,26 @@ class ShardWriter:
 
     Args:
         folder: created if it does not exist.
-        per_shard: samples per file.
+        per_shard: samples per file; 0: `cut` ends a file.
         overwrite: whether existing shards and their caches are removed first.
+        keep: shards of the folder that stay, with their numbers of samples; what is written follows them.
 
     Raises:
-        UserError: the folder has shards and `overwrite` is not set.
+        UserError: the folder has shards, and neither `overwrite` nor `keep` is given.
     """
 
-    def __init__(self, folder: str | Path, per_shard: int = 2000, overwrite: bool = False):
+    def __init__(self, folder: str | Path, per_shard: int = 2000, overwrite: bool = False, keep: Mapping[str, int] | None = None):
         self.folder, self.per_shard, self.overwrite = Path(folder), per_shard, overwrite
-        self.count = 0
-        self.shards: dict[str, int] = {}
+        self.shards: dict[str, int] = dict(keep or {})
+        self.count = sum(self.shards.values())
         self._keys: set[str] = set()
         self._file = self._tar = None
 
     def __enter__(self) -> ShardWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
-        check_empty(self.folder, self.overwrite)
+        check_empty(self.folder, self.overwrite or bool(self.shards))
         for path in [
-            *self.folder.glob(PATTERN),
+            *(path for path in self.folder.glob(PATTERN) if path.name not in self.shards),
             *self.folder.glob("shard-*.idx"),
             *self.folder.glob("shard-*.tmp"),
             *self.folder.glob("*.columns"),
@@ -186,7 +188,7 @@ class ShardWriter:
 
     def __exit__(self, kind, error, trace) -> None:
         if kind is None:
-            self._finish()
+            self.cut()
         elif self._file is not None and self._tar is not None:
             self._tar.close()
             self._file.close()
@@ -215,10 +217,11 @@ class ShardWriter:
         self._tar.write({"__key__": key, **data})
         self._keys.add(key)
         self.count += 1
-        if self.count % self.per_shard == 0:
-            self._finish()
+        if self.per_shard and self.count % self.per_shard == 0:
+            self.cut()
 
-    def _finish(self) -> None:
+    def cut(self) -> None:
+        """Completes the present file, if there is one; the next sample begins another."""
         if self._file is None or self._tar is None:
             return
         self._tar.close()

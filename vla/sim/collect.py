@@ -61,18 +61,22 @@ def check(options: Collect) -> None:
         ("seed", 0),
         ("workers", 0),
         ("noise", 0),
+        ("batch", 0),
     ):
         if getattr(options, name) < least:
             raise UserError(f"{name} {getattr(options, name)}", "collect", f"give at least {least}")
-    for name in ("clean", "excursions"):
+    for name in ("clean", "excursions", "beta"):
         if not 0 <= getattr(options, name) <= 1:
             raise UserError(f"{name} {getattr(options, name)}", "collect", "give a share from 0 to 1")
     simulator = simulator_of(options.task)
     if options.task in simulator.tasks and not simulator.tasks[options.task].expert:
         raise UserError(f"{options.task} has no scripted expert", "collect", "nobody can demonstrate it here")
     simulator.check_collect(options)
+    if options.policy and options.task not in simulator.tasks:
+        raise UserError(f"a policy does not act for {options.task}", "--policy", f"one of: {', '.join(simulator.tasks)}")
     check_writable(options.out)
-    check_empty(options.out, options.overwrite)
+    if not options.policy:  # whose round may go on
+        check_empty(options.out, options.overwrite)
 
 
 def collect(options: Collect, report: Report | None = None) -> dict[str, int]:
@@ -182,6 +186,7 @@ def write_demonstrations(
 def generator(options: Collect) -> dict[str, object]:
     """The card's entry on how the data was made. Training rolls out the task named in `task`."""
     # An option that came later is left out at its default, so that cards of the same data stay the same.
-    left_out = ("out", "workers", "overwrite", *([] if options.numbers else ["numbers"]))
+    later = [name for name in ("numbers", "policy", "beta", "batch") if not getattr(options, name)]
+    left_out = ("out", "workers", "overwrite", *later)
     chosen = {key: value for key, value in dataclasses.asdict(options).items() if key not in left_out}
     return {"command": f"vla collect --task {options.task}", **chosen}

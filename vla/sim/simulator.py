@@ -39,6 +39,21 @@ class TaskSpec:
     expert: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """What the scripted expert would do in the present state.
+
+    Attributes:
+        action: [A], in the embodiment's units, without noise.
+        done: whether it would declare the task done.
+        about: what else a robot sample says of the state: `target`, and `point` and `reach` where the simulator knows them.
+    """
+
+    action: np.ndarray
+    done: bool
+    about: dict[str, object]
+
+
 class Simulation(Protocol):
     """Runs one episode at a time, of any of the simulator's tasks. It lives in a worker process, without torch.
 
@@ -60,6 +75,10 @@ class Simulation(Protocol):
 
     def expert(self, episode: Episode) -> Result:
         """Runs a whole episode with the scripted expert, without images; only called if the task has one."""
+        ...
+
+    def advise(self) -> Advice:
+        """What the expert would do now; only called if the task has one and the instruction asks for something."""
         ...
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from vla.observation import Observation
 from vla.sim.episodes import Episode, Result
 from vla.sim.registry import simulator_of
-from vla.sim.simulator import Simulation
+from vla.sim.simulator import Advice, Simulation
 
 
 class SimulatorWorker:
@@ -24,6 +24,9 @@ class SimulatorWorker:
 
     def expert(self, episode: Episode) -> Result:
         return self._select(episode.task).expert(episode)
+
+    def advise(self) -> Advice:
+        return self._current.advise()
 
     def _select(self, task: str) -> Simulation:
         simulator = simulator_of(task)

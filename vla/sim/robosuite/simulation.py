@@ -12,7 +12,7 @@ from vla.sim.gl import refuse_black
 from vla.sim.robosuite.embodiment import CAMERAS, embodiment
 from vla.sim.robosuite.environment import SEED, Environment
 from vla.sim.robosuite.experts import expert_action
-from vla.sim.simulator import VIDEO_SIZE
+from vla.sim.simulator import VIDEO_SIZE, Advice
 
 
 class RobosuiteSimulation:
@@ -68,6 +68,10 @@ class RobosuiteSimulation:
         while self.failure is None:
             self.step(expert_action(self.environment) if self.has_goal else still, False, False)
         return self.result()
+
+    def advise(self) -> Advice:
+        """What the scripted expert would do now."""
+        return Advice(expert_action(self.environment), self.environment.success(), {"target": ""})
 
     def result(self) -> Result:
         done = self.failure in ("", "wrong object")

@@ -13,6 +13,7 @@ from vla.datasets.shards import ShardWriter, encode_member
 from vla.sim.collect import Attempt, StepDescription, generator, map_in_processes, write_demonstrations
 from vla.sim.collect_options import Collect, Report
 from vla.sim.tabletop import questions as asking
+from vla.sim.tabletop.about import about
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.tabletop.experts import done, expert_action
 from vla.sim.tabletop.tasks import find_task
@@ -96,7 +97,7 @@ def _demonstrate(goal: Goal, rng: np.random.Generator) -> Attempt:
             continue
         action, state = expert_action(_table, goal), _table.state()
         terminate.append(int(done(_table, goal)))
-        steps.append((_images(), [round(c, 4) for c in _table.project(target)], asking.reach(_table, target), segment))
+        steps.append((_images(), about(_table, goal), segment))
         actions.append(action.astype(np.float32))
         states.append(state.astype(np.float32))
         disturbed = action.copy()
@@ -106,7 +107,7 @@ def _demonstrate(goal: Goal, rng: np.random.Generator) -> Attempt:
         _table.step(disturbed)
         outcome.update(_table)
     encoded: list[tuple[dict[str, bytes], StepDescription]] = []
-    for step, ((images, point, reach, segment), action, state) in enumerate(zip(steps, actions, states, strict=True)):
+    for step, ((images, facts, segment), action, state) in enumerate(zip(steps, actions, states, strict=True)):
         description: StepDescription = {
             "step": step,
             "length": len(steps),
@@ -114,20 +115,11 @@ def _demonstrate(goal: Goal, rng: np.random.Generator) -> Attempt:
             "instruction": instruction,
             "terminate": terminate[step],
             "embodiment": EMBODIMENT_NAME,
-            "target": _table.scene[target].name,
-            **_where_to(goal),
-            "point": point,
-            "reach": reach,
+            **facts,
         }
         encoded.append((_encode({**images, "action.npy": action, "state.npy": state}), description))
     failure = outcome.failure or ("" if terminate[-1] else "timeout")
     return Attempt(failure, encoded, np.array(actions), np.array(states))
-
-
-def _where_to(goal: Goal) -> dict[str, str]:
-    """What the goal names besides its target."""
-    reference = {} if goal.reference is None else {"reference": _table.scene[goal.reference].name}
-    return reference | ({"side": goal.side} if goal.side else {})
 
 
 def _wander(goal: Goal, rng: np.random.Generator, outcome: Outcome) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 from vla.observation import Observation
 from vla.sim.episodes import Episode, Result
 from vla.sim.gl import refuse_black
-from vla.sim.simulator import VIDEO_SIZE
+from vla.sim.simulator import VIDEO_SIZE, Advice
+from vla.sim.tabletop.about import about
 from vla.sim.tabletop.embodiment import EMBODIMENT_NAME
 from vla.sim.tabletop.episodes import set_up, start_noise
-from vla.sim.tabletop.experts import expert_action
+from vla.sim.tabletop.experts import done, expert_action
 from vla.sim.tabletop.tasks import find_task
 from vla.sim.tabletop.tasks.base import describe
 from vla.sim.tabletop.tasks.outcome import Outcome
@@ -68,6 +69,12 @@ class TabletopSimulation:
             goal = self.outcome.goal
             self.step(np.array(STILL) if goal is None else expert_action(self.table, goal), False, False)
         return self.result()
+
+    def advise(self) -> Advice:
+        """What the scripted expert would do now."""
+        goal = self.outcome.goal
+        assert goal is not None
+        return Advice(expert_action(self.table, goal), done(self.table, goal), about(self.table, goal))
 
     def result(self) -> Result:
         outcome, scene = self.outcome, self.table.scene

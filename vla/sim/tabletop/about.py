@@ -1,0 +1,23 @@
+"""What a robot sample says of its state besides observation and action."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vla.sim.tabletop.questions import reach
+from vla.sim.tabletop.tasks.base import Goal
+
+if TYPE_CHECKING:
+    from vla.sim.tabletop.tabletop import Tabletop
+
+
+def about(table: Tabletop, goal: Goal) -> dict[str, object]:
+    """The names that the goal is about, and where its object is: in the front image, and from the gripper."""
+    reference = {} if goal.reference is None else {"reference": table.scene[goal.reference].name}
+    return {
+        "target": table.scene[goal.target].name,
+        **reference,
+        **({"side": goal.side} if goal.side else {}),
+        "point": [round(c, 4) for c in table.project(goal.target)],
+        "reach": reach(table, goal.target),
+    }
