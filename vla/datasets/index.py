@@ -22,7 +22,7 @@ from vla.datasets.tar import CutOff, Sample, tar_samples
 from vla.errors import Unreadable, UserError
 from vla.files import why_not_data
 
-VERSION = 4
+VERSION = 5
 OPEN_FILES = 256
 """Local shards that an index keeps open. With more shards than this, random access opens a file for nearly every sample."""
 FETCHED_OPEN = 16

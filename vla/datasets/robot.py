@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -48,6 +48,8 @@ class RobotSource(Source[RobotSample]):
         modes: mode -> its relative frequency; None: always the contract's first mode.
         first_steps: number of steps at the start of each episode, where the task is decided, that are repeated.
         first_times: how many times they occur in an epoch of the training split.
+        actors: how many times the steps of each actor occur in an epoch of the training split, e.g. {person: 3, policy: 0} for
+            interventions; once where an actor is not named.
         state_noise: standard deviation of noise added to the states of the training split, as a share of each dimension's range
             from q01 to q99. Actions remain those of the true state. The policy then relies less on exact states and more on
             images.
@@ -64,6 +66,7 @@ class RobotSource(Source[RobotSample]):
         modes: dict[Mode, float] | None = None,
         first_steps: int = 0,
         first_times: int = 1,
+        actors: dict[str, int] | None = None,
         state_noise: float = 0.0,
         **kwargs,
     ):
@@ -77,8 +80,14 @@ class RobotSource(Source[RobotSample]):
         if modes is not None and not (min(modes.values(), default=-1) >= 0 and sum(modes.values()) > 0):
             raise UserError(f"modes {modes}", str(folder), "give each mode at least 0, and one of them more")
         self.chunk, self.modes, self.first_steps, self.first_times = chunk, modes, first_steps, first_times
-        self.state_noise = state_noise
+        if min((actors or {}).values(), default=0) < 0:
+            raise UserError(f"actors {actors}", str(folder), "give each at least 0 times")
+        self.state_noise, self.actors = state_noise, actors or {}
         self.history, self.spacing = 1, 1
+
+    def settings(self) -> dict[str, Any]:
+        # A run that was begun before there was this setting goes on.
+        return {name: value for name, value in super().settings().items() if name != "actors" or value}
 
     def bind(self, contract: PolicyContract) -> None:
         """Takes chunk length, history and, of the data's cameras, the policy's from the contract.
@@ -132,7 +141,23 @@ class RobotSource(Source[RobotSample]):
         rows = np.flatnonzero(np.isin(self._table.episode, episodes[self._part(len(episodes))]))
         if self.split == "val":
             return rows
-        return np.repeat(rows, np.where(self._table.step[rows] < self.first_steps, self.first_times, 1))
+        times = np.where(self._table.step[rows] < self.first_steps, self.first_times, 1)
+        return np.repeat(rows, times * self._times_of_actors()[rows])
+
+    def _times_of_actors(self) -> np.ndarray:
+        """How many times each step occurs because of who acted, [N].
+
+        Raises:
+            UserError: a named actor acts in no step.
+        """
+        names = self._table.words[self._table.actor]
+        times = np.ones(len(names), np.int64)
+        for actor, count in self.actors.items():
+            if not (names == actor).any():
+                who = ", ".join(sorted({str(name) for name in names} - {""})) or "nobody: they do not say who acted"
+                raise UserError(f"{actor} acts in no step", f"{self.folder}, actors", f"the data have {who}")
+            times[names == actor] = count
+        return times
 
     @property
     def _records(self) -> np.ndarray:

@@ -16,7 +16,7 @@ from vla.space import Space
 from vla.transforms import Point
 
 FIELDS = ("episode", "step", "length", "instruction", "terminate", "embodiment", "target")
-WORDS = ("instruction", "target", "embodiment")
+WORDS = ("instruction", "target", "embodiment", "actor")
 OFFSET = 4
 """Integers of an offset (`reach` in the data): x, y, z and the turn."""
 
@@ -44,7 +44,8 @@ class Steps:
         terminate: bool [N].
         point: float32 [N, 2], position of the target in the first camera's image; NaN where it is missing.
         reach: int16 [N, 4], offset of the target from the gripper; -1 where it is missing.
-        words: str [W], the different texts; instruction, target and embodiment are int32 [N] positions in it.
+        words: str [W], the different texts; instruction, target, embodiment and actor are int32 [N] positions in it. The actor
+            is who acted: "expert", "policy", "person" …; "" where the data do not say.
         unreadable: int [U], positions in the index of unreadable records; `why` is str [U].
     """
 
@@ -61,6 +62,7 @@ class Steps:
     instruction: np.ndarray
     target: np.ndarray
     embodiment: np.ndarray
+    actor: np.ndarray
     words: np.ndarray
     unreadable: np.ndarray
     why: np.ndarray
@@ -110,7 +112,7 @@ def _read(index: ShardIndex, spec: Embodiment) -> Columns:
     table = np.array(infos, np.float64).reshape(len(infos), -1)
     order = np.lexsort((table[:, 1], table[:, 0]))
     table, records = table[order], np.array(list(members))[order]
-    episode, step, length, terminate, segment, *texts = table[:, :8].astype(np.int64).T
+    episode, step, length, terminate, segment, *texts = table[:, : 5 + len(WORDS)].astype(np.int64).T
     starts = np.searchsorted(episode, episode)
     ends = np.searchsorted(episode, episode, side="right")
     rows = np.arange(len(episode))
@@ -139,8 +141,8 @@ def _read(index: ShardIndex, spec: Embodiment) -> Columns:
         "action": np.stack(actions)[order],
         "state": np.stack(states)[order],
         "terminate": terminate.astype(bool),
-        "point": table[:, 8:10].astype(np.float32),
-        "reach": table[:, 10:].astype(np.int16),
+        "point": table[:, -2 - OFFSET : -OFFSET].astype(np.float32),
+        "reach": table[:, -OFFSET:].astype(np.int16),
         **{name: column.astype(np.int32) for name, column in zip(WORDS, texts, strict=True)},
         "words": np.array(list(words), np.str_),
         **left_out,
@@ -159,7 +161,7 @@ def _numbers(info: dict[str, Any], words: dict[str, int], where: str) -> list[fl
         raise Unreadable(f"not a number: {error}", where) from error
     if len(geometry) != 2 + OFFSET:
         raise Unreadable("point must have two numbers and reach four", where)
-    return [*numbers, *(words.setdefault(str(info[name]), len(words)) for name in WORDS), *geometry]
+    return [*numbers, *(words.setdefault(str(info.get(name, "")), len(words)) for name in WORDS), *geometry]
 
 
 def _vector(data: bytes, space: Space, where: str) -> np.ndarray:

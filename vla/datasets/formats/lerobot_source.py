@@ -177,7 +177,7 @@ class LeRobotSource(RobotSource):
     @functools.cached_property
     def _table(self) -> Steps:
         ids: dict[str, int] = collections.defaultdict(lambda: len(ids))
-        rows = {name: [] for name in ("episode", "step", "start", "end", "instruction", "target", "point", "reach")}
+        rows = {name: [] for name in ("episode", "step", "start", "end", "instruction", "target", "actor", "point", "reach")}
         start = 0
         for number, (episode, _) in enumerate(self._episodes):
             length = len(episode)
@@ -191,6 +191,7 @@ class LeRobotSource(RobotSource):
             rows["end"].append(start + ends[part])
             rows["instruction"].append([ids[text] for text in episode.instruction])
             rows["target"].append([ids[e.get("target", "")] for e in episode.extra])
+            rows["actor"].append([ids[e.get("actor", "")] for e in episode.extra])
             rows["point"].append([e.get("point") or (np.nan, np.nan) for e in episode.extra])
             rows["reach"].append([e.get("reach") or (-1,) * 4 for e in episode.extra])
             start += length
@@ -212,6 +213,7 @@ class LeRobotSource(RobotSource):
                 "reach": joined["reach"].astype(np.int16),
                 "instruction": joined["instruction"].astype(np.int32),
                 "target": joined["target"].astype(np.int32),
+                "actor": joined["actor"].astype(np.int32),
             },
         )
 

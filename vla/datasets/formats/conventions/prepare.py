@@ -52,7 +52,7 @@ class PreparedEpisode:
         instruction: T texts.
         terminate: bool [T], True where the task is done.
         images: camera -> its frames, and the numbers [T] of the steps' frames.
-        extra: further values of each step in our own shards (target, segment, point, reach).
+        extra: further values of each step in our own shards (target, segment, point, reach, actor).
         dropped: reason -> number of steps left out.
     """
 
@@ -89,6 +89,9 @@ def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Prepare
     _check_finite(action, card.action, action_rows, where)
     _check_finite(state, card.state, observation_rows, where)
     terminate, extra = _terminate(raw, length, action_rows), _extra(raw, length)
+    if card.intervention:
+        by_person = _interventions(raw, card.intervention, length, where)
+        extra = [{**values, "actor": "person" if person else "policy"} for values, person in zip(extra, by_person, strict=True)]
     if changes.noops:
         moving = ~still(action, card)
         dropped["no-op"] += int((~moving).sum())
@@ -110,7 +113,7 @@ def prepare(raw: Raw, card: SourceCard, changes: Changes, where: str) -> Prepare
         instruction=[instruction[row] for row in observation_rows],
         terminate=terminate,
         images={name: (frames, observation_rows) for name, frames in images.items()},
-        extra=[extra[row] for row in observation_rows],
+        extra=_apart([extra[row] for row in observation_rows]),
         dropped=+dropped,
     )
 
@@ -179,6 +182,25 @@ def _extra(raw: Raw, length: int) -> list[dict[str, Any]]:
     if isinstance(extra, list) and len(extra) == length and all(isinstance(values, dict) for values in extra):
         return extra
     return [{}] * length
+
+
+def _interventions(raw: Raw, key: str, length: int, where: str) -> np.ndarray:
+    """Whether a person acted in each step, bool [T]; UserError unless there is one number per step."""
+    value = _get(raw, key, where)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub" or value.size != length:
+        raise UserError(
+            f"it holds {found(value)}, not one value for each of {length} steps", f"{where}, {key}", "name another key"
+        )
+    return value.reshape(-1) != 0
+
+
+def _apart(extra: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The steps' further values, with a new segment where another acts: no chunk has the actions of both."""
+    if not any("actor" in values for values in extra):
+        return extra
+    whose = [(values.get("segment", 0), values.get("actor")) for values in extra]
+    changes = np.cumsum([i > 0 and whose[i] != whose[i - 1] for i in range(len(whose))])
+    return [{**values, "segment": int(segment)} for values, segment in zip(extra, changes, strict=True)]
 
 
 def _instruction(raw: Raw, card: SourceCard, text: str, length: int, where: str) -> list[str]:

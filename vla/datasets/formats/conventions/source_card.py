@@ -92,6 +92,8 @@ class SourceCard:
         state, action: their dimensions, in order.
         instruction: keys of texts; the first that is not empty is used.
         text: the instruction for data without one.
+        intervention: key of one value per step, true or not 0 where a person acted instead of the policy; "" if the data do not
+            say who acted.
         steps: operations on whole episodes: drop_first, drop_last.
         alignment: whether a step's observation was made before its action or after it ("post" pairs each action with the
             observation before it and drops the first action).
@@ -110,6 +112,7 @@ class SourceCard:
     action: tuple[Part, ...] = ()
     instruction: tuple[str, ...] = ()
     text: str = ""
+    intervention: str = ""
     steps: tuple[str, ...] = ()
     alignment: Alignment = "pre"
     frame: str = NOT_SAID
@@ -126,7 +129,8 @@ class SourceCard:
     def keys(self) -> set[str]:
         """The keys of everything that is used of the data."""
         parts = {part.key for part in (*self.state, *self.action)}
-        return {camera.key for camera in self.cameras.values()} | parts | set(self.instruction)
+        flags = {self.intervention} if self.intervention else set()
+        return {camera.key for camera in self.cameras.values()} | parts | set(self.instruction) | flags
 
     def convention(self, name: str) -> str:
         """The value of a convention; where neither the data nor a person say it, "not said" and what is assumed."""
@@ -216,7 +220,7 @@ def source_card(data: Yaml, where: str) -> SourceCard:
         fields[space] = tuple(_with_form(part, form, f"{where}, {space} {number}") for number, part in enumerate(read))
     for name in ("instruction", "steps"):
         fields[name] = _texts(fields.get(name, ()), f"{where}, {name}")
-    texts = ("title", "verified", "embodiment", "text", "frame", "rotation", "gripper")
+    texts = ("title", "verified", "embodiment", "text", "intervention", "frame", "rotation", "gripper")
     for name, kind in (*((name, str) for name in texts), ("conventions", dict)):
         if not isinstance(fields.get(name, kind()), kind):
             raise UserError(f"{name} is a {type(fields[name]).__name__}", where, f"it must be a {kind.__name__}")

@@ -48,6 +48,7 @@ def skeleton(reader: Reader) -> str:
         *_space("state", card, fields, sample),
         *_space("action", card, fields, sample),
         *_instruction(card, fields, sample),
+        *_intervention(card, fields),
         *_conventions(reader.format, card, sample),
     ]
     return "\n".join(lines) + "\n"
@@ -152,6 +153,12 @@ def _instruction(card: SourceCard, fields: Mapping[str, Field], sample: Sample) 
     else:
         yield _line("instruction", [], "no texts were found")
         yield _line("text", DECIDE, "the instruction of all episodes")
+
+
+def _intervention(card: SourceCard, fields: Mapping[str, Field]) -> Iterator[str]:
+    flags = [name for name, field in fields.items() if field.kind == "numbers" and "intervention" in name.lower()]
+    if key := card.intervention or next(iter(flags), ""):
+        yield _line("intervention", key, "found: the name; not 0 where a person acted instead of a policy")
 
 
 def _conventions(format: str, card: SourceCard, sample: Sample) -> Iterator[str]:

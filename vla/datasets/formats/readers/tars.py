@@ -220,7 +220,7 @@ class ShardsReader(TarReader):
         if self.kind == "questions":
             raw["questions"] = infos[0].get("questions")
             return raw
-        further = ("target", "segment", "point", "reach")
+        further = ("target", "segment", "point", "reach", "actor", "source")
         raw["extra"] = [{name: info[name] for name in further if name in info} for info in infos]
         return raw
 
