@@ -278,11 +278,11 @@ def _idefics(toy: Toy, smol: bool) -> tuple[Any, Any]:
     length = (side["longest_edge"] // patch // scale) ** 2
     arguments = {"video_processor": SmolVLMVideoProcessor()} if smol else {}
     processor = kind[1](images, words, image_seq_len=length, chat_template=chatml("<image>"), **arguments)
-    text = {**toy.text, "model_type": "llama", "vocab_size": len(words), "pad_token_id": 2, "tie_word_embeddings": smol}
+    text = {**toy.text, "model_type": "llama", "vocab_size": len(words), "pad_token_id": 2, "tie_word_embeddings": False}
     vision = {**toy.siglip, "image_size": side["longest_edge"], "patch_size": patch}
     config = kind[2](
         text_config=text, vision_config=vision, image_token_id=words.convert_tokens_to_ids("<image>"), scale_factor=scale,
-        tie_word_embeddings=smol,
+        tie_word_embeddings=False,
     )  # fmt: skip
     return config, processor
 

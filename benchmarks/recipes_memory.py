@@ -102,7 +102,9 @@ def published_vlm(family: str, language: dict[str, Any], vision: dict[str, Any])
         config = with_sizes(config, language, vision)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    return model.to_empty(device="cpu"), processor
+    model = model.to_empty(device="cpu")
+    model.tie_weights()  # `to_empty` parts them
+    return model, processor
 
 
 def footprint(recipe: str) -> dict[str, Any]:
