@@ -1,6 +1,7 @@
 """Tiny pre-trained halves of the real classes: a Llama with its tokenizer, the same as GGUF, a Bert."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,12 +23,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", bos_token="<eos>")
 
 
-def llama(folder: Path, tied: bool = True) -> LlamaForCausalLM:
-    """Writes a Llama with random weights, of the spread of SmolLM2's, and its tokenizer."""
-    words = tokenizer()
+def llama(folder: Path, tied: bool = True, words: Sequence[str] = ()) -> LlamaForCausalLM:
+    """Writes a Llama with random weights, of the spread of SmolLM2's, and its tokenizer; with further words it is wider."""
+    reads = tokenizer()
+    reads.add_tokens(list(words))
     config = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=WIDTH,
+        vocab_size=len(reads),
+        hidden_size=8 * WIDTH if words else WIDTH,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -42,7 +44,7 @@ def llama(folder: Path, tied: bool = True) -> LlamaForCausalLM:
         torch.manual_seed(0)
         model = LlamaForCausalLM(config).eval()
     model.save_pretrained(folder)
-    words.save_pretrained(folder)
+    reads.save_pretrained(folder)
     return model
 
 

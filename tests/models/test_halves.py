@@ -157,3 +157,39 @@ def test_adapters_train_the_new_words_and_merge(made):
     with torch.no_grad():
         before = adapted.eval()(row).logits
         assert torch.allclose(adapted.merge_and_unload()(row).logits, before, atol=1e-4)
+
+
+def test_a_small_models_images_are_mapped_among_the_words(halves, tmp_path):
+    """As for SmolLM2 with `tiny`: a language model that knows words of the small model, and has none for integers."""
+    words = [w for w in load_vlm("tiny")[1].tokenizer.get_vocab() if w.startswith("Ġ") and len(w) > 3]
+    halves.llama(tmp_path, words=words)
+    model, processor = VLMSpec(language_weights=str(tmp_path), vision_weights="tiny").make()
+    small, reads = load_vlm("tiny")
+    images, own = torch.rand(2, 2, 3, 64, 64) * 2 - 1, model.config.own_words
+    known, old = processor.tokenizer.get_vocab(), small.get_input_embeddings().weight
+    weight = model.get_input_embeddings().weight
+    with torch.no_grad():
+        tokens, before = model.vision(images), small.vision(images)
+        assert torch.allclose(tokens, model.vision.widen(before), atol=1e-5)
+        # What the small model knows of an image is there: it can be read back linearly.
+        back = torch.linalg.lstsq(model.vision.widen.weight, (tokens - model.vision.widen.bias).flatten(0, 1).T).solution.T
+        assert torch.allclose(back, before.flatten(0, 1), atol=0.02)
+        # An integer is as far from another as it was.
+        rows = weight[[known[str(i)] for i in (40, 41, 200)]], old[[reads.tokenizer.get_vocab()[str(i)] for i in (40, 41, 200)]]
+        ratio = [(row[0] - row[1]).norm() / (row[0] - row[2]).norm() for row in rows]
+        assert known["200"] >= own and abs(ratio[0] - ratio[1]) < 0.15
+    assert torch.isclose(tokens.std(), weight[:own].std(), rtol=0.5)
+    model.save_pretrained(tmp_path / "out"), processor.save_pretrained(tmp_path / "out")
+    assert torch.allclose(load_vlm(tmp_path / "out")[0].vision(images), tokens, atol=1e-6)
+
+
+def test_a_small_models_vision_that_does_not_fit_is_refused(made):
+    folder = str(made[0])
+    for spec, cameras, message in (
+        (VLMSpec(vision_weights="tiny"), 2, "for another language model"),
+        (VLMSpec(language_weights=folder, vision_weights="tiny"), 3, "sees 2 cameras, the data have 3"),
+        (VLMSpec(language_weights=folder, vision_weights=folder), 2, "cannot load the model"),
+        (VLMSpec(language_weights=folder, vision_weights="tiny"), 2, "in common"),
+    ):
+        with pytest.raises(UserError, match=message):
+            spec.make(cameras=cameras)

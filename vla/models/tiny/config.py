@@ -47,6 +47,7 @@ class TinyVLMConfig(PreTrainedConfig):
         history: images per camera.
         image_token_id: the placeholder in `input_ids`, repeated once per image token.
         prefix: "bidirectional": tokens of the prefix attend to the whole prefix; "causal": only to earlier tokens.
+        vision_width: width of the image tokens before they are mapped to the language model's width; 0: they have that width.
         frozen_norm: whether the batch norms of the vision network keep the statistics and scales of its pre-trained weights.
         own_words: number of words of the pre-trained language model, those before the words that were added; 0: there is none.
         encoder_config: configuration of a frozen text encoder (a dict with `model_type`), which reads instructions and questions
@@ -68,6 +69,7 @@ class TinyVLMConfig(PreTrainedConfig):
     history: int = 1
     image_token_id: int = 3
     prefix: str = "bidirectional"
+    vision_width: int = 0
     frozen_norm: bool = False
     own_words: int = 0
     encoder_config: dict = None  # type: ignore[assignment]
@@ -98,7 +100,14 @@ class TinyVLMConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """The settings. Those of pre-trained halves are left out where there are none, as in models of earlier versions."""
-        unused = {"frozen_norm": False, "own_words": 0, "encoder_config": None, "first_id": 0, "text_encoder": ""}
+        unused = {
+            "vision_width": 0,
+            "frozen_norm": False,
+            "own_words": 0,
+            "encoder_config": None,
+            "first_id": 0,
+            "text_encoder": "",
+        }
         return {k: v for k, v in super().to_dict().items() if k not in unused or v != unused[k]}
 
     @property

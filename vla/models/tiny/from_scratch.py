@@ -15,9 +15,9 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 from vla.errors import UserError
 from vla.fetched import ALIASES
 from vla.language.encoders import load_encoder, token_ids
-from vla.models.load import new_tiny, shipped_folder
+from vla.models.load import SHIPPED, load_vlm, new_tiny, shipped_folder
 from vla.models.tiny.config import TinyVLMConfig
-from vla.models.tiny.halves import load_language, put_language, put_vision, vision_name
+from vla.models.tiny.halves import load_language, put_language, put_small_vision, put_vision, vision_name
 from vla.models.tiny.model import TinyVLM
 from vla.models.tiny.processor import TinyVLMProcessor
 from vla.models.tiny.reading import LIMIT, put_encoder
@@ -33,7 +33,8 @@ class VLMSpec:
         language_weights: a pre-trained language model, whose sizes and tokenizer are taken: smollm2 (see `vla models list`), a
             folder, a GGUF file, or a public model's name. Its output layer must be that of its embeddings.
         vision_weights: pre-trained weights of the vision network: efficientnet-lite0, a file, or a name of timm's own, such as
-            resnet18.a1_in1k, which also say what network it is. Batch norms are frozen.
+            resnet18.a1_in1k, which also say what network it is. Batch norms are frozen. Or a small model, tiny or an export of
+            it: its whole vision part, with projector and positions, is mapped among the words of `language_weights`.
         text_encoder: a frozen encoder that reads the instruction or question in place of the language model's embeddings: minilm
             (all-MiniLM-L6-v2), a folder or a public name. Exports hold its weights.
         tokenizer: "tiny" (the shipped model's), "new" (trained on the simulator's words), a folder with a transformers tokenizer,
@@ -83,7 +84,10 @@ class VLMSpec:
         settings["pools"] = self.pools or [1] + [2] * (cameras - 1)
         if self.prefix == "auto":
             settings["prefix"] = "causal" if self.language_weights else "bidirectional"
-        if self.vision_weights:
+        small = self._small_vision(settings)
+        if small:
+            settings |= _vision_settings(cast(TinyVLMConfig, small[0].config))
+        elif self.vision_weights:
             settings |= {"vision_name": vision_name(self.vision_weights, self.vision_name), "frozen_norm": True}
         language = None
         if self.language_weights:
@@ -105,12 +109,31 @@ class VLMSpec:
 
         if language is not None:
             put_language(model, language, tokenizer.get_vocab(), self.seed)
-        if self.vision_weights:
+        if small:
+            put_small_vision(model, small[0], small[1].tokenizer.get_vocab(), tokenizer.get_vocab(), self.seed)
+        elif self.vision_weights:
             put_vision(model, self.vision_weights)
         if reader:
             put_encoder(model, reader[0])
             processor.reads, processor.reader = True, reader[1]
         return model, processor
+
+    def _small_vision(self, settings: dict[str, Any]) -> tuple[TinyVLM, TinyVLMProcessor] | None:
+        """The small model whose vision part is taken, if `vision_weights` name one."""
+        folder = Path(self.vision_weights)
+        if self.vision_weights not in SHIPPED and not (self.vision_weights and (folder / "config.json").is_file()):
+            return None
+        if not self.language_weights:
+            raise UserError(
+                "a small model's vision part is for another language model", "model.vlm.vision_weights", "give language_weights"
+            )
+        model, processor = load_vlm(self.vision_weights)
+        if not isinstance(model, TinyVLM):
+            raise UserError("not a small model of ours", self.vision_weights, "name tiny, or an export of it")
+        if len(model.config.pools) != len(settings["pools"]):
+            what = f"it sees {len(model.config.pools)} cameras, the data have {len(settings['pools'])}"
+            raise UserError(what, "model.vlm.vision_weights", "give a model with as many cameras")
+        return model, cast(TinyVLMProcessor, processor)
 
     def _language(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The pre-trained language model and its tokenizer."""
@@ -132,6 +155,15 @@ class VLMSpec:
             raise UserError(
                 f"cannot load the tokenizer: {why}", self.tokenizer, "name tiny, new, a folder or a public tokenizer"
             ) from error
+
+
+def _vision_settings(config: TinyVLMConfig) -> dict[str, Any]:
+    """The settings of a small model's vision part."""
+    names = ("vision_name", "vision_args", "stride", "image_size", "pools", "frozen_norm")
+    return {
+        **{name: getattr(config, name) for name in names},
+        "vision_width": config.vision_width or config.text_config.hidden_size,
+    }
 
 
 HALVES = ("language_weights", "vision_weights", "text_encoder")

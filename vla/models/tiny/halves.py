@@ -21,6 +21,7 @@ from vla.models.ordinal_embeddings import ordinal_init
 from vla.models.tiny.model import TinyVLM
 from vla.models.tiny.text import INTEGERS, LOCATIONS
 
+SPACE, LEAST_SHARED = "Ġ", 16
 LITE = "tf_efficientnet_lite0"
 """The network of the fetched EfficientNet-Lite0: its padding and batch norms are TensorFlow's."""
 
@@ -83,7 +84,50 @@ def put_language(model: TinyVLM, language: PreTrainedModel, known: Mapping[str, 
     for turn, tokens in enumerate((INTEGERS, LOCATIONS)):
         if ids := [known[token] for token in tokens if known[token] >= own]:
             ordinal_init(target, ids, seed=seed + turn)
-    model.vision.norm.weight.fill_(float(old.std()))
+    if model.vision.widen is None:
+        model.vision.norm.weight.fill_(float(old.std()))
+
+
+@torch.no_grad()
+def put_small_vision(model: TinyVLM, source: TinyVLM, words: Mapping[str, int], known: Mapping[str, int], seed: int) -> None:
+    """Copies the whole vision part of a small model, and maps its image tokens among the words of the language model.
+
+    The map is linear. It takes the embedding of a word in the small model to that of the same word in the language model (least
+    squares); directions that no shared word has, such as those of positions, it turns at random and keeps apart. Image tokens get
+    the spread of words. The rows of added integers and locations are mapped alike.
+
+    Args:
+        source: the small model.
+        words: its words, word -> id.
+        known: word -> id of the completed tokenizer; those from `model.config.own_words` on are new.
+        seed: seed of the turn.
+    """
+    widen = cast(nn.Linear, model.vision.widen)
+    wrong = model.vision.load_state_dict(source.vision.state_dict(), strict=False)
+    if wrong.unexpected_keys or {name.partition(".")[0] for name in wrong.missing_keys} != {"widen"}:
+        raise UserError("its images have another history or other cameras", "model.vlm.vision_weights", "give a model with these")
+    old, target, own = source.get_input_embeddings().weight, model.get_input_embeddings().weight, model.config.own_words
+    # A leading space, as a byte-level tokenizer writes it, and whole words: parts of words have no meaning to share.
+    shared = [word for word in words if word.startswith(SPACE) and len(word) > 3 and known.get(word, own) < own]
+    if len(shared) < LEAST_SHARED:
+        what = f"its words and those of the language model have {len(shared)} in common"
+        raise UserError(what, "model.vlm.vision_weights", "both need a byte-level tokenizer of English")
+    x, y = old[[words[word] for word in shared]], target[[known[word] for word in shared]]
+    centre, to = x.mean(0), y.mean(0)
+    left, sizes, right = torch.linalg.svd(x - centre, full_matrices=False)
+    # Directions in which the shared words hardly differ would be stretched.
+    kept = sizes > 0.1 * sizes[0]
+    along = right[kept].T @ (left[:, kept].T @ (y - to) / sizes[kept, None])
+    apart = torch.eye(x.shape[1]) - right[kept].T @ right[kept]
+    turn = torch.randn(x.shape[1], y.shape[1], generator=torch.Generator().manual_seed(seed)) / y.shape[1] ** 0.5
+    matrix = along + apart @ turn * (y.std() * y.shape[1] ** 0.5 / (x.std() * x.shape[1] ** 0.5))
+    for token in (*INTEGERS, *LOCATIONS):
+        if known[token] >= own and token in words:
+            target[known[token]] = to + (old[words[token]] - centre) @ matrix
+    # In the small model image tokens are longer than words.
+    scale = x.std() / source.vision.norm.weight.square().mean().sqrt()
+    widen.weight.copy_(scale * matrix.T)
+    widen.bias.copy_(to - scale * centre @ matrix)
 
 
 def vision_name(weights: str, name: str) -> str:

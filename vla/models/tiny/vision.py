@@ -25,13 +25,14 @@ class Vision(nn.Module):
 
     def __init__(self, config: TinyVLMConfig):
         super().__init__()
-        self.config, width = config, config.text_config.hidden_size
+        self.config, width = config, config.vision_width or config.text_config.hidden_size
         self.network, channels = _network(config)
         # Normalised before the position is added: content that starts small beside the position is learned late.
         self.project = nn.Sequential(nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
         self.camera = nn.Parameter(0.02 * torch.randn(len(config.pools), width))
         self.age = nn.Embedding(config.history - 1, width) if config.history > 1 else None
         self.norm = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, config.text_config.hidden_size) if config.vision_width else None
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels [B, T * C, 3, H, W] in [-1, 1], oldest first -> tokens [B, N, D], image after image, row by row.
@@ -57,7 +58,8 @@ class Vision(nn.Module):
             if self.age is not None and time < self.config.history - 1:
                 position = position + self.age.weight[time]
             tokens.append(self.project(pooled) + position)
-        return self.norm(torch.cat(tokens, 1))
+        normal = self.norm(torch.cat(tokens, 1))
+        return normal if self.widen is None else self.widen(normal)
 
 
 def _network(config: TinyVLMConfig) -> tuple[nn.Module, int]:
