@@ -34,10 +34,15 @@ from vla.models.ordinal_embeddings import ordinal_init
 from vla.models.tiny.config import TinyVLMConfig
 from vla.models.tiny.model import TinyVLM
 from vla.models.tiny.processor import TinyVLMProcessor
+from vla.models.tiny.reading import put_named_encoder
 from vla.models.tiny.text import INTEGERS, LOCATIONS
 from vla.models.weights import files_hash
 
-SHIPPED = {"tiny": "configs/pretrain-tiny.yaml", "tiny-babyai": "configs/pretrain-babyai.yaml"}
+SHIPPED = {
+    "tiny": "configs/pretrain-tiny.yaml",
+    "tiny-babyai": "configs/pretrain-babyai.yaml",
+    "tiny-minilm": "configs/pretrain-minilm.yaml",
+}
 """The models that come with the package, and the configuration that each was made with."""
 
 
@@ -63,7 +68,7 @@ def load_vlm(
     """Loads a vision-language model and its processor.
 
     Args:
-        name: "tiny" or "tiny-babyai" (shipped with the package), a folder written by `save_pretrained`, or OWNER/NAME or
+        name: one of `SHIPPED` (with the package), a folder written by `save_pretrained`, or OWNER/NAME or
             OWNER/NAME@REVISION of a public model, which is fetched from the hub.
         trust_remote_code: whether code that comes with the weights may run.
         history: images per camera, for training; 0: as saved. If the model was saved with fewer, the embeddings of the images'
@@ -128,7 +133,10 @@ def load_vlm(
         raise UserError(what, str(where), "its config.json is another model's, or the weights are")
     may_be_missing = family_class(model.config.model_type).new_weights
     missing = sorted(name for name in info["missing_keys"] if not any(part in name for part in may_be_missing))
-    if missing:
+    if missing and recipe and all(name.startswith("text_encoder.") for name in missing):
+        # An encoder of tens of millions of weights does not come with the package.
+        put_named_encoder(cast(TinyVLM, model))
+    elif missing:
         raise UserError(f"the weights lack {', '.join(missing[:5])}", str(where), "export or download the model again")
     if history and info["unexpected_keys"]:
         some = ", ".join(sorted(info["unexpected_keys"])[:5])

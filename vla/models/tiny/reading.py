@@ -13,7 +13,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from vla.errors import UserError
+from vla.language.encoders import load_encoder
 from vla.models.tiny.config import TinyVLMConfig
+from vla.models.weights import weights_hash
 
 if TYPE_CHECKING:
     from vla.models.tiny.model import TinyVLM
@@ -57,6 +60,20 @@ def put_encoder(model: TinyVLM, encoder: PreTrainedModel) -> None:
     target = cast(PreTrainedModel, model.text_encoder)
     target.load_state_dict(encoder.state_dict())
     cast(nn.LayerNorm, cast(Reading, model.reading).project[-1]).weight.fill_(float(model.get_input_embeddings().weight.std()))
+
+
+@torch.no_grad()
+def put_named_encoder(model: TinyVLM) -> None:
+    """Gives a model whose weights lack the encoder's those of the encoder that its configuration names.
+
+    Raises:
+        UserError: it has not been fetched, or it is another one.
+    """
+    name, _, digest = model.config.text_encoder.rpartition(" ")
+    encoder, _ = load_encoder(name)
+    if (found := weights_hash(encoder.state_dict())[: len(digest)]) != digest:
+        raise UserError(f"the model was trained behind {name} {digest}, this is {found}", name, "fetch it again")
+    cast(PreTrainedModel, model.text_encoder).load_state_dict(encoder.state_dict())
 
 
 def texts_of(ids: Iterable[int], first: int) -> list[tuple[int, ...]]:
