@@ -217,7 +217,7 @@ class Source(Generic[SampleT]):
     @property
     def keeps_points(self) -> bool:
         """Whether the model's first camera is the data's, to whose image points in it refer."""
-        return self.card.spec.cameras[0].name == self._first
+        return self.cameras is None or self.card.spec.cameras[0].name == self._first
 
     @functools.cached_property
     def index(self) -> ShardIndex:
