@@ -71,6 +71,8 @@ def check(options: Collect) -> None:
     simulator = simulator_of(options.task)
     if options.task in simulator.tasks and not simulator.tasks[options.task].expert:
         raise UserError(f"{options.task} has no scripted expert", "collect", "nobody can demonstrate it here")
+    if options.wide and options.task not in simulator.questions:
+        raise UserError(f"{options.task} with --wide", "collect", "leave it out: only questions have the wide world")
     simulator.check_collect(options)
     if options.policy and options.task not in simulator.tasks:
         raise UserError(f"a policy does not act for {options.task}", "--policy", f"one of: {', '.join(simulator.tasks)}")
@@ -186,7 +188,7 @@ def write_demonstrations(
 def generator(options: Collect) -> dict[str, object]:
     """The card's entry on how the data was made. Training rolls out the task named in `task`."""
     # An option that came later is left out at its default, so that cards of the same data stay the same.
-    later = [name for name in ("numbers", "policy", "beta", "batch") if not getattr(options, name)]
+    later = [name for name in ("numbers", "wide", "policy", "beta", "batch") if not getattr(options, name)]
     left_out = ("out", "workers", "overwrite", *later)
     chosen = {key: value for key, value in dataclasses.asdict(options).items() if key not in left_out}
     return {"command": f"vla collect --task {options.task}", **chosen}

@@ -21,6 +21,8 @@ class Collect:
         images: images with questions to write.
         objects: number of objects on the table in an image with questions; 0 draws one to four.
         numbers: add questions about numbers and the symbols for them (suite rt2/symbols); the other questions stay the same.
+        wide: ask about a wide world: colours, shapes, words, numbers and symbols that no demonstration has, and table tops,
+            rooms, lights, cameras and heights that are no suite's.
         sizes: make the objects of demonstrations small or large, and mention their size.
         poses: expert episodes from which the robot's poses in images with questions are taken.
         noise: standard deviation (m) of the disturbance of the expert's actions.
@@ -41,6 +43,7 @@ class Collect:
     images: int = 4000
     objects: int = 0
     numbers: bool = False
+    wide: bool = False
     sizes: bool = False
     poses: int = 24
     noise: float = 0.012

@@ -9,7 +9,8 @@ from vla.sim.tabletop.episodes import set_up
 from vla.sim.tabletop.questions import vocabulary_corpus
 from vla.sim.tabletop.scene import COLOURS, SHAPES, UNSEEN_COLOURS, UNSEEN_SHAPES, sample_scene
 from vla.sim.tabletop.tasks.lift import Lift
-from vla.sim.tabletop.variation import NUMBERS, SYMBOLS, draw_scene
+from vla.sim.tabletop.variation import draw_scene
+from vla.sim.tabletop.words import NUMBERS, SYMBOLS
 
 
 @pytest.mark.parametrize("task", ["put", "push", "stack"])

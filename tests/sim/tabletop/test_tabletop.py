@@ -21,7 +21,7 @@ from vla.sim.tabletop.tasks.base import HOLD_STEPS, Goal
 from vla.sim.tabletop.tasks.lift import LIFTED
 from vla.sim.tabletop.tasks.outcome import Outcome
 from vla.sim.tabletop.tasks.wording import named_object
-from vla.sim.tabletop.variation import NUMBERS, SYMBOLS
+from vla.sim.tabletop.words import NUMBERS, SYMBOLS
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

@@ -47,7 +47,7 @@ def test_after_any_variation_state_and_pixels_are_a_fresh_processs(simulation):
 
 
 def test_the_expert_lifts_what_training_never_had(simulation):
-    for shape in ("ball", "drum"):
+    for shape in ("ball", "drum", "cone"):
         objects = tuple(f"{colour} {shape}" for colour in ("red", "blue", "pink"))
         result = simulation.expert(Episode(0, variation=TabletopVariation(shape, objects=objects)))
         assert result.success and result.target.endswith(shape)

@@ -13,6 +13,7 @@ from vla.datasets.shards import ShardWriter, encode_member
 from vla.sim.collect import Attempt, StepDescription, generator, map_in_processes, write_demonstrations
 from vla.sim.collect_options import Collect, Report
 from vla.sim.tabletop import questions as asking
+from vla.sim.tabletop import wide, wide_questions
 from vla.sim.tabletop.about import about
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.tabletop.experts import done, expert_action
@@ -22,6 +23,7 @@ from vla.sim.tabletop.tasks.outcome import Outcome
 from vla.sim.tabletop.variation import TabletopVariation
 
 if TYPE_CHECKING:
+    from vla.sim.tabletop.scene_variation import SceneVariation
     from vla.sim.tabletop.tabletop import Tabletop
 
 CONVENTIONS = {
@@ -36,6 +38,7 @@ BLOCK = 50
 """Images that a worker process makes at a time."""
 
 _table: Tabletop
+_looks: SceneVariation
 _poses: list[asking.Pose]
 _options: Collect
 
@@ -53,12 +56,15 @@ def collect(options: Collect, report: Report) -> dict[str, int]:
 
 def _start(options: Collect) -> None:
     """What each process does first."""
+    from vla.sim.tabletop.scene_variation import SceneVariation
     from vla.sim.tabletop.tabletop import Tabletop
 
-    global _table, _poses, _options
+    global _table, _looks, _poses, _options
     _table, _options = Tabletop(), options
+    _looks = SceneVariation(_table)
     if options.task == "questions":
-        _poses = asking.collect_poses(_table, np.random.default_rng((options.seed, 1)), options.poses)
+        rng = np.random.default_rng((options.seed, 1))
+        _poses = asking.collect_poses(_table, rng, options.poses, wide.draw_scene if options.wide else None)
 
 
 def _encode(members: dict[str, np.ndarray]) -> dict[str, bytes]:
@@ -172,6 +178,7 @@ def _collect_questions(options: Collect, report: Report) -> dict[str, int]:
             report(writer.count, options.images, f"{sum(kinds.values())} questions")
     counts = {"pictures": options.images}
     types = asking.TYPES + asking.NUMERATE * options.numbers
+    wordings = wide_questions.WORDINGS if options.wide else {kind: asking.WORDINGS[kind] for kind in types}
     DatasetCard(
         name=f"tabletop-{options.task}",
         kind="questions",
@@ -181,7 +188,7 @@ def _collect_questions(options: Collect, report: Report) -> dict[str, int]:
         shards=writer.shards,
         questions=dict(kinds),
         conventions=CONVENTIONS,
-        wordings=[wording for kind in types for wording in asking.WORDINGS[kind]],
+        wordings=[wording for texts in wordings.values() for wording in texts],
         generator=generator(options),
     ).save(options.out)
     return counts
@@ -192,6 +199,10 @@ def _ask_block(block: int) -> list[tuple[dict[str, bytes], list[dict]]]:
     samples = []
     for image in range(block * BLOCK, min((block + 1) * BLOCK, _options.images)):
         rng = np.random.default_rng((_options.seed, 5, image))
-        questions = asking.draw_image(_table, _poses, rng, _options.objects, _options.numbers)
+        if _options.wide:
+            _looks.apply(wide.draw_look(rng))
+            questions = wide_questions.draw_image(_table, _poses, rng, _options.objects)
+        else:
+            questions = asking.draw_image(_table, _poses, rng, _options.objects, _options.numbers)
         samples.append((_encode(_images()), questions))
     return samples

@@ -1,22 +1,23 @@
 """Questions about images: scenes are drawn, and the simulator's state gives the answers.
 
-The nouns are those of the instructions. Answers are balanced within each type, and the wording does not give them away. Questions
-are about objects whose centre the front camera sees. The types *list* (all objects) and *reach* (an object's offset from the
-gripper) are for training, not for testing.
+The nouns are those of the instructions (`vla.sim.tabletop.wide_questions` has others). Answers are balanced within each type,
+and the wording does not give them away. Questions are about objects whose centre the front camera sees. The types *list* (all
+objects) and *reach* (an object's offset from the gripper) are for training, not for testing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vla.sim.tabletop.embodiment import TABLE_HEIGHT
 from vla.sim.tabletop.experts.grasp import lift_action, turn
-from vla.sim.tabletop.scene import COLOURS, REACH_X, REACH_Y, SHAPES, SLOTS, SPACING, sample_scene
+from vla.sim.tabletop.scene import COLOURS, REACH_X, REACH_Y, SHAPES, SLOTS, SPACING, Scene, sample_scene
 from vla.sim.tabletop.tasks.lift import Lift
-from vla.sim.tabletop.variation import NUMBERS, SYMBOLS
+from vla.sim.tabletop.words import NUMBERS, SYMBOLS
 
 if TYPE_CHECKING:
     from vla.sim.tabletop.tabletop import Tabletop
@@ -46,21 +47,41 @@ WORDINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    """The robot at one moment: its joints and, if it holds an object, that object's pose [7] and shape."""
+    """The robot at one moment.
+
+    Attributes:
+        joints: of arm and fingers [9].
+        height: of the gripper, or of the underside of what it holds (m).
+        held: pose [7] of the object that it holds, if any; `shape` and `size` are the object's.
+    """
 
     joints: np.ndarray
+    height: float
     held: np.ndarray | None = None
     shape: str = ""
+    size: str = ""
 
 
-def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24) -> list[Pose]:
+Draw = Callable[[np.random.Generator, int], Scene]
+"""Draws a scene of so many objects."""
+
+
+def draw_scene(rng: np.random.Generator, count: int) -> Scene:
+    """A scene of training's objects; in most a colour alone tells an object."""
+    return sample_scene(rng, count, distinct_colours=bool(rng.random() < 0.7), turn=TURN)
+
+
+def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24, draw: Draw | None = None) -> list[Pose]:
     """Robot poses from the expert lifting an object, and from random motion over an empty table.
 
     The random poses show the gripper at any height and angle, open and closed: poses that only a policy's mistakes lead to.
+
+    Args:
+        draw: what draws the object to lift; by default it is one of training's.
     """
     poses = []
     for _ in range(episodes):
-        table.reset(sample_scene(rng, 1, turn=TURN), rng)
+        table.reset(draw(rng, 1) if draw else sample_scene(rng, 1, turn=TURN), rng)
         for _ in range(36):
             action = lift_action(table, 0)
             action[:3] += rng.normal(0, 0.015, 3)
@@ -68,9 +89,10 @@ def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24)
             table.step(action)
             # The image must show whether the object is held: poses that merely touch it are left out.
             if not table.touched(0):
-                poses.append(Pose(table.joints()))
+                poses.append(Pose(table.joints(), table.state()[2]))
             elif table.grasped(0) and table.lift(0) > 0.02:
-                poses.append(Pose(table.joints(), table.object_qpos(0).copy(), table.scene[0].shape))
+                item = table.scene[0]
+                poses.append(Pose(table.joints(), table.lift(0), table.object_qpos(0).copy(), item.shape, item.size))
         table.reset((), rng)
         for step in range(36):
             if step % 6 == 0:
@@ -79,7 +101,7 @@ def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24)
                 grip = float(rng.choice([-1.0, 1.0]))
             offset = goal - table.state()[:4]
             table.step(np.concatenate([offset[:3], (0, 0), offset[3:], [grip]]))
-            poses.append(Pose(table.joints()))
+            poses.append(Pose(table.joints(), table.state()[2]))
     return poses
 
 
@@ -98,6 +120,13 @@ def draw_image(
         [{"type", "question", "answer"}]: the answer is a word, or a list of words, integers and points [u, v] (each 0 to 1).
         Render the table for the image.
     """
+    held = place_scene(table, poses, rng, draw_scene, objects)
+    questions = ask(table, rng, held)
+    return questions + (ask_numbers(table, rng) if numbers else [])
+
+
+def place_scene(table: Tabletop, poses: list[Pose], rng: np.random.Generator, draw: Draw, objects: int = 0) -> bool:
+    """Sets up a new scene around one of the poses; see `draw_image`. Returns whether the robot holds the first object."""
     holding = bool(rng.random() < 0.35)
     # A few episodes may have no pose of this kind; then any pose is used.
     fitting = [p for p in poses if (p.held is not None) == holding] or poses
@@ -105,30 +134,27 @@ def draw_image(
     hand = table.set_joints(pose.joints)[:2]
     count = objects or int(rng.integers(1, SLOTS + 1))
     while True:
-        first, *others = sample_scene(rng, count, distinct_colours=bool(rng.random() < 0.7), turn=TURN)
+        first, *others = draw(rng, count)
         if pose.held is not None:
-            first = dataclasses.replace(first, shape=pose.shape, x=pose.held[0], y=pose.held[1])
+            first = dataclasses.replace(first, shape=pose.shape, size=pose.size, x=pose.held[0], y=pose.held[1])
         elif rng.random() < 0.6:
             low, high = zip(REACH_X, REACH_Y, strict=True)
             x, y = np.clip(hand + rng.normal(0, 0.03, 2), low, high)
             first = dataclasses.replace(first, x=x, y=y)
-        if any(o.name == first.name or np.hypot(o.x - first.x, o.y - first.y) < SPACING for o in others):
+        if any(o.kind == first.kind or np.hypot(o.x - first.x, o.y - first.y) < SPACING for o in others):
             continue
         table.place((first, *others))
         if pose.held is not None:
             table.object_qpos(0)[:] = pose.held
         table.forward()
         if not any(table.touched(i) for i in range(pose.held is not None, count)):
-            questions = ask(table, rng, held=pose.held is not None)
-            return questions + (ask_numbers(table, rng) if numbers else [])
+            return pose.held is not None
 
 
 def ask(table: Tabletop, rng: np.random.Generator, held: bool) -> list[dict]:
     """Draws questions about the present scene, their order and their wordings."""
     scene = table.scene
-    shown = [i for i in range(len(scene)) if visible(table, i)]
-    point = {i: table.project(i) for i in shown}
-    inside = [i for i in shown if all(0.02 < c < 0.98 for c in point[i])]
+    shown, point, inside = seen(table)
     questions = []
 
     def spot(i: int) -> list[float]:
@@ -165,6 +191,13 @@ def ask(table: Tabletop, rng: np.random.Generator, held: bool) -> list[dict]:
     if held or rng.random() < 0.35 / 0.65:
         say("holding", "yes" if held else "no")
     return questions
+
+
+def seen(table: Tabletop) -> tuple[list[int], dict[int, tuple[float, float]], list[int]]:
+    """What the front camera sees: the visible objects, where each of them is in the image, and those well inside it."""
+    shown = [i for i in range(len(table.scene)) if visible(table, i)]
+    point = {i: table.project(i) for i in shown}
+    return shown, point, [i for i in shown if all(0.02 < c < 0.98 for c in point[i])]
 
 
 def ask_numbers(table: Tabletop, rng: np.random.Generator) -> list[dict]:

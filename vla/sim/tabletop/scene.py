@@ -25,8 +25,8 @@ UNSEEN_COLOURS: dict[str, tuple[float, float, float]] = {
     "pink": (0.95, 0.50, 0.70),
     "brown": (0.45, 0.25, 0.10),
 }
-UNSEEN_SHAPES: dict[str, tuple[float, float]] = {"ball": (0.025, 0.025), "drum": (0.029, 0.026)}
-"""Colours and shapes of evaluations only: no demonstration and no question has them."""
+UNSEEN_SHAPES: dict[str, tuple[float, float]] = {"ball": (0.025, 0.025), "drum": (0.029, 0.026), "cone": (0.029, 0.036)}
+"""Colours and shapes that no demonstration has; of the questions, those of the wide world alone. A cone's width is its base's."""
 FLAT: dict[str, tuple[float, float]] = {"disc": (0.026, 0.015), "tile": (0.026, 0.015)}
 """Shapes that are pushed: a finger's pad begins 9 mm over the table, and what is pushed higher than its half width by its
 friction (1.5) tips over. No question and no scene of lifting has them."""
@@ -38,6 +38,8 @@ WALL, FLOOR = 0.006, 0.004
 """Thickness of a tray's walls and of its floor (m)."""
 SIZES: dict[str, float] = {"": 1.0, "small": 0.8, "large": 1.25}
 """A size by name and what it makes of a shape's measures; without a name it is the only size."""
+WIDEST = 0.034
+"""Half the width (m) that no size makes an object exceed: the open gripper still fits around it."""
 REACH_X, REACH_Y = (-0.11, 0.13), (-0.16, 0.16)
 """Where objects may stand, in metres from the middle of the table."""
 SPACING = 0.1
@@ -65,6 +67,11 @@ class Object:
         return f"{self.size} {self.colour} {self.shape}".lstrip()
 
     @property
+    def kind(self) -> str:
+        """Colour and shape."""
+        return f"{self.colour} {self.shape}"
+
+    @property
     def movable(self) -> bool:
         """Whether the gripper can hold it; a receptacle is too wide."""
         return self.shape not in RECEPTACLES
@@ -89,7 +96,7 @@ def rgb(colour: str) -> tuple[float, float, float]:
 def measures(shape: str, size: str = "") -> tuple[float, float]:
     """Half the width and half the height (m) of a shape in one of its sizes, whether training has it or not."""
     width, height = (SHAPES | UNSEEN_SHAPES | FLAT | RECEPTACLES)[shape]
-    return width * SIZES[size], height * SIZES[size]
+    return min(width * SIZES[size], max(width, WIDEST)), height * SIZES[size]
 
 
 def sample_scene(rng: np.random.Generator, count: int, distinct_colours: bool = True, turn: float = TURN) -> Scene:

@@ -23,7 +23,6 @@ from vla.sim.tabletop.scene import (
     SHAPES,
     SIZES,
     SLOTS,
-    UNSEEN_SHAPES,
     WALL,
     Scene,
     measures,
@@ -43,6 +42,8 @@ UPPER = ("link5", "link6", "link7")
 four fifths of all faces, and faces are what an image costs."""
 UPPER_GROUP, UNSEEN_GROUP = 2, 5
 
+CONE_TOP = 0.25
+"""Radius of a cone's top, as a share of its base's."""
 OBJECT_MASS, RECEPTACLE_MASS = 0.06, 0.4
 OBJECT_INERTIA, RECEPTACLE_INERTIA = 2.5e-5, 6e-4
 """Of a body about its middle, in kg and kg m^2: a receptacle stays where it is when something bumps into it."""
@@ -57,15 +58,17 @@ def _slot(index: int) -> ElementTree.Element:
 
     def geom(name: str, form: str, size: tuple[float, ...], **more: str) -> None:
         common = {"group": "1", "friction": "1.5 0.01 0.0005", "solref": "0.01 1", "condim": "4"}
-        measured = " ".join(map(str, size))
-        ElementTree.SubElement(body, "geom", {**common, "name": f"slot{index}_{name}", "type": form, "size": measured, **more})
+        common |= {"size": " ".join(map(str, size))} if size else {}
+        ElementTree.SubElement(body, "geom", {**common, "name": f"slot{index}_{name}", "type": form, **more})
 
     for shape, size in itertools.product(SHAPES | FLAT, SIZES):
         wide, high = measures(shape, size)
         geom(f"{shape}_{size}", *(("box", (wide, wide, high)) if shape in ANGULAR else ("cylinder", (wide, high))))
-    geom("drum_", "cylinder", UNSEEN_SHAPES["drum"])
-    # Without any rolling friction a ball would never lie still.
-    geom("ball_", "sphere", UNSEEN_SHAPES["ball"][:1], friction="1.5 0.01 0.002", condim="6")
+    for size in SIZES:
+        geom(f"drum_{size}", "cylinder", measures("drum", size))
+        # Without any rolling friction a ball would never lie still.
+        geom(f"ball_{size}", "sphere", measures("ball", size)[:1], friction="1.5 0.01 0.002", condim="6")
+        geom(f"cone_{size}", "mesh", (), mesh=f"cone_{size}")
     (edge, height), (radius, thin) = RECEPTACLES["tray"], RECEPTACLES["plate"]
     # A thin disc sinks into the table: boxes within it, turned against each other, take its contacts.
     geom("plate_", "cylinder", (radius, thin), contype="0", conaffinity="0")
@@ -78,6 +81,14 @@ def _slot(index: int) -> ElementTree.Element:
         size = (WALL / 2, edge, height) if x else (edge, WALL / 2, height)
         geom(f"tray__{side}", "box", size, pos=f"{x * reach} {y * reach} 0")
     return body
+
+
+def _cone(size: str) -> ElementTree.Element:
+    """The mesh of a cone about the middle of its height, blunt so that the fingers' pads do not meet over it."""
+    wide, high = measures("cone", size)
+    turns = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    rings = [(r * np.cos(t), r * np.sin(t), z) for r, z in ((wide, -high), (CONE_TOP * wide, high)) for t in turns]
+    return ElementTree.Element("mesh", name=f"cone_{size}", vertex=" ".join(f"{v:.6f}" for ring in rings for v in ring))
 
 
 def make_robosuite(**options: Any) -> Any:
@@ -112,6 +123,7 @@ def make_robosuite(**options: Any) -> Any:
             arena.table_visual.attrib.pop("material")
             arena.table_visual.set("rgba", "0.24 0.22 0.21 1")
             self.model = ManipulationTask(mujoco_arena=arena, mujoco_robots=[model], mujoco_objects=[])
+            self.model.asset.extend(_cone(size) for size in SIZES)
             for index in range(SLOTS):
                 self.model.worldbody.append(_slot(index))
 

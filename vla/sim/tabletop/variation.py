@@ -11,6 +11,7 @@ import numpy as np
 
 from vla.errors import UserError
 from vla.sim.tabletop.scene import COLOURS, FLAT, RECEPTACLES, SHAPES, SLOTS, UNSEEN_COLOURS, UNSEEN_SHAPES, Scene, arrange
+from vla.sim.tabletop.words import NUMBERS, SYMBOLS
 from vla.sim.variation import Json, Variation
 
 Rgb = tuple[float, float, float]
@@ -19,14 +20,6 @@ MATERIALS = ("table_ceramic", "floorplane", "walls_mat")
 HIGHEST = 0.05
 """The largest displacement (m) of the table: as far as the arm works as it does at the original height."""
 TOLD_BY = ("", "colour", "shape", "side", "number", "symbol")
-NUMBERS = ("one", "two", "three", "four")
-SYMBOLS = {
-    "one": ("a unicorn has horns", "an elephant has trunks"),
-    "two": ("a bird has legs", "a bicycle has wheels"),
-    "three": ("a tricycle has wheels", "a traffic light has lamps"),
-    "four": ("a dog has legs", "a car has wheels"),
-}
-"""Phrases that stand for a number, after "as many as"."""
 TELLING = 0.05
 """The least distance (m), left to right, from an object to all others if its side names it, or to its neighbours if its number
 does."""
