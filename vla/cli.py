@@ -42,6 +42,7 @@ DATA: Table = {
     "inspect": ("vla.commands.data:inspect", "prints what a data set contains, and whether a card fits it"),
     "card": ("vla.commands.data:card", "writes a card to fill in: what was found, what is guessed, what is to be decided"),
     "verify": ("vla.commands.data:verify", "checks that every record and image is intact"),
+    "held-out": ("vla.commands.data:held_out", "checks that robot data lack the words and looks that suites test"),
     "stats": ("vla.commands.data:stats", "computes statistics as OpenVLA, openpi or LeRobot define them"),
     "preview": ("vla.commands.data:preview", "writes a page with images and plots"),
 }

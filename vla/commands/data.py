@@ -211,6 +211,22 @@ def verify(source: str, format: str = "auto", card: str = "", images: str = "", 
     return 1 if result.damaged else 0
 
 
+def held_out(source: str, words: str = "") -> str:
+    """Checks that robot data have no word that only the wide questions teach, and no table top or room of a suite.
+
+    Args:
+        source: folder of robot data of the tabletop.
+        words: further words or phrases that the data must not have, separated by commas.
+    """
+    from vla.datasets.held_out import check_held_out
+    from vla.sim.tabletop.wide import held_out as looks
+    from vla.sim.tabletop.words import HELD_OUT
+
+    further = {word.strip() for word in words.split(",") if word.strip()}
+    values = [*sorted(HELD_OUT | further), *(value for field in ("table", "floor", "walls") for value in looks(field))]
+    return f"{source}: {check_held_out(source, values)} records and the card have none of {len(values)} words and looks"
+
+
 def stats(
     source: str,
     format: str = "auto",

@@ -67,7 +67,7 @@ def _three(rng: np.random.Generator, low: float, high: float) -> Rgb:
 
 
 @functools.cache
-def held_out(name: str) -> tuple[Rgb | str | float, ...]:
+def held_out(name: str) -> tuple:
     """The values of a field of MARGINS in the suites of the package."""
     variations = [v for suite in known_suites() for v in load_suite(suite).variations if name in v.changes]
     return tuple(getattr(v, name) for v in variations)
