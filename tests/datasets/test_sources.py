@@ -211,6 +211,34 @@ def test_all_images_of_a_sample_are_augmented_alike(robot):
     assert np.diff(levels).tolist() == [1, 1] and levels[0] != 20
 
 
+def test_questions_on_steps_are_drawn_in_training_alone(make, tmp_path):
+    asked = [{"type": "where", "question": "where is it", "answer": [[0.25, 0.75]]}]
+    asked += [{"type": "held", "question": f"what is held {n}", "answer": "nothing"} for n in range(3)]
+
+    def change(members):
+        info = members["json"]
+        return {**members, "json": {**info, "questions": asked}} if info["step"] % 2 == 0 else members
+
+    folder = make(tmp_path, change=change)
+    shifts = [Augmentation({"front": 4})]
+    plain = RobotSource(folder, chunk=1, split="train", augment=shifts)
+    source = RobotSource(folder, chunk=1, split="train", augment=shifts, questions_per_step=3)
+    drawn = set()
+    for i in range(12):
+        for seed in range(4):
+            sample = source.sample(i, np.random.default_rng(seed))
+            assert len(sample.questions) == (3 if sample.step % 2 == 0 else 0)
+            assert len({q.text for q in sample.questions}) == len(sample.questions)
+            # Places move with the image, as the target's does.
+            assert all(q.point == sample.point for q in sample.questions if q.type == "where")
+            drawn |= {q.text for q in sample.questions}
+    assert len(drawn) == 4
+    assert plain.sample(0, RNG).questions == source.restricted("val").sample(0, RNG).questions == []
+    assert "questions_per_step" in source.settings().keys() - plain.settings().keys()  # older checkpoints can be resumed
+    with pytest.raises(UserError, match="questions_per_step -1"):
+        RobotSource(folder, questions_per_step=-1)
+
+
 def test_chosen_cameras_are_all_that_a_sample_has(robot, questions_folder):
     source = RobotSource(robot, chunk=1, cameras=["wrist"])
     whole = RobotSource(robot, chunk=1)

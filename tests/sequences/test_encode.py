@@ -1,5 +1,7 @@
 """Samples and observations to masked sequences, and back."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from encoders import acting, changed, source_looking_back
@@ -27,6 +29,22 @@ def test_robot_sequence_scores_what_is_to_be_written_and_no_padding(examples, da
     assert chunk.terminate.tolist()[:2] == [False, True] and (chunk.actions[:, 3:5] == 0).all()
     assert np.allclose(chunk.info["point"], (0.5, 0.25), atol=1 / 64)
     assert all(i in legal for i, legal in zip(written.tolist(), examples.grammar.allowed(), strict=True))
+
+
+def test_questions_on_a_robots_images_are_branches_before_its_actions(examples, data):
+    sample = RobotSource(data / "robot", chunk=3).sample(4, np.random.default_rng(0))
+    asked = [Question("what is held", ["nothing"], "held"), Question("where is it", [(0.5, 0.5)], "where")]
+    plain, both = examples.robot(sample), examples.robot(dataclasses.replace(sample, questions=asked))
+    sequence, last = both.sequence, both.sequence.branch == 3
+    acting, asking = sequence[last | (sequence.branch == 0)], sequence[~last]
+    assert np.array_equal(acting.ids, plain.sequence.ids) and np.array_equal(acting.loss, plain.sequence.loss)
+    assert both.actions == plain.actions and last[-1] and sequence.branch.max() == 3
+    alone = examples.question(QuestionSample(sample.images, asked)).sequence
+    assert np.array_equal(asking.ids, alone.ids) and np.array_equal(asking.loss, alone.loss)
+    before = changed(examples, prompt="to {instruction}: {images} {state}")
+    assert before.robot(sample)
+    with pytest.raises(UserError, match="several questions before the same images"):
+        before.robot(dataclasses.replace(sample, questions=asked))
 
 
 def test_history_is_unseen_before_an_episode_begins(looking_back, data):

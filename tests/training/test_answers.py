@@ -70,6 +70,22 @@ def test_actions_are_found_and_their_legal_integers(examples, batch):
     assert step[0] == [0, 1] and all(int(b) in s for b, s in zip(tokens.symbols(ids[action]), step, strict=True))
 
 
+def test_questions_on_a_robots_images_are_no_actions(examples, batch):
+    robot = dataclasses.replace(batch.samples[1], questions=QUESTIONS)
+    both = TrainingBatch(examples.batch([examples.build(robot)]), torch.tensor([0]), torch.ones(1), [robot])
+    tokens = ActionTokens(examples, 5000)
+    found = []
+    for one in (batch, both):
+        answers, ids = scored_tokens(one)
+        action, legal, _ = tokens.find(one.sequences, answers)
+        found.append((ids[action], legal))
+        seven = certain(torch.full_like(ids, examples.vocabulary.integer_ids[7]), 5000)
+        names = ["questions", "robot"] if one is batch else ["robot"]
+        measured = Measure(examples, tokens, names)(one, seven, ids, answers, torch.ones(len(one.samples)), mass=True)
+        found[-1] += tuple(measured[name] for name in ("plan_token_accuracy", "action_token_accuracy", "valid_mass"))
+    assert all(torch.equal(a, b) for a, b in zip(found[0][:2], found[1][:2], strict=True)) and found[0][2:] == found[1][2:]
+
+
 def test_only_what_has_neighbours_is_smoothed(examples, batch):
     tokens, (answers, ids) = ActionTokens(examples, 5000), scored_tokens(batch)
     logits = torch.randn(len(ids), 5000, generator=torch.Generator().manual_seed(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
@@ -15,6 +16,7 @@ from vla.datasets.samples import Images, Question, QuestionSample
 from vla.datasets.shards import decode_json
 from vla.datasets.sources import Source, read_all
 from vla.errors import Unreadable, UserError
+from vla.transforms import Point
 
 AnswerPart = str | int | list[float]
 """A word, an integer, or a point [u, v]."""
@@ -100,15 +102,23 @@ class QuestionSource(Source[QuestionSample]):
             drawn = [questions[k] for k in rng.choice(len(questions), count, replace=False, p=weights / weights.sum())]
         else:
             drawn = [questions[which]]
-        saved = [_parts(q["answer"]) for q in drawn]
-        points = [(part[0], part[1]) for parts in saved for part in parts if isinstance(part, list)]
+        points = points_in(drawn)
         if points and not self.keeps_points:
-            what = f"places in answers are in the image of {self._first}, and the model's first camera is another"
-            raise UserError(what, str(self.folder), f"put {self._first} first in `cameras`, or leave such types out")
+            raise self.points_are_elsewhere()
         images, points = self._augmented(self.images(i), points, rng)
-        moved = iter(points)
-        answers = [[next(moved) if isinstance(part, list) else part for part in parts] for parts in saved]
-        return QuestionSample(images, [Question(q["question"], a, q["type"]) for q, a in zip(drawn, answers, strict=True)])
+        return QuestionSample(images, with_points(drawn, points))
+
+
+def points_in(questions: Iterable[QuestionRecord]) -> list[Point]:
+    """The points in the answers to some questions, in order."""
+    return [(part[0], part[1]) for q in questions for part in _parts(q["answer"]) if isinstance(part, list)]
+
+
+def with_points(questions: Iterable[QuestionRecord], points: Iterable[Point]) -> list[Question]:
+    """The questions with these points, in order, in place of the saved ones."""
+    moved = iter(points)
+    answers = [(q, [next(moved) if isinstance(part, list) else part for part in _parts(q["answer"])]) for q in questions]
+    return [Question(q["question"], answer, q["type"]) for q, answer in answers]
 
 
 def _parts(answer: str | list[AnswerPart]) -> list[AnswerPart]:
@@ -130,9 +140,9 @@ def _read_questions(index: ShardIndex, record: int) -> list[QuestionRecord]:
     return parse_questions(index.read(record, ("json",))["json"], index.where(record, "json"))
 
 
-def parse_questions(data: bytes, where: str) -> list[QuestionRecord]:
-    """Reads the `questions` of a JSON object; Unreadable naming `where` if it has none or one is invalid."""
-    questions = decode_json(data, where).get("questions")
+def parse_questions(data: bytes, where: str, optional: bool = False) -> list[QuestionRecord]:
+    """Reads the `questions` of a JSON object; Unreadable naming `where` if it has none (unless `optional`) or one is invalid."""
+    questions = decode_json(data, where).get("questions", [] if optional else None)
     if not isinstance(questions, list):
         raise Unreadable("it holds no list of questions", where)
     for q in questions:

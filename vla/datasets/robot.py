@@ -14,6 +14,7 @@ from vla.contract import Camera, Mode, PolicyContract
 from vla.datasets.card import DatasetCard
 from vla.datasets.demonstrations import Demonstration
 from vla.datasets.images import ImageStore
+from vla.datasets.questions import QuestionRecord, parse_questions, points_in, with_points
 from vla.datasets.remote import is_remote
 from vla.datasets.samples import Images, RobotSample
 from vla.datasets.sources import Source
@@ -53,6 +54,8 @@ class RobotSource(Source[RobotSample]):
         state_noise: standard deviation of noise added to the states of the training split, as a share of each dimension's range
             from q01 to q99. Actions remain those of the true state. The policy then relies less on exact states and more on
             images.
+        questions_per_step: number of different questions on a step's own images that the training split adds to its sample, as
+            far as the data have them. The images pass through the model once for all of them and the actions.
     """
 
     kind = "robot"
@@ -68,11 +71,14 @@ class RobotSource(Source[RobotSample]):
         first_times: int = 1,
         actors: dict[str, int] | None = None,
         state_noise: float = 0.0,
+        questions_per_step: int = 0,
         **kwargs,
     ):
         super().__init__(folder, weight, loss_weight, **kwargs)
         if not 0 <= state_noise < 1:
             raise UserError(f"state_noise {state_noise}", str(folder), "give at least 0 and less than 1")
+        if questions_per_step < 0:
+            raise UserError(f"questions_per_step {questions_per_step}", str(folder), "give at least 0")
         if first_steps < 0 or first_times < 1:
             raise UserError(
                 f"first_steps {first_steps}, first_times {first_times}", str(folder), "give at least 0 steps and at least 1 time"
@@ -82,12 +88,13 @@ class RobotSource(Source[RobotSample]):
         self.chunk, self.modes, self.first_steps, self.first_times = chunk, modes, first_steps, first_times
         if min((actors or {}).values(), default=0) < 0:
             raise UserError(f"actors {actors}", str(folder), "give each at least 0 times")
-        self.state_noise, self.actors = state_noise, actors or {}
+        self.state_noise, self.actors, self.questions_per_step = state_noise, actors or {}, questions_per_step
         self.history, self.spacing = 1, 1
 
     def settings(self) -> dict[str, Any]:
-        # A run that was begun before there was this setting goes on.
-        return {name: value for name, value in super().settings().items() if name != "actors" or value}
+        # Left out at their defaults: a run that was begun before there were these settings goes on.
+        later = ("actors", "questions_per_step")
+        return {name: value for name, value in super().settings().items() if name not in later or value}
 
     def bind(self, contract: PolicyContract) -> None:
         """Takes chunk length, history and, of the data's cameras, the policy's from the contract.
@@ -223,8 +230,9 @@ class RobotSource(Source[RobotSample]):
         # The history does not extend into an earlier segment.
         before = [int(row) - k * self.spacing for k in range(self.history - 1, 0, -1)]
         frames = [self._images(int(table.record[r])) if r >= table.start[row] else None for r in (*before, row)]
-        *past, (images, points) = self._augmented_alike(frames, [description["point"]] if description["point"] else [], rng)
-        description["point"] = points[0] if points else None
+        asked, target = self._questions(row, rng), [description["point"]] if description["point"] else []
+        *past, (images, points) = self._augmented_alike(frames, [*target, *points_in(asked)], rng)
+        description["point"] = points[0] if target else None
         return RobotSample(
             images=images,
             past=[frame and frame[0] for frame in past],
@@ -235,6 +243,7 @@ class RobotSource(Source[RobotSample]):
             episode=int(table.episode[row]),
             step=int(table.step[row]),
             mode=self._mode(rng),
+            questions=with_points(asked, points[len(target) :]),
             **description,
         )
 
@@ -244,6 +253,18 @@ class RobotSource(Source[RobotSample]):
             return [frame and self._augmented(frame, points, rng) for frame in frames]
         seed = int(rng.integers(2**63))
         return [frame and self._augmented(frame, points, np.random.default_rng(seed)) for frame in frames]
+
+    def _questions(self, row: int, rng: np.random.Generator) -> list[QuestionRecord]:
+        """Questions drawn for a step, with places in the images as saved."""
+        if not self.questions_per_step or self.split != "train":
+            return []
+        record = int(self._table.record[row])
+        questions = parse_questions(self.index.read(record, ("json",))["json"], self.index.where(record, "json"), optional=True)
+        drawn = rng.permutation(len(questions))[: self.questions_per_step]
+        asked = [questions[i] for i in drawn]
+        if points_in(asked) and not self.keeps_points:
+            raise self.points_are_elsewhere()
+        return asked
 
     def _state(self, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if not self.state_noise or self.split != "train":

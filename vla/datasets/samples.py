@@ -27,6 +27,7 @@ class RobotSample:
         offset: offset of the target from the gripper along x, y, z and the turn to it, as integers 0 to 255, or None
             (`reach` in saved data and in plans).
         mode: which part of the plan the model writes, see `Mode`; "" is the contract's first mode.
+        questions: questions on the images, which are answered beside acting.
     """
 
     images: Images
@@ -43,6 +44,7 @@ class RobotSample:
     embodiment: str
     past: list[Images | None] = dataclasses.field(default_factory=list)
     mode: str = ""
+    questions: list[Question] = dataclasses.field(default_factory=list)
 
     def without_images(self) -> RobotSample:
         return dataclasses.replace(self, images={}, past=[])

@@ -219,6 +219,11 @@ class Source(Generic[SampleT]):
         """Whether the model's first camera is the data's, to whose image points in it refer."""
         return self.cameras is None or self.card.spec.cameras[0].name == self._first
 
+    def points_are_elsewhere(self) -> UserError:
+        """The error for answers with places where the model's first camera is not the data's; see `keeps_points`."""
+        what = f"places in answers are in the image of {self._first}, and the model's first camera is another"
+        return UserError(what, str(self.folder), f"put {self._first} first in `cameras`, or leave such questions out")
+
     @functools.cached_property
     def index(self) -> ShardIndex:
         # The card is read first: its error for a wrong folder or kind is clearer.

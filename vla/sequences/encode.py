@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from vla.contract import Mode, PolicyContract
-from vla.datasets.samples import Images, QuestionSample, RobotSample
+from vla.datasets.samples import Images, Question, QuestionSample, RobotSample
 from vla.errors import ContractMismatch, UserError
 from vla.models.families.base import ModelFamily, PromptFrame
 from vla.observation import ActionChunk, Observation
@@ -22,6 +22,8 @@ from vla.tokenization.prompts import Placeholder, action_prompt, question_prompt
 from vla.tokenization.sequence import Role, Sequence, concat, fork, piece
 from vla.tokenization.vocabulary import Vocabulary
 
+Branch = tuple[Sequence, list[Sequence]]
+"""What stands up to the last image, and what follows it, in parts."""
 MARKS = {"act": " act:", "think": " think:", "follow": " plan:"}
 """The end of an action prompt in a mode that is not the contract's first."""
 
@@ -33,7 +35,8 @@ class Encoder:
     object's two location tokens; the four integers of its offset from the gripper); the chunk as the contract's codec writes it
     (uniform: for each step the terminate token and the action's integers); and the end token where chunks differ in length. An
     image with questions becomes: images, then one branch per question with its prompt, the answer's words or two location tokens,
-    and the end token. Words that stand before the images see them and are seen by them.
+    and the end token. Questions on a robot's images are such branches, before that of the actions. Words that stand before the
+    images see them and are seen by them.
 
     Args:
         contract: what the policy and its users agree on.
@@ -88,7 +91,9 @@ class Encoder:
         trunk, words = self._action_prompt(observation, mode, frames)
         answer = [*words, *(self.plan.written(plan) if mode == "think" else ()), piece(ids, Role.MODEL, scored)]
         block = len(ids) if self.contract.block != "none" else 0
-        return Example(fork(concat(trunk), answer), frames, self.number(sample.embodiment), int(scored.sum()), block)
+        # The actions come last: they are counted from the end.
+        sequence = _forked([*self._asked(sample.questions, frames), (concat(trunk), answer)])
+        return Example(sequence, frames, self.number(sample.embodiment), int(scored.sum()), block)
 
     def question(self, sample: QuestionSample) -> Example:
         """A training sequence for all questions on an image. The answers and their end tokens are scored."""
@@ -99,17 +104,15 @@ class Encoder:
             fix = "convert it with one of these as --camera"
             raise UserError(f"no image of camera {names}; got {', '.join(sample.images)}", "question", fix)
         frames = self._images.frames([sample.images], embodiment)
-        trunks, branches = [], []
-        for question in sample.questions:
+        return Example(_forked(self._asked(sample.questions, frames)), frames)
+
+    def _asked(self, questions: list[Question], frames: Frames) -> list[Branch]:
+        branches = []
+        for question in questions:
             trunk, words = self._question_prompt(question.text, frames)
             answer = [token for part in question.answer for token in self.text.ids(part)]
-            trunks.append(concat(trunk))
-            branches.append([*words, piece([*answer, self.vocabulary.eos_id], Role.MODEL)])
-        if any(not np.array_equal(trunk.ids, trunks[0].ids) for trunk in trunks):
-            raise UserError(
-                "several questions before the same images", "contract.question", "put {images} first, or ask one at a time"
-            )
-        return Example(fork(trunks[0], *branches), frames)
+            branches.append((concat(trunk), [*words, piece([*answer, self.vocabulary.eos_id], Role.MODEL)]))
+        return branches
 
     def build(self, sample: RobotSample | QuestionSample) -> Example:
         """A training sequence for either kind of sample."""
@@ -186,3 +189,13 @@ class Encoder:
     def batch(self, examples: list[Example], bucket: int = BUCKET) -> Batch:
         """Puts examples side by side; see `collate_examples`."""
         return collate_examples(examples, self.family, self.contract.block == "bidirectional", bucket)
+
+
+def _forked(branches: list[Branch]) -> Sequence:
+    """One sequence of branches that have the same images; UserError if their text before the images differs."""
+    trunk = branches[0][0]
+    if any(not np.array_equal(other.ids, trunk.ids) for other, _ in branches):
+        raise UserError(
+            "several questions before the same images", "contract.question", "put {images} first, or ask one at a time"
+        )
+    return fork(trunk, *(parts for _, parts in branches))

@@ -65,7 +65,7 @@ def check(options: Collect) -> None:
     ):
         if getattr(options, name) < least:
             raise UserError(f"{name} {getattr(options, name)}", "collect", f"give at least {least}")
-    for name in ("clean", "excursions", "beta"):
+    for name in ("clean", "excursions", "beta", "step_questions"):
         if not 0 <= getattr(options, name) <= 1:
             raise UserError(f"{name} {getattr(options, name)}", "collect", "give a share from 0 to 1")
     simulator = simulator_of(options.task)
@@ -188,7 +188,7 @@ def write_demonstrations(
 def generator(options: Collect) -> dict[str, object]:
     """The card's entry on how the data was made. Training rolls out the task named in `task`."""
     # An option that came later is left out at its default, so that cards of the same data stay the same.
-    later = [name for name in ("numbers", "wide", "policy", "beta", "batch") if not getattr(options, name)]
-    left_out = ("out", "workers", "overwrite", *later)
+    later = ("numbers", "wide", "step_questions", "policy", "beta", "batch")
+    left_out = ("out", "workers", "overwrite", *(name for name in later if not getattr(options, name)))
     chosen = {key: value for key, value in dataclasses.asdict(options).items() if key not in left_out}
     return {"command": f"vla collect --task {options.task}", **chosen}

@@ -24,6 +24,8 @@ class Collect:
         wide: ask about a wide world: colours, shapes, words, numbers and symbols that no demonstration has, and table tops,
             rooms, lights, cameras and heights that are no suite's.
         sizes: make the objects of demonstrations small or large, and mention their size.
+        step_questions: share of the steps of demonstrations that get questions on their own image: where an object is, what is
+            held, which way an object is from the gripper.
         poses: expert episodes from which the robot's poses in images with questions are taken.
         noise: standard deviation (m) of the disturbance of the expert's actions.
         clean: fraction of the episodes without disturbance.
@@ -45,6 +47,7 @@ class Collect:
     numbers: bool = False
     wide: bool = False
     sizes: bool = False
+    step_questions: float = 0.0
     poses: int = 24
     noise: float = 0.012
     clean: float = 0.25

@@ -22,6 +22,7 @@ class Answers:
         of: [N] the answer of each token.
         row: [A] the row of each answer.
         branch: [A] its number among the row's answers, from 0 on.
+        last: bool [A], whether it is its row's last: the one that has the actions, if any has.
     """
 
     def __init__(self, positions: torch.Tensor, branches: torch.Tensor | None):
@@ -32,6 +33,7 @@ class Answers:
         answers, self.of = torch.unique(rows * most + branches[rows, columns], return_inverse=True)
         self.row, self.rows = answers // most, len(positions)
         self.branch = (answers % most - 1).clamp_min(0)
+        self.last = torch.cat([self.row[1:] != self.row[:-1], self.row.new_ones(min(len(self.row), 1), dtype=torch.bool)])
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean of the values [N] of each answer, [A]."""
@@ -102,7 +104,7 @@ class ActionTokens(torch.nn.Module):
         left = torch.bincount(answers.of).cumsum(0)[answers.of] - torch.arange(len(answers.of), device=device)
         row = answers.row[answers.of]
         count = batch.actions.to(device)[row]
-        action = left <= count
+        action = (left <= count) & answers.last[answers.of]
         position = batch.embodiment.to(device)[row][action], (count - left)[action]
         return action, self._legal[position], self._ordinal[position]
 

@@ -21,7 +21,7 @@ def decode(policy: LocalPolicy, rows: Iterable[tuple[Sample, float]]) -> list[tu
         policy: of the model; it acts in its own mode, not in the source's.
         rows: samples with their weights; one of weight 0 stands in for a sample that cannot be read, and is left out.
     """
-    samples = [dataclasses.replace(s, mode="") for s, weight in rows if weight and isinstance(s, RobotSample)]
+    samples = [dataclasses.replace(s, mode="", questions=[]) for s, weight in rows if weight and isinstance(s, RobotSample)]
     prompts = [_prompt(policy.encoder.robot(sample)) for sample in samples]
     chunks = policy.answer(prompts, [(sample.embodiment, "") for sample in samples])
     return list(zip(samples, chunks, strict=True))

@@ -77,7 +77,7 @@ class Measure:
         if mass:
             add("valid_mass", allowed_mass(logits, self.tokens.ids, legal))
         robot = torch.tensor([isinstance(sample, RobotSample) for sample in batch.samples], device=ids.device) & counted
-        add("plan_token_accuracy", (likeliest_ids == ids)[robot[rows] & ~action])
+        add("plan_token_accuracy", (likeliest_ids == ids)[robot[rows] & answers.last[answers.of] & ~action])
         return sums
 
     def _action_l1(self, samples: list[Sample], symbols: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,15 @@
 """The simulated tabletop: scenes, projection, the expert, outcomes, questions, rollouts."""
 
+import collections
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from vla.contract import PolicyContract
+from vla.datasets.held_out import check_held_out
+from vla.datasets.robot import RobotSource
 from vla.errors import ContractMismatch, UserError
 from vla.observation import ActionChunk
 from vla.sim.collect import collect
@@ -16,12 +20,13 @@ from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME, SIZE
 from vla.sim.tabletop.episodes import set_up
 from vla.sim.tabletop.experts.grasp import lift_action
 from vla.sim.tabletop.scene import REACH_X, REACH_Y, SPACING, Object, sample_scene
+from vla.sim.tabletop.step_questions import ask_step, way
 from vla.sim.tabletop.tasks import TASKS, find_task
 from vla.sim.tabletop.tasks.base import HOLD_STEPS, Goal
 from vla.sim.tabletop.tasks.lift import LIFTED
 from vla.sim.tabletop.tasks.outcome import Outcome
 from vla.sim.tabletop.tasks.wording import named_object
-from vla.sim.tabletop.words import NUMBERS, SYMBOLS
+from vla.sim.tabletop.words import HELD_OUT, NUMBERS, SYMBOLS
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
@@ -230,6 +235,46 @@ def test_numbers_are_asked_after_all_else_and_answered_from_the_state(table):
                 assert question["answer"] == ("yes" if number == NUMBERS[len(order) - 1] else "no")
                 answers.append(question["answer"])
     assert 0.25 < answers.count("yes") / len(answers) < 0.75 and len(answers) > 10
+
+
+def test_a_step_of_a_demonstration_is_asked_about_as_it_is(table):
+    table.reset((Object("red", "cube", 0.05, -0.1, 0.1), Object("blue", "cylinder", -0.05, 0.1, 0)))
+    answers, rng = collections.defaultdict(set), np.random.default_rng(0)
+    for _ in range(24):
+        offsets = {o.name: table.position(i) - table.state()[:3] for i, o in enumerate(table.scene)}
+        held = {o.name for i, o in enumerate(table.scene) if table.grasped(i)}
+        for q in ask_step(table, rng):
+            answers[q["type"]].add(str(q["answer"]))
+            if q["type"] == "held":
+                assert {q["answer"]} == (held or {"nothing"})
+            if q["type"] == "way":
+                (offset,) = [o for name, o in offsets.items() if name in q["question"]]
+                axis = ("forward back", "right left", "up down")[np.abs(offset).argmax()].split()
+                assert q["answer"] == axis[int(offset[np.abs(offset).argmax()] < 0)]
+        table.step(lift_action(table, 0))
+    assert answers["held"] == {"nothing", "red cube"} and len(answers["way"]) > 1 and len(answers["where"]) > 2
+
+
+def test_a_way_is_that_of_most_of_the_offset():
+    along = {"forward": (0.1, 0.03, 0), "back": (-0.1, 0, 0.03), "left": (0, -0.1, 0), "right": (0, 0.1, 0)}
+    for answer, offset in (along | {"up": (0, 0, 0.05), "down": (0.03, 0, -0.1)}).items():
+        assert way(np.array(offset)) == answer
+    assert way(np.array((0.1, 0.09, 0))) == way(np.array((0, 0.02, 0))) == ""
+
+
+@pytest.mark.slow
+def test_questions_on_steps_change_nothing_else(tmp_path):
+    for name, share in (("plain", 0.0), ("asked", 0.5)):
+        collect(Collect(str(tmp_path / name), episodes=2, workers=1, step_questions=share))
+    plain, asked = (RobotSource(tmp_path / name) for name in ("plain", "asked"))
+    with_questions = 0
+    for i in range(len(plain.index)):
+        one, other = plain.index.read(i), asked.index.read(i)
+        info = json.loads(other.pop("json"))
+        with_questions += bool(info.pop("questions", []))
+        assert json.loads(one.pop("json")) == info and one == other
+    assert 0.3 < with_questions / len(plain.index) < 0.7
+    assert check_held_out(tmp_path / "asked", HELD_OUT) == len(plain.index)
 
 
 def test_swapped_and_correct_episodes_share_the_scene():

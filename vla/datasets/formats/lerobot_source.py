@@ -52,6 +52,8 @@ class LeRobotSource(RobotSource):
         super().__init__(folder, **kwargs)
         if self.remote and not hub.address(folder):
             raise UserError("a LeRobot data set cannot be read remotely", str(folder), "copy it here, or convert it to shards")
+        if self.questions_per_step:
+            raise UserError("a LeRobot data set has no questions", str(folder), "leave out `questions_per_step`")
         self.remote = None  # its files are fetched before they are read
         self.conventions, self.height, self.width = conventions, height, width
 

@@ -30,6 +30,8 @@ class Robosuite(Simulator):
     def check_collect(self, options: Collect) -> None:
         if options.sizes:
             raise UserError(f"{options.task} has objects of one size", "collect", "leave out --sizes")
+        if options.step_questions:
+            raise UserError(f"no questions are known about {options.task}", "collect", "leave out --step_questions")
 
     def collect(self, options: Collect, report: Report) -> dict[str, int]:
         from vla.sim.robosuite.collect import collect

@@ -17,6 +17,7 @@ from vla.sim.tabletop import wide, wide_questions
 from vla.sim.tabletop.about import about
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.tabletop.experts import done, expert_action
+from vla.sim.tabletop.step_questions import ask_step
 from vla.sim.tabletop.tasks import find_task
 from vla.sim.tabletop.tasks.base import Goal
 from vla.sim.tabletop.tasks.outcome import Outcome
@@ -34,6 +35,7 @@ CONVENTIONS = {
     "reach": "the named object from the gripper along x, y, z, then the turn to its faces: 256 even steps over +-0.2 m and "
     "+-pi/4 rad",
 }
+WAY = "from the gripper to the object, along its largest component: forward away from the robot, left as the front camera sees it"
 BLOCK = 50
 """Images that a worker process makes at a time."""
 
@@ -51,7 +53,8 @@ def collect(options: Collect, report: Report) -> dict[str, int]:
     """
     if options.task == "questions":
         return _collect_questions(options, report)
-    return write_demonstrations(options, _attempts, _start, f"tabletop-{options.task}", CONVENTIONS, report)
+    conventions = CONVENTIONS | ({"way": WAY} if options.step_questions else {})
+    return write_demonstrations(options, _attempts, _start, f"tabletop-{options.task}", conventions, report)
 
 
 def _start(options: Collect) -> None:
@@ -83,11 +86,12 @@ def _attempts(index: int) -> list[Attempt]:
     for number, goal in enumerate(layout.goals):
         rng = np.random.default_rng((_options.seed, 3, index, number))
         _table.reset(layout.scene, np.random.default_rng((_options.seed, 4, index)))
-        attempts.append(_demonstrate(goal, rng))
+        asking_rng = np.random.default_rng((_options.seed, 6, index, number))
+        attempts.append(_demonstrate(goal, rng, asking_rng))
     return attempts
 
 
-def _demonstrate(goal: Goal, rng: np.random.Generator) -> Attempt:
+def _demonstrate(goal: Goal, rng: np.random.Generator, asking_rng: np.random.Generator) -> Attempt:
     task, target = find_task(goal.task), goal.target
     outcome, noisy = Outcome(task, goal, 10 * task.horizon), rng.random() >= _options.clean
     instruction = task.instruct(_table.scene, goal, rng)
@@ -103,7 +107,8 @@ def _demonstrate(goal: Goal, rng: np.random.Generator) -> Attempt:
             continue
         action, state = expert_action(_table, goal), _table.state()
         terminate.append(int(done(_table, goal)))
-        steps.append((_images(), about(_table, goal), segment))
+        asked = ask_step(_table, asking_rng) if asking_rng.random() < _options.step_questions else []
+        steps.append((_images(), about(_table, goal) | ({"questions": asked} if asked else {}), segment))
         actions.append(action.astype(np.float32))
         states.append(state.astype(np.float32))
         disturbed = action.copy()
