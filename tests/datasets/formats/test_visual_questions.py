@@ -123,6 +123,22 @@ def test_vqav2(tmp_path):
     assert first[0]["answers"] == ["2"] * 10
 
 
+def test_easy_vqa(tmp_path):
+    (tmp_path / "in/images").mkdir(parents=True)
+    for image in (0, 12):
+        (tmp_path / f"in/images/{image}.png").write_bytes(jpeg(image))
+    path = tmp_path / "in/questions.json"
+    asked = [["what is the blue shape?", "rectangle", 0], ["is there a red shape?", "no", 12], ["is it blue?", "yes", 0]]
+    path.write_text(json.dumps([*asked, ["what?", "circle"], ["is it?", True, 0], "no"]))
+    assert recognise(path) == "easy-vqa"
+    report = run(make_job(ConvertOptions(str(path), str(tmp_path / "out"), camera="front", skip=True)))
+    assert report["records"]["written"] == 2 and report["questions"] == {"other": 1, "yes/no": 2}
+    assert ["entry 3" in d or "entry 4" in d or "entry 5" in d for d in report["damaged"]["records"]] == [True] * 3
+    source = QuestionSource(tmp_path / "out")
+    assert [(q["question"], q["answer"]) for q in source.questions(0)] == [tuple(asked[0][:2]), tuple(asked[2][:2])]
+    assert source.images(1).keys() == {"front"}
+
+
 def test_questions_without_answers_are_named(tmp_path):
     path = vqa(tmp_path / "in", lambda q, a: a.pop(1))
     refs = VQAv2Reader(path, str(tmp_path / "in/images")).refs()

@@ -35,10 +35,10 @@ class Choice:
     """The user's choices that a job takes unchanged: the source, the result and their formats.
 
     Attributes:
-        source: folder or file of RLDS, LeRobot, robomimic or LIBERO HDF5, WebDataset tar, LLaVA or VQAv2 JSON, or our shards;
-            or hf://datasets/OWNER/NAME, with @REVISION and /FOLDER if needed.
+        source: folder or file of RLDS, LeRobot, robomimic or LIBERO HDF5, WebDataset tar, LLaVA, VQAv2 or easy-VQA JSON, or our
+            shards; or hf://datasets/OWNER/NAME, with @REVISION and /FOLDER if needed.
         out: folder of the result.
-        format: format of the source: auto, rlds, lerobot, hdf5, shards, webdataset, image-text, llava or vqav2.
+        format: format of the source: auto, rlds, lerobot, hdf5, shards, webdataset, image-text, llava, vqav2 or easy-vqa.
         to: format of the result.
         card: conventions of the source: a YAML file (`vla data card` writes one to fill in), or a shipped card, e.g. bridge,
             fractal, kuka, droid, libero, robomimic; "" takes what the data set itself says and assumes the rest.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,12 @@ def _vqav2(path: Path, images: str) -> Reader:
     return VQAv2Reader(path, images)
 
 
+def _easy_vqa(path: Path, images: str) -> Reader:
+    from vla.datasets.formats.readers.visual_questions import EasyVQAReader
+
+    return EasyVQAReader(path, images)
+
+
 READERS: dict[str, Callable[[Path, str], Reader]] = {
     "rlds": _rlds,
     "lerobot": _lerobot,
@@ -71,6 +78,7 @@ READERS: dict[str, Callable[[Path, str], Reader]] = {
     "image-text": _image_text,
     "llava": _llava,
     "vqav2": _vqav2,
+    "easy-vqa": _easy_vqa,
 }
 
 
@@ -91,7 +99,9 @@ def recognise(path: Path) -> str:
         if suffix == ".tar":
             return _kind_of_tar([path])
         if suffix in (".json", ".jsonl"):
-            return "vqav2" if _starts_with_object(path) else "llava"
+            if _starts_with_object(path):
+                return "vqav2"
+            return "easy-vqa" if _starts_with_lists(path) else "llava"
     elif (path / "meta/info.json").is_file():
         return "lerobot"
     elif (path / "card.yaml").is_file() and any(path.glob("shard-*.tar")):
@@ -104,7 +114,7 @@ def recognise(path: Path) -> str:
         return _kind_of_tar(sorted(path.glob("*.tar")))
     elif any(path.glob("**/*.array_record*")):
         raise UserError("the data set is in array_record files", str(path), "write or download it with file_format tfrecord")
-    looked_for = "meta/info.json (LeRobot), *.tfrecord-* (RLDS), *.hdf5, *.tar (WebDataset), *.json (LLaVA, VQAv2)"
+    looked_for = "meta/info.json (LeRobot), *.tfrecord-* (RLDS), *.hdf5, *.tar (WebDataset), *.json (LLaVA, VQAv2, easy-VQA)"
     raise UserError(f"unknown format: found none of {looked_for}", str(path), f"name it: --format {'|'.join(READERS)}")
 
 
@@ -134,6 +144,12 @@ def _starts_with_object(path: Path) -> bool:
     except ValueError:
         return True
     return b'"questions"' in head or b'"annotations"' in head
+
+
+def _starts_with_lists(path: Path) -> bool:
+    """Tells easy-VQA's list of lists from LLaVA's list of objects."""
+    with path.open("rb") as file:
+        return re.match(rb"\s*\[\s*\[", file.read(4096).removeprefix(codecs.BOM_UTF8)) is not None
 
 
 def _kind_of_tar(paths: list[Path]) -> str:

@@ -1,4 +1,4 @@
-"""Reads images with questions described by JSON files: LLaVA's conversations and VQAv2's pairs of files."""
+"""Reads images with questions described by JSON files: LLaVA's conversations, VQAv2's pairs of files, easy-VQA's triples."""
 
 from __future__ import annotations
 
@@ -163,6 +163,39 @@ class VQAv2Reader(_JsonReader):
             file = f"COCO_{subtype}_{image:012d}.jpg" if subtype else f"{image:012d}.jpg"
             refs.append(Ref(f"{self.path}, picture {image}", 1, (file, questions)))
         return refs
+
+
+class EasyVQAReader(_JsonReader):
+    """Reader of a list of [question, answer, number of the image], whose images are NUMBER.png; one record per image.
+
+    Its images are in the folder `images` beside the file, unless another one is given.
+    """
+
+    format = "easy-vqa"
+
+    def __init__(self, path: str | Path, images: str = ""):
+        beside = Path(path).parent / "images"
+        super().__init__(path, images or (str(beside) if beside.is_dir() else ""))
+
+    def refs(self) -> list[Ref]:
+        by_image: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
+        refs = []
+        for number, entry in _entries(self.path):
+            if not _is_triple(entry):
+                refs.append(
+                    Ref(f"{self.path}, entry {number}", 1, (), "the entry is not a question, an answer and an image's number")
+                )
+                continue
+            question, answer, image = cast(tuple[str, str, int], entry)
+            kind = "yes/no" if answer in ("yes", "no") else "other"
+            by_image[image].append({"type": kind, "question": question, "answer": answer})
+        for image, questions in by_image.items():
+            refs.append(Ref(f"{self.path}, picture {image}", 1, (f"{image}.png", questions)))
+        return refs
+
+
+def _is_triple(entry: Json) -> bool:
+    return isinstance(entry, list) and [type(part) for part in entry] == [str, str, int]
 
 
 def _object(path: Path) -> dict[str, Any]:
