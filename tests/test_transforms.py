@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from vla.datasets.robot import RobotSource
 from vla.errors import UserError
-from vla.transforms import Augmentation, CentreCrop, Normalise, Orient, Resize
+from vla.sim.tabletop.scene import COLOURS, UNSEEN_COLOURS
+from vla.transforms import Appearance, Augmentation, CentreCrop, Normalise, Orient, Resize
 
 IMAGES = arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.just(3)))
 ORIENTATIONS = ["upright", "raw_opengl", "rot180"]
@@ -86,3 +88,64 @@ def test_mistakes_are_named():
         CentreCrop(0.0)
     with pytest.raises(UserError, match="float64"):
         Normalise()(np.zeros((4, 4, 3)))
+
+
+APPEARANCE = Appearance(hue=0.05, channels=0.2, texture=0.1, gradient=0.3)
+
+
+def test_appearance_is_a_function_of_the_generator_and_moves_no_point():
+    images = {name: np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8) for name in ("front", "wrist")}
+    kept, points = {name: image.copy() for name, image in images.items()}, [(0.25, 0.75)]
+    (one, moved), (again, _) = (APPEARANCE(images, points, np.random.default_rng(3)) for _ in range(2))
+    other, _ = APPEARANCE(images, points, np.random.default_rng(4))
+    assert moved == points
+    for name, image in images.items():
+        assert np.array_equal(image, kept[name]) and one[name].dtype == np.uint8 and one[name].shape == image.shape
+        assert np.array_equal(one[name], again[name]) and not np.array_equal(one[name], other[name])
+    # Texture and light are each camera's own.
+    assert not np.array_equal(one["front"], one["wrist"])
+    assert np.array_equal(Appearance()(images, [], np.random.default_rng(0))[0]["front"], images["front"])
+
+
+@pytest.mark.parametrize(
+    ("change", "least", "most"),
+    [
+        (Appearance(hue=0.05), 5, 45),
+        (Appearance(channels=0.2), 10, 26),
+        (Appearance(texture=0.1), 15, 26),
+        (Appearance(gradient=0.3), 25, 39),
+    ],
+)
+def test_appearance_changes_as_much_as_it_says(change, least, most):
+    image = np.full((32, 32, 3), (128, 60, 60), np.uint8)
+    off = [np.abs(change({"a": image}, [], np.random.default_rng(seed))[0]["a"].astype(int) - image).max() for seed in range(60)]
+    assert least < max(off) <= most and min(off) < max(off) / 2
+    # Greys stay grey under another hue.
+    if change.hue:
+        grey = np.full((4, 4, 3), 90, np.uint8)
+        assert np.array_equal(change({"a": grey}, [], np.random.default_rng(0))[0]["a"], grey)
+
+
+def test_a_small_turn_of_hues_leaves_the_tabletops_colours_their_names():
+    paints = {name: np.array(rgb) for name, rgb in (COLOURS | UNSEEN_COLOURS).items()}
+    for seed in range(12):
+        for name, paint in paints.items():
+            image = np.broadcast_to(np.rint(255 * paint), (2, 2, 3)).astype(np.uint8)
+            changed = Appearance(hue=0.04)({"a": image}, [], np.random.default_rng(seed))[0]["a"][0, 0] / 255
+            assert min(paints, key=lambda other: np.linalg.norm(paints[other] - changed)) == name
+
+
+@pytest.mark.parametrize("wrong", [{"hue": -0.1}, {"hue": 0.6}, {"texture": 1.1}])
+def test_appearance_out_of_range_is_refused(wrong):
+    with pytest.raises(UserError, match="Appearance"):
+        Appearance(**wrong)
+
+
+def test_a_recipe_names_either_augmentation_by_its_settings():
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(RobotSource, "source")
+    text = "source: {folder: a, augment: [{brightness: 0.1}, {hue: 0.03, texture: 0.1}]}"
+    first, second = parser.instantiate_classes(parser.parse_string(text)).source.augment
+    assert first == Augmentation(brightness=0.1) and second == Appearance(hue=0.03, texture=0.1)

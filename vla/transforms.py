@@ -154,3 +154,62 @@ class Augmentation:
         # A table of the 256 levels is several times faster than arithmetic on the image.
         table = np.clip(LEVELS * factor + (127.5 + offset), 0, 255).astype(np.uint8)
         return np.take(table, image)
+
+
+@dataclasses.dataclass(frozen=True)
+class Appearance:
+    """Random changes of what things look like, for training: colours, texture and light. Points stay where they are.
+
+    Colours change alike in all images, as if paints and lights were others; texture and light are each camera's own. Where names
+    of colours matter, keep `hue` small: 0.04 leaves every colour of the tabletop its name.
+
+    Attributes:
+        hue: maximum turn of the hues in either direction, as a share of the circle.
+        channels: maximum change of red, green and blue, each by its own factor, which is within this distance of 1.
+        texture: maximum amplitude of smooth noise in patches of random size, as a share of the full range.
+        gradient: maximum change of brightness at the edges by a light from a random side; the factor is within this of 1.
+
+    Raises:
+        UserError: a number is below 0; `hue` is above 0.5, or another above 1.
+    """
+
+    hue: float = 0.0
+    channels: float = 0.0
+    texture: float = 0.0
+    gradient: float = 0.0
+
+    def __post_init__(self):
+        shares = dataclasses.astuple(self)
+        if min(shares) < 0 or max(shares) > 1 or self.hue > 0.5:
+            raise UserError(f"{self}", "augmentation", "give numbers from 0 to 1, and a hue of at most 0.5")
+
+    def __call__(
+        self, images: dict[str, np.ndarray], points: list[Point], rng: np.random.Generator
+    ) -> tuple[dict[str, np.ndarray], list[Point]]:
+        """Changed copies of the images, and the points as they are."""
+        turned = _turn_of_hues(2 * np.pi * rng.uniform(-self.hue, self.hue))
+        colours = (turned * (1 + rng.uniform(-self.channels, self.channels, 3))[:, None]).astype(np.float32)
+        return {name: self._changed(image, colours, rng) for name, image in images.items()}, points
+
+    def _changed(self, image: np.ndarray, colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        height, width = image.shape[:2]
+        down, right = np.linspace(-1, 1, height), np.linspace(-1, 1, width)
+        side, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, self.gradient)
+        light = 1 + strength * (np.sin(side) * down[:, None] + np.cos(side) * right) / np.sqrt(2)
+        cells = int(rng.integers(3, 17))
+        noise = rng.uniform(-255, 255, (cells, cells)) * rng.uniform(0, self.texture)
+        texture = _between(down, cells) @ noise @ _between(right, cells).T
+        changed = (image @ colours.T) * light[..., None].astype(np.float32) + texture[..., None].astype(np.float32)
+        return np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
+
+
+def _turn_of_hues(angle: float) -> np.ndarray:
+    """The matrix [3, 3] that turns colours by an angle (rad) about the axis of greys (Rodrigues)."""
+    axis = np.full((3, 3), 1 / 3)
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    return np.cos(angle) * np.eye(3) + (1 - np.cos(angle)) * axis + np.sin(angle) * cross
+
+
+def _between(places: np.ndarray, cells: int) -> np.ndarray:
+    """Weights [N, cells] that interpolate linearly between cells spread from -1 to 1."""
+    return np.clip(1 - np.abs((places[:, None] + 1) / 2 * (cells - 1) - np.arange(cells)), 0, 1)

@@ -18,7 +18,7 @@ from vla.datasets.index import Columns, ShardIndex
 from vla.datasets.remote import RemoteFolder, is_remote
 from vla.datasets.samples import Images
 from vla.errors import Unreadable, UserError
-from vla.transforms import Augmentation, Point
+from vla.transforms import Appearance, Augmentation, Point
 
 Split = Literal["train", "val", "all"]
 OPENED = ("index", "_rows", "_images", "_table", "_ends", "_answerable")
@@ -98,7 +98,7 @@ class Source(Generic[SampleT]):
         split: Split = "all",
         holdout: float = 0.1,
         cache: bool = False,
-        augment: Sequence[Augmentation] = (),
+        augment: Sequence[Augmentation | Appearance] = (),
         warmup_samples: int = 0,
         max_samples: int = 0,
         fetched: str = "",
