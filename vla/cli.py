@@ -32,6 +32,7 @@ COMMANDS: Table = {
     "doctor": ("vla.doctor:doctor", "checks that this machine can run everything"),
     "collect": ("vla.commands.collect:collect", "records demonstrations, or images with questions"),
     "rollout": ("vla.commands.rollout:rollout", "rolls a policy out in simulation"),
+    "play": ("vla.commands.play:play", "opens a page on which policies act live, on what you tell them"),
     "evaluate": ("vla.commands.evaluate:evaluate", "compares a policy with held-out demonstrations, without a simulator"),
     "compare": ("vla.commands.compare:compare", "says which policies differ significantly on the same episodes"),
     "export": ("vla.training.export:export", "exports a checkpoint as a self-contained folder"),
@@ -126,9 +127,15 @@ def _normalise(defaults: Mapping[str, Any], argv: list[str]) -> list[str]:
         if option.startswith("--") and name[2:] in defaults:
             next_argument = argv[i + 1].lower() if i + 1 < len(argv) else ""
             bare = isinstance(defaults[name[2:]], bool) and not equals and next_argument not in ("true", "false")
-            argument = f"{name}=true" if bare else f"{name}{equals}{value}"
+            # Of a list, each further one is one more.
+            more = "+" if isinstance(defaults[name[2:]], list) else ""
+            argument = f"{name}=true" if bare else f"{name}{more}{equals}{value}"
         normalised.append(argument)
     return normalised
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _run(function: Command, name: str, argv: list[str]) -> int | str | None:
@@ -142,7 +149,7 @@ def _run(function: Command, name: str, argv: list[str]) -> int | str | None:
     parser_options = {"prog": f"vla {name}", "as_positional": positional, "exit_on_error": False}
     options_class = typing.get_type_hints(function).get(parameters[0].name) if parameters else None
     if isinstance(options_class, type) and dataclasses.is_dataclass(options_class):
-        defaults = {field.name: field.default for field in dataclasses.fields(options_class)}
+        defaults = {field.name: _default(field) for field in dataclasses.fields(options_class)}
         return function(auto_cli(options_class, args=_normalise(defaults, argv), description=description, **parser_options))
     args = _normalise({parameter.name: parameter.default for parameter in parameters}, argv)
     if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:

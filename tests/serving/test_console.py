@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vla.observation import ActionChunk
-from vla.policies.local import QuestionAnswer
+from vla.policies.base import QuestionAnswer
 from vla.report.video import write_video
 from vla.serving.keys import Keys
 from vla.serving.server import running

@@ -8,8 +8,10 @@ import numpy as np
 
 from vla.observation import Observation
 from vla.sim.episodes import Result
-from vla.sim.simulator import Advice
+from vla.sim.simulator import Advice, View
 from vla.sim.tabletop.episodes import set_up
+from vla.sim.tabletop.tasks.base import Goal
+from vla.sim.tabletop.tasks.wording import named_of
 
 
 class ToySimulation:
@@ -37,13 +39,23 @@ class ToySimulation:
             self._fail()
         return self._result() if self.steps >= (self.episode.horizon or 5) else self._observe(look)
 
+    def instruct(self, episode):
+        named = named_of([o.name for o in self.scene], episode.instruction)
+        self.goal = Goal("lift", named[0]) if named else None
+        self.episode, self.instruction, self.steps = episode, episode.instruction, 0
+        return self._observe(True)
+
+    def view(self):
+        goal = "" if self.goal is None else self.scene[self.goal.target].name
+        return View(self._observe(True).images, tuple(o.name for o in self.scene), goal)
+
     def expert(self, episode):
         self.start(episode, False)
         return self._result()
 
     def advise(self):
         """The number of the step, in every dimension."""
-        return Advice(np.full(7, self.steps / 100), self.steps + 2 >= (self.episode.horizon or 5), {"target": "red cube"})
+        return self.goal and Advice(np.full(7, self.steps / 100), self.steps + 2 >= (self.episode.horizon or 5), {"target": "red cube"})
 
     def _fail(self):
         if not self.trouble:

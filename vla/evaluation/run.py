@@ -78,8 +78,15 @@ class Evaluation(RolloutOptions):
     film: frozenset[Key] = frozenset()
 
 
-def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",), decode: str = "", execute: int = 0) -> Policy | None:
-    """Loads the policy of that name for the robots of these tasks; returns None for the scripted expert.
+def open_policy(
+    name: str,
+    batch: int,
+    tasks: Sequence[str] = ("lift",),
+    decode: str = "",
+    execute: int = 0,
+    probabilities: bool = False,
+) -> Policy | None:
+    """Loads the policy of that name for the robots of these tasks; returns None for the scripted expert. See `load_policy`.
 
     Raises:
         UserError: a task has no expert, no simulator knows the policy's robot, or its contract has another `decode` or chunks
@@ -96,7 +103,7 @@ def open_policy(name: str, batch: int, tasks: Sequence[str] = ("lift",), decode:
     if contract := stated_contract(name):
         # Before the weights are loaded.
         check_robot(contract, name, list(robots))
-    policy = load_policy(name, batch, robots, decode=decode, execute=execute)
+    policy = load_policy(name, batch, robots, probabilities, decode, execute)
     check_robot(policy.contract, name, list(robots))
     for embodiment, ours in robots.items():
         check_conventions(embodiment, ours, policy.contract.embodiment(embodiment), name)

@@ -5,6 +5,7 @@ Numpy only: simulation workers and robot clients import this module.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +30,14 @@ class Policy(Protocol):
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
         """Returns one chunk per observation, in the same order."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionAnswer:
+    """A policy's answer to a question: text, and the point (right, down; 0 to 1) if it answers with one."""
+
+    text: str
+    point: tuple[float, float] | None
 
 
 def check_answers(contract: PolicyContract, observations: list[Observation], chunks: Sequence[ActionChunk]) -> list[ActionChunk]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from vla.models.decoding.decode import Decoded, fast_steps, write
 from vla.models.families.find import family_of
 from vla.models.load import load_vlm
 from vla.observation import ActionChunk, Observation
+from vla.policies.base import QuestionAnswer
 from vla.policies.trained_on import on_questions
 from vla.sequences.batch import Example
 from vla.sequences.encode import Encoder
@@ -47,14 +47,6 @@ def _one_thread() -> Iterator[None]:
 def default_device() -> str:
     """Returns cuda if there is a GPU, else cpu."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@dataclasses.dataclass(frozen=True)
-class QuestionAnswer:
-    """The model's answer to a question: text, and the point (right, down; 0 to 1) if it answers with one."""
-
-    text: str
-    point: tuple[float, float] | None
 
 
 class LocalPolicy:

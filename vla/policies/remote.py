@@ -12,6 +12,7 @@ import numpy as np
 from vla.contract import PolicyContract
 from vla.errors import ContractMismatch, UserError
 from vla.observation import ActionChunk, Observation
+from vla.policies.base import QuestionAnswer
 from vla.protocols.wire import encode_array
 
 
@@ -22,6 +23,9 @@ class RemotePolicy:
         url: the server's address, e.g. "http://127.0.0.1:8000".
         contract_hash: hash of the contract that the server must have; None accepts any.
         timeout: seconds to wait for an answer.
+
+    Attributes:
+        trained_on_questions: whether the server's policy was; None if that is not known.
 
     Raises:
         UserError: no server answers there, or it is not a policy server.
@@ -45,6 +49,7 @@ class RemotePolicy:
                 self.url,
                 "serve the export with the expected contract",
             )
+        self.trained_on_questions = answer.get("questions")
         self._client.headers["X-Contract"] = self.contract.hash
 
     def reset(self, ids: Sequence[str]) -> None:
@@ -53,6 +58,10 @@ class RemotePolicy:
     def act(self, observations: list[Observation]) -> list[ActionChunk]:
         """Sends one request per observation, in order."""
         return [self._act(observation) for observation in observations]
+
+    def ask(self, images: list[dict[str, np.ndarray]], questions: list[str]) -> list[QuestionAnswer]:
+        """Sends one question on images (camera name -> uint8 [H, W, 3]) per request, in order."""
+        return [self._ask(*pair) for pair in zip(images, questions, strict=True)]
 
     def close(self) -> None:
         self._client.close()
@@ -73,6 +82,11 @@ class RemotePolicy:
         if status:
             actions = np.empty((0, self.contract.embodiment(observation.embodiment).action.size))
         return ActionChunk(actions, np.array(answer["terminate"], bool), answer["info"], status)
+
+    def _ask(self, images: dict[str, np.ndarray], question: str) -> QuestionAnswer:
+        sent = {name: encode_array(image) for name, image in images.items()}
+        answer = self._request("POST", "/ask", {"images": sent, "question": question})
+        return QuestionAnswer(str(answer.get("text", "")), answer.get("point"))
 
     def _stream(self, stream: str) -> str:
         return f"{self._name}/{stream}"

@@ -9,7 +9,8 @@ import numpy as np
 
 from vla.datasets.questions import QuestionSource
 from vla.datasets.samples import Question, QuestionSample
-from vla.policies.local import LocalPolicy, QuestionAnswer
+from vla.policies.base import QuestionAnswer
+from vla.policies.local import LocalPolicy
 
 NEAR = 0.05
 """A point is correct within this fraction of the image on both axes."""

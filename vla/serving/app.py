@@ -68,7 +68,7 @@ def create_app(policies: Mapping[str, Policy], options: ServerOptions, keys: Key
         Route("/healthz", healthz),
         Route("/metrics", show_metrics),
         Route("/policies", list_policies),
-        *(Route(path, _serve_file(name)) for path, name in CONSOLE.items()),
+        *(Route(path, page_file("vla.serving", f"console/{name}")) for path, name in CONSOLE.items()),
         *http.routes(first),
         *openpi.routes(first),
     ]
@@ -85,8 +85,9 @@ def create_app(policies: Mapping[str, Policy], options: ServerOptions, keys: Key
     return app
 
 
-def _serve_file(name: str) -> Callable[[Request], Awaitable[Response]]:
-    content = files("vla.serving").joinpath("console", name).read_bytes()
+def page_file(package: str, name: str) -> Callable[[Request], Awaitable[Response]]:
+    """Returns an endpoint that sends a file of a package as a part of a page, which loads nothing from other sites."""
+    content = files(package).joinpath(name).read_bytes()
 
     async def show(_: Request) -> Response:
         return Response(content, media_type=MEDIA_TYPES[name.rsplit(".", 1)[1]], headers=PAGE_HEADERS)

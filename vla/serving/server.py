@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from vla.errors import UserError
 from vla.policies.base import Policy
@@ -83,7 +84,7 @@ class Server(uvicorn.Server):
             await self.reload()
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """Binds the address; port 0 takes a free one. Raises UserError if that fails."""
     if not 0 <= port < 2**16:
         raise UserError(f"there is no port {port}", f"{host}:{port}", "choose one from 1 to 65535, or 0 for a free one")
@@ -104,8 +105,17 @@ def _server(
     tls: tuple[str, str] | None,
     loaders: Mapping[str, Callable[[], Policy]],
 ) -> Server:
+    return Server(configured(create_app(policies, options, keys), options, tls), loaders)
+
+
+def configured(app: ASGIApp, options: ServerOptions, tls: tuple[str, str] | None = None) -> uvicorn.Config:
+    """Returns uvicorn's settings for an application, within the limits of the options.
+
+    Raises:
+        UserError: the certificate or its key cannot be read.
+    """
     config = uvicorn.Config(
-        create_app(policies, options, keys),
+        app,
         http=limited(options.connections, options.slow_s),
         log_config=None,
         log_level="warning",
@@ -123,7 +133,7 @@ def _server(
         raise UserError(
             f"the certificate or its key cannot be read: {error}", "TLS", "give a PEM certificate and the key that belongs to it"
         ) from None
-    return Server(config, loaders)
+    return config
 
 
 def _share_heaps() -> None:
@@ -159,7 +169,7 @@ def serve(
         if not Path(file).is_file():
             raise UserError("no such file", file, "give the certificate and its key as PEM files")
     _share_heaps()
-    bound = _bind(host, port)
+    bound = bind(host, port)
     reachable = not ipaddress.ip_address(bound.getsockname()[0].split("%")[0]).is_loopback
     if reachable and api_keys is None and not public:
         bound.close()
@@ -194,9 +204,15 @@ def running(
     tls: tuple[str, str] | None = None,
 ) -> Iterator[str]:
     """Serves from a thread of this process while the block runs; yields the URL."""
-    bound = _bind(host, port)
     policies = policy if isinstance(policy, Mapping) else {"policy": policy}
-    server = _server(policies, options or ServerOptions(), keys, tls, {})
+    with in_thread(_server(policies, options or ServerOptions(), keys, tls, {}), host, port) as address:
+        yield f"{'https' if tls else 'http'}://{address}"
+
+
+@contextlib.contextmanager
+def in_thread(server: uvicorn.Server, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Runs a server in a thread of this process while the block runs; yields host:port."""
+    bound = bind(host, port)
     thread = threading.Thread(target=server.run, args=([bound],), name="vla-serve", daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
@@ -204,7 +220,7 @@ def running(
     if not server.started:
         raise RuntimeError("the server did not start; its log says why")
     try:
-        yield f"{'https' if tls else 'http'}://{host}:{bound.getsockname()[1]}"
+        yield f"{host}:{bound.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(15)

@@ -62,6 +62,7 @@ class AdvisedSimulation:
         if len(self._steps) % STRETCH == 0:
             self._leads = bool(self._rng.random() < self.beta)
         advice = self.simulation.advise()
+        assert advice is not None  # these episodes ask for something, of a task with an expert
         done = advice.action if self._leads else action
         about = {"terminate": int(advice.done), "segment": self._segment, "actor": "expert" if self._leads else "policy"}
         self._steps.append((self._seen, advice.action.astype(np.float32), {**about, **advice.about}))

@@ -26,11 +26,11 @@ class Recorder:
 
     Args:
         folder: the folder to write; it must hold no shards unless `overwrite` is set.
-        policy: name of the policy, for the card.
+        policy, command: name of the policy, and what it was run with, for the card.
     """
 
-    def __init__(self, folder: str | Path, policy: str, overwrite: bool = False):
-        self.folder, self.policy = Path(folder), policy
+    def __init__(self, folder: str | Path, policy: str, overwrite: bool = False, command: str = "vla rollout"):
+        self.folder, self.policy, self.command = Path(folder), policy, command
         self._writer = ShardWriter(folder, overwrite=overwrite)
         self._robots: dict[str, Embodiment] = {}
         self._tasks: list[str] = []
@@ -64,14 +64,20 @@ class Recorder:
         """An episode begins, or begins again."""
         self._steps[stream] = []
 
-    def step(self, observation: Observation, chunk: ActionChunk) -> None:
-        """Takes an observation and the action carried out then, the first of the chunk."""
+    def step(self, observation: Observation, chunk: ActionChunk, actor: str = "") -> None:
+        """Takes an observation and the action carried out then, the first of the chunk.
+
+        Args:
+            actor: who acted, for the step's `json`: "policy" or "expert"; "" says nothing of it.
+        """
+        written: dict[str, Any] = {"terminate": int(chunk.terminate[0])}
+        written |= ({"plan": chunk.plan} if chunk.plan else {}) | ({"actor": actor} if actor else {})
         self._steps[observation.id].append(
             {
                 **{f"{name}.jpg": encode_member(f"{name}.jpg", image) for name, image in observation.images.items()},
                 "action.npy": np.asarray(chunk.actions[0], np.float32),
                 "state.npy": np.asarray(observation.state, np.float32),
-                "written": {"terminate": int(chunk.terminate[0])} | ({"plan": chunk.plan} if chunk.plan else {}),
+                "written": written,
             }
         )
 
@@ -81,6 +87,11 @@ class Recorder:
         while self._order and self._order[0] in self._ended:
             first = self._order.pop(0)
             self._write(self._steps.pop(first), self._ended.pop(first))
+
+    def keep(self) -> None:
+        """Completes on disk what has been written so far, with its card: whatever comes later, it can be used."""
+        self._writer.cut()
+        self._card().save(self.folder)
 
     def _write(self, steps: list[dict[str, Any]], result: Result) -> None:
         about = {
@@ -108,9 +119,9 @@ class Recorder:
             state=space_with_statistics(spec.state, np.stack(self._states)),
         )
         counts = {"episodes": self._episodes, "steps": len(self._actions), "successes": self._successes}
-        conventions = {"pictures": "upright RGB", "action": "what was carried out, by the policy"}
+        conventions = {"pictures": "upright RGB", "action": "what was carried out, by the policy unless `actor` says otherwise"}
         task = {"task": self._tasks[0]} if len(self._tasks) == 1 else {}
         return DatasetCard(
             self.folder.name, "robot", name, spec, counts, self._writer.shards,
-            conventions=conventions, generator={"command": "vla rollout", "policy": self.policy, **task},
+            conventions=conventions, generator={"command": self.command, "policy": self.policy, **task},
         )  # fmt: skip

@@ -54,11 +54,29 @@ class Advice:
     about: dict[str, object]
 
 
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What a person sees of an episode.
+
+    Attributes:
+        images: camera name -> upright RGB, uint8 [H, W, 3].
+        objects: the names of what is there.
+        goal: what counts as success, in short; "" is nothing.
+    """
+
+    images: dict[str, np.ndarray]
+    objects: tuple[str, ...] = ()
+    goal: str = ""
+
+
 class Simulation(Protocol):
     """Runs one episode at a time, of any of the simulator's tasks. It lives in a worker process, without torch.
 
     An episode is a function of its description and of the actions. Observations carry its `id`; its `Result` has the hash of the
     initial state and, if `episode.video`, frames and actions.
+
+    `vla play` also asks for what the package's own simulations have besides, and goes without where it is missing
+    (`vla.sim.simulator_worker`): `view`, `instruct`, `advise`.
     """
 
     def start(self, episode: Episode, look: bool = True) -> Observation:
@@ -77,8 +95,8 @@ class Simulation(Protocol):
         """Runs a whole episode with the scripted expert, without images; only called if the task has one."""
         ...
 
-    def advise(self) -> Advice:
-        """What the expert would do now; only called if the task has one and the instruction asks for something."""
+    def advise(self) -> Advice | None:
+        """What the expert would do now; None where nothing is asked for, or the task has no expert."""
         ...
 
 

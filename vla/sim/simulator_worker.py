@@ -7,7 +7,7 @@ import numpy as np
 from vla.observation import Observation
 from vla.sim.episodes import Episode, Result
 from vla.sim.registry import simulator_of
-from vla.sim.simulator import Advice, Simulation
+from vla.sim.simulator import Advice, Simulation, View
 
 
 class SimulatorWorker:
@@ -17,16 +17,37 @@ class SimulatorWorker:
         self._simulations: dict[str, Simulation] = {}
 
     def start(self, episode: Episode, look: bool = True) -> Observation:
-        return self._select(episode.task).start(episode, look)
+        self.episode, self._seen = episode, self._select(episode.task).start(episode, look)
+        return self._seen
 
     def step(self, action: np.ndarray, terminate: bool, look: bool) -> Observation | Result:
-        return self._current.step(action, terminate, look)
+        answer = self._current.step(action, terminate, look)
+        if isinstance(answer, Observation):
+            self._seen = answer
+        return answer
+
+    def view(self) -> View:
+        """What a person sees now; the policy's last images where the simulation says nothing of it."""
+        view = getattr(self._current, "view", None)
+        return view() if view else View(self._seen.images, goal=self.episode.task)
+
+    def instruct(self, episode: Episode) -> Observation:
+        """Goes on as another episode of the same scene, with a sentence of the user's: steps and success count anew.
+
+        Scene and robot stay as they are; they begin again where the simulation has no other way.
+        """
+        if not (instruct := getattr(self._current, "instruct", None)):
+            return self.start(episode)
+        self.episode, self._seen = episode, instruct(episode)
+        return self._seen
+
+    def advise(self) -> Advice | None:
+        """What the scripted expert would do now; None where there is none, or nothing that it could do."""
+        advise = getattr(self._current, "advise", None)
+        return advise() if advise else None
 
     def expert(self, episode: Episode) -> Result:
         return self._select(episode.task).expert(episode)
-
-    def advise(self) -> Advice:
-        return self._current.advise()
 
     def _select(self, task: str) -> Simulation:
         simulator = simulator_of(task)

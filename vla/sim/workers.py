@@ -27,7 +27,7 @@ class Fault:
 
 
 def _work(pipe: Connection, make: Callable[[], Any]) -> None:
-    """Serves ("start", episode, look) | ("step", action, terminate, look) | ("expert", episode) until it receives None."""
+    """Serves a method's name and its arguments, such as ("start", episode, look), until it receives None."""
     # Only the parent handles an interrupt; it ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

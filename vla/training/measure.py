@@ -11,7 +11,7 @@ import torch
 from vla.datasets.samples import QuestionSample, RobotSample
 from vla.models.decoding.choose import likeliest
 from vla.models.logprobs import allowed_mass
-from vla.policies.local import QuestionAnswer
+from vla.policies.base import QuestionAnswer
 from vla.policies.vqa_accuracy import is_correct
 from vla.renamed import TEACHER_FORCED
 from vla.sequences.encode import Encoder

@@ -80,9 +80,9 @@ export function sparkline(canvas, values) {
   pen.stroke();
 }
 
-export function cross(canvas, [u, v]) {
+export function cross(canvas, [u, v], colour = "#ff2d95") {
   const pen = canvas.getContext("2d"), x = u * canvas.width, y = v * canvas.height, arm = canvas.width / 12;
-  pen.strokeStyle = "#ff2d95";
+  pen.strokeStyle = colour;
   pen.lineWidth = Math.max(canvas.width / 80, 1);
   pen.beginPath();
   pen.moveTo(x - arm, y); pen.lineTo(x + arm, y);

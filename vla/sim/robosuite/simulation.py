@@ -12,7 +12,7 @@ from vla.sim.gl import refuse_black
 from vla.sim.robosuite.embodiment import CAMERAS, embodiment
 from vla.sim.robosuite.environment import SEED, Environment
 from vla.sim.robosuite.experts import expert_action
-from vla.sim.simulator import VIDEO_SIZE, Advice
+from vla.sim.simulator import VIDEO_SIZE, Advice, View
 
 
 class RobosuiteSimulation:
@@ -52,6 +52,21 @@ class RobosuiteSimulation:
         images = refuse_black(self.environment.images()) if look else {}
         return Observation(self.episode.id, images, self.environment.state(), self.instruction, embodiment(self.episode.task)[0])
 
+    def instruct(self, episode: Episode) -> Observation:
+        """Goes on with the episode's instruction; the scene stays as it is."""
+        self.episode, self.instruction, self.has_goal = episode, episode.instruction, bool(episode.instruction)
+        self.steps, self.held, self.failure = 0, False, None
+        return self.observe(True)
+
+    def view(self) -> View:
+        return View(self._pictures(), goal=self.environment.task.wordings[0] if self.has_goal else "")
+
+    def advise(self) -> Advice | None:
+        """What the scripted expert would do now; None where nothing is asked for, or the task has no expert."""
+        if not (self.has_goal and self.environment.task.expert):
+            return None
+        return Advice(expert_action(self.environment), self.environment.success(), {"target": ""})
+
     def step(self, action: np.ndarray, terminate: bool, look: bool) -> Observation | Result:
         """Carries out one action; the next observation (with images if the policy will look), or how the episode ended."""
         self.environment.step(np.asarray(action, np.float64))
@@ -68,10 +83,6 @@ class RobosuiteSimulation:
         while self.failure is None:
             self.step(expert_action(self.environment) if self.has_goal else still, False, False)
         return self.result()
-
-    def advise(self) -> Advice:
-        """What the scripted expert would do now."""
-        return Advice(expert_action(self.environment), self.environment.success(), {"target": ""})
 
     def result(self) -> Result:
         done = self.failure in ("", "wrong object")
@@ -103,7 +114,11 @@ class RobosuiteSimulation:
 
     def _record(self) -> None:
         if self.episode.video:
-            self.frames.append(np.concatenate([self.environment.render(camera, VIDEO_SIZE) for camera in CAMERAS], 1))
+            self.frames.append(np.concatenate(list(self._pictures().values()), 1))
+
+    def _pictures(self) -> dict[str, np.ndarray]:
+        # A renderer hands out its own memory.
+        return {camera: self.environment.render(camera, VIDEO_SIZE).copy() for camera in CAMERAS}
 
     def close(self) -> None:
         for environment in self._environments.values():

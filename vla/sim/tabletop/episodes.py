@@ -11,7 +11,7 @@ from vla.sim.episodes import NONSENSE, Episode
 from vla.sim.tabletop.scene import RECEPTACLES, Object, Scene
 from vla.sim.tabletop.tasks import find_task
 from vla.sim.tabletop.tasks.base import Goal, Task
-from vla.sim.tabletop.tasks.wording import named_objects, named_side
+from vla.sim.tabletop.tasks.wording import named_objects, named_of, named_side
 from vla.sim.tabletop.variation import TabletopVariation
 
 EVALUATION = 7_000_000
@@ -37,6 +37,16 @@ def set_up(episode: Episode) -> tuple[Scene, Goal | None, str]:
         return layout.scene, None, str(wording.choice(NONSENSE))
     goal = layout.goals[0 if episode.kind == "correct" else 1]
     return layout.scene, goal, task.instruct(layout.scene, goal, wording, variation)
+
+
+def goal_in(task: Task, scene: Scene, instruction: str) -> Goal | None:
+    """What a sentence asks for in a scene as it is; None where it leaves open what the task needs to know."""
+    named, side = named_of([o.name for o in scene], instruction), named_side(instruction)
+    for goal in task.sayable(scene):
+        roles = [goal.target] if goal.reference is None else [goal.target, goal.reference]
+        if named[: len(roles)] == roles and (not goal.side or (side, len(named)) == (goal.side, len(roles))):
+            return goal
+    return None
 
 
 def start_noise(episode: Episode) -> np.random.Generator:

@@ -9,10 +9,10 @@ import numpy as np
 from vla.observation import Observation
 from vla.sim.episodes import Episode, Result
 from vla.sim.gl import refuse_black
-from vla.sim.simulator import VIDEO_SIZE, Advice
+from vla.sim.simulator import VIDEO_SIZE, Advice, View
 from vla.sim.tabletop.about import about
 from vla.sim.tabletop.embodiment import EMBODIMENT_NAME
-from vla.sim.tabletop.episodes import set_up, start_noise
+from vla.sim.tabletop.episodes import goal_in, set_up, start_noise
 from vla.sim.tabletop.experts import done, expert_action
 from vla.sim.tabletop.tasks import find_task
 from vla.sim.tabletop.tasks.base import describe
@@ -44,6 +44,7 @@ class TabletopSimulation:
         self.scene_variation.apply(TabletopVariation.of(episode.variation))
         self.table.reset(scene, start_noise(episode))
         self.state = self.scene_variation.state_hash()
+        self.drawn = self.instruction, goal
         self.outcome = Outcome(find_task(episode.task), goal, episode.horizon)
         self.frames: list[np.ndarray] = []
         self.actions: list[np.ndarray] = []
@@ -53,6 +54,26 @@ class TabletopSimulation:
     def observe(self, look: bool) -> Observation:
         images = refuse_black(self.table.images()) if look else {}
         return Observation(self.episode.id, images, self.table.state(), self.instruction, EMBODIMENT_NAME)
+
+    def instruct(self, episode: Episode) -> Observation:
+        """Goes on with the episode's instruction; scene and robot stay as they are."""
+        task, scene = self.outcome.task, self.table.scene
+        # The drawn sentence may tell its object otherwise than by name.
+        goal = self.drawn[1] if episode.instruction == self.drawn[0] else goal_in(task, scene, episode.instruction)
+        self.episode, self.instruction = episode, episode.instruction
+        self.outcome = Outcome(task, goal, episode.horizon)
+        return self.observe(True)
+
+    def view(self) -> View:
+        goal, scene = self.outcome.goal, self.table.scene
+        return View(self._pictures(), tuple(o.name for o in scene), "" if goal is None else describe(scene, goal))
+
+    def advise(self) -> Advice | None:
+        """What the scripted expert would do now; None where nothing is asked for."""
+        goal = self.outcome.goal
+        if goal is None:
+            return None
+        return Advice(expert_action(self.table, goal), done(self.table, goal), about(self.table, goal))
 
     def step(self, action: np.ndarray, terminate: bool, look: bool) -> Observation | Result:
         """Carries out one action; the next observation (with images if the policy will look), or how the episode ended."""
@@ -69,12 +90,6 @@ class TabletopSimulation:
             goal = self.outcome.goal
             self.step(np.array(STILL) if goal is None else expert_action(self.table, goal), False, False)
         return self.result()
-
-    def advise(self) -> Advice:
-        """What the scripted expert would do now."""
-        goal = self.outcome.goal
-        assert goal is not None
-        return Advice(expert_action(self.table, goal), done(self.table, goal), about(self.table, goal))
 
     def result(self) -> Result:
         outcome, scene = self.outcome, self.table.scene
@@ -95,5 +110,7 @@ class TabletopSimulation:
 
     def _record(self) -> None:
         if self.episode.video:
-            images = [self.table.render(camera, VIDEO_SIZE) for camera in self.table.cameras]
-            self.frames.append(np.concatenate(images, 1))
+            self.frames.append(np.concatenate(list(self._pictures().values()), 1))
+
+    def _pictures(self) -> dict[str, np.ndarray]:
+        return {camera: self.table.render(camera, VIDEO_SIZE) for camera in self.table.cameras}

@@ -87,6 +87,10 @@ class Task(abc.ABC):
         Of two that are reached in the same step the earlier one decides, after the one asked for.
         """
 
+    def sayable(self, scene: Scene) -> list[Goal]:
+        """Every goal that a sentence can name in the scene."""
+        return self.candidates(scene, None)
+
     @abc.abstractmethod
     def holds(self, table: Table, goal: Goal) -> bool:
         """Whether the goal's condition holds in the present state."""

@@ -88,6 +88,10 @@ class Push(Task):
             if not _beside(_place(scene, g.target), g.side, None if g.reference is None else _place(scene, g.reference))
         ] + others
 
+    def sayable(self, scene: Scene) -> list[Goal]:
+        order = range(len(scene))
+        return [Goal(self.name, i, j, side) for i in order for j in (None, *order) if i != j for side in SIDES]
+
     def holds(self, table: Table, goal: Goal) -> bool:
         i, j = goal.target, goal.reference
         if _displacement(table, i) <= MOVED or abs(table.lift(i)) > 0.01 or table.touched(i):

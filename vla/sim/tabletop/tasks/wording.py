@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from vla.sim.tabletop.scene import COLOURS, FLAT, RECEPTACLES, SHAPES, SIZES
 from vla.sim.tabletop.tasks.push import SIDES
@@ -19,6 +20,14 @@ def named_objects(instruction: str) -> list[str]:
 def named_object(instruction: str) -> str | None:
     """The first object that a sentence names, or None."""
     return next(iter(named_objects(instruction)), None)
+
+
+def named_of(names: Sequence[str], instruction: str) -> list[int]:
+    """The indices of these names in the order in which a sentence has them."""
+    # The longest first: "red cube" is also in "small red cube".
+    longest = sorted(names, key=len, reverse=True)
+    found = re.findall(rf"\b({'|'.join(map(re.escape, longest))})\b", _plain(instruction))
+    return [names.index(name) for name in found]
 
 
 def named_side(instruction: str) -> str:
