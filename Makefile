@@ -1,7 +1,7 @@
 # Every target installs what it needs first; setup costs nothing when nothing has changed.
 BIN := .venv/bin
 
-.PHONY: setup demo demo-pr2l test test-slow lint bench upgrade
+.PHONY: setup demo demo-pr2l play test test-slow lint bench upgrade
 
 setup:
 	@setup/setup.sh
@@ -12,6 +12,10 @@ demo: setup
 # With the policy of `make demo`; says so where there is none.
 demo-pr2l: setup
 	$(BIN)/vla demo-pr2l --out runs/demo-pr2l
+
+# The policy of `make demo`, or random actions where there is none.
+play: setup
+	$(BIN)/vla play $(if $(wildcard runs/demo/export),--policy runs/demo/export)
 
 # On two cores, a file's tests in one process: what they share is made once.
 test: setup

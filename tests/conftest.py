@@ -2,7 +2,10 @@
 
 import functools
 import os
+import re
+import shutil
 import sys
+import time
 from pathlib import Path
 
 # It says how torch's threads wait, which they read when torch is loaded.
@@ -137,3 +140,46 @@ def toy(monkeypatch):
     from toy_simulation import ToySimulation
 
     return lambda trouble="", marker="": functools.partial(ToySimulation, trouble, str(marker))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium with a made-up webcam; whoever asks for it is skipped where it is not installed."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        camera = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+        chromium = driver.chromium.launch(executable_path=path, args=["--no-sandbox", *camera])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page in the browser. A script's error, or a request to another site, fails the test."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "request", lambda request: problems.append(request.url) if not re.match(r"http://127|data:|blob:", request.url) else None
+    )
+    yield page
+    context.close()
+    assert not problems, "errors, or something was loaded from another site"
+
+
+@pytest.fixture
+def until(page):
+    """until(expression, argument, other page): waits by polling: playwright's own waiting needs `eval`, which pages forbid."""
+
+    def wait(expression, argument=None, where=page):
+        end = time.monotonic() + 30
+        while not where.evaluate(expression, argument):
+            assert time.monotonic() < end, expression
+            where.wait_for_timeout(50)
+
+    return wait

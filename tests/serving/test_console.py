@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import re
-import shutil
-import time
 
 import numpy as np
 import pytest
@@ -16,8 +13,6 @@ from vla.report.video import write_video
 from vla.serving.keys import Keys
 from vla.serving.server import running
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
 KEY = "k" * 20
 
 
@@ -41,39 +36,6 @@ def seeing(policy_class):
     return Seeing()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        camera = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *camera])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser):
-    context = browser.new_context(viewport={"width": 1200, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    problems = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on(
-        "request", lambda request: problems.append(request.url) if not re.match(r"http://127|data:|blob:", request.url) else None
-    )
-    yield page
-    context.close()
-    assert not problems, "errors, or something was loaded from another site"
-
-
-def until(page, expression, argument=None):
-    """Waits by polling: playwright's own waiting needs `eval`, which the page's security policy forbids."""
-    end = time.monotonic() + 30
-    while not page.evaluate(expression, argument):
-        assert time.monotonic() < end, expression
-        page.wait_for_timeout(50)
-
-
 def write_film(stem, steps):
     """Writes a video and its actions beside it."""
     write_video(f"{stem}.mp4", [np.full((64, 64, 3), 20 * i, np.uint8) for i in range(steps)], fps=10)
@@ -81,7 +43,7 @@ def write_film(stem, steps):
     stem.with_suffix(".json").write_text(json.dumps(actions))
 
 
-def test_from_an_image_to_plots_answers_and_replay(seeing, page, tmp_path):
+def test_from_an_image_to_plots_answers_and_replay(seeing, page, until, tmp_path):
     Image.new("RGB", (200, 100), (255, 255, 255)).save(tmp_path / "white.png")
     write_film(tmp_path / "film", 10)
     with running(seeing) as url:
@@ -95,7 +57,7 @@ def test_from_an_image_to_plots_answers_and_replay(seeing, page, tmp_path):
         values = page.get_attribute("#chunk canvas:first-child", "title").split(", ")
         assert len(values) == 4 and float(values[0]) > 0.98, "the white image went to the policy"
         page.click("#ask")
-        until(page, "document.querySelector('#answer').textContent")
+        until("document.querySelector('#answer').textContent")
         assert page.text_content("#answer").startswith("what colour is the cube: 255 (this export does not say")
         assert not page.is_visible("#warned")
         assert (
@@ -104,7 +66,7 @@ def test_from_an_image_to_plots_answers_and_replay(seeing, page, tmp_path):
             and "dx (m)" in page.text_content("#facts")
         )
         page.check("#again")
-        until(page, "Number(document.querySelector('#rate').textContent) > 1")
+        until("Number(document.querySelector('#rate').textContent) > 1")
         assert "ms" in page.text_content("#p50")
         page.uncheck("#again")
         page.set_input_files("#files", [tmp_path / "film.mp4", tmp_path / "film.json"])
@@ -112,8 +74,8 @@ def test_from_an_image_to_plots_answers_and_replay(seeing, page, tmp_path):
         assert page.text_content("#film") == "lift the red cube, 10 actions" and not page.is_visible("#choice")
         before = page.evaluate("document.querySelector('#played canvas').toDataURL()")
         page.evaluate("document.querySelector('#video').currentTime = 0.5")
-        until(page, "document.querySelector('#video').currentTime >= 0.4 && !document.querySelector('#video').seeking")
-        until(page, "before => document.querySelector('#played canvas').toDataURL() != before", before)
+        until("document.querySelector('#video').currentTime >= 0.4 && !document.querySelector('#video').seeking")
+        until("before => document.querySelector('#played canvas').toDataURL() != before", before)
 
 
 RECORD = """
@@ -128,7 +90,7 @@ CanvasRenderingContext2D.prototype.fillText = function (text, x, y, most = Infin
 """
 
 
-def test_labels_are_whole_and_the_first_request_is_counted(policy_class, contract, page):
+def test_labels_are_whole_and_the_first_request_is_counted(policy_class, contract, page, until):
     """Limits of many digits, long names; a state that a slider cannot reach."""
     embodiment = contract.embodiment()
     names = ("observation.state.left_arm_shoulder_pan.velocity.normalised", *embodiment.action.names[1:])
@@ -140,7 +102,7 @@ def test_labels_are_whole_and_the_first_request_is_counted(policy_class, contrac
         page.add_init_script(RECORD)
         page.goto(url)
         page.wait_for_selector("#main:visible")
-        until(page, "document.querySelector('#rate').textContent == '0.0'")
+        until("document.querySelector('#rate').textContent == '0.0'")
         assert page.text_content("#p50") == "–"
         page.evaluate("document.querySelector('#state-0').max = 9; document.querySelector('#state-0').value = 9")
         page.click("#act")
@@ -152,13 +114,13 @@ def test_labels_are_whole_and_the_first_request_is_counted(policy_class, contrac
         titles = [i for i, one in enumerate(written) if one["top"] < 10]
         assert len(titles) >= 7 and all(written[i]["bottom"] + 3 < written[i + 3]["top"] for i in titles), "names over labels"
         assert "observation.state.left_shoulder (m) is 9, far outside -1 to 1" in page.text_content("#warned")
-        until(page, "document.querySelector('#p50').textContent.includes('ms')")
+        until("document.querySelector('#p50').textContent.includes('ms')")
         assert float(page.text_content("#rate")) > 0 and page.text_content("#rows") == "1.0"
         page.wait_for_timeout(2500)
         assert "ms" in page.text_content("#p99") and page.text_content("#rows") == "1.0"
 
 
-def test_a_whole_folder_of_films(seeing, page, tmp_path):
+def test_a_whole_folder_of_films(seeing, page, until, tmp_path):
     videos = tmp_path / "seen/videos"
     videos.mkdir(parents=True)
     for name, steps in (("a", 4), ("b", 6)):
@@ -171,37 +133,37 @@ def test_a_whole_folder_of_films(seeing, page, tmp_path):
         page.set_input_files("#folder", tmp_path / "seen")
         for choice, text in (("a", "4 actions"), ("b", "6 actions"), ("grid", "there are no actions beside this video")):
             page.select_option("#films", label=f"seen/videos/{choice}")
-            until(page, "text => document.querySelector('#film').textContent.includes(text)", text)
+            until("text => document.querySelector('#film').textContent.includes(text)", text)
             assert page.locator("#played canvas").count() == (0 if choice == "grid" else 7)
         page.select_option("#films", label="seen/videos/b")
         page.wait_for_selector("#played canvas:nth-child(7)")
         page.evaluate("document.querySelector('#video').play()")
-        until(page, "document.querySelector('#video').ended")
+        until("document.querySelector('#video').ended")
 
 
-def test_one_of_several_policies(seeing, policy_class, contract, page):
+def test_one_of_several_policies(seeing, policy_class, contract, page, until):
     other = policy_class(dataclasses.replace(contract, chunk=2))
     with running({"first": seeing, "second": other}) as url:
         page.goto(url)
         page.wait_for_selector("#main:visible")
         assert page.text_content("#hash") == seeing.contract.hash
         page.select_option("#policy", label="second")
-        until(page, "hash => document.querySelector('#hash').textContent == hash", other.contract.hash)
+        until("hash => document.querySelector('#hash').textContent == hash", other.contract.hash)
         page.click("#act")
-        until(page, "document.querySelector('#said').textContent.startsWith('2 actions')")
+        until("document.querySelector('#said').textContent.startsWith('2 actions')")
         assert page.evaluate("document.querySelector('[data-own=docs]').href") == f"{url}/policies/second/docs"
 
 
-def test_a_webcam(seeing, page):
+def test_a_webcam(seeing, page, until):
     with running(seeing) as url:
         page.goto(url)
         page.click("#webcam-front")
-        until(page, "!!document.querySelector('#cameras canvas').source")
+        until("!!document.querySelector('#cameras canvas').source")
         page.click("#act")
         page.wait_for_selector("#chunk canvas:nth-child(7)")
 
 
-def test_errors_are_shown(policy_class, page, tmp_path):
+def test_errors_are_shown(policy_class, page, until, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     (tmp_path / "actions.json").write_text("[[1, 2]]")
     with running(policy_class()) as url:
@@ -209,12 +171,12 @@ def test_errors_are_shown(policy_class, page, tmp_path):
         page.wait_for_selector("#main:visible")
         assert page.is_visible("#mute") and not page.is_visible("#ask"), "it answers no questions"
         page.set_input_files("#file-wrist", tmp_path / "broken.png")
-        until(page, "document.querySelector('#trouble').textContent.includes('not an image')")
+        until("document.querySelector('#trouble').textContent.includes('not an image')")
         page.set_input_files("#files", tmp_path / "actions.json")
-        until(page, "document.querySelector('#trouble').textContent.includes('7 numbers')")
+        until("document.querySelector('#trouble').textContent.includes('7 numbers')")
 
 
-def test_the_console_needs_a_key(seeing, page, tmp_path):
+def test_the_console_needs_a_key(seeing, page, until, tmp_path):
     (tmp_path / "keys").write_text(f"me {KEY}\n")
     with running(seeing, keys=Keys(tmp_path / "keys")) as url:
         page.goto(url)
@@ -222,7 +184,7 @@ def test_the_console_needs_a_key(seeing, page, tmp_path):
         assert not page.is_visible("#main")
         page.fill("#key", "wrong")
         page.click("#door button")
-        until(page, "document.querySelector('#trouble').textContent.includes('401')")
+        until("document.querySelector('#trouble').textContent.includes('401')")
         page.fill("#key", KEY)
         page.click("#door button")
         page.wait_for_selector("#main:visible")

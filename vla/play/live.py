@@ -129,7 +129,9 @@ class Live:
                 if not isinstance(error, UserError):
                     log.exception("%s failed", action)
                 refusal = as_refusal(error)
-                trouble = f"{refusal.where}: {refusal.what}" + (f". {refusal.fix}" if refusal.fix else "")
+                trouble = (
+                    (f"{refusal.where}: " if refusal.where else "") + refusal.what + (f". {refusal.fix}" if refusal.fix else "")
+                )
             return trouble, (self.session.state(), self.session.frames())
 
         self.trouble, self._shown = await self.thread.call(run)
