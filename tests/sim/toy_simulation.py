@@ -55,7 +55,9 @@ class ToySimulation:
 
     def advise(self):
         """The number of the step, in every dimension."""
-        return self.goal and Advice(np.full(7, self.steps / 100), self.steps + 2 >= (self.episode.horizon or 5), {"target": "red cube"})
+        return self.goal and Advice(
+            np.full(7, self.steps / 100), self.steps + 2 >= (self.episode.horizon or 5), {"target": "red cube"}
+        )
 
     def _fail(self):
         if not self.trouble:

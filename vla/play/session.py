@@ -19,7 +19,7 @@ from vla.protocols.wire import plain
 from vla.sim.episodes import Episode, Result
 from vla.sim.registry import embodiment_of, find_task, simulator_of, task_names
 from vla.sim.rollout import DEADLINE
-from vla.sim.simulator import View
+from vla.sim.simulator import Advice, View
 from vla.sim.suites import Suite, known_suites, load_suite
 from vla.sim.workers import Argument, Fault, Worker, Workers
 from vla.space import Space
