@@ -138,7 +138,7 @@ def test_a_small_turn_of_hues_leaves_the_tabletops_colours_their_names():
 @pytest.mark.parametrize("wrong", [{"hue": -0.1}, {"hue": 0.6}, {"texture": 1.1}])
 def test_appearance_out_of_range_is_refused(wrong):
     with pytest.raises(UserError, match="Appearance"):
-        Appearance(**wrong)
+        Appearance(**wrong).check()
 
 
 def test_a_recipe_names_either_augmentation_by_its_settings():

@@ -121,7 +121,9 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raises UserError if a number is below 0."""
+        # Not when it is made: the configuration's parser would then try another class and report what that lacks.
         if min(self.brightness, self.contrast, *self.shift.values()) < 0:
             raise UserError(f"{self}", "augmentation", "give no number below 0")
 
@@ -168,9 +170,6 @@ class Appearance:
         channels: maximum change of red, green and blue, each by its own factor, which is within this distance of 1.
         texture: maximum amplitude of smooth noise in patches of random size, as a share of the full range.
         gradient: maximum change of brightness at the edges by a light from a random side; the factor is within this of 1.
-
-    Raises:
-        UserError: a number is below 0; `hue` is above 0.5, or another above 1.
     """
 
     hue: float = 0.0
@@ -178,7 +177,8 @@ class Appearance:
     texture: float = 0.0
     gradient: float = 0.0
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raises UserError if a number is below 0, `hue` above 0.5, or another above 1."""
         shares = dataclasses.astuple(self)
         if min(shares) < 0 or max(shares) > 1 or self.hue > 0.5:
             raise UserError(f"{self}", "augmentation", "give numbers from 0 to 1, and a hue of at most 0.5")

@@ -123,6 +123,8 @@ class Source(Generic[SampleT]):
         self.weight, self.loss_weight = weight, loss_weight
         self.fetched, self.fetched_bytes = fetched, round(fetched_gib * 2**30)
         self.remote = RemoteFolder(str(folder), fetched, self.fetched_bytes) if is_remote(folder) else None
+        for one in augment:
+            one.check()
         self.split, self.holdout, self.cache, self.augment = split, holdout, cache, list(augment)
         self.warmup_samples, self.max_samples, self.together = warmup_samples, max_samples, together
         self.tolerate, self.cameras, self._first = tolerate, cameras, ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 
 WARNINGS = (
@@ -33,7 +34,7 @@ INFOS = (
 
 
 def worth_reading(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(INFOS)
+    return not re.sub(r"^\[rank: \d+\] ", "", record.getMessage()).startswith(INFOS)
 
 
 def leave_out_noise() -> None:
