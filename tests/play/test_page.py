@@ -57,7 +57,7 @@ def test_an_episode_is_played_asked_about_and_kept(writing, toy, show, page, unt
         assert page.locator("#players article").count() == 2 and page.is_disabled("#expert-expert")
         page.click("#one")
         until(f"{text('step')} === '1'")
-        assert "1 steps; the policy takes" in page.text_content("#who-model")
+        assert "1 step; the policy takes" in page.text_content("#who-model")
         assert "Plan: the object at" in page.text_content("#players article:first-child")
         assert page.locator("#players article:first-child .plots canvas").count() == 5
         # The cross, in a colour that no noise is likely to have three times in a row.

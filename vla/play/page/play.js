@@ -85,7 +85,7 @@ function describe(card, player) {
   card.outcome.textContent = fault ? `no simulation: ${fault}` : failure === null ? "" : failure || "success";
   card.outcome.className = `outcome ${failure === "" && !fault ? "success" : "failure"}`;
   const helped = player.by_expert && player.policy ? `, ${player.by_expert} of them by the expert` : "";
-  card.who.textContent = `${player.steps} steps${helped}${player.ms ? `; the policy takes ${player.ms} ms` : ""}`;
+  card.who.textContent = `${player.steps} ${player.steps === 1 ? "step" : "steps"}${helped}${player.ms ? `; the policy takes ${player.ms} ms` : ""}`;
   card.expert.checked = actor === "expert";
   card.expert.disabled = !player.policy || !player.expert;
   card.choice.title = player.expert ? "" : "this task has no scripted expert";
