@@ -99,6 +99,10 @@ def test_an_interrupted_round_goes_on_without_duplicates(collected, tmp_path):
         (["--policy=random", "--task=questions"], "a policy does not act for questions"),
         (["--policy=random", "--task=robosuite-NutAssemblySquare"], "no scripted expert"),
         (["--policy=random", "--beta=1.5"], "beta 1.5"),
+        (["--beta=0.5"], "--beta without --policy"),
+        (["--policy=random", "--sizes=true"], "--policy with --sizes"),
+        (["--policy=random", "--step_questions=0.5"], "--policy with --step_questions"),
+        (["--task=questions", "--step_questions=0.5"], "questions with --step_questions"),
         (["--policy=nowhere"], "nowhere"),
     ],
 )

@@ -73,6 +73,15 @@ def check(options: Collect) -> None:
         raise UserError(f"{options.task} has no scripted expert", "collect", "nobody can demonstrate it here")
     if options.wide and options.task not in simulator.questions:
         raise UserError(f"{options.task} with --wide", "collect", "leave it out: only questions have the wide world")
+    if options.step_questions and options.task in simulator.questions:
+        raise UserError(f"{options.task} with --step_questions", "collect", "leave it out: it is for demonstrations")
+    if options.beta and not options.policy:
+        raise UserError("--beta without --policy", "collect", "name the policy instead of which the expert acts now and then")
+    for name in ("sizes", "step_questions") if options.policy else ():
+        if getattr(options, name):
+            raise UserError(
+                f"--policy with --{name}", "collect", "leave one of them out: only the expert's demonstrations have it"
+            )
     simulator.check_collect(options)
     if options.policy and options.task not in simulator.tasks:
         raise UserError(f"a policy does not act for {options.task}", "--policy", f"one of: {', '.join(simulator.tasks)}")
