@@ -41,6 +41,17 @@ def quantised(module: nn.Module) -> bool:
     return type(module).__name__ == "Linear4bit" and not hasattr(module, "base_layer")
 
 
+def keep_layout(model: nn.Module) -> None:
+    """Keeps 4-bit weights as they are stored while they compute.
+
+    On CPUs with AVX-512, bitsandbytes would pack them anew the first time they evaluate, with scales rounded to bfloat16: a run would
+    resume with other weights, and layers narrower than 64 would fail.
+    """
+    for module in model.modules():
+        if quantised(module):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
 def check_method(config: PreTrainedConfig, where: str) -> None:
     """Raises UserError if a model's weights are quantised in another way than ours. Needs neither weights nor their package."""
     settings = getattr(config, "quantization_config", None)

@@ -28,7 +28,7 @@ from vla.errors import UserError
 from vla.files import why_not_data
 from vla.models.adapters import base_of, with_saved_adapters
 from vla.models.families.find import family_class
-from vla.models.four_bit import check_method
+from vla.models.four_bit import check_method, keep_layout
 from vla.models.openvla.published import check_not_oft
 from vla.models.ordinal_embeddings import ordinal_init
 from vla.models.tiny.config import TinyVLMConfig
@@ -143,6 +143,7 @@ def load_vlm(
         raise UserError(f"the weights have what the model has not: {some}", str(where), "its config.json is another model's")
     for setting, value in settings.items():
         setattr(processor, setting, value)
+    keep_layout(model)
     return model.eval(), processor
 
 
