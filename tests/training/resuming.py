@@ -1,13 +1,12 @@
 """What tests of resuming share: runs in processes that are ended, and everything that a checkpoint holds."""
 
+import multiprocessing
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-import traceback
-from multiprocessing import resource_tracker
+from multiprocessing import connection
 from pathlib import Path
 
 import psutil
@@ -66,23 +65,15 @@ def command(config, *more, dies=None, writing=None):
     return ["fit", "-c", str(chosen), *more]
 
 
-def _begin(arguments, environment):
-    """A command in a process of its own, which has imported everything already; its id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        os.environ.update(environment)
-        # What keeps track of the parent's shared memory is the parent's.
-        resource_tracker._resource_tracker.__init__()
-        code = cli.main(arguments)
-    except SystemExit as end:
-        code = end.code
-    except Exception:  # noqa: BLE001 (it has no parent that would show it)
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+# A clean process that has imported everything already: what other tests have done to this one does not matter.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["vla.commands.training", "vla.training.cli", "vla.models.load", "vla.sim.collect"])
+
+
+def _run(arguments, environment, folder):
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.exit(cli.main(arguments))
 
 
 def fork(arguments, ranks=1):
@@ -94,22 +85,23 @@ def fork(arguments, ranks=1):
         mark |= {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
         mark |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
         places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
-    left = {_begin(arguments, mark | place): rank for rank, place in enumerate(places)}
-    codes = [0] * ranks
+    processes = [SERVER.Process(target=_run, args=(arguments, {**os.environ, **mark, **place}, os.getcwd())) for place in places]
+    for process in processes:
+        process.start()
+    left = {process.sentinel: process for process in processes}
     while left:
-        pid, status = os.waitpid(-1, 0)
-        if pid not in left:
-            continue
-        codes[left.pop(pid)] = code = os.waitstatus_to_exitcode(status)
-        if code < 0 or code == 1:
-            for other in left:
-                os.kill(other, signal.SIGKILL)
+        for sentinel in connection.wait(left):
+            process = left.pop(sentinel)
+            process.join()
+            if process.exitcode < 0 or process.exitcode == 1:
+                for other in left.values():
+                    other.kill()
     # Their loader processes end with them, even where they could not tell them to.
     until = time.monotonic() + 120
     while found := [p for p in psutil.process_iter(["environ"]) if mark.items() <= (p.info["environ"] or {}).items()]:
         assert time.monotonic() < until, found
         time.sleep(0.1)
-    return codes
+    return [process.exitcode for process in processes]
 
 
 def free_port():
