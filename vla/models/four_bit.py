@@ -44,8 +44,8 @@ def quantised(module: nn.Module) -> bool:
 def keep_layout(model: nn.Module) -> None:
     """Keeps 4-bit weights as they are stored while they compute.
 
-    On CPUs with AVX-512, bitsandbytes would pack them anew the first time they evaluate, with scales rounded to bfloat16: a run would
-    resume with other weights, and layers narrower than 64 would fail.
+    On CPUs with AVX-512, bitsandbytes would pack them anew the first time they evaluate, with scales rounded to bfloat16: a run
+    would resume with other weights, and layers narrower than 64 would fail.
     """
     for module in model.modules():
         if quantised(module):
