@@ -10,6 +10,7 @@ from vla import cli
 from vla.datasets.card import DatasetCard
 from vla.datasets.robot import RobotSource
 from vla.errors import UserError
+from vla.observation import ActionChunk
 from vla.sim import dagger
 from vla.sim.collect_options import Collect
 from vla.sim.dagger import advised_workers, collect_advised
@@ -20,7 +21,7 @@ def collected(toy, seeing, tmp_path, monkeypatch):
     """Collects a round of toy episodes into a folder of that name: collected(name, **options)."""
     monkeypatch.setattr(dagger, "BLOCK", 2)
 
-    def collect(name, trouble="", identity="seeing", workers=2, stop=0, **options):
+    def collect(name, trouble="", identity="seeing", workers=2, stop=0, teacher=None, **options):
         options = Collect(str(tmp_path / name), episodes=options.pop("episodes", 5), **options)
 
         def report(done, total, word):
@@ -28,7 +29,7 @@ def collected(toy, seeing, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
 
         with advised_workers(options, workers, toy(trouble, tmp_path / "marker")) as pool:
-            collect_advised(options, seeing(), {"policy": identity}, pool, report)
+            collect_advised(options, seeing(), {"policy": identity}, pool, report, teacher)
         return tmp_path / name
 
     return collect
@@ -60,6 +61,25 @@ def test_every_state_of_the_policy_has_the_expert_s_label(collected):
     card = DatasetCard.load(folder)
     assert card.counts["episodes"] == 5 and card.counts["steps"] == len(told) == 25
     assert card.generator["task"] == "lift"
+
+
+def test_a_policy_can_be_the_expert(collected, seeing, tmp_path):
+    class Half(seeing):
+        def act(self, observations):
+            steps, done = np.full((4, 7), 0.5), np.array([True, False, False, False])
+            return [ActionChunk(steps, done) for _ in observations]
+
+    told = steps(collected("data", teacher=Half()))
+    assert {step["terminate"] for step in told} == {1} and {step["target"] for step in told} == {""}
+    source = RobotSource(tmp_path / "data", chunk=1)
+    assert all(np.allclose(source.sample(i, np.random.default_rng(0)).actions[0], 0.5) for i in range(3))
+
+    class Broken(seeing):
+        def act(self, observations):
+            return [ActionChunk(np.empty((0, 7)), np.empty(0, bool), {}, "malformed: no end") for _ in observations]
+
+    with pytest.raises(UserError, match="the expert's answer is malformed: no end"):
+        collected("broken", teacher=Broken())
 
 
 def test_the_expert_acts_in_its_share_of_stretches(collected):
@@ -100,6 +120,9 @@ def test_an_interrupted_round_goes_on_without_duplicates(collected, tmp_path):
         (["--policy=random", "--task=robosuite-NutAssemblySquare"], "no scripted expert"),
         (["--policy=random", "--beta=1.5"], "beta 1.5"),
         (["--beta=0.5"], "--beta without --policy"),
+        (["--expert=random"], "--expert without --policy"),
+        (["--policy=random", "--expert=nowhere"], "nowhere"),
+        (["--policy=random", "--expert=expert"], "leave it out for the scripted expert"),
         (["--policy=random", "--sizes=true"], "--policy with --sizes"),
         (["--policy=random", "--step_questions=0.5"], "--policy with --step_questions"),
         (["--task=questions", "--step_questions=0.5"], "questions with --step_questions"),

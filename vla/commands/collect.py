@@ -10,8 +10,8 @@ from vla.sim.collect_options import Collect
 
 
 def collect(options: Collect) -> str:
-    """Records demonstrations of a scripted expert, its labels in the states to which a policy leads, or images with questions, as
-    webdataset shards with a card."""
+    """Records demonstrations of a scripted expert, an expert's labels in the states to which a policy leads, or images with
+    questions, as webdataset shards with a card."""
     counts = collected(options)
     return f"{options.out}: " + ", ".join(f"{value} {name}" for name, value in counts.items())
 
@@ -28,8 +28,14 @@ def collected(options: Collect) -> dict[str, int]:
     check(options)
     if options.policy == "expert":
         raise UserError("the expert already says what it would do", "--policy", "leave it out for demonstrations of the expert")
-    policy = open_policy(options.policy, options.batch or BATCH, (options.task,))
+    if options.expert == "expert":
+        raise UserError("there is no policy of that name", "--expert", "leave it out for the scripted expert")
+    names = (options.policy, options.expert) if options.expert else (options.policy,)
+    policy, *teachers = (open_policy(name, options.batch or BATCH, (options.task,)) for name in names)
     assert policy is not None
+    identity = facts_of(options.policy, policy, 0)
+    if teachers:
+        identity |= {"expert": facts_of(options.expert, teachers[0], 1)}
     workers = worker_count("local", options.workers, options.episodes)
     with (
         advised_workers(options, workers) as pool,
@@ -40,4 +46,4 @@ def collected(options: Collect) -> dict[str, int]:
             bar.update(done - bar.n)
             bar.set_postfix_str(word)
 
-        return collect_advised(options, policy, facts_of(options.policy, policy, 0), pool, report)
+        return collect_advised(options, policy, identity, pool, report, *teachers)

@@ -1,5 +1,5 @@
-"""Episodes of a policy that the scripted expert watches, in a worker process: it says what it would have done in every state, and
-in some stretches acts itself (DAgger; Ross, Gordon, Bagnell 2011, arXiv 1011.0686)."""
+"""Episodes of a policy that an expert watches, in a worker process: it says what it would have done in every state, and in some
+stretches acts itself (DAgger; Ross, Gordon, Bagnell 2011, arXiv 1011.0686)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from vla.datasets.shards import encode_member
 from vla.observation import Observation
 from vla.sim.episodes import Episode, Result
-from vla.sim.simulator import Simulation
+from vla.sim.simulator import Advice, Simulation
 
 STRETCH = 8
 """Steps for which who acts stays the same: as long as a movement, so that the expert leads somewhere."""
@@ -37,7 +37,8 @@ class AdvisedResult(Result):
 
 
 class AdvisedSimulation:
-    """A simulation in which every step is labelled, and carried out by the policy or by the expert.
+    """A simulation in which every step is labelled, and carried out by the policy or by the expert: the scripted one, or a policy
+    whose action comes with that of the policy that acts.
 
     Args:
         beta: probability that the expert acts, drawn for each stretch of STRETCH steps of an episode.
@@ -57,17 +58,23 @@ class AdvisedSimulation:
         self._seen = self.simulation.start(episode, True)
         return self._seen
 
-    def step(self, action: np.ndarray, terminate: bool, look: bool) -> Observation | Result:
-        """Carries out the policy's action or the expert's; what the policy says of the end is not heeded."""
+    def step(
+        self, action: np.ndarray, terminate: bool, look: bool, label: np.ndarray | None = None, done: bool = False
+    ) -> Observation | Result:
+        """Carries out the policy's action or the expert's; what the policy says of the end is not heeded.
+
+        Args:
+            label, done: what an expert that is a policy would do; None asks the scripted one.
+        """
         if len(self._steps) % STRETCH == 0:
             self._leads = bool(self._rng.random() < self.beta)
-        advice = self.simulation.advise()
+        advice = self.simulation.advise() if label is None else Advice(label, done, {"target": ""})
         assert advice is not None  # these episodes ask for something, of a task with an expert
-        done = advice.action if self._leads else action
+        taken = advice.action if self._leads else action
         about = {"terminate": int(advice.done), "segment": self._segment, "actor": "expert" if self._leads else "policy"}
         self._steps.append((self._seen, advice.action.astype(np.float32), {**about, **advice.about}))
-        self._segment += bool((np.abs(done - advice.action) > APART * self.ranges).any())
-        answer = self.simulation.step(done, False, True)
+        self._segment += bool((np.abs(taken - advice.action) > APART * self.ranges).any())
+        answer = self.simulation.step(taken, False, True)
         if isinstance(answer, Result):
             return self._written(answer)
         self._seen = answer

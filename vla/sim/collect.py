@@ -69,14 +69,15 @@ def check(options: Collect) -> None:
         if not 0 <= getattr(options, name) <= 1:
             raise UserError(f"{name} {getattr(options, name)}", "collect", "give a share from 0 to 1")
     simulator = simulator_of(options.task)
-    if options.task in simulator.tasks and not simulator.tasks[options.task].expert:
+    if options.task in simulator.tasks and not simulator.tasks[options.task].expert and not options.expert:
         raise UserError(f"{options.task} has no scripted expert", "collect", "nobody can demonstrate it here")
     if options.wide and options.task not in simulator.questions:
         raise UserError(f"{options.task} with --wide", "collect", "leave it out: only questions have the wide world")
     if options.step_questions and options.task in simulator.questions:
         raise UserError(f"{options.task} with --step_questions", "collect", "leave it out: it is for demonstrations")
-    if options.beta and not options.policy:
-        raise UserError("--beta without --policy", "collect", "name the policy instead of which the expert acts now and then")
+    for name in () if options.policy else ("beta", "expert"):
+        if getattr(options, name):
+            raise UserError(f"--{name} without --policy", "collect", "name the policy that acts, and that the expert corrects")
     for name in ("sizes", "step_questions") if options.policy else ():
         if getattr(options, name):
             raise UserError(
@@ -197,7 +198,7 @@ def write_demonstrations(
 def generator(options: Collect) -> dict[str, object]:
     """The card's entry on how the data was made. Training rolls out the task named in `task`."""
     # An option that came later is left out at its default, so that cards of the same data stay the same.
-    later = ("numbers", "wide", "step_questions", "policy", "beta", "batch")
+    later = ("numbers", "wide", "step_questions", "policy", "expert", "beta", "batch")
     left_out = ("out", "workers", "overwrite", *(name for name in later if not getattr(options, name)))
     chosen = {key: value for key, value in dataclasses.asdict(options).items() if key not in left_out}
     return {"command": f"vla collect --task {options.task}", **chosen}

@@ -30,8 +30,9 @@ class Collect:
         noise: standard deviation (m) of the disturbance of the expert's actions.
         clean: fraction of the episodes without disturbance.
         excursions: probability per step that a disturbed episode leaves its path for a while, without recording.
-        policy: a policy that acts, as for `vla rollout`; the scripted expert says what it would have done in each state (DAgger).
-            noise, clean and excursions then have no effect. An interrupted run goes on.
+        policy: a policy that acts, as for `vla rollout`; an expert says what it would have done in each state (DAgger). noise,
+            clean and excursions then have no effect. An interrupted run goes on.
+        expert: the expert beside a policy: "" is the task's scripted one; or another policy, as for `vla rollout`.
         beta: probability that the expert acts instead of the policy, drawn anew every eight steps.
         batch: rows per call of a local policy; 0 is 2.
         seed: random seed.
@@ -53,6 +54,7 @@ class Collect:
     clean: float = 0.25
     excursions: float = 0.06
     policy: str = ""
+    expert: str = ""
     beta: float = 0.0
     batch: int = 0
     seed: int = 0

@@ -1,5 +1,5 @@
-"""DAgger (`vla collect --policy`): a policy acts, the scripted expert says what it would have done in the states where the policy
-went, and this is written as robot data.
+"""DAgger (`vla collect --policy`): a policy acts, an expert says what it would have done in the states where the policy went, and
+this is written as robot data. The expert is the task's scripted one, or another policy.
 
 Episodes are written in blocks, a shard each, in the episodes' order: an interrupted round goes on after its last whole shard.
 """
@@ -55,15 +55,21 @@ def advised_workers(options: Collect, count: int, make: Callable[[], Any] = Simu
 
 
 def collect_advised(
-    options: Collect, policy: Policy, identity: dict[str, Any], workers: Workers, report: Report
+    options: Collect,
+    policy: Policy,
+    identity: dict[str, Any],
+    workers: Workers,
+    report: Report,
+    teacher: Policy | None = None,
 ) -> dict[str, int]:
     """Runs a round, or the rest of an interrupted one, and writes it.
 
     Args:
         options: what to collect; `overwrite` begins anew.
         policy: acts.
-        identity: what the policy is; with another one no round goes on.
+        identity: what the policy, and the expert that is one, are; with others no round goes on.
         workers: from `advised_workers`.
+        teacher: the expert that is a policy; None is the scripted one.
 
     Returns:
         counts of episodes, steps and successes.
@@ -93,7 +99,7 @@ def collect_advised(
                         writer.write(f"e{number:06d}_s{step:04d}", {**members, "json": {"episode": number, **about}})
                 writer.cut()
 
-        rollout(policy, sum(blocks, []), workers, finish)
+        rollout(policy, sum(blocks, []), workers, finish, teacher=teacher)
     counts = _save_card(options, writer.shards)
     (writer.folder / UNFINISHED).unlink()
     return counts

@@ -10,6 +10,8 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
+
 from vla.errors import ContractMismatch, UserError
 from vla.observation import ActionChunk, Observation
 from vla.policies.base import Policy, RecedingHorizon, check_answers
@@ -31,6 +33,7 @@ def rollout(
     execute: int = 0,
     deadline: float = DEADLINE,
     recorder: Recorder | None = None,
+    teacher: Policy | None = None,
 ) -> list[Result]:
     """Runs episodes on the workers and returns their results in the episodes' order.
 
@@ -43,11 +46,13 @@ def rollout(
         execute: number of actions executed of each chunk; 0 is the contract's.
         deadline: seconds in which a worker must answer.
         recorder: records every step and result; images are then rendered at every step, even if the policy needs none.
+        teacher: says at every step what it would do; the workers' simulations take it as further arguments of `step`.
 
     Raises:
-        UserError: the policy answers a wrong shape or NaN (episode and step are named), or an episode failed ATTEMPTS times.
+        UserError: the policy answers a wrong shape or NaN (episode and step are named), the teacher writes a malformed answer, or
+            an episode failed ATTEMPTS times.
     """
-    return _Rollout(policy, list(episodes), workers, progress, execute, deadline, recorder).run()
+    return _Rollout(policy, list(episodes), workers, progress, execute, deadline, recorder, teacher).run()
 
 
 class _Rollout:
@@ -62,6 +67,7 @@ class _Rollout:
         execute: int,
         deadline: float,
         recorder: Recorder | None,
+        teacher: Policy | None,
     ):
         self.order = [episode.id for episode in episodes]
         if len(set(self.order)) < len(self.order):
@@ -73,6 +79,7 @@ class _Rollout:
             recorder.expect(episodes)
         self.workers, self.progress, self.deadline, self.recorder = workers, progress, deadline, recorder
         self.acting = None if policy is None else RecedingHorizon(_Checked(policy, self._step), execute)
+        self.teacher = None if teacher is None else RecedingHorizon(_Checked(teacher, self._step), 1)
         self.sees = getattr(policy, "sees", True)
         # A policy with a fixed batch size acts for that many at once, any other for all.
         self.rows = getattr(policy, "batch", 0) or len(workers.all)
@@ -99,8 +106,8 @@ class _Rollout:
                 if self.waiting and len(self.waiting) >= min(self.rows, len(self.running)):
                     self._act()
         finally:
-            if self.acting is not None and self.running:
-                self.acting.reset([episode.id for episode in self.running.values()])
+            if self.running:
+                self._forget([episode.id for episode in self.running.values()])
         return [self.results[i] for i in self.order]
 
     def _begin(self, worker: Worker) -> None:
@@ -109,7 +116,7 @@ class _Rollout:
         if self.acting is None:
             self._send(worker, "expert", episode)
         else:
-            self.acting.reset([episode.id])
+            self._forget([episode.id])
             if self.recorder is not None:
                 self.recorder.begin(episode.id)
             self._send(worker, "start", episode, self.sees or self.recorder is not None)
@@ -122,8 +129,7 @@ class _Rollout:
             counted = {"malformed": self.malformed[episode.id], "restarts": self.faults.get(episode.id, [])}
             answer = dataclasses.replace(answer, more={**answer.more, **counted})
             self.results[episode.id] = answer
-            if self.acting is not None:
-                self.acting.reset([episode.id])
+            self._forget([episode.id])
             if self.recorder is not None:
                 self.recorder.end(episode.id, answer)
             if self.progress:
@@ -137,13 +143,30 @@ class _Rollout:
         assert self.acting is not None
         turn, self.waiting = self.waiting, {}
         observations = list(turn.values())
+        labels = self._labels(observations)
         for worker, observation, chunk in zip(turn, observations, self.acting.act(observations), strict=True):
             self.steps[observation.id] += 1
             self.malformed[observation.id] += bool(chunk.status)
             if self.recorder is not None:
                 self.recorder.step(observation, chunk)
             look = self.recorder is not None or (self.sees and self.acting.needs(observation.id))
-            self._send(worker, "step", chunk.actions[0], bool(chunk.terminate[0]), look)
+            self._send(worker, "step", chunk.actions[0], bool(chunk.terminate[0]), look, *labels.get(observation.id, ()))
+
+    def _labels(self, observations: list[Observation]) -> dict[str, tuple[np.ndarray, bool]]:
+        """Id of an observation -> what the teacher would do, and whether it would declare the task done; {} without a teacher."""
+        if self.teacher is None:
+            return {}
+        labels = {}
+        for observation, chunk in zip(observations, self.teacher.act(observations), strict=True):
+            if chunk.status:
+                raise UserError(f"the expert's answer is {chunk.status}", self._step(observation.id), "take another expert")
+            labels[observation.id] = chunk.actions[0], bool(chunk.terminate[0])
+        return labels
+
+    def _forget(self, streams: list[str]) -> None:
+        for acting in (self.acting, self.teacher):
+            if acting is not None:
+                acting.reset(streams)
 
     def _send(self, worker: Worker, *message: Argument) -> None:
         try:
