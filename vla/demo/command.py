@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -32,6 +32,8 @@ def demo(
     smoke: bool = False,
     fresh: bool = False,
     from_scratch: bool = False,
+    seed: int = 0,
+    precision: Literal["", "32-true", "bf16-mixed", "bf16-true"] = "",
     beside: str = "",
 ) -> int:
     """Collects, trains, exports, rolls out, serves and reports. Run again, it resumes after the last finished stage.
@@ -42,9 +44,12 @@ def demo(
         smoke: run the same stages on very little data, to check that they work.
         fresh: start over.
         from_scratch: train from random weights instead of the pre-trained `tiny`.
+        seed: seed of the training; the data stay the same.
+        precision: precision of the training, e.g. 32-true; the machine's fastest if it is not given.
         beside: folder of another demo, e.g. one from scratch; the report shows both, side by side.
     """
-    resume = _resume_command(out=out, episodes=episodes, smoke=smoke, from_scratch=from_scratch, beside=beside)
+    options = {"smoke": smoke, "from_scratch": from_scratch, "seed": seed, "precision": precision}
+    resume = _resume_command(out=out, episodes=episodes, **options, beside=beside)
     other = read_report(beside) if beside else None
     if episodes < 1:
         raise UserError(f"{episodes} episodes", "demo", "give at least 1")
@@ -52,7 +57,7 @@ def demo(
     recorded = amounts.episodes >= RECORDED
     try:
         with interruptible(), locked(Path(out), fresh) as lock:
-            _run(Path(out), configuration(smoke, from_scratch), amounts, recorded, other, lock)
+            _run(Path(out), configuration(smoke, from_scratch, seed, precision), amounts, recorded, other, lock)
     except Interrupted as signal:
         print(f"\n{signal}: the demo was interrupted. To resume it, run: {resume}", file=sys.stderr)
         return 128 + signal.number

@@ -38,9 +38,19 @@ class Amounts:
 SMOKE = Amounts(episodes=2, horizon=12, images=50, poses=1, per_type=4)
 
 
-def configuration(smoke: bool = False, from_scratch: bool = False) -> dict[str, Any]:
-    """Returns configs/demo.yaml, with `smoke` reduced to a little of everything. Its folders are under FOLDER."""
+def configuration(smoke: bool = False, from_scratch: bool = False, seed: int = 0, precision: str = "") -> dict[str, Any]:
+    """Returns configs/demo.yaml with these options of `demo`; its folders are under FOLDER.
+
+    Args:
+        smoke: a little of everything.
+        from_scratch: from random weights.
+        seed: of the training; the data are the same.
+        precision: `trainer.precision`; "" leaves it to the machine.
+    """
     config = yaml.safe_load(resources.files("vla.configs").joinpath(Path(CONFIG).name).read_text())
+    config["seed_everything"] = config["data"]["seed"] = seed
+    if precision:
+        config["trainer"]["precision"] = precision
     if from_scratch:
         config["model"]["vlm"] = "scratch"
     if smoke:
