@@ -63,11 +63,11 @@ def test_report_has_every_number(run):
         assert one["low"] <= one["accuracy"] <= one["high"] and one["blank"]["n"] == one["n"]
     assert all({"value", "bar", "holds", "interval", "verdict"} <= set(bar) for bar in report["bars"].values())
     assert 0 < report["valid_mass"] <= 1 and report["served"] is True
-    assert all(report["seconds"][name] > 0 for name in ("collect", "train", "rollout", "total"))
+    assert all(report["seconds"][name] > 0 for name in ("collect", "train", "correct", "rollout", "total"))
     parts = sum(seconds for name, seconds in report["seconds"].items() if name != "total")
     # All of it, and nothing twice: starting and reporting take some seconds.
     assert parts <= report["seconds"]["total"] <= parts + report["seconds"]["train"] and report["batch"]["rollout"] >= 1
-    assert set(report["commits"]) >= {"collect", "train", "rollout"} and report["commit"] == report["commits"]["train"]
+    assert set(report["commits"]) >= {"collect", "train", "rollout"} and report["commit"] == report["commits"]["correct"]
     assert report["peak_pss_mib"] > 100 and report["versions"]["torch"] and report["commit"]
 
 
@@ -92,6 +92,7 @@ def test_plain_webdataset_reads_the_shards(run):
     out, _ = run
     for name, members in (
         ("robot", {"front.jpg", "wrist.jpg", "action.npy", "state.npy", "json"}),
+        ("dagger", {"front.jpg", "wrist.jpg", "action.npy", "state.npy", "json"}),
         ("questions", {"front.jpg", "wrist.jpg", "json"}),
     ):
         sample = next(iter(wds.WebDataset(str(out / "data" / name / "shard-000000.tar"), shardshuffle=False).decode("rgb8")))
@@ -123,7 +124,7 @@ def test_repeated_run_does_what_is_left_wherever_the_folder_is(run, moved, print
     assert "[questions] held-out scenes" in third
     # The first line counts only what is left.
     first = third.splitlines()[0]
-    assert first.startswith("About 1 minute more") and first.endswith("already done: collect, train, export, rollout, serve.")
+    assert first.startswith("About 1 minute more") and first.endswith("already done: collect, train, correct, rollout, serve.")
     # The commands that are named at the end are of the new place.
     assert str(moved) in (moved / "demo.yaml").read_text() and str(out) not in (moved / "demo.yaml").read_text()
 
@@ -141,8 +142,8 @@ def test_the_readmes_command_drives_the_robot_with_the_export(run, tmp_path, pri
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_told_to_end_it_ends_training_too(moved, number):
     """Also: while it is at work another one is refused."""
-    forget(moved, "train")
-    shutil.rmtree(moved / "train", ignore_errors=True)
+    forget(moved, "train", "correct")
+    shutil.rmtree(moved / "first", ignore_errors=True)
     process = subprocess.Popen(
         [*DEMO, "--out", str(moved)],
         cwd=ROOT,

@@ -7,7 +7,7 @@ import pytest
 
 from vla.demo.expected import expected_seconds, expected_text
 from vla.demo.questions import accuracies
-from vla.demo.recipe import FOLDER, configuration, relocated
+from vla.demo.recipe import FOLDER, configurations, relocated
 from vla.demo.server import served
 from vla.demo.stages import Stages
 from vla.errors import UserError
@@ -15,19 +15,20 @@ from vla.report.provenance import Memory
 
 
 def test_a_run_is_known_by_what_it_does(tmp_path):
-    Stages(tmp_path, {"config": configuration()}, Memory()).run("collect", "", lambda: {"said": "much"})
-    same, other = Stages(tmp_path, {"config": configuration()}, Memory()), Stages(tmp_path, {"config": 1}, Memory())
+    Stages(tmp_path, {"config": configurations()}, Memory()).run("collect", "", lambda: {"said": "much"})
+    same, other = Stages(tmp_path, {"config": configurations()}, Memory()), Stages(tmp_path, {"config": 1}, Memory())
     assert "collect" in same.done and not same.changed and other.changed and not other.done
 
 
 def test_every_folder_of_the_configuration_moves():
-    text = str(relocated(configuration(smoke=True), Path("/elsewhere")))
-    assert FOLDER not in text and text.count("/elsewhere/") == str(configuration(smoke=True)).count(f"{FOLDER}/") > 5
+    configs = configurations(smoke=True)
+    text = str([relocated(config, Path("/elsewhere")) for config in configs])
+    assert FOLDER not in text and text.count("/elsewhere/") == str(configs).count(f"{FOLDER}/") > 10
 
 
 def test_what_is_left_takes_less():
-    config = configuration()
-    whole, half = expected_seconds(config, 40), expected_seconds(config, 40, trained=config["trainer"]["max_steps"] // 2)
+    configs = configurations()
+    whole, half = expected_seconds(configs, 40), expected_seconds(configs, 40, trained=(configs[0]["trainer"]["max_steps"] // 2, 0))
     assert half["train"] < 0.8 * whole["train"] and min(whole.values()) > 0
     seconds = {"collect": 240.0, "train": 1200.0, "serve": 20.0}
     assert expected_text(seconds, list(seconds), []) == "About 25 minutes and 0.2 GiB of disk on this machine."

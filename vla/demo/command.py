@@ -17,7 +17,7 @@ from vla.demo.expected import expected_seconds, expected_text
 from vla.demo.folder import locked
 from vla.demo.job import Job
 from vla.demo.processes import Interrupted, interruptible
-from vla.demo.recipe import SMOKE, Amounts, configuration, relocated
+from vla.demo.recipe import SMOKE, Amounts, configurations, relocated
 from vla.demo.report import finish, program, read_report, summarise
 from vla.demo.stages import Stages
 from vla.doctor import DISK_GB
@@ -36,7 +36,7 @@ def demo(
     precision: Literal["", "32-true", "bf16-mixed", "bf16-true"] = "",
     beside: str = "",
 ) -> int:
-    """Collects, trains, exports, rolls out, serves and reports. Run again, it resumes after the last finished stage.
+    """Collects, trains, corrects, rolls out, serves and reports. Run again, it resumes after the last finished stage.
 
     Args:
         out: folder of the run; it gets report.html and report.json.
@@ -57,7 +57,7 @@ def demo(
     recorded = amounts.episodes >= RECORDED
     try:
         with interruptible(), locked(Path(out), fresh) as lock:
-            _run(Path(out), configuration(smoke, from_scratch, seed, precision), amounts, recorded, other, lock)
+            _run(Path(out), configurations(smoke, from_scratch, seed, precision), amounts, recorded, other, lock)
     except Interrupted as signal:
         print(f"\n{signal}: the demo was interrupted. To resume it, run: {resume}", file=sys.stderr)
         return 128 + signal.number
@@ -72,25 +72,27 @@ def _resume_command(**options: str | int) -> str:
     return f"{program()} demo {shlex.join(words)}"
 
 
-def _run(folder: Path, config: dict[str, Any], amounts: Amounts, recorded: bool, other: dict[str, Any] | None, lock: int) -> None:
+def _run(
+    folder: Path, configs: list[dict[str, Any]], amounts: Amounts, recorded: bool, other: dict[str, Any] | None, lock: int
+) -> None:
     free = shutil.disk_usage(folder).free / 2**30
     if free < DISK_GB:
         raise UserError(f"only {free:.1f} GiB of disk space is free", str(folder), f"the demo needs {DISK_GB:.0f} GiB")
     memory = Memory()
     # Collecting and training do not depend on the number of evaluation episodes.
-    stages = Stages(folder, {"config": config, **dataclasses.asdict(dataclasses.replace(amounts, episodes=0))}, memory)
+    stages = Stages(folder, {"configs": configs, **dataclasses.asdict(dataclasses.replace(amounts, episodes=0))}, memory)
     if stages.changed:
         raise UserError(
             "the folder holds a demo with other options, or from another version",
             str(folder),
             "add --fresh to start over, or choose another --out",
         )
-    job = Job(folder, relocated(config, folder), amounts, recorded, stages, lock)
-    print(expected_text(expected_seconds(config, amounts.episodes, job.trained), *job.progress()), flush=True)
+    job = Job(folder, [relocated(config, folder) for config in configs], amounts, recorded, stages, lock)
+    print(expected_text(expected_seconds(configs, amounts.episodes, job.trained), *job.progress()), flush=True)
     memory.start()
     results = job.run()
     memory.stop()
-    report = summarise(results, config["model"]["vlm"])
+    report = summarise(results, configs[0]["model"]["vlm"])
     # The life of this process so far, and the stages of earlier ones.
     own = {name.partition("-")[0] for name in stages.now}
     seconds = time.time() - psutil.Process().create_time()

@@ -4,38 +4,43 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 AROUND = 30.0
 """Seconds for starting up and for the report, whichever stages are left."""
 
 
-def expected_seconds(config: dict[str, Any], episodes: int, trained: int = 0) -> dict[str, float]:
+def expected_seconds(configs: Sequence[dict[str, Any]], episodes: int, trained: Sequence[int] = (0, 0)) -> dict[str, float]:
     """Returns the expected seconds of each stage.
 
     Training time scales with the speed of matrix products relative to the reference machine, simulation time with the number of
     cores.
 
     Args:
-        config: the whole configuration.
+        configs: the whole configurations of both trainings.
         episodes: number of evaluation episodes with the correct instruction.
-        trained: number of optimizer steps already done.
+        trained: number of optimizer steps already done in each.
     """
-    trainer, collected = config["trainer"], config["collect"]
-    steps = max(trainer["max_steps"] - trained, 0)
-    samples = steps * trainer["accumulate_grad_batches"] * config["data"]["batch_size"]
+    collected, simulating = configs[1]["collect"], 2 / (os.cpu_count() or 1)
     recording = collected["robot"]["episodes"] * 0.75 + collected["questions"]["images"] * 0.01
-    simulating = 2 / (os.cpu_count() or 1)
+    first, second = (_training(*pair) for pair in zip(configs, trained, strict=True))
     return {
         "collect": recording * simulating,
-        "train": samples * 0.024 * max(177.0 / _gflops(), 0.1),
-        "export": 5.0,
+        "train": first,
+        "correct": collected["dagger"]["episodes"] * 1.75 * simulating + second + 20.0,
         "questions": 25.0,
         "rollout": episodes * 1.75 * 1.6 * simulating,
         "serve": 30.0,
         "expert": 120.0 * simulating,
     }
+
+
+def _training(config: dict[str, Any], trained: int) -> float:
+    trainer = config["trainer"]
+    steps = max(trainer["max_steps"] - trained, 0)
+    samples = steps * trainer["accumulate_grad_batches"] * config["data"]["batch_size"]
+    return samples * 0.024 * max(177.0 / _gflops(), 0.1)
 
 
 def _gflops() -> float:

@@ -10,7 +10,7 @@ import yaml
 
 from vla.demo import questions, rollouts, server
 from vla.demo.processes import VLA, child
-from vla.demo.recipe import CONFIG, Amounts
+from vla.demo.recipe import CONFIGS, Amounts
 from vla.demo.stages import Stages
 from vla.errors import UserError
 from vla.report.plots import read_metrics
@@ -24,28 +24,35 @@ Work = Callable[[], dict[str, Any]]
 
 
 class Job:
-    """Runs the stages that are not done yet: collects, trains, exports, asks questions, rolls out and serves.
+    """Runs the stages that are not done yet: collects, trains, corrects, asks questions, rolls out and serves.
 
     Args:
         folder: folder of the run.
-        config: the whole configuration, its folders under `folder`.
+        configs: the whole configurations of the two trainings, their folders under `folder`.
         amounts: how much is tested.
         recorded: whether the scripted expert is evaluated too.
         stages: the finished stages.
         lock: file descriptor of the folder's lock; the training process inherits it.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], amounts: Amounts, recorded: bool, stages: Stages, lock: int):
-        self.folder, self.config, self.amounts, self.stages, self.lock = folder, config, amounts, stages, lock
-        self.data, self.export, self.checkpoints = folder / "data", folder / "export", folder / "train" / "checkpoints"
-        a, collected = amounts, config["collect"]
+    def __init__(self, folder: Path, configs: list[dict[str, Any]], amounts: Amounts, recorded: bool, stages: Stages, lock: int):
+        self.folder, self.configs, self.amounts, self.stages, self.lock = folder, configs, amounts, stages, lock
+        self.data, self.export = folder / "data", folder / "export"
+        (first, second), a, collected = configs, amounts, configs[1]["collect"]
         self.schedule: dict[str, tuple[str, Work]] = {
             "collect": (
                 f"{collected['robot']['episodes']} demonstrations, {collected['questions']['images']} images with questions",
                 self._collect,
             ),
-            "train": (f"co-fine-tuning for {config['trainer']['max_steps']} steps: vla fit -c {CONFIG}", self._train),
-            "export": ("a self-contained folder", self._export),
+            "train": (
+                f"co-fine-tuning for {first['trainer']['max_steps']} steps: vla fit -c {CONFIGS[0]}",
+                lambda: self._train(0),
+            ),
+            "correct": (
+                f"{collected['dagger']['episodes']} episodes of the policy that the expert corrects (DAgger), and "
+                f"{second['trainer']['max_steps']} further steps: vla fit -c {CONFIGS[1]}",
+                lambda: self._train(1),
+            ),
             "questions": (
                 "held-out scenes, with the image and with a blank one",
                 lambda: questions.ask(self.export, self.data / "held-out", self.folder, a.per_type),
@@ -66,14 +73,20 @@ class Job:
             )
 
     @property
-    def trained(self) -> int:
-        """Number of optimizer steps in the last checkpoint of an interrupted training."""
-        checkpoints = [] if "train" in self.stages.done else list(self.checkpoints.glob("step=*.ckpt"))
+    def trained(self) -> list[int]:
+        """Number of optimizer steps in the last checkpoint of each training."""
+        return [self._steps(number) for number in range(len(self.configs))]
+
+    def _steps(self, number: int) -> int:
+        checkpoints = list(self._checkpoints(number).glob("step=*.ckpt"))
         if not checkpoints:
             return 0
         from vla.training.saving import steps_in
 
         return max(map(steps_in, checkpoints))
+
+    def _checkpoints(self, number: int) -> Path:
+        return Path(self.configs[number]["trainer"]["default_root_dir"]) / "checkpoints"
 
     def progress(self) -> tuple[list[str], list[str]]:
         """Returns the names of the stages that are left, and of those that are done."""
@@ -86,38 +99,34 @@ class Job:
         """Runs the stages that are not done and returns the results of all stages by name."""
         # The folder may hold rollouts with other numbers of episodes; only the scheduled stages count.
         results = {name.partition("-")[0]: self.stages.run(name, text, work) for name, (text, work) in self.schedule.items()}
-        # The configuration is rewritten because the folder may have been moved.
-        self._write_config()
+        # The configurations are rewritten because the folder may have been moved.
+        for number in range(len(self.configs)):
+            self._write_config(number)
         return results
 
-    def _write_config(self) -> Path:
-        path = self.folder / "demo.yaml"
-        path.write_text(yaml.safe_dump(self.config, sort_keys=False))
+    def _write_config(self, number: int) -> Path:
+        path = self.folder / Path(CONFIGS[number]).name
+        path.write_text(yaml.safe_dump(self.configs[number], sort_keys=False))
         return path
 
     def _collect(self) -> dict[str, Any]:
         held_out = {"out": str(self.data / "held-out"), "seed": 3, "images": self.amounts.images, "poses": self.amounts.poses}
-        collected = self.config["collect"]
+        collected = self.configs[0]["collect"]
         data_sets = {**collected, "held_out": {**collected["questions"], **held_out}}
         counts = {name: collect_with_progress(Collect(**options, overwrite=True)) for name, options in data_sets.items()}
         robot = counts["robot"]
         text = f"{robot['episodes']} episodes, {robot['steps']} steps, {robot['discarded']} failed attempts discarded"
         return {"said": text, "counts": counts}
 
-    def _train(self) -> dict[str, Any]:
-        command = [*VLA, "fit", "-c", str(self._write_config())]
-        if any(self.checkpoints.glob("*.ckpt")):
+    def _train(self, number: int) -> dict[str, Any]:
+        command = [*VLA, "fit", "-c", str(self._write_config(number))]
+        if any(self._checkpoints(number).glob("*.ckpt")):
             command += ["--ckpt_path=last"]
         with child(command, SAVING, pass_fds=(self.lock,)) as process:
             code = process.wait()
         if code:
             raise UserError(f"training ended with exit code {code}", "demo", "to resume, run the same command without --fresh")
-        metrics = read_metrics(self.folder / "train" / "logs")
+        metrics = read_metrics(self._checkpoints(number).parent / "logs")
         last = {name: values[-1] for name, (_, values) in metrics.items() if values}
         final = {k: round(float(v), 5) for k, v in last.items() if k.startswith(("val/", "rollout/", "train/"))}
         return {"said": f"held-out robot loss {final.get('val/robot_loss', float('nan')):.2f}", "metrics": final}
-
-    def _export(self) -> dict[str, Any]:
-        from vla.training.export import export
-
-        return {"said": export(str(self.checkpoints / "last.ckpt"), str(self.export))}

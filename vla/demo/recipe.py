@@ -1,4 +1,4 @@
-"""The demo's configuration, and how much it tests."""
+"""The demo's configurations, and how much it tests."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import yaml
 
 from vla.report.json_values import Json
 
-CONFIG = "configs/demo.yaml"
+CONFIGS = ("configs/demo.yaml", "configs/demo-dagger.yaml")
+"""Of the first training, and of the one that goes on from it with the expert's corrections."""
 FOLDER = "runs/demo"
-"""The folder that the configuration's paths begin with."""
+"""The folder that the configurations' paths begin with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,31 +39,39 @@ class Amounts:
 SMOKE = Amounts(episodes=2, horizon=12, images=50, poses=1, per_type=4)
 
 
-def configuration(smoke: bool = False, from_scratch: bool = False, seed: int = 0, precision: str = "") -> dict[str, Any]:
-    """Returns configs/demo.yaml with these options of `demo`; its folders are under FOLDER.
+def configurations(smoke: bool = False, from_scratch: bool = False, seed: int = 0, precision: str = "") -> list[dict[str, Any]]:
+    """Returns the configurations of both trainings with these options of `demo`; their folders are under FOLDER.
 
     Args:
         smoke: a little of everything.
         from_scratch: from random weights.
-        seed: of the training; the data are the same.
+        seed: of the trainings; the demonstrations and the questions are the same.
         precision: `trainer.precision`; "" leaves it to the machine.
     """
-    config = yaml.safe_load(resources.files("vla.configs").joinpath(Path(CONFIG).name).read_text())
-    config["seed_everything"] = config["data"]["seed"] = seed
-    if precision:
-        config["trainer"]["precision"] = precision
+    configs = [yaml.safe_load(resources.files("vla.configs").joinpath(Path(file).name).read_text()) for file in CONFIGS]
     if from_scratch:
-        config["model"]["vlm"] = "scratch"
-    if smoke:
-        # One process each: starting it takes longer than what it does.
-        config["collect"]["robot"] |= {"episodes": 4, "workers": 1}
-        config["collect"]["questions"] |= {"images": 50, "poses": 1, "workers": 1}
-        config["data"] |= {"batch_size": 16, "val_samples": 16, "epoch_steps": 4}
-        config["trainer"] |= {"max_steps": 4, "accumulate_grad_batches": 1, "val_check_interval": 4, "log_every_n_steps": 2}
-        few = {"RolloutCallback": {"every": 4, "episodes": 1}, "Checkpoints": {"every": 4}}
-        for callback in config["trainer"]["callbacks"]:
-            callback.setdefault("init_args", {}).update(few.get(callback["class_path"].rsplit(".", 1)[1], {}))
-    return config
+        configs[0]["model"]["vlm"] = "scratch"
+    for config in configs:
+        config["seed_everything"] = config["data"]["seed"] = seed
+        if precision:
+            config["trainer"]["precision"] = precision
+        if smoke:
+            _reduce(config)
+    return configs
+
+
+def _reduce(config: dict[str, Any]) -> None:
+    # One process each: starting it takes longer than what it does.
+    few = {"robot": {"episodes": 4}, "dagger": {"episodes": 2}, "questions": {"images": 50, "poses": 1}}
+    for name, options in config["collect"].items():
+        options |= {**few[name], "workers": 1}
+    config["data"] |= {"batch_size": 16, "val_samples": 16, "epoch_steps": 4}
+    config["trainer"] |= {"max_steps": 4, "accumulate_grad_batches": 1, "val_check_interval": 4, "log_every_n_steps": 2}
+    if config["evaluate"]:
+        config["evaluate"] = 1
+    less = {"RolloutCallback": {"every": 4, "episodes": 1}, "Checkpoints": {"every": 4}}
+    for callback in config["trainer"]["callbacks"]:
+        callback.setdefault("init_args", {}).update(less.get(callback["class_path"].rsplit(".", 1)[1], {}))
 
 
 def relocated(config: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from vla.report.bars import check, lookup, outcomes
 from vla.report.html import write_report
 from vla.report.intervals import Rate
 from vla.report.json_values import finite
-from vla.report.plots import read_metrics
+from vla.report.plots import Metrics, read_metrics
 from vla.report.provenance import provenance
 
 STAGE_KEYS = ("said", "seconds", "peak_pss_mib", "interrupted", "commit")
@@ -39,7 +39,7 @@ def summarise(stages: Mapping[str, Mapping[str, Any]], start: str) -> dict[str, 
         stages: the results of the stages by name.
         start: the model from which training started.
     """
-    rollout, questions, training = stages["rollout"], stages["questions"], stages["train"]
+    rollout, questions, training = stages["rollout"], stages["questions"], stages["correct"]
     report = {
         **{key: value for key, value in rollout.items() if key not in (*STAGE_KEYS, "videos", "batch")},
         "vqa": questions["vqa"],
@@ -95,7 +95,7 @@ def finish(folder: Path, report: dict[str, Any], stages: Mapping[str, Mapping[st
         report,
         videos=[{**video, "path": folder / video["path"]} for video in stages["rollout"]["videos"]],
         samples=[{**sample, "image": folder / sample["image"]} for sample in stages["questions"]["samples"]],
-        metrics=read_metrics(folder / "train" / "logs"),
+        metrics=_metrics(folder),
     )
     for outcome in outcomes(report):
         if outcome.within_noise or not outcome.holds:
@@ -109,7 +109,18 @@ def finish(folder: Path, report: dict[str, Any], stages: Mapping[str, Mapping[st
     print("Next:")
     print(f'  {vla} rollout --policy {folder}/export --instruction "lift the green cube" --video out.mp4')
     print(f"  {vla} serve {folder}/export")
-    print(f"  {vla} validate -c {folder}/demo.yaml --ckpt_path {folder}/train/checkpoints/last.ckpt")
+    print(f"  {vla} validate -c {folder}/demo-dagger.yaml --ckpt_path {folder}/train/checkpoints/last.ckpt")
+
+
+def _metrics(folder: Path) -> Metrics:
+    """The curves of both trainings, the second one's after the first one's last step."""
+    first, second = (read_metrics(folder / name / "logs") for name in ("first", "train"))
+    end = max(steps[-1] for steps, _ in first.values() if steps)
+    for name, (steps, values) in second.items():
+        all_steps, all_values = first.setdefault(name, ([], []))
+        all_steps.extend(end + step for step in steps)
+        all_values.extend(values)
+    return first
 
 
 def _name(report: Mapping[str, Any], other: bool) -> str:

@@ -235,8 +235,8 @@ class VLACLI(LightningCLI):
             kind = self._hooks.options
             options = chosen if isinstance(chosen, kind) else kind(**vars(chosen))
             if not (Path(options.out) / "card.yaml").is_file():
-                # A folder without a card is what an interrupted run left.
-                options = dataclasses.replace(options, overwrite=True)
+                # A folder without a card is what an interrupted run left; a policy's round goes on.
+                options = dataclasses.replace(options, overwrite=not options.policy)
                 missing[Path(options.out).resolve()] = options, self._hooks.card(options)
         return missing
 
