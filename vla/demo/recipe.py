@@ -67,8 +67,6 @@ def _reduce(config: dict[str, Any]) -> None:
         options |= {**few[name], "workers": 1}
     config["data"] |= {"batch_size": 16, "val_samples": 16, "epoch_steps": 4}
     config["trainer"] |= {"max_steps": 4, "accumulate_grad_batches": 1, "val_check_interval": 4, "log_every_n_steps": 2}
-    if config["evaluate"]:
-        config["evaluate"] = 1
     less = {"RolloutCallback": {"every": 4, "episodes": 1}, "Checkpoints": {"every": 4}}
     for callback in config["trainer"]["callbacks"]:
         callback.setdefault("init_args", {}).update(less.get(callback["class_path"].rsplit(".", 1)[1], {}))
