@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -125,6 +126,7 @@ def test_adapters_alone_are_exported_and_acted_with(tmp_path, vlm):
     assert (tmp_path / "apart/adapter_model.safetensors").is_file() and not (tmp_path / "apart/model.safetensors").is_file()
     card = (tmp_path / "apart/README.md").read_text()
     assert "rank 2, apart" in card and f"| Base | {vlm} `{weights_hash(weights(vlm))}`" in card
+    assert all(weight.requires_grad for weight in load_vlm(tmp_path / "apart")[0].parameters()), "a training may begin with it"
     whole, apart = weights(tmp_path / "whole"), weights(tmp_path / "apart")
     assert all(torch.allclose(whole[name], apart[name], atol=1e-6) for name in whole)
     images = {c.name: np.zeros((64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
@@ -147,6 +149,11 @@ def test_adapters_alone_are_exported_and_acted_with(tmp_path, vlm):
     with pytest.raises(UserError, match="only adapters in float32"):
         export(ckpt, str(tmp_path / "no"), merge_lora=False, base=str(vlm), dtype="bfloat16")
     assert not (tmp_path / "no").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "peft", None)
+        for needs in (lambda: load_vlm(tmp_path / "apart"), lambda: export(ckpt, str(tmp_path / "no"))):
+            with pytest.raises(UserError, match="peft is not installed"):
+                needs()
     # Another model of the same shapes in the base's folder.
     base, known = tmp_path / "base", json.loads((tmp_path / "apart/base.json").read_text())
     shutil.copytree(tmp_path / "other", base)

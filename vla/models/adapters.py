@@ -49,10 +49,11 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
     The adapted model is a `PeftModel`, which passes attributes and calls on to the model that it wraps.
 
     Raises:
-        UserError: a target matches no layer.
+        UserError: peft is not installed, or a target matches no layer.
     """
     if not lora.rank:
         return model
+    check_peft("model.lora")
     from peft import LoraConfig, get_peft_model
 
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
@@ -73,12 +74,17 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
         raise UserError(str(error).splitlines()[0], "model.lora", "name layers of the model") from error
 
 
+def check_peft(where: str) -> None:
+    """Raises UserError if peft is not installed, which adapters need, also where they are merged."""
+    if importlib.util.find_spec("peft") is None:
+        raise UserError("peft is not installed", where, "install vla[lora]")
+
+
 def check_lora(model: PreTrainedModel, lora: Lora) -> None:
     """Raises UserError if peft is not installed, or a target matches no layer."""
     if not lora.rank:
         return
-    if importlib.util.find_spec("peft") is None:
-        raise UserError("peft is not installed", "model.lora", "install vla[lora]")
+    check_peft("model.lora")
     names = [name for name, _ in model.named_modules()]
     for target in [lora.targets] if isinstance(lora.targets, str) else lora.targets:
         try:
@@ -154,4 +160,9 @@ def with_saved_adapters(model: PreTrainedModel, folder: str | Path, words: int) 
 
     if len(cast(nn.Embedding, model.get_input_embeddings()).weight) != words:
         model.resize_token_embeddings(words, mean_resizing=False)
-    return merged(cast(PreTrainedModel, PeftModel.from_pretrained(model, str(folder))))
+    learning = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    plain = merged(cast(PreTrainedModel, PeftModel.from_pretrained(model, str(folder))))
+    # peft has frozen them. A training may begin with this model.
+    for name, weight in plain.named_parameters():
+        weight.requires_grad_(name in learning)
+    return plain

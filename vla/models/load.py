@@ -26,7 +26,7 @@ import vla.models.openvla.processor  # noqa: F401  (these two register OpenVLA w
 from vla import hub
 from vla.errors import UserError
 from vla.files import why_not_data
-from vla.models.adapters import base_of, with_saved_adapters
+from vla.models.adapters import base_of, check_peft, with_saved_adapters
 from vla.models.families.find import family_class
 from vla.models.four_bit import check_method, keep_layout
 from vla.models.openvla.published import check_not_oft
@@ -166,6 +166,7 @@ def _with_adapters(
     base: str, files: str, folder: Path, trust_remote_code: bool, history: int, **kwargs: Any
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The base of an export that was not merged, with the export's adapters merged into it, and the export's processor."""
+    check_peft(str(folder))
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     try:
         model, _ = load_vlm(base, trust_remote_code, history or getattr(config, "history", 0), **kwargs)
