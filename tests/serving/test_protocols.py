@@ -15,6 +15,8 @@ from vla.errors import ContractMismatch
 from vla.policies.load import load_policy
 from vla.policies.openpi import OpenpiPolicy
 from vla.protocols.keymaps import KeyMaps, to_message
+from vla.serving.observations import read_observation
+from vla.serving.openapi import describe
 from vla.serving.openvla import to_request as openvla_request
 from vla.serving.server import running
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
@@ -84,6 +86,18 @@ def test_openvla_needs_no_state_where_the_prompt_has_none(contract):
     assert openvla_request(request, contract)["state"] is None
     stateless = dataclasses.replace(contract, prompt="what to do to {instruction}?")
     assert openvla_request(request, stateless)["state"] == [0.0] * 5, "amid the limits"
+
+
+def test_a_robot_without_proprioception_sends_no_state(contract):
+    bare = dataclasses.replace(EMBODIMENT, state=Space((), (), (), ()))
+    contract = dataclasses.replace(contract, embodiments={EMBODIMENT_NAME: bare})
+    image = np.zeros((64, 64, 3), np.uint8)
+    request = {"images": {"front": image, "wrist": image}, "instruction": "go"}
+    for asked in (request, {**request, "state": []}):
+        assert read_observation(asked, contract, 64).state.shape == (0,)
+    with pytest.raises(ContractMismatch):
+        read_observation({**request, "state": [0.1]}, contract, 64)
+    assert describe(contract)["components"]["schemas"][f"observation.{EMBODIMENT_NAME}"]["required"] == ["images"]
 
 
 class Gripping:

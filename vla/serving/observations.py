@@ -49,7 +49,8 @@ def read_observation(request: Value, contract: PolicyContract, side: int, any_si
     return Observation(
         id=read_text(fields, "id", "default"),
         images=_images(fields.get("images"), embodiment, side, any_size),
-        state=_state(fields.get("state"), embodiment),
+        # A robot without proprioception has nothing to send.
+        state=_state(fields.get("state", None if embodiment.state.size else []), embodiment),
         instruction=read_text(fields, "instruction"),
         embodiment=name,
     )

@@ -153,7 +153,7 @@ def _observation(name: str, embodiment: Embodiment) -> dict[str, Any]:
     return {
         "type": "object",
         "additionalProperties": False,
-        "required": ["images", "state"],
+        "required": ["images", *(["state"] if embodiment.state.size else [])],
         "oneOf": [{"required": ["instruction"]}, {"required": ["prompt"]}],
         "properties": {
             "id": {
