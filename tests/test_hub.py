@@ -58,6 +58,7 @@ def forget():
     """What a new process does not know."""
     hub._at_commit.cache_clear()
     hub._folder.cache_clear()
+    hub.file_names.cache_clear()
 
 
 def offline(monkeypatch):
@@ -140,6 +141,18 @@ def test_a_published_openvla_acts_as_its_folder_does(server, tmp_path):
     with pytest.raises(UserError, match="statistics of 2 data sets") as error:
         load_policy(name)
     assert f"give {name}?unnorm_key=NAME" in error.value.fix
+
+
+def test_an_openvla_oft_is_known_by_files_that_are_not_fetched(server, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(published_openvla.config(published_openvla.NORM_STATS)))
+    for file in ("action_head--1_checkpoint.pt", "model.safetensors"):
+        (tmp_path / file).write_bytes(b"x")
+    server.add("models/lab/oft", tmp_path)
+    for load in (load_vlm, load_policy):
+        with pytest.raises(UserError, match="an OpenVLA-OFT checkpoint: it has an action head") as error:
+            load("lab/oft")
+        assert error.value.where == "lab/oft"
+    assert set(server.fetched()) == {"config.json"}
 
 
 def test_where_an_evaluation_is_asked_for_its_command_is_named(server, policy, capsys):

@@ -164,6 +164,24 @@ def local(name: str | Path, patterns: Sequence[str] = POLICY) -> Path:
     return _folder(_at_commit(remote), tuple(patterns)) if remote else Path(name)
 
 
+@functools.lru_cache
+def file_names(name: str) -> tuple[str, ...]:
+    """Returns the names of all files in the repository of a policy or model, also of those that are never fetched; () for a
+    folder, and with HF_HUB_OFFLINE.
+
+    Raises:
+        UserError: as `local`.
+    """
+    from huggingface_hub import HfApi, constants
+
+    remote = policy_address(name)
+    if not remote or constants.is_offline_mode():
+        return ()
+    remote = _at_commit(remote)
+    with plain_errors(remote):
+        return tuple(HfApi().list_repo_files(remote.repo, revision=remote.revision))
+
+
 def data_set(name: str | Path, patterns: Sequence[str] = ("*",)) -> Path:
     """Returns the folder of a data set, as `local` does for a policy.
 

@@ -80,6 +80,9 @@ def load_vlm(
             needs code of its own, or it is to be trained and its family cannot be.
     """
     recipe = SHIPPED.get(str(name))
+    if not recipe:
+        # Before gigabytes of weights are fetched.
+        check_not_oft(hub.local(name, hub.DESCRIPTIONS), str(name))
     where = shipped_folder(str(name)) if recipe else hub.local(name, (*hub.POLICY, "*.py") if trust_remote_code else hub.POLICY)
     if recipe and not (Path(where) / "config.json").is_file():
         raise UserError(f"the pre-trained model `{name}` is not in this installation", str(where), f"run `vla fit -c {recipe}`")
@@ -93,7 +96,6 @@ def load_vlm(
         raise UserError(
             "there is no such folder", str(folder), "name `tiny`, a model folder or a public image-text-to-text model"
         )
-    check_not_oft(folder)
     base, files = base_of(folder)
     if base:
         return _with_adapters(base, files, folder, trust_remote_code, history, **kwargs)

@@ -76,7 +76,7 @@ class Checkpoint:
         Raises:
             UserError: it is of OpenVLA-OFT, or there is no such data set, or more than one and none is named.
         """
-        config, statistics = settings_of(self.folder)
+        config, statistics = settings_of(self.folder, self.name)
         if (not self.unnorm_key and len(statistics) > 1) or (self.unnorm_key and self.unnorm_key not in statistics):
             what = f"it has statistics of {len(statistics)} data sets"
             what = f"no statistics of {self.unnorm_key!r}" if self.unnorm_key else what

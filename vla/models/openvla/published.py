@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from vla import hub
 from vla.errors import UserError
 
 OFT = {
@@ -27,27 +29,37 @@ def is_published(folder: str | Path) -> bool:
     return is_openvla(folder) and not (Path(folder) / "contract.json").is_file()
 
 
-def check_not_oft(folder: str | Path) -> None:
-    """Raises UserError if the folder is a checkpoint of OpenVLA-OFT, naming the parts that we do not have."""
-    files = {kind: sorted(Path(folder).glob(kind)) for kind in OFT}
-    parts = [f"{OFT[kind]} ({there[0].name})" for kind, there in files.items() if there]
+def check_not_oft(folder: str | Path, name: str = "") -> None:
+    """Raises UserError if the folder is a checkpoint of OpenVLA-OFT, naming the parts that we do not have.
+
+    Args:
+        name: its name on the hub, if it is from there: these parts are pickled and are not fetched.
+    """
+    there = sorted(path.name for path in Path(folder).glob("*"))
+    if is_openvla(folder):
+        there += hub.file_names(name)
+    found = {kind: [file for file in there if fnmatch(file, kind)] for kind in OFT}
+    parts = [f"{OFT[kind]} ({files[0]})" for kind, files in found.items() if files]
     if parts:
         raise UserError(
             f"an OpenVLA-OFT checkpoint: it has {', '.join(parts)}, and writes no action tokens",
-            str(folder),
+            name or str(folder),
             "serve it with OpenVLA-OFT's own deploy.py and give --policy openvla+http://…, or name an OpenVLA checkpoint",
         )
 
 
-def settings_of(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def settings_of(folder: str | Path, name: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
     """config.json, and the statistics by data set.
 
     A fine-tuned checkpoint has its statistics in dataset_statistics.json, which replace those of config.json, as in OpenVLA.
 
+    Args:
+        name: as of `check_not_oft`.
+
     Raises:
         UserError: it is of OpenVLA-OFT, or has no statistics.
     """
-    check_not_oft(folder)
+    check_not_oft(folder, name)
     config = _json(Path(folder) / "config.json")
     statistics = _json(Path(folder) / "dataset_statistics.json") or config.get("norm_stats") or {}
     if not isinstance(statistics, dict) or not statistics:
