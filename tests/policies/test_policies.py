@@ -7,9 +7,11 @@ import pytest
 
 from vla.contract import PolicyContract
 from vla.errors import UserError
+from vla.evaluation.facts import facts_of
 from vla.models.load import load_vlm
 from vla.observation import ActionChunk, Observation
 from vla.policies.base import RecedingHorizon, TemporalEnsemble, rest
+from vla.policies.load import load_policy
 from vla.policies.local import LocalPolicy
 from vla.sim.tabletop.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.space import Space
@@ -184,3 +186,21 @@ def test_at_rest_a_robot_with_absolute_actions_keeps_its_pose():
     assert (rest(poses, np.full(7, 0.3)) == 0.3).all()
     with pytest.raises(UserError, match="there is no earlier pose"):
         rest(poses, None)
+
+
+def test_a_local_policy_computes_in_the_type_that_is_asked_for(tmp_path, vlm):
+    contract = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=1)
+    for part in load_vlm(vlm):
+        part.save_pretrained(tmp_path / "export")
+    contract.save(tmp_path / "export")
+    name = str(tmp_path / "export")
+    half, whole = load_policy(name, dtype="bfloat16"), load_policy(name)
+    assert (half.dtype, whole.dtype) == ("bfloat16", "float32")
+    rng = np.random.default_rng(0)
+    images = {c.name: rng.integers(0, 255, (64, 64, 3), np.uint8) for c in EMBODIMENT.cameras}
+    chunk = half.act([Observation("a", images, np.array([0, 0, 0.1, 0, 0.04]), "lift it")])[0]
+    assert chunk.actions.shape == (2, 7) and np.isfinite(chunk.actions).all()
+    assert facts_of(name, half)["dtype"] == "bfloat16" and "dtype" not in facts_of(name, whole)
+    for other in ("random", "http://127.0.0.1:1"):
+        with pytest.raises(UserError, match="computes in its own type"):
+            load_policy(other, embodiments={EMBODIMENT_NAME: EMBODIMENT}, dtype="bfloat16")

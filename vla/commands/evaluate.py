@@ -14,6 +14,7 @@ from vla.evaluation.offline.replay import BATCH
 from vla.evaluation.offline.report import write
 from vla.evaluation.offline.run import evaluate_with_progress
 from vla.folders import check_writable
+from vla.policies.base import DTypeOption
 from vla.policies.load import load_policy
 from vla.policies.trained_on import settings_for
 
@@ -33,6 +34,7 @@ class Evaluate:
         size: side to which a LeRobot data set's images are scaled; 0 scales them as the training did, if the policy says it.
         execute: actions executed of each chunk; 0 takes the contract's.
         batch: rows per call of a local model.
+        dtype: in which a local model computes; float32 if it is not given.
         films: number of films, of the episodes with the largest errors.
         questions: folder of images with questions; those that the training held out are asked.
     """
@@ -46,6 +48,7 @@ class Evaluate:
     size: int = 0
     execute: int = 0
     batch: int = BATCH
+    dtype: DTypeOption = ""
     films: int = 2
     questions: str = ""
 
@@ -64,7 +67,7 @@ def evaluate(chosen: Evaluate) -> str:
         check_writable(chosen.out)
     source = _open(chosen)
     robots = {source.card.embodiment: source.card.spec}
-    policy = load_policy(chosen.policy, chosen.batch, robots, probabilities=True, execute=chosen.execute)
+    policy = load_policy(chosen.policy, chosen.batch, robots, probabilities=True, execute=chosen.execute, dtype=chosen.dtype)
     questions = question_accuracy(policy, _open_questions(chosen)) if chosen.questions else None
     result = evaluate_with_progress(policy, chosen.policy, source, chosen.episodes, chosen.execute)
     if questions is not None:

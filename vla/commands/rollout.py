@@ -124,7 +124,8 @@ def _roll_out(chosen: Rollout, suite: Suite, progress: Progress) -> str:
     """Rolls out without a folder; returns the success rates as text."""
     episodes = suite.all()
     count = worker_count(chosen.engine, chosen.workers, len(episodes))
-    policy = open_policy(chosen.policy, chosen.batch or count, suite.tasks, chosen.decode, chosen.execute)
+    rows = chosen.batch or count
+    policy = open_policy(chosen.policy, rows, suite.tasks, chosen.decode, chosen.execute, dtype=chosen.dtype)
     episodes[0] = dataclasses.replace(episodes[0], video=bool(chosen.video))
     finished = 0
     progress(None, finished)

@@ -31,8 +31,8 @@ def facts_of(name: str, policy: Policy | None, execute: int = 0) -> dict[str, An
     Returns:
         `policy`, the name, on the hub with its commit; `weights` and `contract`, hashes or None; `batch`, rows per call of a
         local model; `execute`, the number of actions executed of each chunk; `protocol`, by which it was asked; and
-        `contract_settings`, the contract's short fields (its own `execute` and its `decode` among them), {} where the policy does
-        not say its contract.
+        `dtype`, where it computes in another type than float32; `contract_settings`, the contract's short fields (its own
+        `execute` and its `decode` among them), {} where the policy does not say its contract.
     """
     rows = getattr(policy, "batch", None)
     contract = policy.contract if policy is not None and getattr(policy, "says_contract", True) else None
@@ -45,6 +45,8 @@ def facts_of(name: str, policy: Policy | None, execute: int = 0) -> dict[str, An
         "batch": [] if rows is None else [rows],
         "execute": None if policy is None else execute or policy.contract.execute,
         "protocol": PROTOCOLS.get(name.partition("://")[0], "none, in this process"),
+        # float32 goes without saying, as in records from before there was a choice.
+        **({"dtype": dtype} if (dtype := getattr(policy, "dtype", "float32")) != "float32" else {}),
         "contract_settings": {**{key: value for key, value in settings.items() if key not in NOT_SETTINGS}, **robots},
     }
 

@@ -16,7 +16,7 @@ from vla.evaluation.films import film, film_list, film_name
 from vla.evaluation.identity import identity_of
 from vla.evaluation.journal import Journal
 from vla.evaluation.ways import check_robot
-from vla.policies.base import Policy
+from vla.policies.base import DTypeOption, Policy
 from vla.policies.load import load_policy, no_tokens, stated_contract
 from vla.report.evaluation_page import write_evaluation
 from vla.report.pairing import interleaved
@@ -49,6 +49,7 @@ class RolloutOptions:
         workers: number of worker processes; 0 means one per core.
         engine: "ray" spreads the episodes over a Ray cluster; results are the same.
         decode: refuse a policy whose contract has another `decode` (mode, median or local-mean); it changes no policy.
+        dtype: in which a local model computes, part of the result's identity: float32 if it is not given.
     """
 
     record: str = ""
@@ -59,6 +60,7 @@ class RolloutOptions:
     workers: int = 0
     engine: Engine = "local"
     decode: StatisticOption = ""
+    dtype: DTypeOption = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,7 @@ def open_policy(
     decode: str = "",
     execute: int = 0,
     probabilities: bool = False,
+    dtype: DTypeOption = "",
 ) -> Policy | None:
     """Loads the policy of that name for the robots of these tasks; returns None for the scripted expert. See `load_policy`.
 
@@ -96,14 +99,14 @@ def open_policy(
     if name == "expert":
         if without := [task for task in tasks if not find_task(task).expert]:
             raise UserError(f"{', '.join(without)} has no scripted expert", "--policy expert", "give a policy, or `random`")
-        if decode:
-            raise no_tokens("expert")
+        if decode or dtype:
+            raise no_tokens("expert") if decode else UserError("the expert has no type", "--policy expert", "leave out --dtype")
         return None
     robots = dict(map(embodiment_of, tasks))
     if contract := stated_contract(name):
         # Before the weights are loaded.
         check_robot(contract, name, list(robots))
-    policy = load_policy(name, batch, robots, probabilities, decode, execute)
+    policy = load_policy(name, batch, robots, probabilities, decode, execute, dtype)
     check_robot(policy.contract, name, list(robots))
     for embodiment, ours in robots.items():
         check_conventions(embodiment, ours, policy.contract.embodiment(embodiment), name)
@@ -122,7 +125,7 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
     """
     folder, suite = Path(options.out), options.suite
     batch = options.batch or BATCH
-    policy = open_policy(options.policy, batch, suite.tasks, options.decode, options.execute)
+    policy = open_policy(options.policy, batch, suite.tasks, options.decode, options.execute, dtype=options.dtype)
     identity = identity_of(suite, options.policy, policy, options.execute)
     with Journal(folder, identity, options.fresh) as journal:
         if options.fresh:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from vla.contract import Embodiment, PolicyContract
 from vla.datasets.formats.conventions.forms import NAME, Form, rotations
 from vla.errors import ContractMismatch, UserError
 from vla.observation import ActionChunk, Observation
+
+DTypeOption = Literal["", "float32", "bfloat16", "float16"]
+"""In which a local model computes: "" is float32, whose results are the same on every machine of a kind."""
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from vla import hub
 from vla.contract import Embodiment, PolicyContract
 from vla.errors import UserError
 from vla.models.openvla.published import is_published
-from vla.policies.base import Policy, check_execute
+from vla.policies.base import DTypeOption, Policy, check_execute
 from vla.policies.openvla_checkpoint import Checkpoint, load_openvla
 
 KNOWN = """an export's folder, lift (comes with the package), OWNER/NAME on the hub, a .ckpt file, an OpenVLA checkpoint's \
@@ -23,6 +23,7 @@ def load_policy(
     probabilities: bool = False,
     decode: str = "",
     execute: int = 0,
+    dtype: DTypeOption = "",
 ) -> Policy:
     """Loads a policy. What is asked of a local policy's contract is checked before its weights are loaded.
 
@@ -36,9 +37,10 @@ def load_policy(
         probabilities: whether a local model reports the probability of each written token.
         decode: the `decode` its contract must have; "" accepts any.
         execute: number of actions that will be executed of each chunk; 0 is the contract's.
+        dtype: in which a model of this process computes; "" is float32.
 
     Raises:
-        UserError: there is no such policy, its `decode` is another, or its chunks are shorter.
+        UserError: there is no such policy, its `decode` is another, its chunks are shorter, or it computes in its own `dtype`.
     """
     name = str(name)
     folder = _described(name)
@@ -46,7 +48,9 @@ def load_policy(
         raise no_tokens(name)
     if contract := stated_contract(name):
         _check(contract, name, decode, execute)
-    policy = _load(name, batch, embodiments, probabilities)
+    if dtype and (name == "random" or "://" in name or (folder / "rl.json").is_file()):
+        raise UserError("the policy computes in its own type", name, "leave out --dtype")
+    policy = _load(name, batch, embodiments, probabilities, dtype)
     if getattr(policy, "says_contract", True):
         _check(policy.contract, name, decode, execute)
     elif decode:
@@ -100,7 +104,9 @@ def no_tokens(name: str) -> UserError:
     return UserError("the policy writes no tokens, or does not declare how it decodes them", name, "leave out --decode")
 
 
-def _load(name: str, batch: int | Sequence[int], embodiments: dict[str, Embodiment] | None, probabilities: bool) -> Policy:
+def _load(
+    name: str, batch: int | Sequence[int], embodiments: dict[str, Embodiment] | None, probabilities: bool, dtype: DTypeOption
+) -> Policy:
     scheme = name.partition("://")[0]
     if scheme in ("http", "https"):
         from vla.policies.remote import RemotePolicy
@@ -111,7 +117,7 @@ def _load(name: str, batch: int | Sequence[int], embodiments: dict[str, Embodime
             raise UserError("the policy does not say for which robot it is", name, "use it in `vla rollout` only")
         return _load_for(name, scheme, embodiments)
     if checkpoint := Checkpoint.find(name):
-        return load_openvla(checkpoint, batch, embodiments, probabilities, name)
+        return load_openvla(checkpoint, batch, embodiments, probabilities, name, dtype)
     path = hub.local(name)
     if (path / "rl.json").is_file():
         from vla.policies.prompted import PromptedPolicy
@@ -120,13 +126,14 @@ def _load(name: str, batch: int | Sequence[int], embodiments: dict[str, Embodime
     if name and path.is_dir():
         from vla.policies.local import LocalPolicy
 
-        return LocalPolicy.from_export(path, batch, probabilities)
+        return LocalPolicy.from_export(path, batch, probabilities, dtype=dtype)
     if path.suffix == ".ckpt" or path.is_file():
         from vla.checkpoint import load_checkpoint
-        from vla.policies.local import LocalPolicy, default_device
+        from vla.policies.local import LocalPolicy, default_device, torch_type
 
         model, processor, contract = load_checkpoint(path)
-        return LocalPolicy(model.to(default_device()), processor, contract, batch=batch, probabilities=probabilities)
+        model = model.to(default_device(), torch_type(dtype))
+        return LocalPolicy(model, processor, contract, batch=batch, probabilities=probabilities)
     raise UserError("no such policy", name, f"give {KNOWN}")
 
 

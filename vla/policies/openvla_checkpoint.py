@@ -17,7 +17,7 @@ from vla.datasets.formats.statistics.norm_stats import embodiments
 from vla.errors import UserError
 from vla.models.openvla.published import is_published, settings_of
 from vla.observation import ActionChunk, Observation
-from vla.policies.base import Policy
+from vla.policies.base import DTypeOption, Policy
 from vla.tokenization.prompts import OPENVLA, OPENVLA_V01
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class OpenVLACheckpoint:
     says_contract = False
 
     def __init__(self, local: LocalPolicy, embodiments: dict[str, Embodiment], camera: str, name: str):
-        self.local, self.batch = local, local.batch
+        self.local, self.batch, self.dtype = local, local.batch, local.dtype
         self.contract = PolicyContract(embodiments, chunk=1, execute=1, plan=(), terminate=False, title=name)
         self._own = local.contract.embodiment()
         for robot, embodiment in embodiments.items():
@@ -159,7 +159,12 @@ class OpenVLACheckpoint:
 
 
 def load_openvla(
-    checkpoint: Checkpoint, batch: int | Sequence[int], robots: dict[str, Embodiment] | None, probabilities: bool, name: str
+    checkpoint: Checkpoint,
+    batch: int | Sequence[int],
+    robots: dict[str, Embodiment] | None,
+    probabilities: bool,
+    name: str,
+    dtype: DTypeOption = "",
 ) -> Policy:
     """The checkpoint as a policy.
 
@@ -169,7 +174,7 @@ def load_openvla(
     from vla.policies.local import LocalPolicy
 
     contract = checkpoint.contract()
-    local = LocalPolicy.from_export(checkpoint.name, batch, probabilities, contract=contract)
+    local = LocalPolicy.from_export(checkpoint.name, batch, probabilities, contract=contract, dtype=dtype)
     # The processor scales images of any size and shape, as it does for OpenVLA's own server.
     local.any_size = True
     if not robots or set(robots) <= set(contract.embodiments):
