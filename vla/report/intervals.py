@@ -43,12 +43,22 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Rate:
         raise ValueError(f"{successes} successes of {n} at level {level}")
     if n == 0:
         return Rate(math.nan, 0, math.nan, math.nan)
-    z = NormalDist().inv_cdf(0.5 + level / 2)
     rate = successes / n
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return Rate(rate, n, *score_limits(rate, n, NormalDist().inv_cdf(0.5 + level / 2)))
+
+
+def score_limits(rate: float, n: float, quantile: float) -> tuple[float, float]:
+    """Returns the limits of Wilson's score interval for a share of n trials.
+
+    Args:
+        n: number of trials; not whole where it is an effective number.
+        quantile: of the normal or of Student's distribution, e.g. 1.96.
+    """
+    z2 = quantile * quantile
+    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = quantile / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
     # Rounding must not put the rate outside its interval.
-    return Rate(rate, n, min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half)))
+    return min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))
 
 
 def mean(rates: Sequence[Rate]) -> Rate:

@@ -50,13 +50,14 @@ def difference(counts: Counts, level: float = 0.95) -> Rate:
         excess = max(0.0, excess - counts.n / 2)
     margins = (a + b) * (c + d) * (a + c) * (b + d)
     phi = excess / math.sqrt(margins) if margins else 0.0
-    down = _combine(one.rate - one.low, two.high - two.rate, phi)
-    up = _combine(one.high - one.rate, two.rate - two.low, phi)
+    down = combine(one.rate - one.low, two.high - two.rate, phi)
+    up = combine(one.high - one.rate, two.rate - two.low, phi)
     theta = (b - c) / counts.n
     return Rate(theta, counts.n, max(-1.0, theta - down), min(1.0, theta + up))
 
 
-def _combine(one: float, two: float, phi: float) -> float:
+def combine(one: float, two: float, phi: float) -> float:
+    """Returns the distance of a difference from its limit: that of both rates from theirs, with the rates' correlation phi."""
     return math.sqrt(max(0.0, one * one - 2 * phi * one * two + two * two))
 
 
