@@ -65,4 +65,4 @@ def test_intervals_hold_the_truth():
         rate, apart = pooled_rate(other), pooled_difference(one, other)
         held += rate.low <= low <= rate.high
         held_difference += apart.low <= high - low <= apart.high
-    assert 0.92 < held / studies and 0.92 < held_difference / studies
+    assert min(held, held_difference) / studies > 0.92

@@ -8,9 +8,13 @@ import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vla.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.ticker import Formatter
 
 Metrics = dict[str, tuple[list[float], list[float]]]
 """Metric name -> (steps, values), in the order of the steps."""
@@ -31,6 +35,7 @@ CHARTS: dict[str, tuple[str, ...]] = {
 """Chart title -> patterns of the metrics that it draws, in lower case; a metric goes to the first chart that matches."""
 
 COLOURS = ("#0f766e", "#b4531f", "#4453a8", "#8a3b74")
+LINES = ("-", "--", ":")
 STYLE: dict[Any, str | float | bool | list[str]] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
@@ -161,6 +166,49 @@ def _chart(lines: Mapping[str, tuple[list[float], list[float]]]) -> str:
         axes.set_xlabel("step", loc="right")
         if len(lines) > 1:
             axes.legend(frameon=False, fontsize=8, handlelength=1.2, labelcolor="#16202b")
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return file.getvalue()
+
+
+def bands(
+    lines: Mapping[str, tuple[Sequence[float] | np.ndarray, ...]],
+    x: str,
+    y: str,
+    formatter: Formatter | None = None,
+    size: tuple[float, float] = (7.2, 3.4),
+    top: float | None = 1.02,
+) -> str:
+    """Draws lines, with their bands if they have any, as SVG.
+
+    Args:
+        lines: name -> horizontal coordinates and heights, and the lower and the upper limits of the band.
+        x, y: labels of the axes.
+        formatter: writes the numbers of the horizontal axis.
+        size: width and height in inches.
+        top: upper end of the vertical axis, which begins at 0; None fits it to the lines.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        for number, (name, (across, middle, *band)) in enumerate(lines.items()):
+            colour, line = COLOURS[number % len(COLOURS)], LINES[number // len(COLOURS) % len(LINES)]
+            axes.plot(across, middle, color=colour, linestyle=line, linewidth=1.7, label=name)
+            if band:
+                low, high = band
+                axes.fill_between(across, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.set_ylim(0, top)
+        if formatter is not None:
+            axes.xaxis.set_major_formatter(formatter)
+        axes.set_xlabel(x, loc="right")
+        axes.set_ylabel(y)
+        ncols = round(size[0] / 1.8)
+        figure.legend(frameon=False, fontsize=8, handlelength=1.6, labelcolor="#16202b", loc="outside upper left", ncols=ncols)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return file.getvalue()

@@ -1,8 +1,8 @@
-"""Rates over several trainings on the same scenes, with intervals that account for both: another training, and other scenes, would
-have given another rate.
+"""Rates over several trainings on the same scenes, with intervals that account for both: another training would have given
+another rate, and so would other scenes.
 
-Outcomes are a table [runs, scenes], in which every run meets every scene. The variance of its mean has a part of the runs and a part
-of the scenes, as of readers and cases in Obuchowski and Rockette (1995, Communications in Statistics 24, 285-308).
+Outcomes are a table [runs, scenes], in which every run meets every scene. The variance of its mean has a part of the runs and one
+of the scenes, as that of readers and cases in Obuchowski and Rockette (1995, Communications in Statistics 24, 285-308).
 """
 
 from __future__ import annotations
