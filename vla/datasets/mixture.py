@@ -143,18 +143,21 @@ class Mixture:
         name, _, i = self.draw(t)
         return name, *read(self.sources[name], i, (self.seed, t))
 
-    def shares(self, t: int) -> dict[str, Share]:
-        """What the first t samples consist of, by source."""
-        total = t
+    def counts(self, t: int) -> dict[str, int]:
+        """How many of the first t samples are of each source. No data set is opened."""
         warmups = []
         for source in self.sources.values():
             warmups.append(min(t, source.warmup_samples))
             t -= warmups[-1]
         periods, rest = divmod(t, PERIOD)
         counts = np.array(warmups) + periods * self._counts + np.bincount(self._pattern[:rest], minlength=len(self._names))
+        return dict(zip(self._names, counts.tolist(), strict=True))
+
+    def shares(self, t: int) -> dict[str, Share]:
+        """What the first t samples consist of, by source."""
         return {
-            name: Share(int(count) / max(total, 1), self._wanted[name], int(count), self._orders[name].epochs(int(count)))
-            for name, count in zip(self._names, counts, strict=True)
+            name: Share(count / max(t, 1), self._wanted[name], count, self._orders[name].epochs(count))
+            for name, count in self.counts(t).items()
         }
 
 

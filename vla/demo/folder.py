@@ -1,4 +1,4 @@
-"""The folder of a demo, locked so that one process at a time works in it."""
+"""A folder in which one process at a time works, of a demo or of a cell of a study."""
 
 from __future__ import annotations
 
@@ -15,19 +15,25 @@ from vla.folders import check_writable
 LOCK = ".lock"
 
 
+class Busy(UserError):
+    """Another process works in the folder."""
+
+
 @contextlib.contextmanager
-def locked(folder: Path, fresh: bool = False) -> Iterator[int]:
+def locked(folder: Path, fresh: bool = False, command: str = "vla demo") -> Iterator[int]:
     """Creates the folder and locks it while the block runs.
 
     Args:
         fresh: whether to empty the folder first.
+        command: what works there, for the error.
 
     Yields:
         the lock's file descriptor. The lock lasts while any process has it open, so a child that inherits it keeps the folder
         locked even if its parent is killed.
 
     Raises:
-        UserError: another process has the lock, or the folder to be emptied is not a demo's.
+        Busy: another process has the lock.
+        UserError: nothing can be written there, or the folder to be emptied is not a demo's.
     """
     check_writable(folder)
     if fresh and folder.is_dir() and _content(folder) and not (folder / STAGES).is_file():
@@ -37,8 +43,8 @@ def locked(folder: Path, fresh: bool = False) -> Iterator[int]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                "another `vla demo`, or the training of a killed one, is running in this folder",
+            raise Busy(
+                f"another `{command}`, or the training of a killed one, is running in this folder",
                 str(folder),
                 "wait until it ends, stop it, or choose another --out",
             ) from None

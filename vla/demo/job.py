@@ -9,16 +9,12 @@ from typing import Any
 import yaml
 
 from vla.demo import questions, rollouts, server
-from vla.demo.processes import VLA, child
+from vla.demo.processes import train
 from vla.demo.recipe import CONFIGS, Amounts
 from vla.demo.stages import Stages
-from vla.errors import UserError
 from vla.report.plots import read_metrics
 from vla.sim.collect import collect_with_progress
 from vla.sim.collect_options import Collect
-
-SAVING = 120.0
-"""Seconds that training has to save and end: it does so between two steps, and may be in the middle of a rollout."""
 
 Work = Callable[[], dict[str, Any]]
 
@@ -119,13 +115,8 @@ class Job:
         return {"said": text, "counts": counts}
 
     def _train(self, number: int) -> dict[str, Any]:
-        command = [*VLA, "fit", "-c", str(self._write_config(number))]
-        if any(self._checkpoints(number).glob("*.ckpt")):
-            command += ["--ckpt_path=last"]
-        with child(command, SAVING, pass_fds=(self.lock,)) as process:
-            code = process.wait()
-        if code:
-            raise UserError(f"training ended with exit code {code}", "demo", "to resume, run the same command without --fresh")
+        fix = "to resume, run the same command without --fresh"
+        train(self._write_config(number), self._checkpoints(number), self.lock, "demo", fix)
         metrics = read_metrics(self._checkpoints(number).parent / "logs")
         last = {name: values[-1] for name, (_, values) in metrics.items() if values}
         final = {k: round(float(v), 5) for k, v in last.items() if k.startswith(("val/", "rollout/", "train/"))}

@@ -9,11 +9,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
+from vla.errors import UserError
+
 VLA = (sys.executable, "-m", "vla")
 """The beginning of a command that runs this program."""
+SAVING = 120.0
+"""Seconds that training has to save and end: it does so between two steps, and may be in the middle of a rollout."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end a job: from the user, from a job manager, from a closed terminal."""
 
@@ -82,3 +87,24 @@ def child(
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def train(config: Path, checkpoints: Path, lock: int, where: str, fix: str) -> None:
+    """Runs `vla fit` in a process of its own, from its newest checkpoint if it has one.
+
+    Args:
+        config: the configuration.
+        checkpoints: folder of its checkpoints.
+        lock: file descriptor that the process inherits: a folder stays locked while the training runs, even if this one is killed.
+        where, fix: of the error.
+
+    Raises:
+        UserError: the training failed; its own error is on the terminal.
+    """
+    command = [*VLA, "fit", "-c", str(config)]
+    if any(checkpoints.glob("*.ckpt")):
+        command += ["--ckpt_path=last"]
+    with child(command, SAVING, pass_fds=(lock,)) as process:
+        code = process.wait()
+    if code:
+        raise UserError(f"training ended with exit code {code}", where, fix)

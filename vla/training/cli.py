@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vla import hub
 from vla.checkpoint import read_checkpoint
 from vla.datasets.card import DatasetCard
 from vla.datasets.questions import QuestionSource
+from vla.datasets.sources import Source
 from vla.errors import UserError
 from vla.sequences.encode import Encoder
 from vla.training.callbacks import RolloutCallback, StepProgress
@@ -174,8 +175,8 @@ class VLACLI(LightningCLI):
             # A run of an earlier version goes on as it began: its contract knows no binary dimensions.
             binary = any(any(robot["action"].get("binary", ())) for robot in saved["embodiments"].values())
             options = dataclasses.replace(options, binary=options.binary and binary)
-        missing, sources = self._missing(config.collect), self.datamodule.sources
-        cards = self._cards(missing)
+        missing, sources = missing_data(config.collect, self._hooks), self.datamodule.sources
+        cards = cards_of(sources, {folder: card for folder, (_, card) in missing.items()})
         contract = configured(options, cards)
         self._prepare_rollouts(cards)
         check_smoothing(contract, self.model.bin_smoothing)
@@ -222,33 +223,6 @@ class VLACLI(LightningCLI):
             if not isinstance(refusal, UserError | MisconfigurationException | TypeError | ValueError):
                 raise refusal from None
             raise refusal if isinstance(refusal, UserError) else UserError(in_one_line(refusal), maker.where) from error
-
-    def _missing(self, collect: dict[str, Any] | None) -> dict[Path, tuple[Any, DatasetCard]]:
-        """What is to be collected: folder -> its options, and the card that it will have, without statistics.
-
-        Raises:
-            UserError: it cannot be collected.
-        """
-        missing = {}
-        for chosen in (collect or {}).values():
-            # As parsed, or already made by the parser.
-            kind = self._hooks.options
-            options = chosen if isinstance(chosen, kind) else kind(**vars(chosen))
-            if not (Path(options.out) / "card.yaml").is_file():
-                # A folder without a card is what an interrupted run left; a policy's round goes on.
-                options = dataclasses.replace(options, overwrite=not options.policy)
-                missing[Path(options.out).resolve()] = options, self._hooks.card(options)
-        return missing
-
-    def _cards(self, missing: dict[Path, tuple[Any, DatasetCard]]) -> dict[str, DatasetCard]:
-        """The card of each source that has one, or will have one."""
-        cards = {}
-        for name, source in self.datamodule.sources.items():
-            _, card = missing.get(Path(source.folder).resolve(), (None, None))
-            if card and card.kind != source.kind:
-                raise UserError(f"{source.folder} gets {card.kind} data, not {source.kind}", f"data.sources.{name}")
-            cards[name] = source.described(card) if card else source.card
-        return {name: card for name, card in cards.items() if card}
 
     def _prepare_rollouts(self, cards: dict[str, DatasetCard]) -> None:
         """Finds the data's simulator if something will be rolled out: a missing one is reported now, not hours later."""
@@ -309,6 +283,42 @@ class VLACLI(LightningCLI):
             data = namespace_to_dict(config.data)
             bar = config.trainer.enable_progress_bar is not False
             finish(config.export, checkpoint, data, self.datamodule.sources, config.evaluate, config.model.vlm, bar)
+
+
+def missing_data(collect: dict[str, Any] | None, hooks: Hooks) -> dict[Path, tuple[Any, DatasetCard]]:
+    """What is to be collected: folder -> its options, and the card that it will have, without statistics.
+
+    Raises:
+        UserError: it cannot be collected.
+    """
+    missing = {}
+    for chosen in (collect or {}).values():
+        # As parsed, or already made by the parser.
+        kind = hooks.options
+        options = chosen if isinstance(chosen, kind) else kind(**vars(chosen))
+        if not (Path(options.out) / "card.yaml").is_file():
+            # A folder without a card is what an interrupted run left; a policy's round goes on.
+            options = dataclasses.replace(options, overwrite=not options.policy)
+            missing[Path(options.out).resolve()] = options, hooks.card(options)
+    return missing
+
+
+def cards_of(sources: Mapping[str, Source[Any]], missing: Mapping[Path, DatasetCard]) -> dict[str, DatasetCard]:
+    """The card of each source that has one, or will have one.
+
+    Args:
+        missing: folder -> the card that it will have.
+
+    Raises:
+        UserError: there is none, or it is of another kind of data.
+    """
+    cards = {}
+    for name, source in sources.items():
+        card = missing.get(Path(source.folder).resolve())
+        if card and card.kind != source.kind:
+            raise UserError(f"{source.folder} gets {card.kind} data, not {source.kind}", f"data.sources.{name}")
+        cards[name] = source.described(card) if card else source.card
+    return {name: card for name, card in cards.items() if card}
 
 
 def _pin(config: Namespace) -> None:

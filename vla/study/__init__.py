@@ -1,0 +1,1 @@
+"""Compares several training recipes on one data set: `vla study`."""

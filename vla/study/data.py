@@ -1,0 +1,92 @@
+"""The data of a study: what is to be collected, what they contain, and that they lack what is held out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vla import hub
+from vla.datasets.card import FILE, DatasetCard
+from vla.datasets.held_out import Value, check_held_out
+from vla.datasets.shards import PATTERN
+from vla.datasets.sources import Source
+from vla.errors import UserError
+from vla.models.weights import files_hash
+from vla.report.study_plan import SourceData
+from vla.sim.collect_options import Collect
+
+PARTS = ("split", "holdout", "max_samples", "first_steps", "first_times", "actors", "cameras")
+"""Settings of a source that choose records and repeat them."""
+DEFAULTS = {"split": "all", "max_samples": 0, "first_steps": 0, "first_times": 1, "actors": {}, "cameras": None}
+
+
+def to_collect(collects: Sequence[Mapping[str, Collect]]) -> dict[Path, Collect]:
+    """Returns folder -> options of what the arms' configurations collect, and is not there yet.
+
+    Raises:
+        UserError: two of them collect different data into one folder.
+    """
+    every: dict[Path, Collect] = {}
+    for entries in collects:
+        for options in entries.values():
+            folder = Path(options.out).resolve()
+            if every.setdefault(folder, options) != options:
+                what = "two arms collect different data into this folder"
+                raise UserError(what, options.out, "give each a folder of its own, or make their `collect` entries equal")
+    return {folder: options for folder, options in every.items() if not (folder / FILE).is_file()}
+
+
+def source_data(source: Source[Any], samples: int, collected: bool) -> SourceData:
+    """Returns what a source draws from.
+
+    Args:
+        samples: number of samples drawn.
+        collected: whether the data are there.
+    """
+    settings = {**vars(source), **source.settings()}
+    chosen = {name: settings[name] for name in PARTS if settings.get(name) != DEFAULTS.get(name) and name in settings}
+    part = ", ".join(f"{name} {value}" for name, value in chosen.items())
+    content = content_hash(source) if collected else ""
+    return SourceData(source.kind, str(source.folder), content, part, samples)
+
+
+def content_hash(source: Source[Any]) -> str:
+    """Returns a SHA-256 of the data: of card and shards; of other formats' names and sizes of files; of an address on the hub
+    with its commit."""
+    if source.remote or not Path(source.folder).is_dir():
+        return hashlib.sha256(hub.pinned(str(source.folder)).encode()).hexdigest()
+    return _folder_hash(Path(source.folder).resolve())
+
+
+@functools.cache
+def _folder_hash(folder: Path) -> str:
+    if shards := sorted(folder.glob(PATTERN)):
+        return files_hash([folder / FILE, *shards])
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = "\n".join(f"{path.relative_to(folder)} {path.stat().st_size}" for path in files)
+    return hashlib.sha256(names.encode()).hexdigest()
+
+
+def check_words(folders: Sequence[str], values: Sequence[Value]) -> list[str]:
+    """Checks that robot data have none of these words and colours; returns a line for each folder.
+
+    Raises:
+        UserError: a record or a card has one; both are named.
+    """
+    return [f"{folder}: {check_held_out(folder, values)} records have none of {len(values)} held-out words" for folder in folders]
+
+
+def collect_missing(missing: Mapping[Path, Collect], collect: Callable[[Collect], object]) -> None:
+    """Collects what is missing, replacing what an interrupted collection left."""
+    for options in missing.values():
+        print(f"[collect] {options.out}", flush=True)
+        collect(dataclasses.replace(options, overwrite=True))
+
+
+def planned_cards(missing: Mapping[Path, Collect], card: Callable[[Collect], DatasetCard]) -> dict[Path, DatasetCard]:
+    """Returns folder -> the card that it will have, without statistics."""
+    return {folder: card(dataclasses.replace(options, overwrite=True)) for folder, options in missing.items()}

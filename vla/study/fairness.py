@@ -1,0 +1,35 @@
+"""Whether the arms of a study may be compared: what they do not declare to differ in is equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vla.errors import UserError
+from vla.report.study_plan import SHARED, TrainingPlan, unequal
+from vla.study.arms import PlannedArm
+
+
+def check_fair(arms: Mapping[str, PlannedArm], plans: Mapping[str, TrainingPlan], baseline: str) -> None:
+    """Checks every arm against the baseline.
+
+    Args:
+        plans: what each arm trains on.
+
+    Raises:
+        UserError: an arm has other robot data, steps, robot samples, start or robot, without declaring it; both values are named.
+    """
+    for name, plan in plans.items():
+        if not plan.robots:
+            raise UserError("there is no robot data", f"arm {name}", "a study compares policies: name a source of robot data")
+        for key, (theirs, ours) in unequal(plans[baseline], plan).items():
+            if key not in arms[name].arm.differs:
+                raise UserError(f"{SHARED[key]}: {ours}, but {baseline} has {theirs}", f"arm {name}", _fix(key))
+
+
+def _fix(key: str) -> str:
+    if key == "robot":
+        return "a study compares policies of one robot"
+    declare = f"or declare it in the study: `differs: [{key}]`"
+    if key == "robot_samples":
+        return f"change data.batch_size or the sources' weights, which share steps × batch size among the sources, {declare}"
+    return f"give all arms the same {SHARED[key]}, {declare}"
