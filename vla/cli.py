@@ -35,6 +35,7 @@ COMMANDS: Table = {
     "play": ("vla.commands.play:play", "opens a page on which policies act live, on what you tell them"),
     "evaluate": ("vla.commands.evaluate:evaluate", "compares a policy with held-out demonstrations, without a simulator"),
     "compare": ("vla.commands.compare:compare", "says which policies differ significantly on the same episodes"),
+    "study": ("vla.commands.study:study", "compares training recipes: trains, evaluates and tabulates every one of them"),
     "export": ("vla.training.export:export", "exports a checkpoint as a self-contained folder"),
     "serve": ("vla.commands.serve:serve", "serves policies over HTTP and websocket"),
 }
@@ -64,6 +65,8 @@ SEVERAL = {
 """What arguments mean of which a command takes any number."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a disk or a quota that is full, or of a file that may not grow."""
+CONFIGURED = ("study",)
+"""Commands that are configured by a file, `-c FILE`, as training is."""
 Command = Callable[..., int | str | None]
 """Returns an exit code, or text to print."""
 GROUPS: dict[str, tuple[Table, str]] = {
@@ -115,11 +118,19 @@ def _group(group: str, argv: list[str]) -> int:
     return _exit_code(_run(function, f"{group} {argv[0]}", argv[1:]))
 
 
-def _normalise(defaults: Mapping[str, Any], argv: list[str]) -> list[str]:
+def _normalise(defaults: Mapping[str, Any], argv: list[str], several: bool = False) -> list[str]:
     """Returns the arguments with the present names of options, and with switches and hyphens spelt out: `--from-scratch` as
-    `--from_scratch=true`."""
-    normalised = []
+    `--from_scratch=true`.
+
+    Args:
+        several: whether an option that is a list takes all values that follow it: `--cells a b`.
+    """
+    normalised, listed = [], ""
     for i, argument in enumerate(argv):
+        if several and listed and not argument.startswith("-"):
+            normalised.append(f"{listed}={argument}")
+            continue
+        listed = ""
         if argument.startswith("--") and argument.partition("=")[0][2:] not in defaults:
             argument = with_current_name(argument)
         option, equals, value = argument.partition("=")
@@ -129,6 +140,9 @@ def _normalise(defaults: Mapping[str, Any], argv: list[str]) -> list[str]:
             bare = isinstance(defaults[name[2:]], bool) and not equals and next_argument not in ("true", "false")
             # Of a list, each further one is one more.
             more = "+" if isinstance(defaults[name[2:]], list) else ""
+            if several and more and not equals:
+                listed = f"{name}+"
+                continue
             argument = f"{name}=true" if bare else f"{name}{more}{equals}{value}"
         normalised.append(argument)
     return normalised
@@ -150,7 +164,10 @@ def _run(function: Command, name: str, argv: list[str]) -> int | str | None:
     options_class = typing.get_type_hints(function).get(parameters[0].name) if parameters else None
     if isinstance(options_class, type) and dataclasses.is_dataclass(options_class):
         defaults = {field.name: _default(field) for field in dataclasses.fields(options_class)}
-        return function(auto_cli(options_class, args=_normalise(defaults, argv), description=description, **parser_options))
+        if name in CONFIGURED:
+            argv = ["--config" if argument == "-c" else argument for argument in with_paths(argv)]
+        arguments = _normalise(defaults, argv, several=not positional)
+        return function(auto_cli(options_class, args=arguments, description=description, **parser_options))
     args = _normalise({parameter.name: parameter.default for parameter in parameters}, argv)
     if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
         # jsonargparse makes no positional arguments of *names.

@@ -95,7 +95,7 @@ def train(config: Path, checkpoints: Path, lock: int, where: str, fix: str) -> N
     Args:
         config: the configuration.
         checkpoints: folder of its checkpoints.
-        lock: file descriptor that the process inherits: a folder stays locked while the training runs, even if this one is killed.
+        lock: file descriptor that the process inherits: the folder stays locked while it runs, even if this process is killed.
         where, fix: of the error.
 
     Raises:

@@ -21,6 +21,8 @@ from vla.report.records import EpisodeRecord, Key, Record, episode_key
 from vla.report.study_plan import SourceData, TrainingPlan
 
 KIND = "study"
+CURVES = ("loss", "acc", "error", "l1", "valid_mass", "success")
+"""Parts of the names of metrics whose curves a record has."""
 Curves = dict[str, list[list[float]]]
 """Metric -> its steps and its values."""
 Answers = dict[str, dict[str, str]]
@@ -121,7 +123,7 @@ class CellRecord:
         about: what the arm is, in a sentence.
         differs: in what it is declared to differ from the baseline besides its settings.
         config: hash of `settings`.
-        settings: the settings of the training, without folders to write into and what changes no result.
+        settings: the settings of the training on which its result depends, the seed excepted.
         recipe: name of the recipe.
         changes: setting -> its value in the recipe and in the arm, as text.
         plan: what it was trained on.

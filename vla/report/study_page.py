@@ -18,8 +18,6 @@ from vla.report.study_plan import SHARED
 from vla.report.study_wording import answers, headline, sentences, tables
 from vla.report.wording import points, span
 
-CURVES = ("loss", "acc", "error", "valid_mass", "success")
-"""Parts of the names of metrics that the page shows."""
 SHOWN = 12
 """Largest number of charts."""
 
@@ -79,7 +77,7 @@ def arm_curves(cells: Sequence[CellRecord], arms: Sequence[str]) -> dict[str, st
     """
     from matplotlib.ticker import EngFormatter
 
-    metrics = sorted({name for cell in cells for name in cell.curves if any(part in name for part in CURVES)})
+    metrics = sorted({name for cell in cells for name in cell.curves})
     lines = {name: _lines([cell for cell in cells if name in cell.curves], name, arms) for name in metrics}
     lines = {name: one for name, one in lines.items() if any(len(line[0]) for line in one.values())}
     held_out = [name for name in lines if not name.startswith("train/")]

@@ -18,7 +18,7 @@ from vla.errors import UserError
 from vla.report.json_values import finite
 from vla.report.study_plan import TrainingPlan
 from vla.study.data import source_data
-from vla.study.options import Arm
+from vla.study.options import Arm, Overlay
 from vla.training.plan import Plan
 
 Planner = Callable[[Sequence[str]], Plan]
@@ -42,7 +42,7 @@ class PlannedArm:
     """An arm and its training.
 
     Attributes:
-        settings: those on which its results depend, the seed excepted.
+        settings: those on which its results depend, the seed excepted, and without those that are off.
         changes: setting -> its value in the recipe and in the arm, as text.
     """
 
@@ -86,21 +86,21 @@ class PlannedArm:
         return TrainingPlan(self.plan.steps, sources, start, f"{', '.join(robots)} {digest[:12]}")
 
 
-def plan_arms(recipe: str, arms: Mapping[str, Arm], plan: Planner) -> tuple[Plan, dict[str, PlannedArm]]:
+def plan_arms(recipe: Overlay, arms: Mapping[str, Arm], plan: Planner) -> tuple[Plan, dict[str, PlannedArm]]:
     """Returns the recipe's plan, and each arm's.
 
     Raises:
         UserError: a file is not there, or a setting is unknown or refused; the arm is named.
     """
-    base = plan(["-c", recipe])
-    original = relevant(base.settings)
-    planned = {}
-    for name, arm in arms.items():
-        with named(name), arguments(arm) as overlay:
-            # The recipe as it is need not be parsed again.
-            own = plan(["-c", recipe, *overlay]) if overlay else base
-        settings = relevant(own.settings)
-        planned[name] = PlannedArm(name, arm, own, settings, changes(original, settings))
+    with arguments(recipe) as common:
+        base = plan(common)
+        original, planned = relevant(base.settings), {}
+        for name, arm in arms.items():
+            with named(name), arguments(arm.overlay) as overlay:
+                # The recipe as it is need not be parsed again.
+                own = plan([*common, *overlay]) if overlay else base
+            settings = relevant(own.settings)
+            planned[name] = PlannedArm(name, arm, own, without_off(settings), changes(original, settings))
     return base, planned
 
 
@@ -114,19 +114,19 @@ def named(arm: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def arguments(arm: Arm) -> Iterator[list[str]]:
-    """Yields an arm's overlays as arguments of `vla fit`; settings in place are in a temporary file during the block."""
+def arguments(overlay: Overlay) -> Iterator[list[str]]:
+    """Yields an overlay as arguments of `vla fit`; settings in place are in a temporary file during the block."""
     with tempfile.TemporaryDirectory() as folder:
         argv: list[str] = []
-        for number, overlay in enumerate(arm.overlays):
-            if isinstance(overlay, str):
-                argv += ["-c", overlay]
+        for number, part in enumerate(overlay if isinstance(overlay, list) else [overlay]):
+            if isinstance(part, str):
+                argv += ["-c", part]
                 continue
-            if whole := {name: value for name, value in overlay.items() if "." not in name}:
+            if whole := {name: value for name, value in part.items() if "." not in name}:
                 path = Path(folder) / f"overlay-{number}.yaml"
                 path.write_text(yaml12.dump(whole, sort_keys=False))
                 argv += ["-c", str(path)]
-            argv += [f"--{name}={json.dumps(value)}" for name, value in overlay.items() if "." in name]
+            argv += [f"--{name}={json.dumps(value)}" for name, value in part.items() if "." in name]
         yield argv
 
 
@@ -142,6 +142,17 @@ def relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
                 (entry.get("init_args") or {}).pop(name, None)
     # As JSON holds it, in which it is compared with a record.
     return json.loads(json.dumps(finite(kept)))
+
+
+def without_off(settings: Any) -> Any:
+    """Returns the settings without those that are none, empty, false or zero.
+
+    A setting that a later version adds, and that is off by default, then does not change the settings of earlier cells.
+    """
+    if isinstance(settings, Mapping):
+        kept = {name: without_off(value) for name, value in settings.items()}
+        return {name: value for name, value in kept.items() if value}
+    return [without_off(one) for one in settings] if isinstance(settings, list) else settings
 
 
 def changes(recipe: Mapping[str, Any], arm: Mapping[str, Any], name: str = "") -> dict[str, list[str]]:

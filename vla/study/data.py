@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,27 @@ PARTS = ("split", "holdout", "max_samples", "first_steps", "first_times", "actor
 DEFAULTS = {"split": "all", "max_samples": 0, "first_steps": 0, "first_times": 1, "actors": {}, "cameras": None}
 
 
-def to_collect(collects: Sequence[Mapping[str, Collect]]) -> dict[Path, Collect]:
-    """Returns folder -> options of what the arms' configurations collect, and is not there yet.
+def to_collect(
+    recipe: Mapping[str, Collect], arms: Sequence[Mapping[str, Collect]], needed: Iterable[str | Path]
+) -> dict[Path, Collect]:
+    """Returns folder -> options of what is needed, is not there, and is collected by an arm's configuration, else the recipe's.
+
+    Args:
+        recipe, arms: `collect` sections.
+        needed: folders.
 
     Raises:
-        UserError: two of them collect different data into one folder.
+        UserError: two arms collect different data into one folder.
     """
     every: dict[Path, Collect] = {}
-    for entries in collects:
-        for options in entries.values():
-            folder = Path(options.out).resolve()
-            if every.setdefault(folder, options) != options:
-                what = "two arms collect different data into this folder"
-                raise UserError(what, options.out, "give each a folder of its own, or make their `collect` entries equal")
-    return {folder: options for folder, options in every.items() if not (folder / FILE).is_file()}
+    for options in (options for entries in arms for options in entries.values()):
+        folder, chosen = Path(options.out).resolve(), dataclasses.replace(options, workers=0, overwrite=False)
+        if every.setdefault(folder, chosen) != chosen:
+            what = "two arms collect different data into this folder"
+            raise UserError(what, options.out, "give each a folder of its own, or make their `collect` entries equal")
+    every = {**{Path(options.out).resolve(): options for options in recipe.values()}, **every}
+    wanted = {Path(folder).resolve() for folder in needed}
+    return {folder: options for folder, options in every.items() if folder in wanted and not (folder / FILE).is_file()}
 
 
 def source_data(source: Source[Any], samples: int, collected: bool) -> SourceData:
@@ -71,12 +78,13 @@ def _folder_hash(folder: Path) -> str:
     return hashlib.sha256(names.encode()).hexdigest()
 
 
-def check_words(folders: Sequence[str], values: Sequence[Value]) -> list[str]:
+def check_words(folders: Sequence[str], words: Sequence[str | list[float]]) -> list[str]:
     """Checks that robot data have none of these words and colours; returns a line for each folder.
 
     Raises:
         UserError: a record or a card has one; both are named.
     """
+    values: list[Value] = [word if isinstance(word, str) else tuple(word) for word in words]
     return [f"{folder}: {check_held_out(folder, values)} records have none of {len(values)} held-out words" for folder in folders]
 
 

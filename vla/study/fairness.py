@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from vla.errors import UserError
+from vla.report.study import CellRecord
 from vla.report.study_plan import SHARED, TrainingPlan, unequal
 from vla.study.arms import PlannedArm
 
@@ -24,6 +25,17 @@ def check_fair(arms: Mapping[str, PlannedArm], plans: Mapping[str, TrainingPlan]
         for key, (theirs, ours) in unequal(plans[baseline], plan).items():
             if key not in arms[name].arm.differs:
                 raise UserError(f"{SHARED[key]}: {ours}, but {baseline} has {theirs}", f"arm {name}", _fix(key))
+
+
+def other_data(records: Iterable[CellRecord], plans: Mapping[str, TrainingPlan]) -> dict[str, str]:
+    """Returns name -> what differs, of cells that were trained on other robot data than are here; perhaps on another machine."""
+    found = {}
+    for record in records:
+        plan = plans[record.arm]
+        # Data that are still to be collected are not known.
+        if all(source.content for source in plan.robots) and (different := unequal(record.plan, plan).get("data")):
+            found[record.name] = f"robot data {different[0]}; here they are {different[1]}"
+    return found
 
 
 def _fix(key: str) -> str:

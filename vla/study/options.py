@@ -20,6 +20,12 @@ Overlay = list[str | dict[str, Any]] | dict[str, Any] | str
 dotted name, which changes one entry of a table: `data.sources.robot.init_args.weight: 0.5`."""
 
 
+def recipe_name(recipe: Overlay) -> str:
+    """Returns the names of a recipe's files."""
+    parts = recipe if isinstance(recipe, list) else [recipe]
+    return ", ".join(part for part in parts if isinstance(part, str)) or "settings"
+
+
 @dataclasses.dataclass(frozen=True)
 class Arm:
     """One of the recipes that are compared.
@@ -34,10 +40,6 @@ class Arm:
     overlay: Overlay = dataclasses.field(default_factory=list)
     about: str = ""
     differs: list[Shared] = dataclasses.field(default_factory=list)
-
-    @property
-    def overlays(self) -> list[str | dict[str, Any]]:
-        return self.overlay if isinstance(self.overlay, list) else [self.overlay]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Study:
     """What is compared, on what, and where the results go.
 
     Attributes:
-        recipe: the training that all arms are variants of, e.g. configs/demo.yaml.
+        recipe: the training that all arms are variants of: a file as of `vla fit -c`, e.g. configs/demo.yaml; or a list of files
+            and settings, as an overlay.
         arms: name -> overlay, about, differs.
         suites: suites of `vla rollout --suite`; each a name, a file, or {suite: NAME, scenes: 10, instructions: [correct]}.
         out: folder of the study: records in `cells`, trainings in `runs`, results.json and report.html.
@@ -78,7 +81,7 @@ class Study:
         dry_run: only print the plan.
     """
 
-    recipe: str
+    recipe: Overlay
     arms: dict[str, Arm]
     suites: list[str | ChosenSuite]
     out: str
@@ -105,10 +108,10 @@ class Study:
                 )
         if self.baseline and self.baseline not in self.arms:
             raise UserError(f"unknown arm {self.baseline!r}", "baseline", f"one of {', '.join(self.arms)}")
-        for what, values in (("seeds", self.seeds), ("suites", [suite.suite for suite in self.chosen()])):
+        for what, values in (("seeds", self.seeds), ("suites", [suite.suite for suite in chosen(self)])):
             if not values or len(set(values)) < len(values):
                 raise UserError(f"{what} {values}", what, "name each once, and at least one")
-        names = self.cell_names()
+        names = cell_names(self)
         if len(set(names)) < len(names) or set(names) & set(self.arms):
             raise UserError("an arm's name is that of another arm's cell, NAME-SEED", "arms", "rename it")
         numbers = {name: getattr(self, name) for name in ("scenes", "films", "workers")}
@@ -117,45 +120,55 @@ class Study:
             raise UserError(
                 f"{given}, batch {self.batch}, seeds {self.seeds}", "study", "give at least 0 each, and a batch of at least 1"
             )
-        self.selected()
+        selected(self)
 
-    def chosen(self) -> list[ChosenSuite]:
-        """Returns the suites, each with its own numbers."""
-        return [ChosenSuite(one) if isinstance(one, str) else one for one in self.suites]
 
-    def cell_names(self) -> list[str]:
-        """Returns the names of all cells, a seed of all arms before the next: an interrupted study has as much of each arm."""
-        return [cell_name(arm, seed) for seed in self.seeds for arm in self.arms]
+def chosen(study: Study) -> list[ChosenSuite]:
+    """Returns the suites, each with its own numbers."""
+    return [ChosenSuite(one) if isinstance(one, str) else one for one in study.suites]
 
-    def all_cells(self) -> dict[str, tuple[str, int]]:
-        """Returns name of the cell -> its arm and seed, in the order of `cell_names`."""
-        return {cell_name(arm, seed): (arm, seed) for seed in self.seeds for arm in self.arms}
 
-    def selected(self) -> list[str]:
-        """Returns the names of the cells to run.
+def baseline_of(study: Study) -> str:
+    """Returns the name of the baseline."""
+    return study.baseline or next(iter(study.arms))
 
-        Raises:
-            UserError: one of `cells` is neither an arm nor a cell.
-        """
-        every = self.all_cells()
-        for name in self.cells:
-            if name not in every and name not in self.arms:
-                fix = f"arms: {', '.join(self.arms)}; seeds: {', '.join(map(str, self.seeds))}"
-                raise UserError(f"unknown cell {name!r}", "--cells", f"name an arm, or ARM-SEED; {fix}")
-        return [name for name, (arm, _) in every.items() if not self.cells or name in self.cells or arm in self.cells]
 
-    def load_suites(self) -> dict[str, Suite]:
-        """Returns the suites by name, with the study's numbers of scenes and kinds of instruction.
+def cell_names(study: Study) -> list[str]:
+    """Returns the names of all cells, a seed of all arms before the next: an interrupted study has as much of each arm."""
+    return [cell_name(arm, seed) for seed in study.seeds for arm in study.arms]
 
-        Raises:
-            UserError: there is no such suite, or a task of it cannot have such an instruction.
-        """
-        suites = {}
-        for one in self.chosen():
-            suite = load_suite(one.suite, one.scenes or self.scenes)
-            if kinds := tuple(one.instructions or self.instructions):
-                for task in suite.tasks:
-                    check_kinds(find_task(task), kinds, f"suite {suite.name}")
-                suite = dataclasses.replace(suite, kinds=kinds)
-            suites[suite.name] = suite
-        return suites
+
+def all_cells(study: Study) -> dict[str, tuple[str, int]]:
+    """Returns name of the cell -> its arm and seed, in the order of `cell_names`."""
+    return {cell_name(arm, seed): (arm, seed) for seed in study.seeds for arm in study.arms}
+
+
+def selected(study: Study) -> list[str]:
+    """Returns the names of the cells to run.
+
+    Raises:
+        UserError: one of `cells` is neither an arm nor a cell.
+    """
+    every = all_cells(study)
+    for name in study.cells:
+        if name not in every and name not in study.arms:
+            fix = f"arms: {', '.join(study.arms)}; seeds: {', '.join(map(str, study.seeds))}"
+            raise UserError(f"unknown cell {name!r}", "--cells", f"name an arm, or ARM-SEED; {fix}")
+    return [name for name, (arm, _) in every.items() if not study.cells or name in study.cells or arm in study.cells]
+
+
+def load_suites(study: Study) -> dict[str, Suite]:
+    """Returns the suites by name, with the study's numbers of scenes and kinds of instruction.
+
+    Raises:
+        UserError: there is no such suite, or a task of it cannot have such an instruction.
+    """
+    suites = {}
+    for one in chosen(study):
+        suite = load_suite(one.suite, one.scenes or study.scenes)
+        if kinds := tuple(one.instructions or study.instructions):
+            for task in suite.tasks:
+                check_kinds(find_task(task), kinds, f"suite {suite.name}")
+            suite = dataclasses.replace(suite, kinds=kinds)
+        suites[suite.name] = suite
+    return suites

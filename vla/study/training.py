@@ -10,7 +10,7 @@ from typing import Any
 
 from vla import yaml12
 from vla.report.plots import read_metrics
-from vla.report.study import Curves
+from vla.report.study import CURVES, Curves
 
 CONFIG, TRAIN, EXPORT, EVALUATIONS = "fit.yaml", "train", "export", "evaluation"
 """What the folder of a cell holds."""
@@ -48,7 +48,7 @@ def cell_settings(settings: Mapping[str, Any], seed: int, folder: Path) -> dict[
     for callback in callbacks:
         arguments = callback.get("init_args") or {}
         if "dirpath" in arguments:
-            monitor = str(arguments.get("monitor"))
+            monitor = arguments.get("monitor") or "other"
             own_newest = callback["class_path"].endswith("Checkpoints") and monitor == "step"
             arguments["dirpath"] = f"{train}/{CHECKPOINTS if own_newest else monitor.replace('/', '-')}"
             newest = newest or own_newest
@@ -70,7 +70,8 @@ def write_config(settings: Mapping[str, Any], seed: int, folder: Path) -> Path:
 def curves(folder: Path) -> Curves:
     """Returns what a cell's training logged, each metric with at most `POINTS` points: means of equal parts of the run."""
     logged = read_metrics(folder / TRAIN / LOGS)
-    return {name: _thin(*points) for name, points in sorted(logged.items()) if name.startswith(LOGGED)}
+    chosen = [name for name in sorted(logged) if name.startswith(LOGGED) and any(part in name for part in CURVES)]
+    return {name: _thin(*logged[name]) for name in chosen}
 
 
 def _thin(steps: list[float], values: list[float]) -> list[list[float]]:
