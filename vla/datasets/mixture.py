@@ -143,22 +143,35 @@ class Mixture:
         name, _, i = self.draw(t)
         return name, *read(self.sources[name], i, (self.seed, t))
 
-    def counts(self, t: int) -> dict[str, int]:
-        """How many of the first t samples are of each source. No data set is opened."""
+    def shares(self, t: int) -> dict[str, Share]:
+        """What the first t samples consist of, by source."""
+        total = t
         warmups = []
         for source in self.sources.values():
             warmups.append(min(t, source.warmup_samples))
             t -= warmups[-1]
         periods, rest = divmod(t, PERIOD)
         counts = np.array(warmups) + periods * self._counts + np.bincount(self._pattern[:rest], minlength=len(self._names))
-        return dict(zip(self._names, counts.tolist(), strict=True))
-
-    def shares(self, t: int) -> dict[str, Share]:
-        """What the first t samples consist of, by source."""
         return {
-            name: Share(count / max(t, 1), self._wanted[name], count, self._orders[name].epochs(count))
-            for name, count in self.counts(t).items()
+            name: Share(int(count) / max(total, 1), self._wanted[name], int(count), self._orders[name].epochs(int(count)))
+            for name, count in zip(self._names, counts, strict=True)
         }
+
+
+def expected_counts(sources: Mapping[str, Source], weights: dict[str, float], t: int) -> dict[str, int]:
+    """The number of samples of each source among the first t, as the weights ask for it. No data set is opened.
+
+    The pattern of a mixture gives each source that share of every 1,024 samples; a short run may draw some more or less.
+
+    Raises:
+        UserError: the weights cannot be followed.
+    """
+    leading = {}
+    for name, source in sources.items():
+        leading[name] = min(t, source.warmup_samples)
+        t -= leading[name]
+    shares = dict(zip(weights, slots(weights) / PERIOD, strict=True))
+    return {name: leading[name] + round(t * shares[name]) for name in sources}
 
 
 def slots(weights: dict[str, float]) -> np.ndarray:

@@ -17,6 +17,8 @@ from vla.report.study import CellRecord
 from vla.report.study_outcomes import Outcomes, common_keys, failures_of
 from vla.report.study_plan import SHARED, unequal
 
+NAMED = 6
+"""Number of differing settings that an error names."""
 WITHOUT_GOAL = ("empty", "nonsense")
 """Kinds of instruction that ask for nothing: of them, the share of scenes in which anything was done is told."""
 
@@ -176,7 +178,8 @@ def changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """Returns what differs between two configurations as text: the settings with both values."""
     values = [flat(settings) for settings in (one, other)]
     names = [name for name in dict.fromkeys([*values[0], *values[1]]) if values[0].get(name) != values[1].get(name)]
-    return "; ".join(f"{name} {values[0].get(name)} and {values[1].get(name)}" for name in names)
+    texts = [f"{name} {values[0].get(name, 'off')} and {values[1].get(name, 'off')}" for name in names]
+    return "; ".join([*texts[:NAMED], *([f"{len(texts) - NAMED} more"] if len(texts) > NAMED else [])])
 
 
 def flat(settings: Any, name: str = "") -> dict[str, Any]:

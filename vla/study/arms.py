@@ -126,7 +126,8 @@ def arguments(overlay: Overlay) -> Iterator[list[str]]:
                 path = Path(folder) / f"overlay-{number}.yaml"
                 path.write_text(yaml12.dump(whole, sort_keys=False))
                 argv += ["-c", str(path)]
-            argv += [f"--{name}={json.dumps(value)}" for name, value in part.items() if "." in name]
+            dotted = {name: value for name, value in part.items() if "." in name}
+            argv += [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in dotted.items()]
         yield argv
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from vla import yaml12
 from vla.contract import PolicyContract
 from vla.datasets.card import DatasetCard
-from vla.datasets.mixture import Mixture, weigh
+from vla.datasets.mixture import expected_counts, weigh
 from vla.datasets.sources import Source
 from vla.errors import UserError
 from vla.training.cli import VLACLI, Hooks, cards_of
@@ -29,7 +29,7 @@ class Plan:
         options: the `contract` section.
         collect: name -> options of what is collected if it is not there.
         steps: optimizer steps.
-        samples: source -> number of samples drawn in all steps.
+        samples: source -> number of samples drawn in all steps, as the weights ask for it.
     """
 
     settings: dict[str, Any]
@@ -80,7 +80,7 @@ class _Planner(VLACLI):
             options=ContractOptions(**vars(self._get(self.config_init, "contract"))),
             collect={name: one if isinstance(one, kind) else kind(**vars(one)) for name, one in collect.items()},
             steps=steps,
-            samples=Mixture(dict(data.sources), data.seed, 1, weights).counts(drawn),
+            samples=expected_counts(data.sources, weights, drawn),
         )
 
 
