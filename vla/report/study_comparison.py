@@ -51,6 +51,7 @@ class ArmOnSuite:
     """One arm on one suite, over all its seeds.
 
     Attributes:
+        by_seed: success of each seed.
         success, recognition: with the suite's main kind of instruction; recognition is a share of the executed episodes.
         difference: success minus the baseline's, paired by seed and scene; None for the baseline, and without a common seed.
         only: numbers of such pairs in which only this arm, and only the baseline, succeeded.
@@ -60,6 +61,7 @@ class ArmOnSuite:
 
     arm: str
     seeds: list[int]
+    by_seed: list[float]
     success: Rate
     recognition: Rate
     difference: Rate | None
@@ -226,6 +228,7 @@ def _suite(name: str, arms: Mapping[str, Sequence[CellRecord]], baseline: str, l
             ArmOnSuite(
                 arm=arm,
                 seeds=seeds,
+                by_seed=[round(float(row.mean()), 4) for row in outcomes.success],
                 success=pooled_rate(outcomes.success, level=level),
                 recognition=pooled_rate(outcomes.right, outcomes.executed, level),
                 difference=pooled_difference(*pairs, level) if pairs else None,

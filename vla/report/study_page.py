@@ -13,7 +13,7 @@ from vla.report.intervals import Rate, percent
 from vla.report.plots import bands
 from vla.report.published import SOURCE, rt2_tables
 from vla.report.study import CellRecord
-from vla.report.study_comparison import ArmSummary, StudyComparison
+from vla.report.study_comparison import ArmOnSuite, ArmSummary, StudyComparison, SuiteResult
 from vla.report.study_plan import SHARED
 from vla.report.study_wording import answers, headline, sentences, tables
 from vla.report.wording import points, span
@@ -56,7 +56,7 @@ def write_study(
         published=rt2_tables() if any(suite.name.startswith("rt2/") for suite in c.suites) else [],
         source=SOURCE,
         facts={
-            "Commits": _list(cell.training["commit"] for cell in cells),
+            "Trainings": _list(f"commit {cell.training['commit']}" for cell in cells),
             "Trained on": _list(cell.training["hardware"] for cell in cells),
             "Settings": _list(f"{cell.arm} {cell.config[:12]}" for cell in cells),
             "Suites": "; ".join(
@@ -119,13 +119,18 @@ def _arm(arm: ArmSummary, baseline: str) -> dict[str, Any]:
     }
 
 
-def _suite(suite: Any) -> dict[str, Any]:
+def _suite(suite: SuiteResult) -> dict[str, Any]:
     return {
         "name": suite.name,
         "about": f"{suite.about} ({suite.scenes} scenes, {suite.kind} instruction)".strip(),
-        "rows": [{"name": one.arm, **_track(one.success)} for one in suite.arms],
+        "rows": [{"name": one.arm, **_track(one.success), "seeds": _seeds(one)} for one in suite.arms],
         "differences": [{"name": one.arm, **_signed(one.difference, one.only)} for one in suite.arms if one.difference],
     }
+
+
+def _seeds(one: ArmOnSuite) -> list[float]:
+    """Positions of the seeds' own rates; none for a single one."""
+    return [track_percent(share) for share in one.by_seed] if len(one.by_seed) > 1 else []
 
 
 def _track(one: Rate) -> dict[str, Any]:

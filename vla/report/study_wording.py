@@ -31,7 +31,8 @@ def headline(c: StudyComparison) -> str:
         return f"The data do not separate {name} from {c.baseline}"
     winners = [name for name in others if better[name]]
     if winners:
-        return f"{_and(winners)} beat{'s' * (len(winners) == 1)} {c.baseline} on some suite"
+        suites = "at least one suite" if len(c.suites) > 1 else c.suites[0].name
+        return f"{_and(winners)} beat{'s' * (len(winners) == 1)} {c.baseline} on {suites}"
     losers = [name for name in others if worse[name]]
     return f"No arm beats {c.baseline}" if losers else f"The data separate no arm from {c.baseline}"
 
@@ -130,9 +131,9 @@ def tables(c: StudyComparison) -> list[Table]:
         ]
         result.append(Table("By instruction", note, ["suite", *names], rows))
     if c.questions:
-        note = f"Correct answers before and after training, in %, and the change in points with its {level} % interval."
-        rows = [[name, *_each_answer(arms, names)] for name, arms in c.questions.items()]
-        result.append(Table("Questions", note, ["questions", *names], rows))
+        note = f"Shares of correct answers before and after training, and the change in points with its {level} % interval."
+        rows = [[name, one.arm, *_shares(one)] for name, arms in c.questions.items() for one in arms]
+        result.append(Table("Questions", note, ["questions", "arm", "before", "after", "change"], rows))
     return result
 
 
@@ -159,9 +160,9 @@ def _each(suite: SuiteResult, names: list[str], show: Callable[[ArmOnSuite], str
     return [show(by_arm[name]) if name in by_arm else "–" for name in names]
 
 
-def _each_answer(arms: list[ArmAnswers], names: list[str]) -> list[str]:
-    by_arm = {one.arm: one for one in arms}
-    return [answers(by_arm[name]) if name in by_arm else "–" for name in names]
+def _shares(one: ArmAnswers) -> list[str]:
+    before = "–" if one.before is None else rate(one.before)
+    return [before, rate(one.after), "–" if one.change is None else f"{points(one.change)} ({span(one.change)})"]
 
 
 def answers(one: ArmAnswers) -> str:

@@ -66,16 +66,18 @@ def content_hash(source: Source[Any]) -> str:
     with its commit."""
     if source.remote or not Path(source.folder).is_dir():
         return hashlib.sha256(hub.pinned(str(source.folder)).encode()).hexdigest()
-    return _folder_hash(Path(source.folder).resolve())
-
-
-@functools.cache
-def _folder_hash(folder: Path) -> str:
+    folder = Path(source.folder).resolve()
     if shards := sorted(folder.glob(PATTERN)):
-        return files_hash([folder / FILE, *shards])
+        return _files_hash(tuple((path, path.stat().st_mtime_ns) for path in (folder / FILE, *shards)))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = "\n".join(f"{path.relative_to(folder)} {path.stat().st_size}" for path in files)
     return hashlib.sha256(names.encode()).hexdigest()
+
+
+@functools.cache
+def _files_hash(files: tuple[tuple[Path, int], ...]) -> str:
+    """The hash of files with their times of modification: arms share data, which are read once."""
+    return files_hash(path for path, _ in files)
 
 
 def check_words(folders: Sequence[str], words: Sequence[str | list[float]]) -> list[str]:
