@@ -43,6 +43,9 @@ def test_command_has_its_own_help(name, capsys):
         (["rollout", "--policy", "{tmp}/nothing"], "no such policy"),
         (["export", "--ckpt", "{tmp}/nothing.ckpt", "--out", "{tmp}/e"], "no such checkpoint"),
         (["serve", "{tmp}/nothing"], "no such policy"),
+        (["study"], "vla study: the following arguments are required: recipe, arms, suites, out"),
+        (["study", "-c", "{tmp}/nothing.yaml"], "no such configuration"),
+        (["study", "-c", "{tmp}/torn.yaml"], "torn.yaml: not YAML"),
         (["fit", "-c", "configs/nothing.yaml"], "no such configuration"),
         (["fit", "-c", "{tmp}/torn.yaml"], "torn.yaml: not YAML"),
         (["fit", "-c", "configs/demo.yaml", "--model.colour=blue"], "colour"),
@@ -141,6 +144,14 @@ def test_switches_need_no_value_and_hyphens_are_fine():
     defaults = {"smoke": False, "from_scratch": False, "out": ""}
     given = ["--smoke", "--out", "x", "--from-scratch", "false", "--out=y-z"]
     assert cli._normalise(defaults, given) == ["--smoke=true", "--out", "x", "--from_scratch", "false", "--out=y-z"]
+
+
+def test_a_list_takes_the_values_that_follow():
+    defaults = {"cells": [], "out": ""}
+    given = ["--cells", "a", "b-1", "--out", "x", "--cells=c"]
+    assert cli._normalise(defaults, given, several=True) == ["--cells+=a", "--cells+=b-1", "--out", "x", "--cells+=c"]
+    # A command whose main argument is positional takes one at a time.
+    assert cli._normalise(defaults, given[:2]) == ["--cells+", "a"]
 
 
 def test_a_closed_pipe_is_not_an_error():

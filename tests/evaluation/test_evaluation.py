@@ -199,6 +199,21 @@ def test_journal_refuses_what_it_cannot_read(tmp_path):
         pass
 
 
+def test_a_policy_whose_folder_was_moved_goes_on_and_another_does_not(tmp_path):
+    with Journal(tmp_path, {"policy": "runs/a/export", "weights": "w", "batch": [2]}):
+        pass
+    with Journal(tmp_path, {"policy": "elsewhere/export", "weights": "w", "batch": [2]}):
+        pass
+    for other in ({"policy": "elsewhere/export", "weights": "v"}, {"policy": "elsewhere/export", "weights": "w", "batch": [4]}):
+        with pytest.raises(UserError, match="another (weights|batch)"), Journal(tmp_path, {"batch": [2], **other}):
+            pass
+    # Of a policy without local files the name is all that is known.
+    with Journal(tmp_path / "served", {"policy": "http://a", "weights": None}):
+        pass
+    with pytest.raises(UserError, match="another policy"), Journal(tmp_path / "served", {"policy": "http://b", "weights": None}):
+        pass
+
+
 def test_a_policy_that_breaks_ends_the_run_which_can_be_resumed(toys, seeing, tmp_path, monkeypatch):
     broken = seeing(lambda o, actions: actions + (float("nan") if "/dim/2/" in o.id else 0))
     monkeypatch.setattr(evaluation, "load_policy", lambda *_, **__: broken)

@@ -90,9 +90,11 @@ class Journal:
             self.episodes.append(parse_episode(content, str(path), f"line {number}"))
 
     def _check_identity(self, other: Mapping[str, Any]) -> None:
+        # Of a local policy the weights say which it is, wherever its folder has been moved to.
+        moved = {"policy"} if self.identity.get("weights") and self.identity["weights"] == other.get("weights") else set()
         for key in {**self.identity, **other}:
             mine, theirs = self.identity.get(key), other.get(key)
-            if mine != theirs:
+            if mine != theirs and key not in moved:
                 raise UserError(
                     f"the folder holds an evaluation with another {key.replace('_', ' ')}: {theirs}, not {mine}",
                     str(self.folder),

@@ -132,7 +132,11 @@ class Cell:
     def _train(self, lock: int) -> dict[str, Any]:
         config = write_config(self.arm.plan.settings, self.seed, self.folder)
         train(config, self.folder / TRAIN / CHECKPOINTS, lock, f"cell {self.name}", "run the same command again to go on")
-        return {"said": "", "curves": curves(self.folder)}
+        logged = curves(self.folder)
+        losses = [
+            f"{name} {values[-1]:.3g}" for name, (_, values) in logged.items() if name.startswith("val/") and "_loss" in name
+        ]
+        return {"said": ", ".join(losses), "curves": logged}
 
     def _export(self) -> dict[str, Any]:
         from vla.training.export import export
@@ -161,5 +165,10 @@ class Cell:
                 def progress(_: Result | None, finished: int) -> None:
                     bar.update(finished - bar.n)
 
-                done = evaluate(self.options(name), progress)
+                try:
+                    done = evaluate(self.options(name), progress)
+                except UserError as error:
+                    if error.where != str(folder):
+                        raise
+                    raise UserError(error.what, error.where, "remove the folder: its episodes are then run again") from error
         return SuiteScenes.of(done, self.batch)

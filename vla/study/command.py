@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vla.datasets.card import DatasetCard
 from vla.datasets.questions import QuestionSource
-from vla.demo.folder import Busy
+from vla.demo.folder import Busy, locked
 from vla.demo.processes import Interrupted, interruptible
 from vla.errors import UserError
 from vla.folders import check_writable
@@ -22,7 +22,7 @@ from vla.report.study_wording import headline, sentences, text
 from vla.sim.collect_options import Collect
 from vla.sim.suites import Suite
 from vla.study.arms import PlannedArm, Planner, plan_arms
-from vla.study.cell import Cell
+from vla.study.cell import COMMAND, Cell
 from vla.study.data import check_words, collect_missing, planned_cards, to_collect
 from vla.study.fairness import check_fair, other_data
 from vla.study.films import make_films
@@ -79,10 +79,12 @@ def _run(study: Study, hooks: Hooks) -> None:
             print(plan_text(study, arms, plans, state, suites, questions, missing))
             return
         if missing:
-            collect_missing(missing, hooks.collect)
+            with locked(Path(study.out), command=COMMAND):
+                collect_missing(missing, hooks.collect)
             state, plans = _planned(study, arms, state, {})
         _run_cells(study, state, _cells(study, arms, plans, suites, questions))
         state = state_of(study, arms, suites, questions)
+        state = state.without(other_data(state.records.values(), plans))
     elif not study.again:
         check_unchanged(state, study)
     plans = {record.arm: record.plan for record in state.records.values()}

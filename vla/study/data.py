@@ -91,8 +91,10 @@ def check_words(folders: Sequence[str], words: Sequence[str | list[float]]) -> l
 
 
 def collect_missing(missing: Mapping[Path, Collect], collect: Callable[[Collect], object]) -> None:
-    """Collects what is missing, replacing what an interrupted collection left."""
-    for options in missing.values():
+    """Collects what is still missing, replacing what an interrupted collection left."""
+    for folder, options in missing.items():
+        if (folder / FILE).is_file():
+            continue
         print(f"[collect] {options.out}", flush=True)
         collect(dataclasses.replace(options, overwrite=True))
 

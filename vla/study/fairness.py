@@ -28,13 +28,14 @@ def check_fair(arms: Mapping[str, PlannedArm], plans: Mapping[str, TrainingPlan]
 
 
 def other_data(records: Iterable[CellRecord], plans: Mapping[str, TrainingPlan]) -> dict[str, str]:
-    """Returns name -> what differs, of cells that were trained on other robot data than are here; perhaps on another machine."""
+    """Returns name -> what differs, of cells that were trained on other data than are here; perhaps on another machine."""
     found = {}
     for record in records:
-        plan = plans[record.arm]
-        # Data that are still to be collected are not known.
-        if all(source.content for source in plan.robots) and (different := unequal(record.plan, plan).get("data")):
-            found[record.name] = f"robot data {different[0]}; here they are {different[1]}"
+        own = plans[record.arm].sources
+        for name, source in record.plan.sources.items():
+            # Data that are still to be collected are not known.
+            if name in own and own[name].content and own[name].identity != source.identity:
+                found[record.name] = f"data of the source {name}: {source}; here they are {own[name]}"
     return found
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vla.errors import UserError
-from vla.report.study import CellRecord, load_cells
+from vla.report.records import Key
+from vla.report.study import CellRecord, SuiteScenes, load_cells
 from vla.report.study_comparison import changed
 from vla.sim.suites import Suite
 from vla.study.arms import PlannedArm
@@ -23,7 +24,8 @@ class State:
     """The cells of a study.
 
     Attributes:
-        records: name -> record, of the cells that have one with the arm's present settings.
+        records: name -> record, of the cells that have one with the arm's present settings; of its suites, those that the study
+            has, as it has them.
         changed: name -> what differs, of those that were trained with other settings or on other data.
         strangers: names of records of arms and seeds that the study does not have.
         lacking: name -> suites and questions that its record lacks.
@@ -54,12 +56,16 @@ def state_of(study: Study, arms: Mapping[str, PlannedArm], suites: Mapping[str, 
     found = {record.name: record for record in load_cells(Path(study.out) / CELLS)}
     ours = {name: record for name, record in found.items() if name in cells}
     other = {name: record for name, record in ours.items() if record.config != arms[record.arm].config}
-    records = {name: described(record, arms[record.arm]) for name, record in ours.items() if name not in other}
+    records = {
+        name: dataclasses.replace(described(record, arms[record.arm]), suites=present(record, suites, study.batch))
+        for name, record in ours.items()
+        if name not in other
+    }
     return State(
         records={name: records[name] for name in cells if name in records},
         changed={name: changed(record.settings, arms[record.arm].settings) for name, record in other.items()},
         strangers=sorted(found.keys() - cells.keys()),
-        lacking={name: lacking(record, suites, asked, study.batch) for name, record in records.items()},
+        lacking={name: lacking(record, suites, asked) for name, record in records.items()},
     )
 
 
@@ -68,14 +74,20 @@ def described(record: CellRecord, arm: PlannedArm) -> CellRecord:
     return dataclasses.replace(record, about=arm.arm.about, differs=list(arm.arm.differs), changes=arm.changes)
 
 
-def lacking(record: CellRecord, suites: Mapping[str, Suite], questions: Iterable[str], batch: int) -> list[str]:
-    """Returns the names of suites and questions on which a cell was not evaluated, or not as the study says."""
-    missing = [name for name in questions if name not in record.questions]
-    for name, suite in suites.items():
-        own = record.suites.get(name)
-        if own is None or (own.suite_hash, own.batch) != (suite.hash, batch) or {e.key for e in suite.all()} - own.keys:
-            missing.append(name)
-    return missing
+def present(record: CellRecord, suites: Mapping[str, Suite], batch: int) -> dict[str, SuiteScenes]:
+    """Returns a cell's results on the study's suites, in their order, without those of other versions or another batch."""
+    own = {name: record.suites[name] for name in suites if name in record.suites}
+    return {name: one for name, one in own.items() if (one.suite_hash, one.batch) == (suites[name].hash, batch)}
+
+
+def lacking(record: CellRecord, suites: Mapping[str, Suite], questions: Iterable[str]) -> list[str]:
+    """Returns the names of questions that a cell was not asked, and of suites of which it did not run every scene."""
+    few = [name for name, suite in suites.items() if name not in record.suites or _keys(suite) - record.suites[name].keys]
+    return [*(name for name in questions if name not in record.questions), *few]
+
+
+def _keys(suite: Suite) -> set[Key]:
+    return {episode.key for episode in suite.all()}
 
 
 def check_unchanged(state: State, study: Study) -> None:
