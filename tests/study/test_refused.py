@@ -72,6 +72,14 @@ def test_data_that_are_not_there_and_not_collected(refused, content, tmp_path):
     assert errors.startswith(f"error: arm other: {tmp_path}/none/card.yaml: no dataset card found")
 
 
+def test_questions_that_are_not_there_and_suites_of_another_robot(refused, tmp_path):
+    assert f"{tmp_path}/asked/card.yaml: no dataset card found" in refused(questions=[str(tmp_path / "asked")])
+    suite = {"tasks": ["robosuite-Lift"], "episodes": 1, "kinds": ["correct"], "variations": {"seen": {}}}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(suite))
+    errors = refused(suites=[str(tmp_path / "other.yaml")])
+    assert "arm robot: the suite other is for the robot robosuite-panda, not for panda-tabletop" in errors
+
+
 def test_what_arms_collect_serves_all_of_them(run, content, tmp_path):
     entry = {"wide": {"out": str(tmp_path / "wide"), "task": "questions", "images": 4, "wide": True}}
     folder = {"data.sources.questions.init_args.folder": str(tmp_path / "wide")}

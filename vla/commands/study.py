@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from argparse import ArgumentError
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from vla.study.options import Study
 
+if TYPE_CHECKING:
+    from vla.training.plan import Plan
+
 
 def study(options: Study) -> int:
-    """Compares training recipes, the arms, on the same data, budget and scenes: trains every arm with every seed, asks questions,
-    evaluates on suites, and writes a table and a page with intervals. Run it again to go on."""
+    """Compares training recipes on the same data, budget and scenes: `vla study -c study.yaml`. Run it again to go on.
+
+    It trains every recipe with every seed, asks questions, evaluates on suites, and writes a table and a page.
+    """
     from vla.commands.collect import collected
     from vla.commands.training import planned_card
     from vla.study.command import Hooks, run_study
@@ -18,7 +24,8 @@ def study(options: Study) -> int:
     return run_study(options, Hooks(_plan, collected, planned_card))
 
 
-def _plan(arguments: Sequence[str]):
+def _plan(arguments: Sequence[str]) -> Plan:
+    """Returns the plan of `vla fit` with these arguments."""
     from vla.commands.arguments import in_one_line
     from vla.commands.collect import collected
     from vla.commands.configs import with_paths

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vla import yaml12
+from vla.contract import PolicyContract
 from vla.datasets.card import DatasetCard
 from vla.errors import UserError
 from vla.report.json_values import finite
@@ -57,8 +58,8 @@ class PlannedArm:
         """SHA-256 of the settings."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
-    def training(self, missing: Mapping[Path, DatasetCard]) -> TrainingPlan:
-        """Returns what it trains on.
+    def contract(self, missing: Mapping[Path, DatasetCard]) -> PolicyContract:
+        """Returns the contract, before anything is fitted on the data.
 
         Args:
             missing: folder that is not there yet -> the card that it will have.
@@ -67,15 +68,18 @@ class PlannedArm:
             UserError: the arm's data are not there and nothing collects them, or do not go together.
         """
         with named(self.name):
-            contract = self.plan.contract(missing)
-            vlm = self.plan.settings["model"]["vlm"]
-            start = vlm if isinstance(vlm, str) else json.dumps(vlm, sort_keys=True)
-            if self.plan.options.source:
-                start += f", contract of {self.plan.options.source}"
-            sources = {
-                name: source_data(source, self.plan.samples[name], Path(source.folder).resolve() not in missing)
-                for name, source in self.plan.sources.items()
-            }
+            return self.plan.contract(missing)
+
+    def training(self, contract: PolicyContract, missing: Mapping[Path, DatasetCard]) -> TrainingPlan:
+        """Returns what it trains on."""
+        vlm = self.plan.settings["model"]["vlm"]
+        start = vlm if isinstance(vlm, str) else json.dumps(vlm, sort_keys=True)
+        if self.plan.options.source:
+            start += f", contract of {self.plan.options.source}"
+        sources = {
+            name: source_data(source, self.plan.samples[name], Path(source.folder).resolve() not in missing)
+            for name, source in self.plan.sources.items()
+        }
         robots = {name: dataclasses.asdict(embodiment) for name, embodiment in contract.embodiments.items()}
         for robot in robots.values():
             for space in (robot["state"], robot["action"]):

@@ -139,8 +139,13 @@ class Cell:
         return {"said": ", ".join(losses), "curves": logged}
 
     def _export(self) -> dict[str, Any]:
+        import torch
+
         from vla.training.export import export
 
+        if torch.cuda.is_available():
+            # The training used it; a process names the GPU that it uses.
+            torch.cuda.init()
         said = export(str(self.folder / TRAIN / CHECKPOINTS / "last.ckpt"), str(self.export))
         origin = provenance()
         hashes = {"weights": weights_file_hash(str(self.export)), "contract": PolicyContract.load(self.export).hash}

@@ -24,11 +24,11 @@ from vla.sim.suites import Suite
 from vla.study.arms import PlannedArm, Planner, plan_arms
 from vla.study.cell import COMMAND, Cell
 from vla.study.data import check_words, collect_missing, planned_cards, to_collect
-from vla.study.fairness import check_fair, other_data
+from vla.study.fairness import check_fair, check_suites, other_data
 from vla.study.films import make_films
 from vla.study.options import Study, all_cells, baseline_of, cell_names, load_suites, recipe_name, selected
 from vla.study.plan import plan_text
-from vla.study.questions import question_sets
+from vla.study.questions import check_asked, question_sets
 from vla.study.state import CELLS, RUNS, State, check_unchanged, put_aside, state_of
 
 RESULTS, PAGE = "results.json", "report.html"
@@ -74,14 +74,14 @@ def _run(study: Study, hooks: Hooks) -> None:
     if study.dry_run or not all(map(state.done, selected(study))):
         needed = [source.folder for own in sources for source in own.values()]
         missing = to_collect(base.collect, [arm.plan.collect for arm in arms.values()], [*needed, *questions])
-        state, plans = _planned(study, arms, state, planned_cards(missing, hooks.card))
+        state, plans = _planned(study, arms, state, suites, questions, planned_cards(missing, hooks.card))
         if study.dry_run:
             print(plan_text(study, arms, plans, state, suites, questions, missing))
             return
         if missing:
             with locked(Path(study.out), command=COMMAND):
                 collect_missing(missing, hooks.collect)
-            state, plans = _planned(study, arms, state, {})
+            state, plans = _planned(study, arms, state, suites, questions, {})
         _run_cells(study, state, _cells(study, arms, plans, suites, questions))
         state = state_of(study, arms, suites, questions)
         state = state.without(other_data(state.records.values(), plans))
@@ -92,7 +92,12 @@ def _run(study: Study, hooks: Hooks) -> None:
 
 
 def _planned(
-    study: Study, arms: Mapping[str, PlannedArm], state: State, missing: Mapping[Path, DatasetCard]
+    study: Study,
+    arms: Mapping[str, PlannedArm],
+    state: State,
+    suites: Mapping[str, Suite],
+    questions: Mapping[str, QuestionSource],
+    missing: Mapping[Path, DatasetCard],
 ) -> tuple[State, dict[str, TrainingPlan]]:
     """Returns the state, and what each arm trains on.
 
@@ -100,10 +105,13 @@ def _planned(
         missing: folder that is not there yet -> the card that it will have.
 
     Raises:
-        UserError: arms may not be compared, a cell was trained otherwise, or robot data have what is held out.
+        UserError: data are missing, arms may not be compared, a cell was trained otherwise, or robot data have what is held out.
     """
-    plans = {name: arm.training(missing) for name, arm in arms.items()}
+    contracts = {name: arm.contract(missing) for name, arm in arms.items()}
+    check_suites(suites, contracts)
+    plans = {name: arm.training(contracts[name], missing) for name, arm in arms.items()}
     check_fair(arms, plans, baseline_of(study))
+    check_asked(questions, missing)
     state = state.without(other_data(state.records.values(), plans))
     if not study.dry_run and not study.again:
         check_unchanged(state, study)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.report.study import CellRecord
 from vla.report.study_plan import SHARED, TrainingPlan, unequal
+from vla.sim.registry import embodiment_of
+from vla.sim.suites import Suite
 from vla.study.arms import PlannedArm
 
 
@@ -25,6 +28,17 @@ def check_fair(arms: Mapping[str, PlannedArm], plans: Mapping[str, TrainingPlan]
         for key, (theirs, ours) in unequal(plans[baseline], plan).items():
             if key not in arms[name].arm.differs:
                 raise UserError(f"{SHARED[key]}: {ours}, but {baseline} has {theirs}", f"arm {name}", _fix(key))
+
+
+def check_suites(suites: Mapping[str, Suite], contracts: Mapping[str, PolicyContract]) -> None:
+    """Raises UserError if a suite is for another robot than an arm's."""
+    for name, suite in suites.items():
+        for arm, contract in contracts.items():
+            if missing := {embodiment_of(task)[0] for task in suite.tasks} - contract.embodiments.keys():
+                what = (
+                    f"the suite {name} is for the robot {', '.join(sorted(missing))}, not for {', '.join(contract.embodiments)}"
+                )
+                raise UserError(what, f"arm {arm}", "choose suites of the data's robot")
 
 
 def other_data(records: Iterable[CellRecord], plans: Mapping[str, TrainingPlan]) -> dict[str, str]:

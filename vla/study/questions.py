@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,13 @@ def question_sets(folders: Sequence[str], arms: Sequence[Mapping[str, Source[Any
         holdout = min((source.holdout for source in own), default=0.1)
         sets[name] = QuestionSource(name, split="val" if own else "all", holdout=holdout, types=types)
     return sets
+
+
+def check_asked(sets: Mapping[str, QuestionSource], missing: Container[Path]) -> None:
+    """Raises UserError if there are no questions in a folder; `missing` are folders that are still to be collected."""
+    for source in sets.values():
+        if Path(source.folder).resolve() not in missing and not len(source):
+            raise UserError("there is no question", str(source.folder), "give a folder of images with questions")
 
 
 def ask(export: Path, before: LocalPolicy | None, source: QuestionSource) -> Answers:
