@@ -109,7 +109,7 @@ def finished(write, tmp_path_factory):
     first.send_signal(signal.SIGTERM)
     told = first.communicate(timeout=300)[0]
     then = sorted(path.name for path in saved.glob("step=*.ckpt"))
-    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=2900)
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800)
     assert second.returncode == 0, second.stdout + second.stderr
     return folder / "out", (first.returncode, told, then), second.stdout
 

@@ -10,7 +10,7 @@ from vla.report.intervals import wilson
 from vla.report.records import load
 from vla.report.study import load_cells
 
-pytestmark = pytest.mark.timeout(3000)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_told_to_end_it_saves_and_the_same_command_resumes(finished):

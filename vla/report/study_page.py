@@ -18,6 +18,8 @@ from vla.report.study_plan import SHARED
 from vla.report.study_wording import answers, headline, sentences, tables
 from vla.report.wording import points, span
 
+FIRST = ("success", "loss", "decoded_error")
+"""Parts of the names of metrics that come first."""
 SHOWN = 12
 """Largest number of charts."""
 
@@ -77,7 +79,7 @@ def arm_curves(cells: Sequence[CellRecord], arms: Sequence[str]) -> dict[str, st
     """
     from matplotlib.ticker import EngFormatter
 
-    metrics = sorted({name for cell in cells for name in cell.curves})
+    metrics = sorted({name for cell in cells for name in cell.curves}, key=lambda name: (not any(p in name for p in FIRST), name))
     lines = {name: _lines([cell for cell in cells if name in cell.curves], name, arms) for name in metrics}
     lines = {name: one for name, one in lines.items() if any(len(line[0]) for line in one.values())}
     held_out = [name for name in lines if not name.startswith("train/")]

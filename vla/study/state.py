@@ -94,7 +94,7 @@ def check_unchanged(state: State, study: Study) -> None:
     """Raises UserError if a cell was trained with other settings or on other data; the error names it and what differs."""
     if state.changed:
         name, what = next(iter(state.changed.items()))
-        others = f" (so were {len(state.changed) - 1} others)" if len(state.changed) > 1 else ""
+        others = f" (and {len(state.changed) - 1} more)" if len(state.changed) > 1 else ""
         fix = "add --again to put it aside and run it again, or choose another out"
         raise UserError(f"the cell {name} was trained otherwise{others}: {what}", f"{study.out}/{CELLS}/{name}.json", fix)
 
