@@ -96,9 +96,9 @@ def collect_missing(missing: Mapping[Path, Collect], collect: Callable[[Collect]
         if (folder / FILE).is_file():
             continue
         print(f"[collect] {options.out}", flush=True)
-        collect(dataclasses.replace(options, overwrite=True))
+        collect(dataclasses.replace(options, overwrite=not options.policy))
 
 
 def planned_cards(missing: Mapping[Path, Collect], card: Callable[[Collect], DatasetCard]) -> dict[Path, DatasetCard]:
     """Returns folder -> the card that it will have, without statistics."""
-    return {folder: card(dataclasses.replace(options, overwrite=True)) for folder, options in missing.items()}
+    return {folder: card(dataclasses.replace(options, overwrite=not options.policy)) for folder, options in missing.items()}
