@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from vla.sim.conventions import check_conventions
 from vla.sim.episodes import Episode
 from vla.sim.registry import embodiment_of, simulator_of, task_for, task_names
 from vla.sim.rollout import rollout as run_rollout
+from vla.sim.variation import SEEN, Variation
 from vla.sim.workers import Workers
 
 if TYPE_CHECKING:
@@ -43,8 +45,8 @@ def new_tokenizer() -> PreTrainedTokenizerBase:
 class Evaluator:
     """Rolls out fixed episodes during training. Its workers start at the first use and are kept.
 
-    Called with the cards of the data, it returns a function that rolls a policy out in their tasks, in turn. A card without a
-    task stands for the first task of its embodiment.
+    Called with the cards of the data, it returns a function that rolls a policy out in their tasks, in turn, in scenes like theirs.
+    A card without a task stands for the first task of its embodiment.
     """
 
     def __init__(self) -> None:
@@ -64,17 +66,24 @@ class Evaluator:
             )
         for task, card in tasks.items():
             check_conventions(*embodiment_of(task), card.spec, "rollouts during training")
-        return functools.partial(self._roll_out, list(tasks))
+        return functools.partial(self._roll_out, [Episode(0, task=task, variation=_scenes(card)) for task, card in tasks.items()])
 
-    def _roll_out(self, tasks: list[str], policy: Policy, episodes: int) -> dict[str, float]:
+    def _roll_out(self, kinds: list[Episode], policy: Policy, episodes: int) -> dict[str, float]:
         self.workers = self.workers or Workers()
-        episode_list = [Episode(TRAINING_ROLLOUTS + i, task=tasks[i % len(tasks)]) for i in range(episodes)]
+        episode_list = [dataclasses.replace(kinds[i % len(kinds)], seed=TRAINING_ROLLOUTS + i) for i in range(episodes)]
         results = run_rollout(policy, episode_list, self.workers)
         return {name: rate["rate"] for name, rate in rates(results).items()}
 
     def close(self) -> None:
         if self.workers is not None:
             self.workers.close()
+
+
+def _scenes(card: DatasetCard) -> Variation:
+    """Scenes like those of the data."""
+    if not card.generator.get("every_task"):
+        return SEEN
+    return simulator_of(card.task).read_variation("every task", {"every_task": True}, "rollouts during training")
 
 
 def planned_card(options: Collect) -> DatasetCard:

@@ -8,8 +8,8 @@ from vla.report.settings import other_execute
 
 
 def outcome(record: Record) -> str:
-    """Returns success by kind of instruction and by group, language use, malformed answers, another `execute` and restarts,
-    a line each."""
+    """Returns success by kind of instruction and by group, wrong tasks, language use, malformed answers, another `execute` and
+    restarts, a line each."""
     summary = record.more["summary"]
     lines = []
     for kind, group in summary["kinds"].items():
@@ -18,6 +18,8 @@ def outcome(record: Record) -> str:
         lines.append(f"{kind} instruction: {name} {Rate(**rate)}")
     for group in summary["groups"] if len(summary["groups"]) > len(summary["kinds"]) else []:
         lines.append(f"  {group['task']}, {group['variation']}, {group['kind']}: {Rate(**group['success'])}")
+    wrong = {kind: group["wrong_task"] for kind, group in summary["kinds"].items() if group.get("wrong_task", {}).get("rate")}
+    lines += [f"another task's goal reached, {kind} instruction: {Rate(**rate)}" for kind, rate in wrong.items()]
     if use := summary["language_use"]["all"]:
         lines.append(f"language use: {100 * use['rate']:+.0f} points ({100 * use['low']:+.0f} to {100 * use['high']:+.0f})")
     if malformed := [episode.malformed for episode in record.episodes if episode.malformed]:

@@ -139,10 +139,11 @@ def _recognised(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 def _failures(groups: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list[dict[str, Any]]:
     names = sorted({name for group in groups for name in group["failures"]})
     counts = [(name, [(g["kind"], g["failures"].get(name, 0)) for g in groups]) for name in names]
-    if any(g["malformed"]["rate"] for g in groups):
-        # Not a class of failure: such an episode may still have succeeded.
-        malformed = [(g["kind"], round(g["malformed"]["rate"] * g["malformed"]["n"])) for g in groups]
-        counts.append(("a malformed answer", malformed))
+    # Not classes of failure: such an episode may still have succeeded, or failed in another way.
+    for key, name in (("wrong_task", "another task's goal"), ("malformed", "a malformed answer")):
+        having = [g for g in groups if key in g]
+        if any(g[key]["rate"] for g in having):
+            counts.append((name, [(g["kind"], round(g[key]["rate"] * g[key]["n"])) for g in having]))
     return [
         {"name": name, "numbers": [sum(n for group_kind, n in by_group if group_kind == kind) for kind in kinds]}
         for name, by_group in counts

@@ -44,7 +44,7 @@ class EpisodeRecord:
         steps: number of steps taken.
         failure: class of failure; "" for a success, and for a failure that was not classified.
         more: further keys of the line, kept as they are. `vla rollout` writes `objects`, `target`, `first`, `executed`,
-            `malformed` and, in episodes.jsonl only, `seconds` and `restarts`.
+            `malformed`, on the tabletop `other_tasks` and, in episodes.jsonl only, `seconds` and `restarts`.
     """
 
     task: str
@@ -77,6 +77,11 @@ class EpisodeRecord:
     def executed(self) -> bool:
         """Whether anything was done, right or wrong."""
         return bool(self.more.get("executed", False))
+
+    @property
+    def other_tasks(self) -> list[str] | None:
+        """Goals of other tasks than the one asked for that were reached, as "task: goal in short"; None if they were not noted."""
+        return self.more.get("other_tasks")
 
     @property
     def malformed(self) -> int:

@@ -14,17 +14,22 @@ from vla.report.records import EpisodeRecord
 
 
 def rates(episodes: Sequence[EpisodeRecord]) -> dict[str, dict[str, Any]]:
-    """Returns success, wrong object, execution, recognition and malformed answers as rates with 95 % Wilson intervals.
+    """Returns success, wrong object, execution, recognition and malformed answers as rates with 95 % Wilson intervals, and the
+    wrong task where other tasks' goals were noted.
 
-    Recognition is a share of the executed episodes, every other rate a share of all episodes.
+    Recognition is a share of the executed episodes, every other rate a share of all episodes. Wrong task: another task's goal was
+    reached, whatever the episode came to.
     """
     n, executed = len(episodes), [e for e in episodes if e.executed]
+    noted = [e.other_tasks for e in episodes if e.other_tasks is not None]
+    others = {"wrong_task": wilson(sum(map(bool, noted)), len(noted)).to_dict()} if noted else {}
     return {
         "success": wilson(sum(e.success for e in episodes), n).to_dict(),
         "wrong_object": wilson(sum(e.failure == "wrong object" for e in episodes), n).to_dict(),
         "execution": wilson(len(executed), n).to_dict(),
         "recognition": wilson(sum(e.first == e.target for e in executed), len(executed)).to_dict(),
         "malformed": wilson(sum(e.malformed > 0 for e in episodes), n).to_dict(),
+        **others,
     }
 
 

@@ -78,7 +78,7 @@ def check(options: Collect) -> None:
     for name in () if options.policy else ("beta", "expert"):
         if getattr(options, name):
             raise UserError(f"--{name} without --policy", "collect", "name the policy that acts, and that the expert corrects")
-    for name in ("sizes", "step_questions") if options.policy else ():
+    for name in ("sizes", "every_task", "destinations", "step_questions") if options.policy else ():
         if getattr(options, name):
             raise UserError(
                 f"--policy with --{name}", "collect", "leave one of them out: only the expert's demonstrations have it"
@@ -198,7 +198,7 @@ def write_demonstrations(
 def generator(options: Collect) -> dict[str, object]:
     """The card's entry on how the data was made. Training rolls out the task named in `task`."""
     # An option that came later is left out at its default, so that cards of the same data stay the same.
-    later = ("numbers", "wide", "step_questions", "policy", "expert", "beta", "batch")
+    later = ("numbers", "wide", "every_task", "destinations", "step_questions", "policy", "expert", "beta", "batch")
     left_out = ("out", "workers", "overwrite", *(name for name in later if not getattr(options, name)))
     chosen = {key: value for key, value in dataclasses.asdict(options).items() if key not in left_out}
     return {"command": f"vla collect --task {options.task}", **chosen}

@@ -84,6 +84,7 @@ class Result(EpisodeRecord):
         target: str = "",
         first: str = "",
         objects: Sequence[str] = (),
+        other_tasks: Sequence[str] | None = None,
         seconds: float = 0.0,
         frames: Sequence[np.ndarray] = (),
         actions: Sequence[np.ndarray] = (),
@@ -97,10 +98,12 @@ class Result(EpisodeRecord):
             executed: whether something was done, the right thing or another.
             target, first: what should be done and what was done first, in short: for lifting, the object ("" is none).
             objects: what was there, for people.
+            other_tasks: other tasks' goals that were reached, as "task: goal in short"; None where they are not looked for.
             seconds: that it took.
         """
         # `Rollout` fills in the last ones.
         more = {"objects": list(objects), "target": target, "first": first, "executed": executed, "malformed": 0}
+        more |= {} if other_tasks is None else {"other_tasks": list(other_tasks)}
         more |= {"seconds": seconds, "restarts": []}
         named = (*episode.key, instruction, state, not failure, steps, failure)
         return cls(*named, more, list(frames), list(actions))

@@ -30,6 +30,9 @@ class Robosuite(Simulator):
     def check_collect(self, options: Collect) -> None:
         if options.sizes:
             raise UserError(f"{options.task} has objects of one size", "collect", "leave out --sizes")
+        for name in ("every_task", "destinations"):
+            if getattr(options, name):
+                raise UserError(f"{options.task} with --{name}", "collect", "leave it out: only the tabletop's tasks have it")
         if options.step_questions:
             raise UserError(f"no questions are known about {options.task}", "collect", "leave out --step_questions")
 

@@ -21,6 +21,7 @@ from vla.sim.tabletop.step_questions import ask_step
 from vla.sim.tabletop.tasks import find_task
 from vla.sim.tabletop.tasks.base import Goal
 from vla.sim.tabletop.tasks.outcome import Outcome
+from vla.sim.tabletop.tasks.together import draw_layout
 from vla.sim.tabletop.variation import TabletopVariation
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ CONVENTIONS = {
     "+-pi/4 rad",
 }
 WAY = "from the gripper to the object, along its largest component: forward away from the robot, left as the front camera sees it"
+DESTINATIONS = "of the named object; once put or stack holds it, of the receptacle or object that it belongs on"
 BLOCK = 50
 """Images that a worker process makes at a time."""
 
@@ -54,6 +56,7 @@ def collect(options: Collect, report: Report) -> dict[str, int]:
     if options.task == "questions":
         return _collect_questions(options, report)
     conventions = CONVENTIONS | ({"way": WAY} if options.step_questions else {})
+    conventions |= {"point and reach": DESTINATIONS} if options.destinations else {}
     return write_demonstrations(options, _attempts, _start, f"tabletop-{options.task}", conventions, report)
 
 
@@ -67,7 +70,8 @@ def _start(options: Collect) -> None:
     _looks = SceneVariation(_table)
     if options.task == "questions":
         rng = np.random.default_rng((options.seed, 1))
-        _poses = asking.collect_poses(_table, rng, options.poses, wide.draw_scene if options.wide else None)
+        draw = wide.draw_scene if options.wide else asking.draw_every_shape if options.every_task else None
+        _poses = asking.collect_poses(_table, rng, options.poses, draw)
 
 
 def _encode(members: dict[str, np.ndarray]) -> dict[str, bytes]:
@@ -81,8 +85,10 @@ def _images() -> dict[str, np.ndarray]:
 def _attempts(index: int) -> list[Attempt]:
     """Scene `index`, demonstrated once for each of its two goals: the same start under two instructions."""
     attempts = []
-    variation = TabletopVariation(sizes=_options.sizes)
-    layout = find_task(_options.task).draw(np.random.default_rng((_options.seed, 2, index)), 2 + index % 2, variation)
+    variation = TabletopVariation(sizes=_options.sizes, every_task=_options.every_task)
+    layout = draw_layout(
+        find_task(_options.task), np.random.default_rng((_options.seed, 2, index)), 2 + index % 2, variation
+    )
     for number, goal in enumerate(layout.goals):
         rng = np.random.default_rng((_options.seed, 3, index, number))
         _table.reset(layout.scene, np.random.default_rng((_options.seed, 4, index)))
@@ -108,7 +114,8 @@ def _demonstrate(goal: Goal, rng: np.random.Generator, asking_rng: np.random.Gen
         action, state = expert_action(_table, goal), _table.state()
         terminate.append(int(done(_table, goal)))
         asked = ask_step(_table, asking_rng) if asking_rng.random() < _options.step_questions else []
-        steps.append((_images(), about(_table, goal) | ({"questions": asked} if asked else {}), segment))
+        facts = about(_table, goal, _options.destinations)
+        steps.append((_images(), facts | ({"questions": asked} if asked else {}), segment))
         actions.append(action.astype(np.float32))
         states.append(state.astype(np.float32))
         disturbed = action.copy()
@@ -208,6 +215,7 @@ def _ask_block(block: int) -> list[tuple[dict[str, bytes], list[dict]]]:
             _looks.apply(wide.draw_look(rng))
             questions = wide_questions.draw_image(_table, _poses, rng, _options.objects)
         else:
-            questions = asking.draw_image(_table, _poses, rng, _options.objects, _options.numbers)
+            draw = asking.draw_every_shape if _options.every_task else asking.draw_scene
+            questions = asking.draw_image(_table, _poses, rng, _options.objects, _options.numbers, draw)
         samples.append((_encode(_images()), questions))
     return samples

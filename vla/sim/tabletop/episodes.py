@@ -11,6 +11,7 @@ from vla.sim.episodes import NONSENSE, Episode
 from vla.sim.tabletop.scene import RECEPTACLES, Object, Scene
 from vla.sim.tabletop.tasks import find_task
 from vla.sim.tabletop.tasks.base import Goal, Task
+from vla.sim.tabletop.tasks.together import draw_layout
 from vla.sim.tabletop.tasks.wording import named_objects, named_of, named_side
 from vla.sim.tabletop.variation import TabletopVariation
 
@@ -30,7 +31,7 @@ def set_up(episode: Episode) -> tuple[Scene, Goal | None, str]:
     rng = np.random.default_rng((EVALUATION, episode.seed))
     if episode.instruction:
         return *_understand(task, episode.instruction, rng, count, variation), episode.instruction
-    layout, wording = task.draw(rng, count, variation), np.random.default_rng((EVALUATION, episode.seed, 1))
+    layout, wording = draw_layout(task, rng, count, variation), np.random.default_rng((EVALUATION, episode.seed, 1))
     if episode.kind == "empty":
         return layout.scene, None, ""
     if episode.kind == "nonsense":
@@ -59,7 +60,7 @@ def _understand(
 ) -> tuple[Scene, Goal | None]:
     """A scene with the objects that a sentence names, and its goal; None where it leaves open what the task needs to know."""
     named, side = named_objects(instruction), named_side(instruction)
-    first = layout = task.draw(rng, count, variation)
+    first = layout = draw_layout(task, rng, count, variation)
     for _ in range(DRAWS if named else 0):
         goal = layout.goals[0]
         if goal.reference is None and not goal.side:
@@ -71,7 +72,7 @@ def _understand(
         if fitting and (not goal.side or (side, len(named)) == (goal.side, len(roles))):
             return _name(layout.scene, dict(zip(roles, named, strict=False))), goal
         # The scene decides which sides can be reached; a distractor adds possible goals.
-        layout = task.draw(rng, 3, variation)
+        layout = draw_layout(task, rng, 3, variation)
     return first.scene, None
 
 

@@ -15,7 +15,19 @@ import numpy as np
 
 from vla.sim.tabletop.embodiment import TABLE_HEIGHT
 from vla.sim.tabletop.experts.grasp import lift_action, turn
-from vla.sim.tabletop.scene import COLOURS, REACH_X, REACH_Y, SHAPES, SLOTS, SPACING, Scene, sample_scene
+from vla.sim.tabletop.scene import (
+    COLOURS,
+    FLAT,
+    REACH_X,
+    REACH_Y,
+    RECEPTACLES,
+    SHAPES,
+    SLOTS,
+    SPACING,
+    Scene,
+    arrange,
+    sample_scene,
+)
 from vla.sim.tabletop.tasks.lift import Lift
 from vla.sim.tabletop.words import NUMBERS, SYMBOLS
 
@@ -71,6 +83,14 @@ def draw_scene(rng: np.random.Generator, count: int) -> Scene:
     return sample_scene(rng, count, distinct_colours=bool(rng.random() < 0.7), turn=TURN)
 
 
+def draw_every_shape(rng: np.random.Generator, count: int) -> Scene:
+    """A scene with flat objects and, if there are several, mostly a receptacle, as every task needs them; colours differ."""
+    shapes = [str(shape) for shape in rng.choice([*SHAPES, *FLAT], count)]
+    if count > 1 and rng.random() < 0.75:
+        shapes[-1] = str(rng.choice(list(RECEPTACLES)))
+    return arrange(rng, [(str(c), shape) for c, shape in zip(rng.permutation(list(COLOURS)), shapes, strict=False)], TURN)
+
+
 def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24, draw: Draw | None = None) -> list[Pose]:
     """Robot poses from the expert lifting an object, and from random motion over an empty table.
 
@@ -106,7 +126,12 @@ def collect_poses(table: Tabletop, rng: np.random.Generator, episodes: int = 24,
 
 
 def draw_image(
-    table: Tabletop, poses: list[Pose], rng: np.random.Generator, objects: int = 0, numbers: bool = False
+    table: Tabletop,
+    poses: list[Pose],
+    rng: np.random.Generator,
+    objects: int = 0,
+    numbers: bool = False,
+    draw: Draw = draw_scene,
 ) -> list[dict]:
     """Sets up a new scene around one of the poses, without simulating it, and returns questions about it.
 
@@ -115,12 +140,13 @@ def draw_image(
     Args:
         objects: number of objects; 0 draws one to four.
         numbers: whether to add the types of NUMERATE; the other questions are the same with and without.
+        draw: draws the scene.
 
     Returns:
         [{"type", "question", "answer"}]: the answer is a word, or a list of words, integers and points [u, v] (each 0 to 1).
         Render the table for the image.
     """
-    held = place_scene(table, poses, rng, draw_scene, objects)
+    held = place_scene(table, poses, rng, draw, objects)
     questions = ask(table, rng, held)
     return questions + (ask_numbers(table, rng) if numbers else [])
 

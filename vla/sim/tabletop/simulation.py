@@ -102,6 +102,7 @@ class TabletopSimulation:
             failure=outcome.failure or "",
             steps=outcome.steps,
             executed=outcome.executed,
+            other_tasks=None if outcome.goal is None else [f"{g.task}: {describe(scene, g)}" for g in outcome.others],
             seconds=time.perf_counter() - self.began,
             state=self.state,
             frames=self.frames,

@@ -44,6 +44,11 @@ class Tabletop(Simulator):
     def check_collect(self, options: Collect) -> None:
         if options.objects > SLOTS:
             raise UserError(f"objects {options.objects}", "collect", f"give 0 to {SLOTS}")
+        for name in ("sizes", "wide"):
+            if options.every_task and getattr(options, name):
+                raise UserError(f"--every_task with --{name}", "collect", "leave one of them out: they are about other scenes")
+        if options.destinations and options.task not in ("put", "stack"):
+            raise UserError(f"{options.task} with --destinations", "collect", "leave it out: only put and stack have them")
 
     def collect(self, options: Collect, report: Report) -> dict[str, int]:
         from vla.sim.tabletop.collect import collect

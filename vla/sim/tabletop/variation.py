@@ -35,6 +35,8 @@ class TabletopVariation(Variation):
         objects: names ("red cube") from which a scene's objects are drawn, with distinct colours; () is training's objects.
         shared_colour: the first two objects have the same colour and differ in shape.
         sizes: objects are small or large, and their names say so; often the first two differ in size alone.
+        every_task: scenes in which every task is possible with the same object, and which are the same for every task: what is to
+            be done is in the sentence alone (`vla.sim.tabletop.tasks.together`).
         distractors: number of objects beyond the two or three of training.
         wordings: sentences with the blank {name}, and {reference}, {side} or {where} like the tasks' own; () is training's.
         words: replacements for words of an object's name in the instruction.
@@ -51,6 +53,7 @@ class TabletopVariation(Variation):
     objects: tuple[str, ...] = ()
     shared_colour: bool = False
     sizes: bool = False
+    every_task: bool = False
     distractors: int = 0
     wordings: tuple[str, ...] = ()
     words: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -131,11 +134,13 @@ def _check(v: TabletopVariation, where: str) -> None:
             raise UserError(f"unknown object {name!r}", where, f"known are {known}")
     if v.objects and len({name.split()[0] for name in v.objects}) < 2:
         raise UserError("`objects` have fewer than two colours", where, "a scene has at least two objects that differ in colour")
-    for key in ("shared_colour", "sizes"):
+    for key in ("shared_colour", "sizes", "every_task"):
         if type(getattr(v, key)) is not bool:
             raise UserError(f"`{key}` is {getattr(v, key)!r}", where, "true or false")
-    if bool(v.objects) + v.shared_colour + v.sizes > 1:
-        raise UserError("`objects`, `shared_colour` and `sizes` exclude each other", where, "give one of them")
+    if bool(v.objects) + v.shared_colour + v.sizes + v.every_task > 1:
+        raise UserError("`objects`, `shared_colour`, `sizes` and `every_task` exclude each other", where, "give one of them")
+    if v.every_task and (v.distractors or v.told_by):
+        raise UserError("`every_task` with `distractors` or `told_by`", where, "leave them out: the table is full, and has names")
     for wording in v.wordings:
         blanks = open_in(wording)
         if "name" not in blanks or len(set(blanks)) < len(blanks) or not set(blanks) <= set(BLANKS):

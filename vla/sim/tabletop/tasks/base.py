@@ -63,6 +63,8 @@ class Task(abc.ABC):
         shapes: shapes of the objects that it draws.
         others: further shapes that a variation may have.
         told_by: the values of `TabletopVariation.told_by` that it supports.
+        parts: names of tasks whose goals are reached on the way to this one's: where this task is asked for, they are not others.
+        carries: whether an object is taken up for it. Where it is not, an object that was carried does not reach its goals.
     """
 
     name: ClassVar[str]
@@ -71,6 +73,8 @@ class Task(abc.ABC):
     shapes: ClassVar[tuple[str, ...]] = tuple(SHAPES)
     others: ClassVar[tuple[str, ...]] = (*UNSEEN_SHAPES, *FLAT)
     told_by: ClassVar[tuple[str, ...]] = TOLD_BY
+    parts: ClassVar[tuple[str, ...]] = ()
+    carries: ClassVar[bool] = True
 
     @abc.abstractmethod
     def draw(self, rng: np.random.Generator, count: int, variation: TabletopVariation = SEEN) -> Layout:
@@ -90,6 +94,10 @@ class Task(abc.ABC):
     def sayable(self, scene: Scene) -> list[Goal]:
         """Every goal that a sentence can name in the scene."""
         return self.candidates(scene, None)
+
+    def open_goals(self, scene: Scene) -> list[Goal]:
+        """Every goal that a sentence can name in the scene and that is not reached where things stand at the start."""
+        return self.sayable(scene)
 
     @abc.abstractmethod
     def holds(self, table: Table, goal: Goal) -> bool:

@@ -31,7 +31,7 @@ class Lift(Task):
         return Layout(draw_scene(rng, count, variation), (Goal(self.name, 0), Goal(self.name, 1)))
 
     def candidates(self, scene: Scene, goal: Goal | None) -> list[Goal]:
-        return [Goal(self.name, i) for i in range(len(scene))]
+        return [Goal(self.name, i) for i, o in enumerate(scene) if o.movable]
 
     def holds(self, table: Table, goal: Goal) -> bool:
         return table.lift(goal.target) >= LIFTED

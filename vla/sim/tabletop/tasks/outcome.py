@@ -1,10 +1,30 @@
-"""How an episode stands: success, execution, recognition and the classes of failure, the same for every task."""
+"""How an episode stands: success, execution, recognition, the classes of failure and other tasks' goals, the same for every task.
+
+**Other tasks' goals.** An episode in which the goal of another task than the one asked for was reached did the wrong task. Such a
+goal is any that a sentence can name in the scene, about whatever object, whose condition held for HOLD_STEPS steps and did not hold
+at the start. It neither ends the episode nor changes its success or failure, so that an episode's outcome is what it was before these
+goals were noted. By what was asked for and what was reached:
+
+| Asked for | lift | put | stack | push |
+|---|---|---|---|---|
+| lift | | counts | counts | counts if the object was never carried |
+| put | is a part of it: does not count | | counts | likewise |
+| stack | likewise | counts | | likewise |
+| push | counts | counts | counts | |
+
+Lifting an object, the right or the wrong one, is how putting and stacking begin, so it cannot be told from them. The other way round
+an episode of lifting ends once an object was up for long enough, so what would have followed is not seen: putting and stacking count
+there only where the object was up more briefly. An object that was carried and let go of somewhere has moved along the table as if
+pushed; that is why pushing counts only for objects that were never carried.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
+from vla.sim.tabletop.tasks import TASKS
 from vla.sim.tabletop.tasks.base import HOLD_STEPS, Goal, Table, Task
+from vla.sim.tabletop.tasks.place import PICKED
 
 
 @dataclasses.dataclass
@@ -20,6 +40,7 @@ class Outcome:
         goal: what was asked for; None where the instruction asks for nothing (control episodes).
         reached: the goal that was reached first; None while there is none.
         failure: "" for success, else its class.
+        others: goals of other tasks that were reached, in their order; see above. None are noted where nothing was asked for.
     """
 
     task: Task
@@ -30,7 +51,10 @@ class Outcome:
     steps: int = 0
     touched: bool = False
     spoiled: bool = False
+    others: list[Goal] = dataclasses.field(default_factory=list)
     _held: dict[Goal, int] = dataclasses.field(default_factory=dict)
+    _carried: set[int] = dataclasses.field(default_factory=set)
+    _possible: list[Goal] | None = None
 
     def __post_init__(self) -> None:
         self.horizon = self.horizon or self.task.horizon
@@ -56,14 +80,17 @@ class Outcome:
     def update(self, table: Table, terminate: bool = False) -> None:
         """Takes note of the state after a step; `terminate` says that the policy declared the task done."""
         self.steps += 1
-        under_way = any(self.task.begun(table, i) for i in range(len(table.scene)))
+        movable = [i for i, item in enumerate(table.scene) if item.movable]
+        under_way = any(self.task.begun(table, i) for i in movable)
         self.touched |= under_way
         asked = None if self.goal is None else self.goal.target
-        self.spoiled |= any(i != asked and self.task.spoils(table, i) for i in range(len(table.scene)))
+        self.spoiled |= any(i != asked and self.task.spoils(table, i) for i in movable)
         for goal in self._candidates(table):
-            self._held[goal] = self._held.get(goal, 0) + 1 if self.task.holds(table, goal) else 0
-            if self._held[goal] >= HOLD_STEPS and self.reached is None:
+            if self._has_held(table, self.task, goal) and self.reached is None:
                 self.reached = goal
+        if self.reached is None and self.goal is not None:
+            self._carried |= {i for i in movable if table.lift(i) >= PICKED and table.grasped(i)}
+            self._note_others(table)
         if self.reached is not None:
             right = self.goal is not None and self.reached.target == self.goal.target
             asked_for = "wrong object before" if self.spoiled else ""
@@ -72,6 +99,22 @@ class Outcome:
             self.failure = "terminated early"
         elif self.steps >= self.horizon:
             self.failure = "timeout" if under_way else "dropped" if self.touched else "nothing grasped"
+
+    def _has_held(self, table: Table, task: Task, goal: Goal) -> bool:
+        """Counts the steps for which the goal's condition has held; whether they are enough."""
+        self._held[goal] = self._held.get(goal, 0) + 1 if task.holds(table, goal) else 0
+        return self._held[goal] >= HOLD_STEPS
+
+    def _note_others(self, table: Table) -> None:
+        if self._possible is None:
+            others = [task for name, task in TASKS.items() if name not in (self.task.name, *self.task.parts)]
+            self._possible = [goal for task in others for goal in task.open_goals(table.scene)]
+        for goal in self._possible:
+            task = TASKS[goal.task]
+            if not task.carries and goal.target in self._carried:
+                continue
+            if self._has_held(table, task, goal) and goal not in self.others:
+                self.others.append(goal)
 
     def _candidates(self, table: Table) -> list[Goal]:
         """The goal asked for comes first: it may be reached together with another."""

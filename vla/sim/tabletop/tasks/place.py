@@ -20,13 +20,14 @@ class Place(Task):
     """A task whose target ends on its reference, and let go of."""
 
     horizon = 120
+    parts = ("lift",)
 
     @abc.abstractmethod
     def rests(self, table: Table, goal: Goal) -> bool:
         """Whether the target is where it belongs, whoever holds it there."""
 
     def holds(self, table: Table, goal: Goal) -> bool:
-        return not table.grasped(goal.target) and self.rests(table, goal)
+        return self.rests(table, goal) and not table.grasped(goal.target)
 
     def begun(self, table: Table, index: int) -> bool:
         return table.scene[index].movable and table.grasped(index) and table.lift(index) >= PICKED
@@ -111,7 +112,7 @@ class Stack(Place):
         return Layout(scene, (Goal(self.name, 0, 1), Goal(self.name, *swapped)))
 
     def supports(self, scene: Scene) -> list[int]:
-        return list(range(len(scene)))
+        return [i for i, o in enumerate(scene) if o.movable]
 
     def rests(self, table: Table, goal: Goal) -> bool:
         assert goal.reference is not None

@@ -20,6 +20,8 @@ BESIDE, BEYOND = 0.09, 0.02
 """Where a push aims: that far (m) from the reference's middle, or past the edge."""
 SHORTEST, ASKEW = 0.07, 0.35
 """The shortest push (m) and the largest angle (rad) to the table's axes that is asked for."""
+WIDE = 0.026
+"""Half the width (m) of an object that the clear paths allow for; beside a receptacle they are farther from its middle."""
 ROOM = np.array([(-0.2, -0.25), (0.22, 0.25)])
 """Where the gripper works (m)."""
 
@@ -46,6 +48,7 @@ class Push(Task):
     horizon = 120
     shapes, others = tuple(FLAT), ("cube",)
     told_by = ("", "colour")
+    carries = False
 
     def fitting(self, scene: Scene, goal: Goal) -> tuple[str, ...]:
         return self.wordings[:5] if goal.reference is None else self.wordings[5:]
@@ -59,38 +62,45 @@ class Push(Task):
         wanted = str(rng.choice(list(SIDES)))
         while True:
             scene = draw_scene(rng, count, variation, shapes=self.shapes)
-            order = range(len(scene))
-            goals = [
-                Goal(self.name, i, j, side)
-                for side in SIDES
-                for i in order
-                for j in (order if relation else (None,))
-                if i != j and _feasible(scene, Goal(self.name, i, j, side))
-            ]
+            goals = self.feasible(scene, relation)
             for first in (g for g in goals if g.side == wanted):
-                swapped = [g for g in goals if 0 < _differences(first, g) < (3 if relation else 2)]
-                if swapped:
-                    return Layout(scene, (first, swapped[rng.integers(len(swapped))]))
+                if swapped := self.swapped(rng, first, goals):
+                    return Layout(scene, (first, swapped))
+
+    def feasible(self, scene: Scene, relation: bool) -> list[Goal]:
+        """Every goal with a clear path: beside another object if `relation`, else at a side of the table."""
+        order = _movable(scene)
+        return [
+            Goal(self.name, i, j, side)
+            for side in SIDES
+            for i in order
+            for j in (order if relation else (None,))
+            if i != j and _feasible(scene, Goal(self.name, i, j, side))
+        ]
+
+    def swapped(self, rng: np.random.Generator, first: Goal, goals: list[Goal]) -> Goal | None:
+        """Draws from `goals`, all of one form, one that shares the target, the side or the reference with the first."""
+        most = 2 if first.reference is None else 3
+        others = [goal for goal in goals if 0 < _differences(first, goal) < most]
+        return others[rng.integers(len(others))] if others else None
 
     def candidates(self, scene: Scene, goal: Goal | None) -> list[Goal]:
         """Every object at every side of the table, or of every other object if the goal has a reference; last, any other object
         pushed anywhere."""
-        order = range(len(scene))
+        order = _movable(scene)
         others = [Goal(self.name, i) for i in order if goal is None or i != goal.target]
         if goal is None:
             return others
         references = (None,) if goal.reference is None else order
         sided = [Goal(self.name, i, j, side) for i in order for j in references if i != j for side in SIDES]
-        # Where it stands from the first it was not pushed to.
-        return [
-            g
-            for g in sided
-            if not _beside(_place(scene, g.target), g.side, None if g.reference is None else _place(scene, g.reference))
-        ] + others
+        return _ahead(scene, sided) + others
 
     def sayable(self, scene: Scene) -> list[Goal]:
-        order = range(len(scene))
+        order = _movable(scene)
         return [Goal(self.name, i, j, side) for i in order for j in (None, *order) if i != j for side in SIDES]
+
+    def open_goals(self, scene: Scene) -> list[Goal]:
+        return _ahead(scene, self.sayable(scene))
 
     def holds(self, table: Table, goal: Goal) -> bool:
         i, j = goal.target, goal.reference
@@ -128,6 +138,19 @@ def straddles(direction: np.ndarray) -> bool:
     """Whether a push in a direction [2] is one between the open fingers, which are side by side from left to right, or from
     behind."""
     return bool(abs(direction[1]) >= abs(direction[0]))
+
+
+def _movable(scene: Scene) -> list[int]:
+    return [i for i, item in enumerate(scene) if item.movable]
+
+
+def _ahead(scene: Scene, goals: list[Goal]) -> list[Goal]:
+    """The goals, each with a side, where the target does not stand from the first: it was not pushed there."""
+
+    def reference(goal: Goal) -> np.ndarray | None:
+        return None if goal.reference is None else _place(scene, goal.reference)
+
+    return [goal for goal in goals if not _beside(_place(scene, goal.target), goal.side, reference(goal))]
 
 
 def _place(scene: Scene, index: int) -> np.ndarray:
@@ -176,6 +199,7 @@ def _feasible(scene: Scene, goal: Goal) -> bool:
             offset = _place(scene, i) - first
             nearest = np.clip(offset @ direction, 0, length + behind + ahead) * direction
             clear = 0.125 if other.half_height > 0.02 and not astride else beside
+            clear += 0.0 if other.movable else other.half_width - WIDE
             if np.hypot(*(offset - nearest)) < clear:
                 return False
     return True
