@@ -45,8 +45,8 @@ def new_tokenizer() -> PreTrainedTokenizerBase:
 class Evaluator:
     """Rolls out fixed episodes during training. Its workers start at the first use and are kept.
 
-    Called with the cards of the data, it returns a function that rolls a policy out in their tasks, in turn, in scenes like theirs.
-    A card without a task stands for the first task of its embodiment.
+    Called with the cards of the data, it returns a function that rolls a policy out in their tasks, in turn, in scenes like
+    theirs. A card without a task stands for the first task of its embodiment.
     """
 
     def __init__(self) -> None:

@@ -80,7 +80,7 @@ class EpisodeRecord:
 
     @property
     def other_tasks(self) -> list[str] | None:
-        """Goals of other tasks than the one asked for that were reached, as "task: goal in short"; None if they were not noted."""
+        """Reached goals of other tasks than the one asked for, as "task: goal in short"; None if they were not noted."""
         return self.more.get("other_tasks")
 
     @property

@@ -24,8 +24,9 @@ class Collect:
         wide: ask about a wide world: colours, shapes, words, numbers and symbols that no demonstration has, and table tops,
             rooms, lights, cameras and heights that are no suite's.
         sizes: make the objects of demonstrations small or large, and mention their size.
-        every_task: demonstrate in scenes in which every task of the tabletop is possible, so that the sentence alone says what is to
-            be done. With one seed the scenes of all tasks are the same. Questions are then about such objects and receptacles.
+        every_task: demonstrate in scenes in which every task of the tabletop is possible, so that the sentence alone says what
+            is to be done. With one seed the scenes of all tasks are the same. Questions are then about such objects and
+            receptacles.
         destinations: once the object of put or stack is held, `point` and `reach` say where it belongs instead of where it is, so
             that a plan made of them leads to the end.
         step_questions: share of the steps of demonstrations that get questions on their own image: where an object is, what is

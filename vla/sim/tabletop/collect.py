@@ -86,9 +86,7 @@ def _attempts(index: int) -> list[Attempt]:
     """Scene `index`, demonstrated once for each of its two goals: the same start under two instructions."""
     attempts = []
     variation = TabletopVariation(sizes=_options.sizes, every_task=_options.every_task)
-    layout = draw_layout(
-        find_task(_options.task), np.random.default_rng((_options.seed, 2, index)), 2 + index % 2, variation
-    )
+    layout = draw_layout(find_task(_options.task), np.random.default_rng((_options.seed, 2, index)), 2 + index % 2, variation)
     for number, goal in enumerate(layout.goals):
         rng = np.random.default_rng((_options.seed, 3, index, number))
         _table.reset(layout.scene, np.random.default_rng((_options.seed, 4, index)))

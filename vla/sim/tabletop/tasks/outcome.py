@@ -1,9 +1,9 @@
 """How an episode stands: success, execution, recognition, the classes of failure and other tasks' goals, the same for every task.
 
 **Other tasks' goals.** An episode in which the goal of another task than the one asked for was reached did the wrong task. Such a
-goal is any that a sentence can name in the scene, about whatever object, whose condition held for HOLD_STEPS steps and did not hold
-at the start. It neither ends the episode nor changes its success or failure, so that an episode's outcome is what it was before these
-goals were noted. By what was asked for and what was reached:
+goal is any that a sentence can name in the scene, about whatever object, whose condition held for HOLD_STEPS steps and did not
+hold at the start. It neither ends the episode nor changes its success or failure: outcomes are what they were before these goals
+were noted. By what was asked for (rows) and what was reached:
 
 | Asked for | lift | put | stack | push |
 |---|---|---|---|---|
@@ -12,10 +12,10 @@ goals were noted. By what was asked for and what was reached:
 | stack | likewise | counts | | likewise |
 | push | counts | counts | counts | |
 
-Lifting an object, the right or the wrong one, is how putting and stacking begin, so it cannot be told from them. The other way round
-an episode of lifting ends once an object was up for long enough, so what would have followed is not seen: putting and stacking count
-there only where the object was up more briefly. An object that was carried and let go of somewhere has moved along the table as if
-pushed; that is why pushing counts only for objects that were never carried.
+Lifting an object, the right or the wrong one, is how putting and stacking begin, so it cannot be told from them. The other way
+round, an episode of lifting ends once an object was up for long enough, and what would have followed is not seen: putting and
+stacking count there only where the object was up more briefly. An object that was carried and let go of elsewhere has moved along
+the table as if pushed; that is why pushing counts only for objects that were never carried.
 """
 
 from __future__ import annotations

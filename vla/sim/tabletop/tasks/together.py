@@ -1,7 +1,7 @@
 """Scenes in which every task is possible, with the same object.
 
-Each task's own scenes give it away: only those of putting have receptacles, and only those of pushing flat objects. In these scenes
-what is to be done is in the sentence alone. A seed gives the same scene whatever the task, so a scene is seen under the sentences of
+Each task's own scenes give it away: only those of putting have receptacles, and only those of pushing flat objects. Here the
+sentence alone says what is to be done. A seed gives the same scene whatever the task, so a scene is seen under the sentences of
 every task.
 """
 
@@ -21,7 +21,7 @@ RELATION = 0.4
 
 
 def draw_layout(task: Task, rng: np.random.Generator, count: int, variation: TabletopVariation = SEEN) -> Layout:
-    """A scene with two goals of a task: its own, as `Task.draw`, or one in which every task is possible if the variation says so."""
+    """A scene with two goals of a task: as `Task.draw`, or, if the variation says so, one in which every task is possible."""
     if not variation.every_task:
         return task.draw(rng, count, variation)
     scene, goals = draw_together(rng)
@@ -31,8 +31,8 @@ def draw_layout(task: Task, rng: np.random.Generator, count: int, variation: Tab
 def draw_together(rng: np.random.Generator) -> tuple[Scene, dict[str, tuple[Goal, Goal]]]:
     """Draws a scene, and by task its two goals there.
 
-    The scene has two flat objects, which can be lifted, put, stacked and pushed, a third one of any shape, and a receptacle. The
-    correct goal of every task is about the first object. The swapped one is about the second, or takes the first to another place.
+    The scene has two flat objects, which can be lifted, put, stacked and pushed, a third one of any shape, and a receptacle. Every
+    task's correct goal is about the first object. The swapped one is about the second, or takes the first to another place.
     """
     wanted, relation = str(rng.choice(["left", "right", "front"])), bool(rng.random() < RELATION)
     lift, put, push, stack = (task.name for task in (Lift, Put, Push, Stack))
