@@ -31,7 +31,7 @@ def draw_layout(task: Task, rng: np.random.Generator, count: int, variation: Tab
 def draw_together(rng: np.random.Generator) -> tuple[Scene, dict[str, tuple[Goal, Goal]]]:
     """Draws a scene, and by task its two goals there.
 
-    The scene has two flat objects, which can be lifted, put, stacked and pushed, a third one of any shape, and a receptacle. Every
+    The scene has two flat objects, which can be lifted, put, stacked and pushed, a third of any shape, and a receptacle. Every
     task's correct goal is about the first object. The swapped one is about the second, or takes the first to another place.
     """
     wanted, relation = str(rng.choice(["left", "right", "front"])), bool(rng.random() < RELATION)
