@@ -28,8 +28,8 @@ ROOM = np.array([(-0.2, -0.25), (0.22, 0.25)])
 
 class Push(Task):
     """Success: for HOLD_STEPS steps the target is where it should be, more than MOVED from where it stood, flat on the
-    table and not touched by the robot; no other object was pushed before. Where it should be: past EDGE on a side of the table,
-    or beside the reference (GAP to the side, LATERAL across), which has stayed.
+    table (not on a receptacle) and not touched by the robot; no other object was pushed before. Where it should be: past EDGE
+    on a side of the table, or beside the reference (GAP to the side, LATERAL across), which has stayed.
     """
 
     name = "push"
@@ -104,7 +104,7 @@ class Push(Task):
 
     def holds(self, table: Table, goal: Goal) -> bool:
         i, j = goal.target, goal.reference
-        if _displacement(table, i) <= MOVED or abs(table.lift(i)) > 0.01 or table.touched(i):
+        if _displacement(table, i) <= MOVED or abs(table.lift(i)) > 0.01 or _on_a_receptacle(table, i) or table.touched(i):
             return False
         return not goal.side or (
             _beside(table.position(i), goal.side, None if j is None else table.position(j)) and self._stayed(table, j)
@@ -159,6 +159,11 @@ def _place(scene: Scene, index: int) -> np.ndarray:
 
 def _displacement(table: Table, index: int) -> float:
     return float(np.hypot(*(table.position(index)[:2] - _place(table.scene, index))))
+
+
+def _on_a_receptacle(table: Table, index: int) -> bool:
+    place, receptacles = table.position(index)[:2], [j for j, item in enumerate(table.scene) if not item.movable]
+    return any(np.hypot(*(place - table.position(j)[:2])) <= table.scene[j].half_width for j in receptacles)
 
 
 def _beside(place: np.ndarray, side: str, reference: np.ndarray | None, within: float = 0.0) -> bool:
