@@ -1,7 +1,7 @@
 """Compares the statistics by which ordinal tokens can be decoded: one policy, decoded by each, on the same scenes.
 
 `statistic.py --cell NAME --export FOLDER` measures a cell and writes benchmarks/results/statistic/NAME.json; run again, it
-resumes. `--suites` measures all shipped suites instead of many scenes like those of training. `--figure` draws docs/ordinal.png
+resumes. `--suites` measures all shipped suites of lifting instead of many scenes like those of training. `--figure` draws docs/ordinal.png
 and prints each statistic's error on held-out steps. Without these options, the recorded cells are merged and compared with the
 bars, and ten scenes are repeated with runs/demo/export (run `make demo` first). Prints one JSON object.
 """
@@ -145,7 +145,7 @@ def main() -> int:
     parser.add_argument("--trained", default="", help="a note: how it was trained")
     parser.add_argument("--statistics", nargs="+", default=["mode", "median"])
     parser.add_argument("--episodes", type=int, default=120, help="scenes of each variation and kind of instruction")
-    parser.add_argument("--suites", action="store_true", help="every shipped suite")
+    parser.add_argument("--suites", action="store_true", help="every shipped suite of lifting")
     parser.add_argument("--figure", action="store_true", help="draw docs/ordinal.png")
     parser.add_argument("--data", type=Path, default=ROOT / "runs/demo/data/robot", help="for the figure")
     options = parser.parse_args()
@@ -162,7 +162,8 @@ def main() -> int:
         return 0
     if options.cell:
         out = RUNS / options.cell
-        names = known_suites() if options.suites else ["rt2/seen"]
+        lifting = [name for name in known_suites() if load_suite(name).tasks == ("lift",)]
+        names = lifting if options.suites else ["rt2/seen"]
         suites = [dataclasses.replace(load_suite(name, options.episodes), kinds=KINDS) for name in names]
         outcomes = {suite.name: measure(options.export, suite, options.statistics, out) for suite in suites}
         cell = {"trained": options.trained, "episodes": options.episodes, "outcomes": outcomes, **provenance()}

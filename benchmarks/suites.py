@@ -1,4 +1,4 @@
-"""Evaluates the demo's policy on every shipped suite with every control of the instruction. Prints one JSON object, without bars.
+"""Evaluates the demo's policy on every shipped suite of lifting with every control of the instruction. Prints one JSON object, without bars.
 
 `suites.py --record` measures and records all suites, or the given ones. Without it, the record is read and one scene of each
 variation is repeated.
@@ -47,7 +47,7 @@ def main() -> int:
     if not EXPORT.is_dir():
         print(f"no {EXPORT.relative_to(ROOT)}: run make demo", file=sys.stderr)
         return 2
-    names = options.suites or known_suites()
+    names = options.suites or [name for name in known_suites() if load_suite(name).tasks == ("lift",)]
     recorded = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     trained = json.loads((ROOT / "runs/demo/report.json").read_text())["commit"]
     where = {"trained_at": trained, **provenance()}

@@ -28,6 +28,14 @@ def test_malformed_is_a_share_of_the_steps_where_it_was_counted():
     assert malformed(episodes) == 0.1 == summarise(episodes)["malformed"]
 
 
+def test_the_wrong_task_is_a_share_of_the_episodes_where_it_was_noted():
+    episodes = [episode(seed, "correct", "a", "a" if seed else "") for seed in range(4)]
+    assert "wrong_task" not in rates(episodes), "records of earlier versions"
+    episodes[0].more["other_tasks"], episodes[1].more["other_tasks"] = ["push: a to the left", "stack: a on b"], []
+    assert rates(episodes)["wrong_task"]["rate"] == 0.5 and rates(episodes)["wrong_task"]["n"] == 2
+    assert summarise(episodes)["groups"][0]["failures"] == {"nothing grasped": 1}, "it is no class of failure"
+
+
 def test_rates_and_groups():
     episodes = [episode(0, "correct", "a", "a"), episode(1, "correct", "a", "b"), episode(2, "correct", "a", "")]
     result = rates(episodes)

@@ -78,6 +78,8 @@ def test_a_file_of_the_users_is_a_suite_too(tmp_path):
         ({"variations": {"a": {"told_by": "size"}}}, "`told_by` is 'size'"),
         ({"variations": {"a": {"told_by": "shape", "shapes": ["ball"]}}}, "`objects` of one shape"),
         ({"variations": {"a": {"sizes": True, "shared_colour": True}}}, "exclude each other"),
+        ({"variations": {"a": {"every_task": True, "sizes": True}}}, "exclude each other"),
+        ({"variations": {"a": {"every_task": True, "distractors": 1}}}, "the table is full"),
     ],
 )
 def test_what_is_wrong_is_named(change, says):
