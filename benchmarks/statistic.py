@@ -1,9 +1,9 @@
 """Compares the statistics by which ordinal tokens can be decoded: one policy, decoded by each, on the same scenes.
 
 `statistic.py --cell NAME --export FOLDER` measures a cell and writes benchmarks/results/statistic/NAME.json; run again, it
-resumes. `--suites` measures all shipped suites of lifting instead of many scenes like those of training. `--figure` draws docs/ordinal.png
-and prints each statistic's error on held-out steps. Without these options, the recorded cells are merged and compared with the
-bars, and ten scenes are repeated with runs/demo/export (run `make demo` first). Prints one JSON object.
+resumes. `--suites` measures all shipped suites of lifting instead of many scenes like those of training. `--figure` draws
+docs/ordinal.png and prints each statistic's error on held-out steps. Without these options, the recorded cells are merged and
+compared with the bars, and ten scenes are repeated with runs/demo/export (run `make demo` first). Prints one JSON object.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Evaluates the demo's policy on every shipped suite of lifting with every control of the instruction. Prints one JSON object, without bars.
+"""Evaluates the demo's policy on every shipped suite of lifting, with every control of the instruction. Prints one JSON object,
+without bars.
 
 `suites.py --record` measures and records all suites, or the given ones. Without it, the record is read and one scene of each
 variation is repeated.
