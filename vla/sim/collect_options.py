@@ -27,8 +27,8 @@ class Collect:
         every_task: demonstrate in scenes in which every task of the tabletop is possible, so that the sentence alone says what
             is to be done. With one seed the scenes of all tasks are the same. Questions are then about such objects and
             receptacles.
-        destinations: once the object of put or stack is held, `point` and `reach` say where it belongs instead of where it is, so
-            that a plan made of them leads to the end.
+        destinations: once the object of put or stack is held, or the gripper is down to push one, `point` and `reach` are of what
+            it belongs on or beside instead, so that a plan made of them leads to the end.
         step_questions: share of the steps of demonstrations that get questions on their own image: where an object is, what is
             held, which way an object is from the gripper.
         poses: expert episodes from which the robot's poses in images with questions are taken.

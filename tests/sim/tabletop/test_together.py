@@ -141,6 +141,21 @@ def test_the_plan_leads_to_where_a_held_object_belongs(table):
     assert about(table, PUT, destinations=True) == about(table, PUT), "let go of"
 
 
+@pytest.mark.parametrize("behind", [False, True])
+def test_the_plan_of_a_push_leads_to_what_it_ends_beside_while_the_gripper_is_down(table, behind):
+    drawn = ((scene, goals["push"][0]) for scene, goals in (draw_together(np.random.default_rng(seed)) for seed in range(60)))
+    scene, goal = next((s, g) for s, g in drawn if g.reference is not None and (g.side == "front") == behind)
+    table.reset(scene)
+    leads = []
+    while not done(table, goal):
+        facts, plain = about(table, goal, destinations=True), about(table, goal)
+        leads.append(facts != plain)
+        assert not leads[-1] or table.state()[2] < 0.05
+        table.step(expert_action(table, goal))
+        assert len(leads) < 120
+    assert not leads[0] and not leads[-1] and sum(leads) >= 4
+
+
 def test_questions_are_about_flat_objects_and_receptacles_too():
     scenes = [draw_every_shape(np.random.default_rng(seed), 1 + seed % 4) for seed in range(40)]
     shapes = {o.shape for scene in scenes for o in scene}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vla.sim.tabletop.experts import at_work
 from vla.sim.tabletop.questions import reach
 from vla.sim.tabletop.tasks.base import Goal
 
@@ -15,10 +16,10 @@ def about(table: Tabletop, goal: Goal, destinations: bool = False) -> dict[str, 
     """The names that the goal is about, and where its object is: in the front image, and from the gripper.
 
     Args:
-        destinations: where the object belongs instead, once it is held to be put or stacked there.
+        destinations: what the object belongs on or beside instead, once the gripper holds it or is down to push it.
     """
     leads_to = goal.target
-    if destinations and goal.task in ("put", "stack") and goal.reference is not None and table.grasped(goal.target):
+    if destinations and goal.reference is not None and at_work(table, goal):
         leads_to = goal.reference
     reference = {} if goal.reference is None else {"reference": table.scene[goal.reference].name}
     return {

@@ -37,7 +37,7 @@ CONVENTIONS = {
     "+-pi/4 rad",
 }
 WAY = "from the gripper to the object, along its largest component: forward away from the robot, left as the front camera sees it"
-DESTINATIONS = "of the named object; once put or stack holds it, of the receptacle or object that it belongs on"
+DESTINATIONS = "of the named object; once it is held, or the gripper is down to push it, of what it belongs on or beside"
 BLOCK = 50
 """Images that a worker process makes at a time."""
 

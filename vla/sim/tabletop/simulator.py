@@ -47,8 +47,8 @@ class Tabletop(Simulator):
         for name in ("sizes", "wide"):
             if options.every_task and getattr(options, name):
                 raise UserError(f"--every_task with --{name}", "collect", "leave one of them out: they are about other scenes")
-        if options.destinations and options.task not in ("put", "stack"):
-            raise UserError(f"{options.task} with --destinations", "collect", "leave it out: only put and stack have them")
+        if options.destinations and options.task not in ("put", "push", "stack"):
+            raise UserError(f"{options.task} with --destinations", "collect", "leave it out: only put, push and stack have them")
 
     def collect(self, options: Collect, report: Report) -> dict[str, int]:
         from vla.sim.tabletop.collect import collect

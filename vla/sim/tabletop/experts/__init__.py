@@ -27,6 +27,11 @@ def expert_action(table: Tabletop, goal: Goal) -> np.ndarray:
     return grasp.lift_action(table, goal.target)
 
 
+def at_work(table: Tabletop, goal: Goal) -> bool:
+    """Whether the gripper has got to the goal's object: holds it, or is down to push it."""
+    return push.is_down(table, goal) if isinstance(TASKS[goal.task], Push) else table.grasped(goal.target)
+
+
 def done(table: Tabletop, goal: Goal) -> bool:
     """Whether the expert would terminate: the goal is reached and the gripper (or what it lifts) is well up."""
     task = TASKS[goal.task]

@@ -35,6 +35,13 @@ RETREAT = 0.15
 """Height (m) of the gripper at which the work is done: the object has been at rest for long enough by then."""
 
 
+def is_down(table: Tabletop, goal: Goal) -> bool:
+    """Whether the gripper is down behind the object or astride of it."""
+    x, y, z, _, _ = table.state()
+    away = float(np.hypot(*(table.position(goal.target)[:2] - (x, y))))
+    return z - table.raised < LOWEST + FREE and away < BACK + 2 * table.scene[goal.target].half_width
+
+
 def done(table: Tabletop, task: Push, goal: Goal) -> bool:
     """Whether the object is where it should be and the gripper well above the table."""
     return task.holds(table, goal) and table.state()[2] - table.raised >= RETREAT
