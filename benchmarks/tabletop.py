@@ -3,7 +3,7 @@ JSON object.
 
 `tabletop.py --cell seedN` trains configs/tabletop.yaml with seed N, for at most 60 minutes, evaluates the policy on the suite
 tabletop/four and writes benchmarks/results/tabletop/seedN.json; run again, it resumes. Missing demonstrations are collected
-before, in about 20 minutes more. Without --cell the recorded cells are merged and compared with the bars, and two scenes of each
+before, in about 25 minutes more. Without --cell the recorded cells are merged and compared with the bars, and two scenes of each
 task are repeated with a policy that was trained here, if there is one.
 """
 
