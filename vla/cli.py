@@ -58,9 +58,14 @@ MODELS: Table = {
     "fetch": ("vla.commands.models:fetch_models", "downloads pre-trained models into a cache"),
     "list": ("vla.commands.models:list_models", "lists the models that can be fetched"),
 }
+SIM: Table = {
+    "install": ("vla.commands.sim:install", "installs what a simulator needs into a folder of the cache"),
+    "list": ("vla.commands.sim:list_simulators", "lists the simulators"),
+}
 SEVERAL = {
     "records": "folders of two or more evaluations, or of training runs",
     "names": "names of models; `vla models list` shows them",
+    "simulators": "names of simulators; `vla sim list` shows them",
 }
 """What arguments mean of which a command takes any number."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -72,6 +77,7 @@ Command = Callable[..., int | str | None]
 GROUPS: dict[str, tuple[Table, str]] = {
     "data": (DATA, "converts, checks, describes and shows data sets of other formats"),
     "models": (MODELS, "fetches small pre-trained models, to build a model from"),
+    "sim": (SIM, "installs the packages of simulators that need a folder of their own"),
     "rl": (RL, "trains reinforcement-learning heads on a frozen, prompted model"),
 }
 

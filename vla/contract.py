@@ -37,12 +37,16 @@ StatisticOption = Literal["", "mode", "median", "local-mean"]
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """A camera: its name and the size (pixels) of the upright RGB images the policy was trained on."""
+    """A camera: its name, and the size (pixels) and orientation of the RGB images the policy was trained on.
+
+    Attributes:
+        orientation: "upright"; or "mirrored": upright, and left and right exchanged, as published policies see LIBERO.
+    """
 
     name: str
     height: int
     width: int
-    orientation: Literal["upright"] = "upright"
+    orientation: Literal["upright", "mirrored"] = "upright"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,6 +113,7 @@ def checks(renderers: int = 2) -> Iterator[Check]:
     yield disk()
     yield ffmpeg()
     yield models()
+    yield from simulators()
 
 
 def python() -> Check:
@@ -218,6 +219,19 @@ def models() -> Check:
     have, lack = (", ".join(name for name, here in cached.items() if here is wanted) for wanted in (True, False))
     parts = [f"fetched: {have}"] * bool(have) + [f"not fetched: {lack} (vla models fetch NAME)"] * bool(lack)
     return Check("models", True, "; ".join(parts))
+
+
+def simulators() -> Iterator[Check]:
+    """Says whether the packages of simulators that need a folder of their own are installed. None is needed."""
+    from vla.sim.registry import simulators as known
+
+    for simulator in known():
+        if folder := simulator.packages:
+            command, lacks = f"vla sim install {simulator.name}", folder.missing()
+            if len(lacks) == len(folder.parts):
+                yield Check(simulator.name, True, f"not installed ({command}: {folder.download} MB to download)")
+            else:
+                yield Check(simulator.name, not lacks, f"lacks {', '.join(lacks)}" if lacks else str(folder.folder), command)
 
 
 def _start(gl_platform: str, frames: int) -> subprocess.Popen[str]:

@@ -6,22 +6,23 @@ import contextlib
 import dataclasses
 import shutil
 from collections.abc import Callable
+from typing import cast
 
 from tqdm import tqdm
 
+from vla.commands.sim import offer
 from vla.errors import UserError
 from vla.evaluation.films import actions_of, describe, film, film_path
-from vla.evaluation.run import Evaluation, RolloutOptions, evaluate, open_policy, recording
+from vla.evaluation.run import Evaluation, RolloutOptions, evaluate, open_policy, recording, seen_by
 from vla.evaluation.text import outcome
 from vla.folders import check_writable, check_writable_file
 from vla.report.intervals import Rate
 from vla.report.summary import rates
 from vla.sim.engines import open_workers, worker_count
-from vla.sim.episodes import Kind, Result
+from vla.sim.episodes import KINDS, Kind, Result
 from vla.sim.registry import find_task, simulator_of
 from vla.sim.rollout import rollout as run_rollout
-from vla.sim.suites import Suite, check_kinds, load_suite
-from vla.sim.variation import SEEN
+from vla.sim.suites import Suite, check_kinds, load_suite, overridden
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +33,17 @@ class Rollout(RolloutOptions):
         policy: an export's folder, OWNER/NAME on the hub, a checkpoint, the http address of `vla serve`, the ws address of an
             openpi server, openvla+http://… of an OpenVLA server, "expert" or "random".
         suite: name of a suite, e.g. "rt2/seen", or a .yaml file. It defines tasks, variations, kinds, seeds and horizon.
-        task: "lift", "put", "push", "stack", a task of robosuite, e.g. "robosuite-Lift", or one of another simulator.
+        task: "lift", "put", "push", "stack", a task of robosuite, e.g. "robosuite-Lift", of LIBERO, e.g. "libero-goal-3", or of
+            another simulator.
         instruction: instruction for the robot, e.g. "lift the green cube"; the scene has the objects it names.
             "" draws goal and wording.
         episodes: number of scenes; 0 is 1, or the suite's number.
         kind: whether the instruction names the goal (correct) or another object, place or side (swapped), is empty, or is
             nonsense.
+        kinds: kinds of instruction instead of the suite's, e.g. correct,swapped.
+        protocol: the protocol of evaluation, of a simulator that has several; for LIBERO ours, openvla, openpi or lerobot.
+        pictures: how pictures are drawn, of a simulator that has a choice; for LIBERO exact or fast.
+        yes: install the simulator's packages without asking, if they are missing.
         seed: seed of the first scene; each further scene adds 1.
         horizon: maximum number of steps of an episode; 0 is the task's.
         video: MP4 file for the first episode; its actions are written beside it, as .json.
@@ -50,6 +56,10 @@ class Rollout(RolloutOptions):
     instruction: str = ""
     episodes: int = 0
     kind: Kind = "correct"
+    kinds: str = ""
+    protocol: str = ""
+    pictures: str = ""
+    yes: bool = False
     seed: int = 0
     horizon: int = 0
     video: str = ""
@@ -85,10 +95,14 @@ def rollout(chosen: Rollout) -> str:
     check_kinds(find_task(task), (chosen.kind,), "--kind")
     if instruction and (note := simulator_of(task).note(task, instruction)):
         print(f"note: {note}")
+    seen = simulator_of(task).read_variation("seen", None, "--task")
     single = Suite(
-        task, (task,), (SEEN,), chosen.episodes or 1, chosen.horizon, (chosen.kind,), chosen.seed, instruction=instruction
+        task, (task,), (seen,), chosen.episodes or 1, chosen.horizon, (chosen.kind,), chosen.seed, instruction=instruction
     )
     suite = load_suite(chosen.suite, chosen.episodes) if chosen.suite else single
+    settings = {name: value for name in ("protocol", "pictures") if (value := getattr(chosen, name))}
+    suite = overridden(suite, settings, _kinds(chosen.kinds), chosen.episodes or int(not chosen.suite))
+    offer(suite.tasks, chosen.yes)
     episodes = suite.all()
     bar: tqdm | None = None
     with contextlib.ExitStack() as held:
@@ -103,6 +117,15 @@ def rollout(chosen: Rollout) -> str:
                 bar.write(describe(result) + "".join(f"; repeated: {why}" for why in result.more["restarts"]))
 
         return _evaluate(chosen, suite, progress) if chosen.out else _roll_out(chosen, suite, progress)
+
+
+def _kinds(text: str) -> tuple[Kind, ...]:
+    """The kinds of instruction in a list, each once. Raises UserError for an unknown one."""
+    kinds = tuple(dict.fromkeys(filter(None, text.replace(" ", "").split(","))))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(f"unknown kind {kind!r}", "--kinds", f"one or more of {','.join(KINDS)}")
+    return cast(tuple[Kind, ...], kinds)
 
 
 Progress = Callable[[Result | None, int], None]
@@ -126,6 +149,7 @@ def _roll_out(chosen: Rollout, suite: Suite, progress: Progress) -> str:
     count = worker_count(chosen.engine, chosen.workers, len(episodes))
     rows = chosen.batch or count
     policy = open_policy(chosen.policy, rows, suite.tasks, chosen.decode, chosen.execute, dtype=chosen.dtype)
+    episodes = seen_by(policy, episodes)
     episodes[0] = dataclasses.replace(episodes[0], video=bool(chosen.video))
     finished = 0
     progress(None, finished)

@@ -23,11 +23,11 @@ from vla.report.pairing import interleaved
 from vla.report.provenance import provenance
 from vla.report.records import EpisodeRecord, Key, Record
 from vla.report.summary import summarise
-from vla.sim.conventions import check_conventions
+from vla.sim.conventions import adapted, check_conventions
 from vla.sim.engines import Engine, open_workers, worker_count
 from vla.sim.episodes import Episode, Result
 from vla.sim.record import Recorder
-from vla.sim.registry import embodiment_of, find_task
+from vla.sim.registry import embodiment_of, find_task, simulator_of
 from vla.sim.rollout import rollout
 from vla.sim.suites import Suite
 
@@ -108,9 +108,26 @@ def open_policy(
         check_robot(contract, name, list(robots))
     policy = load_policy(name, batch, robots, probabilities, decode, execute, dtype)
     check_robot(policy.contract, name, list(robots))
+    adapting = {embodiment_of(task)[0] for task in tasks if simulator_of(task).adapts}
     for embodiment, ours in robots.items():
-        check_conventions(embodiment, ours, policy.contract.embodiment(embodiment), name)
+        theirs = policy.contract.embodiment(embodiment)
+        check_conventions(embodiment, adapted(ours, theirs) if embodiment in adapting else ours, theirs, name)
     return policy
+
+
+def seen_by(policy: Policy | None, episodes: Sequence[Episode]) -> list[Episode]:
+    """The episodes with the cameras that the policy's contract says, where their simulator adapts its pictures to them."""
+    if policy is None or not getattr(policy, "says_contract", True):
+        return list(episodes)
+
+    def seen(episode: Episode) -> Episode:
+        simulator = simulator_of(episode.task)
+        if not simulator.adapts:
+            return episode
+        robot = simulator.embodiment(episode.task)[0]
+        return dataclasses.replace(episode, cameras=policy.contract.embodiment(robot).cameras)
+
+    return [seen(episode) for episode in episodes]
 
 
 def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None] | None = None) -> Record:
@@ -134,7 +151,7 @@ def evaluate(options: Evaluation, progress: Callable[[Result | None, int], None]
             raise UserError(
                 "an evaluation that has begun cannot be recorded any more", options.out, "add --fresh, or choose another --out"
             )
-        ordered = _ordered(options)
+        ordered = seen_by(policy, _ordered(options))
         finished = {episode.key for episode in journal.episodes} & {episode.key for episode in ordered}
         # A finished episode that lacks its film is run again: it takes the same course.
         todo = [e for e in ordered if e.key not in finished or (e.video and not (folder / film_name(e.key)).is_file())]
@@ -193,6 +210,7 @@ def _record(options: Evaluation, identity: dict[str, Any], episodes: list[Episod
     more = {
         "about": options.suite.about,
         **{key: identity[key] for key in ("weights", "execute", "protocol", "contract_settings")},
+        **({"conditions": conditions} if (conditions := conditions_of(options.suite)) else {}),
         "scenes": options.suite.episodes,
         "horizon": options.suite.horizons,
         "summary": summarise(kept),
@@ -205,6 +223,12 @@ def _record(options: Evaluation, identity: dict[str, Any], episodes: list[Episod
     }
     same = {key: identity[key] for key in ("suite", "suite_hash", "policy", "contract", "batch", "versions")}
     return Record(**same, episodes=kept, more=more)
+
+
+def conditions_of(suite: Suite) -> dict[str, dict[str, str]]:
+    """How a suite's episodes are run, by variation, where the simulator says it: the protocol's name and hash, for instance."""
+    simulator = simulator_of(suite.tasks[0])
+    return {v.name: conditions for v in suite.variations if (conditions := simulator.conditions(v))}
 
 
 def _clear(folder: Path) -> None:

@@ -44,6 +44,7 @@ def write_evaluation(folder: Path, record: Record, videos: Sequence[Mapping[str,
         videos=videos,
         facts={
             "Suite": f"{record.suite}, {record.suite_hash}",
+            **_conditions(record),
             "Policy": record.policy,
             "Contract": record.contract or "none",
             "Weights": record.more.get("weights") or "unknown",
@@ -54,6 +55,15 @@ def write_evaluation(folder: Path, record: Record, videos: Sequence[Mapping[str,
             **facts({**run, "versions": record.versions}),
         },
     )
+
+
+def _conditions(record: Record) -> dict[str, str]:
+    """How the episodes were run, where the simulator says it."""
+    rows = {
+        f"{variation}: " * (len(record.more["conditions"]) > 1) + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in one.items())
+        for variation, one in record.more.get("conditions", {}).items()
+    }
+    return {"Conditions": "; ".join(sorted(rows))} if rows else {}
 
 
 def _headline(record: Record) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from vla.contract import Camera
 from vla.report.records import EpisodeRecord, Key, episode_key
 from vla.sim.variation import SEEN, Variation
 
@@ -35,6 +36,7 @@ class Episode:
         horizon: steps until it is given up; 0 is the task's.
         task: its name.
         variation: how its scene differs from those of training; of the class that the task's simulator reads.
+        cameras: as the policy's contract says them, for a simulator that adapts its pictures; () are the simulator's own.
     """
 
     seed: int
@@ -44,6 +46,7 @@ class Episode:
     horizon: int = 0
     task: str = "lift"
     variation: Variation = SEEN
+    cameras: tuple[Camera, ...] = ()
 
     @property
     def key(self) -> Key:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vla.contract import Embodiment
+from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.shards import ShardWriter, encode_member
 from vla.datasets.statistics import space_with_statistics
@@ -34,6 +34,8 @@ class Recorder:
         self._writer = ShardWriter(folder, overwrite=overwrite)
         self._robots: dict[str, Embodiment] = {}
         self._tasks: list[str] = []
+        self._shown: tuple[Camera, ...] = ()
+        self._cameras: dict[str, Camera] = {}
         self._order: list[str] = []
         self._steps: dict[str, list[dict[str, Any]]] = {}
         self._ended: dict[str, Result] = {}
@@ -53,6 +55,7 @@ class Recorder:
     def expect(self, episodes: list[Episode]) -> None:
         """Announces the episodes, in the order in which they are written; UserError if they have several robots."""
         self._robots |= dict(embodiment_of(episode.task) for episode in episodes)
+        self._shown = episodes[0].cameras or embodiment_of(episodes[0].task)[1].cameras
         if len(self._robots) > 1:
             raise UserError(
                 f"the episodes are of {' and '.join(self._robots)}", "record", "one robot per folder: record them apart"
@@ -72,6 +75,9 @@ class Recorder:
         """
         written: dict[str, Any] = {"terminate": int(chunk.terminate[0])}
         written |= ({"plan": chunk.plan} if chunk.plan else {}) | ({"actor": actor} if actor else {})
+        for camera in self._shown if not self._cameras else ():
+            height, width, _ = observation.images[camera.name].shape
+            self._cameras[camera.name] = dataclasses.replace(camera, height=height, width=width)
         self._steps[observation.id].append(
             {
                 **{f"{name}.jpg": encode_member(f"{name}.jpg", image) for name, image in observation.images.items()},
@@ -115,6 +121,7 @@ class Recorder:
         (name, spec), *_ = self._robots.items()
         spec = dataclasses.replace(
             spec,
+            cameras=tuple(self._cameras.values()),
             action=space_with_statistics(spec.action, np.stack(self._actions)),
             state=space_with_statistics(spec.state, np.stack(self._states)),
         )

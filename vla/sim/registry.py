@@ -16,9 +16,16 @@ from vla.contract import Embodiment
 from vla.errors import UserError
 from vla.plugins import load_object, plugins
 from vla.sim.simulator import Simulator, TaskSpec
+from vla.sim.variation import Json
 
-SIMULATORS = ("vla.sim.tabletop.simulator:TABLETOP", "vla.sim.robosuite.simulator:ROBOSUITE")
+SIMULATORS = (
+    "vla.sim.tabletop.simulator:TABLETOP",
+    "vla.sim.robosuite.simulator:ROBOSUITE",
+    "vla.sim.libero.simulator:LIBERO",
+)
 """The package's own, as "module:object"; a module is imported when a task is first looked up."""
+MANY = 40
+"""Tasks of one simulator above which an error names the first and the last."""
 GROUP = "vla.simulators"
 """Entry points of this group are further simulators."""
 
@@ -45,6 +52,20 @@ def task_names() -> list[str]:
     return [task for simulator in simulators() for task in simulator.tasks]
 
 
+def known_tasks() -> str:
+    """The tasks of all simulators as text; of one that has very many, the first and the last."""
+    texts = []
+    for simulator in simulators():
+        names = list(simulator.tasks)
+        texts += names if len(names) <= MANY else [f"{names[0]} … {names[-1]} ({len(names)} of {simulator.name})"]
+    return ", ".join(texts)
+
+
+def packaged_suites() -> dict[str, dict[str, Json]]:
+    """The suites that simulators bring: name -> what a suite's YAML would hold."""
+    return {name: dict(suite) for simulator in simulators() for name, suite in simulator.suites.items()}
+
+
 def simulator_of(task: str) -> Simulator:
     """The simulator that has a task, or a set of questions, of that name.
 
@@ -54,7 +75,7 @@ def simulator_of(task: str) -> Simulator:
     for simulator in simulators():
         if task in simulator.tasks or task in simulator.questions:
             return simulator
-    raise UserError(f"unknown task {task!r}", fix=f"one of: {', '.join(task_names())}")
+    raise UserError(f"unknown task {task!r}", fix=f"one of: {known_tasks()}")
 
 
 def find_task(name: str) -> TaskSpec:
@@ -66,7 +87,7 @@ def find_task(name: str) -> TaskSpec:
     for simulator in simulators():
         if name in simulator.tasks:
             return simulator.tasks[name]
-    raise UserError(f"unknown task {name!r}", fix=f"one of: {', '.join(task_names())}")
+    raise UserError(f"unknown task {name!r}", fix=f"one of: {known_tasks()}")
 
 
 def embodiment_of(task: str) -> tuple[str, Embodiment]:

@@ -17,6 +17,7 @@ from vla.observation import ActionChunk, Observation
 from vla.policies.base import Policy, RecedingHorizon, check_answers
 from vla.sim.episodes import Episode, Result
 from vla.sim.record import Recorder
+from vla.sim.registry import simulator_of
 from vla.sim.workers import Argument, Fault, Worker, Workers
 
 DEADLINE = 120.0
@@ -85,6 +86,7 @@ class _Rollout:
         self.rows = getattr(policy, "batch", 0) or len(workers.all)
         self.todo = collections.deque(episodes)
         self.running: dict[Worker, Episode] = {}
+        self.task: dict[Worker, str] = {}
         self.waiting: dict[Worker, Observation] = {}
         self.steps: dict[str, int] = {}
         self.faults: dict[str, list[str]] = collections.defaultdict(list)
@@ -111,7 +113,8 @@ class _Rollout:
         return [self.results[i] for i in self.order]
 
     def _begin(self, worker: Worker) -> None:
-        episode = self.running[worker] = self.todo.popleft()
+        episode = self.running[worker] = self._next(worker)
+        self.task[worker] = episode.task
         self.steps[episode.id] = self.malformed[episode.id] = 0
         if self.acting is None:
             self._send(worker, "expert", episode)
@@ -120,6 +123,21 @@ class _Rollout:
             if self.recorder is not None:
                 self.recorder.begin(episode.id)
             self._send(worker, "start", episode, self.sees or self.recorder is not None)
+
+    def _next(self, worker: Worker) -> Episode:
+        """Takes the next episode. Where workers hold one task at a time it is, if possible, one of the worker's own task, or else
+        of a task that no other worker has."""
+        if not simulator_of(self.todo[0].task).one_task:
+            return self.todo.popleft()
+        taken = {self.task.get(other) for other in self.running if other is not worker}
+
+        def cost(episode: Episode) -> int:
+            return 0 if episode.task == self.task.get(worker) else 1 if episode.task not in taken else 2
+
+        chosen = min(range(len(self.todo)), key=lambda index: (cost(self.todo[index]), index))
+        episode = self.todo[chosen]
+        del self.todo[chosen]
+        return episode
 
     def _take(self, worker: Worker, answer: object) -> None:
         if isinstance(answer, Fault):

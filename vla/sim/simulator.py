@@ -14,6 +14,7 @@ from vla.errors import UserError
 from vla.observation import Observation
 from vla.sim.collect_options import Collect, Report
 from vla.sim.episodes import Episode, Result
+from vla.sim.packages import PackageFolder
 from vla.sim.variation import Json, Variation
 
 VIDEO_SIZE = 256
@@ -29,6 +30,7 @@ class TaskSpec:
         wordings: its instructions, or their templates.
         horizon: steps until an episode is given up.
         goals: how many goals a scene has; with two, the other one can be asked for (kind "swapped").
+        scenes: how many scenes it has, whose seeds are 0, 1 …; 0 is any number.
         expert: whether it has a scripted expert.
     """
 
@@ -37,6 +39,7 @@ class TaskSpec:
     horizon: int = 400
     goals: int = 1
     expert: bool = False
+    scenes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +114,20 @@ class Simulator(Protocol):
         tasks: by name. Where data does not name its task, the first task for its embodiment is rolled out during training.
         questions: what `vla collect --task` accepts besides the tasks, for images with questions.
         environments: Gymnasium id -> (entry point "module:class", arguments).
+        packages: the packages that its worker processes need and no others may have; None: nothing needs to be installed.
+        suites: the suites that it brings: name -> what a suite's YAML would hold.
+        one_task: whether a worker holds one task at a time and takes seconds to change it.
+        adapts: whether its pictures take the size and orientation of the policy's cameras (`Episode.cameras`).
     """
 
     name: str
     tasks: Mapping[str, TaskSpec]
     questions: tuple[str, ...] = ()
     environments: Mapping[str, tuple[str, dict[str, str]]] = {}
+    packages: PackageFolder | None = None
+    suites: Mapping[str, dict[str, Json]] = {}
+    one_task: bool = False
+    adapts: bool = False
 
     @abstractmethod
     def embodiment(self, task: str) -> tuple[str, Embodiment]:
@@ -149,6 +160,26 @@ class Simulator(Protocol):
                 where,
                 f"leave it out: {self.name} has no variations",
             )
+
+    def override(self, variation: Variation, settings: Mapping[str, str], where: str) -> Variation:
+        """The variation with settings of the command line: `protocol`, `pictures`.
+
+        Raises:
+            UserError: the simulator has no such settings, or no such value.
+        """
+        raise UserError(f"{self.name} has no {' and no '.join(settings)} to choose", where, "leave it out")
+
+    def horizon(self, task: str, variation: Variation) -> int:
+        """Steps until an episode of the task is given up, unless the suite or the user says otherwise."""
+        return self.tasks[task].horizon
+
+    def episodes(self, variation: Variation) -> int:
+        """How many scenes of each task are run unless the user says otherwise; 0 is the suite's number."""
+        return 0
+
+    def conditions(self, variation: Variation) -> dict[str, str]:
+        """What a record says of how the episodes of a variation are run, e.g. the protocol's name and hash."""
+        return {}
 
     def note(self, task: str, instruction: str) -> str:
         """What a user should know before the task is run with this sentence of theirs; "" is nothing."""

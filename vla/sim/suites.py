@@ -15,7 +15,7 @@ import yaml
 from vla import yaml12
 from vla.errors import UserError
 from vla.sim.episodes import KINDS, Episode, Kind
-from vla.sim.registry import find_task, simulator_of, task_names
+from vla.sim.registry import find_task, known_tasks, packaged_suites, simulator_of, task_names
 from vla.sim.simulator import TaskSpec
 from vla.sim.variation import Json, Variation
 
@@ -60,7 +60,8 @@ class Suite:
     @property
     def horizons(self) -> int | dict[str, int]:
         """Steps until an episode is given up; by task where they differ."""
-        horizons = {task: self.horizon or find_task(task).horizon for task in self.tasks}
+        variation = self.variations[0]
+        horizons = {task: self.horizon or simulator_of(task).horizon(task, variation) for task in self.tasks}
         return horizons if len(set(horizons.values())) > 1 else horizons[self.tasks[0]]
 
     @property
@@ -80,7 +81,7 @@ class Suite:
 
 def known_suites() -> list[str]:
     """Names of the suites in the package."""
-    return sorted(_names(_folder(), ""))
+    return sorted([*_names(_folder(), ""), *packaged_suites()])
 
 
 def _folder() -> Traversable:
@@ -111,6 +112,8 @@ def load_suite(name: str, episodes: int = 0) -> Suite:
         if not path.is_file():
             raise UserError("no such suite", name, f"give a file, or one of {', '.join(known_suites())}")
         name, text, where = path.stem, path.read_text(encoding="utf-8"), str(path)
+    elif brought := packaged_suites().get(name):
+        return read_suite(name, brought | ({"episodes": episodes} if episodes else {}), f"suite {name}")
     elif name in known_suites():
         text, where = _folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"suite {name}"
     else:
@@ -134,7 +137,8 @@ def read_suite(name: str, data: Json, where: str) -> Suite:
     for key in ("tasks", "variations"):
         if not data.get(key):
             raise UserError(f"`{key}` is missing", where, "a suite has tasks and variations")
-    tasks = _choices(data["tasks"], "tasks", tuple(task_names()), where)
+    tasks = _choices(data["tasks"], "tasks", tuple(task_names()), where, known_tasks())
+    check_together(tasks, where)
     kinds = cast(tuple[Kind, ...], _choices(data.get("kinds", ["correct", "swapped"]), "kinds", KINDS, where))
     numbers = {}
     for key, least in (("episodes", 1), ("horizon", 1), ("seed", 0)):
@@ -151,7 +155,58 @@ def read_suite(name: str, data: Json, where: str) -> Suite:
         check_kinds(find_task(task), kinds, where)
         for variation in variations:
             simulator_of(task).check(task, variation, f"{where}: variation {variation.name!r}")
-    return Suite(name, tasks, variations, kinds=kinds, about=str(data.get("about", "")), **numbers)
+    suite = Suite(name, tasks, variations, kinds=kinds, about=str(data.get("about", "")), **numbers)
+    check_scenes(suite, where)
+    return suite
+
+
+def overridden(suite: Suite, settings: dict[str, str], kinds: tuple[Kind, ...], episodes: int) -> Suite:
+    """The suite as options of the command line change it.
+
+    Args:
+        settings: option -> value, for the simulator's variations: protocol, pictures.
+        kinds: kinds of instruction instead of the suite's; () keeps them.
+        episodes: what the user said; 0: nothing, so that a protocol's own number holds.
+
+    Raises:
+        UserError: the simulator has no such setting or value, a task cannot have it, or has fewer scenes.
+    """
+    where = " and ".join(f"--{name}" for name in settings)
+    if settings:
+        reader = simulator_of(suite.tasks[0])
+        variations = tuple(reader.override(variation, settings, where) for variation in suite.variations)
+        count = episodes or reader.episodes(variations[0]) or suite.episodes
+        suite = dataclasses.replace(suite, variations=variations, episodes=count)
+    if kinds:
+        count = suite.episodes if isinstance(suite.episodes, int) else max(suite.episodes)
+        suite = dataclasses.replace(suite, kinds=kinds, episodes=count)
+    for task in suite.tasks:
+        check_kinds(find_task(task), suite.kinds, "--kinds")
+        for variation in suite.variations:
+            simulator_of(task).check(task, variation, where or f"suite {suite.name}")
+    check_scenes(suite, "--episodes" if episodes else f"suite {suite.name}")
+    return suite
+
+
+def check_together(tasks: tuple[str, ...], where: str) -> None:
+    """Raises UserError for tasks whose simulators cannot be in one process, as each has its own version of a package."""
+    simulators = {simulator.name: simulator for simulator in map(simulator_of, tasks)}
+    if len(simulators) > 1 and (alone := [name for name, simulator in simulators.items() if simulator.packages is not None]):
+        raise UserError(
+            f"tasks of {' and '.join(simulators)} in one suite", where, f"{alone[0]} needs processes of its own: make two suites"
+        )
+
+
+def check_scenes(suite: Suite, where: str) -> None:
+    """Raises UserError if a task has fewer scenes than the suite asks for."""
+    last = suite.seed + max(suite._counts) - 1
+    for task in map(find_task, suite.tasks):
+        if task.scenes and last >= task.scenes:
+            raise UserError(
+                f"{task.name} has {task.scenes} initial states, 0 to {task.scenes - 1}; {last} is asked for",
+                where,
+                f"seed + episodes may be at most {task.scenes}",
+            )
 
 
 def check_kinds(task: TaskSpec, kinds: tuple[Kind, ...], where: str) -> None:
@@ -160,11 +215,11 @@ def check_kinds(task: TaskSpec, kinds: tuple[Kind, ...], where: str) -> None:
         raise UserError(f"{task.name} has one goal, there is no other to ask for", where, "leave out the kind swapped")
 
 
-def _choices(value: Json, key: str, known: tuple[str, ...], where: str) -> tuple[str, ...]:
+def _choices(value: Json, key: str, known: tuple[str, ...], where: str, listed: str = "") -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
     for one in values:
         if one not in known:
-            raise UserError(f"`{key}` has {one!r}", where, f"known are {', '.join(known)}")
+            raise UserError(f"`{key}` has {one!r}", where, f"known are {listed or ', '.join(known)}")
     if not values or len(set(map(str, values))) < len(values):
         raise UserError(f"`{key}` is {values!r}", where, "name each once, and at least one")
     return tuple(cast(list[str], values))
