@@ -10,6 +10,7 @@ import webbrowser
 from collections.abc import Iterator
 
 from vla.commands.serve import names_and_paths
+from vla.commands.sim import offer
 from vla.errors import UserError
 from vla.evaluation.run import open_policy
 from vla.folders import check_writable
@@ -27,6 +28,7 @@ class Play:
         port: port of the page on this machine; 0 takes a free one.
         out: folder for what is saved.
         open: open the page in this machine's browser, if there is a screen.
+        yes: install the simulator's packages without asking, if they are missing.
     """
 
     policy: list[str] = dataclasses.field(default_factory=list)
@@ -34,6 +36,7 @@ class Play:
     port: int = 8080
     out: str = "runs/play"
     open: bool = True
+    yes: bool = False
 
 
 def play(options: Play) -> None:
@@ -45,6 +48,7 @@ def play(options: Play) -> None:
 
     check_writable(options.out, "--out")
     suite, paths = load_suite(options.suite), _paths(options.policy or ["random"])
+    offer(suite.tasks, options.yes)
 
     @contextlib.contextmanager
     def open_session() -> Iterator[Session]:

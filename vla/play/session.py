@@ -12,6 +12,7 @@ import numpy as np
 from vla.contract import Embodiment
 from vla.datasets.shards import encode_jpeg
 from vla.errors import UserError
+from vla.evaluation.run import seen_by
 from vla.observation import ActionChunk, Observation
 from vla.play.takes import Take, Takes
 from vla.policies.base import Policy, RecedingHorizon, check_answers
@@ -198,7 +199,7 @@ class Session:
         """Sets the scene up (again) and tells the robots the user's sentence, or the drawn one if there is none."""
         horizon = self.suite.horizon if self.task in self.suite.tasks else 0
         self.said, self.episode = "", Episode(self.seed, horizon=horizon, task=self.task, variation=self.variation)
-        self._begin("start", self.episode, True)
+        self._begin("start", True)
         if self.told is not None:
             self.tell(self.told)
 
@@ -208,7 +209,7 @@ class Session:
             raise UserError("there is no scene", "simulation", "begin the scene again")
         kind = "correct" if sentence else "empty"
         self.said, self.told, self.episode = "", sentence, dataclasses.replace(self.episode, instruction=sentence, kind=kind)
-        self._begin("instruct", self.episode)
+        self._begin("instruct")
 
     def step(self) -> None:
         """One step of every player that goes on. A player whose simulation fails has none any more.
@@ -338,13 +339,14 @@ class Session:
         suite = load_suite(name)
         return suite if all(embodiment_of(task)[0] == self.robot for task in suite.tasks) else None
 
-    def _begin(self, *message: Argument) -> None:
-        """Begins the session's episode in every player's worker.
+    def _begin(self, name: str, *more: Argument) -> None:
+        """Begins the session's episode in every player's worker, by a method of the simulation and its further arguments.
 
         Raises:
             UserError: a simulation failed.
         """
-        for player, observation in self._ask(dict.fromkeys(self.players, message)).items():
+        messages = {player: (name, *seen_by(player.policy, [self.episode]), *more) for player in self.players}
+        for player, observation in self._ask(messages).items():
             player.begin(self.episode, observation)
         self._look(self.players)
         if faults := [f"{player.name}: {player.fault}" for player in self.players if player.fault]:

@@ -109,7 +109,6 @@ def make_environment(task: LiberoTask) -> Any:
         gripper_types="default",
         initialization_noise=None,
         use_camera_obs=False,
-        use_object_obs=False,
         has_renderer=False,
         has_offscreen_renderer=False,
         control_freq=int(CONTROL_HZ),

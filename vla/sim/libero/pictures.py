@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import mujoco
 import numpy as np
 from PIL import Image
 
@@ -14,6 +14,9 @@ from vla.contract import Camera
 from vla.sim.libero.embodiment import CAMERAS
 from vla.sim.libero.protocols import Protocol
 from vla.sim.libero.variation import Drawing
+
+if TYPE_CHECKING:
+    import mujoco
 
 LARGEST = (480, 640)
 """Height and width of the buffer, as robosuite has it: how large a picture can be."""
@@ -29,7 +32,10 @@ class Drawer:
     """
 
     def __init__(self, model: mujoco.MjModel, drawing: Drawing):
-        self._model = model
+        # Not earlier: it takes the OpenGL library that is chosen when the simulation starts.
+        import mujoco
+
+        self._mujoco, self._model = mujoco, model
         exact = drawing == "exact"
         # The buffers are made with the context.
         model.vis.quality.shadowsize = 0
@@ -49,6 +55,7 @@ class Drawer:
 
     def draw(self, data: mujoco.MjData, camera: str, size: int) -> np.ndarray:
         """The picture of one of `CAMERAS`, upright and not mirrored, uint8 [size, size, 3]."""
+        mujoco = self._mujoco
         self._camera.fixedcamid = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, CAMERAS[camera])
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(self._model, data, self._options, None, self._camera, everything, self._scene)

@@ -1,8 +1,8 @@
 """How LIBERO is evaluated: by the published protocols of others, and by our own.
 
-A protocol says which initial states are run, how the fixtures are drawn, how long the scene settles, when an episode ends, and what
-pictures the policy sees. Common to all are initial states in order, ten settling steps with an open gripper which do not count, 20 Hz,
-and relative actions.
+A protocol says which initial states are run, how the fixtures are drawn, how long the scene settles, when an episode ends, and
+what pictures the policy sees. Common to all are initial states in order, ten settling steps with an open gripper which do not
+count, 20 Hz, and relative actions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Protocol:
     Attributes:
         source: where it is published.
         seed: of numpy's generator, from which the fixtures' places are drawn.
-        seeded: "task": once, before the first episode of a task, so that an episode's draw is that many resets later; "episode":
+        seeded: "task": once, before the first episode of a task, so that an episode's draw is that many resets later;
+        "episode":
             at every reset, with the sum of `seed` and the episode's number.
         loads: how often an environment has been built or reset when its first episode begins, that reset included. Each of them
             adds a draw for every drawer that begins open and every knob that begins turned.

@@ -50,8 +50,8 @@ class Resets:
         self._reset(loads)
 
     def _reset(self, loads: int) -> int:
-        """One reset, which is the environment's load of that number. Where no place is found for all objects it is repeated, as in
-        the benchmark. Returns the number of the last one."""
+        """One reset, which is the environment's load of that number. It is repeated, as in the benchmark, where no place is found
+        for all objects. Returns the number of the last one."""
         from robosuite.utils.errors import RandomizationError  # pyright: ignore[reportMissingImports]
 
         for attempt in range(ATTEMPTS):

@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,8 +17,11 @@ from vla.sim.gl import refuse_black
 from vla.sim.libero.embodiment import CAMERAS, EMBODIMENT_NAME
 from vla.sim.libero.goals import Progress, goal_of, goals_of
 from vla.sim.libero.tasks import TASKS, Goal
-from vla.sim.libero.variation import LiberoVariation
+from vla.sim.libero.variation import Drawing, LiberoVariation
 from vla.sim.simulator import VIDEO_SIZE, Advice, View
+
+if TYPE_CHECKING:
+    from vla.sim.libero.environment import Environment
 
 SEED = 9_100_000
 """Seeds of drawn sentences start here."""
@@ -26,13 +30,16 @@ SEED = 9_100_000
 class LiberoSimulation:
     """The environment of one task at a time, with an episode in it.
 
-    By a published protocol an episode succeeds when its goal holds for the first time. By ours it must hold for ten steps, and an
-    episode in which the scene's other goal is reached first ends as "wrong object". At the horizon the failure is "nothing grasped"
-    if nothing was, "dropped" if something was and no longer is, else "timeout".
+    By a published protocol an episode succeeds when its goal holds for the first time. By ours it must hold for ten steps, and
+    an episode in which the scene's other goal is reached first ends as "wrong object". At the horizon the failure is "nothing
+    grasped" if nothing was, "dropped" if something was and no longer is, else "timeout".
     """
 
+    environment: Environment
+    drawing: Drawing
+
     def __init__(self) -> None:
-        self._environment = None
+        self._environment: Environment | None = None
 
     def start(self, episode: Episode, look: bool = True) -> Observation:
         """Sets the episode up; the first observation, with images if the policy will look."""
@@ -120,12 +127,12 @@ class LiberoSimulation:
         elif self.steps >= (self.episode.horizon or self.protocol.horizon(self.task.suite) or self.task.horizon):
             self.failure = "timeout" if grasps else "dropped" if self.held else "nothing grasped"
 
-    def _select(self, task: str):
+    def _select(self, task: str) -> Environment:
         """The environment of a task; that of another task is closed first, as two would not fit."""
-        from vla.sim.libero.environment import Environment
-
         if self._environment is None or self._environment.task.name != task:
             self.close()
+            from vla.sim.libero.environment import Environment
+
             self._environment = Environment(TASKS[task])
         return self._environment
 
@@ -139,7 +146,8 @@ class LiberoSimulation:
     def close(self) -> None:
         if self._environment is not None:
             self._environment.close()
-        self._environment = self.environment = None
+            del self.environment
+        self._environment = None
         gc.collect()
         if sys.platform == "linux":
             # Freed blocks stay with the process otherwise: a gigabyte after some tasks.
