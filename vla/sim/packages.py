@@ -21,6 +21,9 @@ from filelock import FileLock
 from vla.errors import UserError
 from vla.fetched import cache_folder
 
+PROGRESS = ("warning", "resolved ", "using ", "downloading ", "downloaded ", "building ", "built ", "prepared ", "[notice]")
+"""How lines of an installer begin that say nothing of a failure."""
+
 
 @dataclasses.dataclass(frozen=True)
 class PackageFolder:
@@ -143,8 +146,7 @@ def _installer() -> list[str]:
 
 
 def _reason(errors: str) -> str:
-    """What an installer says of its failure, in one line."""
-    lines = [line.strip(" ×│╰─▶├") for line in errors.splitlines() if line.strip(" ×│╰─▶├")]
-    said = [line for line in lines if line.lower().startswith("error")] or lines[:1] + lines[-1:]
-    causes = [line for line in lines if line.startswith("Caused by")][-1:]
-    return "; ".join(dict.fromkeys([*(said or ["it says nothing"]), *causes]))[:400]
+    """What an installer says of its failure, in one line: without its warnings and its progress."""
+    lines = [line.strip(" ×│╰─▶├") for line in errors.splitlines()]
+    said = " ".join(line for line in lines if line and not line.lower().startswith(PROGRESS))
+    return said[:500] or "it says nothing"

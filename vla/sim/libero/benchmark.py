@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,24 @@ def _empty(names: tuple[str, ...]) -> Iterator[None]:
         for name, module in empty.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
+
+
+def call_when_sampled(environment: Any, function: Callable[[], None]) -> None:
+    """Calls a function whenever the environment takes an observation. No other observations are taken any more.
+
+    An observation is not of the end of a step: robosuite 1.4 takes it once in every control period, within which its own timer,
+    and rounding, say at which of the 25 steps of the physics.
+    """
+    observables = importlib.import_module("robosuite.utils.observables")
+
+    @observables.sensor(modality="policy")
+    def sampled(_cache: dict[str, Any]) -> float:
+        function()
+        return 0.0
+
+    for name in list(environment._observables):
+        environment.modify_observable(observable_name=name, attribute="enabled", modifier=False)
+    environment.add_observable(observables.Observable("policy", sampled, sampling_rate=CONTROL_HZ))
 
 
 def task_files(task: LiberoTask) -> tuple[Path, Path]:

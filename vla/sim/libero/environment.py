@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
-from vla.contract import Camera
 from vla.errors import UserError
-from vla.sim.libero.benchmark import initial_states, make_environment
+from vla.sim.libero.benchmark import call_when_sampled, initial_states, make_environment
 from vla.sim.libero.pictures import Drawer, Pictures
 from vla.sim.libero.protocols import SETTLING, Protocol
 from vla.sim.libero.resets import Resets
 from vla.sim.libero.tasks import Condition, LiberoTask
 from vla.sim.libero.variation import Drawing
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """An observation.
+
+    Attributes:
+        state: proprioception [8]: hand x, y, z (m, world), the hand's rotation vector (rad), both fingers (m).
+        images: camera name -> image; {} if none were asked for.
+    """
+
+    state: np.ndarray
+    images: dict[str, np.ndarray]
 
 
 class Environment:
@@ -24,10 +36,13 @@ class Environment:
     Attributes:
         env: the benchmark's environment.
         task: the task.
+        seen: the last observation.
 
     Raises:
         UserError: the benchmark is not installed.
     """
+
+    seen: Seen
 
     def __init__(self, task: LiberoTask):
         self.task, self.env = task, make_environment(task)
@@ -35,15 +50,18 @@ class Environment:
         self._states = initial_states(task)
         self._resets = Resets(self.env)
         self._drawer: tuple[Drawing, Drawer] | None = None
+        self._look: Pictures | None = None
         robot = self.env.robots[0]
         self._hand = robot.robot_model.eef_name
         self._fingers = robot._ref_gripper_joint_pos_indexes
+        call_when_sampled(self.env, self._observe)
 
-    def reset(self, protocol: Protocol, scene: int) -> None:
+    def reset(self, protocol: Protocol, scene: int, look: Pictures | None = None) -> None:
         """Sets a scene up and lets it settle.
 
         Args:
             scene: its number, of `STATES`.
+            look: the pictures of the observation; None: it has none.
 
         Raises:
             UserError: there is no such scene.
@@ -51,18 +69,31 @@ class Environment:
         if not 0 <= scene < len(self._states):
             last = len(self._states) - 1
             raise UserError(f"initial state {scene}", self.task.name, f"there are {last + 1}, 0 to {last}")
+        self._look = None
         self._resets.reset(protocol, scene)
         self.env.sim.set_state_from_flattened(self._states[scene])
         self.env.sim.forward()
         # What is seen of a stove follows from its knob.
         self.env._check_success()
         self.env._post_process()
-        for _ in range(protocol.settling):
-            self.step(np.array(SETTLING))
+        self.env._update_observables(force=True)
+        for left in range(protocol.settling - 1, -1, -1):
+            self.step(np.array(SETTLING), None if left else look)
 
-    def step(self, action: np.ndarray) -> None:
-        """Carries out an action [7], each -1 to 1: displacement and turn of the hand, -1 open, 1 closed."""
+    def step(self, action: np.ndarray, look: Pictures | None = None) -> None:
+        """Carries out an action [7], each -1 to 1: displacement and turn of the hand, -1 open, 1 closed.
+
+        Args:
+            look: the pictures of the next observation; None: it has none.
+        """
+        self._look = look
         self.env.step(action)
+
+    def look(self, pictures: Pictures) -> Seen:
+        """The last observation with pictures, if it had none with those of the present."""
+        if not self.seen.images:
+            self.seen = Seen(self.seen.state, pictures.seen(self._draws(pictures.drawing), self.data))
+        return self.seen
 
     def holds(self, condition: Condition) -> bool:
         """Whether a condition of a goal is fulfilled."""
@@ -79,11 +110,9 @@ class Environment:
             touching.append({int(self.model.geom_bodyid[geom]) for geom in others})
         return bool(set.intersection(*touching))
 
-    def state(self) -> np.ndarray:
-        """Proprioception [8]: hand x, y, z (m, world), the hand's rotation vector (rad), both fingers (m)."""
-        w, *axis = self.env.sim.data.get_body_xquat(self._hand)
-        fingers = [self.data.qpos[index] for index in self._fingers]
-        return np.array([*self.data.site_xpos[self.env.robots[0].eef_site_id], *_rotation_vector(w, np.array(axis)), *fingers])
+    def objects(self) -> tuple[str, ...]:
+        """What stands in the scene and can be moved, by name."""
+        return tuple(name.rpartition("_")[0].replace("_", " ") for name in self.env.objects_dict)
 
     def fixtures(self) -> dict[str, list[float]]:
         """Where the fixtures are that were drawn: name -> x, y, z (m) and quaternion (wxyz)."""
@@ -98,13 +127,17 @@ class Environment:
         parts = (self.data.qpos, self.data.qvel, self.model.body_pos, self.model.body_quat)
         return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
-    def images(self, protocol: Protocol, drawing: Drawing = "exact", cameras: Sequence[Camera] = ()) -> dict[str, np.ndarray]:
-        """What the policy sees: camera name -> image."""
-        return Pictures(protocol, cameras).seen(self._draws(drawing), self.data)
-
     def render(self, camera: str, size: int, drawing: Drawing = "exact") -> np.ndarray:
-        """What a person sees: upright and not mirrored, uint8 [size, size, 3]."""
+        """What a person sees now: upright and not mirrored, uint8 [size, size, 3]."""
         return self._draws(drawing).draw(self.data, camera, size)
+
+    def _observe(self) -> None:
+        w, *axis = self.env.sim.data.get_body_xquat(self._hand)
+        fingers = [self.data.qpos[index] for index in self._fingers]
+        hand = self.data.site_xpos[self.env.robots[0].eef_site_id]
+        state = np.array([*hand, *_rotation_vector(w, np.array(axis)), *fingers])
+        images = self._look.seen(self._draws(self._look.drawing), self.data) if self._look else {}
+        self.seen = Seen(state, images)
 
     def _draws(self, drawing: Drawing) -> Drawer:
         if self._drawer is None or self._drawer[0] != drawing:
@@ -122,5 +155,6 @@ class Environment:
 
 def _rotation_vector(w: float, axis: np.ndarray) -> np.ndarray:
     """Of a quaternion, with an angle of 0 to 2 pi: as published policies have it, so that it does not jump at half a turn."""
-    length = math.sqrt(max(1 - min(max(w, -1.0), 1.0) ** 2, 0.0))
-    return np.zeros(3) if math.isclose(length, 0.0) else axis * 2 * math.acos(min(max(w, -1.0), 1.0)) / length
+    w = min(max(w, -1.0), 1.0)
+    length = math.sqrt(1 - w**2)
+    return np.zeros(3) if math.isclose(length, 0.0) else axis * 2 * math.acos(w) / length

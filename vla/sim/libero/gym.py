@@ -12,8 +12,9 @@ from vla.errors import UserError
 from vla.sim.libero.embodiment import CAMERAS, CONTROL_HZ, EMBODIMENT
 from vla.sim.libero.environment import Environment
 from vla.sim.libero.goals import Progress
+from vla.sim.libero.pictures import Pictures
 from vla.sim.libero.tasks import STATES, TASKS
-from vla.sim.libero.variation import Drawing, LiberoVariation, changed
+from vla.sim.libero.variation import LiberoVariation, changed
 from vla.sim.simulator import VIDEO_SIZE
 
 
@@ -50,8 +51,8 @@ class LiberoEnv(gymnasium.Env):
         if task not in TASKS:
             raise UserError(f"unknown task {task!r}", "gymnasium", f"one of {next(iter(TASKS))} …")
         variation = changed(LiberoVariation(), {"protocol": protocol, "pictures": pictures}, "gymnasium")
-        self.drawing: Drawing = variation.pictures
         self.task, self.protocol, self.render_mode = TASKS[task], variation.rules, render_mode
+        self.pictures = Pictures(self.protocol, variation.pictures)
         own = self.protocol.horizon(self.task.suite)
         if own is None:
             raise UserError(f"protocol {protocol} does not know the suite libero/{self.task.suite}", "gymnasium", "take ours")
@@ -67,14 +68,14 @@ class LiberoEnv(gymnasium.Env):
         """Starts a drawn scene, or the scene of the option "scene", 0 to 49."""
         super().reset(seed=seed)
         scene = int((options or {}).get("scene", self.np_random.integers(STATES)))
-        self.environment.reset(self.protocol, scene)
+        self.environment.reset(self.protocol, scene, self.pictures)
         self.steps, self.progress = 0, Progress([self.task.goal], self.protocol.hold)
         return self._observation(), {"instruction": self.task.goal.instruction, "scene": scene}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         if self.steps < 0:
             raise UserError("step before reset", "gymnasium", "call reset first")
-        self.environment.step(np.asarray(action, np.float64))
+        self.environment.step(np.asarray(action, np.float64), self.pictures)
         self.steps += 1
         self.progress.update(self.environment.holds)
         success = self.progress.reached is not None
@@ -84,11 +85,11 @@ class LiberoEnv(gymnasium.Env):
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.render_mode is None or self.steps < 0:
             return None
-        return np.concatenate([self.environment.render(camera, VIDEO_SIZE, self.drawing) for camera in CAMERAS], 1)
+        return np.concatenate([self.environment.render(camera, VIDEO_SIZE, self.pictures.drawing) for camera in CAMERAS], 1)
 
     def close(self) -> None:
         self.environment.close()
 
     def _observation(self) -> dict[str, Any]:
-        images = self.environment.images(self.protocol, self.drawing)
-        return {**images, "state": self.environment.state().astype(np.float32)}
+        seen = self.environment.seen
+        return {**seen.images, "state": seen.state.astype(np.float32)}

@@ -74,10 +74,12 @@ class Pictures:
     """What the policy sees by a protocol.
 
     Attributes:
+        drawing: how pictures are drawn.
         cameras: the cameras as the policy's contract says them; () are the protocol's.
     """
 
     protocol: Protocol
+    drawing: Drawing = "exact"
     cameras: Sequence[Camera] = ()
 
     def seen(self, drawer: Drawer, data: mujoco.MjData) -> dict[str, np.ndarray]:

@@ -77,3 +77,5 @@ class Resets:
         sim.forward()
         environment._obs_cache = {}
         environment.visualize(vis_settings=dict.fromkeys(environment._visualizations, False))
+        # Its timer, by which observations are taken, goes on with each.
+        environment._update_observables(force=True)

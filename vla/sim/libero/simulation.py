@@ -16,8 +16,9 @@ from vla.sim.episodes import NONSENSE, Episode, Result
 from vla.sim.gl import refuse_black
 from vla.sim.libero.embodiment import CAMERAS, EMBODIMENT_NAME
 from vla.sim.libero.goals import Progress, goal_of, goals_of
+from vla.sim.libero.pictures import Pictures
 from vla.sim.libero.tasks import TASKS, Goal
-from vla.sim.libero.variation import Drawing, LiberoVariation
+from vla.sim.libero.variation import LiberoVariation
 from vla.sim.simulator import VIDEO_SIZE, Advice, View
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ class LiberoSimulation:
     """
 
     environment: Environment
-    drawing: Drawing
 
     def __init__(self) -> None:
         self._environment: Environment | None = None
@@ -45,9 +45,9 @@ class LiberoSimulation:
         """Sets the episode up; the first observation, with images if the policy will look."""
         self.episode, self.began = episode, time.perf_counter()
         self.task, variation = TASKS[episode.task], LiberoVariation.of(episode.variation)
-        self.protocol, self.drawing = variation.rules, variation.pictures
-        self.environment = self._select(episode.task)
-        self.environment.reset(self.protocol, episode.seed)
+        self.protocol, self.environment = variation.rules, self._select(episode.task)
+        self.pictures = Pictures(self.protocol, variation.pictures, episode.cameras)
+        self.environment.reset(self.protocol, episode.seed, self.pictures if look else None)
         self.state, self.fixtures = self.environment.state_hash(), self.environment.fixtures()
         nonsense = str(np.random.default_rng((SEED, episode.seed)).choice(NONSENSE))
         other = self.task.other.instruction if self.task.other else ""
@@ -60,10 +60,8 @@ class LiberoSimulation:
         return self.observe(look)
 
     def observe(self, look: bool) -> Observation:
-        images = {}
-        if look:
-            images = refuse_black(self.environment.images(self.protocol, self.drawing, self.episode.cameras))
-        return Observation(self.episode.id, images, self.environment.state(), self.instruction, EMBODIMENT_NAME)
+        seen = self.environment.look(self.pictures) if look else self.environment.seen
+        return Observation(self.episode.id, refuse_black(seen.images), seen.state, self.instruction, EMBODIMENT_NAME)
 
     def instruct(self, episode: Episode) -> Observation:
         """Goes on with the episode's instruction; the scene stays as it is."""
@@ -72,8 +70,7 @@ class LiberoSimulation:
         return self.observe(True)
 
     def view(self) -> View:
-        objects = tuple(name.rpartition("_")[0].replace("_", " ") for name in self.environment.env.objects_dict)
-        return View(self._pictures(), objects, self.goal.instruction if self.goal else "")
+        return View(self._pictures(), self.environment.objects(), self.goal.instruction if self.goal else "")
 
     def advise(self) -> Advice | None:
         """There are no scripted experts yet."""
@@ -81,7 +78,7 @@ class LiberoSimulation:
 
     def step(self, action: np.ndarray, terminate: bool, look: bool) -> Observation | Result:
         """Carries out one action; the next observation (with images if the policy will look), or how the episode ended."""
-        self.environment.step(np.asarray(action, np.float64))
+        self.environment.step(np.asarray(action, np.float64), self.pictures if look else None)
         self.steps += 1
         self.actions += [np.asarray(action)] if self.episode.video else []
         self._record()
@@ -98,6 +95,7 @@ class LiberoSimulation:
             instruction=self.instruction,
             target=self.goal.instruction if self.goal else "",
             first=first.instruction if first else "",
+            objects=self.environment.objects(),
             failure=self.failure or "",
             steps=self.steps,
             executed=first is not None,
@@ -141,7 +139,7 @@ class LiberoSimulation:
             self.frames.append(np.concatenate(list(self._pictures().values()), 1))
 
     def _pictures(self) -> dict[str, np.ndarray]:
-        return {camera: self.environment.render(camera, VIDEO_SIZE, self.drawing) for camera in CAMERAS}
+        return {camera: self.environment.render(camera, VIDEO_SIZE, self.pictures.drawing) for camera in CAMERAS}
 
     def close(self) -> None:
         if self._environment is not None:
