@@ -15,7 +15,7 @@ from vla.sim.registry import embodiment_of, find_task, simulator_of, simulators,
 from vla.sim.suites import read_suite
 from vla.sim.variation import Variation
 
-EXAMPLES, ROOMS = Path(__file__).parents[2] / "examples/extending", ("tabletop", "robosuite")
+EXAMPLES, ROOMS = Path(__file__).parents[2] / "examples/extending", ("tabletop", "robosuite", "libero")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ A worker process puts the folder before all other packages when the simulation s
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import importlib.util
 import os
@@ -46,7 +45,7 @@ class PackageFolder:
     parts: tuple[str, ...]
     shadowed: tuple[str, ...] = ()
 
-    @functools.cached_property
+    @property
     def folder(self) -> Path:
         """Where the packages are: the folder's name has the hash of the requirements, so that other versions are apart."""
         digest = hashlib.sha256(self.requirements.encode()).hexdigest()[:12]

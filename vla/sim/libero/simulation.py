@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from vla.sim.gl import refuse_black
 from vla.sim.libero.embodiment import CAMERAS, EMBODIMENT_NAME
 from vla.sim.libero.goals import Progress, goal_of, goals_of
 from vla.sim.libero.pictures import Pictures
-from vla.sim.libero.tasks import TASKS, Goal
+from vla.sim.libero.tasks import TASKS, Goal, LiberoTask
 from vla.sim.libero.variation import LiberoVariation
 from vla.sim.simulator import VIDEO_SIZE, Advice, View
 
@@ -34,11 +35,15 @@ class LiberoSimulation:
     By a published protocol an episode succeeds when its goal holds for the first time. By ours it must hold for ten steps, and
     an episode in which the scene's other goal is reached first ends as "wrong object". At the horizon the failure is "nothing
     grasped" if nothing was, "dropped" if something was and no longer is, else "timeout".
+
+    Args:
+        make: makes the environment of a task; None: the benchmark's.
     """
 
     environment: Environment
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[LiberoTask], Environment] | None = None) -> None:
+        self._make = make or _make
         self._environment: Environment | None = None
 
     def start(self, episode: Episode, look: bool = True) -> Observation:
@@ -129,9 +134,7 @@ class LiberoSimulation:
         """The environment of a task; that of another task is closed first, as two would not fit."""
         if self._environment is None or self._environment.task.name != task:
             self.close()
-            from vla.sim.libero.environment import Environment
-
-            self._environment = Environment(TASKS[task])
+            self._environment = self._make(TASKS[task])
         return self._environment
 
     def _record(self) -> None:
@@ -150,3 +153,10 @@ class LiberoSimulation:
         if sys.platform == "linux":
             # Freed blocks stay with the process otherwise: a gigabyte after some tasks.
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def _make(task: LiberoTask) -> Environment:
+    # Not earlier: a process that only reads what is here loads no benchmark.
+    from vla.sim.libero.environment import Environment
+
+    return Environment(task)

@@ -2,8 +2,8 @@
 
 `tasks.json` holds what the benchmark's files say, so that the tasks are known without the benchmark. In LIBERO's own suites a
 task's sentence is that of its file name, as in published evaluations; in LIBERO-PRO's, whose file names keep the old sentences,
-it is that of the BDDL file. The other goal is that of another task of the same scene, with its sentence: it shares no condition
-with the task's own and does not hold at the start.
+it is that of the BDDL file. The other goal is that of another task of the same scene, with its sentence: neither of the two
+contains the other, and it does not hold at the start.
 """
 
 from __future__ import annotations
