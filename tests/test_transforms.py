@@ -11,7 +11,7 @@ from vla.sim.tabletop.scene import COLOURS, UNSEEN_COLOURS
 from vla.transforms import Appearance, Augmentation, CentreCrop, Normalise, Orient, Resize
 
 IMAGES = arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.just(3)))
-ORIENTATIONS = ["upright", "raw_opengl", "rot180"]
+ORIENTATIONS = ["upright", "raw_opengl", "rot180", "mirrored"]
 
 
 @given(IMAGES, st.sampled_from(ORIENTATIONS))

@@ -13,6 +13,8 @@ import numpy as np
 from vla.errors import UserError
 
 Point = tuple[float, float]
+OPENVLA_AREA = 0.9
+"""The share of an image's area that OpenVLA keeps in evaluations of models that were trained with random crops."""
 LEVELS = np.arange(256) - 127.5
 """The 256 levels of a pixel, relative to middle grey."""
 
@@ -23,17 +25,18 @@ class Orient:
 
     Attributes:
         source: orientation of the input: "upright"; "raw_opengl", rows from bottom to top, as in robosuite; "rot180", rotated by
-            180 degrees. (`[::-1, ::-1]` of a raw OpenGL image, as in OpenVLA's LIBERO data, is none of these: it is mirrored.)
+            180 degrees; "mirrored", upright with left and right exchanged, which stays so (`[::-1, ::-1]` of a raw OpenGL image,
+            as in OpenVLA's and openpi's LIBERO data).
     """
 
-    source: Literal["upright", "raw_opengl", "rot180"] = "upright"
+    source: Literal["upright", "raw_opengl", "rot180", "mirrored"] = "upright"
 
     def __post_init__(self):
-        if self.source not in ("upright", "raw_opengl", "rot180"):
-            raise UserError(f"unknown orientation {self.source!r}", "transform", "use upright, raw_opengl or rot180")
+        if self.source not in ("upright", "raw_opengl", "rot180", "mirrored"):
+            raise UserError(f"unknown orientation {self.source!r}", "transform", "use upright, raw_opengl, rot180 or mirrored")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        flips = {"upright": image, "raw_opengl": image[::-1], "rot180": image[::-1, ::-1]}
+        flips = {"upright": image, "mirrored": image, "raw_opengl": image[::-1], "rot180": image[::-1, ::-1]}
         return np.ascontiguousarray(flips[self.source])
 
     def inverse(self, image: np.ndarray) -> np.ndarray:
@@ -41,7 +44,7 @@ class Orient:
 
     def point(self, point: Point) -> Point:
         u, v = point
-        return {"upright": (u, v), "raw_opengl": (u, 1 - v), "rot180": (1 - u, 1 - v)}[self.source]
+        return {"raw_opengl": (u, 1 - v), "rot180": (1 - u, 1 - v)}.get(self.source, (u, v))
 
 
 @dataclasses.dataclass(frozen=True)

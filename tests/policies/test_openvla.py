@@ -89,6 +89,18 @@ def test_chunks_lists_and_the_raw_gripper():
         assert act(f"{url}?camera=wrist").shape == (1, 7)
 
 
+def test_the_middle_of_an_image_is_sent_in_its_size():
+    with server(lambda *_: ACTION.tolist()) as (url, received):
+        act(f"{url}?center_crop=1")
+    whole, sent = observed().images["front"].astype(int), received[0]["image"].astype(int)
+    assert sent.shape == whole.shape
+    # Each side loses 2.6 %: a pixel of the left edge is what was 1.6 pixels inside.
+    assert (
+        np.abs(sent[:, 0] - whole[:, 1]).mean() + np.abs(sent[:, 0] - whole[:, 2]).mean()
+        < 1.6 * np.abs(sent[:, 0] - whole[:, 8]).mean()
+    )
+
+
 @pytest.mark.parametrize(
     ("answer", "status", "says"),
     [("error", 200, "reports an error"), ("ups", 200, "not JSON"), ({"x": 1}, 200, "array without"), ("no", 500, "answered 500")],

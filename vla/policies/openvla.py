@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
@@ -10,12 +11,15 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import numpy as np
 
+from PIL import Image
+
 from vla.contract import Embodiment, PolicyContract
 from vla.errors import UserError
 from vla.observation import ActionChunk, Observation
 from vla.protocols.wire import Value, decode_array, encode_array
+from vla.transforms import OPENVLA_AREA
 
-OPTIONS = {"unnorm_key": None, "encoded": ("0", "1"), "gripper": ("oxe", "raw"), "camera": None}
+OPTIONS = {"unnorm_key": None, "encoded": ("0", "1"), "gripper": ("oxe", "raw"), "camera": None, "center_crop": ("0", "1")}
 
 
 class OpenVLAPolicy:
@@ -25,7 +29,8 @@ class OpenVLAPolicy:
 
     Args:
         url: e.g. "http://127.0.0.1:8000"; options follow "?": unnorm_key=NAME, encoded=1 (send the payload as JSON in
-            JSON), gripper=raw (do not convert the gripper), camera=NAME (default: the first camera).
+            JSON), gripper=raw (do not convert the gripper), camera=NAME (default: the first camera), center_crop=1 (send the
+            middle 0.9 of the image's area, in the image's size: OpenVLA's server crops nothing, its evaluations do).
         embodiments: the robots to be driven; the server does not declare its own.
         timeout: seconds to wait for an answer.
 
@@ -63,8 +68,9 @@ class OpenVLAPolicy:
         self._client.close()
 
     def _act(self, observation: Observation) -> ActionChunk:
+        image = observation.images[self.camera]
         content: dict[str, Any] = {
-            "image": encode_array(observation.images[self.camera]),
+            "image": encode_array(_middle(image) if self.options.get("center_crop") == "1" else image),
             "instruction": observation.instruction,
         }
         if "unnorm_key" in self.options:
@@ -112,3 +118,11 @@ class OpenVLAPolicy:
             raise UserError(f"the answer has shape {actions.shape}", self.url, "expected one action, or a list of them")
         # The rollout checks for NaN.
         return np.atleast_2d(actions)
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    """The middle of an image, scaled to the image's size."""
+    height, width, _ = image.shape
+    x, y = (side * (1 - math.sqrt(OPENVLA_AREA)) / 2 for side in (width, height))
+    box = (x, y, width - x, height - y)
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box))

@@ -19,13 +19,12 @@ from vla.models.openvla.published import is_published, settings_of
 from vla.observation import ActionChunk, Observation
 from vla.policies.base import DTypeOption, Policy
 from vla.tokenization.prompts import OPENVLA, OPENVLA_V01
+from vla.transforms import OPENVLA_AREA
 
 if TYPE_CHECKING:
     from vla.policies.local import LocalPolicy
 
 OPTIONS = ("unnorm_key", "center_crop", "camera")
-AREA = 0.9
-"""The share of an image's area that OpenVLA keeps of models that were trained with random crops."""
 OUR_GRIPPER = "-1 open, +1 closed"
 
 
@@ -100,7 +99,7 @@ class Checkpoint:
             plan=(),
             chunk=1,
             execute=1,
-            crop=math.sqrt(AREA) if self.center_crop else 1.0,
+            crop=math.sqrt(OPENVLA_AREA) if self.center_crop else 1.0,
             terminate=False,
             title=Path(self.name.partition("@")[0]).name,
         )

@@ -61,7 +61,7 @@ def test_an_inverted_gripper_says_the_opposite():
 
 
 def test_the_cards_orientation_is_framed_among_all():
-    for chosen, name in enumerate(("upright", "raw_opengl", "rot180")):
+    for chosen, name in enumerate(("upright", "raw_opengl", "rot180", "mirrored")):
         recorded = episode([1, 0])
         sheet = np.asarray(sheets.orientations(card(orientation=name), {"front": recorded.images["front"][0].frames[0]}, "test"))
         wide = sheets.LARGE + 2 * sheets.EDGE

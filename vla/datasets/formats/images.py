@@ -92,7 +92,7 @@ class Ready:
 
     Attributes:
         height, width: size of the result.
-        orientation: orientation of the data set's images.
+        orientation: orientation of the data set's images; those that are mirrored stay so.
         resize: whether images of another size are scaled; otherwise they are an error.
         quality: JPEG quality of images that must be encoded again.
     """
@@ -106,7 +106,7 @@ class Ready:
     def __call__(self, frame: bytes | np.ndarray, where: str) -> bytes:
         """Returns the JPEG; UserError at `where` if the image is damaged or has another size."""
         if not isinstance(frame, np.ndarray):
-            if plain_jpeg_size(frame) == (self.height, self.width) and self.orientation == "upright":
+            if plain_jpeg_size(frame) == (self.height, self.width) and self.orientation in ("upright", "mirrored"):
                 return frame
             if frame[:2] == b"\xff\xd8" and jpeg_size(frame) is None:
                 raise UserError("the JPEG is cut off or damaged, or not of 8 bits", where)

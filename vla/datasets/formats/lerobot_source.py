@@ -15,7 +15,7 @@ from vla import hub
 from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.prepare import Changes, Dropped, PreparedEpisode, prepare
-from vla.datasets.formats.conventions.source_card import SourceCard, load_source_card
+from vla.datasets.formats.conventions.source_card import SourceCard, contract_orientation, load_source_card
 from vla.datasets.formats.images import decode, rgb
 from vla.datasets.formats.readers.base import Frames, Ref
 from vla.datasets.formats.readers.lerobot import LeRobotReader
@@ -137,7 +137,8 @@ class LeRobotSource(RobotSource):
         """The data set's card, made from info.json, the conventions and statistics of all steps."""
         episodes = self._episodes
         source_card = self.source_card
-        cameras = [Camera(name, *size) for name, size in self._sizes.items()]
+        shown = {name: contract_orientation(camera.orientation) for name, camera in source_card.cameras.items()}
+        cameras = [Camera(name, *size, shown[name]) for name, size in self._sizes.items()]
         statistics = {k: summary(lambda k=k: (getattr(e, k) for e, _ in episodes)) for k in ("action", "state")}
         spec = Embodiment(
             cameras=tuple(cameras),

@@ -21,7 +21,7 @@ from vla.datasets.formats.conventions.forms import FORMS, LISTED, NAME, is_angle
 from vla.datasets.formats.conventions.undecided import check_decided
 from vla.errors import UserError
 
-Orientation = Literal["upright", "raw_opengl", "rot180"]
+Orientation = Literal["upright", "raw_opengl", "rot180", "mirrored"]
 Role = Literal["position", "rotation", "joint", "gripper", "other"]
 Alignment = Literal["pre", "post"]
 Limits = Literal["quantiles", "range"]
@@ -31,6 +31,11 @@ CONVENTIONS = ("frame", "mode", "rotation", "gripper", "alignment", "control_hz"
 """What a card says of a robot's numbers."""
 WIDEST = 1 << 16
 """The largest number of dimensions that get names of their own."""
+
+
+def contract_orientation(orientation: Orientation) -> Literal["upright", "mirrored"]:
+    """How a camera's images come out of the data set, as a contract says it."""
+    return "mirrored" if orientation == "mirrored" else "upright"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from vla.datasets.formats.readers.base import Field, Reader
 from vla.datasets.formats.readers.frames import text_keys
 from vla.errors import UserError
 
-ORIENTATIONS = "upright, raw_opengl (bottom row first) or rot180"
+ORIENTATIONS = "upright, raw_opengl (bottom row first), rot180 or mirrored"
 MODES = "delta (differences to the current pose or joints) or absolute (targets)"
 ALIGNMENTS = "pre (each observation was made before its action) or post (after it)"
 GRIPPERS = "what its numbers mean, e.g. 0 closed, 1 open; or none"

@@ -20,7 +20,7 @@ from vla.contract import Camera, Embodiment
 from vla.datasets.card import DatasetCard
 from vla.datasets.formats.conventions.prepare import Dropped, PreparedEpisode
 from vla.datasets.formats.conventions.rate import merged_limits
-from vla.datasets.formats.conventions.source_card import NOT_SAID, Part, SourceCard
+from vla.datasets.formats.conventions.source_card import NOT_SAID, Part, SourceCard, contract_orientation
 from vla.datasets.formats.job import Job, Numbered
 from vla.datasets.formats.notes import Tally, column, info_of
 from vla.datasets.formats.readers.base import Ref
@@ -201,14 +201,14 @@ def constants(spec: Embodiment) -> dict[str, float]:
 
 
 def _cameras(job: Job) -> tuple[Camera, ...]:
-    return tuple(Camera(name, ready.height, ready.width) for name, ready in job.ready.items())
+    return tuple(Camera(name, r.height, r.width, contract_orientation(r.orientation)) for name, r in job.ready.items())
 
 
 def conventions(card: SourceCard) -> dict[str, str]:
     """Returns the conventions that a data set's card states for people to read, and what is only assumed."""
     assumed, ours = card.assumed, {"card": card.verified if card.stated is None else "none"}
     if "orientation" not in assumed:
-        ours["pictures"] = "upright RGB"
+        ours["pictures"] = " and ".join(sorted({contract_orientation(c.orientation) for c in card.cameras.values()})) + " RGB"
     if "alignment" not in assumed:
         ours["observation"] = "before its action"
     if assumed:
