@@ -13,13 +13,14 @@ from vla.commands.replaced import say_what_is_replaced
 from vla.commands.training_help import asks_for_all, requested
 from vla.datasets.card import DatasetCard
 from vla.errors import UserError
+from vla.evaluation.run import seen_by
 from vla.policies.base import Policy
 from vla.report.summary import rates
 from vla.sim.collect import check, generator
 from vla.sim.collect_options import Collect
-from vla.sim.conventions import check_conventions
+from vla.sim.conventions import adapted, check_conventions
 from vla.sim.episodes import Episode
-from vla.sim.registry import embodiment_of, simulator_of, task_for, task_names
+from vla.sim.registry import embodiment_of, find_task, simulator_of, task_for, task_names
 from vla.sim.rollout import rollout as run_rollout
 from vla.sim.variation import SEEN, Variation
 from vla.sim.workers import Workers
@@ -65,13 +66,18 @@ class Evaluator:
                 f"leave out RolloutCallback, or use data of {known}",
             )
         for task, card in tasks.items():
-            check_conventions(*embodiment_of(task), card.spec, "rollouts during training")
+            simulator, (name, spec) = simulator_of(task), embodiment_of(task)
+            spec = adapted(spec, card.spec) if simulator.adapts else spec
+            check_conventions(name, spec, card.spec, "rollouts during training")
+            if simulator.packages:
+                simulator.packages.require()
         return functools.partial(self._roll_out, [Episode(0, task=task, variation=_scenes(card)) for task, card in tasks.items()])
 
     def _roll_out(self, kinds: list[Episode], policy: Policy, episodes: int) -> dict[str, float]:
         self.workers = self.workers or Workers()
-        episode_list = [dataclasses.replace(kinds[i % len(kinds)], seed=TRAINING_ROLLOUTS + i) for i in range(episodes)]
-        results = run_rollout(policy, episode_list, self.workers)
+        chosen = [kinds[i % len(kinds)] for i in range(episodes)]
+        episode_list = [dataclasses.replace(kind, seed=_seed(kind.task, i)) for i, kind in enumerate(chosen)]
+        results = run_rollout(policy, seen_by(policy, episode_list), self.workers)
         return {name: rate["rate"] for name, rate in rates(results).items()}
 
     def close(self) -> None:
@@ -84,6 +90,12 @@ def _scenes(card: DatasetCard) -> Variation:
     if not card.generator.get("every_task"):
         return SEEN
     return simulator_of(card.task).read_variation("every task", {"every_task": True}, "rollouts during training")
+
+
+def _seed(task: str, number: int) -> int:
+    """The seed of a rollout during training; a task with few scenes has no others than those of its evaluation."""
+    scenes = find_task(task).scenes
+    return number % scenes if scenes else TRAINING_ROLLOUTS + number
 
 
 def planned_card(options: Collect) -> DatasetCard:

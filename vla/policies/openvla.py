@@ -10,7 +10,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import numpy as np
-
 from PIL import Image
 
 from vla.contract import Embodiment, PolicyContract

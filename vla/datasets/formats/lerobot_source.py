@@ -137,8 +137,9 @@ class LeRobotSource(RobotSource):
         """The data set's card, made from info.json, the conventions and statistics of all steps."""
         episodes = self._episodes
         source_card = self.source_card
-        shown = {name: contract_orientation(camera.orientation) for name, camera in source_card.cameras.items()}
-        cameras = [Camera(name, *size, shown[name]) for name, size in self._sizes.items()]
+        cameras = [
+            Camera(name, *size, contract_orientation(source_card.cameras[name].orientation)) for name, size in self._sizes.items()
+        ]
         statistics = {k: summary(lambda k=k: (getattr(e, k) for e, _ in episodes)) for k in ("action", "state")}
         spec = Embodiment(
             cameras=tuple(cameras),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from vla.contract import Embodiment
 from vla.errors import UserError
+from vla.sim.collect_options import Collect
 from vla.sim.libero.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.libero.package import PACKAGE
 from vla.sim.libero.protocols import PROTOCOLS
@@ -57,6 +58,9 @@ class Libero(Simulator):
     def conditions(self, variation: Variation) -> dict[str, str]:
         chosen = LiberoVariation.of(variation)
         return {"protocol": chosen.protocol, "protocol_hash": chosen.rules.hash, "pictures": chosen.pictures}
+
+    def check_collect(self, options: Collect) -> None:
+        raise UserError(f"{self.name} collects no data", "collect", "`vla rollout --record` records a policy's episodes")
 
     def note(self, task: str, instruction: str) -> str:
         from vla.sim.libero.goals import goal_of
