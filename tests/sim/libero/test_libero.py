@@ -80,6 +80,9 @@ def test_the_other_goal_is_of_the_scene_and_another_one():
     assert TASKS["libero-goal-task-0"].other == TASKS["libero-goal-0"].goal
     assert goal_of(spatial, " Pick up the black bowl next to the ramekin and place it on the plate. ") is spatial.other
     assert goal_of(spatial, "fly") is None
+    for said in (TASKS["libero-spatial-2"], TASKS["libero-goal-0"]):
+        assert goal_of(spatial, said.goal.instruction) is None, "of another scene"
+    assert goal_of(TASKS["libero-10-3"], "close the bottom drawer of the cabinet") is TASKS["libero-90-22"].goal
 
 
 # Protocols.
@@ -213,8 +216,10 @@ def test_a_published_protocol_counts_the_first_instant_and_goes_on_after_the_oth
 def test_a_scene_goes_on_with_another_sentence_and_is_shown_unmirrored(stand_in):
     simulation = stand_in.make()
     simulation.start(episode(horizon=5))
-    told = simulation.instruct(episode(instruction="turn on the stove", horizon=5))
-    assert told.instruction == "turn on the stove" and told.images
+    simulation.instruct(episode(instruction="Turn on the stove", horizon=5))
+    assert simulation.view().goal == "turn on the stove", "another task of the scene"
+    told = simulation.instruct(episode(instruction="fly to the moon", horizon=5))
+    assert told.instruction == "fly to the moon" and told.images
     view = simulation.view()
     assert isinstance(view, View) and view.objects == ("bowl", "plate") and view.goal == ""
     assert view.images["agentview"][0, 0, 0] == 200 and told.images["agentview"][0, 0, 0] == 25

@@ -13,7 +13,7 @@ from vla.sim.libero.benchmark import call_when_sampled, initial_states, make_env
 from vla.sim.libero.pictures import Drawer, Pictures
 from vla.sim.libero.protocols import SETTLING, Protocol
 from vla.sim.libero.resets import Resets
-from vla.sim.libero.tasks import Condition, LiberoTask
+from vla.sim.libero.tasks import Condition, Goal, LiberoTask
 from vla.sim.libero.variation import Drawing
 
 
@@ -98,6 +98,10 @@ class Environment:
     def holds(self, condition: Condition) -> bool:
         """Whether a condition of a goal is fulfilled."""
         return bool(self.env._eval_predicate(list(condition)))
+
+    def knows(self, goal: Goal) -> bool:
+        """Whether everything that a goal names is in the scene."""
+        return all(name in self.env.object_states_dict for _, *names in goal.conditions for name in names)
 
     def grasps(self) -> bool:
         """Whether something is between the fingers that both of them touch."""

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
-from vla.sim.libero.tasks import Condition, Goal, LiberoTask
+from vla.sim.libero.tasks import TASKS, Condition, Goal, LiberoTask, base_of
 
 
 def goals_of(task: LiberoTask) -> list[Goal]:
-    """The goals that can be asked for in a task's scene: its own, and the other one."""
+    """The two goals of an evaluation: the task's own, and the other one."""
     return [task.goal, *([task.other] if task.other else [])]
 
 
 def goal_of(task: LiberoTask, instruction: str) -> Goal | None:
-    """The goal of the scene that a sentence asks for, whatever its case and spaces; None if it asks for neither."""
-    said = _plain(instruction)
-    return next((goal for goal in goals_of(task) if _plain(goal.instruction) == said), None)
+    """The goal that a sentence asks for, whatever its case and spaces: of the task, or of another task of the same scene.
+
+    Returns:
+        the goal; its conditions may name what this scene lacks. None: no task of the scene has the sentence.
+    """
+    said, scene = _plain(instruction), _scene(task)
+    others = sorted((one for one in TASKS.values() if _scene(one) == scene), key=lambda one: one.suite != task.suite)
+    goals = [*goals_of(task), *(one.goal for one in others)]
+    return next((goal for goal in goals if _plain(goal.instruction) == said), None)
+
+
+def _scene(task: LiberoTask) -> str:
+    """Tasks of the same scene have the same; in spatial a sentence means another bowl in each task."""
+    if numbered := re.match(r".*SCENE\d+_", task.file):
+        return numbered[0]
+    base = base_of(task.suite)
+    return task.name if base == "spatial" else base
 
 
 def _plain(sentence: str) -> str:

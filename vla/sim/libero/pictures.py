@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import io
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ class Drawer:
         self._options.geomgroup[0], self._options.geomgroup[1] = 0, 1
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        # Before MuJoCo closes the display, without which nothing can be freed.
+        atexit.register(self.close)
 
     def draw(self, data: mujoco.MjData, camera: str, size: int) -> np.ndarray:
         """The picture of one of `CAMERAS`, upright and not mirrored, uint8 [size, size, 3]."""
@@ -65,6 +68,7 @@ class Drawer:
         return pixels[::-1]
 
     def close(self) -> None:
+        atexit.unregister(self.close)
         self._context.free()
         self._gl.free()
 

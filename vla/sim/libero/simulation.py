@@ -113,8 +113,12 @@ class LiberoSimulation:
 
     def _ask(self) -> None:
         """An episode begins, or goes on, with the present instruction."""
-        self.goal: Goal | None = goal_of(self.task, self.instruction)
-        self.progress = Progress(goals_of(self.task), self.protocol.hold)
+        goal = goal_of(self.task, self.instruction)
+        self.goal: Goal | None = goal if goal and self.environment.knows(goal) else None
+        watched = goals_of(self.task)
+        if self.goal and self.goal not in watched:
+            watched.append(self.goal)
+        self.progress = Progress(watched, self.protocol.hold)
         self.steps, self.held, self.failure = 0, False, None
 
     def _judge(self, terminate: bool) -> None:
