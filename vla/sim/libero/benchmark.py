@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import gc
 import importlib
 import os
 import sys
@@ -120,7 +122,7 @@ def make_environment(task: LiberoTask) -> Any:
 
     # Of the same name, which the benchmark compares with the file's.
     kind = type(problem.__name__, (problem,), {"_initialize_sim": remember})
-    return kind(
+    made = kind(
         file,
         robots=["Panda"],
         controller_configs=robosuite.load_controller_config(default_controller="OSC_POSE"),
@@ -134,3 +136,16 @@ def make_environment(task: LiberoTask) -> Any:
         ignore_done=True,
         hard_reset=False,
     )
+    free_memory()
+    return made
+
+
+def free_memory() -> None:
+    """Gives back to the system what is no longer used: what MuJoCo decoded to compile a model, and blocks that were freed."""
+    if mujoco := sys.modules.get("mujoco"):
+        mujoco.mj_clearCache(mujoco.mj_getCache())
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            # Freed blocks stay with the process otherwise: a gigabyte after some tasks.
+            ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import gc
-import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,6 +12,7 @@ import numpy as np
 from vla.observation import Observation
 from vla.sim.episodes import NONSENSE, Episode, Result
 from vla.sim.gl import refuse_black
+from vla.sim.libero.benchmark import free_memory
 from vla.sim.libero.embodiment import CAMERAS, EMBODIMENT_NAME
 from vla.sim.libero.goals import Progress, goal_of, goals_of
 from vla.sim.libero.pictures import Pictures
@@ -153,10 +151,7 @@ class LiberoSimulation:
             self._environment.close()
             del self.environment
         self._environment = None
-        gc.collect()
-        if sys.platform == "linux":
-            # Freed blocks stay with the process otherwise: a gigabyte after some tasks.
-            ctypes.CDLL(None).malloc_trim(0)
+        free_memory()
 
 
 def _make(task: LiberoTask) -> Environment:
