@@ -28,7 +28,10 @@ def test_every_folder_of_the_configuration_moves():
 
 def test_what_is_left_takes_less():
     configs = configurations()
-    whole, half = expected_seconds(configs, 40), expected_seconds(configs, 40, trained=(configs[0]["trainer"]["max_steps"] // 2, 0))
+    whole, half = (
+        expected_seconds(configs, 40),
+        expected_seconds(configs, 40, trained=(configs[0]["trainer"]["max_steps"] // 2, 0)),
+    )
     assert half["train"] < 0.8 * whole["train"] and min(whole.values()) > 0
     seconds = {"collect": 240.0, "train": 1200.0, "serve": 20.0}
     assert expected_text(seconds, list(seconds), []) == "About 25 minutes and 0.2 GiB of disk on this machine."
