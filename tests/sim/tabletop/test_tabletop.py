@@ -156,13 +156,25 @@ def test_expert_turns_with_a_cube(table):
 
 @dataclasses.dataclass
 class Heights:
-    """A table on which objects are as high as they are told."""
+    """A table on which objects are as high as they are told, and stay where they are."""
 
-    scene: tuple = (None, None)
+    scene: tuple = (Object("red", "cube", 0.0, -0.1, 0.0), Object("blue", "cube", 0.0, 0.1, 0.0))
     heights: tuple = (0.0, 0.0)
+
+    def position(self, index):
+        return np.array([self.scene[index].x, self.scene[index].y, 0.02 + self.heights[index]])
 
     def lift(self, index):
         return self.heights[index]
+
+    def grasped(self, index):
+        return self.heights[index] > 0
+
+    def touched(self, index):
+        return self.heights[index] > 0
+
+    def upright(self, index):
+        return True
 
 
 def play(target, heights, terminate=(), horizon=30):
