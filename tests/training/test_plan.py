@@ -26,9 +26,9 @@ def demo(tmp_path, monkeypatch):
 
 def test_amounts_are_those_that_the_weights_ask_for(demo, tmp_path):
     planned = demo("--data.sources.questions.init_args.warmup_samples=1000")
-    # 900 steps of 3 batches of 16, after 1,000 samples of questions.
-    left = 900 * 3 * 16 - 1000
-    assert planned.steps == 900 and sum(planned.samples.values()) == left + 1000
+    # 750 steps of 3 batches of 16, after 1,000 samples of questions.
+    left = 750 * 3 * 16 - 1000
+    assert planned.steps == 750 and sum(planned.samples.values()) == left + 1000
     assert planned.samples["robot"] == pytest.approx(0.82 * left, rel=0.001)
     assert planned.collect["robot"].episodes == 270 and planned.settings["model"]["vlm"] == "tiny"
     cards = {tmp_path / options.out: planned_card(options) for options in planned.collect.values()}

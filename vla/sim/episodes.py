@@ -87,10 +87,10 @@ class Result(EpisodeRecord):
         target: str = "",
         first: str = "",
         objects: Sequence[str] = (),
-        other_tasks: Sequence[str] | None = None,
         seconds: float = 0.0,
         frames: Sequence[np.ndarray] = (),
         actions: Sequence[np.ndarray] = (),
+        other_tasks: Sequence[str] | None = None,
     ) -> Result:
         """The result of an episode.
 
