@@ -17,7 +17,7 @@ from vla.observation import ActionChunk, Observation
 from vla.policies.base import Policy, RecedingHorizon, check_answers
 from vla.sim.episodes import Episode, Result
 from vla.sim.record import Recorder
-from vla.sim.registry import simulator_of
+from vla.sim.registry import simulators
 from vla.sim.workers import Argument, Fault, Worker, Workers
 
 DEADLINE = 120.0
@@ -127,7 +127,8 @@ class _Rollout:
     def _next(self, worker: Worker) -> Episode:
         """Takes the next episode. Where workers hold one task at a time it is, if possible, one of the worker's own task, or else
         of a task that no other worker has."""
-        if not simulator_of(self.todo[0].task).one_task:
+        # A simulator may be known to the workers alone.
+        if not any(simulator.one_task for simulator in simulators() if self.todo[0].task in simulator.tasks):
             return self.todo.popleft()
         taken = {self.task.get(other) for other in self.running if other is not worker}
 
