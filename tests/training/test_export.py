@@ -30,12 +30,13 @@ from vla.training.export import _with_adapters_apart, compare_merged, export, in
 CONTRACT = PolicyContract({EMBODIMENT_NAME: EMBODIMENT}, chunk=2, execute=1)
 
 
-def checkpoint(path, vlm, lora=None, change=0.01):
+def checkpoint(path, vlm, lora=None, change=0.01, dtype=torch.float32):
     """A checkpoint as `vla fit` writes it, of weights that differ a little from the base's."""
     model, processor = load_vlm(vlm)
     lora = lora or Lora()
     described = describe_model(model, processor)
     model = add_lora(model, lora)
+    model = model.to(dtype)
     torch.manual_seed(0)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -168,6 +169,38 @@ def test_adapters_alone_are_exported_and_acted_with(tmp_path, vlm):
         with pytest.raises(UserError, match="does not say which model") as error:
             load_vlm(tmp_path / "apart")
         assert error.value.where == str(tmp_path / "apart/base.json")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_adapters_alone_of_a_run_in_half_precision(tmp_path, vlm, dtype):
+    """Its base is stored in float32, and the run rounded it."""
+    ckpt = str(tmp_path / "run/checkpoints/last.ckpt")
+    checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm, Lora(rank=2, rows=[5, 6]), change=0.3, dtype=dtype)
+    export(ckpt, str(tmp_path / "whole"))
+    export(ckpt, str(tmp_path / "apart"), merge_lora=False, base=str(vlm))
+    whole, apart = weights(tmp_path / "whole"), weights(tmp_path / "apart")
+    assert all(torch.allclose(whole[name], apart[name], rtol=1e-4, atol=1e-6) for name in whole)
+    known = json.loads((tmp_path / "apart/base.json").read_text())
+    assert known["dtype"] == str(dtype).removeprefix("torch.")
+    (tmp_path / "apart/base.json").write_text(json.dumps({**known, "dtype": "uint8"}))
+    with pytest.raises(UserError, match="does not say which model"):
+        load_vlm(tmp_path / "apart")
+
+
+def test_adapters_on_4_bit_weights_are_exported_merged_only(tmp_path, vlm):
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    content = checkpoint(path, vlm, Lora(rank=2))
+    name = next(name for name in content["state_dict"] if name.endswith("base_layer.weight"))
+    pytest.importorskip("bitsandbytes")
+    from bitsandbytes.functional import quantize_4bit
+
+    packed, state = quantize_4bit(content["state_dict"][name], quant_type="nf4")
+    content["state_dict"] |= {name: packed, **{f"{name}.{part}": value for part, value in state.as_dict(packed=True).items()}}
+    torch.save(content, path)
+    export(str(path), str(tmp_path / "merged"))
+    with pytest.raises(UserError, match="in 4 bits") as error:
+        export(str(path), str(tmp_path / "no"), merge_lora=False, base=str(vlm))
+    assert error.value.fix == "leave --merge_lora on" and not (tmp_path / "no").exists()
 
 
 def test_a_checkpoint_of_an_older_contract_is_exported_with_todays(tmp_path, vlm):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -17,8 +18,24 @@ from vla.contract import PolicyContract
 from vla.errors import UserError
 from vla.tokenization.vocabulary import Vocabulary
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BASE = "base.json"
-"""In a folder of adapters alone: the model that they are added to, and the hash of its files if they are on this machine."""
+"""In a folder of adapters alone: the model that they are added to, as `Base` describes it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The model that a folder's adapters are added to.
+
+    Attributes:
+        model: a folder, or a name that `load_vlm` knows.
+        files: the hash of its files; "" for a model on the hub, whose name has a commit.
+        dtype: the type to which the run rounded its weights: float32, bfloat16 or float16.
+    """
+
+    model: str
+    files: str
+    dtype: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,48 +135,57 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
     return model if merge is None else merge()
 
 
-def save_adapters(model: PreTrainedModel, folder: str | Path, base: str, base_files: str) -> None:
-    """Writes the adapters of a model in peft's format, and the model's configuration, without the model's own weights.
-
-    Args:
-        base: the model that they are added to: a folder, or a name that `load_vlm` knows.
-        base_files: the hash of its files; "" for a model on the hub, whose name has a commit.
-    """
+def save_adapters(model: PreTrainedModel, folder: str | Path, base: Base) -> None:
+    """Writes the adapters of a model in peft's format, and the model's configuration, without the model's own weights."""
     from peft import PeftModel
 
     adapted = cast(PeftModel, model)
-    adapted.peft_config["default"].base_model_name_or_path = base
+    adapted.peft_config["default"].base_model_name_or_path = base.model
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     cast(PreTrainedModel, adapted.get_base_model()).config.save_pretrained(folder)
-    (Path(folder) / BASE).write_text(json.dumps({"model": base, "files": base_files}), encoding="utf-8")
+    (Path(folder) / BASE).write_text(json.dumps(dataclasses.asdict(base)), encoding="utf-8")
 
 
-def base_of(folder: str | Path) -> tuple[str, str]:
-    """The model that the adapters of a folder are added to, and the hash of its files; ("", "") if there are none.
+def base_of(folder: str | Path) -> Base | None:
+    """The model that the adapters of a folder are added to; None if the folder is no export of adapters.
 
     Raises:
         UserError: the folder's file that says so is damaged.
     """
     path = Path(folder) / BASE
     if not path.is_file():
-        return "", ""
+        return None
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        return str(known["model"]), str(known["files"])
+        base = Base(str(known["model"]), str(known["files"]), str(known.get("dtype", Base.dtype)))
+        if base.dtype not in DTYPES:
+            raise ValueError(base.dtype)
+        return base
     except (ValueError, KeyError, TypeError) as error:
         raise UserError("it does not say which model the adapters are added to", str(path), "export the run again") from error
 
 
-def with_saved_adapters(model: PreTrainedModel, folder: str | Path, words: int) -> PreTrainedModel:
+@torch.no_grad()
+def _round(model: nn.Module, dtype: torch.dtype) -> None:
+    """Rounds weights to a type, and keeps them in their own."""
+    for value in model.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(value.to(dtype))
+
+
+def with_saved_adapters(model: PreTrainedModel, folder: str | Path, words: int, dtype: str) -> PreTrainedModel:
     """Returns the model with the adapters that `save_adapters` wrote merged into its weights.
 
     Args:
+        dtype: of `Base`. The weights are rounded to it first, as they were where the adapters learned.
         words: rows of the embeddings that the adapters were trained with: there may be new ones.
     """
     from peft import PeftModel
 
     if len(cast(nn.Embedding, model.get_input_embeddings()).weight) != words:
         model.resize_token_embeddings(words, mean_resizing=False)
+    if dtype != "float32":
+        _round(model, DTYPES[dtype])
     learning = {name for name, weight in model.named_parameters() if weight.requires_grad}
     plain = merged(cast(PreTrainedModel, PeftModel.from_pretrained(model, str(folder))))
     # peft has frozen them. A training may begin with this model.

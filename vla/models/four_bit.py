@@ -90,6 +90,11 @@ def _parts(weights: Weights) -> dict[str, Weights]:
     return {name: own for name, own in parts.items() if any(part.startswith("quant_state.") for part in own)}
 
 
+def four_bit(weights: Weights) -> bool:
+    """Whether some of a checkpoint's weights are in 4 bits."""
+    return bool(_parts(weights))
+
+
 def dequantised(weights: Weights) -> Weights:
     """The weights with those of 4 bits as floats, as they were computed with.
 

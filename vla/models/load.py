@@ -26,7 +26,7 @@ import vla.models.openvla.processor  # noqa: F401  (these two register OpenVLA w
 from vla import hub
 from vla.errors import UserError
 from vla.files import why_not_data
-from vla.models.adapters import base_of, check_peft, with_saved_adapters
+from vla.models.adapters import Base, base_of, check_peft, with_saved_adapters
 from vla.models.families.find import family_class
 from vla.models.four_bit import check_method, keep_layout
 from vla.models.openvla.published import check_not_oft
@@ -96,9 +96,9 @@ def load_vlm(
         raise UserError(
             "there is no such folder", str(folder), "name `tiny`, a model folder or a public image-text-to-text model"
         )
-    base, files = base_of(folder)
+    base = base_of(folder)
     if base:
-        return _with_adapters(base, files, folder, trust_remote_code, history, **kwargs)
+        return _with_adapters(base, folder, trust_remote_code, history, **kwargs)
     settings: dict[str, int] = {}
     model: PreTrainedModel | None = None
     try:
@@ -165,21 +165,22 @@ def local_files_hash(name: str) -> str:
 
 
 def _with_adapters(
-    base: str, files: str, folder: Path, trust_remote_code: bool, history: int, **kwargs: Any
+    base: Base, folder: Path, trust_remote_code: bool, history: int, **kwargs: Any
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The base of an export that was not merged, with the export's adapters merged into it, and the export's processor."""
     check_peft(str(folder))
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     try:
-        model, _ = load_vlm(base, trust_remote_code, history or getattr(config, "history", 0), **kwargs)
-        if local_files_hash(base) != files:
-            raise UserError("its weights are not those that the adapters were trained on", base, "restore them, or export merged")
-        model = with_saved_adapters(model, folder, config.get_text_config().vocab_size)
+        model, _ = load_vlm(base.model, trust_remote_code, history or getattr(config, "history", 0), **kwargs)
+        if local_files_hash(base.model) != base.files:
+            what = "its weights are not those that the adapters were trained on"
+            raise UserError(what, base.model, "restore them, or export merged")
+        model = with_saved_adapters(model, folder, config.get_text_config().vocab_size, base.dtype)
     except UserError as error:
-        raise UserError(f"the adapters' base cannot be loaded: {error.what}", f"{folder}, {base}", error.fix) from error
+        raise UserError(f"the adapters' base cannot be loaded: {error.what}", f"{folder}, {base.model}", error.fix) from error
     except (ValueError, RuntimeError, SafetensorError) as error:
         why = str(error).strip().splitlines()[0]
-        raise UserError(f"the adapters are not those of {base}: {why}", str(folder), "export the run again") from error
+        raise UserError(f"the adapters are not those of {base.model}: {why}", str(folder), "export the run again") from error
     return model.eval(), AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 

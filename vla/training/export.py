@@ -21,9 +21,10 @@ from vla import hub
 from vla.contract import PolicyContract, Statistic, StatisticOption
 from vla.errors import UserError
 from vla.folders import check_writable
-from vla.models.adapters import Lora, add_lora, save_adapters
+from vla.models.adapters import Base, Lora, add_lora, save_adapters
 from vla.models.families.base import ModelFamily
 from vla.models.families.find import family_of
+from vla.models.four_bit import four_bit
 from vla.models.inputs import ModelInputs
 from vla.models.int8 import to_int8
 from vla.models.load import local_files_hash
@@ -46,11 +47,13 @@ def write_export(
     contract: PolicyContract,
     card: Card | None = None,
     adapted: PreTrainedModel | None = None,
+    rounded: str = "float32",
 ) -> Path:
     """Writes the folder whole or not at all, replacing an earlier export.
 
     Args:
         adapted: the model with its adapters apart, to write these instead of the weights; `card.base` is what they are added to.
+        rounded: the type that the run had its weights in.
 
     Raises:
         UserError: the folder is there and is no export; or base and adapters do not give the model.
@@ -60,7 +63,7 @@ def write_export(
         if adapted is None:
             model.save_pretrained(unfinished)
         else:
-            save_adapters(adapted, unfinished, card.base, local_files_hash(card.base))
+            save_adapters(adapted, unfinished, Base(card.base, local_files_hash(card.base), rounded))
         processor.save_pretrained(unfinished)
         if adapted is not None:
             _check_restored(unfinished, model, card.base)
@@ -228,6 +231,9 @@ def _export(
     contract = with_statistic(contract, decode) if decode else contract
     card = Card(**facts_of(ckpt, checkpoint, results, contract), dtype=dtype, alpha=alpha, base=base)
     adapted = None
+    if not merge_lora and four_bit(checkpoint["state_dict"]):
+        what = "the run's base weights are in 4 bits, and no model has them as floats: its adapters are of use only with them"
+        raise UserError(what, ckpt, "leave --merge_lora on")
     if checkpoint.get("lora", {}).get("rank"):
         adapted = _with_adapters_apart(checkpoint, model)
         family = family_of(model, processor)
@@ -239,7 +245,7 @@ def _export(
             what = "only adapters in float32 can be exported apart" if adapted is not None else "the checkpoint has no adapters"
             raise UserError(what, ckpt, "leave --merge_lora on")
         card = dataclasses.replace(card, base=_where(base or card.trained_from, ckpt), apart=True)
-        return _written(write_export(out, model, processor, contract, card, adapted), contract)
+        return _written(write_export(out, model, processor, contract, card, adapted, _precision(checkpoint)), contract)
     if base:
         start = _base_weights(base)
         card = dataclasses.replace(card, base_hash=weights_hash(start))
@@ -263,6 +269,14 @@ def _where(base: str, ckpt: str) -> str:
     if not base:
         raise UserError("the checkpoint does not say which model its adapters belong to", ckpt, "give --base, e.g. --base tiny")
     return str(Path(base).resolve()) if Path(base).is_dir() else hub.pinned_policy(base) if hub.policy_address(base) else base
+
+
+def _precision(checkpoint: dict[str, Any]) -> str:
+    """The type that a run with adapters had the model's own weights in; float32 if they are of several."""
+    from vla.checkpoint import weights_of
+
+    types = {value.dtype for value in _without_adapters(weights_of(checkpoint)).values() if value.is_floating_point()}
+    return str(types.pop()).removeprefix("torch.") if len(types) == 1 else "float32"
 
 
 def _with_adapters_apart(checkpoint: dict[str, Any], like: PreTrainedModel) -> PreTrainedModel:
