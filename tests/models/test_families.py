@@ -222,6 +222,12 @@ def test_weights_that_lack_or_exceed_are_named(saved, tmp_path):
         load_vlm(lacks, history=1)
     with pytest.raises(UserError, match="what the model has not: model.extra"):
         load_vlm(exceeds, history=1)
+    with pytest.raises(UserError, match="what the model has not: model.extra"):
+        load_vlm(exceeds, strict=True)
+    assert load_vlm(exceeds), "a representation has no use for them"
+    frequencies = "model.text_model.layers.0.self_attn.rotary_emb.inv_freq"
+    older = changed(saved, tmp_path / "older", lambda weights: {**weights, frequencies: torch.zeros(8)})
+    assert load_vlm(older, strict=True) and load_vlm(older, history=1)
     shorter = changed(saved, tmp_path / "shape", lambda weights: {**weights, norm: torch.zeros(7)})
     with pytest.raises(UserError, match=r"text_model.norm.weight has shape \[7\] where its config.json says \[64\]"):
         load_vlm(shorter)

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from vla.checkpoint import assemble, describe_model, read_checkpoint
 from vla.cli import main
@@ -201,6 +202,15 @@ def test_adapters_on_4_bit_weights_are_exported_merged_only(tmp_path, vlm):
     with pytest.raises(UserError, match="in 4 bits") as error:
         export(str(path), str(tmp_path / "no"), merge_lora=False, base=str(vlm))
     assert error.value.fix == "leave --merge_lora on" and not (tmp_path / "no").exists()
+
+
+def test_a_policy_with_weights_of_another_model_is_refused(tmp_path, vlm):
+    checkpoint(tmp_path / "run/checkpoints/last.ckpt", vlm)
+    export(str(tmp_path / "run/checkpoints/last.ckpt"), str(tmp_path / "out"))
+    file = tmp_path / "out/model.safetensors"
+    save_file({**load_file(file), "foo.bar": torch.zeros(2)}, file, {"format": "pt"})
+    with pytest.raises(UserError, match="the weights have what the model has not: foo.bar"):
+        load_policy(tmp_path / "out")
 
 
 def test_a_checkpoint_of_an_older_contract_is_exported_with_todays(tmp_path, vlm):

@@ -63,7 +63,7 @@ def _silent() -> Iterator[None]:
 
 
 def load_vlm(
-    name: str | Path, trust_remote_code: bool = False, history: int = 0, **kwargs: Any
+    name: str | Path, trust_remote_code: bool = False, history: int = 0, strict: bool = False, **kwargs: Any
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Loads a vision-language model and its processor.
 
@@ -73,6 +73,7 @@ def load_vlm(
         trust_remote_code: whether code that comes with the weights may run.
         history: images per camera, for training; 0: as saved. If the model was saved with fewer, the embeddings of the images'
             ages are new.
+        strict: whether weights that the model has not are refused. For training they always are.
         kwargs: arguments of the model's `from_pretrained` (dtype, device_map, ...).
 
     Raises:
@@ -98,7 +99,7 @@ def load_vlm(
         )
     base = base_of(folder)
     if base:
-        return _with_adapters(base, folder, trust_remote_code, history, **kwargs)
+        return _with_adapters(base, folder, trust_remote_code, history, strict=strict, **kwargs)
     settings: dict[str, int] = {}
     model: PreTrainedModel | None = None
     try:
@@ -140,7 +141,8 @@ def load_vlm(
         put_named_encoder(cast(TinyVLM, model))
     elif missing:
         raise UserError(f"the weights lack {', '.join(missing[:5])}", str(where), "export or download the model again")
-    if history and info["unexpected_keys"]:
+    # Names that transformers knows to be harmless, such as computed frequencies of positions, are not among these.
+    if (history or strict) and info["unexpected_keys"]:
         some = ", ".join(sorted(info["unexpected_keys"])[:5])
         raise UserError(f"the weights have what the model has not: {some}", str(where), "its config.json is another model's")
     for setting, value in settings.items():

@@ -119,7 +119,7 @@ class LocalPolicy:
                 faster on a GPU; answers then differ in places.
         """
         contract = contract or PolicyContract.load(folder)
-        model, processor = load_vlm(folder, dtype=torch_type(dtype))
+        model, processor = load_vlm(folder, strict=True, dtype=torch_type(dtype))
         model = model.requires_grad_(False).to(device or default_device())  # type: ignore[arg-type]
         policy = cls(model, processor, contract, batch, probabilities=probabilities)
         policy.trained_on_questions = on_questions(folder)
