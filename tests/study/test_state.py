@@ -62,9 +62,7 @@ def test_cells_of_other_settings_or_data_are_named(study):
     changed = {name: arm(name, data={"batch_size": 32}) for name in study.arms}
     found = state(study, record(0), record(1), arms=changed)
     assert found.changed == dict.fromkeys(("robot-0", "robot-1"), "data.batch_size off and 32") and not found.records
-    with pytest.raises(
-        UserError, match=r"the cell robot-0 was trained otherwise \(so were 1 others\): data.batch_size off and 32"
-    ):
+    with pytest.raises(UserError, match=r"the cell robot-0 was trained otherwise \(and 1 more\): data.batch_size off and 32"):
         check_unchanged(found, study)
     here = dataclasses.replace(PLAN, sources={"robot": dataclasses.replace(PLAN.sources["robot"], content="beef")})
     unknown = dataclasses.replace(PLAN, sources={"robot": dataclasses.replace(PLAN.sources["robot"], content="")})

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vla.x264 import equal_bytes
+
 PAPER, INK, MUTED = (255, 255, 255), (22, 32, 43), (96, 108, 120)
 OUTCOMES = {"success": (15, 118, 110), "failure": (180, 62, 35)}
 
@@ -31,9 +33,8 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 10.
     shape = None
     try:
         with av.open(str(unfinished), "w", options={"movflags": "faststart"}) as container:
-            stream = container.add_stream(
-                "libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "20", "preset": "fast"}
-            )
+            options = {"crf": "20", "preset": "fast", **equal_bytes()}
+            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
             stream.pix_fmt = "yuv420p"
             # One thread makes equal frames give equal bytes, and leaves the cores to other work.
             stream.codec_context.thread_count = 1

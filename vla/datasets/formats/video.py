@@ -19,6 +19,7 @@ from vla.datasets.formats.images import PIXELS
 from vla.datasets.formats.readers.base import library
 from vla.errors import UserError
 from vla.files import why_not_data
+from vla.x264 import equal_bytes
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -271,6 +272,7 @@ class VideoWriter:
             if height % 2 or width % 2:
                 raise UserError(f"the frames are {height} x {width}", str(self.path), "videos need even sides: --size")
             name, options = CODECS[self.codec]
+            options = {**options, **(equal_bytes() if name == "libx264" else {})}
             rate = Fraction(self.fps).limit_denominator(1000)
             self.stream = cast("VideoStream", self.container.add_stream(name, rate=rate, options=options))
             self.stream.width, self.stream.height, self.stream.pix_fmt = width, height, "yuv420p"
