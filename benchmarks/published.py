@@ -156,7 +156,8 @@ def _paligemma(toy: Toy, second: bool) -> tuple[Any, Any]:
 
 def _gemma3(toy: Toy) -> tuple[Any, Any]:
     """google/gemma-3-4b-it."""
-    unused = {} if toy.words else {256001 + i: f"<unused{99 + i}>" for i in range(6000)}
+    unused = {6 + i: f"<unused{i}>" for i in range(99)} | {256001 + i: f"<unused{99 + i}>" for i in range(6000)}
+    unused = {} if toy.words else unused
     special = {0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", 105: "<start_of_turn>", 106: "<end_of_turn>"}
     special |= {255999: "<start_of_image>", 256000: "<end_of_image>", 262144: "<image_soft_token>"}
     kinds = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}

@@ -1,6 +1,7 @@
 """Policies, models and data sets on the Hugging Face hub, with its own client against a stand-in of the server."""
 
 import dataclasses
+import importlib.util
 import json
 import re
 import shutil
@@ -10,7 +11,11 @@ from pathlib import Path
 import numpy as np
 import published_openvla
 import pytest
+import timm
+import torch
 import yaml
+from jsonargparse import Namespace
+from safetensors.torch import save_file
 
 from vla import cli, hub
 from vla.commands.serve import names_and_paths
@@ -21,15 +26,20 @@ from vla.datasets.questions import QuestionSource
 from vla.datasets.robot import RobotSource, is_lerobot
 from vla.errors import UserError
 from vla.evaluation.facts import facts_of
+from vla.language.encoders import load_encoder
 from vla.models.load import load_vlm
+from vla.models.tiny.from_scratch import VLMSpec
+from vla.models.tiny.halves import load_language
 from vla.observation import Observation
 from vla.policies.load import load_policy
+from vla.training.cli import _pin
 from vla.training.model_card import Card, mixture_of, model_card
 from vla.training.push import push_export
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hub_server import OWNER, READER, HubServer, Repo
 
+NET = {"vision_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}}
 EXPORT = Path(__file__).parent / "saved/export"
 
 
@@ -189,6 +199,47 @@ def test_a_model_is_loaded_from_the_hub(server, vlm):
     commit = server.add("models/lab/base", vlm)
     mine, theirs = (load_vlm(name)[0].state_dict() for name in (f"lab/base@{commit}", vlm))
     assert all(mine[name].equal(theirs[name]) for name in theirs)
+
+
+def test_pretrained_halves_are_loaded_from_the_hub(server, tmp_path):
+    halves = load_helper("models/halves.py")
+    halves.llama(tmp_path / "tied")
+    commit = server.add("models/lab/tied", tmp_path / "tied")
+    network = timm.create_model("resnet10t", **NET["vision_args"])
+    (tmp_path / "resnet10t.own").mkdir()
+    save_file(network.state_dict(), tmp_path / "resnet10t.own/model.safetensors")
+    (tmp_path / "resnet10t.own/config.json").write_text('{"architecture": "resnet10t"}')
+    server.add("models/lab/resnet10t.own", tmp_path / "resnet10t.own")
+    for name in ("lab/tied", "lab/tied@main", "hf://lab/tied"):
+        language, _ = load_language(name)
+    spec = VLMSpec(language_weights=f"lab/tied@{commit}", vision_weights="lab/resnet10t.own", vision_args=NET["vision_args"])
+    model, _ = spec.make()
+    theirs, own = language.get_input_embeddings().weight, model.config.own_words
+    assert torch.equal(model.get_input_embeddings().weight[:own], theirs[:own])
+    assert torch.equal(model.vision.network.state_dict()["conv1.0.weight"], network.state_dict()["conv1.0.weight"])
+    (tmp_path / "tied/model.safetensors").rename(tmp_path / "tied/pytorch_model.bin")
+    server.add("models/lab/pickled", tmp_path / "tied")
+    for load in (load_language, load_encoder):
+        with pytest.raises(UserError, match="no weights as safetensors"):
+            load("lab/pickled")
+
+
+def test_a_run_says_which_commits_it_read(server, policy, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    commit = server.add("models/lab/tied", tmp_path)
+    names = {"language_weights": "lab/tied@main", "vision_weights": "hf://lab/tied", "text_encoder": "lab/tied"}
+    spec = Namespace(**names, tokenizer="tiny")
+    config = Namespace(model=Namespace(vlm=spec), contract=Namespace(source="lab/lift"), data=Namespace())
+    _pin(config)
+    assert {spec[name] for name in names} == {f"lab/tied@{commit}"} and spec.tokenizer == "tiny"
+    assert config.contract.source == f"lab/lift@{policy}"
+
+
+def load_helper(path):
+    spec = importlib.util.spec_from_file_location("halves", Path(__file__).parent / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_cache_is_used_without_the_hub(server, policy, monkeypatch):

@@ -31,7 +31,7 @@ SHIPPED = frozenset({"lift"})
 PART = r"[A-Za-z0-9][\w.-]*"
 POLICIES = re.compile(rf"(hf://)?(?P<repo>{PART}/{PART})(@(?P<revision>.+))?")
 DATA_SETS = re.compile(rf"hf://datasets/(?P<repo>{PART}/{PART})(@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?(/(?P<path>.*))?")
-FILES = (".ckpt", ".safetensors", ".pt", ".yaml", ".yml", ".json", ".tar")
+FILES = (".ckpt", ".safetensors", ".gguf", ".pt", ".pth", ".bin", ".yaml", ".yml", ".json", ".tar")
 """How a name ends that is a file's."""
 
 
@@ -180,6 +180,19 @@ def file_names(name: str) -> tuple[str, ...]:
     remote = _at_commit(remote)
     with plain_errors(remote):
         return tuple(HfApi().list_repo_files(remote.repo, revision=remote.revision))
+
+
+def weights_folder(name: str | Path, patterns: Sequence[str] = POLICY) -> Path:
+    """Returns the folder of a model, as `local` does, whose weights are safetensors if it is on the hub.
+
+    Raises:
+        UserError: as `local`; or the repository has no safetensors.
+    """
+    folder = local(name, patterns)
+    if policy_address(name) and not any(folder.glob("*.safetensors")):
+        fix = "choose a revision or another repository with *.safetensors; pickled weights are never loaded"
+        raise UserError("it has no weights as safetensors", pinned_policy(name), fix)
+    return folder
 
 
 def data_set(name: str | Path, patterns: Sequence[str] = ("*",)) -> Path:

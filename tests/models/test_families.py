@@ -234,7 +234,7 @@ def test_weights_that_lack_or_exceed_are_named(saved, tmp_path):
     own = changed(saved, tmp_path / "own", auto_map={"AutoConfig": "code.C"}, model_type="of-their-own")
     with pytest.raises(UserError, match="needs code that comes with its weights") as error:
         load_vlm(own, history=1)
-    assert "trust_remote_code" in error.value.fix
+    assert "trust_remote_code" not in error.value.fix and "-hf" in error.value.fix
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,22 @@ def test_a_robot_without_proprioception_sends_no_state(contract):
     assert describe(contract)["components"]["schemas"][f"observation.{EMBODIMENT_NAME}"]["required"] == ["images"]
 
 
+def test_a_state_that_the_prompt_has_not_may_be_left_out(contract):
+    contract = dataclasses.replace(contract, embodiments={EMBODIMENT_NAME: EMBODIMENT})
+    image = np.zeros((64, 64, 3), np.uint8)
+    request = {"images": {"front": image, "wrist": image}, "instruction": "go"}
+    schema = f"observation.{EMBODIMENT_NAME}"
+    with pytest.raises(ContractMismatch):
+        read_observation(request, contract, 64)
+    assert "state" in describe(contract)["components"]["schemas"][schema]["required"]
+    stateless = dataclasses.replace(contract, prompt="what to do to {instruction}?")
+    middle = np.add(EMBODIMENT.state.low, EMBODIMENT.state.high) / 2
+    assert np.allclose(read_observation(request, stateless, 64).state, middle)
+    with pytest.raises(ContractMismatch):
+        read_observation({**request, "state": [0.1]}, stateless, 64)
+    assert describe(stateless)["components"]["schemas"][schema]["required"] == ["images"]
+
+
 class Gripping:
     """A policy that opens the gripper while x is positive, and closes it otherwise."""
 

@@ -29,7 +29,8 @@ class Words:
         (Words(300, SPELLING), 600, "integers"),
         # PaliGemma: location tokens rather than its 99 unused ones.
         (Words(9000, [f"<unused{k}>" for k in range(99)] + [f"<loc{k:04d}>" for k in range(1024)]), 11000, "spare:<loc0000>"),
-        (Words(9000, [f"<unused{k}>" for k in range(99, 6000)]), 16000, "spare:<unused99>"),
+        # Gemma 3.
+        (Words(9000, [f"<unused{k}>" for k in range(6242)]), 16000, "spare:<unused0>"),
         (Words(9000, [f"<|reserved_special_token_{k}|>" for k in range(300)]), 9300, "spare:<|reserved_special_token_0|>"),
         # Qwen: more rows than tokens. Llama 3 has 248 reserved tokens only.
         (Words(9000, ["<|im_end|>"]), 9300, "append"),

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from vla import hub
 from vla.errors import UserError
 from vla.fetched import fetched
 
@@ -21,12 +22,12 @@ def load_encoder(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads an encoder and its tokenizer, frozen.
 
     Args:
-        name: minilm (all-MiniLM-L6-v2, see `vla models fetch`), a folder, or the name of a public model.
+        name: minilm (all-MiniLM-L6-v2, see `vla models fetch`), a folder, or OWNER/NAME of a public model.
 
     Raises:
         UserError: there is no such encoder, or the model is no encoder with a fast tokenizer.
     """
-    where = fetched(name)
+    where = hub.weights_folder(fetched(name))
     try:
         model = AutoModel.from_pretrained(where, dtype=torch.float32, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(where)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from vla.contract import PolicyContract
 from vla.errors import UserError
+from vla.models.quiet import leave_out_noise
 from vla.tokenization.vocabulary import Vocabulary
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -95,6 +96,7 @@ def check_peft(where: str) -> None:
     """Raises UserError if peft is not installed, which adapters need, also where they are merged."""
     if importlib.util.find_spec("peft") is None:
         raise UserError("peft is not installed", where, "install vla[lora]")
+    leave_out_noise()
 
 
 def check_lora(model: PreTrainedModel, lora: Lora) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from vla.errors import UserError
+from vla.models.quiet import leave_out_noise
 from vla.models.weights import Weights
 
 Quantise = Literal["", "4bit"]
@@ -23,6 +24,7 @@ def loading() -> dict[str, Any]:
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("bitsandbytes is not installed", "model.quantise", "install vla[lowbit]")
+    leave_out_noise()
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(
@@ -104,6 +106,7 @@ def dequantised(weights: Weights) -> Weights:
     parts = _parts(weights)
     if not parts:
         return weights
+    leave_out_noise()
     try:
         from bitsandbytes.functional import QuantState, dequantize_4bit  # type: ignore[import-not-found]
     except ImportError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -27,7 +28,7 @@ from vla import hub
 from vla.errors import UserError
 from vla.files import why_not_data
 from vla.models.adapters import Base, base_of, check_peft, with_saved_adapters
-from vla.models.families.find import family_class
+from vla.models.families.find import family_class, trainable
 from vla.models.four_bit import check_method, keep_layout
 from vla.models.openvla.published import check_not_oft
 from vla.models.ordinal_embeddings import ordinal_init
@@ -84,15 +85,15 @@ def load_vlm(
     if not recipe:
         # Before gigabytes of weights are fetched.
         check_not_oft(hub.local(name, hub.DESCRIPTIONS), str(name))
-    where = shipped_folder(str(name)) if recipe else hub.local(name, (*hub.POLICY, "*.py") if trust_remote_code else hub.POLICY)
+    patterns = (*hub.POLICY, "*.py") if trust_remote_code else hub.POLICY
+    where = shipped_folder(str(name)) if recipe else hub.local(name, patterns)
     if recipe and not (Path(where) / "config.json").is_file():
         raise UserError(f"the pre-trained model `{name}` is not in this installation", str(where), f"run `vla fit -c {recipe}`")
     folder = Path(where)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError("no model found", str(name), "a model folder has config.json and *.safetensors")
-    if hub.policy_address(name) and not any(folder.glob("*.safetensors")):
-        fix = "choose a revision or another repository with *.safetensors; pickled weights are never loaded"
-        raise UserError("it has no weights as safetensors", hub.pinned_policy(name), fix)
+    if not recipe:
+        hub.weights_folder(name, patterns)
     if not folder.exists():
         raise UserError(
             "there is no such folder", str(folder), "name `tiny`, a model folder or a public image-text-to-text model"
@@ -124,9 +125,10 @@ def load_vlm(
         pointers = (why for path in sorted(folder.glob("*.safetensors")) if (why := why_not_data(path)))
         why = next(pointers, "") or (_lacking(folder) if model is not None else "") or str(error).strip().splitlines()[0]
         if "custom code" in why:
-            raise UserError(
-                "the model needs code that comes with its weights", str(name), "read that code, then set model.trust_remote_code"
-            ) from error
+            fix = "name a model whose code transformers has; many models are published so, too, with -hf in the name"
+            if history and _model_type(folder) in trainable():
+                fix = "read that code, then set model.trust_remote_code"
+            raise UserError("the model needs code that comes with its weights", str(name), fix) from error
         raise UserError(
             f"cannot load the model: {why}", str(name), "name `tiny`, a model folder or a public image-text-to-text model"
         ) from error
@@ -149,6 +151,11 @@ def load_vlm(
         setattr(processor, setting, value)
     keep_layout(model)
     return model.eval(), processor
+
+
+def _model_type(folder: Path) -> str:
+    """The type of model that a folder's configuration names, without loading it."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
 
 
 def _lacking(folder: Path) -> str:

@@ -31,6 +31,8 @@ def is_quick_to_read(request: Value) -> bool:
 def read_observation(request: Value, contract: PolicyContract, side: int, any_size: bool = False) -> Observation:
     """Reads {"id"?, "images", "state", "instruction" or "prompt", "embodiment"?}; images and state may be arrays (msgpack).
 
+    The state may be missing if the prompt has none.
+
     Args:
         side: the longest side of an image that is accepted, in pixels.
         any_size: whether images stay as they are; else they are scaled down to the contract's sizes.
@@ -49,11 +51,18 @@ def read_observation(request: Value, contract: PolicyContract, side: int, any_si
     return Observation(
         id=read_text(fields, "id", "default"),
         images=_images(fields.get("images"), embodiment, side, any_size),
-        # A robot without proprioception has nothing to send.
-        state=_state(fields.get("state", None if embodiment.state.size else []), embodiment),
+        state=_state(fields["state"] if "state" in fields else unused_state(contract, embodiment), embodiment),
         instruction=read_text(fields, "instruction"),
         embodiment=name,
     )
+
+
+def unused_state(contract: PolicyContract, embodiment: Embodiment) -> list[float] | None:
+    """The state of a request that has none, amid the limits; None if the policy reads it in its prompt."""
+    space = embodiment.state
+    if space.size and "{state}" in contract.prompt:
+        return None
+    return [(low + high) / 2 for low, high in zip(space.low, space.high, strict=True)]
 
 
 def read_question(request: Value, contract: PolicyContract, side: int) -> tuple[Images, str]:

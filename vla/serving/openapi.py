@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vla.contract import Embodiment, PolicyContract
-from vla.serving.observations import MAX_TEXT
+from vla.serving.observations import MAX_TEXT, unused_state
 from vla.space import Space
 
 STATUSES = {
@@ -29,7 +29,7 @@ INFO = "batch (rows of the call), queued_ms, infer_ms, the policy's plan; warnin
 
 def describe(contract: PolicyContract, prefix: str = "", questions: bool = True) -> dict[str, Any]:
     """Returns an OpenAPI 3.1 document for this contract: its cameras, its state, its actions; with /ask if it takes questions."""
-    observations = {name: _observation(name, embodiment) for name, embodiment in contract.embodiments.items()}
+    observations = {name: _observation(name, embodiment, contract) for name, embodiment in contract.embodiments.items()}
     first = contract.embodiment()
     state = {"oneOf": [_numbers(first.state), {"$ref": "#/components/schemas/array"}]}
     actions_by_size = {e.action.size: _numbers(e.action) for e in contract.embodiments.values()}
@@ -149,11 +149,11 @@ def _path(method: str, summary: str, answer: dict[str, Any], request: dict[str, 
     return {method: operation}
 
 
-def _observation(name: str, embodiment: Embodiment) -> dict[str, Any]:
+def _observation(name: str, embodiment: Embodiment, contract: PolicyContract) -> dict[str, Any]:
     return {
         "type": "object",
         "additionalProperties": False,
-        "required": ["images", *(["state"] if embodiment.state.size else [])],
+        "required": ["images", *(["state"] if unused_state(contract, embodiment) is None else [])],
         "oneOf": [{"required": ["instruction"]}, {"required": ["prompt"]}],
         "properties": {
             "id": {

@@ -15,6 +15,7 @@ from vla.contract import Embodiment, PolicyContract
 from vla.errors import ContractMismatch, UserError
 from vla.protocols.wire import Value, encode_array, read_json
 from vla.serving.clients import Client
+from vla.serving.observations import unused_state
 from vla.serving.refusal import Refusal
 from vla.serving.service import RequestLog, Service
 
@@ -67,8 +68,8 @@ def to_request(payload: dict[str, Value], contract: PolicyContract) -> dict[str,
             f"unknown field {unused[0][:60]!r}", "request", f"known are {', '.join((*IMAGE_KEYS, *OTHER_KEYS))} and wrist images"
         )
     state = payload.get("state", payload.get("proprio"))
-    if state is None and "{state}" not in contract.prompt:
-        state = [(low + high) / 2 for low, high in zip(embodiment.state.low, embodiment.state.high, strict=True)]
+    if state is None:
+        state = unused_state(contract, embodiment)
     words = {key: payload[key] for key in ("instruction", "prompt") if key in payload}
     return {"images": images, "state": state, "embodiment": name, **words}
 

@@ -23,6 +23,7 @@ from vla.datasets.card import DatasetCard
 from vla.datasets.questions import QuestionSource
 from vla.datasets.sources import Source
 from vla.errors import UserError
+from vla.models.tiny.from_scratch import HALVES
 from vla.sequences.encode import Encoder
 from vla.training.callbacks import RolloutCallback, StepProgress
 from vla.training.checks import check_folders, check_prompts, check_seed, check_smoothing, check_trainer
@@ -325,6 +326,13 @@ def _pin(config: Namespace) -> None:
     """Writes the commit behind every address on the hub: the run's configuration then says what was read."""
     if isinstance(vlm := config.model.get("vlm"), str):
         config.model.vlm = hub.pinned_policy(vlm)
+    elif vlm is not None:
+        parts = vlm.get("init_args", vlm)
+        for name in ("tokenizer", *HALVES):
+            if parts.get(name):
+                parts[name] = hub.pinned_policy(parts[name])
+    if source := config.contract.get("source"):
+        config.contract.source = hub.pinned_policy(source)
     for source in (config.data.get("sources") or {}).values():
         settings = source.get("init_args") or {}
         for name in ("folder", "urls"):

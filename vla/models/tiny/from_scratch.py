@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal, cast
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from vla import hub
 from vla.errors import UserError
 from vla.fetched import ALIASES
 from vla.language.encoders import load_encoder, token_ids
@@ -31,10 +33,10 @@ class VLMSpec:
 
     Attributes:
         language_weights: a pre-trained language model, whose sizes and tokenizer are taken: smollm2 (see `vla models list`), a
-            folder, a GGUF file, or a public model's name. Its output layer must be that of its embeddings.
-        vision_weights: pre-trained weights of the vision network: efficientnet-lite0, a file, or a name of timm's own, such as
-            resnet18.a1_in1k, which also say what network it is. Batch norms are frozen. Or a small model, tiny or an export of
-            it: its whole vision part, with projector and positions, is mapped among the words of `language_weights`.
+            folder, a GGUF file, or OWNER/NAME of a public model. Its output layer must be that of its embeddings.
+        vision_weights: pre-trained weights of the vision network: efficientnet-lite0, a file, OWNER/NAME, or a name of timm's
+            own, such as resnet18.a1_in1k, which also say what network it is. Batch norms are frozen. Or a small model, tiny or an
+            export of it: its whole vision part, with projector and positions, is mapped among the words of `language_weights`.
         text_encoder: a frozen encoder that reads the instruction or question in place of the language model's embeddings: minilm
             (all-MiniLM-L6-v2), a folder or a public name. Exports hold its weights.
         tokenizer: "tiny" (the shipped model's), "new" (trained on the simulator's words), a folder with a transformers tokenizer,
@@ -120,8 +122,12 @@ class VLMSpec:
 
     def _small_vision(self, settings: dict[str, Any]) -> tuple[TinyVLM, TinyVLMProcessor] | None:
         """The small model whose vision part is taken, if `vision_weights` name one."""
-        folder = Path(self.vision_weights)
-        if self.vision_weights not in SHIPPED and not (self.vision_weights and (folder / "config.json").is_file()):
+        remote = hub.policy_address(self.vision_weights)
+        file = hub.local(self.vision_weights, hub.DESCRIPTIONS) / "config.json"
+        if self.vision_weights not in SHIPPED and not (self.vision_weights and file.is_file()):
+            return None
+        if remote and "model_type" not in json.loads(file.read_text(encoding="utf-8")):
+            # A network of timm's has a configuration of timm's.
             return None
         if not self.language_weights:
             raise UserError(
@@ -147,7 +153,7 @@ class VLMSpec:
             if new_tokenizer is None:
                 raise UserError("there is no corpus for a new tokenizer", "model.vlm", "name a tokenizer")
             return new_tokenizer()
-        where = str(shipped_folder()) if self.tokenizer == "tiny" else self.tokenizer
+        where = str(shipped_folder() if self.tokenizer == "tiny" else hub.local(self.tokenizer, TOKENIZER))
         try:
             return complete(AutoTokenizer.from_pretrained(where))
         except (OSError, ValueError) as error:
@@ -166,6 +172,8 @@ def _vision_settings(config: TinyVLMConfig) -> dict[str, Any]:
     }
 
 
+TOKENIZER = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+"""The files of a tokenizer."""
 HALVES = ("language_weights", "vision_weights", "text_encoder")
 """Fields of a specification that name pre-trained weights."""
 
@@ -185,7 +193,9 @@ def _plain(config: PreTrainedConfig) -> dict[str, Any]:
 
 def _encoder_settings(name: str, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The settings of a model with this text encoder."""
-    title = f"{ALIASES.get(name, Path(name).name)} {weights_hash(encoder.state_dict())[:12]}"
+    # With the weights' hash no revision is needed.
+    remote = hub.policy_address(name)
+    title = f"{ALIASES.get(name, Path(remote.repo if remote else name).name)} {weights_hash(encoder.state_dict())[:12]}"
     first = token_ids(tokenizer, "", LIMIT)[0]
     return {"encoder_config": _plain(encoder.config), "text_encoder": title, "first_id": first}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import timm
 import torch
@@ -15,6 +15,7 @@ from timm.models import is_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from vla import hub
 from vla.errors import UserError
 from vla.fetched import fetched
 from vla.models.ordinal_embeddings import ordinal_init
@@ -30,22 +31,25 @@ def load_language(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a causal language model, without its head, and its tokenizer.
 
     Args:
-        name: a fetched model (`vla models list`), a folder, a GGUF file, or the name of a public model.
+        name: a fetched model (`vla models list`), a folder, a GGUF file, or OWNER/NAME of a public model.
 
     Raises:
         UserError: there is no such model, it is no causal language model, or its head has weights of its own.
     """
-    where, options = fetched(name), {}
+    where = fetched(name)
+    options: dict[str, Any] = {}
     if where.endswith(".gguf"):
         if not Path(where).is_file():
             raise UserError("no such file", where, "give a GGUF file, a folder or a public model's name")
         where, options = str(Path(where).parent), {"gguf_file": Path(where).name}
+    else:
+        where, options = str(hub.weights_folder(where)), {"use_safetensors": True}
     try:
         # Newer versions would keep the file's blocks, which do not learn, where they have kernels for them.
-        gguf_config = getattr(transformers, "GgufConfig", None) if options else None
+        gguf_config = getattr(transformers, "GgufConfig", None) if "gguf_file" in options else None
         dense = {"quantization_config": gguf_config(dequantize=True)} if gguf_config else {}
         model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options, **dense)
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=options.get("gguf_file"))
     except ImportError as error:
         raise UserError("gguf is not installed", name, "install vla[gguf]") from error
     except (OSError, ValueError, RuntimeError, LookupError, struct.error) as error:
@@ -134,6 +138,8 @@ def vision_name(weights: str, name: str) -> str:
     """The timm network that weights are of, where the weights say which."""
     if weights == "efficientnet-lite0":
         return LITE
+    if remote := hub.policy_address(weights):
+        weights = remote.repo.rpartition("/")[2]
     return weights.partition(".")[0] if is_model(weights.partition(".")[0]) else name
 
 
@@ -142,13 +148,15 @@ def put_vision(model: TinyVLM, weights: str) -> None:
     """Copies pre-trained weights into the vision network.
 
     Args:
-        weights: a fetched model, a file of timm's state dict (safetensors, or torch's with plain tensors), or a name of timm's
-            own weights, which timm downloads, such as resnet18.a1_in1k.
+        weights: a fetched model, a file of timm's state dict (safetensors, or torch's with plain tensors), OWNER/NAME of a
+            repository of such weights, or a name of timm's own weights, which timm downloads, such as resnet18.a1_in1k.
 
     Raises:
         UserError: there are no such weights, or they are of another network.
     """
     config, where = model.config, fetched(weights)
+    if hub.policy_address(weights):
+        where = str(hub.weights_folder(weights) / "model.safetensors")
     try:
         if Path(where).suffix in (".safetensors", ".pth", ".pt", ".bin"):
             full = timm.create_model(config.vision_name, **(config.vision_args or {}))
