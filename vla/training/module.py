@@ -136,7 +136,7 @@ class VLAModule(L.LightningModule):
             self.model, self.processor = chosen.make(tokenizer, history, cameras)
         else:
             # Published in bf16, they would learn in bf16: steps of a small learning rate would be lost in rounding.
-            options = loading() if self.quantise else {"dtype": torch.float32}
+            options: dict[str, Any] = loading() if self.quantise else {"dtype": torch.float32}
             self.model, self.processor = load_vlm(chosen, self.trust_remote_code, history, **options)
             check_quantised(self.model, self.lora.rank, str(chosen))
             if getattr(self.model.config, "int8", False):
