@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -48,10 +49,11 @@ def read_observation(request: Value, contract: PolicyContract, side: int, any_si
         fields = {**fields, "instruction": fields["prompt"]}
     name = read_text(fields, "embodiment", "")
     embodiment = contract.embodiment(name)
+    state: Any = fields["state"] if "state" in fields else unused_state(contract, embodiment)
     return Observation(
         id=read_text(fields, "id", "default"),
         images=_images(fields.get("images"), embodiment, side, any_size),
-        state=_state(fields["state"] if "state" in fields else unused_state(contract, embodiment), embodiment),
+        state=_state(state, embodiment),
         instruction=read_text(fields, "instruction"),
         embodiment=name,
     )
