@@ -14,7 +14,6 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -26,8 +25,6 @@ POLICY = (*DESCRIPTIONS, "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tikt
 """The files of a policy or a model. Weights are safetensors; the state of an optimizer and pickled files are not among them."""
 NEVER = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "optimizer*", "*/optimizer*", "checkpoint-*/*", "original/*")
 """What is not fetched, whatever asks for it."""
-SHIPPED = frozenset({"lift"})
-"""The policies that come with the package."""
 PART = r"[A-Za-z0-9][\w.-]*"
 POLICIES = re.compile(rf"(hf://)?(?P<repo>{PART}/{PART})(@(?P<revision>.+))?")
 DATA_SETS = re.compile(rf"hf://datasets/(?P<repo>{PART}/{PART})(@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?(/(?P<path>.*))?")
@@ -152,14 +149,12 @@ def local(name: str | Path, patterns: Sequence[str] = POLICY) -> Path:
     """Returns the folder of a policy or model; of one on the hub, that of its files, which are fetched if they are not here.
 
     Args:
-        name: a folder, a policy that comes with the package, or OWNER/NAME with @REVISION if needed.
+        name: a folder, or OWNER/NAME with @REVISION if needed.
         patterns: which files are needed.
 
     Raises:
         UserError: as `pinned`; or the connection broke off.
     """
-    if str(name) in SHIPPED and not os.path.exists(name):
-        return Path(str(resources.files("vla.policies"))) / "pretrained" / str(name)
     remote = policy_address(name)
     return _folder(_at_commit(remote), tuple(patterns)) if remote else Path(name)
 

@@ -42,7 +42,7 @@ class Rollout(RolloutOptions):
             nonsense.
         kinds: kinds of instruction instead of the suite's, e.g. correct,swapped.
         protocol: the protocol of evaluation, of a simulator that has several; for LIBERO ours, openvla, openpi or lerobot.
-        pictures: how pictures are drawn, of a simulator that has a choice; for LIBERO exact or fast.
+        rendering: how images are drawn, of a simulator that has a choice; for LIBERO exact or fast.
         yes: install the simulator's packages without asking, if they are missing.
         seed: seed of the first scene; each further scene adds 1.
         horizon: maximum number of steps of an episode; 0 is the task's.
@@ -58,7 +58,7 @@ class Rollout(RolloutOptions):
     kind: Kind = "correct"
     kinds: str = ""
     protocol: str = ""
-    pictures: str = ""
+    rendering: str = ""
     yes: bool = False
     seed: int = 0
     horizon: int = 0
@@ -100,7 +100,7 @@ def rollout(chosen: Rollout) -> str:
         task, (task,), (seen,), chosen.episodes or 1, chosen.horizon, (chosen.kind,), chosen.seed, instruction=instruction
     )
     suite = load_suite(chosen.suite, chosen.episodes) if chosen.suite else single
-    settings = {name: value for name in ("protocol", "pictures") if (value := getattr(chosen, name))}
+    settings = {name: value for name in ("protocol", "rendering") if (value := getattr(chosen, name))}
     suite = overridden(suite, settings, _kinds(chosen.kinds), chosen.episodes or int(not chosen.suite))
     offer(suite.tasks, chosen.yes)
     episodes = suite.all()

@@ -24,7 +24,8 @@ def expected_seconds(configs: Sequence[dict[str, Any]], episodes: int, trained: 
     """
     collected, simulating = configs[1]["collect"], 2 / (os.cpu_count() or 1)
     recording = collected["robot"]["episodes"] * 0.75 + collected["questions"]["images"] * 0.01
-    first, second = (_training(*pair) for pair in zip(configs, trained, strict=True))
+    gflops = _gflops()
+    first, second = (_training(*pair, gflops) for pair in zip(configs, trained, strict=True))
     return {
         "collect": recording * simulating,
         "train": first,
@@ -36,11 +37,11 @@ def expected_seconds(configs: Sequence[dict[str, Any]], episodes: int, trained: 
     }
 
 
-def _training(config: dict[str, Any], trained: int) -> float:
+def _training(config: dict[str, Any], trained: int, gflops: float) -> float:
     trainer = config["trainer"]
     steps = max(trainer["max_steps"] - trained, 0)
     samples = steps * trainer["accumulate_grad_batches"] * config["data"]["batch_size"]
-    return samples * 0.024 * max(177.0 / _gflops(), 0.1)
+    return samples * 0.024 * max(177.0 / gflops, 0.1)
 
 
 def _gflops() -> float:

@@ -116,7 +116,7 @@ def open_policy(
 
 
 def seen_by(policy: Policy | None, episodes: Sequence[Episode]) -> list[Episode]:
-    """The episodes with the cameras that the policy's contract says, where their simulator adapts its pictures to them."""
+    """The episodes with the cameras that the policy's contract says, where their simulator adapts its images to them."""
     if policy is None or not getattr(policy, "says_contract", True):
         return list(episodes)
 

@@ -12,8 +12,8 @@ from vla.models.openvla.published import is_published
 from vla.policies.base import DTypeOption, Policy, check_execute
 from vla.policies.openvla_checkpoint import Checkpoint, load_openvla
 
-KNOWN = """an export's folder, lift (comes with the package), OWNER/NAME on the hub, a .ckpt file, an OpenVLA checkpoint's \
-folder, http://… of `vla serve`, ws://… of an openpi server, openvla+http://…, or random"""
+KNOWN = """an export's folder, OWNER/NAME on the hub, a .ckpt file, an OpenVLA checkpoint's folder, \
+http://… of `vla serve`, ws://… of an openpi server, openvla+http://…, or random"""
 
 
 def load_policy(
@@ -28,8 +28,8 @@ def load_policy(
     """Loads a policy. What is asked of a local policy's contract is checked before its weights are loaded.
 
     Args:
-        name: a folder of `vla export` or `vla rl fit`, such an export on the hub (OWNER/NAME or OWNER/NAME@REVISION), "lift",
-            which comes with the package, a checkpoint (*.ckpt) of `vla fit`, the folder of a published OpenVLA checkpoint
+        name: a folder of `vla export` or `vla rl fit`, such an export on the hub (OWNER/NAME or OWNER/NAME@REVISION), a
+            checkpoint (*.ckpt) of `vla fit`, the folder of a published OpenVLA checkpoint
             (`openvla_checkpoint.Checkpoint.find`), the http address of `vla serve`, the ws address of any server of openpi's
             protocol, openvla+http of any server of OpenVLA's, or "random".
         batch: rows per call of a local model; of several sizes, a call takes the smallest that fits.

@@ -9,7 +9,7 @@ from vla.contract import Camera, Embodiment
 from vla.errors import ContractMismatch
 
 LARGEST = 480
-"""Edge in pixels of the largest picture that a simulator draws in a size that a policy wants."""
+"""Edge in pixels of the largest image that a simulator draws in a size that a policy wants."""
 
 
 def check_conventions(name: str, simulated: Embodiment, other: Embodiment, where: str) -> None:
@@ -26,7 +26,7 @@ def check_conventions(name: str, simulated: Embodiment, other: Embodiment, where
 def adapted(simulated: Embodiment, other: Embodiment) -> Embodiment:
     """The simulated embodiment with the sizes and orientations of the other's cameras, of a simulator that can show them.
 
-    Cameras of other names, and pictures that are not square, are left for `check_conventions` to refuse.
+    Cameras of other names, and images that are not square, are left for `check_conventions` to refuse.
     """
     theirs = {camera.name: camera for camera in other.cameras}
 

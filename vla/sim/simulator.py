@@ -117,7 +117,7 @@ class Simulator(Protocol):
         packages: the packages that its worker processes need and no others may have; None: nothing needs to be installed.
         suites: the suites that it brings: name -> what a suite's YAML would hold.
         one_task: whether a worker holds one task at a time and takes seconds to change it.
-        adapts: whether its pictures take the size and orientation of the policy's cameras (`Episode.cameras`).
+        adapts: whether its images take the size and orientation of the policy's cameras (`Episode.cameras`).
     """
 
     name: str
@@ -162,7 +162,7 @@ class Simulator(Protocol):
             )
 
     def override(self, variation: Variation, settings: Mapping[str, str], where: str) -> Variation:
-        """The variation with settings of the command line: `protocol`, `pictures`.
+        """The variation with settings of the command line: `protocol`, `rendering`.
 
         Raises:
             UserError: the simulator has no such settings, or no such value.

@@ -164,7 +164,7 @@ def overridden(suite: Suite, settings: dict[str, str], kinds: tuple[Kind, ...], 
     """The suite as options of the command line change it.
 
     Args:
-        settings: option -> value, for the simulator's variations: protocol, pictures.
+        settings: option -> value, for the simulator's variations: protocol, rendering.
         kinds: kinds of instruction instead of the suite's; () keeps them.
         episodes: what the user said; 0: nothing, so that a protocol's own number holds.
 

@@ -30,14 +30,14 @@ class StandIn:
     def _observe(self, look):
         self.seen = Seen(np.array([self.x, *[0.0] * 7]), look.seen(self, self.data) if look else {})
 
-    def look(self, pictures):
-        return Seen(self.seen.state, pictures.seen(self, self.data))
+    def look(self, rendering):
+        return Seen(self.seen.state, rendering.seen(self, self.data))
 
     def draw(self, data, camera, size):
         """As a `Drawer`: bright on the left."""
-        picture = np.full((size, size, 3), 20 + 5 * (camera == "agentview"), np.uint8)
-        picture[:, : size // 2] = 200
-        return picture
+        image = np.full((size, size, 3), 20 + 5 * (camera == "agentview"), np.uint8)
+        image[:, : size // 2] = 200
+        return image
 
     def render(self, camera, size, drawing="exact"):
         return self.draw(None, camera, size)

@@ -1,7 +1,7 @@
 """Compares our environment of one task with the benchmark's own, in a process of its own: `python stock_libero.py TASK EPISODES`.
 
-Prints one JSON object: for each protocol whether states and pictures of the episodes are equal after reset and after some steps,
-and how like the fast pictures are.
+Prints one JSON object: for each protocol whether states and images of the episodes are equal after reset and after some steps,
+and how like the fast images are.
 """
 
 import json
@@ -12,8 +12,8 @@ import numpy as np
 
 from vla.sim.libero.benchmark import initial_states, problems, task_files
 from vla.sim.libero.environment import Environment
-from vla.sim.libero.pictures import Pictures
 from vla.sim.libero.protocols import PROTOCOLS, SETTLING
+from vla.sim.libero.rendering import Rendering
 from vla.sim.libero.tasks import TASKS
 
 STEPS = 8
@@ -29,7 +29,7 @@ def similarity(one, two):
 
 
 def stock_episodes(task, protocol, episodes):
-    """The benchmark's own loop, as the protocol's evaluator has it: (state after reset, after steps, pictures, seconds) each."""
+    """The benchmark's own loop, as the protocol's evaluator has it: (state after reset, after steps, images, seconds) each."""
     from libero.libero.envs import OffScreenRenderEnv
 
     env = OffScreenRenderEnv(bddl_file_name=str(task_files(task)[0]), camera_heights=256, camera_widths=256)
@@ -47,18 +47,18 @@ def stock_episodes(task, protocol, episodes):
         observation = env.set_init_state(states[episode])
         for _ in range(protocol.settling):
             observation, *_ = env.step(list(SETTLING))
-        first = state_of(env.env), pictures(observation)
+        first = state_of(env.env), images(observation)
         first = *first, proprioception(observation)
         for action in actions():
             observation, *_ = env.step(action)
-        yield first, (state_of(env.env), pictures(observation), proprioception(observation))
+        yield first, (state_of(env.env), images(observation), proprioception(observation))
         if protocol.seeded == "episode":
             # An episode has an environment of its own there.
             break
     env.close()
 
 
-def pictures(observation):
+def images(observation):
     return [observation[f"{camera}_image"][::-1, ::-1] for camera in ("agentview", "robot0_eye_in_hand")]
 
 
@@ -98,7 +98,7 @@ def main(name, episodes):
     task = TASKS[name]
     problems()
     report, ours = {}, Environment(task)
-    exact, fast = (Pictures(PROTOCOLS["ours"], drawing) for drawing in ("exact", "fast"))
+    exact, fast = (Rendering(PROTOCOLS["ours"], drawing) for drawing in ("exact", "fast"))
     for protocol_name in ("openvla", "lerobot"):
         protocol, rows = PROTOCOLS[protocol_name], []
         chosen = [0] if protocol.seeded == "episode" else episodes

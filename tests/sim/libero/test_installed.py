@@ -64,7 +64,7 @@ def test_episodes_are_the_benchmarks_own(task):
 def test_a_rollout_is_filmed_killed_and_compared(tmp_path, capsys):
     suite = tmp_path / "two.yaml"
     suite.write_text(
-        "tasks: [libero-goal-0, libero-goal-1]\nvariations: {seen: {protocol: openpi, pictures: fast}}\n"
+        "tasks: [libero-goal-0, libero-goal-1]\nvariations: {seen: {protocol: openpi, rendering: fast}}\n"
         "episodes: 2\nkinds: [correct, swapped]\nhorizon: 6\n"
     )
     run = ["rollout", "--policy", "random", "--suite", str(suite), "--workers", "1", "--videos", "1"]
@@ -83,7 +83,7 @@ def test_a_rollout_is_filmed_killed_and_compared(tmp_path, capsys):
     assert cli.main([*run, "--out", str(tmp_path / "b")]) == 0
     one, two = (records.load(tmp_path / name) for name in "ab")
     assert [e.to_dict() for e in one.episodes] == [e.to_dict() for e in two.episodes]
-    assert one.more["conditions"]["seen"]["protocol"] == "openpi" and one.more["conditions"]["seen"]["pictures"] == "fast"
+    assert one.more["conditions"]["seen"]["protocol"] == "openpi" and one.more["conditions"]["seen"]["rendering"] == "fast"
     assert all(episode.more["fixtures"] for episode in one.episodes)
     assert list((tmp_path / "a/videos").glob("*.mp4"))
     other = tmp_path / "other.yaml"
@@ -97,7 +97,7 @@ def test_a_rollout_is_filmed_killed_and_compared(tmp_path, capsys):
 def test_it_is_a_gymnasium_environment():
     code = (
         "import gymnasium, numpy as np, vla.sim.gym\n"
-        "env = gymnasium.make('vla/libero-goal-7-v0', protocol='openvla', pictures='fast', horizon=3, render_mode='rgb_array')\n"
+        "env = gymnasium.make('vla/libero-goal-7-v0', protocol='openvla', rendering='fast', horizon=3, render_mode='rgb_array')\n"
         "o, info = env.reset(seed=1, options={'scene': 2})\n"
         "assert env.observation_space.contains(o) and info == {'instruction': 'turn on the stove', 'scene': 2}\n"
         "for _ in range(3): o, r, done, cut, _ = env.step(np.zeros(7, np.float32))\n"

@@ -18,8 +18,8 @@ from vla.sim.episodes import Episode
 from vla.sim.libero import resets
 from vla.sim.libero.embodiment import EMBODIMENT, EMBODIMENT_NAME
 from vla.sim.libero.goals import Progress, goal_of
-from vla.sim.libero.pictures import Pictures
 from vla.sim.libero.protocols import PROTOCOLS
+from vla.sim.libero.rendering import Rendering
 from vla.sim.libero.simulation import LiberoSimulation
 from vla.sim.libero.tasks import TASKS, suites
 from vla.sim.libero.variation import LiberoVariation
@@ -94,7 +94,7 @@ def test_protocols_differ_in_identity_and_say_their_horizons():
     assert len({one.hash for one in by.values()}) == 4 and by["ours"].hash == suite.hash
     assert {name: one.horizons for name, one in by.items()} == {"ours": 220, "openvla": 220, "openpi": 220, "lerobot": 280}
     assert {name: one.episodes for name, one in by.items()} == {"ours": 50, "openvla": 50, "openpi": 50, "lerobot": 10}
-    fast = overridden(suite, {"protocol": "openvla", "pictures": "fast"}, ("correct", "swapped"), 2)
+    fast = overridden(suite, {"protocol": "openvla", "rendering": "fast"}, ("correct", "swapped"), 2)
     assert fast.variations == (LiberoVariation("seen", "openvla", "fast"),) and len(fast.all()) == 40
     changed = dataclasses.replace(PROTOCOLS["ours"], hold=9)
     assert changed.hash != PROTOCOLS["ours"].hash
@@ -105,7 +105,7 @@ def test_protocols_differ_in_identity_and_say_their_horizons():
     [
         ("libero/goal-swap", {"protocol": "openvla"}, (), 0, "openvla does not know the suite libero/goal-swap"),
         ("libero/goal", {"protocol": "rt"}, (), 0, "unknown protocol 'rt'"),
-        ("libero/goal", {"pictures": "nice"}, (), 0, "unknown pictures 'nice'"),
+        ("libero/goal", {"rendering": "nice"}, (), 0, "unknown rendering 'nice'"),
         ("libero/goal", {}, (), 51, "50 initial states, 0 to 49; 50 is asked for"),
         ("libero/goal-object", {}, ("swapped",), 0, "libero-goal-object-0 has one goal"),
         ("rt2/seen", {"protocol": "openvla"}, (), 0, "tabletop has no protocol to choose"),
@@ -146,15 +146,15 @@ def test_without_the_benchmark_its_size_and_the_command_are_said(nothing_install
 # What the policy sees.
 
 
-def test_pictures_are_those_of_the_protocol_and_of_the_policys_cameras(stand_in):
+def test_images_are_those_of_the_protocol_and_of_the_policys_cameras(stand_in):
     drawer = stand_in.StandIn(TASKS["libero-goal-0"])
     for name, edge in (("ours", 256), ("openvla", 224), ("openpi", 224), ("lerobot", 360)):
-        seen = Pictures(PROTOCOLS[name]).seen(drawer, None)
+        seen = Rendering(PROTOCOLS[name]).seen(drawer, None)
         assert list(seen) == ["agentview", "eye_in_hand"]
         assert all(image.shape == (edge, edge, 3) and image.dtype == np.uint8 for image in seen.values())
         assert seen["agentview"][:, : edge // 3].max() < 40 < 190 < seen["agentview"][:, -edge // 3 :].min(), "mirrored"
     wanted = (Camera("agentview", 64, 64), Camera("eye_in_hand", 64, 64, "mirrored"))
-    seen = Pictures(PROTOCOLS["openvla"], cameras=wanted).seen(drawer, None)
+    seen = Rendering(PROTOCOLS["openvla"], cameras=wanted).seen(drawer, None)
     assert seen["agentview"].shape == (64, 64, 3) and seen["agentview"][:, :20].min() > 190 > 40 > seen["eye_in_hand"][0, 0, 0]
 
 

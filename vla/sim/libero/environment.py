@@ -1,4 +1,4 @@
-"""One LIBERO task simulated: the benchmark's environment with resets, states, pictures and goals."""
+"""One LIBERO task simulated: the benchmark's environment with resets, states, images and goals."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from vla.errors import UserError
 from vla.sim.libero.benchmark import call_when_sampled, initial_states, make_environment
-from vla.sim.libero.pictures import Drawer, Pictures
 from vla.sim.libero.protocols import SETTLING, Protocol
+from vla.sim.libero.rendering import Drawer, Rendering
 from vla.sim.libero.resets import Resets
 from vla.sim.libero.tasks import Condition, Goal, LiberoTask
 from vla.sim.libero.variation import Drawing
@@ -50,18 +50,18 @@ class Environment:
         self._states = initial_states(task)
         self._resets = Resets(self.env)
         self._drawer: tuple[Drawing, Drawer] | None = None
-        self._look: Pictures | None = None
+        self._look: Rendering | None = None
         robot = self.env.robots[0]
         self._hand = robot.robot_model.eef_name
         self._fingers = robot._ref_gripper_joint_pos_indexes
         call_when_sampled(self.env, self._observe)
 
-    def reset(self, protocol: Protocol, scene: int, look: Pictures | None = None) -> None:
+    def reset(self, protocol: Protocol, scene: int, look: Rendering | None = None) -> None:
         """Sets a scene up and lets it settle.
 
         Args:
             scene: its number, of `STATES`.
-            look: the pictures of the observation; None: it has none.
+            look: the images of the observation; None: it has none.
 
         Raises:
             UserError: there is no such scene.
@@ -80,19 +80,19 @@ class Environment:
         for left in range(protocol.settling - 1, -1, -1):
             self.step(np.array(SETTLING), None if left else look)
 
-    def step(self, action: np.ndarray, look: Pictures | None = None) -> None:
+    def step(self, action: np.ndarray, look: Rendering | None = None) -> None:
         """Carries out an action [7], each -1 to 1: displacement and turn of the hand, -1 open, 1 closed.
 
         Args:
-            look: the pictures of the next observation; None: it has none.
+            look: the images of the next observation; None: it has none.
         """
         self._look = look
         self.env.step(action)
 
-    def look(self, pictures: Pictures) -> Seen:
-        """The last observation with pictures, if it had none with those of the present."""
+    def look(self, rendering: Rendering) -> Seen:
+        """The last observation with images, if it had none with those of the present."""
         if not self.seen.images:
-            self.seen = Seen(self.seen.state, pictures.seen(self._draws(pictures.drawing), self.data))
+            self.seen = Seen(self.seen.state, rendering.seen(self._draws(rendering.drawing), self.data))
         return self.seen
 
     def holds(self, condition: Condition) -> bool:

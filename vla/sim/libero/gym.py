@@ -12,7 +12,7 @@ from vla.errors import UserError
 from vla.sim.libero.embodiment import CAMERAS, CONTROL_HZ, EMBODIMENT
 from vla.sim.libero.environment import Environment
 from vla.sim.libero.goals import Progress
-from vla.sim.libero.pictures import Pictures
+from vla.sim.libero.rendering import Rendering
 from vla.sim.libero.tasks import STATES, TASKS
 from vla.sim.libero.variation import LiberoVariation, changed
 from vla.sim.simulator import VIDEO_SIZE
@@ -28,7 +28,7 @@ class LiberoEnv(gymnasium.Env):
 
     Args:
         task: e.g. "libero-goal-0".
-        protocol, pictures: as for `vla rollout`.
+        protocol, rendering: as for `vla rollout`.
         horizon: steps until an episode is truncated; 0 is the protocol's.
         render_mode: "rgb_array" or None; `render` gives both cameras beside each other, uint8 [256, 512, 3], not mirrored.
 
@@ -42,7 +42,7 @@ class LiberoEnv(gymnasium.Env):
         self,
         task: str = "libero-goal-0",
         protocol: str = "ours",
-        pictures: str = "exact",
+        rendering: str = "exact",
         horizon: int = 0,
         render_mode: str | None = None,
     ):
@@ -50,9 +50,9 @@ class LiberoEnv(gymnasium.Env):
             raise UserError(f"unknown render mode {render_mode!r}", "gymnasium", "rgb_array, or none")
         if task not in TASKS:
             raise UserError(f"unknown task {task!r}", "gymnasium", f"one of {next(iter(TASKS))} …")
-        variation = changed(LiberoVariation(), {"protocol": protocol, "pictures": pictures}, "gymnasium")
+        variation = changed(LiberoVariation(), {"protocol": protocol, "rendering": rendering}, "gymnasium")
         self.task, self.protocol, self.render_mode = TASKS[task], variation.rules, render_mode
-        self.pictures = Pictures(self.protocol, variation.pictures)
+        self.rendering = Rendering(self.protocol, variation.rendering)
         own = self.protocol.horizon(self.task.suite)
         if own is None:
             raise UserError(f"protocol {protocol} does not know the suite libero/{self.task.suite}", "gymnasium", "take ours")
@@ -68,14 +68,14 @@ class LiberoEnv(gymnasium.Env):
         """Starts a drawn scene, or the scene of the option "scene", 0 to 49."""
         super().reset(seed=seed)
         scene = int((options or {}).get("scene", self.np_random.integers(STATES)))
-        self.environment.reset(self.protocol, scene, self.pictures)
+        self.environment.reset(self.protocol, scene, self.rendering)
         self.steps, self.progress = 0, Progress([self.task.goal], self.protocol.hold)
         return self._observation(), {"instruction": self.task.goal.instruction, "scene": scene}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         if self.steps < 0:
             raise UserError("step before reset", "gymnasium", "call reset first")
-        self.environment.step(np.asarray(action, np.float64), self.pictures)
+        self.environment.step(np.asarray(action, np.float64), self.rendering)
         self.steps += 1
         self.progress.update(self.environment.holds)
         success = self.progress.reached is not None
@@ -85,7 +85,7 @@ class LiberoEnv(gymnasium.Env):
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.render_mode is None or self.steps < 0:
             return None
-        return np.concatenate([self.environment.render(camera, VIDEO_SIZE, self.pictures.drawing) for camera in CAMERAS], 1)
+        return np.concatenate([self.environment.render(camera, VIDEO_SIZE, self.rendering.drawing) for camera in CAMERAS], 1)
 
     def close(self) -> None:
         self.environment.close()

@@ -1,7 +1,7 @@
 """How LIBERO is evaluated: by the published protocols of others, and by our own.
 
 A protocol says which initial states are run, how the fixtures are drawn, how long the scene settles, when an episode ends, and
-what pictures the policy sees. Common to all are initial states in order, ten settling steps with an open gripper which do not
+what images the policy sees. Common to all are initial states in order, ten settling steps with an open gripper which do not
 count, 20 Hz, and relative actions.
 """
 
@@ -39,9 +39,9 @@ class Protocol:
         ends_wrong: whether an episode ends when the scene's other goal is reached.
         episodes: of each task.
         settling: steps before the first observation.
-        rendered: edge in pixels of the rendered pictures.
-        jpeg: whether pictures are compressed and decompressed once, at quality 95.
-        edge: edge in pixels of the pictures that the policy sees, unless its contract says another.
+        rendered: edge in pixels of the rendered images.
+        jpeg: whether images are compressed and decompressed once, at quality 95.
+        edge: edge in pixels of the images that the policy sees, unless its contract says another.
         filter: how they are scaled; "none" renders them in the size in which they are seen.
     """
 

@@ -15,7 +15,7 @@ from vla.sim.gl import refuse_black
 from vla.sim.libero.benchmark import free_memory
 from vla.sim.libero.embodiment import CAMERAS, EMBODIMENT_NAME
 from vla.sim.libero.goals import Progress, goal_of, goals_of
-from vla.sim.libero.pictures import Pictures
+from vla.sim.libero.rendering import Rendering
 from vla.sim.libero.tasks import TASKS, Goal, LiberoTask
 from vla.sim.libero.variation import LiberoVariation
 from vla.sim.simulator import VIDEO_SIZE, Advice, View
@@ -49,8 +49,8 @@ class LiberoSimulation:
         self.episode, self.began = episode, time.perf_counter()
         self.task, variation = TASKS[episode.task], LiberoVariation.of(episode.variation)
         self.protocol, self.environment = variation.rules, self._select(episode.task)
-        self.pictures = Pictures(self.protocol, variation.pictures, episode.cameras)
-        self.environment.reset(self.protocol, episode.seed, self.pictures if look else None)
+        self.rendering = Rendering(self.protocol, variation.rendering, episode.cameras)
+        self.environment.reset(self.protocol, episode.seed, self.rendering if look else None)
         self.state, self.fixtures = self.environment.state_hash(), self.environment.fixtures()
         nonsense = str(np.random.default_rng((SEED, episode.seed)).choice(NONSENSE))
         other = self.task.other.instruction if self.task.other else ""
@@ -63,7 +63,7 @@ class LiberoSimulation:
         return self.observe(look)
 
     def observe(self, look: bool) -> Observation:
-        seen = self.environment.look(self.pictures) if look else self.environment.seen
+        seen = self.environment.look(self.rendering) if look else self.environment.seen
         return Observation(self.episode.id, refuse_black(seen.images), seen.state, self.instruction, EMBODIMENT_NAME)
 
     def instruct(self, episode: Episode) -> Observation:
@@ -73,7 +73,7 @@ class LiberoSimulation:
         return self.observe(True)
 
     def view(self) -> View:
-        return View(self._pictures(), self.environment.objects(), self.goal.instruction if self.goal else "")
+        return View(self._images(), self.environment.objects(), self.goal.instruction if self.goal else "")
 
     def advise(self) -> Advice | None:
         """There are no scripted experts yet."""
@@ -81,7 +81,7 @@ class LiberoSimulation:
 
     def step(self, action: np.ndarray, terminate: bool, look: bool) -> Observation | Result:
         """Carries out one action; the next observation (with images if the policy will look), or how the episode ended."""
-        self.environment.step(np.asarray(action, np.float64), self.pictures if look else None)
+        self.environment.step(np.asarray(action, np.float64), self.rendering if look else None)
         self.steps += 1
         self.actions += [np.asarray(action)] if self.episode.video else []
         self._record()
@@ -141,10 +141,10 @@ class LiberoSimulation:
 
     def _record(self) -> None:
         if self.episode.video:
-            self.frames.append(np.concatenate(list(self._pictures().values()), 1))
+            self.frames.append(np.concatenate(list(self._images().values()), 1))
 
-    def _pictures(self) -> dict[str, np.ndarray]:
-        return {camera: self.environment.render(camera, VIDEO_SIZE, self.pictures.drawing) for camera in CAMERAS}
+    def _images(self) -> dict[str, np.ndarray]:
+        return {camera: self.environment.render(camera, VIDEO_SIZE, self.rendering.drawing) for camera in CAMERAS}
 
     def close(self) -> None:
         if self._environment is not None:

@@ -17,7 +17,7 @@ from vla.sim.variation import Json, Variation
 
 
 class Libero(Simulator):
-    """See `Simulator`. Its variations choose the protocol and how pictures are drawn."""
+    """See `Simulator`. Its variations choose the protocol and how images are drawn."""
 
     name = "libero"
     tasks = TASKS
@@ -43,7 +43,7 @@ class Libero(Simulator):
 
     def check(self, task: str, variation: Variation, where: str) -> None:
         if variation.changes and not isinstance(variation, LiberoVariation):
-            raise UserError(f"{task} cannot vary its {', '.join(variation.changes)}", where, "known are protocol, pictures")
+            raise UserError(f"{task} cannot vary its {', '.join(variation.changes)}", where, "known are protocol, rendering")
         chosen, suite = LiberoVariation.of(variation), TASKS[task].suite
         if chosen.rules.horizon(suite) is None:
             knowing = ", ".join(name for name, protocol in PROTOCOLS.items() if protocol.horizon(suite) is not None)
@@ -57,7 +57,7 @@ class Libero(Simulator):
 
     def conditions(self, variation: Variation) -> dict[str, str]:
         chosen = LiberoVariation.of(variation)
-        return {"protocol": chosen.protocol, "protocol_hash": chosen.rules.hash, "pictures": chosen.pictures}
+        return {"protocol": chosen.protocol, "protocol_hash": chosen.rules.hash, "rendering": chosen.rendering}
 
     def check_collect(self, options: Collect) -> None:
         raise UserError(f"{self.name} collects no data", "collect", "`vla rollout --record` records a policy's episodes")

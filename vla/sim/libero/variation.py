@@ -1,4 +1,4 @@
-"""What an evaluation on LIBERO may choose: the protocol, and how pictures are drawn."""
+"""What an evaluation on LIBERO may choose: the protocol, and how images are drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vla.sim.libero.protocols import DEFAULT, PROTOCOLS, Protocol, find_protocol
 from vla.sim.variation import Json, Variation
 
 Drawing = Literal["exact", "fast"]
-"""How pictures are drawn: "exact", pixel for pixel as LIBERO draws them, or "fast", without reflections and multisampling."""
+"""How images are drawn: "exact", pixel for pixel as LIBERO draws them, or "fast", without reflections and multisampling."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +20,11 @@ class LiberoVariation(Variation):
 
     Attributes:
         protocol: one of `PROTOCOLS`.
-        pictures: see `Drawing`.
+        rendering: see `Drawing`.
     """
 
     protocol: str = DEFAULT
-    pictures: Drawing = "exact"
+    rendering: Drawing = "exact"
 
     @property
     def rules(self) -> Protocol:
@@ -57,9 +57,9 @@ def changed(variation: LiberoVariation, settings: Mapping[str, Json], where: str
     for key, value in settings.items():
         if key == "protocol":
             find_protocol(str(value), where)
-        elif key == "pictures":
+        elif key == "rendering":
             if value not in get_args(Drawing):
-                raise UserError(f"unknown pictures {value!r}", where, f"one of {', '.join(get_args(Drawing))}")
+                raise UserError(f"unknown rendering {value!r}", where, f"one of {', '.join(get_args(Drawing))}")
         else:
-            raise UserError(f"unknown field {key!r}", where, "known are protocol, pictures")
+            raise UserError(f"unknown field {key!r}", where, "known are protocol, rendering")
     return dataclasses.replace(variation, **settings)

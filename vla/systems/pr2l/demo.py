@@ -55,7 +55,7 @@ def demo_pr2l(
         raise UserError(f"{scenes} scenes and {steps} steps", "demo-pr2l", "give positive numbers")
     missing = [part for part in ("export/contract.json", "data/robot/card.yaml") if not (Path(demo) / part).is_file()]
     if missing:
-        raise UserError(f"no {missing[0]}", demo, f"first run {program()} demo --out {demo} (25 minutes on two cores)")
+        raise UserError(f"no {missing[0]}", demo, f"first run {program()} demo --out {demo} (half an hour on two cores)")
     try:
         with interruptible(), locked(Path(out), fresh):
             memory = Memory()

@@ -1,4 +1,4 @@
-"""Pictures of a LIBERO scene: exactly as the benchmark draws them, or faster, and what the policy sees of them."""
+"""Images of a LIBERO scene: exactly as the benchmark draws them, or faster, and what the policy sees of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import mujoco
 
 LARGEST = (480, 640)
-"""Height and width of the buffer, as robosuite has it: how large a picture can be."""
+"""Height and width of the buffer, as robosuite has it: how large an image can be."""
 QUALITY = 95
 """Of a protocol's JPEG round trip: TensorFlow's default, with halved colour resolution."""
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
@@ -57,7 +57,7 @@ class Drawer:
         atexit.register(self.close)
 
     def draw(self, data: mujoco.MjData, camera: str, size: int) -> np.ndarray:
-        """The picture of one of `CAMERAS`, upright and not mirrored, uint8 [size, size, 3]."""
+        """The image of one of `CAMERAS`, upright and not mirrored, uint8 [size, size, 3]."""
         mujoco = self._mujoco
         self._camera.fixedcamid = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, CAMERAS[camera])
         everything = mujoco.mjtCatBit.mjCAT_ALL
@@ -74,11 +74,11 @@ class Drawer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class Rendering:
     """What the policy sees by a protocol.
 
     Attributes:
-        drawing: how pictures are drawn.
+        drawing: how images are drawn.
         cameras: the cameras as the policy's contract says them; () are the protocol's.
     """
 
@@ -93,18 +93,18 @@ class Pictures:
 
     def _seen(self, drawer: Drawer, data: mujoco.MjData, camera: Camera) -> np.ndarray:
         edge, filter = camera.height, self.protocol.filter
-        picture = drawer.draw(data, camera.name, edge if filter == "none" else self.protocol.rendered)
+        image = drawer.draw(data, camera.name, edge if filter == "none" else self.protocol.rendered)
         if camera.orientation == "mirrored":
-            picture = picture[:, ::-1]
+            image = image[:, ::-1]
         if self.protocol.jpeg:
-            picture = _compressed(picture)
-        if picture.shape[0] != edge:
-            picture = np.asarray(Image.fromarray(picture).resize((edge, edge), FILTERS[filter]))
-        return np.ascontiguousarray(picture)
+            image = _compressed(image)
+        if image.shape[0] != edge:
+            image = np.asarray(Image.fromarray(image).resize((edge, edge), FILTERS[filter]))
+        return np.ascontiguousarray(image)
 
 
-def _compressed(picture: np.ndarray) -> np.ndarray:
-    """The picture after a round trip through JPEG."""
+def _compressed(image: np.ndarray) -> np.ndarray:
+    """The image after a round trip through JPEG."""
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "JPEG", quality=QUALITY, subsampling="4:2:0")
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "JPEG", quality=QUALITY, subsampling="4:2:0")
     return np.asarray(Image.open(buffer).convert("RGB"))
